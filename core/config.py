@@ -1,0 +1,142 @@
+"""The full configuration of one training, as frozen dataclasses that turn into plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from core.policies import Beta, Fixed, Learned, NoMix, Policy
+from core.reading import DEFAULT, Reading
+
+PolicyKind = Literal["none", "beta", "fixed", "learned", "placebo"]
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which interpolation policy, with what it needs and nothing else.
+
+    Attributes:
+        kind: "none", "beta" (needs alpha), "fixed" (needs lam), "learned" or "placebo" (reading).
+        alpha: of Beta(alpha, alpha).
+        per_sample: one draw for each sample instead of one for the batch.
+        lam: the fixed λ.
+        reading: of a learned policy; the default reading if None.
+    """
+
+    kind: PolicyKind
+    alpha: float | None = None
+    per_sample: bool = False
+    lam: float | None = None
+    reading: Reading | None = None
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> Policy:
+        """The policy itself.
+
+        Raises:
+            ValueError: the kind is unknown, a value it needs is missing or out of range.
+        """
+        if self.kind == "none":
+            return NoMix()
+        if self.kind == "beta":
+            if self.alpha is None:
+                raise ValueError("policy beta needs alpha, got None")
+            return Beta(self.alpha, self.per_sample)
+        if self.kind == "fixed":
+            if self.lam is None:
+                raise ValueError("policy fixed needs lam, got None")
+            return Fixed(self.lam)
+        if self.kind in ("learned", "placebo"):
+            return Learned(self.reading or DEFAULT, placebo=self.kind == "placebo")
+        raise ValueError(
+            f"policy kind must be none, beta, fixed, learned or placebo; got {self.kind!r}"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training: data, model, policy, optimisation, seed.
+
+    What cannot change the result on a given kind of device (where the data lie, which device, how
+    often a checkpoint is written) is not part of it.
+
+    Attributes:
+        dataset: a name of `core.data.DATASETS`, or `folder:PATH`.
+        image_size: height and width after area averaging; None keeps the data's own.
+        train_size: training images, class-balanced; None takes all that meta-validation leaves.
+        meta_size: meta-validation images, class-balanced, taken from the training part.
+        meta_in_training: train on the meta-validation images too.
+        model, width: a name of `core.models.MODELS` and its base width; None is the published one.
+        policy: how samples are interpolated.
+        epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
+        lr, momentum, weight_decay: SGD.
+        schedule: "cosine": per step, from lr to 0; "step": lr times lr_decay at each milestone.
+        milestones: epochs (counted from 0) at which "step" decays.
+        flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
+        seed: of everything random; cells that differ in the policy alone share their initial
+            weights, splits, order of data and augmentation.
+    """
+
+    dataset: str
+    model: str
+    policy: PolicyConfig
+    seed: int = 0
+    image_size: int | None = None
+    train_size: int | None = None
+    meta_size: int = 1000
+    meta_in_training: bool = False
+    width: int | None = None
+    epochs: int = 600
+    batch_size: int = 128
+    meta_batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    lr_decay: float = 0.1
+    flip: bool = True
+    translate: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("momentum", "weight_decay", "translate", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if self.schedule not in ("cosine", "step"):
+            raise ValueError(f"schedule must be cosine or step, got {self.schedule!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "milestones": list(self.milestones)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is unknown or missing.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValueError(
+                f"unknown training settings {unknown}; this version knows {sorted(known)}"
+            )
+        values = dict(data)
+        try:
+            policy = dict(values.pop("policy"))
+            if policy.get("reading") is not None:
+                policy["reading"] = Reading(**policy["reading"])
+            values["policy"] = PolicyConfig(**policy)
+            values["milestones"] = tuple(values.get("milestones", ()))
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"training settings cannot be read: {error}") from error

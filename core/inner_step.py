@@ -1,0 +1,123 @@
+"""The virtual step θ → θ′ (Eq. 7; Algorithm 1, line 5), differentiable in the gradient.
+
+Optimizers are made differentiable by the `higher` library. Three of its details differ from
+`torch.optim` and are put right here, so that θ′ is the optimizer's own step to rounding: the place
+of Adam's epsilon, its step count (a float32 tensor in torch's state), and `maximize`, which it
+ignores and we refuse. `higher` has no AdamW; ours adds the decoupled decay to its Adam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import higher
+import torch
+from higher.optim import DifferentiableAdam, DifferentiableOptimizer
+from torch import Tensor
+
+LearningRate = float | Mapping[str, float]
+"""One rate for all parameters, or one for each parameter name."""
+
+
+class _DifferentiableAdamW(DifferentiableAdam):
+    """Adam with decoupled weight decay, θ ← (1 − lr·wd)·θ before the step (Loshchilov & Hutter)."""
+
+    def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, grads, decay in zip(self.param_groups, grouped_grads, decays, strict=True):
+            shrink = 1 - group["lr"] * decay
+            group["params"] = [
+                p if g is None else p * shrink for p, g in zip(group["params"], grads, strict=True)
+            ]
+            group["weight_decay"] = 0
+        super()._update(grouped_grads, **kwargs)
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+
+
+higher.optim.register_optim(torch.optim.AdamW, _DifferentiableAdamW)
+
+
+def current_rates(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The learning rate of each parameter by name; 0 for one that the optimizer does not hold.
+
+    Args:
+        optimizer: any torch optimizer.
+        parameters: name → parameter, as `model.named_parameters()` gives them.
+    """
+    by_id = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    return {name: by_id.get(id(p), 0.0) for name, p in parameters.items()}
+
+
+def descend(
+    theta: Sequence[Tensor], gradient: Sequence[Tensor], rates: Sequence[float]
+) -> list[Tensor]:
+    """Plain gradient descent, θ′ = θ − η·g (Eq. 7), with a rate for each parameter."""
+    return [p - rate * g for p, g, rate in zip(theta, gradient, rates, strict=True)]
+
+
+def gradient_descent(
+    parameters: Sequence[Tensor], rates: Sequence[float]
+) -> DifferentiableOptimizer:
+    """Plain gradient descent as a `higher` optimizer over `parameters`, a rate for each."""
+    groups = [
+        {"params": [p], "lr": rate}
+        for p, rate in zip(parameters, rates, strict=True)
+        if p.requires_grad
+    ]
+    return differentiable(torch.optim.SGD(cast(Any, groups), lr=1.0), parameters)
+
+
+def differentiable(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
+) -> DifferentiableOptimizer:
+    """A differentiable copy of `optimizer` in its present state; the original is never touched.
+
+    Args:
+        optimizer: one of the types that `higher` or this module makes differentiable, among them
+            SGD (momentum, Nesterov, weight decay, dampening), Adam and AdamW.
+        parameters: the model's parameters; each one that the optimizer holds must be among them.
+
+    Raises:
+        ValueError: the optimizer's type has no differentiable form, it maximises, or it holds a
+            parameter that is not the model's.
+    """
+    kind = type(optimizer).__name__
+    way_out = 'use Reading(inner_step="gradient_descent") or pass `lr` instead of `optimizer`'
+    known = {id(p) for p in parameters}
+    for group in optimizer.param_groups:
+        if group.get("maximize"):
+            raise ValueError(f"{kind}(maximize=True) has no differentiable step here; {way_out}")
+        for p in group["params"]:
+            if id(p) not in known:
+                raise ValueError(
+                    f"the optimizer holds a parameter of shape {list(p.shape)} that is not the "
+                    f"model's; {way_out}"
+                )
+    try:
+        copy = higher.optim.get_diff_optim(optimizer, parameters)
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"the `higher` library has no differentiable form of {kind}; {way_out}"
+        ) from error
+    for state in copy.state:
+        for entry in state.values():
+            if isinstance(entry.get("step"), Tensor):
+                entry["step"] = int(entry["step"])
+    if isinstance(copy, DifferentiableAdam):
+        _place_epsilon(copy)
+    return cast(DifferentiableOptimizer, copy)
+
+
+def _place_epsilon(adam: DifferentiableAdam) -> None:
+    """Give `higher`'s Adam the epsilon that makes its step equal to torch's.
+
+    torch divides by `√v/√b2 + ε`, `higher` multiplies by √b2 and divides by `√v + ε`, with
+    b2 = 1 − β2^t: the same where the latter's ε is ε·√b2 at the step about to be taken.
+    """
+    for group, state in zip(adam.param_groups, adam.state, strict=True):
+        taken = max((entry.get("step", 0) for entry in state.values()), default=0)
+        group["eps"] = group["eps"] * (1 - group["betas"][1] ** (taken + 1)) ** 0.5

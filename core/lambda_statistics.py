@@ -1,0 +1,44 @@
+"""What λ did in one epoch: quantiles, change by learning, histogram."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.mixing import Interpolation
+
+BINS = 20
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class LambdaStatistics:
+    """Collects the interpolations of an epoch."""
+
+    def __init__(self) -> None:
+        self._lam: list[Tensor] = []
+        self._change: list[Tensor] = []
+        self._square: list[Tensor] = []
+
+    def add(self, interpolation: Interpolation) -> None:
+        """Take in one step."""
+        self._lam.append(interpolation.lam.detach())
+        if interpolation.change is not None and interpolation.hypergradient is not None:
+            self._change.append(interpolation.change.abs())
+            self._square.append(interpolation.hypergradient.square())
+
+    def metrics(self) -> dict[str, float]:
+        """lam_mean and quantiles lam_q05 to lam_q95; of a learned policy also lam_change, the mean
+        size of λ's change by learning, and hypergradient_rms."""
+        lam = torch.cat(self._lam).float().cpu().sort().values
+        out = {"lam_mean": float(lam.mean())}
+        for q in QUANTILES:
+            out[f"lam_q{round(100 * q):02d}"] = float(lam[round(q * (len(lam) - 1))])
+        if self._change:
+            out["lam_change"] = float(torch.cat(self._change).mean())
+            out["hypergradient_rms"] = float(torch.cat(self._square).mean().sqrt())
+        return out
+
+    def histogram(self) -> list[int]:
+        """Counts of λ in 20 equal bins over [0, 1]."""
+        lam = torch.cat(self._lam).float().cpu()
+        return [int(n) for n in torch.histc(lam, bins=BINS, min=0.0, max=1.0)]

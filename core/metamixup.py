@@ -1,0 +1,275 @@
+"""MetaMixUp for supervised learning (Algorithm 1): the meta stage alone, and the whole step."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from core.hypergradient import Engine, meta_gradient, unwrap
+from core.inner_step import LearningRate, current_rates
+from core.mixing import (
+    Batch,
+    Interpolation,
+    Loss,
+    check_batch,
+    check_lam,
+    check_partner,
+    draw_beta,
+    draw_partners,
+    soft_cross_entropy,
+)
+from core.reading import DEFAULT, Reading
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one training step did. All tensors detached.
+
+    Attributes:
+        loss: scalar; loss of the re-mixed batch before the real step (Algorithm 1, line 8).
+        lam, lam_init, hypergradient: [B]; see `Interpolation`.
+        partner: [B], int64.
+        meta_loss: scalar; validation loss after the virtual step (Eq. 8).
+    """
+
+    loss: Tensor
+    lam: Tensor
+    lam_init: Tensor
+    partner: Tensor
+    hypergradient: Tensor | None
+    meta_loss: Tensor | None
+
+
+def learn_interpolation(
+    model: nn.Module,
+    batch: Batch,
+    val_batch: Batch,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    lr: LearningRate | None = None,
+    reading: Reading = DEFAULT,
+    step_size: float | None = None,
+    engine: Engine = "auto",
+    lam: Tensor | None = None,
+    partner: Tensor | None = None,
+    permute: bool = False,
+    loss: Loss = soft_cross_entropy,
+    generator: torch.Generator | None = None,
+    autocast: torch.dtype | None = None,
+    scale: float = 1.0,
+) -> Interpolation:
+    """The meta stage (Algorithm 1, lines 2 to 6): draw λ0 and pairs, learn λ*.
+
+    No side effect: parameters, gradients, optimizer state, BatchNorm buffers and train/eval mode
+    are bit-identical before and after. The random stream (`generator`, else torch's global CPU one)
+    advances by what λ0 and the pairing draw, one integer and one permutation, and by nothing else.
+
+    Args:
+        model: maps x [n, ...] to logits [n, C].
+        batch: x [B, ...] floating; y [B] integer or [B, C] soft.
+        val_batch: the meta-validation batch, any size M ≥ 1.
+        optimizer: gives the learning rate of each parameter group, and the inner step itself where
+            `reading.inner_step` is "optimizer".
+        lr: the rate of a plain inner step, instead of `optimizer`.
+        reading: what the paper leaves open; see `Reading`.
+        step_size: overrides the reading's α.
+        engine: see `hypergradient`.
+        lam: λ0 [B] to start from, instead of a draw.
+        partner: the pairing [B] to use, instead of a draw.
+        permute: the placebo: hypergradients permuted within the batch before they move λ. The
+            permutation is one more draw from the stream.
+        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable.
+        generator: the random stream.
+        autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
+        scale: loss scale of float16 training; see `meta_gradient`.
+
+    Returns:
+        `Interpolation` with `lam` [B] in float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: as `hypergradient`.
+    """
+    check_batch(batch, "training")
+    x = batch[0]
+    n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
+    if step_size is not None:
+        reading = replace(reading, step_size=step_size)
+    if lam is None:
+        lam = draw_beta(n, reading.init_alpha, generator=generator, device=x.device, dtype=dtype)
+    else:
+        check_lam(lam, n)
+    if partner is None:
+        partner = draw_partners(n, generator=generator, device=x.device)
+    else:
+        check_partner(partner, n)
+    if reading.inner_step == "gradient_descent":
+        inner: dict[str, object] = {"lr": _rates(model, optimizer, lr)}
+    elif optimizer is None:
+        raise ValueError('Reading(inner_step="optimizer") needs `optimizer`')
+    else:
+        inner = {"lr": lr, "optimizer": optimizer}
+
+    lam_init = lam.detach().to(dtype)
+    z = reading.start(lam_init)
+    for _ in range(reading.meta_steps):
+        lam = reading.virtual(z)
+        with _autocast(x.device.type, autocast):
+            meta = meta_gradient(
+                model, batch, val_batch, lam, partner,
+                engine=engine, loss=loss, scale=scale, **inner,  # type: ignore[arg-type]
+            )  # fmt: skip
+        slope = meta.hypergradient
+        if permute:
+            slope = slope[draw_partners(n, generator=generator, device=x.device)]
+        z = reading.move(z, lam, slope)
+    return Interpolation(
+        lam=reading.final(z),
+        partner=partner,
+        lam_init=lam_init,
+        change=reading.final(z) - reading.final(reading.start(lam_init)),
+        hypergradient=meta.hypergradient,
+        meta_loss=meta.meta_loss,
+        extra_samples=reading.meta_steps * (n + val_batch[0].shape[0]),
+    )
+
+
+def metamixup_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    val_batch: Batch,
+    *,
+    reading: Reading = DEFAULT,
+    step_size: float | None = None,
+    engine: Engine = "auto",
+    lam: Tensor | None = None,
+    partner: Tensor | None = None,
+    loss: Loss = soft_cross_entropy,
+    generator: torch.Generator | None = None,
+    autocast: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    clip_grad_norm: float | None = None,
+) -> StepResult:
+    """One iteration of MetaMixUp (Algorithm 1, lines 2 to 8) in an ordinary training loop.
+
+    Learns λ* for this batch, mixes it anew, and takes the real step: gradients are zeroed, computed
+    and given to `optimizer.step()`. A scheduler stays with the caller.
+
+    Args:
+        model: maps x [n, ...] to logits [n, C]; its mode (train or eval) is the caller's.
+        optimizer: any `torch.optim` optimizer; LBFGS is given its closure.
+        batch, val_batch, reading, step_size, engine, lam, partner, loss, generator: as in
+            `learn_interpolation`.
+        autocast: dtype (bfloat16, float16) of autocast around all forward passes.
+        scaler: scales, unscales and skips the real step, and scales the virtual losses.
+        clip_grad_norm: largest norm of the real step's gradient. The virtual step is not clipped.
+
+    Returns:
+        `StepResult`.
+
+    Raises:
+        ValueError: as `hypergradient`.
+
+    Example:
+        >>> import torch, core
+        >>> model = torch.nn.Linear(2, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> x, y = torch.randn(8, 2), torch.randint(3, (8,))
+        >>> result = core.metamixup_step(model, optimizer, (x, y), (torch.randn(4, 2), y[:4]))
+        >>> result.lam.shape
+        torch.Size([8])
+    """
+    interpolation = learn_interpolation(
+        model,
+        batch,
+        val_batch,
+        optimizer=optimizer,
+        reading=reading,
+        step_size=step_size,
+        engine=engine,
+        lam=lam,
+        partner=partner,
+        loss=loss,
+        generator=generator,
+        autocast=autocast,
+        scale=float(scaler.get_scale()) if scaler is not None else 1.0,
+    )
+    return mixed_step(
+        model,
+        optimizer,
+        batch,
+        interpolation,
+        loss=loss,
+        autocast=autocast,
+        scaler=scaler,
+        clip_grad_norm=clip_grad_norm,
+    )
+
+
+def mixed_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    interpolation: Interpolation,
+    *,
+    loss: Loss = soft_cross_entropy,
+    autocast: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    clip_grad_norm: float | None = None,
+) -> StepResult:
+    """The real step on the batch mixed as `interpolation` says (Algorithm 1, lines 7 and 8).
+
+    Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
+    """
+
+    def backward() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with _autocast(batch[0].device.type, autocast):
+            x = interpolation.mix_inputs(batch[0])
+            logits = model(x)
+            value = loss(logits, interpolation.mix_labels(batch[1], logits.shape[1]))
+        (value if scaler is None else scaler.scale(value)).backward()
+        if clip_grad_norm is not None:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+        return value.detach()
+
+    if isinstance(optimizer, torch.optim.LBFGS):
+        value = torch.as_tensor(optimizer.step(backward))
+    else:
+        value = backward()
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+    return StepResult(
+        loss=value,
+        lam=interpolation.lam,
+        lam_init=interpolation.lam_init,
+        partner=interpolation.partner,
+        hypergradient=interpolation.hypergradient,
+        meta_loss=interpolation.meta_loss,
+    )
+
+
+def _rates(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, lr: LearningRate | None
+) -> LearningRate:
+    """The rates of a plain inner step: `lr` if given, else the optimizer's present ones."""
+    if lr is not None:
+        return lr
+    if optimizer is None:
+        raise ValueError("give the virtual step its learning rate by `optimizer` or `lr`")
+    return current_rates(optimizer, dict(unwrap(model).named_parameters()))
+
+
+def _autocast(
+    device_type: str, dtype: torch.dtype | None
+) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

@@ -1,0 +1,211 @@
+"""Pairing and mixing of inputs and labels, and the loss on mixed labels (Eqs. 1 and 4).
+
+Shapes here and in the rest of `core`: B batch, M meta-validation batch, C classes, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+"""(x [B, ...] floating, y [B] integer class indices or [B, C] floating soft labels)."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""loss(logits [B, C], target [B] or [B, C]) -> scalar, the mean over the batch."""
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """How one batch is to be mixed, and how that was found.
+
+    Attributes:
+        lam: [B], floating, in [0, 1]; sample i becomes `lam_i·x_i + (1 − lam_i)·x_partner_i`.
+        partner: [B], int64, indices into the batch.
+        lam_init: [B]; λ0 as drawn. Equal to `lam` where nothing is learned.
+        change: [B]; `lam` minus what it would be had the hypergradient been 0; None if not learned.
+        hypergradient: [B]; d(meta loss)/d(lam_i) at the last meta step (Eq. 9), or None.
+        meta_loss: scalar; validation loss after the virtual step (Eq. 8); None if not learned.
+        extra_samples: samples sent through the network to find `lam`, the real step not counted.
+    """
+
+    lam: Tensor
+    partner: Tensor
+    lam_init: Tensor
+    change: Tensor | None = None
+    hypergradient: Tensor | None = None
+    meta_loss: Tensor | None = None
+    extra_samples: int = 0
+
+    def mix_inputs(self, x: Tensor) -> Tensor:
+        """The mixed inputs (Eq. 4), [B, ...]."""
+        return mix_inputs(x, self.lam, self.partner)
+
+    def mix_labels(self, y: Tensor, num_classes: int) -> Tensor:
+        """The mixed labels (Eq. 4), [B, C]."""
+        return mix_labels(y, self.lam, self.partner, num_classes)
+
+
+def draw_partners(
+    n: int, *, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """A random permutation of the batch, as MixUp pairs it. [n], int64, on `device`.
+
+    Drawn on the generator's own device, so that a CPU generator gives the same pairs everywhere.
+    """
+    source = generator.device if generator is not None else torch.device("cpu")
+    return torch.randperm(n, generator=generator, device=source).to(device)
+
+
+def draw_beta(
+    n: int,
+    alpha: float,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """n independent draws of Beta(alpha, alpha). [n], floating, on `device`.
+
+    The stream advances by one integer whatever n and alpha are: `torch.distributions.Beta` takes no
+    generator, so the integer seeds NumPy's.
+
+    Raises:
+        ValueError: alpha is not a positive finite number.
+    """
+    check_alpha(alpha)
+    source = generator.device if generator is not None else torch.device("cpu")
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=source)
+    values = np.random.default_rng(int(seed)).beta(alpha, alpha, size=n)
+    return torch.from_numpy(values).to(device=device, dtype=dtype)
+
+
+def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+    """`lam_i·x_i + (1 − lam_i)·x_partner_i` (Eq. 4). Differentiable in x and lam.
+
+    Args:
+        x: [B, ...], floating.
+        lam: [B], floating.
+        partner: [B], int64, indices into the batch.
+
+    Returns:
+        [B, ...], the dtype and memory format of x.
+    """
+    weight = lam.to(x.dtype).view(-1, *([1] * (x.dim() - 1)))
+    return weight * x + (1 - weight) * x[partner]
+
+
+def mix_labels(y: Tensor, lam: Tensor, partner: Tensor, num_classes: int) -> Tensor:
+    """`lam_i·y_i + (1 − lam_i)·y_partner_i` as soft labels (Eq. 4). Differentiable in lam.
+
+    Args:
+        y: [B], integer class indices, or [B, C], floating soft labels.
+        lam: [B], floating.
+        partner: [B], int64.
+        num_classes: C.
+
+    Returns:
+        [B, C], the dtype of lam (integer y) or of y (soft y).
+    """
+    one_hot = soft_labels(y, num_classes, dtype=lam.dtype)
+    weight = lam.to(one_hot.dtype).unsqueeze(1)
+    return weight * one_hot + (1 - weight) * one_hot[partner]
+
+
+def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Integer labels as one-hot rows; soft labels as they are. [B, C].
+
+    Raises:
+        ValueError: a label lies outside [0, C), or soft labels do not have C columns. (Range is
+            checked on the CPU only: elsewhere it would make every step wait for the device.)
+    """
+    if y.is_floating_point():
+        if y.dim() != 2 or y.shape[1] != num_classes:
+            raise ValueError(
+                f"soft labels must have shape [B, {num_classes}] to match the model's logits, "
+                f"got {list(y.shape)}"
+            )
+        return y
+    if y.device.type == "cpu" and y.numel():
+        outside = (y < 0) | (y >= num_classes)
+        if bool(outside.any()):
+            at = int(outside.nonzero()[0])
+            raise ValueError(
+                f"labels must lie in [0, {num_classes - 1}], got {int(y[at])} at index {at}"
+            )
+    return F.one_hot(y.long(), num_classes).to(dtype)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy against integer or soft labels: `−(1/B) Σ_i Σ_c y_ic log softmax(f)_ic`.
+
+    Written as a product with the log-softmax, so it is twice differentiable in the logits and
+    differentiable in the target, on every backend.
+
+    Args:
+        logits: [B, C], floating.
+        target: [B], integer, or [B, C], floating, rows summing to 1.
+
+    Returns:
+        Scalar.
+    """
+    log_probabilities = F.log_softmax(logits, dim=1)
+    if target.is_floating_point():
+        return -(target * log_probabilities).sum(dim=1).mean()
+    return F.nll_loss(log_probabilities, target.long())
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ValueError unless alpha is a positive finite number."""
+    if not (alpha > 0 and alpha < float("inf")):
+        raise ValueError(
+            f"alpha of Beta(alpha, alpha) must be positive and finite, got {alpha}; "
+            "for training without mixing use the policy NoMix"
+        )
+
+
+def check_batch(batch: Batch, name: str) -> None:
+    """Raises ValueError unless `batch` is (x [n, ...] floating, y [n] or [n, C]) with n ≥ 1."""
+    x, y = batch
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{name} inputs must be floating point to be mixed, got {x.dtype}; "
+            "convert images with .float() and normalise them first"
+        )
+    if x.dim() < 2 or x.shape[0] < 1:
+        raise ValueError(f"{name} inputs must have shape [n, ...] with n >= 1, got {list(x.shape)}")
+    wrong_rank = y.dim() != (2 if y.is_floating_point() else 1)
+    if wrong_rank or y.dtype == torch.bool or y.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"{name} labels must be integers [{x.shape[0]}] or soft labels [{x.shape[0]}, C], "
+            f"got {y.dtype} {list(y.shape)}"
+        )
+
+
+def check_lam(lam: Tensor, n: int) -> None:
+    """Raises ValueError unless lam is floating, [n] and within [0, 1]."""
+    if not lam.is_floating_point() or list(lam.shape) != [n]:
+        raise ValueError(
+            f"lam must be floating with shape [{n}], got {lam.dtype} {list(lam.shape)}"
+        )
+    outside = ~((lam >= 0) & (lam <= 1))
+    if bool(outside.any()):
+        at = int(outside.nonzero()[0])
+        raise ValueError(f"lam must lie in [0, 1], got {float(lam[at])} at index {at}")
+
+
+def check_partner(partner: Tensor, n: int) -> None:
+    """Raises ValueError unless partner is integer, [n] and within [0, n)."""
+    if partner.is_floating_point() or list(partner.shape) != [n]:
+        raise ValueError(
+            f"partner must be integer with shape [{n}], got {partner.dtype} {list(partner.shape)}"
+        )
+    outside = (partner < 0) | (partner >= n)
+    if bool(outside.any()):
+        at = int(outside.nonzero()[0])
+        raise ValueError(f"partner must lie in [0, {n - 1}], got {int(partner[at])} at index {at}")

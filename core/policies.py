@@ -1,0 +1,179 @@
+"""Interpolation policies: each gives every sample of a batch its partner and its λ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.hypergradient import Engine
+from core.metamixup import learn_interpolation
+from core.mixing import (
+    Batch,
+    Interpolation,
+    Loss,
+    check_alpha,
+    check_batch,
+    draw_beta,
+    draw_partners,
+    soft_cross_entropy,
+)
+from core.reading import DEFAULT, Reading
+
+
+class Policy(Protocol):
+    """What a policy sees and gives.
+
+    It sees the model and the optimizer as they stand before the step, the batch, a meta-validation
+    batch and a random stream; it changes none of them but the stream, and gives an `Interpolation`.
+    """
+
+    @property
+    def needs_meta_validation(self) -> bool:
+        """Whether `val_batch` is read. If not, it may be None."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+    ) -> Interpolation:
+        """The interpolation of this batch. Shapes as in `learn_interpolation`."""
+
+
+@dataclass(frozen=True)
+class NoMix:
+    """Training without MixUp: λ = 1, every sample its own partner. Draws nothing."""
+
+    needs_meta_validation = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        lam = torch.ones(n, device=device, dtype=_lam_dtype(batch))
+        return Interpolation(lam, torch.arange(n, device=device), lam)
+
+
+@dataclass(frozen=True)
+class Beta:
+    """λ ~ Beta(alpha, alpha), of the batch as MixUp does (Zhang et al. 2018) or of each sample.
+
+    Attributes:
+        alpha: positive; 1 is the uniform distribution, towards 0 the samples stay unmixed.
+        per_sample: draw λ for each sample, as Eq. 4 writes it.
+    """
+
+    alpha: float = 1.0
+    per_sample: bool = False
+    needs_meta_validation = False
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        draws = n if self.per_sample else 1
+        lam = draw_beta(
+            draws, self.alpha, generator=generator, device=device, dtype=_lam_dtype(batch)
+        ).expand(n)
+        return Interpolation(lam, draw_partners(n, generator=generator, device=device), lam)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same λ for every pair (Table II, lower half)."""
+
+    lam: float
+    needs_meta_validation = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"fixed lam must lie in [0, 1], got {self.lam}")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        lam = torch.full((n,), self.lam, device=device, dtype=_lam_dtype(batch))
+        return Interpolation(lam, draw_partners(n, generator=generator, device=device), lam)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """MetaMixUp: λ learned by hypergradient on the meta-validation batch (Algorithm 1).
+
+    Attributes:
+        reading: what the paper leaves open; see `Reading`.
+        engine: see `hypergradient`.
+        placebo: the control. Hypergradients are permuted within the batch before they move λ, so
+            the distribution of λ moves as in learning but no sample gets the λ meant for it.
+    """
+
+    reading: Reading = DEFAULT
+    engine: Engine = "auto"
+    placebo: bool = False
+    needs_meta_validation = True
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+    ) -> Interpolation:
+        if val_batch is None:
+            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        return learn_interpolation(
+            model,
+            batch,
+            val_batch,
+            optimizer=optimizer,
+            reading=self.reading,
+            engine=self.engine,
+            permute=self.placebo,
+            loss=loss,
+            generator=generator,
+        )
+
+
+def _size(batch: Batch) -> tuple[int, torch.device]:
+    check_batch(batch, "training")
+    return batch[0].shape[0], batch[0].device
+
+
+def _lam_dtype(batch: Batch) -> torch.dtype:
+    x: Tensor = batch[0]
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,0 +1,372 @@
+"""Fit one cell: the training loop, evaluation, per-epoch metrics, checkpoints, resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.config import TrainingConfig
+from core.data import ImageSet, Source, Transform, load_source, make_splits
+from core.lambda_statistics import LambdaStatistics
+from core.metamixup import mixed_step
+from core.mixing import soft_cross_entropy
+from core.models import build_model
+
+EVALUATION_BATCH = 500
+CHECKPOINT_SECONDS = 10.0
+"""Training seconds between two checkpoints; the last epoch is always kept."""
+
+Metrics = dict[str, float]
+
+
+class DivergenceError(RuntimeError):
+    """The loss became NaN or infinite. `history` holds the epochs before."""
+
+    def __init__(self, message: str, history: list[Metrics]):
+        super().__init__(message)
+        self.history = history
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one training gave.
+
+    Attributes:
+        test_error, test_top5_error: percent; top-5 only for 100 classes or more.
+        val_error: percent, on the meta-validation images after the last epoch.
+        train_loss: mean loss of the mixed batches in the last epoch.
+        train_seconds: wall time of the training steps, evaluation and checkpoints not counted.
+        samples_seen: samples sent forward in training, virtual and validation passes counted.
+        epochs: epochs trained.
+        parameters: number of parameters of the model.
+        history: one dictionary an epoch; see `fit`.
+        lam_histogram, lam_histogram_first: counts of λ in 20 bins, last and first epoch.
+    """
+
+    test_error: float
+    test_top5_error: float | None
+    val_error: float
+    train_loss: float
+    train_seconds: float
+    samples_seen: int
+    epochs: int
+    parameters: int
+    history: list[Metrics]
+    lam_histogram: list[int]
+    lam_histogram_first: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingResult:
+        """The inverse of `to_dict`."""
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The images of one cell on its device."""
+
+    train: ImageSet
+    meta: ImageSet
+    test: ImageSet
+    transform: Transform
+
+
+class _Streams:
+    """The random streams of a cell, one for each purpose, so that a policy that draws more or less
+    changes neither the order of the data nor their augmentation."""
+
+    NAMES = ("order", "augmentation", "policy", "meta")
+
+    def __init__(self, seed: int):
+        self._generators = {}
+        for stream, name in enumerate(self.NAMES, start=1):
+            word = int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
+            self._generators[name] = torch.Generator().manual_seed(word >> 1)
+
+    def __getitem__(self, name: str) -> torch.Generator:
+        return self._generators[name]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: g.get_state() for name, g in self._generators.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, g in self._generators.items():
+            g.set_state(state[name].cpu())
+
+
+def fit(
+    config: TrainingConfig,
+    *,
+    source: Source | None = None,
+    data_root: Path | None = None,
+    directory: Path | None = None,
+    device: torch.device | str = "cpu",
+    threads: int = 1,
+    on_epoch: Callable[[Metrics], None] | None = None,
+) -> TrainingResult:
+    """Train and evaluate one cell; go on from its checkpoint where there is one.
+
+    The same configuration and seed give bit-identical numbers on the CPU, alone, in any process and
+    after a resume. torch's global random stream and thread count are as before on return. The test
+    images are used once, after the last epoch.
+
+    Args:
+        config: what to train.
+        source: the data, already loaded (at `config.image_size`); else loaded by name.
+        data_root: where named data sets lie or are downloaded to.
+        directory: for checkpoints, at most one every 10 s; None keeps none.
+        device: where to train.
+        threads: intra-op threads of torch; part of what makes CPU numbers reproducible.
+        on_epoch: called for each epoch in order, those before a resume included, with epoch (from
+            1), train_loss, val_loss, val_error (percent), lr, train_seconds and samples_seen
+            (cumulative), lam_mean, lam_q05 to lam_q95, and of learned policies lam_change,
+            hypergradient_rms and meta_loss.
+
+    Raises:
+        DivergenceError: the loss became NaN or infinite.
+        ValueError, FileNotFoundError: configuration or data are off.
+        OSError: a checkpoint cannot be written.
+    """
+    threads_before = torch.get_num_threads()
+    device = torch.device(device)
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            return _fit(config, source, data_root, directory, device, on_epoch)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> _Data:
+    """The splits of `config` as images on the device, with their normalisation."""
+    splits = make_splits(
+        torch.as_tensor(source.train_labels),
+        source.num_classes,
+        meta_size=config.meta_size,
+        train_size=config.train_size,
+        seed=config.seed,
+    )
+    indices = splits.train
+    if config.meta_in_training:
+        indices = torch.cat([splits.train, splits.meta_validation])
+    train = source.images("train", indices, device)
+    return _Data(
+        train=train,
+        meta=source.images("train", splits.meta_validation, device),
+        test=source.images("test", None, device),
+        transform=Transform.fit(train, flip=config.flip, translate=config.translate),
+    )
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """The rate of step `step` of `steps` (both over the whole training)."""
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+    epoch = step * config.epochs // steps
+    return config.lr * config.lr_decay ** sum(epoch >= m for m in config.milestones)
+
+
+def _fit(
+    config: TrainingConfig,
+    source: Source | None,
+    data_root: Path | None,
+    directory: Path | None,
+    device: torch.device,
+    on_epoch: Callable[[Metrics], None] | None,
+) -> TrainingResult:
+    if source is None:
+        source = load_source(config.dataset, root=data_root, image_size=config.image_size)
+    data = prepare_data(config, source, device)
+    model = build_model(
+        config.model,
+        in_channels=source.in_channels,
+        num_classes=source.num_classes,
+        image_size=source.image_size,
+        width=config.width,
+    ).to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    streams = _Streams(config.seed)
+    history: list[Metrics] = []
+    histograms: list[list[int]] = []
+    state = load_checkpoint(directory, device) if directory is not None else None
+    if state is not None and state["config"] == config.to_dict():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        streams.load_state_dict(state["streams"])
+        torch.set_rng_state(state["rng"].cpu())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)
+        history, histograms = state["history"], state["histograms"]
+        for metrics in history:
+            if on_epoch is not None:
+                on_epoch(metrics)
+
+    saved = history[-1]["train_seconds"] if history else 0.0
+    for epoch in range(len(history), config.epochs):
+        metrics, histogram = _epoch(config, epoch, model, optimizer, data, streams, history)
+        history.append(metrics)
+        histograms = [*histograms[:1], histogram]
+        due = metrics["train_seconds"] - saved >= CHECKPOINT_SECONDS
+        if directory is not None and (due or epoch + 1 == config.epochs):
+            saved = metrics["train_seconds"]
+            save_checkpoint(
+                directory,
+                {
+                    "config": config.to_dict(),
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "streams": streams.state_dict(),
+                    "rng": torch.get_rng_state(),
+                    "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                    "history": history,
+                    "histograms": histograms,
+                },
+            )
+        if on_epoch is not None:
+            on_epoch(metrics)
+
+    test = evaluate(model, data.test, data.transform)
+    last = history[-1]
+    return TrainingResult(
+        test_error=test.error,
+        test_top5_error=test.top5_error,
+        val_error=last["val_error"],
+        train_loss=last["train_loss"],
+        train_seconds=last["train_seconds"],
+        samples_seen=int(last["samples_seen"]),
+        epochs=len(history),
+        parameters=sum(p.numel() for p in model.parameters()),
+        history=history,
+        lam_histogram=histograms[-1],
+        lam_histogram_first=histograms[0],
+    )
+
+
+def _epoch(
+    config: TrainingConfig,
+    epoch: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: _Data,
+    streams: _Streams,
+    history: list[Metrics],
+) -> tuple[Metrics, list[int]]:
+    """One epoch of training and the evaluation after it. Returns metrics and λ's histogram."""
+    begun = time.perf_counter()
+    policy = config.policy.build()
+    order = torch.randperm(len(data.train), generator=streams["order"]).split(config.batch_size)
+    steps = len(order) * config.epochs
+    meta_batches = (
+        data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
+        if policy.needs_meta_validation
+        else iter(())
+    )
+    statistics = LambdaStatistics()
+    total = torch.zeros((), dtype=torch.float64)
+    meta_total = torch.zeros((), dtype=torch.float64)
+    seen = history[-1]["samples_seen"] if history else 0.0
+    model.train()
+    for i, (images, labels) in enumerate(data.train.batches(order)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch * len(order) + i, steps)
+        batch = (data.transform.train(images, streams["augmentation"]), labels)
+        meta = next(meta_batches, None)
+        val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
+        interpolation = policy(model, optimizer, batch, val_batch, generator=streams["policy"])
+        result = mixed_step(model, optimizer, batch, interpolation)
+        statistics.add(interpolation)
+        total += result.loss.double().cpu() * len(labels)
+        seen += len(labels) + interpolation.extra_samples
+        if result.meta_loss is not None:
+            meta_total += result.meta_loss.double().cpu()
+    train_loss = float(total) / len(data.train)
+    seconds = time.perf_counter() - begun + (history[-1]["train_seconds"] if history else 0.0)
+    validation = evaluate(model, data.meta, data.transform)
+    if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
+        raise DivergenceError(
+            f"training diverged in epoch {epoch + 1}: training loss {train_loss}, validation loss "
+            f"{validation.loss}; lower the learning rate (now {config.lr})",
+            history,
+        )
+    metrics = {
+        "epoch": float(epoch + 1),
+        "train_loss": train_loss,
+        "val_loss": validation.loss,
+        "val_error": validation.error,
+        "lr": learning_rate(config, epoch * len(order), steps),
+        "train_seconds": seconds,
+        "samples_seen": seen,
+        **statistics.metrics(),
+    }
+    if policy.needs_meta_validation:
+        metrics["meta_loss"] = float(meta_total) / len(order)
+    return metrics, statistics.histogram()
+
+
+def _meta_order(
+    config: TrainingConfig, size: int, steps: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Indices of a meta-validation batch for each step: reshuffled passes, whole batches only."""
+    batch = min(config.meta_batch_size, size)
+    produced = 0
+    while True:
+        for indices in torch.randperm(size, generator=generator).split(batch):
+            if len(indices) < batch:
+                continue
+            yield indices
+            produced += 1
+            if produced == steps:
+                return
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss; top-1 and (for 100 classes or more) top-5 error in percent."""
+
+    loss: float
+    error: float
+    top5_error: float | None
+
+
+def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evaluation:
+    """The model in evaluation mode on every image once. Its mode is as before on return."""
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64)
+    wrong = wrong5 = 0
+    classes = 0
+    with torch.inference_mode():
+        for pixels, labels in images.batches(torch.arange(len(images)).split(EVALUATION_BATCH)):
+            logits = model(transform.evaluate(pixels))
+            classes = logits.shape[1]
+            total += soft_cross_entropy(logits, labels).double().cpu() * len(labels)
+            wrong += int((logits.argmax(dim=1) != labels).sum())
+            if classes >= 100:
+                top5 = logits.topk(5, dim=1).indices
+                wrong5 += int((top5 != labels.unsqueeze(1)).all(dim=1).sum())
+    model.train(was_training)
+    n = len(images)
+    return Evaluation(
+        loss=float(total) / n,
+        error=100 * wrong / n,
+        top5_error=100 * wrong5 / n if classes >= 100 else None,
+    )
