@@ -1,0 +1,28 @@
+"""Data: named data sets and the user's own, splits, batches on the device, augmentation."""
+
+from __future__ import annotations
+
+from core.data.arrays import source_from_arrays
+from core.data.catalog import DATASETS, DatasetSpec, default_root
+from core.data.formats import DataFileError
+from core.data.images import DeviceImages, ImageSet
+from core.data.sources import Source, load_source
+from core.data.splits import Splits, make_splits
+from core.data.streaming import StreamedImages
+from core.data.transforms import Transform
+
+__all__ = [
+    "DATASETS",
+    "DataFileError",
+    "DatasetSpec",
+    "DeviceImages",
+    "ImageSet",
+    "Source",
+    "Splits",
+    "StreamedImages",
+    "Transform",
+    "default_root",
+    "load_source",
+    "make_splits",
+    "source_from_arrays",
+]

@@ -1,0 +1,134 @@
+"""Decoding image files: whole, or cropped as for ImageNet."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from core.data.tree import Tree, failure, num_threads
+
+__all__ = ["CROP_DRAWS", "Decoder", "decode_chunk", "decode_tree"]
+
+CROP_DRAWS = (10, 4)
+"""Uniform numbers for one random crop: ten attempts at (area, aspect ratio, top, left)."""
+
+_AREA = (0.08, 1.0)
+_ASPECT = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a file becomes uint8 [C, size, size].
+
+    channels is 1 (gray) or 3 (RGB); transparency is dropped. shorter_side None: the file must be
+    size x size and is taken as it is. Otherwise the image is resized (bilinear with antialiasing)
+    until its shorter side is shorter_side, and the central size x size pixels are taken. With
+    random numbers, a crop of 8 to 100 % of the area and of aspect ratio 3/4 to 4/3 is resized to
+    size x size instead (Szegedy et al. 2015; fb.resnet.torch; AdaMixUp trains on the same).
+    """
+
+    channels: int
+    size: int
+    shorter_side: int | None = None
+
+    def __call__(self, path: str, draws: np.ndarray | None = None) -> np.ndarray:
+        """Decode one file; draws float [10, 4] in [0, 1) ask for a random crop."""
+        with Image.open(path) as image:
+            if self.shorter_side is None:
+                if image.size != (self.size, self.size):
+                    width, height = image.size
+                    raise ValueError(f"is {width}x{height}, expected {self.size}x{self.size}")
+                pixels = np.asarray(self._convert(image))
+            else:
+                pixels = np.asarray(self._crop(image, draws))
+        return pixels.transpose(2, 0, 1) if self.channels == 3 else pixels[None]
+
+    def _convert(self, image: Image.Image) -> Image.Image:
+        if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode == "P":
+            # By way of RGBA: PIL warns when a palette's transparency is dropped directly.
+            image = image.convert("RGBA")
+        return image.convert("RGB" if self.channels == 3 else "L")
+
+    def _crop(self, image: Image.Image, draws: np.ndarray | None) -> Image.Image:
+        assert self.shorter_side is not None
+        full = image.size
+        if draws is None:
+            side = min(full) * self.size / self.shorter_side
+            box = _centre(full, side, side)
+        else:
+            box = _random_box(full, draws)
+        # A JPEG decodes at 1/2, 1/4 or 1/8 of its size for a fraction of the time.
+        shrunk = self.size / min(box[2] - box[0], box[3] - box[1])
+        image.draft(None, (math.ceil(full[0] * shrunk), math.ceil(full[1] * shrunk)))
+        x, y = image.width / full[0], image.height / full[1]
+        box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+        return self._convert(image).resize(
+            (self.size, self.size), Image.Resampling.BILINEAR, box=box
+        )
+
+
+def _centre(full: tuple[int, int], width: float, height: float) -> tuple[float, ...]:
+    left, top = (full[0] - width) / 2, (full[1] - height) / 2
+    return left, top, left + width, top + height
+
+
+def _random_box(full: tuple[int, int], draws: np.ndarray) -> tuple[float, ...]:
+    """The first attempt whose crop lies inside; the largest central square when none does."""
+    low, high = (math.log(ratio) for ratio in _ASPECT)
+    for area, aspect, top, left in draws.tolist():
+        pixels = full[0] * full[1] * (_AREA[0] + area * (_AREA[1] - _AREA[0]))
+        ratio = math.exp(low + aspect * (high - low))
+        width, height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < width <= full[0] and 0 < height <= full[1]:
+            x = int(left * (full[0] - width + 1))
+            y = int(top * (full[1] - height + 1))
+            return x, y, x + width, y + height
+    side = min(full)
+    return _centre(full, side, side)
+
+
+def decode_chunk(
+    decoder: Decoder,
+    root: str,
+    names: Sequence[bytes],
+    out: np.ndarray,
+    draws: np.ndarray | None = None,
+) -> list[str]:
+    """Decode the files names below root into out uint8 [n, C, S, S]; draws float [n, 10, 4].
+
+    Returns the files that failed, each with its reason.
+    """
+    failed = []
+    for i, name in enumerate(names):
+        path = os.path.join(root, os.fsdecode(name))
+        try:
+            out[i] = decoder(path, None if draws is None else draws[i])
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            failed.append(f"{path} ({error})")
+    return failed
+
+
+def decode_tree(decoder: Decoder, tree: Tree, chunk: int = 256) -> np.ndarray:
+    """Decode every file in threads: uint8 [N, C, S, S].
+
+    Raises `DataFileError` naming up to five files that cannot be decoded.
+    """
+    names = tree.names.tolist()
+    out = np.empty((len(names), decoder.channels, decoder.size, decoder.size), np.uint8)
+    with ThreadPoolExecutor(num_threads()) as pool:
+        pending = [
+            pool.submit(decode_chunk, decoder, tree.root, names[i : i + chunk], out[i : i + chunk])
+            for i in range(0, len(names), chunk)
+        ]
+        failed = [file for future in pending for file in future.result()]
+    if failed:
+        raise failure(failed)
+    return out

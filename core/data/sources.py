@@ -1,0 +1,240 @@
+"""Data sets: pixels and labels of a training and a test part, ready for any device.
+
+N images, C channels, S height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.data.catalog import DATASETS, default_root
+from core.data.decoding import Decoder, decode_tree
+from core.data.images import DeviceImages, ImageSet, shrink, wrap
+from core.data.published import load_published
+from core.data.streaming import StreamedImages
+from core.data.tree import Headers, Tree, read_headers, scan_tree
+
+__all__ = ["MEMORY_LIMIT", "Source", "load_source", "make_source"]
+
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes of pixels up to which a folder of images is loaded into memory."""
+
+_FOLDER = "folder:"
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images that stay in their files, and how to decode them."""
+
+    tree: Tree
+    decoder: Decoder
+    random_crops: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One data set, picklable and on no device.
+
+    classes name the labels; images are in_channels x image_size x image_size; train_labels and
+    test_labels are int64 [N]. Pixels come from `images`: they lie in memory (uint8 [N, C, S, S],
+    which Ray's object store shares between processes without a copy) or stay in their files, which
+    every process must then be able to read.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+    train_labels: np.ndarray = field(repr=False)
+    test_labels: np.ndarray = field(repr=False)
+    train_data: np.ndarray | FileImages = field(repr=False)
+    test_data: np.ndarray | FileImages = field(repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    def images(
+        self,
+        part: Literal["train", "test"],
+        indices: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> ImageSet:
+        """The images of one part on a device, or those at indices (int64 [n]) in that order.
+
+        Images in memory are copied to the device once, here; on the CPU they are not copied.
+        """
+        if part not in ("train", "test"):
+            raise ValueError(f"part must be 'train' or 'test', got {part!r}")
+        labels = self.train_labels if part == "train" else self.test_labels
+        data = self.train_data if part == "train" else self.test_data
+        if indices is not None and len(indices):
+            low, high = int(indices.min()), int(indices.max())
+            if low < 0 or high >= len(labels):
+                raise ValueError(
+                    f"indices must lie in 0..{len(labels) - 1} for {part}, span {low}..{high}"
+                )
+        if isinstance(data, np.ndarray):
+            return DeviceImages(data, labels, indices, device)
+        return StreamedImages(
+            data.tree,
+            data.decoder,
+            image_size=self.image_size,
+            random_crops=data.random_crops,
+            indices=indices,
+            device=device,
+        )
+
+
+def load_source(
+    name: str,
+    *,
+    root: Path | None = None,
+    image_size: int | None = None,
+    download: bool = True,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Source:
+    """Load a data set by name: one of `DATASETS`, or "folder:PATH".
+
+    root is the folder of data sets in torchvision's own layout, by default `default_root()`. What
+    is not there is downloaded to it (unless download is False), except ImageNet. Fashion-MNIST is
+    also found where Debian's package puts it, and digits comes with scikit-learn.
+
+    image_size asks for smaller images: area-averaged, rounded to uint8. ImageNet is cropped to
+    image_size directly (default 100): in training a random crop, when the batches get a generator;
+    otherwise the centre after resizing the shorter side to 1.14 x image_size, the usual 256/224.
+
+    folder:PATH reads PATH/train/CLASS/* and PATH/test/CLASS/* (png, jpg, jpeg, bmp, webp). All
+    images must be square and of one size, unless image_size is given: then images of other shapes
+    are resized by their shorter side and cropped to the centre. They are RGB as soon as one of them
+    is. Up to memory_limit bytes of pixels are held in memory, more is decoded during training, with
+    the same result.
+
+    Raises FileNotFoundError naming the missing files, `DataFileError` (a ValueError) naming a
+    damaged one, and ValueError for an unknown name or a size that does not fit.
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be >= 1 pixel, got {image_size}")
+    if name.startswith(_FOLDER):
+        return _load_folder(name, image_size, memory_limit)
+    if name not in DATASETS:
+        raise ValueError(
+            f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}, or folder:PATH"
+        )
+    root = default_root() if root is None else Path(root).expanduser()
+    if name == "imagenet":
+        return _load_imagenet(root, image_size)
+    data = load_published(name, root, download)
+    return make_source(name, *data, image_size=image_size)
+
+
+def make_source(
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    classes: tuple[str, ...],
+    *,
+    image_size: int | None = None,
+) -> Source:
+    """A source from checked (uint8 [N, C, S, S], int64 [N]) pairs, shrunk to image_size."""
+    native = train[0].shape[-1]
+    size = native if image_size is None else image_size
+    if size > native:
+        raise ValueError(
+            f"image_size={size} is larger than the {native} pixels of {name}; "
+            "images are only shrunk"
+        )
+    pixels = [
+        part if size == native else shrink(wrap(part), size).numpy() for part in (train[0], test[0])
+    ]
+    channels = train[0].shape[1]
+    return Source(name, classes, channels, size, train[1], test[1], pixels[0], pixels[1])
+
+
+def _load_imagenet(root: Path, image_size: int | None) -> Source:
+    size = image_size or DATASETS["imagenet"].image_size
+    folder = root / "imagenet"
+    missing = [part for part in ("train", "val") if not (folder / part).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"imagenet: {folder} lacks {' and '.join(missing)}; ImageNet is never downloaded. Lay "
+            f"ILSVRC2012 out as {folder}/train/WNID/*.JPEG and {folder}/val/WNID/*.JPEG, with a "
+            "folder for each of the 1000 classes (WNID as in n01440764)"
+        )
+    train = scan_tree(folder, "train")
+    test = scan_tree(folder, "val", known=train.classes)
+    decoder = Decoder(channels=3, size=size, shorter_side=round(size * 256 / 224))
+    return Source(
+        "imagenet",
+        train.classes,
+        3,
+        size,
+        train.labels,
+        test.labels,
+        FileImages(train, decoder, random_crops=True),
+        FileImages(test, decoder, random_crops=False),
+    )
+
+
+def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source:
+    root = Path(name.removeprefix(_FOLDER)).expanduser().absolute()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{root} is no folder; {_FOLDER}PATH needs PATH/train/CLASS and PATH/test/CLASS"
+        )
+    train = scan_tree(root, "train")
+    test = scan_tree(root, "test", known=train.classes)
+    if len(train.classes) < 2:
+        raise ValueError(f"{root}/train holds the class {train.classes[0]!r} only, needs 2 or more")
+    decoder = _folder_decoder([read_headers(train), read_headers(test)], image_size)
+    size = image_size or decoder.size
+    count = len(train.names) + len(test.names)
+    if count * decoder.channels * decoder.size**2 > memory_limit:
+        return Source(
+            name,
+            train.classes,
+            decoder.channels,
+            size,
+            train.labels,
+            test.labels,
+            FileImages(train, decoder, random_crops=False),
+            FileImages(test, decoder, random_crops=False),
+        )
+    return make_source(
+        name,
+        (decode_tree(decoder, train), train.labels),
+        (decode_tree(decoder, test), test.labels),
+        train.classes,
+        image_size=size,
+    )
+
+
+def _folder_decoder(headers: list[Headers], image_size: int | None) -> Decoder:
+    """Whole images where all are square and of one size, crops of image_size otherwise."""
+    channels = 1 if all(part.gray for part in headers) else 3
+    sizes = headers[0].sizes + headers[1].sizes
+    (common, _), *others = sizes.most_common()
+    width, height = common
+    if not others and width == height and (image_size is None or image_size <= width):
+        return Decoder(channels, width)
+    if image_size is not None:
+        return Decoder(channels, image_size, shorter_side=image_size)
+    example = {**headers[1].example, **headers[0].example}
+    if others:
+        odd = others[-1][0]
+        raise ValueError(
+            f"images must be of one size: {example[odd]} is {odd[0]}x{odd[1]}, {sizes[common]} of "
+            f"{sum(sizes.values())} images are {width}x{height}; pass image_size to have all "
+            "resized and cropped to one square"
+        )
+    raise ValueError(
+        f"images must be square: {example[common]} is {width}x{height}; pass image_size to have "
+        "all resized and cropped to one square"
+    )

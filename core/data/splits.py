@@ -1,0 +1,102 @@
+"""Splitting the training images: meta-validation, training subset, labelled and unlabelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Splits", "make_splits"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Indices into the training part of a source: int64, ascending, without repetition.
+
+    meta_validation shares no image with train. labelled and unlabelled, where asked for, part train
+    between them.
+    """
+
+    train: Tensor
+    meta_validation: Tensor
+    labelled: Tensor | None = None
+    unlabelled: Tensor | None = None
+
+
+def make_splits(
+    labels: np.ndarray | Tensor,
+    num_classes: int,
+    *,
+    meta_size: int,
+    seed: int,
+    train_size: int | None = None,
+    labelled: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Splits:
+    """Draw a meta-validation set and a training set, and label a part of it.
+
+    labels int64 [N] are those of the training part. meta_size images are drawn class-balanced (1000
+    of ten classes: 100 each, as the paper does); the rest trains, or a class-balanced subset of
+    train_size images of it; labelled of these, class-balanced, keep their labels and all others
+    are unlabelled. Where a size does not divide by num_classes, some classes, drawn at random, get
+    one image more.
+
+    seed fixes everything and the global random stream is left alone. Under one seed the sets are
+    nested: a larger meta-validation set contains a smaller one where both divide by num_classes.
+    classes are names for error messages.
+
+    Raises ValueError when a size is negative, a label lies outside 0..num_classes-1, or a class
+    holds too few images.
+    """
+    given = torch.as_tensor(labels.copy() if isinstance(labels, np.ndarray) else labels).cpu()
+    for name, size, least in (
+        ("meta_size", meta_size, 0),
+        ("train_size", train_size, 1),
+        ("labelled", labelled, 1),
+    ):
+        if size is not None and size < least:
+            raise ValueError(f"{name} must be >= {least}, got {size}")
+    outside = torch.nonzero((given < 0) | (given >= num_classes)).flatten()
+    if len(outside):
+        index = int(outside[0])
+        raise ValueError(
+            f"label {int(given[index])} at index {index} lies outside 0..{num_classes - 1}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    # One shuffled queue for each class; every set takes its images from the front of what is left.
+    queues: list[Tensor] = []
+    for label in range(num_classes):
+        members = torch.nonzero(given == label).flatten()
+        queues.append(members[torch.randperm(len(members), generator=generator)])
+
+    def take(size: int, purpose: str) -> tuple[Tensor, list[Tensor]]:
+        base, extra = divmod(size, num_classes)
+        counts = torch.full((num_classes,), base)
+        counts[torch.randperm(num_classes, generator=generator)[:extra]] += 1
+        taken, left = [], []
+        for label, (queue, count) in enumerate(zip(queues, counts.tolist(), strict=True)):
+            if len(queue) < count:
+                who = f"class {label}" + (f" ({classes[label]})" if classes is not None else "")
+                raise ValueError(
+                    f"{who} has {len(queue)} images left, needs {count} for {purpose}={size} "
+                    f"over {num_classes} classes; choose a smaller {purpose}"
+                )
+            taken.append(queue[:count])
+            left.append(queue[count:])
+        return torch.cat(taken).sort().values, left
+
+    meta_validation, queues = take(meta_size, "meta_size")
+    if train_size is None:
+        train = torch.cat(queues).sort().values
+    else:
+        train, left = take(train_size, "train_size")
+        queues = [queue[: len(queue) - len(rest)] for queue, rest in zip(queues, left, strict=True)]
+    if not len(train):
+        raise ValueError(f"meta_size={meta_size} leaves no training image of {len(given)}")
+    if labelled is None:
+        return Splits(train, meta_validation)
+    with_label, queues = take(labelled, "labelled")
+    return Splits(train, meta_validation, with_label, torch.cat(queues).sort().values)

@@ -1,0 +1,144 @@
+"""Image files in folders, one folder a class: which there are, and of what size and kind."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from core.data.formats import DataFileError
+
+__all__ = ["SUFFIXES", "Headers", "Tree", "failure", "num_threads", "read_headers", "scan_tree"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
+_NAMED_FAILURES = 5
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def num_threads() -> int:
+    """How many threads decode images: the CPUs this process may use, at most 16."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(16, len(os.sched_getaffinity(0)))
+    return min(16, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The image files of one part.
+
+    names holds paths relative to root as bytes (a fixed-width array: compact, and quick to send to
+    other processes); labels int64 [N] are indices into classes, which are sorted.
+    """
+
+    root: str
+    classes: tuple[str, ...]
+    names: np.ndarray
+    labels: np.ndarray
+
+
+def scan_tree(root: Path, part: str, known: Sequence[str] | None = None) -> Tree:
+    """List root/part/CLASS/*.png|jpg|jpeg|bmp|webp (in any case), sorted by class and name.
+
+    known are the classes of the training part: others are refused, missing ones are not missed.
+    Folders and files whose names start with a dot are passed over. Raises FileNotFoundError for a
+    missing folder or one without classes, ValueError for a class without images or not known.
+    """
+    folder = root / part
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is no folder; images must lie in {root}/{part}/CLASS/, one folder a class"
+        )
+    found = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no class folder; lay images out as CLASS/NAME.png")
+    classes = tuple(found if known is None else known)
+    if strangers := [name for name in found if name not in classes]:
+        raise ValueError(
+            f"class {strangers[0]!r} of {folder} is not among the training classes "
+            f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})"
+        )
+    names: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        if name not in found:
+            continue
+        files = sorted(
+            e.name
+            for e in os.scandir(folder / name)
+            if e.name[0] != "." and e.name.lower().endswith(SUFFIXES)
+        )
+        if not files:
+            raise ValueError(
+                f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)}); "
+                "add images or remove the folder"
+            )
+        names += [os.fsencode(f"{part}/{name}/{file}") for file in files]
+        labels += [label] * len(files)
+    return Tree(str(root), classes, np.array(names), np.array(labels, np.int64))
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What the files' headers say. sizes counts (width, height)."""
+
+    sizes: Counter[tuple[int, int]]
+    gray: bool
+    example: dict[tuple[int, int], str]
+    """One file for each size."""
+
+
+def read_headers(tree: Tree) -> Headers:
+    """Read every file's header (not its pixels) in threads.
+
+    Raises `DataFileError` naming up to five files that are no images.
+    """
+
+    def read(name: bytes) -> tuple[tuple[int, int], str] | str:
+        path = os.path.join(tree.root, os.fsdecode(name))
+        try:
+            with Image.open(path) as image:
+                return image.size, image.mode
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return f"{path} ({error})"
+
+    sizes: Counter[tuple[int, int]] = Counter()
+    example: dict[tuple[int, int], str] = {}
+    gray = True
+    failed = []
+    for name, header in zip(tree.names, map_in_threads(read, tree.names.tolist()), strict=True):
+        if isinstance(header, str):
+            failed.append(header)
+            continue
+        size, mode = header
+        sizes[size] += 1
+        example.setdefault(size, os.path.join(tree.root, os.fsdecode(name)))
+        gray = gray and (mode in _GRAY_MODES or mode.startswith("I;"))
+    if failed:
+        raise failure(failed)
+    return Headers(sizes, gray, example)
+
+
+def map_in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+    """Apply function to every item in a small thread pool; results keep the order."""
+    chunks = [items[i : i + 256] for i in range(0, len(items), 256)]
+    with ThreadPoolExecutor(num_threads()) as pool:
+        parts = pool.map(lambda chunk: [function(item) for item in chunk], chunks)
+        return [result for part in parts for result in part]
+
+
+def failure(files: Sequence[str]) -> DataFileError:
+    """One error for all the files that could not be read, naming the first five."""
+    more = len(files) - _NAMED_FAILURES
+    listed = "; ".join(files[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+    return DataFileError(
+        f"{len(files)} image file(s) cannot be decoded: {listed}; replace or remove them"
+    )
