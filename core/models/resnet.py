@@ -1,0 +1,96 @@
+"""Residual networks with bottleneck blocks for small images (50 layers)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from core.models.classifier import ImageClassifier, initialise_he
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut (He et al., CVPR 2016, Fig. 5 right).
+
+    The output has four times ``channels``. The stride is in the 3x3 convolution, as in
+    pytorch-cifar and torchvision (the paper has it in the first 1x1). Where the shape changes, the
+    shortcut is a projection with BatchNorm (option B, section 4.1).
+
+    ``[B, in_channels, h, w]`` to ``[B, 4 * channels, ceil(h / stride), ceil(w / stride)]``.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = 4 * channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Sequential | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.bn1(self.conv1(x)))
+        hidden = torch.relu(self.bn2(self.conv2(hidden)))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return torch.relu(shortcut + self.bn3(self.conv3(hidden)))
+
+
+class ResNet(ImageClassifier):
+    """Bottleneck ResNet for small images: the ResNet-50 of the paper's Fig. 2 (CIFAR-10).
+
+    He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016), Table 1,
+    with the stem for small images of pytorch-cifar: one 3x3 convolution of stride 1 and no
+    max-pool. He initialisation (fan-out); their section 3.4 asks for it.
+
+    Input ``[B, in_channels, h, w]``; any size works, at 32x32 the last stage has 4x4. In training
+    mode a batch of one needs more than 8 pixels, or the last BatchNorm has a single value.
+    Features: D = 32 * width (2048), non-negative. Parameters: 23,520,842 for 3 channels, 10 classes
+    and ``blocks=(3, 4, 6, 3)``.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: C.
+        image_size: pixels, at least 8.
+        width: channels of the stem and of the first stage's inner convolutions; the later stages
+            have 2, 4, 8 times as many.
+        blocks: blocks of each of the four stages.
+
+    Raises:
+        ValueError: an argument is below its limit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: int,
+        width: int = 64,
+        *,
+        blocks: tuple[int, int, int, int],
+    ) -> None:
+        super().__init__(in_channels, num_classes, image_size, width, minimum_size=8)
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+        channels = width
+        for stage, count in enumerate(blocks):
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(Bottleneck(channels, width * 2**stage, stride))
+                channels = 4 * width * 2**stage
+        self.trunk = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, num_classes)
+        initialise_he(self.trunk, mode="fan_out")
+
+    def features(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.trunk(x)
+        return maps.mean(dim=(2, 3))

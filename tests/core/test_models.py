@@ -1,0 +1,521 @@
+"""The models against the published figures, hand arithmetic and hand-written forward passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from core.models import MODELS, ImageClassifier, build_model
+from core.models.preact_resnet import PreActBlock, PreActResNet
+from core.models.resnet import Bottleneck, ResNet
+from core.models.wide_resnet import WideBlock, WideResNet
+
+SMALLEST = {
+    "cnn": 4,
+    "digits_cnn": 2,
+    "preact_resnet18": 8,
+    "preact_resnet34": 8,
+    "wrn_28_10": 4,
+    "wrn_28_2": 4,
+    "wrn_28_2_leaky": 4,
+    "resnet50": 8,
+}
+# Narrow enough for a CPU; widen_factor 10 multiplies.
+NARROW = {
+    "cnn": 4,
+    "digits_cnn": 4,
+    "preact_resnet18": 4,
+    "preact_resnet34": 4,
+    "wrn_28_10": 1,
+    "wrn_28_2": 2,
+    "wrn_28_2_leaky": 2,
+    "resnet50": 2,
+}
+WITH_BATCHNORM = [name for name in MODELS if "cnn" not in name]
+
+
+def narrow(
+    name: str, in_channels: int = 3, num_classes: int = 10, image_size: int = 16, seed: int = 0
+) -> ImageClassifier:
+    torch.manual_seed(seed)
+    return build_model(
+        name,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        image_size=image_size,
+        width=NARROW[name],
+    )
+
+
+def images(batch: int, channels: int, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, channels, size, size, generator=generator, dtype=dtype)
+
+
+# Parameter counts: by hand from the tables of the papers, and as published.
+
+
+def conv(i: int, o: int, kernel: int = 3, bias: bool = False) -> int:
+    return i * o * kernel**2 + bias * o
+
+
+def linear(i: int, o: int) -> int:
+    return i * o + o
+
+
+def bn(channels: int) -> int:
+    return 2 * channels
+
+
+def cnn_by_hand(c: int, size: int, classes: int) -> int:
+    hidden = linear(32 * (size // 4) ** 2, 512)
+    return conv(c, 32, bias=True) + 3 * conv(32, 32, bias=True) + hidden + linear(512, classes)
+
+
+def digits_by_hand(c: int, size: int, classes: int) -> int:
+    hidden = linear(32 * (size // 2) ** 2, 64)
+    return conv(c, 16, bias=True) + conv(16, 32, bias=True) + hidden + linear(64, classes)
+
+
+def basic_block(i: int, o: int) -> int:
+    """BN, conv, BN, conv; a 1x1 shortcut where the width changes."""
+    return bn(i) + conv(i, o) + bn(o) + conv(o, o) + (conv(i, o, 1) if i != o else 0)
+
+
+def preact_by_hand(c: int, classes: int, blocks: tuple[int, int, int, int]) -> int:
+    first = [(64, 64), (64, 128), (128, 256), (256, 512)]
+    stages = sum(
+        basic_block(i, o) + (n - 1) * basic_block(o, o)
+        for (i, o), n in zip(first, blocks, strict=True)
+    )
+    return conv(c, 64) + stages + linear(512, classes)
+
+
+def wide_by_hand(c: int, classes: int, k: int) -> int:
+    first = [(16, 16 * k), (16 * k, 32 * k), (32 * k, 64 * k)]
+    groups = sum(basic_block(i, o) + 3 * basic_block(o, o) for i, o in first)
+    return conv(c, 16) + groups + bn(64 * k) + linear(64 * k, classes)
+
+
+def resnet50_by_hand(c: int, classes: int) -> int:
+    def bottleneck(i: int, m: int) -> int:
+        path = conv(i, m, 1) + bn(m) + conv(m, m) + bn(m) + conv(m, 4 * m, 1) + bn(4 * m)
+        return path + (conv(i, 4 * m, 1) + bn(4 * m) if i != 4 * m else 0)
+
+    first = [(64, 64, 3), (256, 128, 4), (512, 256, 6), (1024, 512, 3)]
+    stages = sum(bottleneck(i, m) + (n - 1) * bottleneck(4 * m, m) for i, m, n in first)
+    return conv(c, 64) + bn(64) + stages + linear(2048, classes)
+
+
+BY_HAND: dict[str, Callable[[int, int, int], int]] = {
+    "cnn": cnn_by_hand,
+    "digits_cnn": digits_by_hand,
+    "preact_resnet18": lambda c, _, classes: preact_by_hand(c, classes, (2, 2, 2, 2)),
+    "preact_resnet34": lambda c, _, classes: preact_by_hand(c, classes, (3, 4, 6, 3)),
+    "wrn_28_10": lambda c, _, classes: wide_by_hand(c, classes, 10),
+    "wrn_28_2": lambda c, _, classes: wide_by_hand(c, classes, 2),
+    "wrn_28_2_leaky": lambda c, _, classes: wide_by_hand(c, classes, 2),
+    "resnet50": lambda c, _, classes: resnet50_by_hand(c, classes),
+}
+
+
+def count(name: str, c: int, size: int, classes: int) -> int:
+    with torch.device("meta"):
+        model = build_model(name, in_channels=c, num_classes=classes, image_size=size)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("preact_resnet18", 11_171_146),  # pytorch-cifar's model, without the final BN
+        ("preact_resnet34", 21_279_306),  # the same
+        ("wrn_28_10", 36_479_194),  # Zagoruyko and Komodakis: 36.5M
+        ("wrn_28_2", 1_467_610),  # Oliver et al. and MixMatch: 1.5M
+        ("wrn_28_2_leaky", 1_467_610),
+        ("resnet50", 23_520_842),  # pytorch-cifar's model
+    ],
+)
+def test_parameters_are_the_published_ones_on_cifar10(name: str, published: int) -> None:
+    assert count(name, 3, 32, 10) == published
+
+
+@pytest.mark.parametrize(("c", "size", "classes"), [(1, 28, 10), (3, 32, 100), (4, 14, 2)])
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_follow_the_hand_arithmetic(name: str, c: int, size: int, classes: int) -> None:
+    assert count(name, c, size, classes) == BY_HAND[name](c, size, classes)
+
+
+def test_parameters_of_the_cnns_as_documented() -> None:
+    assert count("cnn", 1, 28, 10) == 836_522
+    assert count("digits_cnn", 1, 8, 10) == 38_282
+
+
+# Shapes and the interface.
+
+
+@pytest.mark.parametrize(
+    ("c", "size", "classes"), [(1, 8, 10), (1, 14, 10), (4, 16, 100), (1, 28, 10), (3, 32, 100)]
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_shapes_and_the_cut_before_the_classifier(
+    name: str, c: int, size: int, classes: int
+) -> None:
+    model = narrow(name, c, classes, size).eval()
+    x = images(2, c, size)
+    with torch.no_grad():
+        features = model.features(x)
+        logits = model(x)
+    assert features.shape == (2, model.classifier.in_features)
+    assert logits.shape == (2, classes)
+    assert torch.equal(logits, model.classifier(features))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_imagenet_crops_of_100_pixels(name: str) -> None:
+    with torch.no_grad():
+        assert narrow(name, 3, 100, 100)(images(2, 3, 100)).shape == (2, 100)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_smallest_image_works_and_one_pixel_less_is_refused(name: str) -> None:
+    size = SMALLEST[name]
+    assert narrow(name, 1, 2, size).eval()(images(1, 1, size)).shape == (1, 2)
+    with pytest.raises(ValueError, match=f"at least {size} pixels .* got {size - 1}"):
+        narrow(name, 1, 2, size - 1)
+
+
+@pytest.mark.parametrize("name", WITH_BATCHNORM)
+def test_without_a_fixed_hidden_layer_any_input_size_works(name: str) -> None:
+    model = narrow(name, 3, 10, 32).eval()
+    with torch.no_grad():
+        assert model(images(1, 3, 17)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", ["cnn", "digits_cnn"])
+def test_the_cnns_name_the_size_they_were_built_for(name: str) -> None:
+    with pytest.raises(ValueError, match=r"built for images of 8x8 pixels, got 16x16"):
+        narrow(name, 1, 10, 8)(images(1, 1, 16))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_of_one(name: str, training: bool) -> None:
+    model = narrow(name, 3, 10, 12).train(training)
+    assert torch.isfinite(model(images(1, 3, 12))).all()
+
+
+def test_width_sets_the_first_convolution_and_scales_the_features() -> None:
+    published = {
+        "cnn": (32, 512),
+        "digits_cnn": (16, 64),
+        "preact_resnet18": (64, 512),
+        "preact_resnet34": (64, 512),
+        "wrn_28_10": (16, 640),
+        "wrn_28_2": (16, 128),
+        "wrn_28_2_leaky": (16, 128),
+        "resnet50": (64, 2048),
+    }
+    assert set(published) == set(MODELS)
+    for name, (width, size) in published.items():
+        for chosen, factor in ((None, 1), (width, 1), (2 * width, 2)):
+            with torch.device("meta"):
+                model = build_model(
+                    name, in_channels=3, num_classes=10, image_size=32, width=chosen
+                )
+            stem = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+            assert stem.out_channels == factor * width
+            assert model.classifier.in_features == factor * size
+
+
+# Errors.
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown model 'resnet51'") as error:
+        build_model("resnet51", in_channels=3, num_classes=10, image_size=32)
+    assert all(name in str(error.value) for name in MODELS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"image_size": 0}, "image_size must be at least"),
+    ],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_numbers_below_their_limit(name: str, change: dict[str, int], message: str) -> None:
+    arguments = {"in_channels": 3, "num_classes": 10, "image_size": 32, **change}
+    with pytest.raises(ValueError, match=message):
+        build_model(name, **arguments)
+
+
+def test_a_wide_resnet_of_impossible_depth() -> None:
+    with pytest.raises(ValueError, match=r"depth must be 6n \+ 4 .* got 29"):
+        WideResNet(3, 10, 32, depth=29, widen_factor=2)
+
+
+# Forward passes written by hand.
+
+
+def bn_relu(x: Tensor, layer: nn.BatchNorm2d, slope: float = 0.0) -> Tensor:
+    """Batch statistics by the definition of BatchNorm, then (leaky) ReLU."""
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    variance = ((x - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+    normal = (x - mean) / torch.sqrt(variance + layer.eps)
+    y = normal * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
+    return torch.where(y > 0, y, slope * y)
+
+
+def randomise_batchnorm(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.bias, -0.5, 0.5)
+
+
+def test_cnn_is_the_network_of_the_adamixup_code() -> None:
+    model = narrow("cnn", 1, 10, 13).double().eval()
+    w = list(model.parameters())
+    x = images(3, 1, 13, torch.float64)
+    h = F.relu(F.conv2d(x, w[0], w[1], padding=1))
+    h = F.max_pool2d(h, 2)
+    h = F.relu(F.conv2d(h, w[2], w[3], padding=1))
+    h = F.relu(F.conv2d(h, w[4], w[5], padding=1))
+    h = F.max_pool2d(h, 2)
+    h = F.relu(F.conv2d(h, w[6], w[7], padding=1))
+    h = F.relu(h.reshape(3, -1) @ w[8].T + w[9])
+    torch.testing.assert_close(model(x), h @ w[10].T + w[11])
+
+
+def test_dropout_of_the_cnn_is_in_the_features_and_off_in_evaluation() -> None:
+    model = narrow("cnn", 1, 10, 8)
+    x = images(64, 1, 8)
+    evaluated = model.eval().features(x)
+    trained = model.train().features(x)
+    kept = trained != 0
+    torch.testing.assert_close(trained[kept], 2 * evaluated[kept])
+    share = kept.sum() / (evaluated != 0).sum()
+    assert 0.45 < share < 0.55
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [(4, 4), (4, 6)])
+@pytest.mark.parametrize(("kind", "slope"), [("preact", 0.0), ("wide", 0.0), ("wide", 0.1)])
+def test_preactivation_blocks(
+    kind: str, slope: float, channels: tuple[int, int], stride: int
+) -> None:
+    torch.manual_seed(0)
+    block: PreActBlock | WideBlock
+    block = (
+        WideBlock(*channels, stride, slope) if kind == "wide" else PreActBlock(*channels, stride)
+    )
+    block = block.double()
+    randomise_batchnorm(block)
+    x = images(5, 4, 7, torch.float64)
+    activated = bn_relu(x, block.bn1, slope)
+    h = F.conv2d(activated, block.conv1.weight, stride=stride, padding=1)
+    h = F.conv2d(bn_relu(h, block.bn2, slope), block.conv2.weight, padding=1)
+    if block.shortcut is None:
+        assert stride == 1
+        assert channels == (4, 4)
+        expected = x + h
+    else:
+        expected = F.conv2d(activated, block.shortcut.weight, stride=stride) + h
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize(("i", "stride"), [(4, 1), (16, 1), (16, 2)])
+def test_bottleneck(i: int, stride: int) -> None:
+    torch.manual_seed(0)
+    block = Bottleneck(i, 4, stride).double()
+    randomise_batchnorm(block)
+    x = images(5, i, 7, torch.float64)
+
+    def plain_bn(h: Tensor, layer: nn.BatchNorm2d) -> Tensor:
+        return bn_relu(h, layer, slope=1.0)
+
+    h = bn_relu(F.conv2d(x, block.conv1.weight), block.bn1)
+    h = bn_relu(F.conv2d(h, block.conv2.weight, stride=stride, padding=1), block.bn2)
+    h = plain_bn(F.conv2d(h, block.conv3.weight), block.bn3)
+    shortcut = x
+    if block.shortcut is not None:
+        projection, norm = block.shortcut
+        assert isinstance(projection, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        shortcut = plain_bn(F.conv2d(x, projection.weight, stride=stride), norm)
+    else:
+        assert (i, stride) == (16, 1)
+    torch.testing.assert_close(block(x), F.relu(shortcut + h))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_strides_and_what_precedes_the_pooling(name: str) -> None:
+    """Four stages end at an eighth of the size, three groups at a quarter, ReLU'd or not."""
+    model = narrow(name, 3, 10, 32).eval()
+    maps: list[Tensor] = []
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)][-1]
+    last.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    features = model.features(images(4, 3, 32))
+    stages = {PreActResNet: 4, WideResNet: 8, ResNet: 4}
+    if type(model) in stages:
+        assert maps[0].shape[-1] == stages[type(model)]
+    # No final BN-ReLU in the PreActResNets; LeakyReLU lets negative values through.
+    signed = name in ("preact_resnet18", "preact_resnet34", "wrn_28_2_leaky")
+    assert bool((features < 0).any()) == signed
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "slope"),
+    [
+        ("preact_resnet18", 4, 1.0),  # slope 1: no activation
+        ("wrn_28_2", 8, 0.0),
+        ("wrn_28_2_leaky", 8, 0.1),
+        ("resnet50", 4, 0.0),
+    ],
+)
+def test_features_are_the_sources_fixed_average_pooling_at_32_pixels(
+    name: str, window: int, slope: float
+) -> None:
+    model = narrow(name, 3, 10, 32).eval()
+    trunk = model.get_submodule("trunk")
+    x = images(2, 3, 32)
+    with torch.no_grad():
+        maps = trunk(x)
+        pooled = F.avg_pool2d(torch.where(maps > 0, maps, slope * maps), window)
+        torch.testing.assert_close(model.features(x), pooled.flatten(1))
+
+
+def test_the_leaky_wide_resnet_differs_in_the_activation_alone() -> None:
+    plain, leaky = narrow("wrn_28_2").eval(), narrow("wrn_28_2_leaky", seed=1).eval()
+    leaky.load_state_dict(plain.state_dict())
+    x = images(2, 3, 16)
+    assert not torch.allclose(plain(x), leaky(x))
+    for module in leaky.modules():
+        if isinstance(module, WideResNet | WideBlock):
+            assert module.negative_slope == 0.1
+            module.negative_slope = 0.0
+    assert torch.equal(plain(x), leaky(x))
+
+
+# Initialisation.
+
+
+@pytest.mark.parametrize("name", ["wrn_28_2", "resnet50"])
+def test_he_initialisation_of_the_convolutions(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, in_channels=3, num_classes=10, image_size=32, width=16)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 4000:
+            fan_out = layer.out_channels * layer.kernel_size[0] ** 2
+            torch.testing.assert_close(
+                layer.weight.std().item(), math.sqrt(2 / fan_out), rtol=0.05, atol=0.0
+            )
+
+
+def test_the_cnn_starts_undecided_as_in_the_adamixup_code() -> None:
+    torch.manual_seed(0)
+    model = build_model("cnn", in_channels=1, num_classes=10, image_size=28).eval()
+    second = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)][1]
+    assert second.weight.std().item() == pytest.approx(math.sqrt(2 / (32 * 9)), rel=0.05)
+    assert model.classifier.weight.std().item() == pytest.approx(1e-3, rel=0.05)
+    probabilities = model(images(8, 1, 28)).softmax(dim=1)
+    torch.testing.assert_close(probabilities, torch.full((8, 10), 0.1), atol=0.02, rtol=0.0)
+
+
+# What the hypergradient needs.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_second_derivatives_agree_with_a_difference_of_gradients(name: str) -> None:
+    """H·v by double backward, against (g(θ + hv) − g(θ − hv)) / 2h, in training mode."""
+    size = 9
+    model = narrow(name, 3, 3, size).double()
+    nn.init.normal_(model.classifier.weight)  # no direction with a vanishing derivative
+    theta = {key: value.detach() for key, value in model.named_parameters()}
+    buffers = {key: value.detach().clone() for key, value in model.named_buffers()}
+    x = images(4, 3, size, torch.float64)
+    y = torch.tensor([0, 1, 2, 0])
+    generator = torch.Generator().manual_seed(2)
+    v = {
+        key: 0.1 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        for key, value in theta.items()
+    }
+
+    def gradient(at: dict[str, Tensor], create_graph: bool = False) -> list[Tensor]:
+        torch.manual_seed(3)  # the same dropout in every pass
+        logits = functional_call(model, {**at, **{k: b.clone() for k, b in buffers.items()}}, (x,))
+        grads = torch.autograd.grad(
+            F.cross_entropy(logits, y), list(at.values()), create_graph=create_graph
+        )
+        return list(grads)
+
+    def leaves(step: float) -> dict[str, Tensor]:
+        return {key: (value + step * v[key]).requires_grad_() for key, value in theta.items()}
+
+    at = leaves(0.0)
+    inner = sum((g * v_).sum() for g, v_ in zip(gradient(at, True), v.values(), strict=True))
+    assert isinstance(inner, Tensor)
+    exact = torch.cat([h.flatten() for h in torch.autograd.grad(inner, list(at.values()))])
+    h = 1e-8  # short, so that hardly any ReLU changes its side
+    plus, minus = gradient(leaves(h)), gradient(leaves(-h))
+    difference = torch.cat([(p - m).flatten() / (2 * h) for p, m in zip(plus, minus, strict=True)])
+    assert torch.isfinite(exact).all()
+    assert exact.norm() > 0
+    assert (exact - difference).norm() < 1e-4 * exact.norm()
+
+
+# The first torch.func.jvp of a process makes PyTorch call its own deprecated torch.jit.script.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_nested_function_transforms_give_the_same_second_derivative(name: str) -> None:
+    """torch.func, evaluation mode: forward over reverse equals reverse over reverse."""
+    model = narrow(name, 1, 3, 9).double().eval()
+    theta = {key: value.detach() for key, value in model.named_parameters()}
+    x, y = images(4, 1, 9, torch.float64), torch.tensor([0, 1, 2, 0])
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(functional_call(model, parameters, (x,)), y)
+
+    v = {key: torch.ones_like(value) for key, value in theta.items()}
+    forward_reverse = torch.func.jvp(torch.func.grad(loss), (theta,), (v,))[1]
+    (reverse_reverse,) = torch.func.vjp(torch.func.grad(loss), theta)[1](v)
+    for key in theta:
+        torch.testing.assert_close(forward_reverse[key], reverse_reverse[key])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_works_in_place(name: str) -> None:
+    """Outputs that a hook has kept are what they were, and full backward hooks are allowed."""
+    model = narrow(name, 3, 10, 9)
+    kept: list[tuple[Tensor, int]] = []
+    seen: list[nn.Module] = []
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        kept.extend((tensor, tensor._version) for tensor in (*inputs, output))
+
+    for module in model.modules():
+        module.register_forward_hook(keep)
+        module.register_full_backward_hook(lambda m, _grad_in, _grad_out: seen.append(m))
+    model(images(4, 3, 9).requires_grad_()).sum().backward()
+    assert all(tensor._version == version for tensor, version in kept)
+    assert len(seen) == len(list(model.modules()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_is_trained(name: str) -> None:
+    model = narrow(name)
+    F.cross_entropy(model(images(8, 3, 16)), torch.arange(8)).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().max() > 0, key
