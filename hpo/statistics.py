@@ -1,0 +1,119 @@
+"""Intervals and comparisons over seeds: small samples, hence Student's t throughout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """Mean of ``n`` values with a two-sided confidence interval, in the unit of the values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Mean of ``n`` paired differences first − second, its interval, and the two-sided p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
+    """Mean and two-sided Student-t interval, mean ± t(n−1)·s/√n.
+
+    Args:
+        values: any number of finite values, one for each seed.
+        confidence: level of the interval, in (0, 1).
+
+    Returns:
+        The interval; its ends are NaN for one value (nothing is known about the spread), and
+        everything is NaN for none.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    n = len(sample)
+    if n == 0:
+        return MeanInterval(_NAN, _NAN, _NAN, 0)
+    mean = float(sample.mean())
+    if n == 1:
+        return MeanInterval(mean, _NAN, _NAN, 1)
+    half = _half_width(sample, confidence)
+    return MeanInterval(mean, mean - half, mean + half, n)
+
+
+def paired_comparison(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+) -> PairedComparison:
+    """Paired t test of two methods on the same seeds: H0 is a mean difference of zero.
+
+    Args:
+        first: values of one method, one for each seed.
+        second: values of the other, for the same seeds in the same order.
+        confidence: level of the interval, in (0, 1).
+
+    Returns:
+        The comparison of first − second. With fewer than two pairs interval and p are NaN. Without
+        any spread the t statistic is 0/0 or x/0: p is 1 when all differences are zero, and NaN
+        (not 0, which a handful of seeds can never support) when all equal the same other number.
+
+    Raises:
+        ValueError: the two have different lengths.
+    """
+    if len(first) != len(second):
+        raise ValueError(
+            f"a paired comparison needs equal lengths, got {len(first)} and {len(second)}; "
+            "keep the seeds that both methods have"
+        )
+    a = np.asarray(first, dtype=np.float64)
+    b = np.asarray(second, dtype=np.float64)
+    differences = a - b
+    interval = mean_interval(list(differences), confidence)
+    if interval.n < 2:
+        return PairedComparison(interval.mean, _NAN, _NAN, _NAN, interval.n)
+    # Subtraction leaves rounding noise of the values' own size: spread below it is none at all.
+    noise = 8 * np.finfo(np.float64).eps * float(max(np.abs(a).max(), np.abs(b).max()))
+    if float(np.ptp(differences)) <= noise:
+        p_value = 1.0 if float(np.abs(differences).max()) <= noise else _NAN
+        return PairedComparison(interval.mean, interval.mean, interval.mean, p_value, interval.n)
+    standard_error = float(differences.std(ddof=1)) / math.sqrt(interval.n)
+    t = interval.mean / standard_error
+    p_value = float(2.0 * stats.t.sf(abs(t), interval.n - 1))
+    return PairedComparison(interval.mean, interval.low, interval.high, p_value, interval.n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979) of one family of p-values.
+
+    Args:
+        p_values: raw p-values in any order; a NaN (no test was possible) is not counted.
+
+    Returns:
+        The adjusted values in the given order, at most 1; NaN stays NaN. Rejecting what is below
+        0.05 keeps the chance of any false rejection in the family below 0.05.
+    """
+    adjusted = [_NAN] * len(p_values)
+    tested = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    running = 0.0
+    for rank, (p, index) in enumerate(tested):
+        running = max(running, min(1.0, (len(tested) - rank) * p))
+        adjusted[index] = running
+    return adjusted
+
+
+def _half_width(sample: np.ndarray, confidence: float) -> float:
+    quantile = float(stats.t.ppf(0.5 + confidence / 2.0, len(sample) - 1))
+    return quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample))

@@ -1,0 +1,349 @@
+"""The single MLflow writer of a study.
+
+Only the driver of a study holds a `StudyTracker`; workers never import MLflow. Everything goes
+through `MlflowClient` with explicit run ids: no active run, no global state. While a store is away
+the study goes on, and what is missing is sent when the store is back, at the end at the latest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from hpo.tracking_run import RunStatus, StoredRun, TrackedRun, flatten, run_key, stored_runs
+from hpo.tracking_uri import (
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+    first_line,
+    is_database,
+    mlflow_settings,
+    open_experiment,
+    shown_uri,
+    store_errors,
+)
+
+if TYPE_CHECKING:
+    from hpo.cells import Cell, CellRecord
+
+__all__ = [
+    "RunStatus",
+    "StudyTracker",
+    "SummaryRow",
+    "TrackingError",
+    "check_tracking_uri",
+    "default_tracking_uri",
+]
+
+# A pruned trial was stopped on purpose before its budget was spent. FINISHED is for runs that
+# completed, and a filter on it must not mix them with full trainings; FAILED is for errors.
+# KILLED with the tag status=pruned says what happened.
+_STATUS_OF: Mapping[str, RunStatus] = {
+    "finished": "FINISHED",
+    "diverged": "FAILED",
+    "pruned": "KILLED",
+}
+_FLUSH_SECONDS = 5.0
+_RETRY_SECONDS = 60.0
+_DIGEST = "result_digest"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One method on one data set: error over its seeds in percent, cost of one training."""
+
+    method: str
+    dataset: str
+    setting: str
+    n_seeds: int
+    mean_error: float
+    ci_low: float
+    ci_high: float
+    train_seconds: float
+    samples_seen: float
+
+
+class StudyTracker:
+    """One experiment for a study, one parent run for a study identity, a child run for each cell.
+
+    A tracker with a ``study_id`` that the store knows continues the same parent and children.
+    Use it as a context manager: whatever ends the block, every run is left in a terminal state
+    (FAILED after an exception, KILLED after Ctrl-C, SystemExit or SIGTERM).
+
+    Args:
+        uri: tracking URI; None records in ``output/mlflow.db``. Artifacts go to
+            ``output/mlartifacts``, or where a tracking server wants them.
+        output: the study's output folder; created for the default store.
+        experiment: name of the MLflow experiment, one for each study.
+        study_id: identity of the study: same configuration, same id.
+        params: parameters of the parent run; nested mappings get dotted names.
+
+    Raises:
+        TrackingError: the store cannot be reached, within about ten seconds, or it knows the
+            experiment as deleted.
+    """
+
+    def __init__(
+        self,
+        uri: str | None,
+        *,
+        output: Path,
+        experiment: str,
+        study_id: str,
+        params: Mapping[str, Any],
+    ) -> None:
+        from mlflow import MlflowClient
+
+        self.uri = uri if uri is not None else default_tracking_uri(output)
+        check_tracking_uri(self.uri)
+        self._study_id = study_id
+        self._runs: dict[str, TrackedRun] = {}
+        self._files: list[Path] = []
+        self._retry_at = float("-inf")
+        self._trouble: str | None = None
+        self._closed = False
+        try:
+            with mlflow_settings():
+                self._client: Any = MlflowClient(self.uri)
+                self._experiment_id = open_experiment(self._client, self.uri, experiment, output)
+                self._stored = stored_runs(self._client, self._experiment_id, study_id)
+                self._parent = self._start_parent(experiment, params)
+        except store_errors() as error:
+            raise TrackingError(
+                f"the MLflow store {shown_uri(self.uri)} failed while opening the experiment "
+                f"{experiment!r}: {first_line(error)}"
+            ) from error
+
+    @property
+    def how_to_open(self) -> str:
+        """A command that shows this store in the MLflow UI, or the address of its server."""
+        if is_database(self.uri):
+            return f'mlflow ui --backend-store-uri "{shown_uri(self.uri)}"'
+        return shown_uri(self.uri)
+
+    def start_cell(self, cell: Cell) -> None:
+        """Set the cell's run RUNNING: the incomplete one of before, else a new one.
+
+        A run that is complete is replaced (deleted, which MLflow can undo): its cell is being
+        trained anew, and two trainings must not share a curve. A cell that this tracker has
+        started and not ended stays as it is.
+        """
+        run = self._runs.get(cell.id)
+        if run is None or run.status is not None:
+            self._sync(self._cell_run(cell))
+
+    def epoch(self, cell_id: str, metrics: Mapping[str, float | None]) -> None:
+        """Note one epoch of a started cell; sent together with others, every few seconds.
+
+        Args:
+            cell_id: id of a cell that `start_cell` was given.
+            metrics: ``epoch`` (from 1) is the step, every number is logged under its name. An epoch
+                that the run has already is not logged again.
+        """
+        run = self._runs[cell_id]
+        run.add_epoch(metrics)
+        if time.monotonic() - run.synced_at >= _FLUSH_SECONDS:
+            self._sync(run)
+
+    def end_cell(self, record: CellRecord) -> None:
+        """Complete the cell's run from its stored record, and end it.
+
+        Works for any record: one trained by an earlier invocation, perhaps with another store,
+        gets its full run; one whose run is complete costs nothing.
+        """
+        cell, digest = record.cell, _digest(record)
+        run, stored = self._runs.get(cell.id), self._stored.get(cell.id)
+        if run is not None:
+            known = run.tags.get(_DIGEST)
+        else:
+            known = stored.tags[_DIGEST] if stored is not None and _is_complete(stored) else None
+        if known == digest:
+            return
+        if run is None or run.status is not None:
+            run = self._cell_run(cell)
+        for metrics in record.result.get("history", ()):
+            run.add_epoch(metrics)
+        tags = {"status": record.status, _DIGEST: digest}
+        if record.error:
+            tags["error"] = record.error
+        run.finish(_STATUS_OF[record.status], record.result, tags)
+        self._sync(run)
+
+    def summarise(self, rows: Iterable[SummaryRow]) -> None:
+        """One summary run for each method and data set; a later call updates the same runs."""
+        for row in rows:
+            identity = {"kind": "summary", "method": row.method, "dataset": row.dataset}
+            metrics = {
+                "mean_error": row.mean_error,
+                "ci_low": row.ci_low,
+                "ci_high": row.ci_high,
+                "n_seeds": row.n_seeds,
+                "train_seconds": row.train_seconds,
+                "samples_seen": row.samples_seen,
+            }
+            run = self._run(identity, {})
+            run.finish(
+                "FINISHED",
+                {name: value for name, value in metrics.items() if not math.isnan(value)},
+                {"setting": row.setting},
+            )
+            self._sync(run)
+
+    def log_figure_files(self, paths: Sequence[Path]) -> None:
+        """Store finished tables and figures as artifacts of the parent run."""
+        self._files += paths
+        self._attempt(self._send_files)
+
+    def close(self, status: RunStatus) -> None:
+        """End every run of this study; a second call does nothing.
+
+        Args:
+            status: of the parent and of the cells still open, which become KILLED when the study
+                FINISHED without them. So do runs that an earlier, killed driver left RUNNING.
+
+        Raises:
+            TrackingError: something could not be written, now or earlier.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._retry_at, self._trouble = float("-inf"), None
+        for run in self._runs.values():
+            if run.status is None:
+                run.finish("KILLED" if status == "FINISHED" else status, {}, {})
+            self._sync(run)
+        self._attempt(self._send_files)
+        self._attempt(self._end_abandoned)
+        self._parent.finish(status, {}, {})
+        self._sync(self._parent)
+        if self._trouble is not None:
+            raise TrackingError(
+                f"the MLflow store {shown_uri(self.uri)} is incomplete: {self._trouble}. The "
+                "results are safe in the output folder; run the same command again once the "
+                "store works: it completes the store and trains nothing twice"
+            )
+
+    def __enter__(self) -> StudyTracker:
+        # Without a handler SIGTERM (`kill`, a scheduler's time limit) ends Python on the spot and
+        # leaves runs RUNNING for ever. Another library's handler stays as it is.
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _exit_on_sigterm)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if signal.getsignal(signal.SIGTERM) is _exit_on_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if kind is None:
+            self.close("FINISHED")
+            return
+        try:
+            self.close("KILLED" if issubclass(kind, (KeyboardInterrupt, SystemExit)) else "FAILED")
+        except TrackingError as trouble:  # what ended the study matters more
+            _logger.warning("%s", trouble)
+
+    def _start_parent(self, experiment: str, params: Mapping[str, Any]) -> TrackedRun:
+        tags = {"study_id": self._study_id, "kind": "study"}
+        stored = self._stored.pop(run_key(tags), None)
+        parent = TrackedRun(experiment, tags, flatten(params), stored=stored)
+        try:
+            parent.sync(self._client, self._experiment_id)
+        except BaseException:
+            if parent.run_id is not None:
+                self._client.set_terminated(parent.run_id, "FAILED")
+            raise
+        return parent
+
+    def _cell_run(self, cell: Cell) -> TrackedRun:
+        identity = {
+            "kind": "cell",
+            "cell_id": cell.id,
+            "method": cell.method,
+            "dataset": cell.dataset,
+            "seed": str(cell.seed),
+            "purpose": cell.purpose,
+        }
+        return self._run(identity, flatten(cell.training.to_dict()))
+
+    def _run(self, identity: Mapping[str, str], params: Mapping[str, str]) -> TrackedRun:
+        """The run to write for these tags: one that is complete is replaced, not written over."""
+        key = run_key(identity)
+        current, stored = self._runs.get(key), self._stored.pop(key, None)
+        replaces = None
+        if identity["kind"] != "cell":
+            if current is not None:
+                return current
+        elif current is not None:
+            replaces = current.run_id
+        elif stored is not None and _is_complete(stored):
+            replaces, stored = stored.run_id, None
+        tags = {
+            "study_id": self._study_id,
+            "mlflow.parentRunId": str(self._parent.run_id),
+            **identity,
+        }
+        self._runs[key] = TrackedRun(key, tags, params, stored=stored, replaces=replaces)
+        return self._runs[key]
+
+    def _sync(self, run: TrackedRun) -> None:
+        self._attempt(lambda: run.sync(self._client, self._experiment_id))
+
+    def _send_files(self) -> None:
+        while self._files:
+            self._client.log_artifact(self._parent.run_id, str(self._files[0]))
+            self._files.pop(0)
+
+    def _end_abandoned(self) -> None:
+        for stored in self._stored.values():
+            if stored.status == "RUNNING":
+                self._client.set_terminated(stored.run_id, "KILLED")
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Write to the store; a store that is away is asked again a minute later."""
+        if time.monotonic() < self._retry_at:
+            return
+        try:
+            with mlflow_settings():
+                action()
+        except store_errors() as error:
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            if self._trouble is None:
+                _logger.warning(
+                    "the MLflow store %s does not take records (%s); the study goes on and tries "
+                    "again later",
+                    shown_uri(self.uri),
+                    first_line(error),
+                )
+            self._trouble = first_line(error)
+
+
+def _is_complete(stored: StoredRun) -> bool:
+    # The digest is written after everything else, and before the state that ends the run.
+    return _DIGEST in stored.tags and stored.status != "RUNNING"
+
+
+def _digest(record: CellRecord) -> str:
+    """Twelve hexadecimal digits that tell one outcome of a cell from another."""
+    text = json.dumps(record.to_dict(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _exit_on_sigterm(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)

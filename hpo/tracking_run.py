@@ -1,0 +1,263 @@
+"""One MLflow run: what it should hold, and how much of that the store has already.
+
+The tracker describes a run, `TrackedRun.sync` brings the store there. Doing it again is harmless:
+a step that failed half way, a server that was away, a driver that was killed are all the same case.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+_METRICS_PER_BATCH = 1000  # MLflow's limit for one request
+# Logged with every epoch, so that its history tells which epochs the store has.
+_MARKER = "epoch"
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the store had it when the study was opened; metrics are the latest values."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Values:
+    step: int
+    # Taken when the values were noted, not when they are sent: sent twice, they are one row.
+    timestamp: int
+    values: Mapping[str, float]
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Any], step: int, delay: int = 0) -> _Values:
+        return cls(step, time.time_ns() // 1_000_000 + delay, _numbers(metrics))
+
+
+class TrackedRun:
+    """A run that the study writes: a new one, or one that the store has from before.
+
+    Args:
+        name: shown in the UI.
+        tags: identity of the run, written when it is created.
+        params: written once; MLflow never changes a parameter, so where a continued run has
+            another value, the new one becomes the tag ``latest.NAME``.
+        stored: the run to continue; None creates one at the first `sync`.
+        replaces: id of a run to delete (MLflow can restore it) at the first `sync`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        *,
+        stored: StoredRun | None = None,
+        replaces: str | None = None,
+    ) -> None:
+        self.run_id = stored.run_id if stored else None
+        self.ended = False
+        self.status: RunStatus | None = None
+        self.tags = dict(tags)
+        self.synced_at = time.monotonic()
+        before = stored or StoredRun("", "")
+        latest = {
+            f"latest.{key}": value
+            for key, value in params.items()
+            if before.params.get(key, value) != value
+        }
+        self._name = name
+        self._replaces = replaces
+        self._live = False
+        self._params = {key: value for key, value in params.items() if key not in before.params}
+        self._stored_tags = dict(before.tags)
+        self._tags = self._news({**tags, **latest})
+        self._latest = dict(before.metrics)
+        self._steps: set[int] | None = None if stored else set()
+        self._noted: set[int] = set()
+        self._pending: list[_Values] = []
+        self._final = _Values(0, 0, {})
+        self._final_tags: dict[str, str] = {}
+
+    def add_epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Note the metrics of one epoch, at step ``metrics["epoch"]``; each step counts once."""
+        step = int(metrics[_MARKER])
+        if step not in self._noted:
+            self._noted.add(step)
+            self._pending.append(_Values.of(metrics, step))
+
+    def finish(
+        self, status: RunStatus, metrics: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """Note the end: metrics stand at the last epoch, values that are the latest are not sent.
+
+        Args:
+            status: terminal state of the run.
+            metrics: numbers are logged, everything else in the mapping is left out.
+            tags: added to the run's, after the metrics: a run that has them is complete.
+        """
+        self.status = status
+        self.ended = False
+        # Of two values at one step MLflow shows the later one: a millisecond tells them apart.
+        self._final = _Values.of(metrics, max(self._noted, default=0), delay=1)
+        self._final_tags = dict(tags)
+        self.tags |= tags
+
+    def sync(self, client: Any, experiment_id: str) -> None:
+        """Bring the store to what this object says.
+
+        Raises:
+            MlflowException, OSError: the store failed. Whatever it has not taken is kept.
+        """
+        if self.ended:
+            return
+        if self._replaces is not None:
+            client.delete_run(self._replaces)
+            self._replaces = None
+        self._open(client, experiment_id)
+        self._send_epochs(client)
+        if self.status is not None:
+            self._send_final(client)
+            client.set_terminated(self.run_id, self.status)
+            self.ended = True
+        self.synced_at = time.monotonic()
+
+    def _open(self, client: Any, experiment_id: str) -> None:
+        from mlflow.entities import Param, RunTag
+
+        if self.run_id is None:
+            created = client.create_run(experiment_id, run_name=self._name, tags=self._tags)
+            self.run_id = created.info.run_id
+            self._stored_tags |= self._tags
+            self._tags = {}
+        elif not self._live and self.status is None:
+            client.update_run(self.run_id, status="RUNNING")
+        self._live = True
+        if self._params or self._tags:
+            client.log_batch(
+                self.run_id,
+                params=[Param(key, value) for key, value in self._params.items()],
+                tags=[RunTag(key, value) for key, value in self._tags.items()],
+            )
+            self._stored_tags |= self._tags
+            self._params, self._tags = {}, {}
+
+    def _news(self, tags: Mapping[str, str]) -> dict[str, str]:
+        return {key: value for key, value in tags.items() if self._stored_tags.get(key) != value}
+
+    def _send_epochs(self, client: Any) -> None:
+        from mlflow.entities import Metric
+
+        if not self._pending:
+            return
+        if self._steps is None:
+            history = client.get_metric_history(self.run_id, _MARKER)
+            self._steps = {metric.step for metric in history}
+        fresh = [epoch for epoch in self._pending if epoch.step not in self._steps]
+        # A request is one transaction, and whole epochs only: the marker never stands alone.
+        for batch in _batches(fresh):
+            client.log_batch(
+                self.run_id,
+                metrics=[
+                    Metric(key, value, epoch.timestamp, epoch.step)
+                    for epoch in batch
+                    for key, value in epoch.values.items()
+                ],
+            )
+            for epoch in batch:
+                self._steps.add(epoch.step)
+                self._latest |= epoch.values
+        self._pending = []
+
+    def _send_final(self, client: Any) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        metrics = [
+            Metric(key, value, self._final.timestamp, self._final.step)
+            for key, value in self._final.values.items()
+            if self._latest.get(key) != value
+        ]
+        tags = self._news(self._final_tags)
+        if metrics or tags:
+            # The store takes metrics before tags.
+            client.log_batch(
+                self.run_id,
+                metrics=metrics,
+                tags=[RunTag(key, value) for key, value in tags.items()],
+            )
+            self._latest |= self._final.values
+            self._stored_tags |= tags
+
+
+def run_key(tags: Mapping[str, str]) -> str:
+    """What tells a study's runs apart: the cell id, or kind, method and data set."""
+    kind = tags.get("kind", "")
+    if kind == "cell":
+        return tags["cell_id"]
+    return " ".join([kind, *(tags[name] for name in ("method", "dataset") if name in tags)])
+
+
+def stored_runs(client: Any, experiment_id: str, study_id: str) -> dict[str, StoredRun]:
+    """The runs that the store has for ``study_id``, by `run_key`; of equal keys the oldest."""
+    quote = '"' if "'" in study_id else "'"
+    found: dict[str, StoredRun] = {}
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            [experiment_id],
+            f"tags.study_id = {quote}{study_id}{quote}",
+            order_by=["attributes.start_time ASC"],
+            page_token=token or None,
+        )
+        for run in page:
+            data = run.data
+            stored = StoredRun(
+                run.info.run_id, run.info.status, data.tags, data.params, data.metrics
+            )
+            found.setdefault(run_key(data.tags), stored)
+        token = page.token or None
+    return found
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Parameters for MLflow: dotted names for nested mappings, text values, None left out."""
+    flat: dict[str, str] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among ``metrics``; infinity becomes NaN.
+
+    SQL has no infinity, MLflow writes the largest float instead, and that ruins a chart's axis.
+    """
+    return {
+        key: float(value) if math.isfinite(value) else math.nan
+        for key, value in metrics.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def _batches(epochs: Iterable[_Values]) -> Iterator[list[_Values]]:
+    batch: list[_Values] = []
+    size = 0
+    for epoch in epochs:
+        if batch and size + len(epoch.values) > _METRICS_PER_BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(epoch)
+        size += len(epoch.values)
+    if batch:
+        yield batch

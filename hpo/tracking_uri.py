@@ -1,0 +1,186 @@
+"""Where MLflow records go: the default store, and a check that fails within seconds.
+
+MLflow's own patience suits a service that must ride out rate limits: seven retries of 120 seconds
+over HTTP, ten growing pauses for a database. A mistyped address would hold a study for minutes
+before it says so, hence the quick check here before anything is trained.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read by MLflow at every request. The check asks twice; a running study tolerates a server
+# that restarts, but is not held up for minutes.
+_CHECK_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+_STUDY_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # set_terminated prints two lines for each run otherwise.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_CONNECT_SECONDS = 4
+
+
+class TrackingError(RuntimeError):
+    """The MLflow store cannot be used. The message names its URI and the way out."""
+
+
+def default_tracking_uri(output: Path) -> str:
+    """``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``."""
+    return f"sqlite:///{(output.resolve() / 'mlflow.db').as_posix()}"
+
+
+def check_tracking_uri(uri: str) -> None:
+    """Return when the MLflow store at ``uri`` answers; takes at most about ten seconds.
+
+    Args:
+        uri: ``http(s)://HOST:PORT`` of a tracking server, or a database URI such as
+            ``sqlite:////absolute/path/mlflow.db`` (created when it is not there).
+
+    Raises:
+        TrackingError: the store does not answer, is of an unknown kind, or its schema belongs to
+            another MLflow version.
+    """
+    from mlflow import MlflowClient
+
+    try:
+        with _environment(_CHECK_ENVIRONMENT), _quiet():
+            if _scheme(uri) in _DATABASES:
+                _connect_once(uri)
+            MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:  # MLflow, SQLAlchemy, a missing database driver: all end here
+        raise TrackingError(
+            f"the MLflow store {shown_uri(uri)} cannot be used: {first_line(error)}. "
+            f"{_way_out(uri)}"
+        ) from error
+
+
+def open_experiment(client: Any, uri: str, name: str, output: Path) -> str:
+    """The id of the experiment ``name``, created where the store has none.
+
+    Raises:
+        TrackingError: the store knows the experiment as deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A database says nothing about artifacts, and MLflow's default is the current folder.
+        folder = str(output.resolve() / "mlartifacts") if is_database(uri) else None
+        return str(client.create_experiment(name, artifact_location=folder))
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the experiment {name!r} is deleted in {shown_uri(uri)}; bring it back with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or remove it "
+            "for good with `mlflow gc`"
+        )
+    return str(found.experiment_id)
+
+
+@contextmanager
+def mlflow_settings() -> Iterator[None]:
+    """MLflow calls inside are quiet, and wait two minutes at most for a server.
+
+    Variables that the user has set keep their values; everything is put back afterwards.
+    """
+    with _environment(_STUDY_ENVIRONMENT), _quiet():
+        yield
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a call to a store that is away, full or read-only raises."""
+    from mlflow.exceptions import MlflowException
+
+    return (MlflowException, OSError)
+
+
+def shown_uri(uri: str) -> str:
+    """``uri`` for people and logs: a password in it is replaced by ``***``."""
+    return re.sub(r"//([^/:@]*):[^/@]*@", r"//\1:***@", uri)
+
+
+def is_database(uri: str) -> bool:
+    """Whether ``uri`` is opened by this process itself, without a tracking server between."""
+    return _scheme(uri) in _DATABASES
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class name, without a final full stop."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(". ")
+
+
+def _scheme(uri: str) -> str:
+    # postgresql+psycopg2://... names the driver after the plus sign.
+    return uri.split(":", 1)[0].split("+", 1)[0].lower() if ":" in uri else ""
+
+
+def _connect_once(uri: str) -> None:
+    """Open the database a single time; MLflow itself would try ten times over 100 seconds."""
+    import sqlalchemy
+
+    path = sqlalchemy.make_url(uri).database
+    if _scheme(uri) == "sqlite" and path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    timeout = {"connect_timeout": _CONNECT_SECONDS}
+    arguments = timeout if _scheme(uri) in ("postgresql", "mysql") else {}
+    engine = sqlalchemy.create_engine(uri, connect_args=arguments)
+    try:
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+
+
+def _way_out(uri: str) -> str:
+    default = "or leave out --tracking-uri to record in a SQLite file under the output folder"
+    if _scheme(uri) in ("http", "https"):
+        port = uri.rstrip("/").rsplit(":", 1)[-1]
+        port = port if port.isdigit() else "5000"
+        return f"Start the server (mlflow server --port {port}) and try again, {default}."
+    if _scheme(uri) in _DATABASES:
+        return f"Check the path or address, the permissions and the database's driver, {default}."
+    kinds = "http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or another database"
+    return f"A tracking URI is {kinds}; give one of these, {default}."
+
+
+@contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    added = [name for name in defaults if name not in os.environ]
+    os.environ.update({name: defaults[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the log of database creation, of urllib3's retries, and tracebacks of both.
+
+    What goes wrong reaches the user as one exception instead.
+    """
+    loggers = [
+        logging.getLogger(name)
+        for name in ("mlflow.store.db.utils", "alembic", "urllib3.connectionpool")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            # MLflow 3.17 declares its tables with an option that SQLAlchemy 2.1 deprecates.
+            warnings.filterwarnings("ignore", ".*noload.*", DeprecationWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

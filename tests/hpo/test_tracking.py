@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.cells import CellRecord
+from hpo.tracking import (
+    StudyTracker,
+    SummaryRow,
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+)
+
+MakeRecord = Callable[..., CellRecord]
+
+
+def open_tracker(output: Path, uri: str | None = None, **params: Any) -> StudyTracker:
+    return StudyTracker(
+        uri, output=output, experiment="table2", study_id="table2-1234", params=params
+    )
+
+
+def rows(output: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(output / "mlflow.db")) as database:
+        return database.execute(query).fetchall()
+
+
+def statuses(output: Path) -> dict[str, str]:
+    """Status by run name, of the runs that are not deleted; names must be unique."""
+    found = rows(output, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active'")
+    assert len(dict(found)) == len(found), "duplicated runs"
+    return dict(found)
+
+
+def metric(output: Path, run: str, key: str) -> list[tuple[int, float]]:
+    return rows(
+        output,
+        "SELECT step, value FROM metrics JOIN runs USING (run_uuid) WHERE lifecycle_stage = "
+        f"'active' AND name = '{run}' AND key = '{key}' ORDER BY step, timestamp",
+    )
+
+
+def tags(output: Path, run: str) -> dict[str, str]:
+    return dict(
+        rows(
+            output,
+            "SELECT t.key, t.value FROM tags t JOIN runs r USING (run_uuid) "
+            f"WHERE r.name = '{run}' AND r.lifecycle_stage = 'active'",
+        )
+    )
+
+
+def train(tracker: StudyTracker, record: CellRecord, epochs: slice = slice(None)) -> None:
+    tracker.start_cell(record.cell)
+    for metrics in record.result["history"][epochs]:
+        tracker.epoch(record.cell.id, metrics)
+
+
+@contextmanager
+def interrupted(tracker: StudyTracker, error: BaseException) -> Iterator[StudyTracker]:
+    """The tracker's block, ended by ``error`` after what the test does in it."""
+
+    def fail() -> None:
+        raise error
+
+    with ExitStack() as stack:
+        stack.enter_context(pytest.raises(type(error)))
+        yield stack.enter_context(tracker)
+        fail()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing else; creating one takes a second or two."""
+    output = tmp_path_factory.mktemp("store")
+    check_tracking_uri(default_tracking_uri(output))
+    return output / "mlflow.db"
+
+
+@pytest.fixture
+def output(tmp_path: Path, empty_store: Path) -> Path:
+    """An output folder whose default store is there and empty."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    # Bound and never listening: connections are refused, and nobody else can take the port.
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def test_a_study_leaves_parent_and_children(output: Path, make_record: MakeRecord) -> None:
+    record = make_record("beta-1", seed=3, test_error=4.5, epochs=3)
+    name = record.cell.id
+    with open_tracker(output, preset="smoke", nested={"lr": 0.1}) as tracker:
+        train(tracker, record)
+        tracker.end_cell(record)
+    assert statuses(output) == {"table2": "FINISHED", name: "FINISHED"}
+    [(parent,)] = rows(output, "SELECT run_uuid FROM runs WHERE name = 'table2'")
+    expected = {
+        "mlflow.parentRunId": parent,
+        "study_id": "table2-1234",
+        "cell_id": name,
+        "method": "beta-1",
+        "dataset": "digits",
+        "seed": "3",
+        "purpose": "final",
+        "status": "finished",
+    }
+    assert expected.items() <= tags(output, name).items()
+    assert metric(output, name, "train_loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert metric(output, name, "test_error") == [(3, 4.5)]
+    params = dict(
+        rows(
+            output,
+            f"SELECT key, value FROM params JOIN runs USING (run_uuid) WHERE name = '{name}'",
+        )
+    )
+    assert params["policy.kind"] == "beta"
+    assert params["policy.alpha"] == "1.0"
+    assert "image_size" not in params  # None says nothing
+    parent_params = rows(output, f"SELECT key, value FROM params WHERE run_uuid = '{parent}'")
+    assert dict(parent_params) == {"preset": "smoke", "nested.lr": "0.1"}
+
+
+def test_values_that_the_last_epoch_has_are_not_logged_again(
+    output: Path, make_record: MakeRecord
+) -> None:
+    record = make_record(epochs=2, train_seconds=10.0, val_error=24.0)
+    with open_tracker(output) as tracker:
+        train(tracker, record)
+        tracker.end_cell(record)
+    assert metric(output, record.cell.id, "train_seconds") == [(1, 5.0), (2, 10.0)]
+    # The final evaluation differs from the last epoch's: it comes after it and is the latest.
+    assert metric(output, record.cell.id, "val_error") == [(1, 50.0), (2, 25.0), (2, 24.0)]
+
+
+def test_a_restart_continues_the_same_runs(output: Path, make_record: MakeRecord) -> None:
+    done, cut = make_record(seed=0), make_record(seed=1, epochs=4)
+    with interrupted(open_tracker(output), KeyboardInterrupt()) as tracker:
+        train(tracker, done)
+        tracker.end_cell(done)
+        train(tracker, cut, slice(0, 2))
+    first = rows(output, "SELECT run_uuid FROM runs ORDER BY run_uuid")
+    assert statuses(output)[cut.cell.id] == "KILLED"
+
+    with open_tracker(output) as tracker:
+        assert statuses(output)["table2"] == "RUNNING"
+        tracker.end_cell(done)
+        # The worker goes on from its checkpoint of epoch 1, so epoch 2 comes a second time.
+        train(tracker, cut, slice(1, None))
+        assert statuses(output)[cut.cell.id] == "RUNNING"
+        tracker.end_cell(cut)
+    assert rows(output, "SELECT run_uuid FROM runs ORDER BY run_uuid") == first
+    assert set(statuses(output).values()) == {"FINISHED"}
+    assert [step for step, _ in metric(output, cut.cell.id, "train_loss")] == [1, 2, 3, 4]
+    assert metric(output, done.cell.id, "test_error") == [(2, 5.0)]
+
+
+def test_a_known_cell_is_not_written_again(output: Path, make_record: MakeRecord) -> None:
+    record = make_record()
+    with open_tracker(output) as tracker:
+        tracker.end_cell(record)
+    before = rows(output, f"SELECT end_time FROM runs WHERE name = '{record.cell.id}'")
+    time.sleep(0.01)
+    with open_tracker(output) as tracker:
+        tracker.end_cell(record)
+        tracker.end_cell(record)
+    after = rows(output, f"SELECT end_time FROM runs WHERE name = '{record.cell.id}'")
+    assert after == before
+
+
+def test_a_changed_study_parameter_becomes_a_tag(output: Path) -> None:
+    with open_tracker(output, workers=2, epochs=3):
+        pass
+    with open_tracker(output, workers=8, epochs=3):
+        pass
+    assert rows(output, "SELECT value FROM params WHERE key = 'workers'") == [("2",)]
+    assert tags(output, "table2")["latest.workers"] == "8"
+    assert "latest.epochs" not in tags(output, "table2")
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [("finished", "FINISHED"), ("diverged", "FAILED"), ("pruned", "KILLED")]
+)
+def test_a_cells_outcome_is_its_runs_state(
+    output: Path, make_record: MakeRecord, status: str, expected: str
+) -> None:
+    error = None if status == "finished" else "loss became nan at epoch 2"
+    record = make_record(status=status, error=error, train_loss=float("inf"))
+    with open_tracker(output) as tracker:
+        tracker.end_cell(record)
+    name = record.cell.id
+    assert statuses(output)[name] == expected
+    assert tags(output, name)["status"] == status
+    assert tags(output, name).get("error") == error
+    # Infinity is kept as NaN (value 0 with a flag), not as the largest float.
+    flags = rows(output, "SELECT is_nan FROM latest_metrics WHERE key = 'train_loss'")
+    assert [bool(flag) for (flag,) in flags] == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("boom"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(1), "KILLED"),
+    ],
+)
+def test_every_way_out_ends_every_run(
+    output: Path, make_record: MakeRecord, error: BaseException, expected: str
+) -> None:
+    record = make_record()
+    with interrupted(open_tracker(output), error) as tracker:
+        train(tracker, record)
+    assert statuses(output) == {"table2": expected, record.cell.id: expected}
+    # What was buffered is written before the end.
+    assert len(metric(output, record.cell.id, "train_loss")) == 2
+
+
+def test_sigterm_ends_every_run_and_the_handler_is_put_back(
+    output: Path, make_record: MakeRecord
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    record = make_record()
+
+    def study() -> None:
+        with open_tracker(output) as tracker:
+            tracker.start_cell(record.cell)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    with pytest.raises(SystemExit) as left:
+        study()
+    assert left.value.code == 128 + signal.SIGTERM
+    assert set(statuses(output).values()) == {"KILLED"}
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_cell_left_open_by_a_finished_study_is_killed(
+    output: Path, make_record: MakeRecord
+) -> None:
+    record = make_record()
+    tracker = open_tracker(output)
+    tracker.start_cell(record.cell)
+    tracker.close("FINISHED")
+    tracker.close("FAILED")
+    assert statuses(output) == {"table2": "FINISHED", record.cell.id: "KILLED"}
+
+
+def test_runs_of_a_driver_that_died_are_killed_unless_resumed(
+    output: Path, make_record: MakeRecord
+) -> None:
+    resumed, abandoned = make_record(seed=0), make_record(seed=1)
+    dead = open_tracker(output)
+    dead.start_cell(resumed.cell)
+    dead.start_cell(abandoned.cell)
+    del dead
+    assert set(statuses(output).values()) == {"RUNNING"}
+    with open_tracker(output) as tracker:
+        tracker.start_cell(resumed.cell)
+        tracker.end_cell(resumed)
+    assert statuses(output) == {
+        "table2": "FINISHED",
+        resumed.cell.id: "FINISHED",
+        abandoned.cell.id: "KILLED",
+    }
+
+
+def test_a_cell_trained_anew_replaces_its_run(output: Path, make_record: MakeRecord) -> None:
+    with open_tracker(output) as tracker:
+        tracker.end_cell(make_record(test_error=5.0))
+    again = make_record(test_error=6.0)
+    with open_tracker(output) as tracker:
+        train(tracker, again)
+        tracker.end_cell(again)
+    assert metric(output, again.cell.id, "test_error") == [(2, 6.0)]
+    assert len(metric(output, again.cell.id, "train_loss")) == 2
+    assert set(statuses(output).values()) == {"FINISHED"}
+
+
+def test_finished_cells_reach_a_second_store(tmp_path: Path, make_record: MakeRecord) -> None:
+    record = make_record()
+    with open_tracker(tmp_path / "one") as tracker:
+        train(tracker, record)
+        tracker.end_cell(record)
+    second = f"sqlite:///{tmp_path / 'two' / 'mlflow.db'}"
+    with open_tracker(tmp_path / "one", second) as tracker:
+        tracker.end_cell(record)
+    assert len(metric(tmp_path / "two", record.cell.id, "train_loss")) == 2
+    assert statuses(tmp_path / "two") == statuses(tmp_path / "one")
+
+
+def test_epochs_are_buffered_and_split_at_mlflows_limit(
+    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record(epochs=450)  # 6 metrics each: 2700, so three requests
+    tracker = open_tracker(output)
+    sizes: list[int] = []
+    send = tracker._client.log_batch
+
+    def count(run_id: str, **values: Any) -> None:
+        sizes.append(len(values.get("metrics", ())))
+        send(run_id, **values)
+
+    with tracker:
+        tracker.start_cell(record.cell)
+        monkeypatch.setattr(tracker._client, "log_batch", count)
+        monkeypatch.setattr("hpo.tracking._FLUSH_SECONDS", 1e9)
+        for metrics in record.result["history"]:
+            tracker.epoch(record.cell.id, metrics)
+        assert sizes == []
+        tracker.end_cell(record)
+    assert [size for size in sizes if size > 10] == [996, 996, 708]
+    assert len(metric(output, record.cell.id, "lam_mean")) == 450
+
+
+def test_epochs_are_sent_while_training(
+    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record()
+    monkeypatch.setattr("hpo.tracking._FLUSH_SECONDS", 0.0)
+    with open_tracker(output) as tracker:
+        train(tracker, record, slice(0, 1))
+        assert metric(output, record.cell.id, "train_loss") == [(1, 1.0)]
+
+
+def test_summaries_are_updated_not_duplicated(output: Path) -> None:
+    first = [
+        SummaryRow("none", "digits", "", 3, 4.0, 3.5, 4.5, 10.0, 1e5),
+        SummaryRow("beta-1", "digits", "alpha=1", 1, 3.0, float("nan"), float("nan"), 11.0, 1e5),
+    ]
+    with open_tracker(output) as tracker:
+        tracker.summarise(first)
+        tracker.summarise(first)
+    better = SummaryRow("beta-1", "digits", "alpha=1.5", 2, 2.0, 1.5, 2.5, 11.0, 1e5)
+    with open_tracker(output) as tracker:
+        tracker.summarise([first[0], better])
+    names = ["summary none digits", "summary beta-1 digits"]
+    assert statuses(output) == dict.fromkeys(["table2", *names], "FINISHED")
+    assert metric(output, names[0], "mean_error") == [(0, 4.0)]
+    assert metric(output, names[1], "mean_error") == [(0, 3.0), (0, 2.0)]
+    assert metric(output, names[1], "ci_low") == [(0, 1.5)]
+    assert metric(output, names[1], "train_seconds") == [(0, 11.0)]
+    assert tags(output, names[1])["setting"] == "alpha=1.5"
+    assert tags(output, names[1])["kind"] == "summary"
+
+
+def test_artifacts_lie_under_the_output_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    output = tmp_path / "with space"
+    with open_tracker(output) as tracker:
+        (output / "table2.csv").write_text("a,b\n")
+        tracker.log_figure_files([output / "table2.csv"])
+    [copy] = (output / "mlartifacts").rglob("table2.csv")
+    assert copy.read_text() == "a,b\n"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_nothing_is_printed_or_logged(
+    tmp_path: Path, make_record: MakeRecord, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_tracker(tmp_path) as tracker:
+        tracker.end_cell(make_record())
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_an_unreachable_server_is_named_within_seconds(tmp_path: Path, closed_port: int) -> None:
+    uri = f"http://127.0.0.1:{closed_port}"
+    start = time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        open_tracker(tmp_path, uri)
+    assert time.monotonic() - start < 15
+    message = str(caught.value)
+    assert uri in message
+    assert f"mlflow server --port {closed_port}" in message
+    assert "leave out --tracking-uri" in message
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "ftp://somewhere"])
+def test_other_addresses_are_refused_with_the_way_out(uri: str) -> None:
+    with pytest.raises(TrackingError, match=r"sqlite:////ABSOLUTE/PATH\.db"):
+        check_tracking_uri(uri)
+
+
+def test_a_file_that_is_no_database_is_refused_without_ten_retries(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is text, long enough to look like a header" * 20)
+    start = time.monotonic()
+    with pytest.raises(TrackingError, match="not a database"):
+        check_tracking_uri(default_tracking_uri(tmp_path))
+    assert time.monotonic() - start < 10
+
+
+def test_a_password_is_not_repeated(closed_port: int) -> None:
+    with pytest.raises(TrackingError) as caught:
+        check_tracking_uri(f"http://me:secret@127.0.0.1:{closed_port}")
+    assert "http://me:***@" in str(caught.value)
+
+
+def test_a_deleted_experiment_says_how_to_get_it_back(output: Path) -> None:
+    with open_tracker(output) as tracker:
+        pass
+    tracker._client.delete_experiment(tracker._experiment_id)
+    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+        open_tracker(output)
+
+
+def test_a_study_survives_a_store_that_goes_away(
+    output: Path,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = make_record(seed=0), make_record(seed=1)
+    tracker = open_tracker(output)
+    calls = 0
+
+    def away(*args: Any, **values: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError("no route to host")
+
+    with caplog.at_level(logging.WARNING), tracker:
+        with monkeypatch.context() as outage:
+            outage.setattr(tracker._client, "create_run", away)
+            for record in (first, second):
+                train(tracker, record)
+                tracker.end_cell(record)
+        assert calls == 1  # asked again a minute later, not at every epoch
+    assert [record.message for record in caplog.records if "no route" in record.message]
+    # The store is back at the end: everything is there.
+    assert set(statuses(output)) == {"table2", first.cell.id, second.cell.id}
+    assert set(statuses(output).values()) == {"FINISHED"}
+    assert len(metric(output, second.cell.id, "train_loss")) == 2
+
+
+def test_a_store_that_stays_away_is_an_error_at_the_end(
+    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: Any, **values: Any) -> None:
+        raise OSError("no route to host")
+
+    tracker = open_tracker(output)
+    tracker.start_cell(make_record().cell)
+    with monkeypatch.context() as outage:
+        outage.setattr(tracker._client, "set_terminated", away)
+        with pytest.raises(TrackingError, match=r"incomplete: no route.*run the same command"):
+            tracker.close("FINISHED")
+    with open_tracker(output) as tracker:
+        tracker.end_cell(make_record())
+    assert set(statuses(output).values()) == {"FINISHED"}
+
+
+def test_the_environment_is_left_alone(output: Path, make_record: MakeRecord) -> None:
+    before = dict(os.environ)
+    with open_tracker(output) as tracker:
+        tracker.end_cell(make_record())
+        assert {key: value for key, value in os.environ.items() if key in before} == before
+        assert not [key for key in os.environ if key.startswith("MLFLOW_HTTP")]
+
+
+def test_the_way_to_the_ui(tmp_path: Path) -> None:
+    with open_tracker(tmp_path) as tracker:
+        command = f'mlflow ui --backend-store-uri "sqlite:///{tmp_path}/mlflow.db"'
+        assert tracker.how_to_open == command
