@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
 from core.data import ImageSet, Source, Transform, load_source, make_splits
+from core.evaluation import evaluate
 from core.lambda_statistics import LambdaStatistics
 from core.metamixup import mixed_step
-from core.mixing import soft_cross_entropy
 from core.models import build_model
 
-EVALUATION_BATCH = 500
 CHECKPOINT_SECONDS = 10.0
 """Training seconds between two checkpoints; the last epoch is always kept."""
 
@@ -285,7 +284,7 @@ def _epoch(
     meta_total = torch.zeros((), dtype=torch.float64)
     seen = history[-1]["samples_seen"] if history else 0.0
     model.train()
-    for i, (images, labels) in enumerate(data.train.batches(order)):
+    for i, (images, labels) in enumerate(data.train.batches(order, streams["augmentation"])):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch * len(order) + i, steps)
         batch = (data.transform.train(images, streams["augmentation"]), labels)
@@ -336,37 +335,3 @@ def _meta_order(
             produced += 1
             if produced == steps:
                 return
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean loss; top-1 and (for 100 classes or more) top-5 error in percent."""
-
-    loss: float
-    error: float
-    top5_error: float | None
-
-
-def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evaluation:
-    """The model in evaluation mode on every image once. Its mode is as before on return."""
-    was_training = model.training
-    model.eval()
-    total = torch.zeros((), dtype=torch.float64)
-    wrong = wrong5 = 0
-    classes = 0
-    with torch.inference_mode():
-        for pixels, labels in images.batches(torch.arange(len(images)).split(EVALUATION_BATCH)):
-            logits = model(transform.evaluate(pixels))
-            classes = logits.shape[1]
-            total += soft_cross_entropy(logits, labels).double().cpu() * len(labels)
-            wrong += int((logits.argmax(dim=1) != labels).sum())
-            if classes >= 100:
-                top5 = logits.topk(5, dim=1).indices
-                wrong5 += int((top5 != labels.unsqueeze(1)).all(dim=1).sum())
-    model.train(was_training)
-    n = len(images)
-    return Evaluation(
-        loss=float(total) / n,
-        error=100 * wrong / n,
-        top5_error=100 * wrong5 / n if classes >= 100 else None,
-    )

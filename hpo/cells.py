@@ -15,7 +15,7 @@ from core.config import TrainingConfig
 
 SCHEMA = 1
 Purpose = Literal["final", "search"]
-Status = Literal["finished", "pruned", "diverged"]
+Status = Literal["finished", "pruned", "diverged", "crashed"]
 
 
 class StoreError(RuntimeError):
@@ -77,7 +77,8 @@ class CellRecord:
 
     Attributes:
         cell: the configuration.
-        status: "finished"; "pruned", a search trial stopped early; "diverged", its loss became NaN.
+        status: "finished"; "pruned", a search trial stopped early; "diverged", its loss became NaN;
+            "crashed", its worker failed (never stored, so tried again next time).
         result: `TrainingResult` as a dictionary; without test_error where not finished.
         error: why it is not finished, or None.
         environment: versions and device it was trained with.

@@ -1,0 +1,47 @@
+"""Loss and error of a model on a set of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from core.data import ImageSet, Transform
+from core.mixing import soft_cross_entropy
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss; top-1 and (for 100 classes or more) top-5 error in percent."""
+
+    loss: float
+    error: float
+    top5_error: float | None
+
+
+def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evaluation:
+    """The model in evaluation mode on every image once. Its mode is as before on return."""
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64)
+    wrong = wrong5 = 0
+    classes = 0
+    with torch.inference_mode():
+        for pixels, labels in images.batches(torch.arange(len(images)).split(BATCH)):
+            logits = model(transform.evaluate(pixels))
+            classes = logits.shape[1]
+            total += soft_cross_entropy(logits, labels).double().cpu() * len(labels)
+            wrong += int((logits.argmax(dim=1) != labels).sum())
+            if classes >= 100:
+                top5 = logits.topk(5, dim=1).indices
+                wrong5 += int((top5 != labels.unsqueeze(1)).all(dim=1).sum())
+    model.train(was_training)
+    n = len(images)
+    return Evaluation(
+        loss=float(total) / n,
+        error=100 * wrong / n,
+        top5_error=100 * wrong5 / n if classes >= 100 else None,
+    )

@@ -1,0 +1,96 @@
+"""What a study trains: its rows, each with a policy of its own or one that a search finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from core.config import PolicyConfig, TrainingConfig
+from hpo.cells import Cell
+from hpo.report import Row
+from hpo.search import SearchSettings
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A row of the table and how its trainings are configured.
+
+    Attributes:
+        row: how it is reported.
+        policy: its policy, or None where the search finds α of Beta(α, α).
+        meta_in_training: train on the meta-validation images too.
+    """
+
+    row: Row
+    policy: PolicyConfig | None
+    meta_in_training: bool = False
+
+    @property
+    def searched(self) -> bool:
+        """Whether the row needs the search's result."""
+        return self.policy is None
+
+    @property
+    def weight(self) -> float:
+        """Rough cost in units of a plain training, to start the long ones first."""
+        return 4.5 if self.policy is not None and self.policy.kind in LEARNED else 1.0
+
+
+LEARNED = ("learned", "placebo")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything one invocation of a study is to train.
+
+    Attributes:
+        study: its name, such as "table2".
+        rows, datasets, seeds: the table.
+        base: the training of each data set; its policy and seed are replaced.
+        search: how the search for α is run; its trials belong to the first searched row.
+    """
+
+    study: str
+    rows: Sequence[StudyRow]
+    datasets: Sequence[str]
+    seeds: Sequence[int]
+    base: Mapping[str, TrainingConfig]
+    search: SearchSettings
+
+    def fixed_cells(self) -> list[Cell]:
+        """The cells that need no search, the costly ones first, so that none starts last."""
+        rows = sorted((r for r in self.rows if not r.searched), key=lambda r: -r.weight)
+        return [cell for row in rows for cell in self._cells(row, row.policy)]
+
+    def searched_cells(self, dataset: str, alpha: float) -> list[Cell]:
+        """The final cells of a data set that follow from the search's result."""
+        policy = PolicyConfig("beta", alpha=alpha)
+        rows = [row for row in self.rows if row.searched]
+        return [c for row in rows for c in self._cells(row, policy) if c.dataset == dataset]
+
+    @property
+    def search_method(self) -> str | None:
+        """The row whose name the search's trials bear, or None if nothing is searched."""
+        return SEARCH_METHOD if any(row.searched for row in self.rows) else None
+
+    @property
+    def size(self) -> int:
+        """Number of cells, trials of searches counted."""
+        trials = self.search.trials if self.search_method else 0
+        return len(self.datasets) * (len(self.rows) * len(self.seeds) + trials)
+
+    def _cells(self, row: StudyRow, policy: PolicyConfig | None) -> Iterator[Cell]:
+        assert policy is not None
+        for dataset in self.datasets:
+            for seed in self.seeds:
+                training = replace(
+                    self.base[dataset],
+                    policy=policy,
+                    seed=seed,
+                    meta_in_training=row.meta_in_training,
+                )
+                yield Cell(row.row.key, training)
+
+
+SEARCH_METHOD = "beta-search"
+"""Method of all search trials: rows that use the same search share it."""

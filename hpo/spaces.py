@@ -1,0 +1,53 @@
+"""Search spaces, declared once and given to Optuna and to Ray Tune alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import FloatDistribution
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number in [low, high], searched on a logarithmic scale if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got [{self.low}, {self.high}]")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic scale needs low > 0, got {self.low}")
+
+
+Space = Mapping[str, Float]
+
+BETA_ALPHA: Space = {"alpha": Float(0.05, 8.0, log=True)}
+"""α of Beta(α, α): from nearly unmixed to λ close to 1/2."""
+
+
+def optuna_distributions(space: Space) -> dict[str, FloatDistribution]:
+    """The space as Optuna's distributions, for `study.ask(fixed_distributions)`."""
+    return {name: FloatDistribution(d.low, d.high, log=d.log) for name, d in space.items()}
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, float]:
+    """One value for each name, suggested by Optuna's trial."""
+    return {name: trial.suggest_float(name, d.low, d.high, log=d.log) for name, d in space.items()}
+
+
+def tune_space(space: Space) -> dict[str, Any]:
+    """The space in Ray Tune's terms, for `Tuner(param_space=...)` of a user's own."""
+    from ray import tune
+
+    return {
+        name: (tune.loguniform if d.log else tune.uniform)(d.low, d.high)
+        for name, d in space.items()
+    }

@@ -1,0 +1,179 @@
+"""A study as it runs: which cell is next, what became of each, what is still missing.
+
+`StudyRun` knows nothing of Ray: it hands out cells, takes in epochs and endings, keeps records,
+tracking and progress. `hpo.ray_runner` connects it to Ray Tune.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from core.checkpoint import remove_checkpoints
+from hpo.cells import Cell, CellRecord, CellStore, Status
+from hpo.plan import Plan
+from hpo.progress import Progress
+from hpo.search import AlphaSearch, SearchError
+from hpo.tracking import StudyTracker
+from hpo.trainable import partial_result
+
+Epoch = Mapping[str, float]
+
+
+class StudyRun:
+    """One invocation of a study.
+
+    Cells whose record is in the store are not trained again; a search takes such trials' epochs
+    from their records and so comes to the same decisions.
+
+    Args:
+        plan: what to train.
+        store: where records are.
+        tracker: the MLflow writer.
+        progress: the progress line.
+    """
+
+    def __init__(self, plan: Plan, store: CellStore, tracker: StudyTracker, progress: Progress):
+        self.plan = plan
+        self._store = store
+        self._tracker = tracker
+        self._progress = progress
+        self._epochs: dict[str, list[Epoch]] = {}
+        self._running: dict[str, Cell] = {}
+        self._crashed: list[CellRecord] = []
+        progress.total = plan.size
+        self._searches = {
+            dataset: AlphaSearch(plan.search_method, plan.base[dataset], plan.search)
+            for dataset in plan.datasets
+            if plan.search_method
+        }
+        self._queue = [cell for cell in plan.fixed_cells() if not self._keep(cell)]
+
+    @property
+    def crashed(self) -> Sequence[CellRecord]:
+        """Cells whose worker failed; they are not in the store and are tried again next time."""
+        return self._crashed
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing is left to start."""
+        return not (self._running or self._queue or self._searches)
+
+    def next(self) -> Cell | None:
+        """The next cell to train, or None if there is none at the moment.
+
+        A search is one trial after another and so the longest chain: its trials come first.
+        """
+        cell = self._next_trial()
+        if cell is None and self._queue:
+            cell = self._queue.pop(0)
+        if cell is not None:
+            self._running[cell.id] = cell
+            self._epochs[cell.id] = []
+            self._tracker.start_cell(cell)
+            self._progress.running = len(self._running)
+            self._progress.update()
+        return cell
+
+    def report(self, cell_id: str, epochs: Sequence[Epoch]) -> bool:
+        """Take in epochs of a running cell. True if it is to be stopped, as a pruned trial is."""
+        cell = self._running.get(cell_id)
+        if cell is None:
+            return True
+        known = len(self._epochs[cell_id])
+        for metrics in epochs:
+            if int(metrics["epoch"]) == known + 1:  # a restarted worker tells its epochs again
+                self._epochs[cell_id].append(metrics)
+                known += 1
+        stop = None
+        if cell.purpose == "search":
+            stop = self._searches[cell.dataset].report(self._epochs[cell_id])
+            if stop is not None:
+                self._epochs[cell_id] = self._epochs[cell_id][:stop]
+        for metrics in self._epochs[cell_id][-len(epochs) or known :]:
+            self._tracker.epoch(cell_id, metrics)
+        if stop is not None:
+            history = [dict(metrics) for metrics in self._epochs[cell_id]]
+            self.end(cell_id, "pruned", partial_result(history), None, {})
+        self._progress.update()
+        return stop is not None
+
+    def end(
+        self,
+        cell_id: str,
+        status: Status,
+        result: Mapping[str, Any],
+        error: str | None,
+        environment: Mapping[str, str],
+    ) -> None:
+        """Record how a running cell ended; one that is not running (any more) is passed over."""
+        cell = self._running.pop(cell_id, None)
+        if cell is None:
+            return
+        history = self._epochs.pop(cell_id)
+        if status == "crashed":
+            result = partial_result([dict(metrics) for metrics in history])
+        record = CellRecord(cell, status, result, error, environment)
+        if status == "crashed":
+            self._crashed.append(record)
+        else:
+            self._store.save(record)
+            remove_checkpoints(self._store.directory(cell_id))
+        self._progress.running = len(self._running)
+        self._count(record, kept=False)
+        if status in ("crashed", "diverged"):
+            self._progress.say(f"{cell.id} {status}: {error}")
+        self._tracker.end_cell(record)
+        if cell.purpose == "search":
+            self._searches[cell.dataset].end(status, result)
+        self._progress.update()
+
+    def _next_trial(self) -> Cell | None:
+        """The next trial of a search that waits for one; finished searches queue their rows."""
+        for dataset, search in list(self._searches.items()):
+            while not search.running:
+                if search.done:
+                    del self._searches[dataset]
+                    self._queue_searched(dataset, search)
+                    break
+                cell = search.next()
+                record = self._store.load(cell.id)
+                if record is None:
+                    return cell
+                search.report(record.result["history"])
+                search.end(record.status, record.result)
+                self._keep(cell)
+        return None
+
+    def _queue_searched(self, dataset: str, search: AlphaSearch) -> None:
+        try:
+            alpha = search.best_alpha()
+        except SearchError as error:
+            lost = len(self.plan.searched_cells(dataset, 1.0))
+            self._progress.failed += lost
+            self._progress.say(f"{error}; the {lost} trainings that need its result are left out")
+            return
+        cells = self.plan.searched_cells(dataset, alpha)
+        self._queue = [cell for cell in cells if not self._keep(cell)] + self._queue
+
+    def _keep(self, cell: Cell) -> bool:
+        """Whether the cell has a record from before; if so it is tracked and counted."""
+        record = self._store.load(cell.id)
+        if record is None:
+            return False
+        self._tracker.end_cell(record)
+        self._count(record, kept=True)
+        return True
+
+    def _count(self, record: CellRecord, *, kept: bool) -> None:
+        progress = self._progress
+        if kept:
+            progress.kept += 1
+        elif record.status in ("crashed", "diverged"):
+            progress.failed += 1
+        else:
+            progress.done += 1
+        if record.status == "finished":
+            error = float(record.result["val_error"])
+            if progress.best is None or error < progress.best[0]:
+                progress.best = (error, record.cell.method)

@@ -1,0 +1,92 @@
+"""From a cell to a training: what a Ray Tune worker runs, and how it reports."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from core.data import Source
+from core.training import DivergenceError, Metrics, fit
+from hpo.cells import Cell, CellStore
+
+REPORT_SECONDS = 0.5
+"""Epochs are reported together, at most so often: a report waits for the driver."""
+
+SourceKey = tuple[str, int | None]
+
+
+def source_key(cell: Cell) -> SourceKey:
+    """Which loaded data set the cell trains on: its name and image size."""
+    return cell.training.dataset, cell.training.image_size
+
+
+def environment(device: str, threads: int) -> dict[str, str]:
+    """What the numbers may depend on beside the configuration."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "threads": str(threads),
+    }
+
+
+def train_cell(
+    config: Mapping[str, Any],
+    *,
+    sources: Mapping[SourceKey, Source],
+    output: str,
+    device: str,
+    threads: int,
+) -> None:
+    """Train the cell in `config["cell"]`, with data that the driver has loaded once for all.
+
+    Reports `epochs` (those since the last report), and in the last report `ending`: status ("finished"
+    or "diverged"), result, error and environment as JSON (Tune flattens nested results). Checkpoints lie in the cell's folder under
+    `output`; a worker that is started again for the same cell goes on from there.
+    """
+    cell = Cell.from_dict(config["cell"])
+    waiting: list[Metrics] = []
+    last = time.monotonic()
+
+    def on_epoch(metrics: Metrics) -> None:
+        nonlocal last
+        waiting.append(metrics)
+        if time.monotonic() - last >= REPORT_SECONDS:
+            tune.report({"epochs": list(waiting)})
+            waiting.clear()
+            last = time.monotonic()
+
+    ending: dict[str, Any] = {"environment": environment(device, threads)}
+    try:
+        result = fit(
+            cell.training,
+            source=sources[source_key(cell)],
+            directory=CellStore(Path(output)).directory(cell.id),
+            device=device,
+            threads=threads,
+            on_epoch=on_epoch,
+        )
+        ending |= {"status": "finished", "result": result.to_dict(), "error": None}
+    except DivergenceError as error:
+        ending |= {"status": "diverged", "result": partial_result(error.history)}
+        ending["error"] = str(error)
+    tune.report({"epochs": list(waiting), "ending": json.dumps(ending)})
+
+
+def partial_result(history: list[Metrics]) -> dict[str, Any]:
+    """The result of a training that did not come to its end: what it cost and how far it came."""
+    last = history[-1] if history else {"train_seconds": 0.0, "samples_seen": 0.0}
+    return {
+        "history": history,
+        "epochs": len(history),
+        "train_seconds": last["train_seconds"],
+        "samples_seen": int(last["samples_seen"]),
+    }
