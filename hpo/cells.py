@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,7 @@ class Cell:
         )
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_.]+", "_", self.dataset)[-40:].strip("_")
-        kind = "" if self.purpose == "final" else f"-{self.purpose}"
+        kind = "-trial" if self.purpose == "search" else ""
         return f"{self.method}{kind}-{slug}-s{self.seed}-{digest}"
 
     @property
@@ -170,6 +170,17 @@ class CellStore:
             return []
         found = (self.load(path.name) for path in sorted(self._root.iterdir()) if path.is_dir())
         return [record for record in found if record is not None]
+
+
+def partial_result(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """The result of a training that did not come to its end: what it cost and how far it came."""
+    last = history[-1] if history else {"train_seconds": 0.0, "samples_seen": 0.0}
+    return {
+        "history": [dict(metrics) for metrics in history],
+        "epochs": len(history),
+        "train_seconds": last["train_seconds"],
+        "samples_seen": int(last["samples_seen"]),
+    }
 
 
 def write_atomically(path: Path, text: str) -> None:

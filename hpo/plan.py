@@ -47,7 +47,7 @@ class Plan:
         study: its name, such as "table2".
         rows, datasets, seeds: the table.
         base: the training of each data set; its policy and seed are replaced.
-        search: how the search for α is run; its trials belong to the first searched row.
+        search: how the search for α is run.
     """
 
     study: str
@@ -69,14 +69,14 @@ class Plan:
         return [c for row in rows for c in self._cells(row, policy) if c.dataset == dataset]
 
     @property
-    def search_method(self) -> str | None:
-        """The row whose name the search's trials bear, or None if nothing is searched."""
-        return SEARCH_METHOD if any(row.searched for row in self.rows) else None
+    def searches(self) -> bool:
+        """Whether a row needs the search."""
+        return any(row.searched for row in self.rows)
 
     @property
     def size(self) -> int:
         """Number of cells, trials of searches counted."""
-        trials = self.search.trials if self.search_method else 0
+        trials = self.search.trials if self.searches else 0
         return len(self.datasets) * (len(self.rows) * len(self.seeds) + trials)
 
     def _cells(self, row: StudyRow, policy: PolicyConfig | None) -> Iterator[Cell]:
@@ -90,7 +90,3 @@ class Plan:
                     meta_in_training=row.meta_in_training,
                 )
                 yield Cell(row.row.key, training)
-
-
-SEARCH_METHOD = "beta-search"
-"""Method of all search trials: rows that use the same search share it."""

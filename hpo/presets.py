@@ -95,8 +95,8 @@ def search(preset: str) -> SearchSettings:
 def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:
     """The training with its sizes cut to what a small data set has, class-balanced.
 
-    A preset's sizes are for the usual data sets; a user's own folder may be smaller. Meta-validation
-    takes at most a fifth of the training images.
+    A preset's sizes are for the usual data sets; a user's own folder may be smaller.
+    Meta-validation takes at most a fifth of the training images.
     """
     n, classes = len(source.train_labels), source.num_classes
     meta = min(config.meta_size, max(classes, n // 5 // classes * classes))

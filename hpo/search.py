@@ -1,11 +1,11 @@
 """The search for Beta's α: TPE on a log scale with asynchronous successive halving, in Optuna.
 
-Whoever runs the trials (Ray Tune in `hpo.ray_runner`, a plain loop in `hpo.optuna_study`) asks for the
-next cell, reports its epochs and says how it ended. The search decides, and decides the same way
-whoever asks: a trial is suggested from the trials before it and a seed of its own number, and trials
-run one after another, so a study that is killed and started again ends with the same α. Ray's own
-OptunaSearch with ASHAScheduler does not: it would count stopped trials as complete with the value
-they had when stopped, and its decisions follow the order in which results happen to arrive.
+Whoever runs the trials (Ray Tune in `hpo.ray_runner`, a plain loop in `hpo.optuna_study`) asks for
+the next cell, reports its epochs and says how it ended. The search decides, and decides the same
+way whoever asks: a trial is suggested from the trials before it and a seed of its own number, and
+trials run one after another, so a study that is killed and started again ends with the same α.
+Ray's own OptunaSearch with ASHAScheduler does not: it counts stopped trials as complete with the
+value they had when stopped, and its decisions follow the order in which results happen to arrive.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from optuna.trial import TrialState
 from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, Status
 from hpo.spaces import BETA_ALPHA, Space, suggest
+
+
+SEARCH_METHOD = "beta-search"
+"""Method of all search trials: rows that use the same search share it."""
 
 
 class SearchError(RuntimeError):
@@ -59,7 +63,6 @@ class AlphaSearch:
     """Finds the α with the lowest error on the meta-validation images. The test set is not used.
 
     Args:
-        method: the row it searches for; its trials bear that name.
         base: the training to tune; its policy and seed are replaced.
         settings: how long to search.
         storage: an Optuna storage for users who want to look into the study; None keeps it in
@@ -69,14 +72,12 @@ class AlphaSearch:
 
     def __init__(
         self,
-        method: str,
         base: TrainingConfig,
         settings: SearchSettings,
         *,
         storage: optuna.storages.BaseStorage | str | None = None,
         space: Space = BETA_ALPHA,
     ):
-        self.method = method
         self.settings = settings
         self._base = base
         self._space = space
@@ -156,7 +157,7 @@ class AlphaSearch:
         finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not finished:
             raise SearchError(
-                f"none of the {self.settings.trials} trials of {self.method} on "
+                f"none of the {self.settings.trials} trials of the search on "
                 f"{self._base.dataset} finished; see their errors above, lower --lr"
             )
         best = min(finished, key=lambda t: (t.value, t.number))
@@ -166,7 +167,7 @@ class AlphaSearch:
         training = replace(
             self._base, policy=PolicyConfig("beta", alpha=alpha), seed=self.settings.seed
         )
-        return Cell(self.method, training, purpose="search")
+        return Cell(SEARCH_METHOD, training, purpose="search")
 
     def _ended(self) -> int:
         ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.checkpoint import remove_checkpoints
-from hpo.cells import Cell, CellRecord, CellStore, Status
+from hpo.cells import Cell, CellRecord, CellStore, Status, partial_result
 from hpo.plan import Plan
 from hpo.progress import Progress
 from hpo.search import AlphaSearch, SearchError
 from hpo.tracking import StudyTracker
-from hpo.trainable import partial_result
 
 Epoch = Mapping[str, float]
 
@@ -43,9 +42,9 @@ class StudyRun:
         self._crashed: list[CellRecord] = []
         progress.total = plan.size
         self._searches = {
-            dataset: AlphaSearch(plan.search_method, plan.base[dataset], plan.search)
+            dataset: AlphaSearch(plan.base[dataset], plan.search)
             for dataset in plan.datasets
-            if plan.search_method
+            if plan.searches
         }
         self._queue = [cell for cell in plan.fixed_cells() if not self._keep(cell)]
 
@@ -93,8 +92,7 @@ class StudyRun:
         for metrics in self._epochs[cell_id][-len(epochs) or known :]:
             self._tracker.epoch(cell_id, metrics)
         if stop is not None:
-            history = [dict(metrics) for metrics in self._epochs[cell_id]]
-            self.end(cell_id, "pruned", partial_result(history), None, {})
+            self.end(cell_id, "pruned", partial_result(self._epochs[cell_id]), None, {})
         self._progress.update()
         return stop is not None
 
@@ -112,7 +110,7 @@ class StudyRun:
             return
         history = self._epochs.pop(cell_id)
         if status == "crashed":
-            result = partial_result([dict(metrics) for metrics in history])
+            result = partial_result(history)
         record = CellRecord(cell, status, result, error, environment)
         if status == "crashed":
             self._crashed.append(record)

@@ -14,7 +14,7 @@ from ray import tune
 
 from core.data import Source
 from core.training import DivergenceError, Metrics, fit
-from hpo.cells import Cell, CellStore
+from hpo.cells import Cell, CellStore, partial_result
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together, at most so often: a report waits for the driver."""
@@ -48,9 +48,9 @@ def train_cell(
 ) -> None:
     """Train the cell in `config["cell"]`, with data that the driver has loaded once for all.
 
-    Reports `epochs` (those since the last report), and in the last report `ending`: status ("finished"
-    or "diverged"), result, error and environment as JSON (Tune flattens nested results). Checkpoints lie in the cell's folder under
-    `output`; a worker that is started again for the same cell goes on from there.
+    Reports `epochs`, those since the last report, and in the last report `ending`: status, result,
+    error and environment as JSON (Tune would flatten them). Checkpoints lie in the cell's folder
+    under `output`; a worker that is started again for the same cell goes on from there.
     """
     cell = Cell.from_dict(config["cell"])
     waiting: list[Metrics] = []
@@ -79,14 +79,3 @@ def train_cell(
         ending |= {"status": "diverged", "result": partial_result(error.history)}
         ending["error"] = str(error)
     tune.report({"epochs": list(waiting), "ending": json.dumps(ending)})
-
-
-def partial_result(history: list[Metrics]) -> dict[str, Any]:
-    """The result of a training that did not come to its end: what it cost and how far it came."""
-    last = history[-1] if history else {"train_seconds": 0.0, "samples_seen": 0.0}
-    return {
-        "history": history,
-        "epochs": len(history),
-        "train_seconds": last["train_seconds"],
-        "samples_seen": int(last["samples_seen"]),
-    }

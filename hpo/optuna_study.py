@@ -1,0 +1,154 @@
+"""The search for α with Optuna alone: no Ray, one process, resumable from its storage.
+
+    python -m hpo.optuna_study --dataset digits --preset quick --storage sqlite:///alpha.db
+
+The storage is SQLite (or any other database URL that Optuna knows), or a journal file (a path that
+ends in `.log`). Run again, it goes on where it was. Under the same preset, trials and decisions are
+those of the search inside `studies/table2.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from core.config import TrainingConfig
+from core.data import Source, load_source
+from core.training import DivergenceError, Metrics, fit
+from hpo import presets
+from hpo.cells import Cell, CellStore, Status, partial_result
+from hpo.search import AlphaSearch, SearchSettings
+
+
+class _Pruned(Exception):
+    """Ends a training from inside."""
+
+
+def open_storage(storage: str) -> BaseStorage | str:
+    """A database URL as it is, a path ending in .log as a journal file.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if "://" in storage:
+        return storage
+    if storage.endswith(".log"):
+        return JournalStorage(JournalFileBackend(storage))
+    raise ValueError(
+        f"storage must be a database URL such as sqlite:///alpha.db or a journal file ending in "
+        f".log, got {storage!r}"
+    )
+
+
+def search_alpha(
+    base: TrainingConfig,
+    settings: SearchSettings,
+    *,
+    storage: BaseStorage | str | None = None,
+    source: Source | None = None,
+    data_root: Path | None = None,
+    checkpoints: Path | None = None,
+    device: str = "cpu",
+    on_trial: Callable[[optuna.trial.FrozenTrial], None] | None = None,
+) -> AlphaSearch:
+    """Run the search to its end in this process.
+
+    Args:
+        base: the training to tune; its policy and seed are replaced.
+        settings: how long to search.
+        storage: Optuna storage; a search that it knows is continued. None: in memory.
+        source: the data, if already loaded.
+        data_root: where named data sets lie.
+        checkpoints: folder in which the running trial keeps checkpoints, so that a killed search
+            goes on inside it.
+        device: where to train.
+        on_trial: called with each trial that ended.
+
+    Returns:
+        The finished search; `best_alpha()` is its result, `study` the Optuna study.
+    """
+    search = AlphaSearch(base, settings, storage=storage)
+    if source is None:
+        source = load_source(base.dataset, root=data_root, image_size=base.image_size)
+    while not search.done:
+        cell = search.next()
+        directory = None if checkpoints is None else CellStore(checkpoints).directory(cell.id)
+        _run_trial(search, cell, source, directory, device)
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+        if on_trial is not None:
+            on_trial(search.study.get_trials(deepcopy=False)[-1])
+    return search
+
+
+def _run_trial(
+    search: AlphaSearch, cell: Cell, source: Source, directory: Path | None, device: str
+) -> None:
+    history: list[Metrics] = []
+
+    def on_epoch(metrics: Metrics) -> None:
+        history.append(metrics)
+        if search.report([metrics]) is not None:
+            raise _Pruned
+
+    status: Status = "finished"
+    try:
+        result = fit(
+            cell.training, source=source, directory=directory, device=device, on_epoch=on_epoch
+        ).to_dict()
+    except _Pruned:
+        status, result = "pruned", partial_result(history)
+    except DivergenceError:
+        status, result = "diverged", partial_result(history)
+    search.end(status, result)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m hpo.optuna_study", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--preset", default="quick", choices=presets.PRESETS)
+    parser.add_argument("--storage", default="sqlite:///alpha.db", metavar="URL|FILE.log")
+    parser.add_argument("--data-root", type=Path, metavar="DIR")
+    parser.add_argument("--checkpoints", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(arguments)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        base = presets.training(args.dataset, args.preset)
+        source = load_source(args.dataset, root=args.data_root, image_size=base.image_size)
+        search = search_alpha(
+            presets.fit_to(base, source),
+            presets.search(args.preset),
+            storage=open_storage(args.storage),
+            source=source,
+            checkpoints=args.checkpoints,
+            device=args.device,
+            on_trial=lambda trial: print(_describe(trial), flush=True),
+        )
+        print(f"best alpha on {args.dataset}: {search.best_alpha():.4g}")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"optuna_study: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _describe(trial: optuna.trial.FrozenTrial) -> str:
+    values = trial.intermediate_values
+    last = f"{values[max(values)]:.2f} %" if values else "-"
+    return (
+        f"trial {trial.number}: alpha {trial.params['alpha']:.4g}, validation error {last} "
+        f"after {len(values)} epochs, {trial.state.name.lower()}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
