@@ -61,7 +61,7 @@ def _labels(what: str, given: ArrayLike) -> np.ndarray:
         raise ValueError(
             f"{what} must be integers [N] with N >= 1, got {labels.dtype} {labels.shape}"
         )
-    return labels.astype(np.int64, copy=False)
+    return np.ascontiguousarray(labels, np.int64)
 
 
 def _images(what: str, given: ArrayLike, count: int) -> np.ndarray:

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 
+from core.data.images import shrink
 from core.data.tree import Tree, failure, num_threads
 
 __all__ = ["CROP_DRAWS", "Decoder", "decode_chunk", "decode_tree"]
@@ -111,24 +113,30 @@ def decode_chunk(
         path = os.path.join(root, os.fsdecode(name))
         try:
             out[i] = decoder(path, None if draws is None else draws[i])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Damaged images make PIL raise nearly anything, struct.error and EOFError included.
+        except Exception as error:
             failed.append(f"{path} ({error})")
     return failed
 
 
-def decode_tree(decoder: Decoder, tree: Tree, chunk: int = 256) -> np.ndarray:
-    """Decode every file in threads: uint8 [N, C, S, S].
+def decode_tree(decoder: Decoder, tree: Tree, image_size: int, chunk: int = 256) -> np.ndarray:
+    """Decode every file in threads and shrink it: uint8 [N, C, image_size, image_size].
 
     Raises `DataFileError` naming up to five files that cannot be decoded.
     """
     names = tree.names.tolist()
-    out = np.empty((len(names), decoder.channels, decoder.size, decoder.size), np.uint8)
+    out = np.empty((len(names), decoder.channels, image_size, image_size), np.uint8)
+
+    def work(start: int) -> list[str]:
+        part = names[start : start + chunk]
+        # Chunk by chunk, so that the images never lie in memory at their full size.
+        pixels = np.empty((len(part), decoder.channels, decoder.size, decoder.size), np.uint8)
+        failed = decode_chunk(decoder, tree.root, part, pixels)
+        out[start : start + chunk] = shrink(torch.from_numpy(pixels), image_size).numpy()
+        return failed
+
     with ThreadPoolExecutor(num_threads()) as pool:
-        pending = [
-            pool.submit(decode_chunk, decoder, tree.root, names[i : i + chunk], out[i : i + chunk])
-            for i in range(0, len(names), chunk)
-        ]
-        failed = [file for future in pending for file in future.result()]
+        failed = [file for part in pool.map(work, range(0, len(names), chunk)) for file in part]
     if failed:
         raise failure(failed)
     return out

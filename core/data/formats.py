@@ -75,9 +75,15 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def read_idx_pair(images: Path, labels: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read MNIST-like images uint8 [N, 1, H, W] and labels int64 [N] from two idx files."""
+def read_idx_pair(
+    images: Path, labels: Path, image_size: int, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read MNIST-like images uint8 [N, 1, S, S] and labels int64 [N] from two idx files."""
     pixels = read_idx(images, 3)
+    if not len(pixels) or pixels.shape[1:] != (image_size, image_size):
+        raise _corrupt(
+            images, f"holds images {pixels.shape}, must be (N, {image_size}, {image_size})"
+        )
     classes = read_idx(labels, 1)
     if len(pixels) != len(classes):
         raise _corrupt(labels, f"holds {len(classes)} labels for {len(pixels)} images in {images}")
@@ -94,10 +100,12 @@ def _dtype(name: str, align: object = False, copy: object = False) -> np.dtype[A
     return np.dtype(name, bool(align), bool(copy))
 
 
+_reconstruct: Any = np.empty(0).__reduce__()[0]
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Unpickles numpy arrays, containers, numbers and strings; a pickle can run no other code."""
 
-    _reconstruct: Any = np.empty(0).__reduce__()[0]
     _allowed: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): _dtype,

@@ -56,8 +56,8 @@ def load_published(name: str, root: Path, download: bool) -> tuple[Part, Part, t
     if name in ("mnist", "fashion_mnist"):
         classes = _DIGITS if name == "mnist" else _FASHION_CLASSES
         return (
-            read_idx_pair(paths[0], paths[1], spec.num_classes),
-            read_idx_pair(paths[2], paths[3], spec.num_classes),
+            read_idx_pair(paths[0], paths[1], spec.image_size, spec.num_classes),
+            read_idx_pair(paths[2], paths[3], spec.image_size, spec.num_classes),
             classes,
         )
     if name == "svhn":
@@ -92,27 +92,40 @@ def _load_digits() -> tuple[Part, Part, tuple[str, ...]]:
     return (images[~test], labels[~test]), (images[test], labels[test]), _DIGITS
 
 
+def _find(spec: DatasetSpec, root: Path) -> dict[str, Path | None]:
+    """Where each of spec.files is, None for those that are missing; idx files may be gzipped."""
+    packed = spec.name in ("mnist", "fashion_mnist")
+    found: dict[str, Path | None] = {}
+    for file in spec.files:
+        places = [root / file, *([root / f"{file}.gz"] if packed else [])]
+        found[file] = next((path for path in places if path.is_file()), None)
+    return found
+
+
 def _locate(spec: DatasetSpec, root: Path) -> list[Path] | None:
     """The files of a data set in the order of spec.files, or None when one is missing."""
-    places = [[root / file for file in spec.files]]
-    if spec.name in ("mnist", "fashion_mnist"):
-        places.append([path.with_name(path.name + ".gz") for path in places[0]])
+    places = [list(_find(spec, root).values())]
     if spec.name == "fashion_mnist":
-        places.append([_DEBIAN_FASHION_MNIST / path.name for path in places[1]])
-    return next((paths for paths in places if all(path.is_file() for path in paths)), None)
+        system = [_DEBIAN_FASHION_MNIST / f"{Path(file).name}.gz" for file in spec.files]
+        places.append([path if path.is_file() else None for path in system])
+    for paths in places:
+        found = [path for path in paths if path is not None]
+        if len(found) == len(paths):
+            return found
+    return None
 
 
 def _not_there(spec: DatasetSpec, root: Path, why: str) -> FileNotFoundError:
-    missing = [root / file for file in spec.files if not (root / file).is_file()]
-    packed = " (or the same with .gz)" if spec.name in ("mnist", "fashion_mnist") else ""
+    missing = [str(root / file) for file, path in _find(spec, root).items() if path is None]
+    what = "these files (gzipped with .gz, or not)" if "MNIST" in spec.files[0] else "these files"
     debian = (
-        f", or install Debian's package dataset-fashion-mnist, which fills {_DEBIAN_FASHION_MNIST}"
+        "install Debian's package dataset-fashion-mnist; or "
         if spec.name == "fashion_mnist"
         else ""
     )
     return FileNotFoundError(
-        f"{spec.name}: {why}; put these files there{packed}: "
-        f"{', '.join(map(str, missing))}{debian}; or name another data root"
+        f"{spec.name}: {why}. Put {what} there: {', '.join(missing)}; or {debian}"
+        "name the data root that has them"
     )
 
 
@@ -156,14 +169,12 @@ def _download_idx(mnist: Any, folder: Path) -> None:
     from core.torchvision_compat import torchvision
 
     for filename, md5 in mnist.resources:
-        for last, mirror in zip(
-            [False] * (len(mnist.mirrors) - 1) + [True], mnist.mirrors, strict=True
-        ):
+        for mirror in mnist.mirrors:
             try:
                 torchvision.datasets.utils.download_url(
                     mirror + filename, str(folder), filename, md5
                 )
                 break
             except (OSError, RuntimeError, http.client.HTTPException):
-                if last:
+                if mirror == mnist.mirrors[-1]:
                     raise

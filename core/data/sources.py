@@ -128,7 +128,7 @@ def load_source(
         raise ValueError(
             f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}, or folder:PATH"
         )
-    root = default_root() if root is None else Path(root).expanduser()
+    root = default_root() if root is None else Path(root).expanduser().absolute()
     if name == "imagenet":
         return _load_imagenet(root, image_size)
     data = load_published(name, root, download)
@@ -196,7 +196,7 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
     decoder = _folder_decoder([read_headers(train), read_headers(test)], image_size)
     size = image_size or decoder.size
     count = len(train.names) + len(test.names)
-    if count * decoder.channels * decoder.size**2 > memory_limit:
+    if count * decoder.channels * size**2 > memory_limit:
         return Source(
             name,
             train.classes,
@@ -207,12 +207,15 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
             FileImages(train, decoder, random_crops=False),
             FileImages(test, decoder, random_crops=False),
         )
-    return make_source(
+    return Source(
         name,
-        (decode_tree(decoder, train), train.labels),
-        (decode_tree(decoder, test), test.labels),
         train.classes,
-        image_size=size,
+        decoder.channels,
+        size,
+        train.labels,
+        test.labels,
+        decode_tree(decoder, train, size),
+        decode_tree(decoder, test, size),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Splits", "make_splits"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Splits:
     """Indices into the training part of a source: int64, ascending, without repetition.
 

@@ -14,7 +14,7 @@ from core.data.images import ImageSet
 __all__ = ["Transform"]
 
 _FIT_LIMIT = 100_000
-_FIT_BATCH = 1024
+_FIT_BATCH = 256
 
 
 @lru_cache(maxsize=64)

@@ -107,7 +107,8 @@ def read_headers(tree: Tree) -> Headers:
         try:
             with Image.open(path) as image:
                 return image.size, image.mode
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Damaged images make PIL raise nearly anything.
+        except Exception as error:
             return f"{path} ({error})"
 
     sizes: Counter[tuple[int, int]] = Counter()

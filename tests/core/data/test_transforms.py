@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from core.data import DeviceImages, Transform
+
+rng = np.random.default_rng(0)
+
+
+def random_images(count: int, channels: int, size: int) -> torch.Tensor:
+    return torch.from_numpy(rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_statistics_equal_numpy_in_float64() -> None:
+    pixels = rng.integers(0, 256, (700, 3, 9, 9), dtype=np.uint8)
+    pixels[:, 1] //= 4
+    rows = torch.randperm(700, generator=generator())[:600]
+    images = DeviceImages(pixels, np.zeros(700, np.int64), rows)
+    transform = Transform.fit(images, flip=True, translate=2)
+    scaled = pixels[rows.numpy()].astype(np.float64) / 255
+    np.testing.assert_allclose(transform.mean, scaled.mean(axis=(0, 2, 3)), rtol=1e-13)
+    np.testing.assert_allclose(transform.std, scaled.std(axis=(0, 2, 3)), rtol=1e-13)
+    assert (transform.flip, transform.translate) == (True, 2)
+
+
+def test_a_constant_channel_becomes_zero() -> None:
+    pixels = np.full((4, 1, 3, 3), 77, np.uint8)
+    transform = Transform.fit(DeviceImages(pixels, np.zeros(4, np.int64)))
+    assert transform.std == (1.0,)
+    assert transform.evaluate(torch.from_numpy(pixels)).abs().max() < 1e-6
+
+
+def test_evaluate_normalises() -> None:
+    x = random_images(5, 3, 4)
+    transform = Transform((0.5, 0.25, 0.1), (0.2, 0.3, 0.4), flip=True, translate=1)
+    out = transform.evaluate(x)
+    assert out.dtype == torch.float32
+    expected = x.double().numpy() / 255
+    expected = (expected - [[[0.5]], [[0.25]], [[0.1]]]) / np.array([[[0.2]], [[0.3]], [[0.4]]])
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def one_sample(image: np.ndarray, mirrored: bool, down: int, right: int) -> np.ndarray:
+    """The augmentation of one normalised image [C, H, W], pixel by pixel."""
+    channels, height, width = image.shape
+    out = np.zeros_like(image)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                row, column = i - down, j - right
+                if 0 <= row < height and 0 <= column < width:
+                    out[c, i, j] = image[c, row, width - 1 - column if mirrored else column]
+    return out
+
+
+@pytest.mark.parametrize(("flip", "translate"), [(True, 0), (False, 2), (True, 1)])
+def test_train_is_a_flip_and_a_shift_of_every_sample(flip: bool, translate: int) -> None:
+    x = random_images(200, 2, 5)
+    transform = Transform((0.4, 0.6), (0.2, 0.3), flip, translate)
+    out = transform.train(x, generator()).numpy()
+    assert out.dtype == np.float32
+    plain = transform.evaluate(x).numpy()
+    shifts = range(-translate, translate + 1)
+    seen: Counter[tuple[bool, int, int]] = Counter()
+    for image, result in zip(plain, out, strict=True):
+        # The images are noise: one flip and shift at most can explain the result.
+        matches = [
+            (mirrored, down, right)
+            for mirrored in ((False, True) if flip else (False,))
+            for down in shifts
+            for right in shifts
+            if np.array_equal(one_sample(image, mirrored, down, right), result)
+        ]
+        assert len(matches) == 1
+        seen[matches[0]] += 1
+    kinds = len(shifts) ** 2 * (2 if flip else 1)
+    assert len(seen) == kinds
+    # Uniform: no count further than five standard deviations from its expectation.
+    share = 1 / kinds
+    assert all(
+        abs(n - 200 * share) < 5 * math.sqrt(200 * share * (1 - share)) for n in seen.values()
+    )
+
+
+def test_the_generator_fixes_the_augmentation() -> None:
+    x = random_images(50, 1, 6)
+    transform = Transform((0.5,), (0.5,), flip=True, translate=2)
+    before = torch.get_rng_state()
+    first = transform.train(x, generator(1))
+    assert torch.equal(first, transform.train(x, generator(1)))
+    assert not torch.equal(first, transform.train(x, generator(2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_augmentation_nothing_is_drawn_and_the_input_stays() -> None:
+    x = random_images(3, 1, 6)
+    copy = x.clone()
+    transform = Transform((0.5,), (0.5,))
+    g = generator()
+    state = g.get_state()
+    assert torch.equal(transform.train(x, g), transform.evaluate(x))
+    assert torch.equal(g.get_state(), state)
+    Transform((0.5,), (0.5,), True, 2).train(x, g)
+    assert torch.equal(x, copy)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_cpu_generator_gives_the_same_augmentation_on_a_gpu() -> None:
+    x = random_images(50, 3, 8)
+    transform = Transform((0.5,) * 3, (0.5,) * 3, flip=True, translate=2)
+    there = transform.train(x.cuda(), generator(1))
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), transform.train(x, generator(1)))
+
+
+def test_errors_name_value_and_limit() -> None:
+    with pytest.raises(ValueError, match="one value a channel, got 1 and 2"):
+        Transform((0.5,), (0.5, 0.5))
+    with pytest.raises(ValueError, match="std must be positive"):
+        Transform((0.5,), (0.0,))
+    with pytest.raises(ValueError, match="translate must be >= 0 pixels, got -1"):
+        Transform((0.5,), (0.5,), translate=-1)
+    with pytest.raises(ValueError, match="translate=4 would push images of 4x4 pixels out"):
+        Transform((0.5,), (0.5,), translate=4).train(random_images(1, 1, 4), generator())
+    with pytest.raises(ValueError, match=r"expected uint8 \[B, 1, H, W\], got torch.float32"):
+        Transform((0.5,), (0.5,)).evaluate(torch.zeros(1, 1, 2, 2))
+    with pytest.raises(ValueError, match=r"expected uint8 \[B, 1, H, W\]"):
+        Transform((0.5,), (0.5,)).evaluate(random_images(1, 3, 4))
+    empty = DeviceImages(np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match="empty image set"):
+        Transform.fit(empty)
