@@ -51,7 +51,9 @@ __all__ = [
 _STATUS_OF: Mapping[str, RunStatus] = {
     "finished": "FINISHED",
     "diverged": "FAILED",
+    "crashed": "FAILED",
     "pruned": "KILLED",
+    "crashed": "FAILED",
 }
 _FLUSH_SECONDS = 5.0
 _RETRY_SECONDS = 60.0
@@ -175,9 +177,11 @@ class StudyTracker:
             run = self._cell_run(cell)
         for metrics in record.result.get("history", ()):
             run.add_epoch(metrics)
-        tags = {"status": record.status, _DIGEST: digest}
-        if record.error:
-            tags["error"] = record.error
+        tags: dict[str, str] = {"status": record.status}
+        if record.status != "crashed":  # such a run goes on when the cell is tried again
+            tags[_DIGEST] = digest
+        if record.error or "error" in run.stored_tags:
+            tags["error"] = record.error or ""
         run.finish(_STATUS_OF[record.status], record.result, tags)
         self._sync(run)
 

@@ -67,6 +67,7 @@ class TrackedRun:
         self.ended = False
         self.status: RunStatus | None = None
         self.tags = dict(tags)
+        self.stored_tags = dict(stored.tags) if stored else {}
         self.synced_at = time.monotonic()
         before = stored or StoredRun("", "")
         latest = {
@@ -78,7 +79,6 @@ class TrackedRun:
         self._replaces = replaces
         self._live = False
         self._params = {key: value for key, value in params.items() if key not in before.params}
-        self._stored_tags = dict(before.tags)
         self._tags = self._news({**tags, **latest})
         self._latest = dict(before.metrics)
         self._steps: set[int] | None = None if stored else set()
@@ -136,7 +136,7 @@ class TrackedRun:
         if self.run_id is None:
             created = client.create_run(experiment_id, run_name=self._name, tags=self._tags)
             self.run_id = created.info.run_id
-            self._stored_tags |= self._tags
+            self.stored_tags |= self._tags
             self._tags = {}
         elif not self._live and self.status is None:
             client.update_run(self.run_id, status="RUNNING")
@@ -147,11 +147,11 @@ class TrackedRun:
                 params=[Param(key, value) for key, value in self._params.items()],
                 tags=[RunTag(key, value) for key, value in self._tags.items()],
             )
-            self._stored_tags |= self._tags
+            self.stored_tags |= self._tags
             self._params, self._tags = {}, {}
 
     def _news(self, tags: Mapping[str, str]) -> dict[str, str]:
-        return {key: value for key, value in tags.items() if self._stored_tags.get(key) != value}
+        return {key: value for key, value in tags.items() if self.stored_tags.get(key) != value}
 
     def _send_epochs(self, client: Any) -> None:
         from mlflow.entities import Metric
@@ -194,7 +194,7 @@ class TrackedRun:
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
             self._latest |= self._final.values
-            self._stored_tags |= tags
+            self.stored_tags |= tags
 
 
 def run_key(tags: Mapping[str, str]) -> str:

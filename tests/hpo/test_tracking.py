@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,25 @@ def test_a_cell_trained_anew_replaces_its_run(output: Path, make_record: MakeRec
     assert metric(output, again.cell.id, "test_error") == [(2, 6.0)]
     assert len(metric(output, again.cell.id, "train_loss")) == 2
     assert set(statuses(output).values()) == {"FINISHED"}
+
+
+def test_a_crashed_cells_run_goes_on_when_it_is_tried_again(
+    output: Path, make_record: MakeRecord
+) -> None:
+    record = make_record(epochs=3)
+    crashed = replace(record, status="crashed", error="worker died", result={})
+    with open_tracker(output) as tracker:
+        train(tracker, record, slice(0, 2))
+        tracker.end_cell(crashed)
+    assert statuses(output)[record.cell.id] == "FAILED"
+    assert tags(output, record.cell.id)["error"] == "worker died"
+    with open_tracker(output) as tracker:
+        train(tracker, record)
+        tracker.end_cell(record)
+    assert statuses(output)[record.cell.id] == "FINISHED"
+    assert tags(output, record.cell.id)["error"] == ""
+    assert [step for step, _ in metric(output, record.cell.id, "train_loss")] == [1, 2, 3]
+    assert rows(output, "SELECT count(*) FROM runs") == [(2,)]
 
 
 def test_finished_cells_reach_a_second_store(tmp_path: Path, make_record: MakeRecord) -> None:

@@ -1,0 +1,126 @@
+"""A report's table for people: padded Markdown, which reads well in a terminal too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+_HEADER = ("method", "error (%)", "n", "− best Beta †", "p", "p (Holm)", "cost", "samples", "paper")
+_NONE = "–"
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """The frame of `hpo.report.build_table` as one Markdown table for each data set, with notes.
+
+    What has no value is a dash. The cost is the training time in units of the row of family
+    "none".
+    """
+    parts: list[str] = []
+    for dataset in frame["dataset"].unique():
+        lines = frame[frame["dataset"] == dataset].to_dict("records")
+        parts += [f"## {dataset}", _table(lines)]
+        parts += _remarks(lines)
+    parts.append(_legend())
+    return "\n\n".join(parts)
+
+
+def _table(lines: Sequence[Mapping[str, Any]]) -> str:
+    unit = next((line["train_seconds"] for line in lines if line["family"] == "none"), math.nan)
+    cells = [_HEADER, *(_cells(line, unit) for line in lines)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(_HEADER))]
+    text = [_join(row, widths) for row in cells]
+    rule = [("-" * (width - 1) + ":") if i else "-" * width for i, width in enumerate(widths)]
+    return "\n".join([text[0], "| " + " | ".join(rule) + " |", *text[1:]])
+
+
+def _join(row: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        text.rjust(width) if column else text.ljust(width)
+        for column, (text, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "| " + " | ".join(padded) + " |"
+
+
+def _cells(line: Mapping[str, Any], unit: float) -> tuple[str, ...]:
+    return (
+        line["label"] + (" †" if line["best_beta"] else ""),
+        _error(line),
+        str(line["n_seeds"]),
+        _difference(line),
+        _probability(line["p_value"]),
+        _probability(line["p_holm"]),
+        _number(line["train_seconds"] / unit, "{:.2f}×"),
+        _count(line["samples_seen"]),
+        _number(line["paper_error"], "{:.2f}"),
+    )
+
+
+def _error(line: Mapping[str, Any]) -> str:
+    half = line["ci_high"] - line["mean_error"]
+    return _number(line["mean_error"], "{:.2f}") + _number(half, " ± {:.2f}", missing="")
+
+
+def _difference(line: Mapping[str, Any]) -> str:
+    interval = (
+        "" if math.isnan(line["diff_ci_low"]) else " [{diff_ci_low:+.2f}, {diff_ci_high:+.2f}]"
+    )
+    text = _number(line["diff_vs_best_beta"], "{:+.2f}") + interval.format(**line)
+    return text.replace("-", "−")
+
+
+def _probability(value: float) -> str:
+    return "<0.001" if value < 0.001 else _number(value, "{:.3f}")
+
+
+def _count(value: float) -> str:
+    if math.isnan(value):
+        return _NONE
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _number(value: float, template: str, missing: str = _NONE) -> str:
+    return missing if math.isnan(value) else template.format(value)
+
+
+def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The unit of cost, what searches found, and what is missing, of one data set's table."""
+    remarks = []
+    unit = next((line for line in lines if line["family"] == "none" and line["n_seeds"] > 0), None)
+    if unit is not None:
+        remarks.append(f"- 1.00× is {unit['train_seconds']:.3g} s of training.")
+    remarks += [
+        f"- {line['label']}: {line['setting']}."
+        for line in lines
+        if line["search_samples"] > 0 and line["n_seeds"] > 0
+    ]
+    complete = max(line["n_seeds"] + line["n_failed"] for line in lines)
+    for line in lines:
+        missing = complete - line["n_seeds"] - line["n_failed"]
+        counts = [(line["n_failed"], "failed"), (missing, "missing")]
+        said = " and ".join(f"{count} {what}" for count, what in counts if count)
+        if said:
+            remarks.append(f"- {line['label']}: of {complete} trainings {said}.")
+    return ["\n".join(remarks)] if remarks else []
+
+
+def _legend() -> str:
+    return "\n".join(
+        [
+            "- error: mean over n seeds of the test error after the last epoch, ± half the width "
+            "of its 95 % Student-t interval.",
+            "- † best Beta: of the rows that draw λ from a Beta distribution the one with the "
+            "lowest mean error on the meta-validation images; the test set selects nothing. The "
+            "column is the mean difference to it over the seeds that both have (negative: fewer "
+            "errors), with 95 % interval; p of the paired t test, then adjusted by Holm's method "
+            "for the comparisons of one data set.",
+            "- cost: training time, evaluation not counted. samples: samples sent forward in "
+            "training, virtual and validation passes counted. Both are the mean of one training, "
+            "plus the whole search where one was needed.",
+        ]
+    )

@@ -1,0 +1,271 @@
+"""Tables from stored records: error with interval, comparison with the best Beta, cost.
+
+Reads `CellRecord`s and nothing else; nothing here trains, and the test set selects nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from hpo.cells import CellRecord, CellStore, write_atomically
+from hpo.markdown import to_markdown
+from hpo.statistics import holm, mean_interval, paired_comparison
+from hpo.tracking import SummaryRow
+
+__all__ = [
+    "COLUMNS",
+    "Family",
+    "Row",
+    "build_table",
+    "load_records",
+    "needs_search",
+    "summary_rows",
+    "to_markdown",
+    "write_report",
+]
+
+Family = Literal["none", "beta", "fixed", "learned", "placebo", "extra"]
+
+COLUMNS = (
+    "dataset",
+    "method",
+    "setting",
+    "n_seeds",
+    "mean_error",
+    "ci_low",
+    "ci_high",
+    "paper_error",
+    "train_seconds",
+    "samples_seen",
+    "search_seconds",
+    "search_samples",
+    "mean_val_error",
+    "n_failed",
+    "diff_vs_best_beta",
+    "diff_ci_low",
+    "diff_ci_high",
+    "p_value",
+    "p_holm",
+    "best_beta",
+    "label",
+    "family",
+)
+"""Of the CSV, in this order. Errors and differences in percent, times in seconds."""
+
+_DIGITS = {
+    "mean_error": 4,
+    "ci_low": 4,
+    "ci_high": 4,
+    "mean_val_error": 4,
+    "diff_vs_best_beta": 4,
+    "diff_ci_low": 4,
+    "diff_ci_high": 4,
+    "train_seconds": 3,
+    "search_seconds": 3,
+    "samples_seen": 0,
+    "search_samples": 0,
+}
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        key: method of the cells that belong to it, such as "beta-1". A row whose key is that of
+            search trials, or that key, a plus sign and more, needed the search and bears its cost.
+        label: for people, such as "MixUp (α = 1)".
+        setting: for programs, such as "alpha=1".
+        family: "beta" rows compete for the best Beta; "none" is the unit of cost.
+        paper_error: the paper's own number in percent, by data set.
+    """
+
+    key: str
+    label: str
+    setting: str
+    family: Family
+    paper_error: Mapping[str, float] = field(default_factory=dict)
+
+
+def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:
+    """The records stored under ``output``, sorted by id.
+
+    Args:
+        output: a study's output folder.
+        cell_ids: keep these only; a folder may hold cells of other configurations too.
+    """
+    records = CellStore(output).records()
+    return [record for record in records if cell_ids is None or record.cell.id in cell_ids]
+
+
+def build_table(
+    records: Iterable[CellRecord], rows: Sequence[Row], datasets: Sequence[str]
+) -> pd.DataFrame:
+    """One row for each data set and method, in the order given; see COLUMNS.
+
+    A method's error is the mean test error of its finished final cells, with a 95 % Student-t
+    interval over seeds; what has no cells is there with ``n_seeds`` 0. ``train_seconds`` and
+    ``samples_seen`` are the mean of one final training plus, where the row needed a search, all
+    of that search's trials. The best Beta of a data set is the "beta" row with the lowest mean
+    meta-validation error, among those with the most finished seeds. The others are compared with
+    it by a paired t test over the seeds that both have; p is adjusted by Holm's method over the
+    comparisons of one data set.
+
+    Raises:
+        ValueError: two final records have the same method, data set and seed.
+    """
+    records = list(records)
+    _refuse_ambiguous(records)
+    lines: list[dict[str, Any]] = []
+    for dataset in datasets:
+        here = [record for record in records if record.cell.dataset == dataset]
+        entries = [_entry(row, dataset, here) for row in rows]
+        _compare(entries, {row.key: _errors(here, row.key) for row in rows})
+        lines += entries
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def summary_rows(frame: pd.DataFrame) -> list[SummaryRow]:
+    """The rows of a table that have results, for `StudyTracker.summarise`."""
+    names = [field.name for field in fields(SummaryRow)]
+    return [
+        SummaryRow(**{name: line[name] for name in names})
+        for line in frame.to_dict("records")
+        if line["n_seeds"] > 0
+    ]
+
+
+def write_report(output: Path, study: str, frame: pd.DataFrame, preamble: str = "") -> list[Path]:
+    """Write ``output/STUDY.csv`` and ``output/STUDY.md``, each whole or not at all.
+
+    Args:
+        output: the study's output folder; created if need be.
+        study: name of the files, and heading of the Markdown.
+        frame: of `build_table`.
+        preamble: Markdown that says what was run, put below the heading.
+
+    Returns:
+        The two paths.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    csv, markdown = output / f"{study}.csv", output / f"{study}.md"
+    write_atomically(csv, frame.round(_DIGITS).to_csv(index=False, lineterminator="\n"))
+    parts = [f"# {study}", preamble, to_markdown(frame)]
+    write_atomically(markdown, "\n\n".join(part.strip() for part in parts if part) + "\n")
+    return [csv, markdown]
+
+
+def needs_search(key: str, search_method: str) -> bool:
+    """Whether the row ``key`` rests on the search whose trials bear ``search_method``."""
+    return key == search_method or key.startswith(f"{search_method}+")
+
+
+def _refuse_ambiguous(records: Iterable[CellRecord]) -> None:
+    seen: dict[tuple[str, str, int], str] = {}
+    for record in records:
+        cell = record.cell
+        if cell.purpose != "final":
+            continue
+        other = seen.setdefault((cell.method, cell.dataset, cell.seed), cell.id)
+        if other != cell.id:
+            raise ValueError(
+                f"two configurations of {cell.method} on {cell.dataset} with seed {cell.seed}: "
+                f"{other} and {cell.id}; pass the records of one (load_records takes cell_ids)"
+            )
+
+
+def _finals(records: Iterable[CellRecord], key: str) -> list[CellRecord]:
+    return [r for r in records if r.cell.method == key and r.cell.purpose == "final"]
+
+
+def _errors(records: Iterable[CellRecord], key: str) -> dict[int, float]:
+    """Test error in percent by seed, of the finished final cells of a row."""
+    return {
+        record.cell.seed: float(record.result["test_error"])
+        for record in _finals(records, key)
+        if record.status == "finished"
+    }
+
+
+def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, Any]:
+    finals = _finals(records, row.key)
+    finished = [record for record in finals if record.status == "finished"]
+    trials = [
+        record
+        for record in records
+        if record.cell.purpose == "search" and needs_search(row.key, record.cell.method)
+    ]
+    error = mean_interval([float(record.result["test_error"]) for record in finished])
+    search_seconds, search_samples = (
+        sum(float(trial.result[name]) for trial in trials)
+        for name in ("train_seconds", "samples_seen")
+    )
+    return {
+        "dataset": dataset,
+        "method": row.key,
+        "setting": _setting(row, finals, trials),
+        "n_seeds": error.n,
+        "mean_error": error.mean,
+        "ci_low": error.low,
+        "ci_high": error.high,
+        "paper_error": row.paper_error.get(dataset, _NAN),
+        "train_seconds": _mean(finished, "train_seconds") + search_seconds,
+        "samples_seen": _mean(finished, "samples_seen") + search_samples,
+        "search_seconds": search_seconds,
+        "search_samples": search_samples,
+        "mean_val_error": _mean(finished, "val_error"),
+        "n_failed": len(finals) - len(finished),
+        "diff_vs_best_beta": _NAN,
+        "diff_ci_low": _NAN,
+        "diff_ci_high": _NAN,
+        "p_value": _NAN,
+        "p_holm": _NAN,
+        "best_beta": False,
+        "label": row.label,
+        "family": row.family,
+    }
+
+
+def _setting(row: Row, finals: Sequence[CellRecord], trials: Sequence[CellRecord]) -> str:
+    """The row's own setting; of a searched row what the search found, and from how much."""
+    alphas = {record.cell.training.policy.alpha for record in finals}
+    found = "/".join(f"{alpha:.3g}" for alpha in sorted(a for a in alphas if a is not None))
+    if not trials or not found:
+        return row.setting
+    return f"alpha={found} (search of {len(trials)} trials)"
+
+
+def _compare(entries: Sequence[dict[str, Any]], errors: Mapping[str, Mapping[int, float]]) -> None:
+    """Fill in the comparison with the best Beta of one data set."""
+    betas = [e for e in entries if e["family"] == "beta" and e["n_seeds"] > 0]
+    if not betas:
+        return
+    most = max(entry["n_seeds"] for entry in betas)
+    # Rows that lost seeds to divergence are averaged over other seeds, perhaps kinder ones.
+    best = min((e for e in betas if e["n_seeds"] == most), key=lambda e: e["mean_val_error"])
+    best["best_beta"] = True
+    reference = errors[best["method"]]
+    others = [entry for entry in entries if entry is not best]
+    for entry in others:
+        own = errors[entry["method"]]
+        shared = sorted(own.keys() & reference.keys())
+        comparison = paired_comparison([own[s] for s in shared], [reference[s] for s in shared])
+        entry["diff_vs_best_beta"] = comparison.difference
+        entry["diff_ci_low"] = comparison.low
+        entry["diff_ci_high"] = comparison.high
+        entry["p_value"] = comparison.p_value
+    adjusted = holm([entry["p_value"] for entry in others])
+    for entry, p_holm in zip(others, adjusted, strict=True):
+        entry["p_holm"] = p_holm
+
+
+def _mean(records: Sequence[CellRecord], name: str) -> float:
+    values = [float(record.result[name]) for record in records]
+    return math.fsum(values) / len(values) if values else _NAN
