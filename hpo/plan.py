@@ -36,6 +36,26 @@ class StudyRow:
         return 4.5 if self.policy is not None and self.policy.kind in LEARNED else 1.0
 
 
+def with_meta_images(row: StudyRow) -> StudyRow:
+    """The row trained on the meta-validation images too, as a row of its own.
+
+    It is of no family that competes for the best Beta: its meta-validation error is a training
+    error.
+
+    Raises:
+        ValueError: the row's policy learns from those images, so they cannot train as well.
+    """
+    key = row.row.key
+    if row.policy is not None and row.policy.kind in LEARNED:
+        raise ValueError(f"row {key} learns from the meta-validation images: no {key}{META_SUFFIX}")
+    label = f"{row.row.label} + meta images"
+    own = replace(row.row, key=key + META_SUFFIX, label=label, family="extra", paper_error={})
+    return replace(row, row=own, meta_in_training=True)
+
+
+META_SUFFIX = "+meta"
+"""Of the key of a row that trains on the meta-validation images too."""
+
 LEARNED = ("learned", "placebo")
 
 

@@ -1,4 +1,4 @@
-"""One quiet line that says how far a study is: rewritten in a terminal, rarely repeated in a log."""
+"""One quiet line that says how far a study is: rewritten in a terminal, now and then in a log."""
 
 from __future__ import annotations
 

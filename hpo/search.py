@@ -23,7 +23,6 @@ from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, Status
 from hpo.spaces import BETA_ALPHA, Space, suggest
 
-
 SEARCH_METHOD = "beta-search"
 """Method of all search trials: rows that use the same search share it."""
 

@@ -39,7 +39,8 @@ class StudyRun:
         self._progress = progress
         self._epochs: dict[str, list[Epoch]] = {}
         self._running: dict[str, Cell] = {}
-        self._crashed: list[CellRecord] = []
+        self._waiting: Cell | None = None
+        self._records: dict[str, CellRecord] = {}
         progress.total = plan.size
         self._searches = {
             dataset: AlphaSearch(plan.base[dataset], plan.search)
@@ -49,23 +50,29 @@ class StudyRun:
         self._queue = [cell for cell in plan.fixed_cells() if not self._keep(cell)]
 
     @property
-    def crashed(self) -> Sequence[CellRecord]:
-        """Cells whose worker failed; they are not in the store and are tried again next time."""
-        return self._crashed
+    def records(self) -> list[CellRecord]:
+        """What became of the cells so far, sorted by id. Crashed ones, which are not in the store
+        and are tried again next time, among them."""
+        return [self._records[cell_id] for cell_id in sorted(self._records)]
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing is left to start."""
-        return not (self._running or self._queue or self._searches)
+        return not (self._waiting or self._running or self._queue or self._searches)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all is known already, which may move searches on to their result."""
+        if self._waiting is None:
+            self._waiting = self._next_cell()
+        return self._waiting is None and self.finished
 
     def next(self) -> Cell | None:
         """The next cell to train, or None if there is none at the moment.
 
         A search is one trial after another and so the longest chain: its trials come first.
         """
-        cell = self._next_trial()
-        if cell is None and self._queue:
-            cell = self._queue.pop(0)
+        cell, self._waiting = self._waiting or self._next_cell(), None
         if cell is not None:
             self._running[cell.id] = cell
             self._epochs[cell.id] = []
@@ -112,9 +119,7 @@ class StudyRun:
         if status == "crashed":
             result = partial_result(history)
         record = CellRecord(cell, status, result, error, environment)
-        if status == "crashed":
-            self._crashed.append(record)
-        else:
+        if status != "crashed":
             self._store.save(record)
             remove_checkpoints(self._store.directory(cell_id))
         self._progress.running = len(self._running)
@@ -125,6 +130,12 @@ class StudyRun:
         if cell.purpose == "search":
             self._searches[cell.dataset].end(status, result)
         self._progress.update()
+
+    def _next_cell(self) -> Cell | None:
+        cell = self._next_trial()
+        if cell is None and self._queue:
+            cell = self._queue.pop(0)
+        return cell
 
     def _next_trial(self) -> Cell | None:
         """The next trial of a search that waits for one; finished searches queue their rows."""
@@ -164,6 +175,7 @@ class StudyRun:
         return True
 
     def _count(self, record: CellRecord, *, kept: bool) -> None:
+        self._records[record.cell.id] = record
         progress = self._progress
         if kept:
             progress.kept += 1

@@ -1,0 +1,173 @@
+"""The flags that every study has, and what they say together."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.config import TrainingConfig
+from core.data import DATASETS
+from core.models import MODELS
+from hpo import presets
+from hpo.plan import META_SUFFIX, StudyRow, with_meta_images
+
+OVERRIDES = {
+    "epochs": int,
+    "train_size": int,
+    "meta_size": int,
+    "image_size": int,
+    "batch_size": int,
+    "meta_batch_size": int,
+    "lr": float,
+    "model": str,
+    "width": int,
+}
+"""Settings of `TrainingConfig` that have a flag of their own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asked of a study, checked.
+
+    Attributes:
+        datasets, preset, seeds, rows: what to train; rows None is all of the study's.
+        overrides: settings of the training that replace the preset's.
+        search_trials: trials of the search for α, or None for the preset's.
+        output: absolute path of the folder for everything written.
+        tracking_uri: of MLflow; None is a SQLite file in the output folder.
+        address: of a Ray cluster, or None.
+        workers, threads: cells at a time, and threads of each.
+        device: "cpu" or "cuda".
+        gpus_per_cell: GPUs, or a fraction of one, reserved for a cell.
+        data_root: where data sets lie; None is the default.
+        fresh: train everything again.
+    """
+
+    datasets: tuple[str, ...]
+    preset: str
+    seeds: int
+    rows: tuple[str, ...] | None
+    overrides: dict[str, Any]
+    search_trials: int | None
+    output: Path
+    tracking_uri: str | None
+    address: str | None
+    workers: int
+    threads: int
+    device: str
+    gpus_per_cell: float
+    data_root: Path | None
+    fresh: bool
+
+    def training(self, dataset: str) -> TrainingConfig:
+        """The training all rows share on a data set: the preset's, with the overrides."""
+        return replace(presets.training(dataset, self.preset), **self.overrides)
+
+    def chosen(self, rows: Sequence[StudyRow]) -> list[StudyRow]:
+        """The rows asked for, in the table's order, those with "+meta" last.
+
+        Raises:
+            ValueError: a name is no row of the study.
+        """
+        table = list(rows)
+        if self.rows is None:
+            # The searched Beta could as well have trained on the images it was selected on.
+            extra = [with_meta_images(row) for row in rows if row.searched]
+            return [*table, *extra] if self.preset == "quick" else table
+        by_key = {row.row.key: row for row in table}
+        for name in self.rows:
+            plain = name.removesuffix(META_SUFFIX)
+            if plain not in by_key:
+                raise ValueError(
+                    f"unknown row {name!r}; choose among {', '.join(by_key)}; +meta behind the "
+                    "name of one that is not learned trains it on the meta-validation images too"
+                )
+            if plain != name:
+                by_key[name] = with_meta_images(by_key[plain])
+        return [row for key, row in by_key.items() if key in self.rows]
+
+
+def parse(study: str, description: str, arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line. Exits with a message on a flag it does not know.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"studies/{study}.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--dataset",
+        action="append",
+        metavar="NAME",
+        help=f"repeatable; one of {', '.join(DATASETS)}, or folder:PATH (default: digits)",
+    )
+    add("--preset", default="quick", choices=presets.PRESETS, help="default: quick")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of each row (default: 3)")
+    add(
+        "--rows",
+        metavar="KEY,KEY",
+        help="only these rows, KEY+meta also trains on the meta-validation images (default: all)",
+    )
+    for name, kind in OVERRIDES.items():
+        extra: dict[str, Any] = {"choices": MODELS} if name == "model" else {"metavar": "N"}
+        flag = "--" + name.replace("_", "-")
+        add(flag, type=kind, help="overrides the preset", **extra)
+    add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
+    add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
+    add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
+    add("--workers", type=int, metavar="N", help="cells at a time (default: one for each CPU)")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads of a cell (default: 1)")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
+    add("--gpus-per-cell", type=float, metavar="X", help="may be a fraction (default with cuda: 1)")
+    add("--data-root", type=Path, metavar="DIR", help="data sets in torchvision's layout")
+    add("--fresh", action="store_true", help="train again what is finished in DIR")
+    args = parser.parse_args(arguments)
+    if args.device == "cuda" and not torch.cuda.is_available() and args.address is None:
+        raise ValueError("--device cuda: no CUDA device here; use --device cpu or --address")
+    gpus = args.gpus_per_cell if args.gpus_per_cell is not None else float(args.device == "cuda")
+    workers = args.workers if args.workers is not None else default_workers(args.threads)
+    for flag, value in (
+        ("--seeds", args.seeds),
+        ("--workers", workers),
+        ("--threads", args.threads),
+        ("--search-trials", 1 if args.search_trials is None else args.search_trials),
+    ):
+        if value < 1:
+            raise ValueError(f"{flag} must be at least 1, got {value}")
+    return Options(
+        datasets=tuple(dict.fromkeys(args.dataset or ["digits"])),
+        preset=args.preset,
+        seeds=args.seeds,
+        rows=tuple(args.rows.split(",")) if args.rows else None,
+        overrides={n: v for n in OVERRIDES if (v := getattr(args, n)) is not None},
+        search_trials=args.search_trials,
+        output=args.output.expanduser().absolute(),
+        tracking_uri=args.tracking_uri,
+        address=args.address,
+        workers=workers,
+        threads=args.threads,
+        device=args.device,
+        gpus_per_cell=gpus,
+        data_root=args.data_root,
+        fresh=args.fresh,
+    )
+
+
+def default_workers(threads: int) -> int:
+    """One worker for each CPU that this process may use, divided by the threads of a cell."""
+    return (
+        max(1, len(os.sched_getaffinity(0)) // threads)
+        if hasattr(os, "sched_getaffinity")
+        else max(1, (os.cpu_count() or 1) // threads)
+    )

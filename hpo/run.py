@@ -1,0 +1,168 @@
+"""A study from its command line to its report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import torch
+
+from core.config import TrainingConfig
+from core.data import Source, load_source, make_splits
+from core.models import build_model
+from hpo import output_folder, plots, presets, report
+from hpo.cells import CellStore, StoreError
+from hpo.command_line import Options, parse
+from hpo.markdown import to_markdown
+from hpo.plan import Plan, StudyRow
+from hpo.progress import Progress, clock
+from hpo.study import StudyRun
+from hpo.tracking import StudyTracker, TrackingError
+from hpo.trainable import SourceKey
+
+CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
+"""Exit statuses: some cell's worker failed; the study could not run; it was interrupted."""
+
+
+def run_study(
+    study: str, rows: Sequence[StudyRow], description: str, arguments: Sequence[str] | None = None
+) -> int:
+    """Train what is missing, report everything; the `main` of a script in `studies/`.
+
+    Everything that can be wrong with flags, data, folders and servers is checked before the first
+    training.
+
+    Args:
+        study: the study's name, also of its files and its MLflow experiment.
+        rows: of its table.
+        description: the script's docstring, shown by --help.
+        arguments: the command line, `sys.argv[1:]` by default.
+
+    Returns:
+        The exit status: 0 if all cells came to an end, those that diverged among them.
+    """
+    try:
+        options = parse(study, description, arguments)
+        with output_folder.locked(options.output):
+            return _run(study, options.chosen(rows), options)
+    except (ValueError, OSError, StoreError, TrackingError) as error:
+        print(f"{study}: error: {error}", file=sys.stderr)
+        return UNUSABLE
+    except (KeyboardInterrupt, SystemExit):
+        print(
+            f"\n{study}: interrupted; run the same command again to go on: finished cells are kept",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def _run(study: str, rows: Sequence[StudyRow], options: Options) -> int:
+    begun = time.monotonic()
+    plan, sources = prepare(study, rows, options)
+    if options.fresh:
+        output_folder.set_aside(options.output)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    identity = output_folder.study_id(options.output, study, fresh=options.fresh)
+    with StudyTracker(
+        options.tracking_uri,
+        output=options.output,
+        experiment=study,
+        study_id=identity,
+        params={"preset": options.preset, "seeds": options.seeds, **options.overrides},
+    ) as tracker:
+        progress = Progress()
+        run = StudyRun(plan, CellStore(options.output), tracker, progress)
+        # Nothing left to train: no need to wait for Ray.
+        if not run.settled:
+            from hpo.ray_runner import run_on_ray
+
+            run_on_ray(
+                run,
+                sources,
+                output=options.output,
+                address=options.address,
+                workers=options.workers,
+                device=options.device,
+                threads=options.threads,
+                gpus_per_cell=options.gpus_per_cell,
+            )
+        progress.close()
+        _report(plan, run, tracker, options, time.monotonic() - begun)
+    return CRASHED if any(r.status == "crashed" for r in run.records) else 0
+
+
+def prepare(
+    study: str, rows: Sequence[StudyRow], options: Options
+) -> tuple[Plan, dict[SourceKey, Source]]:
+    """Load the data sets and plan the study; raises what a training would later stumble over."""
+    base: dict[str, TrainingConfig] = {}
+    sources: dict[SourceKey, Source] = {}
+    for dataset in options.datasets:
+        training = options.training(dataset)
+        source = load_source(dataset, root=options.data_root, image_size=training.image_size)
+        training = presets.fit_to(training, source)
+        build_model(
+            training.model,
+            in_channels=source.in_channels,
+            num_classes=source.num_classes,
+            image_size=source.image_size,
+            width=training.width,
+        )
+        make_splits(
+            source.train_labels,
+            source.num_classes,
+            meta_size=training.meta_size,
+            train_size=training.train_size,
+            seed=0,
+            classes=source.classes,
+        )
+        base[dataset] = training
+        sources[dataset, training.image_size] = source
+    search = presets.search(options.preset)
+    if options.search_trials is not None:
+        search = replace(search, trials=options.search_trials)
+    return Plan(study, rows, options.datasets, range(options.seeds), base, search), sources
+
+
+def _report(
+    plan: Plan, run: StudyRun, tracker: StudyTracker, options: Options, seconds: float
+) -> None:
+    records = run.records
+    frame = report.build_table(records, [row.row for row in plan.rows], plan.datasets)
+    files = report.write_report(options.output, plan.study, frame, _preamble(plan, options))
+    picture = options.output / f"{plan.study}.png"
+    plots.save_figure(plots.study_figure(frame, records), picture)
+    tracker.summarise(report.summary_rows(frame))
+    tracker.log_figure_files([*files, picture])
+    print(to_markdown(frame))
+    trained = sum(float(record.result["train_seconds"]) for record in records)
+    print(
+        f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all, "
+        f"{clock(seconds)} for this run on {options.workers} workers"
+    )
+    print("files: " + ", ".join(_shown(path) for path in (*files, picture)))
+    print(f"look at the runs: {tracker.how_to_open}")
+
+
+def _preamble(plan: Plan, options: Options) -> str:
+    lines = [f"Preset `{options.preset}`, {len(plan.seeds)} seeds, torch {torch.__version__}."]
+    for dataset, t in plan.base.items():
+        size = f"{t.train_size} training" if t.train_size else "all other training"
+        pixels = f" at {t.image_size}×{t.image_size}" if t.image_size else ""
+        lines.append(
+            f"{dataset}{pixels}: {t.model}, {size} and {t.meta_size} meta-validation images, "
+            f"{t.epochs} epochs, batch {t.batch_size}, SGD {t.lr} with {t.schedule} schedule."
+        )
+    return "\n".join(lines)
+
+
+def _shown(path: Path) -> str:
+    """The path as short as it can be from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
