@@ -53,7 +53,6 @@ _STATUS_OF: Mapping[str, RunStatus] = {
     "diverged": "FAILED",
     "crashed": "FAILED",
     "pruned": "KILLED",
-    "crashed": "FAILED",
 }
 _FLUSH_SECONDS = 5.0
 _RETRY_SECONDS = 60.0
