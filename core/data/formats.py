@@ -1,7 +1,7 @@
 """Strict readers of the files in which data sets are published: idx, CIFAR pickles, SVHN .mat.
 
-torchvision's own readers trust the file: a cut idx file ends in an assertion, and numpy >= 2.4
-warns about every CIFAR pickle. These check what they read, and every error is a `DataFileError`
+torchvision's own readers trust the file: a cut idx file ends in an assertion, and under numpy 2.4.0
+to 2.4.4 every CIFAR pickle warns. These check what they read, and every error is a `DataFileError`
 that names the file and what is wrong with it. Images come back as uint8 [N, C, H, W], labels as
 int64 [N].
 """
@@ -95,8 +95,8 @@ def read_idx_pair(
 
 
 def _dtype(name: str, align: object = False, copy: object = False) -> np.dtype[Any]:
-    # The files were written by Python 2's numpy, with 0 and 1 for the flags; numpy >= 2.4 warns
-    # about anything but booleans.
+    # The files were written by Python 2's numpy, with 0 and 1 for the flags; numpy 2.4.0 to
+    # 2.4.4 warn about anything but booleans.
     return np.dtype(name, bool(align), bool(copy))
 
 

@@ -26,6 +26,7 @@ def test_gray_floats_and_tensors() -> None:
     source = source_from_arrays("mine", gray, torch.from_numpy(Y), gray, Y)
     assert source.in_channels == 1
     assert source.classes == ("0", "1", "2")
+    assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[:, 0], np.rint(gray.numpy() * 255))
 
 

@@ -26,13 +26,19 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined, misc]
+_Pickler: Any = vars(pickle)["_Pickler"]  # the one in Python, which can be changed
+
+
+class Python2Pickler(_Pickler):
     """Writes what Python 2 and the numpy of 2009 wrote into CIFAR's files.
 
     Byte strings as BINSTRING, numpy's functions under their old names, 0 and 1 for dtype's flags.
     """
 
-    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[type, Any]] = dict(_Pickler.dispatch)
+
+    write: Any
+    memoize: Any
 
     def save_string(self, value: Any) -> None:
         data = value.encode("latin1") if isinstance(value, str) else value

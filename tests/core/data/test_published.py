@@ -95,6 +95,7 @@ def test_digits_have_a_fixed_balanced_test_part() -> None:
 def test_mnist_layouts(tmp_path: Path, name: str, folder: str, suffix: str) -> None:
     arrays = write_idx(tmp_path / folder / "raw", suffix)
     source = load_source(name, root=tmp_path)
+    assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[:, 0], arrays["train-images-idx3"])
     np.testing.assert_array_equal(source.test_labels, arrays["t10k-labels-idx1"])
     spec = DATASETS[name]
@@ -111,9 +112,11 @@ def test_the_system_copy_of_fashion_mnist_serves_where_the_root_has_none(
     monkeypatch.setattr(module, "_DEBIAN_FASHION_MNIST", tmp_path / "system")
     system = write_idx(tmp_path / "system", ".gz")
     source = load_source("fashion_mnist", root=tmp_path / "root")
+    assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[:, 0], system["train-images-idx3"])
     own = write_idx(tmp_path / "root" / "FashionMNIST" / "raw")
     source = load_source("fashion_mnist", root=tmp_path / "root")
+    assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[:, 0], own["train-images-idx3"])
 
 
@@ -163,6 +166,7 @@ def test_image_size_takes_area_averages(tmp_path: Path) -> None:
     arrays = write_idx(tmp_path / "MNIST" / "raw")
     source = load_source("mnist", root=tmp_path, image_size=14)
     blocks = arrays["train-images-idx3"].reshape(20, 14, 2, 14, 2).astype(float)
+    assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[:, 0], np.rint(blocks.mean(axis=(2, 4))))
     assert source.image_size == 14
     with pytest.raises(ValueError, match="image_size=29 is larger than the 28 pixels of mnist"):
@@ -271,6 +275,7 @@ def test_mnist_is_fetched_from_the_mirror_that_answers(
     files = [f"{name}-ubyte.gz" for name in IDX]
     monkeypatch.setattr(mnist, "resources", [(file, md5(folder / file)) for file in files])
     source = load_source("mnist", root=tmp_path / "root")
+    assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[:, 0], arrays["train-images-idx3"])
 
 
