@@ -90,25 +90,28 @@ class Transform:
         Numbers are drawn from generator on its own device, which may be another than x's, so that a
         CPU generator gives the same augmentation on every device.
         """
-        batch, _, height, width = x.shape
-        if self.flip:
-            mirror = torch.rand(batch, generator=generator, device=generator.device) < 0.5
-            x = torch.where(mirror.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
-        if not self.translate:
-            return self.evaluate(x)
+        normalised = self.evaluate(x)
+        if not (self.flip or self.translate):
+            return normalised
+        batch, channels, height, width = x.shape
         t = self.translate
         if t >= min(height, width):
             raise ValueError(f"translate={t} would push images of {height}x{width} pixels out")
-        shifts = torch.randint(
-            -t, t + 1, (2, batch, 1), generator=generator, device=generator.device
-        ).to(x.device)
-        padded = pad(self.evaluate(x), (t, t, t, t))
-        rows = torch.arange(height, device=x.device) + t - shifts[0]
-        columns = torch.arange(width, device=x.device) + t - shifts[1]
-        sample = torch.arange(batch, device=x.device).view(-1, 1, 1)
-        # Channels last in the gather: one index picks a whole pixel.
-        moved = padded.permute(0, 2, 3, 1)[sample, rows.unsqueeze(2), columns.unsqueeze(1)]
-        return moved.permute(0, 3, 1, 2).contiguous()
+        rows = torch.arange(height, device=x.device).expand(batch, height) + t
+        columns = torch.arange(width, device=x.device).expand(batch, width) + t
+        if t:
+            shifts = torch.randint(
+                -t, t + 1, (2, batch, 1), generator=generator, device=generator.device
+            ).to(x.device)
+            rows, columns = rows - shifts[0], columns - shifts[1]
+        stride = width + 2 * t
+        if self.flip:
+            mirror = torch.rand((batch, 1), generator=generator, device=generator.device) < 0.5
+            columns = torch.where(mirror.to(x.device), stride - 1 - columns, columns)
+        # One gather does the flip and both shifts, and is the same for every channel.
+        source = (rows.unsqueeze(2) * stride + columns.unsqueeze(1)).view(batch, 1, -1)
+        padded = pad(normalised, (t, t, t, t)).flatten(2)
+        return padded.gather(2, source.expand(-1, channels, -1)).view(x.shape)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Normalise x uint8 [B, C, H, W] to float32: (x/255 - mean) / std."""

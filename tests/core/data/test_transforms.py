@@ -138,3 +138,11 @@ def test_errors_name_value_and_limit() -> None:
     empty = DeviceImages(np.zeros((0, 1, 2, 2), np.uint8), np.zeros(0, np.int64))
     with pytest.raises(ValueError, match="empty image set"):
         Transform.fit(empty)
+
+
+def test_any_memory_layout_is_taken() -> None:
+    x = random_images(6, 3, 8)
+    transform = Transform((0.5,) * 3, (0.5,) * 3, flip=True, translate=1)
+    last = x.contiguous(memory_format=torch.channels_last)
+    for t in (transform, Transform((0.5,) * 3, (0.5,) * 3, flip=True)):
+        assert torch.equal(t.train(last, generator()), t.train(x, generator()))
