@@ -1,0 +1,43 @@
+# Targets make what they need: .venv, with the versions that constraints.txt pins.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+OUTPUT ?= results
+PORT ?= 5000
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: help install table2 test test-fast lint ui clean
+
+help:
+	@echo "make table2    Table II on scikit-learn's digits, three seeds (ARGS=... adds flags)"
+	@echo "make test      all tests;  make test-fast leaves the slow ones out"
+	@echo "make ui        MLflow UI of $(OUTPUT) on http://127.0.0.1:$(PORT)"
+	@echo "make lint      ruff and mypy"
+	@echo "make clean     remove .venv and caches (results stay)"
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) --editable '.[dev]'
+	touch $@
+
+table2: install
+	$(BIN)/python studies/table2.py --dataset digits --preset quick --seeds 3 --output $(OUTPUT) $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: install
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: install
+	$(BIN)/mlflow ui --backend-store-uri 'sqlite:///$(abspath $(OUTPUT))/mlflow.db' --host 127.0.0.1 --port $(PORT)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
