@@ -26,9 +26,11 @@ _QUICK: Mapping[str, dict[str, Any]] = {
     "digits": {
         "model": "digits_cnn",
         "image_size": None,
-        "train_size": 500,
+        "train_size": 100,
         "meta_size": 200,
-        "epochs": 60,
+        "epochs": 150,
+        "batch_size": 50,
+        "meta_batch_size": 50,
         "flip": False,
     },
     "mnist": {"image_size": 14, "flip": False},
@@ -80,7 +82,7 @@ def training(dataset: str, preset: str) -> TrainingConfig:
     )
     if preset == "quick":
         return quick
-    return replace(quick, train_size=200, meta_size=100, epochs=2)
+    return replace(quick, train_size=100, meta_size=50, epochs=2)
 
 
 def search(preset: str) -> SearchSettings:
@@ -88,7 +90,7 @@ def search(preset: str) -> SearchSettings:
     if preset == "smoke":
         return SearchSettings(trials=3, startup=2, min_epochs=1, reduction=2)
     if preset == "quick":
-        return SearchSettings(trials=12, startup=4, min_epochs=4, reduction=3)
+        return SearchSettings(trials=12, startup=4, min_epochs=5, reduction=3)
     return SearchSettings(trials=20, startup=6, min_epochs=25, reduction=3)
 
 

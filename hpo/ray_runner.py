@@ -52,9 +52,8 @@ class _StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        cell_id = self._trials.pop(trial_id)
-        if error or result is None:
-            self._run.end(cell_id, "crashed", {}, "its worker failed; see Ray's log", {})
+        # Whatever way the trial came to its end, a cell that has not told its ending is lost.
+        self._run.end(self._trials.pop(trial_id), "crashed", {}, "its worker ended early", {})
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study's state is in its store."""
@@ -80,6 +79,12 @@ class _StudyScheduler(FIFOScheduler):
         if "ending" in result:
             self._run.end(cell_id, **json.loads(result["ending"]))
         return self.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        failure = trial.get_error()
+        cause = getattr(failure, "cause", None) or failure
+        cell_id = self._trials.get(trial.trial_id, "")
+        self._run.end(cell_id, "crashed", {}, f"{type(cause).__name__}: {cause}", {})
 
 
 def run_on_ray(

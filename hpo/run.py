@@ -74,7 +74,7 @@ def _run(study: str, rows: Sequence[StudyRow], options: Options) -> int:
         study_id=identity,
         params={"preset": options.preset, "seeds": options.seeds, **options.overrides},
     ) as tracker:
-        progress = Progress()
+        progress = Progress(options.workers)
         run = StudyRun(plan, CellStore(options.output), tracker, progress)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
@@ -90,6 +90,7 @@ def _run(study: str, rows: Sequence[StudyRow], options: Options) -> int:
                 threads=options.threads,
                 gpus_per_cell=options.gpus_per_cell,
             )
+        run.tidy()
         progress.close()
         _report(plan, run, tracker, options, time.monotonic() - begun)
     return CRASHED if any(r.status == "crashed" for r in run.records) else 0

@@ -128,9 +128,12 @@ class AlphaSearch:
         """
         trial = self._require_current()
         known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        last = max(known, default=0)  # of a killed process, which may not have asked about it
         for metrics in epochs:
             epoch = int(metrics["epoch"])
-            if epoch not in known:
+            if epoch < last:
+                continue
+            if epoch > last:
                 trial.report(metrics["val_error"], step=epoch)
             if epoch < self._base.epochs and trial.should_prune():
                 return epoch

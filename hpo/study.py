@@ -86,20 +86,19 @@ class StudyRun:
         cell = self._running.get(cell_id)
         if cell is None:
             return True
-        known = len(self._epochs[cell_id])
-        for metrics in epochs:
-            if int(metrics["epoch"]) == known + 1:  # a restarted worker tells its epochs again
-                self._epochs[cell_id].append(metrics)
-                known += 1
+        history = self._epochs[cell_id]
+        # A worker that was started again tells its epochs again.
+        new = [metrics for metrics in epochs if int(metrics["epoch"]) > len(history)]
         stop = None
         if cell.purpose == "search":
-            stop = self._searches[cell.dataset].report(self._epochs[cell_id])
+            stop = self._searches[cell.dataset].report(new)
             if stop is not None:
-                self._epochs[cell_id] = self._epochs[cell_id][:stop]
-        for metrics in self._epochs[cell_id][-len(epochs) or known :]:
+                new = [metrics for metrics in new if int(metrics["epoch"]) <= stop]
+        history += new
+        for metrics in new:
             self._tracker.epoch(cell_id, metrics)
         if stop is not None:
-            self.end(cell_id, "pruned", partial_result(self._epochs[cell_id]), None, {})
+            self.end(cell_id, "pruned", partial_result(history), None, {})
         self._progress.update()
         return stop is not None
 
@@ -130,6 +129,12 @@ class StudyRun:
         if cell.purpose == "search":
             self._searches[cell.dataset].end(status, result)
         self._progress.update()
+
+    def tidy(self) -> None:
+        """Remove what workers left behind that were stopped while they wrote a checkpoint."""
+        for cell_id, record in self._records.items():
+            if record.status != "crashed":
+                remove_checkpoints(self._store.directory(cell_id))
 
     def _next_cell(self) -> Cell | None:
         cell = self._next_trial()
@@ -183,7 +188,7 @@ class StudyRun:
             progress.failed += 1
         else:
             progress.done += 1
-        if record.status == "finished":
+        if record.status == "finished" and not record.cell.training.meta_in_training:
             error = float(record.result["val_error"])
             if progress.best is None or error < progress.best[0]:
                 progress.best = (error, record.cell.method)
