@@ -1,0 +1,292 @@
+"""The single panels of a study's figures, each drawn into axes that it is given.
+
+Families differ in colour (from Okabe and Ito's palette, safe for the colour-blind) and in marker.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo.cells import CellRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import Bbox
+
+Line = Mapping[str, Any]
+"""One row of the table of `hpo.report.build_table`."""
+
+Histograms = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Counts of λ in equal bins of [0, 1] by method, in the first and in the last epoch."""
+
+LAMBDA_COLUMNS = 8
+_NAME_SIZE = 7.5
+_GREY = "#555555"
+
+_STYLES: Mapping[str, tuple[str, str]] = {
+    "none": ("#000000", "o"),
+    "beta": ("#0072B2", "s"),
+    "fixed": ("#7F7F7F", "^"),
+    "learned": ("#D55E00", "D"),
+    "placebo": ("#CC79A7", "v"),
+    "extra": ("#009E73", "P"),
+}
+
+
+def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) -> set[str]:
+    """Mean error with interval for each row from top to bottom; seeds of ``records`` as dots.
+
+    What the panel cannot show (a row without results, fewer seeds, the paper's number out of
+    range) stands at its right edge.
+
+    Returns:
+        Which marks it holds beside the means, for `error_legend`.
+    """
+    reached: list[float] = []
+    marks: set[str] = set()
+    for y, line in enumerate(lines):
+        if line["n_seeds"] == 0:
+            continue
+        color, marker = _STYLES[line["family"]]
+        seeds = _test_errors(records, line["method"])
+        ax.plot(seeds, [y] * len(seeds), "o", ms=4.5, color=color, alpha=0.3, mew=0, zorder=2)
+        ax.errorbar(
+            line["mean_error"], y, xerr=_half(line), fmt=marker, ms=6, color=color, capsize=3
+        )
+        interval = (line["ci_low"], line["ci_high"])
+        reached += [*seeds, line["mean_error"], *(end for end in interval if not math.isnan(end))]
+        if seeds:
+            marks.add("seed")
+        if line["best_beta"]:
+            marks.add("best")
+            ax.axvline(line["mean_error"], color=color, lw=0.9, ls="--", zorder=1)
+    low, high = (min(reached), max(reached)) if reached else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.5
+    low, high = max(0.0, low - margin), high + margin
+    complete = max(line["n_seeds"] for line in lines)
+    for y, line in enumerate(lines):
+        paper = line["paper_error"]
+        notes = []
+        if line["n_seeds"] == 0:
+            notes.append("no result")
+        elif line["n_seeds"] < complete:
+            notes.append(f"n = {line['n_seeds']}")
+        if low <= paper <= high:
+            marks.add("paper")
+            ax.plot(paper, y, "*", ms=11, mfc="none", mec="black", zorder=4)
+        elif not math.isnan(paper):
+            notes.append(f"paper: {paper:.2f}")
+        place: dict[str, Any] = {
+            "transform": ax.get_yaxis_transform(),
+            "va": "center",
+            "fontsize": 8,
+        }
+        ax.text(1.01, y, ", ".join(notes), color="#555555", **place)
+    ax.set_xlim(low, high)
+    ax.set_ylim(len(lines) - 0.5, -0.5)
+    ax.set_yticks(range(len(lines)), [_wrap(line["label"], 30) for line in lines])
+    ax.set_xlabel("test error (%)")
+    ax.grid(axis="x", lw=0.4, alpha=0.5)
+    return marks
+
+
+def error_legend(marks: Collection[str]) -> list[Line2D]:
+    """What the means and the ``marks`` of `draw_errors` mean."""
+    from matplotlib.lines import Line2D
+
+    blue = _STYLES["beta"][0]
+    star: dict[str, Any] = {"marker": "*", "ls": "", "ms": 11, "mfc": "none", "mec": "black"}
+    handles = {
+        "seed": Line2D([], [], marker="o", ls="", color=_GREY, alpha=0.3, label="one seed"),
+        "best": Line2D([], [], color=blue, lw=0.9, ls="--", label="best Beta by validation"),
+        "paper": Line2D([], [], label="the paper's number", **star),
+    }
+    mean = Line2D([], [], marker="o", color=_GREY, label="mean and 95 % interval")
+    return [mean, *(handle for mark, handle in handles.items() if mark in marks)]
+
+
+def draw_cost(ax: Axes, lines: Sequence[Line]) -> None:
+    """Error with interval against training time in seconds; `label_points` names the points."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for line in lines:
+        if line["n_seeds"] > 0:
+            color, marker = _STYLES[line["family"]]
+            ax.errorbar(
+                line["train_seconds"],
+                line["mean_error"],
+                yerr=_half(line),
+                fmt=marker,
+                ms=6,
+                color=color,
+                capsize=2,
+                elinewidth=0.8,
+            )
+    ax.set_xscale("log")
+    times = [line["train_seconds"] for line in lines if line["n_seeds"] > 0]
+    if times:
+        # Half a decade to the right of the last point is for its name.
+        ax.set_xlim(min(times) / 1.4, max(times) * 2.5)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("training time (s), search included")
+    ax.set_ylabel("test error (%)")
+    ax.grid(which="both", lw=0.4, alpha=0.4)
+
+
+def label_points(figure: Figure, panels: Mapping[Axes, Sequence[Line]]) -> None:
+    """Name the points of `draw_cost` panels where names overlap least, with a thin line to each.
+
+    The figure must be complete otherwise: names are placed by where the points are drawn.
+    """
+    figure.draw_without_rendering()
+    for ax, lines in panels.items():
+        shown = sorted((e for e in lines if e["n_seeds"] > 0), key=lambda e: e["mean_error"])
+        points = [ax.transData.transform((e["train_seconds"], e["mean_error"])) for e in shown]
+        taken = [_box(x, y, 10, 10) for x, y in points]
+        for line, point in zip(shown, points, strict=True):
+            taken.append(_place_name(figure, ax, line, point, taken))
+
+
+def lambda_histogram_sums(
+    records: Sequence[CellRecord], datasets: Sequence[str], methods: Mapping[str, Any]
+) -> dict[str, Histograms]:
+    """By data set the histograms of λ, summed over the seeds of finished final cells.
+
+    Methods whose λ stays in one bin (none, fixed) and data sets without any other are left out.
+    """
+    found: dict[str, Histograms] = {}
+    for dataset in datasets:
+        sums: Histograms = {}
+        for method in methods:
+            results = [
+                record.result
+                for record in _finished(records, method)
+                if record.cell.dataset == dataset and record.result.get("lam_histogram")
+            ]
+            if not results:
+                continue
+            first, last = (
+                np.sum([result[name] for result in results], axis=0)
+                for name in ("lam_histogram_first", "lam_histogram")
+            )
+            if np.count_nonzero(first) > 1 or np.count_nonzero(last) > 1:
+                sums[method] = (first, last)
+        if sums:
+            found[dataset] = sums
+    return found
+
+
+def draw_lambda(ax: Axes, title: str, first: np.ndarray, last: np.ndarray) -> None:
+    """Densities of λ in the first epoch (line) and in the last (filled)."""
+    edges = np.linspace(0.0, 1.0, len(last) + 1)
+    ax.stairs(_density(last), edges, fill=True, color="#0072B2", alpha=0.55, label="last epoch")
+    ax.stairs(_density(first), edges, color="black", lw=1.0, ls="--", label="first epoch")
+    ax.set_title(_wrap(title, 22), fontsize=8)
+    ax.set_xlim(0.0, 1.0)
+    ax.set_ylim(bottom=0.0)
+    ax.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
+    ax.tick_params(labelsize=7)
+    ax.set_xlabel("λ", labelpad=1)
+
+
+def short_name(dataset: str) -> str:
+    """A data set's name for a title; of a long path the end."""
+    return dataset if len(dataset) <= 40 else f"…{dataset[-39:]}"
+
+
+def _wrap(label: str, width: int) -> str:
+    return textwrap.fill(label, width, break_on_hyphens=False)
+
+
+def _finished(records: Sequence[CellRecord], method: str) -> Iterator[CellRecord]:
+    for record in records:
+        cell = record.cell
+        if cell.method == method and cell.purpose == "final" and record.status == "finished":
+            yield record
+
+
+def _test_errors(records: Sequence[CellRecord], method: str) -> list[float]:
+    return [float(record.result["test_error"]) for record in _finished(records, method)]
+
+
+def _half(line: Line) -> float | None:
+    half = line["ci_high"] - line["mean_error"]
+    return None if math.isnan(half) else half
+
+
+def _density(counts: np.ndarray) -> np.ndarray:
+    return np.asarray(counts * len(counts) / max(1, counts.sum()))
+
+
+def _place_name(
+    figure: Figure, ax: Axes, line: Line, point: np.ndarray, taken: Sequence[Bbox]
+) -> Bbox:
+    """Write one name beside its point (in pixels); returns the name's box."""
+    from matplotlib.patheffects import withStroke
+
+    name = _wrap(line["label"], 24)
+    ruler = ax.text(0, 0, name, fontsize=_NAME_SIZE)
+    size, frame = ruler.get_window_extent(), ax.get_window_extent()
+    ruler.remove()
+    pixels, width, height = figure.dpi / 72, size.width, size.height
+    step = 0.6 * height / (1 + name.count("\n"))
+
+    def penalty(candidate: tuple[int, int]) -> float:
+        side, steps = candidate
+        box = place(side, steps)
+        overlap = sum(_overlap(box, other) for other in taken)
+        outside = width * height - _overlap(box, frame)
+        # Overlaps weigh most; then what is near, and to the right rather than to the left.
+        return 40 * overlap + 40 * outside + height * (8 * abs(steps) + (side < 0))
+
+    def place(side: int, steps: int) -> Bbox:
+        x = point[0] + side * (10 * pixels + width / 2 + abs(steps) * 0.5 * pixels)
+        return _box(x, point[1] + steps * step, width, height)
+
+    side, steps = min(product((1, -1), range(-14, 15)), key=penalty)
+    box = place(side, steps)
+    near = box.x0 if side > 0 else box.x1
+    color = _STYLES[line["family"]][0]
+    text = ax.annotate(
+        name,
+        (line["train_seconds"], line["mean_error"]),
+        xytext=((near - point[0]) / pixels, ((box.y0 + box.y1) / 2 - point[1]) / pixels),
+        textcoords="offset points",
+        fontsize=_NAME_SIZE,
+        color=color,
+        ha="left" if side > 0 else "right",
+        va="center",
+        arrowprops={
+            "arrowstyle": "-",
+            "lw": 0.5,
+            "color": color,
+            "relpos": (0.0 if side > 0 else 1.0, 0.5),
+            "shrinkA": 0,
+            "shrinkB": 3,
+        },
+    )
+    text.set_in_layout(False)
+    text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # intervals cross names
+    return box
+
+
+def _box(x: float, y: float, width: float, height: float) -> Bbox:
+    from matplotlib.transforms import Bbox
+
+    return Bbox.from_bounds(x - width / 2, y - height / 2, width, height)
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(0.0, width) * max(0.0, height)

@@ -1,0 +1,207 @@
+"""Figures of a study: errors with intervals, error against cost, and the distribution of λ.
+
+Matplotlib's object-oriented interface on the Agg canvas only: no window, no pyplot, no state
+between figures. Families differ in colour (Okabe and Ito's palette, safe for the colour-blind) and
+in marker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.cells import CellRecord
+from hpo.plot_panels import (
+    LAMBDA_COLUMNS,
+    Histograms,
+    Line,
+    draw_cost,
+    draw_errors,
+    draw_lambda,
+    error_legend,
+    label_points,
+    lambda_histogram_sums,
+    short_name,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_PANEL_WIDTH = 6.5  # inches
+_COST_HEIGHT = 4.6
+_LAMBDA_HEIGHT = 1.7
+
+
+def error_figure(frame: pd.DataFrame, records: Iterable[CellRecord] = ()) -> Figure:
+    """Mean test error (%) with its 95 % interval for each method, one panel for each data set.
+
+    Args:
+        frame: of `hpo.report.build_table`.
+        records: their finished final cells are shown as faint dots, one for each seed.
+    """
+    panels = _panels(frame)
+    figure = _figure(_PANEL_WIDTH * len(panels), _error_height(panels))
+    _error_panels(figure, panels, list(records))
+    return figure
+
+
+def cost_figure(frame: pd.DataFrame) -> Figure:
+    """Test error (%) with interval against training time (s, logarithmic), search included.
+
+    Args:
+        frame: of `hpo.report.build_table`.
+    """
+    panels = _panels(frame)
+    figure = _figure(_PANEL_WIDTH * len(panels), _COST_HEIGHT)
+    label_points(figure, _cost_panels(figure, panels))
+    return figure
+
+
+def lambda_histograms(
+    records: Iterable[CellRecord], labels: Mapping[str, str] | None = None
+) -> Figure:
+    """Distribution of λ in the first and the last epoch, for each data set and method.
+
+    Args:
+        records: histograms of the finished final cells of a method are added up over seeds;
+            methods whose λ is a single value are left out.
+        labels: how methods are called; keys of methods that are to be shown, in order.
+
+    Raises:
+        ValueError: no record has a λ that varies.
+    """
+    records = list(records)
+    labels = labels or {record.cell.method: record.cell.method for record in records}
+    datasets = list(dict.fromkeys(record.cell.dataset for record in records))
+    histograms = lambda_histogram_sums(records, datasets, labels)
+    if not histograms:
+        raise ValueError(
+            "no record has a histogram of a λ that varies; give records of finished cells of a "
+            "Beta or learned policy"
+        )
+    rows = _lambda_rows(histograms)
+    figure = _figure(_PANEL_WIDTH * 2, _LAMBDA_HEIGHT * rows + 0.6)
+    _lambda_panels(figure, histograms, labels)
+    return figure
+
+
+def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
+    """Errors, cost and distributions of λ of a study in one figure.
+
+    Args:
+        frame: of `hpo.report.build_table`.
+        records: the records that the frame was built from.
+    """
+    records = list(records)
+    panels = _panels(frame)
+    labels = dict(zip(frame["method"], frame["label"], strict=True))
+    histograms = lambda_histogram_sums(records, list(panels), labels)
+    heights = [_error_height(panels), _COST_HEIGHT]
+    if histograms:
+        heights.append(_LAMBDA_HEIGHT * _lambda_rows(histograms) + 0.6)
+    figure = _figure(_PANEL_WIDTH * max(2, len(panels)), sum(heights))
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+    _error_panels(parts[0], panels, records)
+    cost_axes = _cost_panels(parts[1], panels)
+    if histograms:
+        _lambda_panels(parts[2], histograms, labels)
+    label_points(figure, cost_axes)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
+    """Write ``figure`` as PNG, whole or not at all; parent folders are created.
+
+    Returns:
+        ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(aside, format="png", dpi=dpi)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _panels(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Lines of the frame by data set.
+
+    Raises:
+        ValueError: the frame is empty.
+    """
+    if frame.empty:
+        raise ValueError("nothing to draw: the table has no rows")
+    return {
+        dataset: frame[frame["dataset"] == dataset].to_dict("records")
+        for dataset in frame["dataset"].unique()
+    }
+
+
+def _error_height(panels: Mapping[str, Sequence[Line]]) -> float:
+    return 1.6 + 0.32 * max(len(lines) for lines in panels.values())
+
+
+def _error_panels(
+    figure: Figure | SubFigure,
+    panels: Mapping[str, Sequence[Line]],
+    records: Sequence[CellRecord],
+) -> None:
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    marks: set[str] = set()
+    for index, (ax, (dataset, lines)) in enumerate(zip(axes, panels.items(), strict=True)):
+        here = [record for record in records if record.cell.dataset == dataset]
+        marks |= draw_errors(ax, lines, here)
+        ax.set_title(short_name(dataset))
+        if index:
+            ax.tick_params(labelleft=False)
+    figure.legend(handles=error_legend(marks), loc="outside lower center", ncols=4, frameon=False)
+
+
+def _cost_panels(
+    figure: Figure | SubFigure, panels: Mapping[str, Sequence[Line]]
+) -> dict[Axes, Sequence[Line]]:
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (dataset, lines) in zip(axes, panels.items(), strict=True):
+        draw_cost(ax, lines)
+        ax.set_title(short_name(dataset))
+    return dict(zip(axes, panels.values(), strict=True))
+
+
+def _lambda_rows(histograms: Mapping[str, Histograms]) -> int:
+    return sum(-(-len(methods) // LAMBDA_COLUMNS) for methods in histograms.values())
+
+
+def _lambda_panels(
+    figure: Figure | SubFigure,
+    histograms: Mapping[str, Histograms],
+    labels: Mapping[str, str],
+) -> None:
+    columns = min(LAMBDA_COLUMNS, max(len(methods) for methods in histograms.values()))
+    axes = figure.subplots(_lambda_rows(histograms), columns, squeeze=False)
+    free = iter(axes)
+    for dataset, methods in histograms.items():
+        row: Sequence[Axes] = ()
+        for index, (method, counts) in enumerate(methods.items()):
+            if index % columns == 0:
+                row = list(next(free))
+                row[0].set_ylabel(f"{short_name(dataset)}\ndensity")
+            draw_lambda(row[index % columns], labels[method], *counts)
+        for unused in row[len(methods) % columns or columns :]:
+            unused.set_axis_off()
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
