@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: written aside, synced, renamed; one kept behind."""
+"""Checkpoints that survive a kill at any moment: written aside, synced, renamed; one kept back."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
             os.replace(current, directory / PREVIOUS)
         os.replace(aside, current)
     except (OSError, RuntimeError) as error:
-        aside.unlink(missing_ok=True)
         raise OSError(
             f"cannot write the checkpoint {directory / CURRENT}: {error}; free space or choose "
             "another output folder, then run again: training goes on from the last checkpoint"
         ) from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:

@@ -32,6 +32,15 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         self.build()
+        needed = {"none": (), "beta": ("alpha", "per_sample"), "fixed": ("lam",)}.get(
+            self.kind, ("reading",)
+        )
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if field.name not in needed and value != field.default:
+                raise ValueError(
+                    f"policy {self.kind} has no use for {field.name}={value!r}; leave it out"
+                )
 
     def build(self) -> Policy:
         """The policy itself.
@@ -105,11 +114,17 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("image_size", "train_size", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be None or at least 1, got {value}")
         for name in ("momentum", "weight_decay", "translate", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
         if self.schedule not in ("cosine", "step"):
             raise ValueError(f"schedule must be cosine or step, got {self.schedule!r}")
 

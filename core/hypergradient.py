@@ -1,19 +1,22 @@
 """d(validation loss)/d(λ): the engines (Eqs. 7 to 9; Algorithm 1, lines 4 to 6).
 
 With L the loss of the mixed batch at θ, θ′ the parameters after one virtual step, and v the
-gradient of the validation loss at θ′, the hypergradient is `(∂θ′/∂λ)ᵀ v`; for plain descent at rate
-η it is `−∂/∂λ ⟨∇θ L(θ; λ), η·v⟩`. The engines differ in how they get there, not in what they compute.
+gradient of the validation loss at θ′, the hypergradient is `(∂θ′/∂λ)ᵀ v`; for plain descent at
+rate η it is `−∂/∂λ ⟨∇θ L(θ; λ), η·v⟩`. The engines differ in how they get there, not in what they
+compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.inner_step import LearningRate, current_rates, descend, differentiable, gradient_descent
 from core.mixing import (
@@ -276,7 +279,7 @@ def meta_gradient(
     devices = sorted({p.device.index for p in originals.values() if p.is_cuda})
     # Dropout in the virtual passes draws from a copy of the stream: the masks are those that the
     # real step will draw, and the stream stands where it stood.
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+    with torch.enable_grad(), torch.random.fork_rng(devices=devices), _twice_differentiable():
         problem = _Problem(
             model=module,
             theta=theta,
@@ -296,19 +299,30 @@ def meta_gradient(
     )
 
 
+@contextlib.contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Compiled parts run eagerly, attention in its plain kernel: the others differentiate once."""
+    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
+    eager = contextlib.nullcontext() if set_stance is None else set_stance("force_eager")
+    with sdpa_kernel(SDPBackend.MATH), eager:
+        yield
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The plain module under `torch.compile`, whose graphs have no double backward.
 
     Raises:
         ValueError: the model is wrapped for several devices.
     """
+    compiled = getattr(model, "_orig_mod", None)
+    if isinstance(compiled, nn.Module):
+        model = compiled
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ValueError(
             f"the model is wrapped in {type(model).__name__}, whose gradient reduction has no "
             "double backward; pass its `.module` and reduce the gradients of the real step yourself"
         )
-    compiled = getattr(model, "_orig_mod", None)
-    return compiled if isinstance(compiled, nn.Module) else model
+    return model
 
 
 def _checked_rates(
@@ -324,6 +338,8 @@ def _checked_rates(
     for name, p in parameters.items():
         if p.requires_grad and name not in given:
             raise ValueError(f"lr has no rate for parameter {name!r}; it has {sorted(given)}")
+        if p.requires_grad and not 0 <= given[name] < float("inf"):
+            raise ValueError(f"lr must be finite and >= 0, got {given[name]} for {name!r}")
     if optimizer is not None:
         for name, rate in current_rates(optimizer, parameters).items():
             if name in given and parameters[name].requires_grad and rate != given[name]:

@@ -8,6 +8,7 @@ ignores and we refuse. `higher` has no AdamW; ours adds the decoupled decay to i
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -82,8 +83,8 @@ def differentiable(
         parameters: the model's parameters; each one that the optimizer holds must be among them.
 
     Raises:
-        ValueError: the optimizer's type has no differentiable form, it maximises, or it holds a
-            parameter that is not the model's.
+        ValueError: the optimizer's type has no differentiable form, it maximises, it is an Adam
+            with decoupled decay, or it holds a parameter that is not the model's.
     """
     kind = type(optimizer).__name__
     way_out = 'use Reading(inner_step="gradient_descent") or pass `lr` instead of `optimizer`'
@@ -91,6 +92,11 @@ def differentiable(
     for group in optimizer.param_groups:
         if group.get("maximize"):
             raise ValueError(f"{kind}(maximize=True) has no differentiable step here; {way_out}")
+        if type(optimizer) is torch.optim.Adam and group.get("decoupled_weight_decay"):
+            raise ValueError(
+                "Adam(decoupled_weight_decay=True) has no differentiable step here; "
+                f"use torch.optim.AdamW, or {way_out}"
+            )
         for p in group["params"]:
             if id(p) not in known:
                 raise ValueError(
@@ -116,8 +122,17 @@ def _place_epsilon(adam: DifferentiableAdam) -> None:
     """Give `higher`'s Adam the epsilon that makes its step equal to torch's.
 
     torch divides by `√v/√b2 + ε`, `higher` multiplies by √b2 and divides by `√v + ε`, with
-    b2 = 1 − β2^t: the same where the latter's ε is ε·√b2 at the step about to be taken.
+    b2 = 1 − β2^t: the same where the latter's ε is ε·√b2 at the step about to be taken. Parameters
+    may differ in t (one that came into use late), so each becomes a group of its own.
     """
-    for group, state in zip(adam.param_groups, adam.state, strict=True):
-        taken = max((entry.get("step", 0) for entry in state.values()), default=0)
-        group["eps"] = group["eps"] * (1 - group["betas"][1] ** (taken + 1)) ** 0.5
+    groups, states, places = [], [], []
+    for group, state, indices in zip(
+        adam.param_groups, adam.state, adam._group_to_param_list, strict=True
+    ):
+        for i, index in enumerate(indices):
+            taken = state[i].get("step", 0)
+            eps = group["eps"] * (1 - group["betas"][1] ** (taken + 1)) ** 0.5
+            groups.append({**group, "params": [None], "eps": eps})
+            states.append(defaultdict(dict, {0: state[i]}))
+            places.append([index])
+    adam.param_groups, adam.state, adam._group_to_param_list = groups, states, places

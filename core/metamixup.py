@@ -84,7 +84,8 @@ def learn_interpolation(
         loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable.
         generator: the random stream.
         autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
-        scale: loss scale of float16 training; see `meta_gradient`.
+        scale: loss scale of float16 training; see `meta_gradient`. Where a hypergradient overflows
+            under it, λ stays λ0: a NaN in the real batch would reach BatchNorm's statistics.
 
     Returns:
         `Interpolation` with `lam` [B] in float32 (float64 for float64 inputs).
@@ -122,6 +123,8 @@ def learn_interpolation(
                 engine=engine, loss=loss, scale=scale, **inner,  # type: ignore[arg-type]
             )  # fmt: skip
         slope = meta.hypergradient
+        if scale != 1:
+            slope = torch.where(slope.isfinite().all(), slope, torch.zeros_like(slope))
         if permute:
             slope = slope[draw_partners(n, generator=generator, device=x.device)]
         z = reading.move(z, lam, slope)
@@ -171,7 +174,7 @@ def metamixup_step(
         `StepResult`.
 
     Raises:
-        ValueError: as `hypergradient`.
+        ValueError: as `hypergradient`; or `scaler` is given beside LBFGS.
 
     Example:
         >>> import torch, core
@@ -240,6 +243,11 @@ def mixed_step(
         return value.detach()
 
     if isinstance(optimizer, torch.optim.LBFGS):
+        if scaler is not None and scaler.is_enabled():
+            raise ValueError(
+                "LBFGS evaluates its gradient several times a step and cannot be used with a "
+                "GradScaler; leave `scaler` out (bfloat16 autocast needs none)"
+            )
         value = torch.as_tensor(optimizer.step(backward))
     else:
         value = backward()

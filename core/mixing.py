@@ -201,7 +201,9 @@ def check_lam(lam: Tensor, n: int) -> None:
 
 def check_partner(partner: Tensor, n: int) -> None:
     """Raises ValueError unless partner is integer, [n] and within [0, n)."""
-    if partner.is_floating_point() or list(partner.shape) != [n]:
+    # Indexing takes bool and uint8 for masks.
+    indexes = partner.dtype in (torch.int64, torch.int32)
+    if not indexes or list(partner.shape) != [n]:
         raise ValueError(
             f"partner must be integer with shape [{n}], got {partner.dtype} {list(partner.shape)}"
         )

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from core.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, Fixed, Learned, NoMix
+from core.reading import DEFAULT, PAPER, Reading
+
+POLICIES = [
+    (PolicyConfig("none"), NoMix()),
+    (PolicyConfig("beta", alpha=0.5), Beta(0.5)),
+    (PolicyConfig("beta", alpha=2.0, per_sample=True), Beta(2.0, per_sample=True)),
+    (PolicyConfig("fixed", lam=0.4), Fixed(0.4)),
+    (PolicyConfig("learned"), Learned(DEFAULT)),
+    (PolicyConfig("learned", reading=PAPER), Learned(PAPER)),
+    (PolicyConfig("placebo"), Learned(DEFAULT, placebo=True)),
+    (
+        PolicyConfig("placebo", reading=Reading(scale="sign", step_size=3.0)),
+        Learned(Reading(scale="sign", step_size=3.0), placebo=True),
+    ),
+]
+
+
+def config(**changes: Any) -> TrainingConfig:
+    values: dict[str, Any] = {"dataset": "digits", "model": "cnn", "policy": PolicyConfig("none")}
+    return TrainingConfig(**{**values, **changes})
+
+
+@pytest.mark.parametrize(("policy", "built"), POLICIES)
+def test_builds_the_policy_it_names(policy: PolicyConfig, built: Any) -> None:
+    assert policy.build() == built
+
+
+@pytest.mark.parametrize(("policy", "_built"), POLICIES)
+def test_round_trip_through_json(policy: PolicyConfig, _built: Any) -> None:
+    original = config(
+        policy=policy,
+        seed=3,
+        image_size=14,
+        train_size=500,
+        schedule="step",
+        milestones=(60, 120),
+        width=16,
+        meta_in_training=True,
+    )
+    text = json.dumps(original.to_dict(), allow_nan=False)
+    again = TrainingConfig.from_dict(json.loads(text))
+    assert again == original
+    assert hash(again) == hash(original)
+    assert json.dumps(again.to_dict()) == text
+
+
+def test_defaults_are_the_papers() -> None:
+    c = config()
+    assert (c.epochs, c.batch_size, c.meta_size, c.lr) == (600, 128, 1000, 0.1)
+    assert (c.momentum, c.weight_decay, c.schedule) == (0.9, 1e-4, "cosine")
+    assert (c.flip, c.translate, c.meta_in_training) == (True, 0, False)
+
+
+def test_missing_settings_take_their_defaults() -> None:
+    data = {"dataset": "digits", "model": "cnn", "policy": {"kind": "beta", "alpha": 1.0}}
+    assert TrainingConfig.from_dict(data) == config(policy=PolicyConfig("beta", alpha=1.0))
+
+
+def test_reading_does_not_change_what_it_reads() -> None:
+    data = config(policy=PolicyConfig("learned", reading=PAPER)).to_dict()
+    text = json.dumps(data)
+    TrainingConfig.from_dict(data)
+    assert json.dumps(data) == text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 3}, r"unknown training settings \['epoch'\]; this version knows .*'epochs'"),
+        ({"policy": {"kind": "beta", "alpha": 1.0, "beta": 2}}, "cannot be read.*'beta'"),
+        ({"policy": {"kind": "learned", "reading": {"speed": 1}}}, "cannot be read.*'speed'"),
+        ({"policy": {"kind": "learned", "reading": {"scale": "max"}}}, "Reading.scale"),
+        ({"policy": {"alpha": 1.0}}, "cannot be read.*kind"),
+        ({"policy": None}, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig.from_dict({**config().to_dict(), **change})
+
+
+@pytest.mark.parametrize("missing", ["policy", "dataset", "model"])
+def test_missing_fields_are_named(missing: str) -> None:
+    data = config().to_dict()
+    del data[missing]
+    with pytest.raises(ValueError, match=f"cannot be read.*{missing}"):
+        TrainingConfig.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "mixup"}, "must be none, beta, fixed, learned or placebo; got 'mixup'"),
+        ({"kind": "beta"}, "policy beta needs alpha"),
+        ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
+        ({"kind": "fixed"}, "policy fixed needs lam"),
+        ({"kind": "fixed", "lam": 1.5}, r"must lie in \[0, 1\], got 1.5"),
+        # A stray value would make two names of one training.
+        ({"kind": "none", "alpha": 1.0}, "policy none has no use for alpha=1.0; leave it out"),
+        ({"kind": "fixed", "lam": 0.1, "per_sample": True}, "no use for per_sample=True"),
+        ({"kind": "beta", "alpha": 1.0, "reading": PAPER}, "policy beta has no use for reading"),
+        ({"kind": "learned", "lam": 0.1}, "policy learned has no use for lam=0.1"),
+    ],
+)
+def test_policies_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PolicyConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs must be at least 1, got 0"),
+        ("batch_size", -1, "batch_size must be at least 1, got -1"),
+        ("meta_batch_size", 0, "meta_batch_size"),
+        ("meta_size", 0, "meta_size"),
+        ("image_size", 0, "image_size must be None or at least 1, got 0"),
+        ("train_size", 0, "train_size must be None or at least 1"),
+        ("width", -4, "width must be None or at least 1, got -4"),
+        ("momentum", -0.1, "momentum must be at least 0, got -0.1"),
+        ("momentum", float("nan"), "momentum must be at least 0, got nan"),
+        ("weight_decay", -1.0, "weight_decay"),
+        ("translate", -1, "translate"),
+        ("seed", -1, "seed must be at least 0"),
+        ("lr", 0.0, "lr must be positive and finite, got 0.0"),
+        ("lr", float("nan"), "lr must be positive"),
+        ("lr", float("inf"), "lr must be positive"),
+        ("lr_decay", 0.0, r"lr_decay must lie in \(0, 1\], got 0.0"),
+        ("lr_decay", 10.0, r"lr_decay must lie in \(0, 1\], got 10.0"),
+        ("schedule", "linear", "schedule must be cosine or step, got 'linear'"),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**{field: value})
+    with pytest.raises(ValueError, match=message):
+        replace(config(), **{field: value})

@@ -1,0 +1,209 @@
+"""θ′ of the differentiable step against the real optimizer's own `.step()`, in float64."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, optim
+
+from core.inner_step import current_rates, descend, differentiable, gradient_descent
+
+OPTIMIZERS: dict[str, tuple[type[optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (optim.SGD, {"lr": 0.1}),
+    "sgd_decay": (optim.SGD, {"lr": 0.1, "weight_decay": 0.03}),
+    "sgd_momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.03}),
+    "sgd_dampening": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.4}),
+    "sgd_nesterov": (
+        optim.SGD,
+        {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.03},
+    ),
+    "sgd_tensor_rate": (optim.SGD, {"lr": torch.tensor(0.125), "momentum": 0.9}),
+    "adam": (optim.Adam, {"lr": 0.01}),
+    "adam_decay": (optim.Adam, {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.9)}),
+    "adam_epsilon": (optim.Adam, {"lr": 0.01, "eps": 0.1}),
+    "adam_amsgrad": (optim.Adam, {"lr": 0.01, "amsgrad": True, "eps": 0.01}),
+    "adamw": (optim.AdamW, {"lr": 0.01}),
+    "adamw_decay": (optim.AdamW, {"lr": 0.01, "weight_decay": 0.3, "eps": 0.01}),
+    "adamw_amsgrad": (optim.AdamW, {"lr": 0.01, "weight_decay": 0.3, "amsgrad": True}),
+    "adagrad": (optim.Adagrad, {"lr": 0.01, "lr_decay": 0.1, "weight_decay": 0.1}),
+    "adadelta": (optim.Adadelta, {"lr": 0.5, "weight_decay": 0.1}),
+    "adamax": (optim.Adamax, {"lr": 0.01, "weight_decay": 0.1}),
+    "asgd": (optim.ASGD, {"lr": 0.01, "weight_decay": 0.1}),
+    "rmsprop": (optim.RMSprop, {"lr": 0.01, "momentum": 0.9, "centered": True}),
+    "rprop": (optim.Rprop, {"lr": 0.01}),
+}
+
+
+def loss_of(net: nn.Module, toy: SimpleNamespace) -> torch.Tensor:
+    x, y = toy.make_data().batch
+    return torch.nn.functional.cross_entropy(net(x), y)
+
+
+def real_step(net: nn.Module, optimizer: optim.Optimizer, toy: SimpleNamespace) -> list[Any]:
+    """The parameters after the real optimizer's step, taken on a copy of both."""
+    net, optimizer = copy.deepcopy((net, optimizer))
+    optimizer.zero_grad()
+    loss_of(net, toy).backward()
+    optimizer.step()
+    return [p.detach() for p in net.parameters()]
+
+
+def virtual_step(net: nn.Module, optimizer: optim.Optimizer, toy: SimpleNamespace) -> list[Any]:
+    parameters = list(net.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # `higher` on RMSprop and Rprop
+        step = differentiable(optimizer, parameters)
+    return [p.detach() for p in step.step(loss_of(net, toy), params=parameters)]
+
+
+def assert_same_step(net: nn.Module, optimizer: optim.Optimizer, toy: SimpleNamespace) -> None:
+    before = toy.snapshot(net, optimizer)
+    virtual = virtual_step(net, optimizer, toy)
+    assert toy.identical(before, toy.snapshot(net, optimizer))
+    real = real_step(net, optimizer, toy)
+    start = list(before["parameters"].values())
+    moved = [bool((a - b).abs().max() > 1e-6) for a, b in zip(real, start, strict=True)]
+    assert any(moved)
+    for a, b in zip(virtual, real, strict=True):
+        # torch keeps ASGD's rate as a float32 tensor.
+        relative = 1e-7 if isinstance(optimizer, optim.ASGD) else 1e-12
+        torch.testing.assert_close(a, b, rtol=relative, atol=relative / 10)
+
+
+@pytest.mark.parametrize("warm", [0, 1, 5])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_is_the_optimizers_own_step(name: str, warm: int, toy: SimpleNamespace) -> None:
+    net = toy.make_net()
+    kind, settings = OPTIMIZERS[name]
+    optimizer = kind(net.parameters(), **settings)
+    toy.warm_up(net, optimizer, warm)
+    assert_same_step(net, optimizer, toy)
+
+
+@pytest.mark.parametrize("name", ["sgd_momentum", "adam_epsilon", "adamw_decay"])
+def test_groups_differ_in_their_settings(name: str, toy: SimpleNamespace) -> None:
+    net = toy.make_net()
+    kind, settings = OPTIMIZERS[name]
+    optimizer = kind(
+        [
+            {"params": net.inp.parameters(), "lr": 0.2, "weight_decay": 0.5},
+            {"params": net.hidden.parameters(), "lr": 0.0},
+            {"params": [net.out.bias]},  # out.weight is not the optimizer's
+        ],
+        **settings,
+    )
+    toy.warm_up(net, optimizer)
+    assert_same_step(net, optimizer, toy)
+
+
+@pytest.mark.parametrize("name", ["sgd_momentum", "adam_decay", "adamw_decay"])
+def test_frozen_tied_and_unused_parameters(name: str, toy: SimpleNamespace) -> None:
+    net = toy.make_net(tied=True, unused=True)
+    net.inp.weight.requires_grad_(False)
+    kind, settings = OPTIMIZERS[name]
+    optimizer = kind(net.parameters(), **settings)
+    toy.warm_up(net, optimizer)
+    assert_same_step(net, optimizer, toy)
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW])
+def test_parameters_of_one_group_at_different_step_counts(kind: Any, toy: SimpleNamespace) -> None:
+    """A layer unfrozen late: Adam's bias correction, and with it ε, is that parameter's own."""
+    net = toy.make_net()
+    optimizer = kind(net.parameters(), lr=0.01, eps=0.1)
+    net.out.requires_grad_(False)
+    toy.warm_up(net, optimizer, 4)
+    net.out.requires_grad_(True)
+    toy.warm_up(net, optimizer, 1)
+    assert {int(s["step"]) for s in optimizer.state.values()} == {1, 5}
+    assert_same_step(net, optimizer, toy)
+
+
+def test_is_differentiable_in_the_gradient(toy: SimpleNamespace) -> None:
+    """dθ′/dg by central differences through the real Adam; g enters as the weight of a loss."""
+    p = torch.tensor([0.5, -1.0], dtype=torch.float64, requires_grad=True)
+    optimizer = optim.Adam([p], lr=0.1, weight_decay=0.1)
+    p.grad = torch.tensor([0.3, 0.4], dtype=torch.float64)
+    optimizer.step()
+    g = torch.tensor([0.2, -0.7], dtype=torch.float64, requires_grad=True)
+    (stepped,) = differentiable(optimizer, [p]).step((p * g).sum(), params=[p])
+    (derivative,) = torch.autograd.grad(stepped.sum(), g)
+
+    def real(gradient: torch.Tensor) -> torch.Tensor:
+        q, other = copy.deepcopy((p, optimizer))
+        q.grad = gradient
+        other.step()
+        return q.detach().clone()
+
+    h = 1e-6
+    for i in range(2):
+        e = torch.zeros(2, dtype=torch.float64)
+        e[i] = h
+        truth = (real(g.detach() + e) - real(g.detach() - e)).sum() / (2 * h)
+        torch.testing.assert_close(derivative[i], truth, rtol=1e-6, atol=0)
+
+
+def test_gradient_descent_by_hand() -> None:
+    theta = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+    gradient = [torch.tensor([10.0, -10.0]), torch.tensor([2.0])]
+    stepped = descend(theta, gradient, [0.1, 0.5])
+    assert [p.tolist() for p in stepped] == [[0.0, 3.0], [2.0]]
+    leaves = [p.requires_grad_() for p in theta]
+    linear = sum((p * g).sum() for p, g in zip(leaves, gradient, strict=True))
+    unrolled = gradient_descent(leaves, [0.1, 0.5]).step(linear, params=leaves)
+    assert [p.tolist() for p in unrolled] == [[0.0, 3.0], [2.0]]
+
+
+def test_current_rates_follow_groups_and_scheduler(toy: SimpleNamespace) -> None:
+    net = toy.make_net(unused=True)
+    optimizer = optim.SGD(
+        [{"params": net.inp.parameters(), "lr": 0.4}, {"params": net.hidden.parameters()}], lr=0.2
+    )
+    scheduler = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    optimizer.step()
+    scheduler.step()
+    rates = current_rates(optimizer, dict(net.named_parameters()))
+    assert rates == {
+        "unused": 0.0,
+        "inp.weight": 0.2,
+        "inp.bias": 0.2,
+        "hidden.weight": 0.1,
+        "hidden.bias": 0.1,
+        "out.weight": 0.0,
+        "out.bias": 0.0,
+    }
+
+
+class MySGD(optim.SGD):
+    """A user's subclass, whose step `higher` cannot know."""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: optim.NAdam(p), "no differentiable form of NAdam"),
+        (lambda p: optim.RAdam(p), "no differentiable form of RAdam"),
+        (lambda p: optim.LBFGS(p), "no differentiable form of LBFGS"),
+        (lambda p: MySGD(p, lr=0.1), "no differentiable form of MySGD"),
+        (lambda p: optim.SGD(p, lr=0.1, maximize=True), r"SGD\(maximize=True\)"),
+        (
+            lambda p: optim.Adam(p, weight_decay=0.1, decoupled_weight_decay=True),
+            "use torch.optim.AdamW",
+        ),
+    ],
+)
+def test_optimizers_without_differentiable_form_are_refused(make: Any, message: str) -> None:
+    p = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=f'{message}.*inner_step="gradient_descent"'):
+        differentiable(make([p]), [p])
+
+
+def test_a_foreign_parameter_is_refused() -> None:
+    p, foreign = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(7))
+    with pytest.raises(ValueError, match=r"holds a parameter of shape \[7\] that is not the"):
+        differentiable(optim.SGD([p, foreign], lr=0.1), [p])

@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+import core
+from core.hypergradient import meta_gradient
+from core.metamixup import StepResult, learn_interpolation, metamixup_step
+from core.reading import DEFAULT, PAPER, Reading
+
+
+def draws_by_hand(n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """λ0 ~ U(0, 1) and the pairing, as documented: one integer that seeds NumPy, one permutation"""
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    lam = torch.from_numpy(np.random.default_rng(seed).beta(1.0, 1.0, n))
+    return lam, torch.randperm(n, generator=generator)
+
+
+def algorithm_1(
+    net: Any,
+    optimizer: optim.Optimizer,
+    data: SimpleNamespace,
+    which: str,
+    toy: SimpleNamespace,
+    generator: torch.Generator | None,
+) -> SimpleNamespace:
+    """One iteration of Algorithm 1 in formulas; `net` and `optimizer` take the real step."""
+    x, y = data.batch[0], toy.one_hot(data.batch[1])
+    n = len(x)
+    lam_init, j = draws_by_hand(n, generator)
+    z = lam_init if which == "paper" else torch.log(lam_init / (1 - lam_init))
+    lam = (z if which == "paper" else 1 / (1 + torch.exp(-z))).clone().requires_grad_()
+    w = lam[:, None]
+    mask, val_mask = toy.masks(net, (n, len(data.val_batch[0])))
+    p = {k: v.detach().clone().requires_grad_() for k, v in net.named_parameters()}
+    logits = toy.explicit_logits(net, p, w * x + (1 - w) * x[j], mask)  # line 4
+    loss = toy.explicit_loss(logits, w * y + (1 - w) * y[j])
+    g = torch.autograd.grad(loss, list(p.values()), create_graph=True)
+    eta = optimizer.param_groups[0]["lr"]
+    prime = {k: v - eta * d for (k, v), d in zip(p.items(), g, strict=True)}  # line 5
+    val_logits = toy.explicit_logits(net, prime, data.val_batch[0], val_mask)
+    meta = toy.explicit_loss(val_logits, toy.one_hot(data.val_batch[1]))
+    (slope,) = torch.autograd.grad(meta, lam)  # line 6
+    if which == "paper":
+        z = z - 5.0 * slope
+    else:
+        by_logit = slope * lam.detach() * (1 - lam.detach())
+        z = z - 4.0 * by_logit / math.sqrt(float((by_logit**2).mean()))
+    lam_star = 1 / (1 + torch.exp(-z))  # line 7
+    w = lam_star[:, None]
+    optimizer.zero_grad()
+    real = F.cross_entropy(net(w * x + (1 - w) * x[j]), w * y + (1 - w) * y[j])
+    real.backward()
+    optimizer.step()  # line 8
+    return SimpleNamespace(
+        loss=real.detach(),
+        lam=lam_star,
+        lam_init=lam_init,
+        partner=j,
+        hypergradient=slope,
+        meta_loss=meta.detach(),
+    )
+
+
+@pytest.mark.parametrize("own_generator", [False, True])
+@pytest.mark.parametrize("engine", ["auto", "unroll"])
+@pytest.mark.parametrize("which", ["paper", "default"])
+@pytest.mark.parametrize("options", [{}, {"norm": True, "drop": True, "tied": True}])
+def test_is_algorithm_1(
+    which: str, engine: Any, own_generator: bool, options: dict[str, bool], toy: SimpleNamespace
+) -> None:
+    runs = {}
+    for road in ("code", "hand"):
+        torch.manual_seed(11)
+        generator = torch.Generator().manual_seed(12) if own_generator else None
+        net = toy.make_net(**options)
+        optimizer = optim.SGD(net.parameters(), lr=0.5, momentum=0.9, weight_decay=0.01)
+        scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+        results = []
+        for step in range(3):
+            data = toy.make_data(6, 5, seed=step)
+            if road == "code":
+                result: Any = metamixup_step(
+                    net,
+                    optimizer,
+                    data.batch,
+                    data.val_batch,
+                    reading=core.READINGS[which],
+                    engine=engine,
+                    generator=generator,
+                )
+                assert isinstance(result, StepResult)
+            else:
+                result = algorithm_1(net, optimizer, data, which, toy, generator)
+            scheduler.step()
+            results.append(result)
+        state = dict(net.named_parameters()) | dict(net.named_buffers())
+        stream = (torch.get_rng_state(), generator.get_state() if generator else None)
+        runs[road] = (results, state, stream)
+    for mine, truth in zip(runs["code"][0], runs["hand"][0], strict=True):
+        for field in vars(truth):
+            torch.testing.assert_close(
+                getattr(mine, field), getattr(truth, field), rtol=1e-9, atol=1e-14
+            )
+    for name, value in runs["code"][1].items():
+        torch.testing.assert_close(value, runs["hand"][1][name], rtol=1e-12, atol=1e-12)
+    assert toy.identical(runs["code"][2], runs["hand"][2])
+
+
+def test_the_documented_example_and_the_public_names() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(2, 3)
+    before = model.weight.detach().clone()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = torch.randn(8, 2), torch.randint(3, (8,))
+    result = core.metamixup_step(model, optimizer, (x, y), (torch.randn(4, 2), y[:4]))
+    assert result.lam.shape == result.lam_init.shape == result.partner.shape == (8,)
+    assert result.lam.dtype == torch.float32
+    assert result.hypergradient is not None
+    assert result.hypergradient.shape == (8,)
+    assert result.loss.shape == ()
+    assert not torch.equal(model.weight, before)
+    assert all(hasattr(core, name) for name in core.__all__)
+
+
+def test_it_learns(toy: SimpleNamespace) -> None:
+    """λ moves against its hypergradient, and the moved λ has the smaller meta loss."""
+    net = toy.make_net(dtype=torch.float64)
+    data = toy.make_data(12, 12)
+    # Descent on a meta loss needs a small step: here the direction is tested, not the size.
+    first = learn_interpolation(
+        net, data.batch, data.val_batch, lr=1.0, step_size=0.1, generator=torch.Generator()
+    )
+    again = learn_interpolation(
+        net, data.batch, data.val_batch, lr=1.0, lam=first.lam, partner=first.partner
+    )
+    assert first.change is not None
+    assert first.hypergradient is not None
+    assert bool((first.change * first.hypergradient < 0).all())
+    torch.testing.assert_close(first.change, first.lam - first.lam_init, rtol=0, atol=1e-12)
+    assert float(again.meta_loss) < float(first.meta_loss)  # type: ignore[arg-type]
+
+
+def test_change_of_the_paper_is_measured_from_the_sigmoid_of_the_start(
+    toy: SimpleNamespace,
+) -> None:
+    data = toy.make_data()
+    learned = learn_interpolation(
+        toy.make_net(), data.batch, data.val_batch, lr=0.1, reading=PAPER, lam=data.lam
+    )
+    truth = learned.lam - torch.sigmoid(data.lam)
+    torch.testing.assert_close(learned.change, truth, rtol=1e-9, atol=1e-15)
+    assert torch.equal(learned.lam_init, data.lam)
+
+
+def test_meta_steps_repeat_from_the_same_parameters(toy: SimpleNamespace) -> None:
+    data, net = toy.make_data(), toy.make_net()
+    common = {"lr": 0.3, "partner": data.partner}
+    twice = learn_interpolation(
+        net, data.batch, data.val_batch, lam=data.lam, reading=Reading(meta_steps=2), **common
+    )
+    once = learn_interpolation(net, data.batch, data.val_batch, lam=data.lam, **common)
+    again = learn_interpolation(net, data.batch, data.val_batch, lam=once.lam, **common)
+    torch.testing.assert_close(twice.lam, again.lam, rtol=1e-5, atol=1e-9)
+    assert not torch.allclose(twice.lam, once.lam, rtol=1e-3)
+    assert (once.extra_samples, twice.extra_samples) == (6 + 5, 2 * (6 + 5))
+
+
+def test_step_size_overrides_the_reading(toy: SimpleNamespace) -> None:
+    data, net = toy.make_data(), toy.make_net()
+    common = {"lr": 0.3, "partner": data.partner, "lam": data.lam}
+    a = learn_interpolation(net, data.batch, data.val_batch, step_size=0.5, **common)
+    b = learn_interpolation(
+        net, data.batch, data.val_batch, reading=Reading(step_size=0.5), **common
+    )
+    assert torch.equal(a.lam, b.lam)
+    still = learn_interpolation(net, data.batch, data.val_batch, step_size=0.0, **common)
+    torch.testing.assert_close(still.lam, data.lam)
+
+
+@pytest.mark.parametrize("reading", [DEFAULT, PAPER, Reading(inner_step="optimizer", meta_steps=2)])
+@pytest.mark.parametrize("own_generator", [False, True])
+@pytest.mark.parametrize("engine", ["unroll", "double_backward"])
+@pytest.mark.parametrize("permute", [False, True])
+def test_learning_touches_nothing(
+    reading: Reading, own_generator: bool, engine: Any, permute: bool, toy: SimpleNamespace
+) -> None:
+    net = toy.make_net(norm=True, drop=True, tied=True, unused=True)
+    net.hidden.bias.requires_grad_(False)
+    optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    toy.warm_up(net, optimizer)
+    net.inp.weight.grad = torch.randn_like(net.inp.weight)
+    fired: list[Tensor] = []
+    for p in net.parameters():
+        if p.requires_grad:
+            p.register_hook(fired.append)
+    net.hidden.eval()
+    data = toy.make_data(9, 4)
+    before = toy.snapshot(net, optimizer)
+    torch.manual_seed(5)
+    generator = torch.Generator().manual_seed(6) if own_generator else None
+    learn_interpolation(
+        net,
+        data.batch,
+        data.val_batch,
+        optimizer=optimizer,
+        reading=reading,
+        engine=engine,
+        permute=permute,
+        generator=generator,
+    )
+    assert toy.identical(before, toy.snapshot(net, optimizer))
+    assert fired == []
+    streams = (torch.get_rng_state(), generator.get_state() if generator else None)
+    torch.manual_seed(5)
+    generator = torch.Generator().manual_seed(6) if own_generator else None
+    draws_by_hand(9, generator)
+    for _ in range(reading.meta_steps if permute else 0):
+        torch.randperm(9, generator=generator)
+    assert toy.identical(streams, (torch.get_rng_state(), generator and generator.get_state()))
+
+
+def test_virtual_dropout_masks_are_those_of_the_real_step(toy: SimpleNamespace) -> None:
+    """Nothing learned, so virtual and real batch agree: so do their losses, if masks do."""
+    net = toy.make_net(drop=True)
+    data = toy.make_data()
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    virtual = meta_gradient(
+        net, data.batch, data.val_batch, data.lam, data.partner, lr=0.1
+    ).virtual_loss
+    result = metamixup_step(
+        net,
+        optimizer,
+        data.batch,
+        data.val_batch,
+        lam=data.lam,
+        partner=data.partner,
+        step_size=0.0,
+    )
+    torch.testing.assert_close(result.loss, virtual)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (7, 1), (5, 3), (2, 9)])
+@pytest.mark.parametrize("reading", [DEFAULT, PAPER])
+def test_any_sizes(n: int, m: int, reading: Reading, toy: SimpleNamespace) -> None:
+    data, net = toy.make_data(n, m, dtype=torch.float32), toy.make_net(dtype=torch.float32)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    result = metamixup_step(net, optimizer, data.batch, data.val_batch, reading=reading)
+    assert result.lam.shape == (n,)
+    assert bool(((result.lam >= 0) & (result.lam <= 1)).all())
+    if n == 1:
+        assert result.hypergradient.tolist() == [0.0]  # type: ignore[union-attr]
+    assert all(bool(p.isfinite().all()) for p in net.parameters())
+
+
+def test_soft_labels_equal_one_hot_integers(toy: SimpleNamespace) -> None:
+    results = []
+    for soft in (False, True):
+        data, net = toy.make_data(), toy.make_net()
+        optimizer = optim.SGD(net.parameters(), lr=0.1)
+        batches = [data.batch, data.val_batch]
+        if soft:
+            batches = [(x, toy.one_hot(y)) for x, y in batches]
+        results.append(
+            metamixup_step(net, optimizer, *batches, generator=torch.Generator().manual_seed(1))
+        )
+    for field, value in vars(results[0]).items():
+        torch.testing.assert_close(value, getattr(results[1], field), rtol=1e-10, atol=1e-14)
+
+
+def test_frozen_and_tied_parameters(toy: SimpleNamespace) -> None:
+    net = toy.make_net(tied=True)
+    net.inp.requires_grad_(False)
+    frozen, weight = net.inp.weight.clone(), net.hidden.weight.clone()
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    data = toy.make_data()
+    metamixup_step(net, optimizer, data.batch, data.val_batch)
+    assert torch.equal(net.inp.weight, frozen)
+    assert net.inp.weight.grad is None
+    assert net.again.weight is net.hidden.weight
+    assert not torch.equal(net.hidden.weight, weight)
+
+
+def test_inner_step_of_an_optimizer_without_differentiable_form(toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    before = toy.snapshot(net)
+    with pytest.raises(ValueError, match=r'RAdam; use Reading\(inner_step="gradient_descent"\)'):
+        metamixup_step(
+            net,
+            optim.RAdam(net.parameters()),
+            data.batch,
+            data.val_batch,
+            reading=Reading(inner_step="optimizer"),
+        )
+    assert toy.identical(before, toy.snapshot(net))
+
+
+def test_inner_step_by_the_optimizer_uses_its_state(toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    toy.warm_up(net, optimizer)
+    common = {"lam": data.lam, "partner": data.partner, "optimizer": optimizer}
+    own, plain = (
+        learn_interpolation(
+            net, data.batch, data.val_batch, reading=Reading(inner_step=kind), **common
+        ).hypergradient
+        for kind in ("optimizer", "gradient_descent")
+    )
+    truth = core.hypergradient(
+        net, data.batch, data.val_batch, data.lam, data.partner, optimizer=optimizer
+    )
+    torch.testing.assert_close(own, truth)
+    assert not torch.allclose(plain, truth, rtol=1e-3)
+
+
+def test_plain_inner_step_takes_the_present_rate_of_each_group(toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    optimizer = optim.Adam(
+        [{"params": net.inp.parameters(), "lr": 0.4}, {"params": net.out.parameters()}], lr=0.2
+    )
+    optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
+    by_optimizer = learn_interpolation(
+        net, data.batch, data.val_batch, lam=data.lam, partner=data.partner, optimizer=optimizer
+    )
+    rates = {"inp": 0.2, "hidden": 0.0, "out": 0.1}
+    truth = core.hypergradient(
+        net,
+        data.batch,
+        data.val_batch,
+        data.lam,
+        data.partner,
+        lr={name: rates[name.split(".")[0]] for name, _ in net.named_parameters()},
+    )
+    torch.testing.assert_close(by_optimizer.hypergradient, truth)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": None}, "learning rate by `optimizer` or `lr`"),
+        ({"optimizer": None, "lr": 0.1, "reading": Reading(inner_step="optimizer")}, "needs `opt"),
+        ({"lam": torch.full((6,), -0.5)}, r"lam must lie in \[0, 1\]"),
+        ({"partner": torch.zeros(5).long()}, r"partner must be integer with shape \[6\]"),
+        ({"step_size": -1.0}, "step_size must be finite and >= 0"),
+        ({"batch": (torch.zeros(6, 4).byte(), torch.zeros(6).long())}, "must be floating point"),
+        ({"val_batch": (torch.zeros(6, 4), torch.zeros(5).long())}, "meta-validation labels"),
+        ({"engine": "none"}, "engine must be one of"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    change: dict[str, Any], message: str, toy: SimpleNamespace
+) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    arguments: dict[str, Any] = {
+        "model": net,
+        "batch": data.batch,
+        "val_batch": data.val_batch,
+        "optimizer": optim.SGD(net.parameters(), lr=0.1),
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        learn_interpolation(**arguments)
+
+
+def test_placebo_gives_every_sample_anothers_move(toy: SimpleNamespace) -> None:
+    """The moves of z are the same multiset, in an order drawn after λ0 and the pairing."""
+    reading = Reading(projection="sigmoid_after", gradient="lam", scale="rms", step_size=1.0)
+    net, data = toy.make_net(), toy.make_data(16, 8)
+    moves = {}
+    for permute in (False, True):
+        learned = learn_interpolation(
+            net,
+            data.batch,
+            data.val_batch,
+            lr=0.3,
+            reading=reading,
+            permute=permute,
+            generator=torch.Generator().manual_seed(9),
+        )
+        moves[permute] = torch.logit(learned.lam) - learned.lam_init
+    torch.testing.assert_close(moves[True].sort().values, moves[False].sort().values)
+    generator = torch.Generator().manual_seed(9)
+    draws_by_hand(16, generator)
+    order = torch.randperm(16, generator=generator)
+    torch.testing.assert_close(moves[True], moves[False][order])
+    assert not torch.allclose(moves[True], moves[False])
