@@ -84,8 +84,8 @@ def learn_interpolation(
         loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable.
         generator: the random stream.
         autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
-        scale: loss scale of float16 training; see `meta_gradient`. A hypergradient that overflows moves
-            nothing: a NaN λ in the real batch would reach BatchNorm's running statistics.
+        scale: loss scale of float16 training; see `meta_gradient`. A hypergradient that overflows
+            moves nothing: a NaN λ in the real batch would reach BatchNorm's running statistics.
 
     Returns:
         `Interpolation` with `lam` [B] in float32 (float64 for float64 inputs).
