@@ -120,4 +120,7 @@ class Transform:
                 f"expected uint8 [B, {len(self.mean)}, H, W], got {x.dtype} {tuple(x.shape)}"
             )
         mean, std = _constants(self.mean, self.std, x.device)
-        return x.to(torch.float32).sub_(mean).div_(std)
+        # Strides of one-channel images are ambiguous, and convolutions choose their algorithm by
+        # them: in canonical form the same pixels give the same bits, wherever they came from.
+        canonical = x.to(torch.float32, memory_format=torch.contiguous_format)
+        return canonical.sub_(mean).div_(std)

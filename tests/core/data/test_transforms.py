@@ -146,3 +146,18 @@ def test_any_memory_layout_is_taken() -> None:
     last = x.contiguous(memory_format=torch.channels_last)
     for t in (transform, Transform((0.5,) * 3, (0.5,) * 3, flip=True)):
         assert torch.equal(t.train(last, generator()), t.train(x, generator()))
+
+
+def test_strides_of_the_pixels_do_not_show() -> None:
+    # Pickling (as to a worker) turns the stride of a single channel from 1 to H·W; convolutions
+    # take that for another memory format and round differently.
+    pixels = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+    odd = torch.as_strided(pixels, (4, 1, 8, 8), (64, 1, 8, 1))
+    assert odd.stride() != pixels.stride()
+    transform = Transform((0.5,), (0.25,))
+    assert transform.evaluate(odd).stride() == transform.evaluate(pixels).stride() == (64, 64, 8, 1)
+    moving = Transform((0.5,), (0.25,), flip=True, translate=1)
+    streams = [torch.Generator().manual_seed(0) for _ in range(2)]
+    one, two = (moving.train(x, g) for x, g in zip((odd, pixels), streams, strict=True))
+    assert one.stride() == two.stride()
+    assert torch.equal(one, two)
