@@ -34,26 +34,27 @@ MAX_FAILURES = 1
 class _StudySearcher(Searcher):
     """Hands the study's cells to Tune."""
 
-    def __init__(self, run: StudyRun, workers: int, trials: dict[str, str]):
+    def __init__(self, run: StudyRun, workers: int):
         super().__init__(metric=None, mode=None)
         self._run = run
         self._limit = workers + 1  # one ahead, so that Tune keeps the worker process
-        self._trials = trials
+        self.cell_ids: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if len(self._trials) >= self._limit:
+        if len(self.cell_ids) >= self._limit:
             return None
         cell = self._run.next()
         if cell is None:
             return Searcher.FINISHED if self._run.finished else None
-        self._trials[trial_id] = cell.id
+        self.cell_ids[trial_id] = cell.id
         return {"cell": cell.to_dict()}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         # Whatever way the trial came to its end, a cell that has not told its ending is lost.
-        self._run.end(self._trials.pop(trial_id), "crashed", {}, "its worker ended early", {})
+        reason = f"its worker died {MAX_FAILURES + 1} times, killed or out of memory"
+        self._run.end(self.cell_ids.pop(trial_id), "crashed", {}, reason, {})
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study's state is in its store."""
@@ -61,17 +62,21 @@ class _StudySearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore; see `save`."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its parts for a restore that we do not use; open files do not pickle."""
+        return {}
+
 
 class _StudyScheduler(FIFOScheduler):
     """Gives the study each trial's reports and stops what it wants stopped."""
 
-    def __init__(self, run: StudyRun, trials: Mapping[str, str]):
+    def __init__(self, run: StudyRun, searcher: _StudySearcher):
         super().__init__()
         self._run = run
-        self._trials = trials
+        self._searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        cell_id = self._trials.get(trial.trial_id)
+        cell_id = self._searcher.cell_ids.get(trial.trial_id)
         if cell_id is None or "epochs" not in result:
             return self.CONTINUE
         if self._run.report(cell_id, result["epochs"]):
@@ -80,11 +85,9 @@ class _StudyScheduler(FIFOScheduler):
             self._run.end(cell_id, **json.loads(result["ending"]))
         return self.CONTINUE
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        failure = trial.get_error()
-        cause = getattr(failure, "cause", None) or failure
-        cell_id = self._trials.get(trial.trial_id, "")
-        self._run.end(cell_id, "crashed", {}, f"{type(cause).__name__}: {cause}", {})
+    def __getstate__(self) -> dict[str, Any]:
+        """As of the searcher."""
+        return {}
 
 
 def run_on_ray(
@@ -121,15 +124,15 @@ def run_on_ray(
             prefix=".ray-", dir=output, ignore_cleanup_errors=True
         ) as scratch,
     ):
-        trials: dict[str, str] = {}
+        searcher = _StudySearcher(run, workers)
         trainable = tune.with_parameters(
             train_cell, sources=sources, output=str(output), device=device, threads=threads
         )
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": threads, "gpu": gpus_per_cell}),
             tune_config=tune.TuneConfig(
-                search_alg=_StudySearcher(run, workers, trials),
-                scheduler=_StudyScheduler(run, trials),
+                search_alg=searcher,
+                scheduler=_StudyScheduler(run, searcher),
                 num_samples=-1,
                 reuse_actors=True,
             ),
@@ -152,6 +155,7 @@ def _ray(address: str | None, cpus: int, sources: Mapping[SourceKey, Source]) ->
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we say ourselves what failed
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if ray.is_initialized():
         yield

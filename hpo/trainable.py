@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,4 +79,8 @@ def train_cell(
     except DivergenceError as error:
         ending |= {"status": "diverged", "result": partial_result(error.history)}
         ending["error"] = str(error)
+    except Exception as error:  # told like a result: one bad cell must not end the study
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        ending |= {"status": "crashed", "result": {}}
+        ending["error"] = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
     tune.report({"epochs": list(waiting), "ending": json.dumps(ending)})

@@ -1,0 +1,138 @@
+"""Cells under Ray Tune: the same numbers as alone, and what happens when a worker fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from core.config import PolicyConfig, TrainingConfig
+from core.data import ImageSet, Source, load_source
+from core.training import fit
+from hpo.cells import CellRecord, CellStore
+from hpo.plan import Plan, StudyRow
+from hpo.progress import Progress
+from hpo.ray_runner import run_on_ray
+from hpo.report import Row
+from hpo.search import SearchSettings
+from hpo.study import StudyRun
+from hpo.tracking import StudyTracker
+
+pytestmark = [
+    pytest.mark.slow,
+    # Ray's own, from its dependencies and its shutdown.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:ray.*"),
+]
+
+BASE = TrainingConfig(
+    dataset="digits",
+    model="cnn",  # has dropout, which draws from the process's global stream
+    policy=PolicyConfig("none"),
+    train_size=60,
+    meta_size=50,
+    epochs=4,
+    batch_size=25,
+    meta_batch_size=25,
+    lr=0.02,
+)
+POLICIES = {
+    "none": PolicyConfig("none"),
+    "beta-1": PolicyConfig("beta", alpha=1.0),
+    "metamixup": PolicyConfig("learned"),
+    "beta-search": None,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class BrokenSource(Source):
+    """Fails in the worker, and only there."""
+
+    def images(
+        self,
+        part: Literal["train", "test"],
+        indices: torch.Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> ImageSet:
+        raise RuntimeError("the disk of this worker is gone")
+
+
+def study(
+    output: Path, workers: int, sources: dict[str, Source], base: dict[str, TrainingConfig]
+) -> list[CellRecord]:
+    output.mkdir(exist_ok=True)
+    rows = [StudyRow(Row(key, key, key, "beta"), policy) for key, policy in POLICIES.items()]
+    search = SearchSettings(trials=3, startup=2, min_epochs=1, reduction=2)
+    plan = Plan("table2", rows, list(sources), [0, 1], base, search)
+    with (
+        open(output / "progress.txt", "w") as stream,
+        StudyTracker(None, output=output, experiment="t", study_id="t", params={}) as tracker,
+    ):
+        run = StudyRun(plan, CellStore(output), tracker, Progress(workers, stream))
+        run_on_ray(
+            run,
+            {(name, base[name].image_size): source for name, source in sources.items()},
+            output=output,
+            address="local",
+            workers=workers,
+            device="cpu",
+            threads=1,
+            gpus_per_cell=0,
+        )
+        assert run.finished
+    return run.records
+
+
+def numbers(result: Any) -> Any:
+    """The result without what a clock measured."""
+    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in result["history"]]
+    return {k: v for k, v in result.items() if k != "train_seconds"} | {"history": history}
+
+
+def test_one_worker_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) -> None:
+    source = load_source("digits")
+    one = study(tmp_path / "one", 1, {"digits": source}, {"digits": BASE})
+    two = study(tmp_path / "two", 2, {"digits": source}, {"digits": BASE})
+    assert [r.cell.id for r in one] == [r.cell.id for r in two]
+    assert sum(r.cell.purpose == "search" for r in one) == 3
+    assert sum(r.cell.purpose == "final" for r in one) == 8
+    for a, b in zip(one, two, strict=True):
+        assert a.status == b.status
+        assert numbers(a.result) == numbers(b.result)
+        if a.status == "finished":
+            alone = fit(a.cell.training, source=source).to_dict()
+            assert numbers(alone) == numbers(a.result)
+
+
+def test_a_failing_worker_is_reported_and_the_study_goes_on(tmp_path: Path) -> None:
+    digits = load_source("digits")
+    fields = {name: getattr(digits, name) for name in Source.__dataclass_fields__}
+    broken = BrokenSource(**{**fields, "name": "broken"})
+    base = {"digits": BASE, "broken": replace(BASE, dataset="broken")}
+    records = study(tmp_path, 2, {"digits": digits, "broken": broken}, base)
+    by_dataset = {
+        name: [r for r in records if r.cell.dataset == name] for name in ("digits", "broken")
+    }
+    assert {r.status for r in by_dataset["digits"]} <= {"finished", "pruned"}
+    assert len(by_dataset["digits"]) == 11
+    assert {r.status for r in by_dataset["broken"]} == {"crashed"}
+    assert all("the disk of this worker is gone" in str(r.error) for r in by_dataset["broken"])
+    # Crashed cells are tried again next time, so they leave no record.
+    assert {r.cell.dataset for r in CellStore(tmp_path).records()} == {"digits"}
+    assert "the disk of this worker is gone" in (tmp_path / "progress.txt").read_text()
+
+
+def test_a_cell_that_diverges_is_recorded_as_failed(tmp_path: Path) -> None:
+    base = {"digits": replace(BASE, lr=1e8)}
+    records = study(tmp_path, 2, {"digits": load_source("digits")}, base)
+    assert {r.status for r in records} == {"diverged"}
+    assert all("lower the learning rate" in str(r.error) for r in records)
+    assert not any("test_error" in r.result for r in records)
+    assert np.isfinite([r.result["train_seconds"] for r in records]).all()
