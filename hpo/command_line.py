@@ -136,15 +136,17 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
     if args.device == "cuda" and not torch.cuda.is_available() and args.address is None:
         raise ValueError("--device cuda: no CUDA device here; use --device cpu or --address")
     gpus = args.gpus_per_cell if args.gpus_per_cell is not None else float(args.device == "cuda")
-    workers = args.workers if args.workers is not None else default_workers(args.threads)
     for flag, value in (
         ("--seeds", args.seeds),
-        ("--workers", workers),
+        ("--workers", args.workers),
         ("--threads", args.threads),
-        ("--search-trials", 1 if args.search_trials is None else args.search_trials),
+        ("--search-trials", args.search_trials),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{flag} must be at least 1, got {value}")
+    if not 0 <= gpus < float("inf"):
+        raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus}")
+    workers = args.workers if args.workers is not None else default_workers(args.threads)
     return Options(
         datasets=tuple(dict.fromkeys(args.dataset or ["digits"])),
         preset=args.preset,

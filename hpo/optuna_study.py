@@ -10,15 +10,17 @@ those of the search inside `studies/table2.py`.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import SQLAlchemyError
 
+from core.checkpoint import remove_checkpoints
 from core.config import TrainingConfig
 from core.data import Source, load_source
 from core.training import DivergenceError, Metrics, fit
@@ -31,16 +33,24 @@ class _Pruned(Exception):
     """Ends a training from inside."""
 
 
-def open_storage(storage: str) -> BaseStorage | str:
-    """A database URL as it is, a path ending in .log as a journal file.
+def open_storage(storage: str) -> BaseStorage:
+    """The database behind a URL, or the journal file that a path ending in .log names.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or cannot be opened.
     """
-    if "://" in storage:
-        return storage
-    if storage.endswith(".log"):
-        return JournalStorage(JournalFileBackend(storage))
+    try:
+        if "://" in storage:
+            return RDBStorage(storage)
+        if storage.endswith(".log"):
+            return JournalStorage(JournalFileBackend(storage))
+    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        where = "the database" if "://" in storage else storage  # a URL may hold a password
+        raise ValueError(
+            f"cannot open {where} given as storage: {reason}; choose an existing folder and a new "
+            "file or one of an earlier search, such as sqlite:///alpha.db"
+        ) from error
     raise ValueError(
         f"storage must be a database URL such as sqlite:///alpha.db or a journal file ending in "
         f".log, got {storage!r}"
@@ -82,7 +92,9 @@ def search_alpha(
         directory = None if checkpoints is None else CellStore(checkpoints).directory(cell.id)
         _run_trial(search, cell, source, directory, device)
         if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_checkpoints(directory)
+            with suppress(OSError):  # a study on the same folder may keep its result there
+                directory.rmdir()
         if on_trial is not None:
             on_trial(search.study.get_trials(deepcopy=False)[-1])
     return search

@@ -50,9 +50,18 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def study_id(output: Path, study: str, *, fresh: bool) -> str:
-    """The identity under which a study on this folder is tracked; a new one if fresh."""
+    """The identity under which a study on this folder is tracked; a new one if fresh.
+
+    Raises:
+        ValueError: the file that keeps identities is damaged.
+    """
     path = output / "studies.json"
-    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not readable ({error}); delete it: the study is then tracked as a new one"
+        ) from error
     if fresh or study not in known:
         known[study] = uuid.uuid4().hex
         write_atomically(path, json.dumps(known, indent=1))

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.pruners import SuccessiveHalvingPruner
+from optuna.pruners import BasePruner
 from optuna.samplers import TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, Status
@@ -58,6 +58,32 @@ class SearchSettings:
             raise ValueError(f"search reduction must be at least 2, got {self.reduction}")
 
 
+class _SuccessiveHalving(BasePruner):
+    """Asynchronous successive halving that decides from the reported errors alone.
+
+    Optuna's own pruner notes that a trial has reached a rung before it tells whether to stop it:
+    asked again after a kill, it lets the trial go on. This one gives the same answer again.
+    """
+
+    def __init__(self, min_epochs: int, reduction: int):
+        self._min_epochs = min_epochs
+        self._reduction = reduction
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether the trial is behind the best 1/reduction (one at least) that came as far."""
+        epoch = trial.last_step
+        rung = self._min_epochs
+        while epoch is not None and rung < epoch:
+            rung *= self._reduction
+        if rung != epoch:
+            return False
+        value = trial.intermediate_values[epoch]
+        others = (t for t in study.get_trials(deepcopy=False) if t.number != trial.number)
+        values = [t.intermediate_values[epoch] for t in others if epoch in t.intermediate_values]
+        values = sorted([*values, value])
+        return value > values[max(len(values) // self._reduction, 1) - 1]
+
+
 class AlphaSearch:
     """Finds the α with the lowest error on the meta-validation images. The test set is not used.
 
@@ -86,9 +112,7 @@ class AlphaSearch:
             storage=storage,
             direction="minimize",
             load_if_exists=True,
-            pruner=SuccessiveHalvingPruner(
-                min_resource=settings.min_epochs, reduction_factor=settings.reduction
-            ),
+            pruner=_SuccessiveHalving(settings.min_epochs, settings.reduction),
         )
 
     @property

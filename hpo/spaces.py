@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 if TYPE_CHECKING:
     import optuna
@@ -33,7 +33,7 @@ BETA_ALPHA: Space = {"alpha": Float(0.05, 8.0, log=True)}
 """α of Beta(α, α): from nearly unmixed to λ close to 1/2."""
 
 
-def optuna_distributions(space: Space) -> dict[str, FloatDistribution]:
+def optuna_distributions(space: Space) -> dict[str, BaseDistribution]:
     """The space as Optuna's distributions, for `study.ask(fixed_distributions)`."""
     return {name: FloatDistribution(d.low, d.high, log=d.log) for name, d in space.items()}
 
