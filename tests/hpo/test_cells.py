@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import PolicyConfig, TrainingConfig
+from core.reading import DEFAULT, PAPER
+from hpo.cells import Cell, CellRecord, CellStore, StoreError, partial_result
+
+MakeRecord = Callable[..., CellRecord]
+
+TRAINING = TrainingConfig("digits", "digits_cnn", PolicyConfig("beta", alpha=1.0))
+CELL = Cell("beta-1", TRAINING)
+GOLDEN = "beta-1-digits-s0-eb85a8d9"
+"""Results that people have on disk are found by this: a change to it loses them."""
+
+OTHER_VALUES: dict[str, Any] = {
+    "dataset": "mnist",
+    "model": "cnn",
+    "policy": PolicyConfig("none"),
+    "seed": 1,
+    "image_size": 8,
+    "train_size": 100,
+    "meta_size": 999,
+    "meta_in_training": True,
+    "width": 16,
+    "epochs": 599,
+    "batch_size": 127,
+    "meta_batch_size": 127,
+    "lr": 0.1000001,
+    "momentum": 0.8,
+    "weight_decay": 0.0,
+    "schedule": "step",
+    "milestones": (30,),
+    "lr_decay": 0.2,
+    "flip": False,
+    "translate": 2,
+}
+
+POLICIES = [
+    PolicyConfig("none"),
+    PolicyConfig("beta", alpha=1.0, per_sample=True),
+    PolicyConfig("beta", alpha=0.1 + 0.2),
+    PolicyConfig("beta", alpha=0.3),
+    PolicyConfig("fixed", lam=0.3),
+    PolicyConfig("fixed", lam=0.5),
+    PolicyConfig("learned"),
+    PolicyConfig("learned", reading=PAPER),
+    PolicyConfig("learned", reading=DEFAULT),
+    PolicyConfig("placebo", reading=DEFAULT),
+]
+
+
+def test_the_id_is_the_one_that_is_on_disk_already() -> None:
+    assert CELL.id == GOLDEN
+
+
+def test_equal_cells_have_equal_ids_however_they_were_made() -> None:
+    again = TrainingConfig(
+        seed=0, policy=PolicyConfig(alpha=1.0, kind="beta"), model="digits_cnn", dataset="digits"
+    )
+    assert Cell(training=again, method="beta-1").id == GOLDEN
+    assert Cell.from_dict(json.loads(json.dumps(CELL.to_dict()))).id == GOLDEN
+
+
+def test_any_other_value_of_any_setting_gives_another_id() -> None:
+    assert set(OTHER_VALUES) == {field.name for field in fields(TrainingConfig)}
+    cells = [CELL, replace(CELL, method="beta-2"), replace(CELL, purpose="search")]
+    cells += [replace(CELL, training=replace(TRAINING, **{k: v})) for k, v in OTHER_VALUES.items()]
+    cells += [replace(CELL, training=replace(TRAINING, policy=policy)) for policy in POLICIES[1:]]
+    digests = [cell.id.rsplit("-", 1)[1] for cell in cells]
+    assert len(set(digests)) == len(cells)
+    assert all(re.fullmatch("[0-9a-f]{8}", digest) for digest in digests)
+
+
+def test_the_id_can_be_read_and_can_be_a_folder() -> None:
+    training = replace(
+        TRAINING, dataset="folder:/home/me/très long/" + "x" * 50 + "/ima ges", seed=7
+    )
+    cell = Cell("beta-search", training, purpose="search")
+    assert cell.id.startswith("beta-search-trial-")
+    assert "-s7-" in cell.id
+    assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,100}", cell.id)
+    assert "x_ima_ges" in cell.id
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: f"{p.kind}")
+def test_cells_and_records_survive_json(policy: PolicyConfig) -> None:
+    training = replace(TRAINING, policy=policy, schedule="step", milestones=(3, 5))
+    cell = Cell("row+meta", training, purpose="search")
+    record = CellRecord(cell, "diverged", {"history": [{"epoch": 1.0}]}, "NaN", {"device": "cpu"})
+    assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+    assert CellRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_a_stored_result_says_what_it_is_of(tmp_path: Path, make_record: MakeRecord) -> None:
+    record = make_record("beta-1", 3, test_error=4.5)
+    CellStore(tmp_path).save(record)
+    path = tmp_path / "cells" / record.cell.id / "result.json"
+    stored = json.loads(path.read_text())
+    expected = {
+        "schema": 1,
+        "cell_id": record.cell.id,
+        "method": "beta-1",
+        "dataset": "digits",
+        "seed": 3,
+        "purpose": "final",
+        "status": "finished",
+        "error": None,
+        "environment": {"device": "cpu"},
+    }
+    assert {key: stored[key] for key in expected} == expected
+    assert stored["config"]["policy"]["alpha"] == 1.0
+    assert stored["result"]["test_error"] == 4.5
+    assert set(stored) == {*expected, "config", "result"}
+
+
+def test_numbers_come_back_bit_for_bit(tmp_path: Path, make_record: MakeRecord) -> None:
+    record = make_record(test_error=100 / 3, val_error=0.1 + 0.2, train_loss=float("inf"))
+    store = CellStore(tmp_path)
+    store.save(record)
+    assert store.load(record.cell.id) == record
+
+
+def test_records_are_sorted_and_cells_without_a_result_left_out(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    store = CellStore(tmp_path)
+    assert store.records() == []
+    saved = [make_record(method, seed) for method in ("none", "beta-2") for seed in (2, 0, 1)]
+    for record in saved:
+        store.save(record)
+    store.directory("a-training-that-runs").mkdir()
+    (store.directory("a-training-that-runs") / "checkpoint.pt").write_bytes(b"...")
+    (tmp_path / "cells" / "notes.txt").write_text("of the user's own")
+    found = store.records()
+    assert [r.cell.id for r in found] == sorted(r.cell.id for r in saved)
+    assert {(r.cell.method, r.cell.seed) for r in found} == {
+        (method, seed) for method in ("none", "beta-2") for seed in range(3)
+    }
+    assert store.load("never-trained") is None
+    assert store.load("a-training-that-runs") is None
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_result_of_before(
+    tmp_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    store = CellStore(tmp_path)
+    before = make_record(test_error=5.0)
+    store.save(before)
+    folder = store.directory(before.cell.id)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, full)
+        with pytest.raises(StoreError, match="No space left on device") as caught:
+            store.save(make_record(test_error=1.0))
+    message = str(caught.value)
+    assert str(folder / "result.json") in message
+    assert "free space or choose another --output" in message
+    assert store.load(before.cell.id) == before
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+
+
+def test_a_result_is_never_written_in_place(
+    tmp_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the moment of the rename the whole text is on disk already, under another name."""
+    seen: list[dict[str, Any]] = []
+    replace_file = os.replace
+
+    def watch(source: Path, target: Path) -> None:
+        assert source != target
+        assert not Path(target).exists()
+        assert Path(source).parent == Path(target).parent
+        seen.append(json.loads(Path(source).read_text()))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    record = make_record()
+    CellStore(tmp_path).save(record)
+    assert seen == [record.to_dict()]
+
+
+def test_an_output_folder_that_is_a_file_is_named(tmp_path: Path, make_record: MakeRecord) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(StoreError, match=r"results/cells/.*result\.json"):
+        CellStore(tmp_path / "results").save(make_record())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: text.replace('"config"', '"konfig"'),
+        lambda text: text.replace('"momentum"', '"impulse"'),
+        lambda text: text.replace('"kind": "beta"', '"kind": "gamma"'),
+        lambda text: "\udcff",
+    ],
+)
+def test_a_damaged_result_is_named_with_the_way_out(
+    tmp_path: Path, make_record: MakeRecord, damage: Callable[[str], str]
+) -> None:
+    store = CellStore(tmp_path)
+    record = make_record()
+    store.save(record)
+    path = store.directory(record.cell.id) / "result.json"
+    path.write_bytes(damage(path.read_text()).encode(errors="surrogateescape"))
+    for read in (lambda: store.load(record.cell.id), store.records):
+        with pytest.raises(StoreError) as caught:
+            read()
+        assert str(path) in str(caught.value)
+        assert f"delete {path.parent} to train that cell again" in str(caught.value)
+
+
+def test_a_training_cut_short_keeps_its_cost_and_its_curve() -> None:
+    history = [
+        {"epoch": 1.0, "val_error": 50.0, "train_seconds": 1.5, "samples_seen": 100.0},
+        {"epoch": 2.0, "val_error": 40.0, "train_seconds": 3.25, "samples_seen": 200.0},
+    ]
+    expected = {"history": history, "epochs": 2, "train_seconds": 3.25, "samples_seen": 200}
+    assert partial_result(history) == expected
+    nothing = {"history": [], "epochs": 0, "train_seconds": 0.0, "samples_seen": 0}
+    assert partial_result([]) == nothing

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import PolicyConfig
+from hpo import command_line, presets
+from hpo.command_line import Options, default_workers
+from hpo.plan import StudyRow
+from hpo.report import Row
+
+ROWS = [
+    StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
+    StudyRow(Row("beta-1", "Beta", "", "beta"), PolicyConfig("beta", alpha=1.0)),
+    StudyRow(Row("beta-search", "Searched", "", "beta"), None),
+    StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), PolicyConfig("learned")),
+]
+
+
+def parse(*arguments: str) -> Options:
+    return command_line.parse("table2", "Table II.", arguments)
+
+
+def keys(*arguments: str) -> list[str]:
+    return [row.row.key for row in parse(*arguments).chosen(ROWS)]
+
+
+def test_without_flags_it_is_quick_on_digits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse() == Options(
+        datasets=("digits",),
+        preset="quick",
+        seeds=3,
+        rows=None,
+        overrides={},
+        search_trials=None,
+        output=tmp_path / "results",
+        tracking_uri=None,
+        address=None,
+        workers=default_workers(1),
+        threads=1,
+        device="cpu",
+        gpus_per_cell=0.0,
+        data_root=None,
+        fresh=False,
+    )
+
+
+def test_every_flag_arrives(tmp_path: Path) -> None:
+    given = (
+        "--dataset mnist --dataset folder:/birds --dataset mnist --preset paper --seeds 5 "
+        "--rows none,beta-1 --search-trials 9 --tracking-uri http://host:5000 --address ray:1 "
+        "--workers 7 --threads 2 --gpus-per-cell 0.25 --data-root /data --fresh"
+    )
+    options = parse(*given.split(), "--output", str(tmp_path / "my results"))
+    assert options == Options(
+        datasets=("mnist", "folder:/birds"),
+        preset="paper",
+        seeds=5,
+        rows=("none", "beta-1"),
+        overrides={},
+        search_trials=9,
+        output=tmp_path / "my results",
+        tracking_uri="http://host:5000",
+        address="ray:1",
+        workers=7,
+        threads=2,
+        device="cpu",
+        gpus_per_cell=0.25,
+        data_root=Path("/data"),
+        fresh=True,
+    )
+
+
+def test_the_output_is_absolute_and_knows_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse("--output", "~/out").output == Path("/home/me/out")
+    assert parse("--output", "out").output == Path.cwd() / "out"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("epochs", 7),
+        ("train_size", 300),
+        ("meta_size", 30),
+        ("image_size", 8),
+        ("batch_size", 32),
+        ("meta_batch_size", 16),
+        ("lr", 0.025),
+        ("model", "preact_resnet18"),
+        ("width", 12),
+    ],
+)
+def test_an_override_replaces_that_setting_alone(flag: str, value: Any) -> None:
+    options = parse("--" + flag.replace("_", "-"), str(value))
+    assert options.overrides == {flag: value}
+    before = presets.training("mnist", "quick").to_dict()
+    assert options.training("mnist").to_dict() == before | {flag: value}
+
+
+def test_the_overrides_that_are_tested_are_all() -> None:
+    found = test_an_override_replaces_that_setting_alone.pytestmark[0].args[1]
+    assert {flag for flag, _ in found} == set(command_line.OVERRIDES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--seeds 0", "--seeds must be at least 1, got 0"),
+        ("--workers 0", "--workers must be at least 1, got 0"),
+        ("--workers -2", "--workers must be at least 1, got -2"),
+        ("--threads 0", "--threads must be at least 1, got 0"),
+        ("--search-trials 0", "--search-trials must be at least 1, got 0"),
+        ("--gpus-per-cell -1", "--gpus-per-cell must be at least 0 and finite, got -1.0"),
+        ("--gpus-per-cell nan", "--gpus-per-cell must be at least 0 and finite, got nan"),
+    ],
+)
+def test_a_value_out_of_range_is_named(arguments: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--epochs 0", "epochs must be at least 1, got 0"),
+        ("--lr -0.1", "lr must be positive and finite, got -0.1"),
+        ("--lr nan", "lr must be positive and finite, got nan"),
+        ("--meta-size 0", "meta_size must be at least 1, got 0"),
+    ],
+)
+def test_an_override_out_of_range_is_named(arguments: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(*arguments.split()).training("digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--preset slow", "invalid choice: 'slow'"),
+        ("--model vgg", "invalid choice: 'vgg'"),
+        ("--seeds three", "invalid int value: 'three'"),
+        ("--device tpu", "invalid choice: 'tpu'"),
+        ("--color red", "unrecognized arguments: --color red"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_ends_with_the_usage(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(*arguments.split())
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "usage: studies/table2.py" in said
+
+
+def test_help_shows_the_studys_own_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command_line.parse("table2", "What it costs:\n    two columns", ["--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "What it costs:\n    two columns" in said
+    assert "fashion_mnist" in said
+
+
+def test_cuda_is_asked_for_here_or_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="no CUDA device here; use --device cpu or --address"):
+        parse("--device", "cuda")
+    assert parse("--device", "cuda", "--address", "auto").gpus_per_cell == 1.0
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert parse("--device", "cuda").gpus_per_cell == 1.0
+    assert parse("--device", "cuda", "--gpus-per-cell", "0.5").gpus_per_cell == 0.5
+
+
+# Rows
+
+
+def test_all_rows_by_default_and_in_quick_the_searched_one_with_more_images() -> None:
+    table = ["none", "beta-1", "beta-search", "metamixup"]
+    assert keys("--preset", "smoke") == keys("--preset", "paper") == table
+    assert keys("--preset", "quick") == [*table, "beta-search+meta"]
+
+
+def test_chosen_rows_come_in_the_tables_order() -> None:
+    assert keys("--rows", "metamixup,none") == ["none", "metamixup"]
+    assert keys("--rows", "none,none") == ["none"]
+    asked = "beta-1+meta,metamixup,beta-search+meta,none"
+    assert keys("--rows", asked) == ["none", "metamixup", "beta-1+meta", "beta-search+meta"]
+    [row] = parse("--rows", "beta-1+meta").chosen(ROWS)
+    assert row.meta_in_training
+    assert row.policy == PolicyConfig("beta", alpha=1.0)
+
+
+@pytest.mark.parametrize("name", ["beta-3", "beta-3+meta", "", "none+meta+meta"])
+def test_an_unknown_row_is_named_with_those_there_are(name: str) -> None:
+    with pytest.raises(ValueError, match="choose among none, beta-1, beta-search, metamixup") as e:
+        keys("--rows", f"none,{name}")
+    assert f"unknown row {name!r}" in str(e.value)
+
+
+def test_a_learned_row_cannot_train_on_its_meta_images() -> None:
+    with pytest.raises(ValueError, match="learns from the meta-validation images"):
+        keys("--rows", "metamixup+meta")
+
+
+# Workers
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "workers"), [(8, 1, 8), (8, 3, 2), (2, 4, 1), (1, 1, 1)]
+)
+def test_one_worker_for_each_cpu_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, threads: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert default_workers(threads) == workers
+    assert parse("--threads", str(threads)).workers == workers
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    assert default_workers(threads) == workers

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hpo
+from hpo import output_folder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from hpo.output_folder import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_that_dies(tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "results"
+    root = Path(str(hpo.__file__)).parents[1]
+    command = [sys.executable, "-c", HOLD, str(output)]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            message = rf"another study \(process {holder.pid}\) is running on {output}; .*--output"
+            for _ in range(2):  # looking does not disturb
+                with pytest.raises(BlockingIOError, match=message), output_folder.locked(output):
+                    pass
+            with output_folder.locked(tmp_path / "other"):
+                pass
+        finally:
+            holder.send_signal(signal.SIGKILL)
+            holder.wait(30)
+    with output_folder.locked(output):
+        assert (output / ".lock").read_text() == str(os.getpid())
+
+
+def test_the_lock_goes_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), output_folder.locked(tmp_path):
+        raise KeyError
+    with output_folder.locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_is_named_with_the_way_out(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for output in (file, file / "results"):
+        expected = rf"cannot write to the output folder {output}: .*; choose another --output"
+        with pytest.raises(OSError, match=expected), output_folder.locked(output):
+            pass
+
+
+def test_what_a_killed_study_left_is_swept_and_the_rest_stays(tmp_path: Path) -> None:
+    (tmp_path / ".ray-abc" / "table2").mkdir(parents=True)
+    (tmp_path / "cells" / "x").mkdir(parents=True)
+    (tmp_path / "table2.csv").write_text("")
+    with output_folder.locked(tmp_path):
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".lock", "cells", "table2.csv"}
+
+
+def test_a_study_keeps_its_identity_until_it_begins_afresh(tmp_path: Path) -> None:
+    first = output_folder.study_id(tmp_path, "table2", fresh=False)
+    other = output_folder.study_id(tmp_path, "table1", fresh=False)
+    assert first != other
+    assert output_folder.study_id(tmp_path, "table2", fresh=False) == first
+    renewed = output_folder.study_id(tmp_path, "table2", fresh=True)
+    assert renewed not in (first, other)
+    assert output_folder.study_id(tmp_path, "table2", fresh=False) == renewed
+    assert output_folder.study_id(tmp_path, "table1", fresh=False) == other
+    (tmp_path / "other").mkdir()
+    elsewhere = output_folder.study_id(tmp_path / "other", "table2", fresh=False)
+    assert elsewhere not in (renewed, other)
+    assert set(json.loads((tmp_path / "studies.json").read_text())) == {"table1", "table2"}
+
+
+def test_a_damaged_list_of_identities_is_named(tmp_path: Path) -> None:
+    (tmp_path / "studies.json").write_text('{"table2": "12')
+    with pytest.raises(ValueError, match=r"studies\.json is not readable .*; delete it"):
+        output_folder.study_id(tmp_path, "table2", fresh=False)
+
+
+def test_cells_are_set_aside_not_deleted(tmp_path: Path) -> None:
+    assert output_folder.set_aside(tmp_path) is None
+    (tmp_path / "cells" / "beta-1").mkdir(parents=True)
+    (tmp_path / "cells" / "beta-1" / "result.json").write_text("kept")
+    aside = output_folder.set_aside(tmp_path)
+    assert aside is not None
+    assert aside.parent == tmp_path
+    assert aside.name.startswith("cells.before-2")
+    assert (aside / "beta-1" / "result.json").read_text() == "kept"
+    assert not (tmp_path / "cells").exists()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from core.config import PolicyConfig, TrainingConfig
+from core.reading import DEFAULT, PAPER
+from hpo.cells import Cell
+from hpo.plan import Plan, StudyRow, with_meta_images
+from hpo.report import Row
+from hpo.search import SearchSettings
+
+POLICIES: dict[str, PolicyConfig | None] = {
+    "none": PolicyConfig("none"),
+    "beta-1": PolicyConfig("beta", alpha=1.0),
+    "beta-search": None,
+    "metamixup": PolicyConfig("learned", reading=PAPER),
+    "placebo": PolicyConfig("placebo", reading=DEFAULT),
+}
+ROWS = {
+    key: StudyRow(Row(key, key.upper(), f"setting of {key}", "beta", {"cifar10": 5.0}), policy)
+    for key, policy in POLICIES.items()
+}
+BASE = {
+    "digits": TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=3),
+    "mnist": TrainingConfig("mnist", "cnn", PolicyConfig("none"), epochs=5, seed=99),
+}
+
+
+def make_plan(*keys: str, datasets: tuple[str, ...] = ("digits", "mnist"), seeds: int = 3) -> Plan:
+    rows = [ROWS[key] for key in keys]
+    return Plan("table2", rows, datasets, range(seeds), BASE, SearchSettings(trials=7))
+
+
+def what(cells: list[Cell]) -> list[tuple[str, str, int]]:
+    return [(cell.method, cell.dataset, cell.seed) for cell in cells]
+
+
+def test_the_costly_cells_come_first_and_each_once() -> None:
+    cells = make_plan("none", "beta-1", "metamixup", "beta-search", "placebo").fixed_cells()
+    expected = [
+        (method, dataset, seed)
+        for method in ("metamixup", "placebo", "none", "beta-1")
+        for dataset in ("digits", "mnist")
+        for seed in (0, 1, 2)
+    ]
+    assert what(cells) == expected
+    for cell in cells:
+        policy = POLICIES[cell.method]
+        assert policy is not None
+        of_dataset = BASE[cell.dataset]
+        assert cell.training == replace(of_dataset, policy=policy, seed=cell.seed)
+        assert cell.purpose == "final"
+
+
+def test_searched_cells_are_of_one_data_set_with_the_alpha_found() -> None:
+    plan = make_plan("none", "beta-search")
+    cells = plan.searched_cells("mnist", 0.37)
+    assert what(cells) == [("beta-search", "mnist", seed) for seed in (0, 1, 2)]
+    assert {cell.training.policy for cell in cells} == {PolicyConfig("beta", alpha=0.37)}
+    assert make_plan("none").searched_cells("mnist", 0.37) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "datasets", "seeds", "size"),
+    [
+        (["none"], ("digits",), 1, 1),
+        (["none", "beta-1"], ("digits", "mnist"), 3, 12),
+        (["none", "beta-search"], ("digits",), 3, 6 + 7),
+        (["none", "beta-search", "metamixup"], ("digits", "mnist"), 2, 12 + 14),
+        (["beta-search"], ("mnist",), 1, 8),
+    ],
+)
+def test_the_size_counts_cells_and_trials(
+    keys: list[str], datasets: tuple[str, ...], seeds: int, size: int
+) -> None:
+    plan = make_plan(*keys, datasets=datasets, seeds=seeds)
+    assert plan.size == size
+    assert plan.searches == ("beta-search" in keys)
+    searched = [c for name in datasets for c in plan.searched_cells(name, 1.0)]
+    trials = 7 * len(datasets) if plan.searches else 0
+    assert len(plan.fixed_cells()) + len(searched) + trials == size
+
+
+def test_two_searched_rows_share_one_search() -> None:
+    extra = with_meta_images(ROWS["beta-search"])
+    plan = replace(make_plan(datasets=("digits",), seeds=2), rows=[ROWS["beta-search"], extra])
+    assert plan.size == 4 + 7
+    found = [(c.method, c.training.meta_in_training) for c in plan.searched_cells("digits", 0.5)]
+    assert found == [("beta-search", False)] * 2 + [("beta-search+meta", True)] * 2
+
+
+@pytest.mark.parametrize("key", ["none", "beta-1", "beta-search"])
+def test_a_row_trained_on_the_meta_images_too_is_another_row(key: str) -> None:
+    plain = ROWS[key]
+    extra = with_meta_images(plain)
+    assert extra.row.key == f"{key}+meta"
+    assert extra.row.label == f"{key.upper()} + meta images"
+    assert extra.row.setting == plain.row.setting
+    assert extra.row.family == "extra"  # chosen by validation it would be chosen by training
+    assert extra.row.paper_error == {}
+    assert (extra.policy, extra.searched) == (plain.policy, plain.searched)
+    assert extra.meta_in_training
+    assert not plain.meta_in_training
+    plan = replace(make_plan(), rows=[plain, extra])
+    cells = plan.fixed_cells() or plan.searched_cells("digits", 0.5)
+    assert len({cell.id for cell in cells}) == len(cells)
+    assert all(cell.training.meta_in_training == ("+meta" in cell.method) for cell in cells)
+
+
+@pytest.mark.parametrize("key", ["metamixup", "placebo"])
+def test_images_that_lambda_learns_from_cannot_train_as_well(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"row {key} learns .*: no {key}\+meta"):
+        with_meta_images(ROWS[key])

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from hpo.progress import Progress, clock
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = 1000.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def time_of_day(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_the_line_of_a_study_that_begins() -> None:
+    progress = Progress(2, io.StringIO())
+    progress.total = 40
+    assert progress.line(0.4) == "cells 0/40 · 0 running · 0s gone"
+
+
+def test_the_line_says_all_there_is_to_say() -> None:
+    progress = Progress(2, io.StringIO())
+    progress.total, progress.kept, progress.done, progress.failed = 40, 10, 4, 1
+    progress.running = 3  # one of them waits for a worker
+    progress.best = (4.256, "beta-1")
+    # 5 cells in 100 s, 25 to go: 500 s.
+    assert progress.line(100) == (
+        "cells 15/40 · 10 kept from before · 2 running · 1 failed · "
+        "lowest validation error 4.26 % (beta-1) · 1m40s gone · about 8m20s left"
+    )
+
+
+def test_a_finished_study_has_nothing_left() -> None:
+    progress = Progress(2, io.StringIO())
+    progress.total, progress.done = 3, 3
+    assert progress.line(61) == "cells 3/3 · 0 running · 1m01s gone"
+
+
+def test_cells_kept_from_before_say_nothing_about_the_time_left() -> None:
+    progress = Progress(2, io.StringIO())
+    progress.total, progress.kept = 3, 2
+    assert progress.line(5) == "cells 2/3 · 2 kept from before · 0 running · 5s gone"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m00s"),
+        (185, "3m05s"),
+        (3599, "59m59s"),
+        (3600, "1h00m"),
+        (7620, "2h07m"),
+        (100 * 3600, "100h00m"),
+    ],
+)
+def test_seconds_as_people_say_them(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_a_log_gets_a_line_now_and_then(time_of_day: Clock) -> None:
+    stream = io.StringIO()
+    progress = Progress(1, stream)
+    progress.total = 3
+    for second in range(61):
+        time_of_day.now = 1000.0 + second
+        progress.update()
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" · ")[-1] for line in lines] == [f"{t}s gone" for t in (0, 15, 30, 45)] + [
+        "1m00s gone"
+    ]
+    assert "\r" not in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+    progress.close()
+    assert len(stream.getvalue().splitlines()) == 6
+
+
+def test_a_terminal_shows_one_line_that_changes(time_of_day: Clock) -> None:
+    stream = Terminal()
+    progress = Progress(1, stream)
+    progress.total = 3
+    for tenth in range(11):
+        time_of_day.now = 1000.0 + tenth / 10
+        progress.update()
+    progress.done = 3
+    progress.close()
+    *_, last = shown = stream.getvalue().split("\r\x1b[2K")
+    assert stream.getvalue().count("\n") == 1
+    assert last == "cells 3/3 · 0 running · 1s gone\n"
+    assert 4 <= len(shown) <= 8
+
+
+def test_a_message_stands_on_a_line_of_its_own(time_of_day: Clock) -> None:
+    for stream, before in ((Terminal(), "\r\x1b[2K"), (io.StringIO(), "")):
+        progress = Progress(1, stream)
+        progress.update()
+        seen = len(stream.getvalue())
+        progress.say("beta-1-digits-s0 diverged")
+        assert stream.getvalue()[seen:] == before + "beta-1-digits-s0 diverged\n"
+
+
+def test_standard_output_stays_free_for_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(1)
+    progress.update(force=True)
+    progress.close()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "cells 0/0" in captured.err

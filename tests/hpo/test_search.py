@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.pruners import SuccessiveHalvingPruner
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from core.config import PolicyConfig, TrainingConfig
+from hpo.cells import Cell, Status
+from hpo.search import SEARCH_METHOD, AlphaSearch, SearchError, SearchSettings
+
+EPOCHS = 12
+BASE = TrainingConfig(
+    "digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100, seed=3
+)
+SETTINGS = SearchSettings(trials=8, startup=3, min_epochs=2, reduction=2, seed=50)
+
+Epochs = list[dict[str, float]]
+Trace = list[tuple[int, float, str, dict[int, float]]]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class NoTestError(dict[str, Any]):
+    """A result that must not be asked for anything measured on the test images."""
+
+    def __getitem__(self, key: str) -> Any:
+        assert "test" not in key
+        return super().__getitem__(key)
+
+
+def val_error(alpha: float, epoch: int) -> float:
+    """Best at alpha = 0.7; early epochs mislead a little, as they do in life."""
+    wiggle = 2 * math.sin(9 * alpha + epoch)
+    return 5 + 6 * math.log(alpha / 0.7) ** 2 + 30 / epoch + wiggle / epoch**2
+
+
+def curve(cell: Cell, epochs: int = EPOCHS) -> Epochs:
+    alpha = cell.training.policy.alpha
+    assert alpha is not None
+    return [
+        {"epoch": float(epoch), "val_error": val_error(alpha, epoch)}
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def run_trial(search: AlphaSearch, cell: Cell, *, at_once: bool = False) -> Status:
+    """Train as a worker does: epochs told one by one (or all in one report), then the ending."""
+    told = curve(cell)
+    for epochs in [told] if at_once else [[metrics] for metrics in told]:
+        if search.report(epochs) is not None:
+            search.end("pruned", NoTestError())
+            return "pruned"
+    search.end("finished", NoTestError(val_error=told[-1]["val_error"]))
+    return "finished"
+
+
+def trace(search: AlphaSearch) -> Trace:
+    """What became of each trial, as Optuna has it."""
+    return [
+        (t.number, t.params["alpha"], t.state.name, dict(sorted(t.intermediate_values.items())))
+        for t in search.study.get_trials()
+    ]
+
+
+def complete(settings: SearchSettings = SETTINGS, base: TrainingConfig = BASE) -> AlphaSearch:
+    search = AlphaSearch(base, settings)
+    while not search.done:
+        run_trial(search, search.next())
+    return search
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Trace:
+    found = trace(complete())
+    states = [state for _, _, state, _ in found]
+    assert {"COMPLETE", "PRUNED"} == set(states)  # otherwise the tests below would show little
+    return found
+
+
+# The trials
+
+
+def test_trials_are_trainings_of_the_base_with_alpha_and_the_searchs_own_seed() -> None:
+    search = AlphaSearch(BASE, SETTINGS)
+    seen: set[float] = set()
+    while not search.done:
+        assert not search.running
+        cell = search.next()
+        assert search.running
+        assert (cell.method, cell.purpose, cell.seed) == (SEARCH_METHOD, "search", 50)
+        policy = cell.training.policy
+        assert policy.kind == "beta"
+        assert policy.alpha is not None
+        assert 0.05 <= policy.alpha <= 8.0
+        seen.add(policy.alpha)
+        assert (cell.training.epochs, cell.training.meta_size) == (EPOCHS, 100)
+        run_trial(search, cell)
+    assert len(seen) == SETTINGS.trials == len(search.study.trials)
+
+
+def test_another_seed_another_search() -> None:
+    alphas = {s: [t[1] for t in trace(complete(SearchSettings(seed=s)))] for s in (1, 500)}
+    assert not set(alphas[1]) & set(alphas[500])
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["epoch by epoch", "in one report"])
+def test_how_epochs_are_bundled_makes_no_difference(undisturbed: Trace, at_once: bool) -> None:
+    search = AlphaSearch(BASE, SETTINGS)
+    while not search.done:
+        run_trial(search, search.next(), at_once=at_once)
+    assert trace(search) == undisturbed
+
+
+def test_epochs_told_twice_make_no_difference(undisturbed: Trace) -> None:
+    search = AlphaSearch(BASE, SETTINGS)
+    while not search.done:
+        cell, status = search.next(), "finished"
+        told: Epochs = []
+        for metrics in curve(cell):
+            told.append(metrics)
+            stop = search.report([metrics])
+            assert search.report([metrics]) == stop
+            assert search.report(told) == stop  # a restarted worker tells all of them
+            if stop is not None:
+                assert stop == metrics["epoch"]
+                status = "pruned"
+                break
+        search.end(status, {"val_error": told[-1]["val_error"]})  # type: ignore[arg-type]
+    assert trace(search) == undisturbed
+
+
+# Halving
+
+
+def halve_by_hand(alphas: list[float], min_epochs: int, reduction: int) -> list[int]:
+    """Epochs that each trial is given, by counting at each rung who is strictly better."""
+    rungs = [min_epochs * reduction**k for k in range(20)]
+    arrived: dict[int, list[float]] = {rung: [] for rung in rungs}
+    given = []
+    for alpha in alphas:
+        epochs = EPOCHS
+        for rung in rungs:
+            if rung >= EPOCHS:
+                break
+            error = val_error(alpha, rung)
+            arrived[rung].append(error)
+            better = sum(other < error for other in arrived[rung])
+            if better >= max(1, len(arrived[rung]) // reduction):
+                epochs = rung
+                break
+        given.append(epochs)
+    return given
+
+
+@pytest.mark.parametrize(("min_epochs", "reduction"), [(1, 2), (1, 3), (2, 2), (3, 2), (2, 4)])
+def test_trials_are_stopped_as_by_hand(min_epochs: int, reduction: int) -> None:
+    settings = SearchSettings(trials=14, startup=10, min_epochs=min_epochs, reduction=reduction)
+    found = trace(complete(settings))
+    by_hand = halve_by_hand([alpha for _, alpha, _, _ in found], min_epochs, reduction)
+    assert [max(values) for *_, values in found] == by_hand
+    states = ["COMPLETE" if epochs == EPOCHS else "PRUNED" for epochs in by_hand]
+    assert [state for _, _, state, _ in found] == states
+    assert len(set(by_hand)) > 1
+
+
+def test_a_small_halving_written_out() -> None:
+    """reduction 2, rungs 1 and 2 of 4 epochs. At each rung the best half goes on, one at least."""
+    curves = [
+        [50, 40, 40, 40],  # alone everywhere: goes on
+        [40, 45, 0, 0],  # better at rung 1; worse than 40 at rung 2: stopped there
+        [45, 0, 0, 0],  # 3 at rung 1, one may go on, and that is 40: stopped
+        [40, 30, 20, 10],  # 4 at rung 1, two may go on, ties included; best at rung 2
+        [90, 0, 0, 0],
+    ]
+    base = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)
+    search = AlphaSearch(base, SearchSettings(trials=5, min_epochs=1, reduction=2))
+    stops = []
+    for errors in curves:
+        search.next()
+        epochs = [{"epoch": float(i), "val_error": float(e)} for i, e in enumerate(errors, 1)]
+        stops.append(search.report(epochs))
+        search.end("finished" if stops[-1] is None else "pruned", {"val_error": errors[-1]})
+    assert stops == [None, 2, 1, None, 1]
+
+
+def test_optunas_own_pruner_decides_alike_when_nothing_interrupts(undisturbed: Trace) -> None:
+    pruner = SuccessiveHalvingPruner(min_resource=2, reduction_factor=2)
+    study = optuna.create_study(pruner=pruner)
+    given = []
+    for _, alpha, _, _ in undisturbed:
+        trial = study.ask()
+        for epoch in range(1, EPOCHS + 1):
+            trial.report(val_error(alpha, epoch), epoch)
+            if epoch < EPOCHS and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, val_error(alpha, EPOCHS))
+        given.append(epoch)
+    assert given == [max(values) for *_, values in undisturbed]
+
+
+def test_a_trial_at_its_last_epoch_is_finished_not_stopped() -> None:
+    base = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)
+    search = AlphaSearch(base, SearchSettings(trials=2, min_epochs=4, reduction=2))
+    for error in (10.0, 90.0):
+        search.next()
+        assert search.report([{"epoch": float(e), "val_error": error} for e in range(1, 5)]) is None
+        search.end("finished", {"val_error": error})
+
+
+# The result
+
+
+def test_the_best_alpha_is_of_finished_trials_only_and_the_first_of_equals() -> None:
+    endings: list[tuple[Status, float]] = [
+        ("finished", 20.0),
+        ("pruned", 1.0),
+        ("finished", 10.0),
+        ("diverged", 0.0),
+        ("finished", 10.0),
+        ("crashed", 0.0),
+    ]
+    search = AlphaSearch(BASE, SearchSettings(trials=6))
+    alphas = []
+    for status, error in endings:
+        alphas.append(search.next().training.policy.alpha)
+        search.report([{"epoch": 1.0, "val_error": error}])
+        search.end(status, {"val_error": error} if status == "finished" else {})
+    assert search.done
+    assert search.best_alpha() == alphas[2]
+    states = ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "COMPLETE", "FAIL"]
+    assert [t.state.name for t in search.study.trials] == states
+    assert [t.value for t in search.study.trials if t.state.name == "COMPLETE"] == [20, 10, 10]
+
+
+def test_without_a_finished_trial_there_is_no_best_alpha() -> None:
+    search = AlphaSearch(BASE, SearchSettings(trials=2))
+    for status in ("diverged", "crashed"):
+        search.next()
+        search.end(status, {})
+    with pytest.raises(SearchError, match="none of the 2 trials of the search on digits finished"):
+        search.best_alpha()
+
+
+def test_the_search_finds_the_best_alpha_better_than_chance() -> None:
+    """Against random draws that are trained in full for as many epochs in all: medians over eight
+    seeds and over 4000 such sets of draws."""
+    off, epochs = [], []
+    for seed in range(0, 800, 100):
+        settings = SearchSettings(trials=30, startup=6, min_epochs=3, reduction=3, seed=seed)
+        search = complete(settings)
+        off.append(abs(math.log(search.best_alpha() / 0.7)))
+        epochs.append(sum(max(values) for *_, values in trace(search)))
+    affordable = max(epochs) // EPOCHS + 1
+    assert affordable < 25
+    random = np.random.default_rng(0)
+    draws = random.uniform(math.log(0.05), math.log(8), size=(4000, affordable))
+    by_chance = np.abs(draws - math.log(0.7))
+    assert np.median(off) < np.median(by_chance.min(axis=1))
+    assert max(off) < np.median(by_chance) / 4
+
+
+def test_nothing_can_be_told_about_a_trial_that_does_not_run() -> None:
+    search = AlphaSearch(BASE, SETTINGS)
+    with pytest.raises(RuntimeError, match=r"call next\(\) first"):
+        search.report([])
+    with pytest.raises(RuntimeError, match=r"call next\(\) first"):
+        search.end("finished", {"val_error": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit"),
+    [("trials", 0, 1), ("startup", 0, 1), ("min_epochs", 0, 1), ("reduction", 1, 2)],
+)
+def test_impossible_settings_are_refused(name: str, value: int, limit: int) -> None:
+    with pytest.raises(ValueError, match=f"search {name} must be at least {limit}, got {value}"):
+        SearchSettings(**{name: value})
+
+
+# Killed and started again
+
+
+def resume_from_records(records: Mapping[str, tuple[Status, Epochs]]) -> AlphaSearch:
+    """As `hpo.study` does: what is recorded is told again, the first trial without is handed out"""
+    search = AlphaSearch(BASE, SETTINGS)
+    while not search.done:
+        cell = search.next()
+        if cell.id in records:
+            status, told = records[cell.id]
+            search.report(told)
+            search.end(status, {"val_error": told[-1]["val_error"]})
+        else:
+            run_trial(search, cell)
+    return search
+
+
+def test_a_search_rebuilt_from_records_goes_on_the_same(undisturbed: Trace) -> None:
+    records: dict[str, tuple[Status, Epochs]] = {}
+    search = AlphaSearch(BASE, SETTINGS)
+    while not search.done:
+        assert trace(resume_from_records(records)) == undisturbed
+        cell = search.next()
+        status = run_trial(search, cell)
+        told = search.study.trials[-1].intermediate_values
+        records[cell.id] = (status, [{"epoch": e, "val_error": v} for e, v in told.items()])
+    assert trace(resume_from_records(records)) == undisturbed
+
+
+def open_sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder / 'alpha.db'}"
+
+
+def open_journal(folder: Path) -> BaseStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "alpha.log")))
+
+
+@pytest.mark.parametrize("open_storage", [open_sqlite, open_journal])
+def test_a_process_may_die_after_every_single_event(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Trace,
+    open_storage: Callable[[Path], BaseStorage | str],
+) -> None:
+    """Each process lives to see one new thing: a suggestion, an epoch stored, the pruner's answer
+    taken, the same handed on, an ending. The next one finds its trial RUNNING and goes on."""
+    seen: set[tuple[object, ...]] = set()
+    should_prune = optuna.Trial.should_prune
+
+    def event(*what: object) -> None:
+        if what not in seen:
+            seen.add(what)
+            raise Killed
+
+    def decide(trial: optuna.Trial) -> bool:
+        epoch = trial.storage.get_trial(trial._trial_id).last_step
+        event("stored", trial.number, epoch)
+        answer = should_prune(trial)
+        event("decided", trial.number, epoch)
+        return answer
+
+    monkeypatch.setattr(optuna.Trial, "should_prune", decide)
+
+    def live(search: AlphaSearch) -> Iterator[None]:
+        while not search.done:
+            cell = search.next()
+            number = len(search.study.trials)
+            event("suggested", number)
+            told = curve(cell)
+            status: Status = "finished"
+            for metrics in told:
+                stop = search.report([metrics])
+                event("answered", number, metrics["epoch"])
+                if stop is not None:
+                    status = "pruned"
+                    break
+            search.end(status, {"val_error": told[-1]["val_error"]})
+            event("ended", number)
+            yield
+
+    settings = replace(SETTINGS, trials=5)
+    processes = 0
+    while True:
+        processes += 1
+        search = AlphaSearch(BASE, settings, storage=open_storage(tmp_path))
+        try:
+            for _ in live(search):
+                pass
+            break
+        except Killed:
+            continue
+    assert processes == len(seen) + 1 > 60
+    assert trace(search) == undisturbed[:5]
+    assert search.best_alpha() == complete(settings).best_alpha()
+
+
+def test_trainings_that_differ_share_a_storage_and_no_trials(tmp_path: Path) -> None:
+    storage = open_journal(tmp_path)
+    shorter = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=3)
+    for base in (BASE, shorter):
+        search = AlphaSearch(base, SearchSettings(trials=1), storage=storage)
+        assert not search.done
+        run_trial(search, search.next())
+        assert len(search.study.trials) == 1
+    assert AlphaSearch(BASE, SearchSettings(trials=1), storage=storage).done
+
+
+def test_a_finished_search_goes_on_when_more_trials_are_wanted(tmp_path: Path) -> None:
+    storage = open_journal(tmp_path)
+    for trials in (3, 5):
+        search = AlphaSearch(BASE, replace(SETTINGS, trials=trials), storage=storage)
+        while not search.done:
+            run_trial(search, search.next())
+    assert trace(search) == trace(complete())[:5]

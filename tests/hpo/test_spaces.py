@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+
+from hpo.spaces import BETA_ALPHA, Float, Space, optuna_distributions, suggest, tune_space
+
+SPACE: Space = {"alpha": Float(0.1, 10.0, log=True), "step": Float(-1.0, 3.0)}
+
+
+def quartiles_by_optuna(how: str) -> dict[str, np.ndarray]:
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    drawn: list[dict[str, float]] = []
+    for _ in range(600):
+        if how == "suggest":
+            drawn.append(suggest(study.ask(), SPACE))
+        else:
+            drawn.append(dict(study.ask(optuna_distributions(SPACE)).params))
+    return {name: np.quantile([d[name] for d in drawn], [0, 0.25, 0.5, 0.75, 1]) for name in SPACE}
+
+
+def quartiles_by_tune() -> dict[str, np.ndarray]:
+    space = tune_space(SPACE)
+    random = np.random.RandomState(0)
+    return {
+        name: np.quantile(domain.sample(size=600, random_state=random), [0, 0.25, 0.5, 0.75, 1])
+        for name, domain in space.items()
+    }
+
+
+@pytest.mark.parametrize("road", ["suggest", "distributions", "tune"])
+def test_every_framework_draws_from_the_declared_space(road: str) -> None:
+    """Log-uniform on [0.1, 10]: quartiles at 10^-0.5, 1, 10^0.5; uniform on [-1, 3]: 0, 1, 2."""
+    found = quartiles_by_tune() if road == "tune" else quartiles_by_optuna(road)
+    low, *inner, high = found["alpha"]
+    assert 0.1 <= low < 0.11
+    assert 9.0 < high <= 10.0
+    np.testing.assert_allclose(np.log10(inner), [-0.5, 0.0, 0.5], atol=0.12)
+    low, *inner, high = found["step"]
+    assert -1.0 <= low < -0.97
+    assert 2.97 < high <= 3.0
+    np.testing.assert_allclose(inner, [0.0, 1.0, 2.0], atol=0.25)
+
+
+def test_alpha_is_searched_around_one_on_a_log_scale() -> None:
+    alpha = BETA_ALPHA["alpha"]
+    assert alpha.log
+    assert alpha.low < 0.2 < math.sqrt(alpha.low * alpha.high) < 1.0 < 4.0 < alpha.high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2.0, 1.0), r"low must be below high, got \[2.0, 1.0\]"),
+        ((1.0, 1.0), "low must be below high"),
+        ((float("nan"), 1.0), "low must be below high"),
+        ((0.0, 1.0, True), "needs low > 0, got 0.0"),
+        ((-1.0, 1.0, True), "needs low > 0, got -1.0"),
+    ],
+)
+def test_an_impossible_range_is_refused(arguments: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Float(*arguments)  # type: ignore[arg-type]

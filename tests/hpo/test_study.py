@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from core.config import PolicyConfig, TrainingConfig
+from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError
+from hpo.plan import Plan, StudyRow, with_meta_images
+from hpo.progress import Progress
+from hpo.report import Row, build_table
+from hpo.search import SearchSettings
+from hpo.study import StudyRun
+
+EPOCHS = 6
+BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100)
+SEARCHED = StudyRow(Row("beta-search", "searched", "", "beta"), None)
+ROWS = [
+    StudyRow(Row("none", "none", "", "none"), PolicyConfig("none")),
+    StudyRow(Row("beta-1", "beta", "", "beta"), PolicyConfig("beta", alpha=1.0)),
+    SEARCHED,
+    StudyRow(Row("metamixup", "learned", "", "learned"), PolicyConfig("learned")),
+    with_meta_images(SEARCHED),
+]
+SEARCH = SearchSettings(trials=5, startup=2, min_epochs=1, reduction=2, seed=50)
+ENVIRONMENT = {"device": "made up"}
+
+
+def make_plan(*datasets: str, rows: list[StudyRow] = ROWS, seeds: int = 2, trials: int = 5) -> Plan:
+    names = datasets or ("digits",)
+    base = {name: replace(BASE, dataset=name) for name in names}
+    return Plan("table2", rows, names, range(seeds), base, replace(SEARCH, trials=trials))
+
+
+class Tracker:
+    """Notes what the study tells MLflow."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.epochs: list[tuple[str, int]] = []
+        self.ended: list[CellRecord] = []
+
+    def start_cell(self, cell: Cell) -> None:
+        self.started.append(cell.id)
+
+    def epoch(self, cell_id: str, metrics: Mapping[str, float]) -> None:
+        assert cell_id in self.started
+        self.epochs.append((cell_id, int(metrics["epoch"])))
+
+    def end_cell(self, record: CellRecord) -> None:
+        self.ended.append(record)
+
+
+class Bench:
+    """A study on a store, driven by a loop that makes results up: no Ray, no training.
+
+    One event is a cell handed out, an epoch told or an ending told; `drive(events)` leaves off
+    after so many, as a kill does.
+    """
+
+    def __init__(self, output: Path, plan: Plan):
+        self.tracker = Tracker()
+        self.progress = Progress(3)
+        self.plan = plan
+        self.store = CellStore(output)
+        self.run = StudyRun(plan, self.store, self.tracker, self.progress)  # type: ignore[arg-type]
+        self.cells: list[Cell] = []
+        self.most_trials = 0
+        """Of one search at a time."""
+        self.endings: dict[str, Status] = {}
+        """Of the trainings that do not finish, by how their cells' ids begin."""
+        self.epochs_before_ending = 2
+        self.tell_twice = False
+
+    def drive(self, events: int | None = None, workers: int = 3) -> bool:
+        """Whether the study came to its end before the events ran out."""
+        running: dict[str, Iterator[bool]] = {}
+        spent = 0
+        while True:
+            while len(running) < workers and (cell := self.run.next()) is not None:
+                self.cells.append(cell)
+                running[cell.id] = self._train(cell)
+                open_cells = [c for c in self.cells if c.id in running]
+                trials = Counter(c.dataset for c in open_cells if c.purpose == "search")
+                self.most_trials = max(self.most_trials, 0, *trials.values())
+                spent += 1
+                if spent == events:
+                    return False
+            if not running:
+                assert self.run.finished
+                return True
+            for cell_id in list(running):
+                if not next(running[cell_id]):
+                    del running[cell_id]
+                spent += 1
+                if spent == events:
+                    return False
+
+    def _train(self, cell: Cell) -> Iterator[bool]:
+        ending: Status = "finished"
+        for beginning, status in self.endings.items():
+            if cell.id.startswith(beginning):
+                ending = status
+        history: list[dict[str, float]] = []
+        epochs = EPOCHS if ending == "finished" else self.epochs_before_ending
+        for epoch in range(1, epochs + 1):
+            history.append(made_up_epoch(cell, epoch))
+            if self.run.report(cell.id, history if self.tell_twice else history[-1:]):
+                yield False
+                return
+            yield True
+        result = made_up_result(history) if ending == "finished" else {"history": history}
+        result |= {"train_seconds": 1.0, "samples_seen": 1}
+        error = None if ending == "finished" else f"it {ending}"
+        self.run.end(cell.id, ending, result, error, ENVIRONMENT)
+        yield False
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [record.to_dict() for record in self.run.records]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        rows = [row.row for row in self.plan.rows]
+        return build_table(self.run.records, rows, self.plan.datasets)
+
+
+def made_up_error(cell: Cell, epoch: int) -> float:
+    alpha = cell.training.policy.alpha or 0.3
+    luck = math.sin(17 * cell.seed + len(cell.dataset) + alpha)
+    return 10 + 5 * math.log(alpha / 0.7) ** 2 + 30 / epoch + luck
+
+
+def made_up_epoch(cell: Cell, epoch: int) -> dict[str, float]:
+    return {
+        "epoch": float(epoch),
+        "val_error": made_up_error(cell, epoch),
+        "train_loss": 1 / epoch,
+        "train_seconds": 0.5 * epoch,
+        "samples_seen": 100.0 * epoch,
+        "lam_mean": 0.5,
+    }
+
+
+def made_up_result(history: list[dict[str, float]]) -> dict[str, Any]:
+    return {
+        "test_error": history[-1]["val_error"] + 1,
+        "test_top5_error": None,
+        "val_error": history[-1]["val_error"],
+        "train_loss": history[-1]["train_loss"],
+        "epochs": len(history),
+        "parameters": 7,
+        "history": history,
+        "lam_histogram": [1] * 20,
+        "lam_histogram_first": [1] * 20,
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path / "complete", make_plan())
+    assert bench.drive()
+    return bench
+
+
+def finals(bench: Bench) -> Counter[tuple[str, str, int]]:
+    return Counter((c.method, c.dataset, c.seed) for c in bench.cells if c.purpose == "final")
+
+
+# What is handed out
+
+
+@pytest.mark.parametrize("workers", [1, 3, 20])
+def test_every_planned_cell_is_handed_out_once(tmp_path: Path, workers: int) -> None:
+    bench = Bench(tmp_path, make_plan("digits", "mnist"))
+    assert bench.drive(workers=workers)
+    keys = [row.row.key for row in ROWS]
+    expected = {
+        (key, data, seed) for key in keys for data in ("digits", "mnist") for seed in (0, 1)
+    }
+    assert set(finals(bench)) == expected
+    assert set(finals(bench).values()) == {1}
+    trials = Counter(c.dataset for c in bench.cells if c.purpose == "search")
+    assert trials == {"digits": 5, "mnist": 5}
+    assert len({c.id for c in bench.cells}) == len(bench.cells) == bench.plan.size == 30
+    stored = CellStore(tmp_path).records()
+    assert [r.to_dict() for r in stored] == bench.records
+    assert len(stored) == 30
+
+
+def test_a_search_runs_one_trial_at_a_time_beside_other_cells(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan("digits", "mnist"))
+    assert bench.drive(workers=3)
+    first = [(c.purpose, c.dataset) for c in bench.cells[:3]]
+    assert first == [("search", "digits"), ("search", "mnist"), ("final", "digits")]
+    assert bench.cells[2].method == "metamixup"  # the costliest of the rest
+    assert bench.most_trials == 1
+    order = [c.purpose for c in bench.cells]
+    last_trial = len(order) - 1 - order[::-1].index("search")
+    assert "final" in order[:last_trial]
+
+
+def test_the_searched_rows_get_the_best_alpha_of_the_trials(complete: Bench) -> None:
+    trials = [r for r in complete.run.records if r.cell.purpose == "search"]
+    assert Counter(r.status for r in trials).keys() == {"finished", "pruned"}
+    best = min(
+        (r for r in trials if r.status == "finished"), key=lambda r: r.result["val_error"]
+    ).cell.training.policy
+    searched = [
+        c for c in complete.cells if c.method.startswith("beta-search") and c.purpose == "final"
+    ]
+    assert len(searched) == 4
+    assert {c.training.policy for c in searched} == {best}
+    assert {(c.method, c.training.meta_in_training) for c in searched} == {
+        ("beta-search", False),
+        ("beta-search+meta", True),
+    }
+
+
+def test_a_stopped_trial_keeps_its_curve_to_the_stop_and_no_test_error(complete: Bench) -> None:
+    pruned = [r for r in complete.run.records if r.status == "pruned"]
+    assert pruned
+    for record in pruned:
+        epochs = [int(m["epoch"]) for m in record.result["history"]]
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert len(epochs) in (1, 2, 4)  # the rungs
+        assert record.result["train_seconds"] == 0.5 * len(epochs)
+        assert record.result["samples_seen"] == 100 * len(epochs)
+        assert "test_error" not in record.result
+
+
+# Tracking
+
+
+def test_every_epoch_is_tracked_once_however_often_it_is_told(
+    tmp_path: Path, complete: Bench
+) -> None:
+    bench = Bench(tmp_path / "twice", make_plan())
+    bench.tell_twice = True
+    assert bench.drive()
+    assert bench.records == complete.records
+    for tracker in (bench.tracker, complete.tracker):
+        told = Counter(tracker.epochs)
+        expected = {
+            (r.cell.id, int(m["epoch"])) for r in complete.run.records for m in r.result["history"]
+        }
+        assert set(told) == expected
+        assert set(told.values()) == {1}
+        assert sorted(tracker.started) == sorted(c.id for c in complete.cells)
+        assert sorted(r.cell.id for r in tracker.ended) == sorted(tracker.started)
+
+
+def test_epochs_told_after_a_stop_are_left_out(tmp_path: Path) -> None:
+    """A worker tells several epochs at once and goes on until it hears that it is to stop."""
+    bench = Bench(tmp_path, make_plan())
+    statuses = []
+    for _ in range(5):
+        cell = bench.run.next()
+        assert cell is not None
+        assert cell.purpose == "search"
+        history = [made_up_epoch(cell, epoch) for epoch in range(1, EPOCHS + 1)]
+        stopped = bench.run.report(cell.id, history)
+        assert bench.run.report(cell.id, history) is stopped
+        bench.run.end(cell.id, "finished", made_up_result(history), None, ENVIRONMENT)
+        record = bench.store.load(cell.id)
+        assert record is not None
+        statuses.append(record.status)
+        assert record.status == ("pruned" if stopped else "finished")
+        told = [epoch for cell_id, epoch in bench.tracker.epochs if cell_id == cell.id]
+        assert told == [int(m["epoch"]) for m in record.result["history"]]
+        assert (len(told) < EPOCHS) == stopped
+    assert set(statuses) == {"pruned", "finished"}
+    assert len(bench.tracker.ended) == 5
+
+
+def test_a_cell_that_does_not_run_is_stopped_and_its_ending_passed_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan())
+    assert bench.run.report("unknown", [{"epoch": 1.0}])
+    bench.run.end("unknown", "finished", {}, None, {})
+    assert bench.records == []
+    assert not (tmp_path / "cells").exists()
+
+
+# Going on after a kill
+
+
+def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path, complete: Bench) -> None:
+    total = 0
+    while not Bench(tmp_path / f"kill-{total}", make_plan()).drive(total + 1):
+        total += 1
+        output = tmp_path / f"kill-{total - 1}"
+        kept = {record.cell.id for record in CellStore(output).records()}
+        again = Bench(output, make_plan())
+        assert again.drive()
+        assert again.records == complete.records
+        handed_out = Counter(cell.id for cell in again.cells)
+        assert not kept & set(handed_out)
+        assert set(handed_out) | kept == {cell.id for cell in complete.cells}
+        assert set(handed_out.values()) <= {1}
+        assert again.progress.kept == len(kept)
+        assert {r.cell.id for r in again.tracker.ended} == kept | set(handed_out)
+        assert len(again.tracker.ended) == len(complete.cells)
+    assert total > 60
+    pd.testing.assert_frame_equal(again.table, complete.table)
+
+
+def test_a_study_killed_again_and_again_gets_done(tmp_path: Path, complete: Bench) -> None:
+    """Each process lives long enough for one training, on one worker."""
+    lives = 1
+    while not (bench := Bench(tmp_path / "again", make_plan())).drive(EPOCHS + 2, workers=1):
+        lives += 1
+    assert lives > 5
+    assert bench.records == complete.records
+    pd.testing.assert_frame_equal(bench.table, complete.table)
+
+
+def test_settled_says_whether_anything_is_left_to_train(tmp_path: Path, complete: Bench) -> None:
+    again = Bench(tmp_path / "complete", make_plan())
+    assert again.run.settled
+    assert again.run.settled
+    assert again.run.next() is None
+    assert again.run.finished
+    assert again.records == complete.records
+    pd.testing.assert_frame_equal(again.table, complete.table)
+    for cell in complete.cells:
+        folder = tmp_path / "complete" / "cells" / cell.id
+        (folder / "result.json").rename(folder / "away")
+        bench = Bench(tmp_path / "complete", make_plan())
+        assert not bench.run.settled
+        assert bench.run.next() == cell  # asked first or not, it is handed out
+        (folder / "away").rename(folder / "result.json")
+
+
+def test_more_seeds_train_only_what_is_new(tmp_path: Path, complete: Bench) -> None:
+    again = Bench(tmp_path / "complete", make_plan(seeds=3))
+    assert again.drive()
+    assert {c.seed for c in again.cells} == {2}
+    assert len(again.cells) == len(ROWS)
+
+
+def test_checkpoints_go_when_a_cell_is_done(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan(trials=1, seeds=1, rows=ROWS[:2]))
+    cell = bench.run.next()
+    assert cell is not None
+    folder = bench.store.directory(cell.id)
+    folder.mkdir(parents=True)
+    for name in ("checkpoint.pt", "checkpoint.previous.pt", ".checkpoint.pt.123"):
+        (folder / name).write_bytes(b"")
+    bench.run.end(cell.id, "finished", made_up_result([made_up_epoch(cell, 1)]), None, {})
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+    (folder / ".checkpoint.pt.77").write_bytes(b"")  # by a worker that was stopped late
+    bench.run.tidy()
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+
+
+# What goes wrong
+
+
+def test_a_crashed_cell_is_not_stored_and_is_tried_again(
+    tmp_path: Path, complete: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path / "crashing", make_plan())
+    bench.endings["beta-1"] = "crashed"
+    assert bench.drive()
+    crashed = [r for r in bench.run.records if r.status == "crashed"]
+    assert {(r.cell.method, r.cell.seed) for r in crashed} == {("beta-1", 0), ("beta-1", 1)}
+    assert all(len(r.result["history"]) == 2 for r in crashed)
+    assert bench.progress.failed == 2
+    said = capsys.readouterr().err
+    for record in crashed:
+        assert bench.store.load(record.cell.id) is None
+        assert f"{record.cell.id} crashed: it crashed\n" in said
+    assert len(bench.records) == bench.plan.size
+
+    again = Bench(tmp_path / "crashing", make_plan())
+    assert not again.run.settled
+    assert again.drive()
+    assert {c.id for c in again.cells} == {r.cell.id for r in crashed}
+    assert again.records == complete.records
+
+
+def test_a_crash_keeps_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan(rows=ROWS[:1]))
+    cell = bench.run.next()
+    assert cell is not None
+    folder = bench.store.directory(cell.id)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"")
+    bench.run.end(cell.id, "crashed", {}, "out of memory", {})
+    bench.run.tidy()
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_crashed_trial_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan())
+    first = bench.run.next()
+    assert first is not None
+    bench.run.end(first.id, "crashed", {}, "its worker ended early", {})
+    assert bench.drive()
+    trials = [r for r in bench.run.records if r.cell.purpose == "search"]
+    assert Counter(r.status == "crashed" for r in trials) == {True: 1, False: 4}
+    again = Bench(tmp_path, make_plan())
+    assert again.run.next() == first
+
+
+def test_a_diverged_cell_is_kept_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path, make_plan(rows=ROWS[:2]))
+    bench.endings["none"] = "diverged"
+    assert bench.drive()
+    [seed_0, seed_1] = [r for r in bench.run.records if r.status == "diverged"]
+    assert (seed_0.error, seed_0.cell.method, seed_1.cell.seed) == ("it diverged", "none", 1)
+    said = capsys.readouterr().err
+    assert f"{seed_0.cell.id} diverged: it diverged\n" in said
+    assert f"{seed_1.cell.id} diverged: it diverged\n" in said
+    assert Bench(tmp_path, make_plan(rows=ROWS[:2])).run.settled
+
+
+def test_a_search_without_a_result_costs_its_rows_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan("digits", "mnist", trials=3)
+    bench = Bench(tmp_path, plan)
+    bench.endings["beta-search-trial-digits"] = "diverged"
+    bench.epochs_before_ending = 0
+    assert bench.drive()
+    said = capsys.readouterr().err
+    assert "none of the 3 trials of the search on digits finished" in said
+    assert "the 4 trainings that need its result are left out" in said
+    methods = {dataset: {m for m, d, _ in finals(bench) if d == dataset} for dataset in plan.base}
+    assert methods == {
+        "digits": {"none", "beta-1", "metamixup"},
+        "mnist": {row.row.key for row in ROWS},
+    }
+    table = bench.table.set_index(["dataset", "method"]).n_seeds
+    assert table["digits", "beta-search"] == 0
+    assert table["digits", "none"] == table["mnist", "beta-search+meta"] == 2
+    # Every planned cell is accounted for: 3 diverged trials and 4 cells left out, the rest done.
+    assert (bench.progress.failed, bench.progress.done) == (7, plan.size - 7)
+
+    again = Bench(tmp_path, plan)
+    assert again.run.settled
+    assert again.progress.kept + again.progress.failed == plan.size
+
+
+def test_a_full_disk_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    bench = Bench(tmp_path, make_plan())
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(StoreError, match="run the same command: finished cells are kept"):
+        bench.drive()
+    assert bench.tracker.ended == []  # nothing is tracked as done that is not stored
+
+
+def test_a_study_without_a_searched_row_searches_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan(rows=ROWS[:2]))
+    assert bench.drive()
+    assert finals(bench) == Counter(
+        {(m, "digits", s): 1 for m in ("none", "beta-1") for s in (0, 1)}
+    )
+    assert len(bench.cells) == 4
+
+
+def test_the_lowest_error_shown_is_of_the_validation_images(complete: Bench) -> None:
+    eligible = [
+        r
+        for r in complete.run.records
+        if r.status == "finished" and not r.cell.training.meta_in_training
+    ]
+    best = min(eligible, key=lambda r: r.result["val_error"])
+    assert complete.progress.best == (best.result["val_error"], best.cell.method)
+    assert (complete.progress.total, complete.progress.done) == (15, 15)
+    assert complete.progress.running == 0
