@@ -23,8 +23,9 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evaluation:
-    """The model in evaluation mode on every image once. Its mode is as before on return."""
-    was_training = model.training
+    """The model in evaluation mode on every image once. Modes are as before on return, also of
+    parts that stand in another mode than the whole (frozen BatchNorm)."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     total = torch.zeros((), dtype=torch.float64)
     wrong = wrong5 = 0
@@ -38,7 +39,8 @@ def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evalua
             if classes >= 100:
                 top5 = logits.topk(5, dim=1).indices
                 wrong5 += int((top5 != labels.unsqueeze(1)).all(dim=1).sum())
-    model.train(was_training)
+    for module, training in modes:
+        module.training = training
     n = len(images)
     return Evaluation(
         loss=float(total) / n,

@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
-from core.data import ImageSet, Source, Transform, load_source, make_splits
+from core.data import Source, load_source
 from core.evaluation import evaluate
 from core.lambda_statistics import LambdaStatistics
 from core.metamixup import mixed_step
 from core.models import build_model
+from core.random_streams import RandomStreams
 
 CHECKPOINT_SECONDS = 10.0
 """Training seconds between two checkpoints; the last epoch is always kept."""
@@ -33,6 +34,10 @@ class DivergenceError(RuntimeError):
     def __init__(self, message: str, history: list[Metrics]):
         super().__init__(message)
         self.history = history
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The inherited one leaves `history` out, and the error could not cross processes.
+        return type(self), (str(self), self.history)
 
 
 @dataclass(frozen=True)
@@ -73,39 +78,6 @@ class TrainingResult:
         return cls(**data)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The images of one cell on its device."""
-
-    train: ImageSet
-    meta: ImageSet
-    test: ImageSet
-    transform: Transform
-
-
-class _Streams:
-    """The random streams of a cell, one for each purpose, so that a policy that draws more or less
-    changes neither the order of the data nor their augmentation."""
-
-    NAMES = ("order", "augmentation", "policy", "meta")
-
-    def __init__(self, seed: int):
-        self._generators = {}
-        for stream, name in enumerate(self.NAMES, start=1):
-            word = int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
-            self._generators[name] = torch.Generator().manual_seed(word >> 1)
-
-    def __getitem__(self, name: str) -> torch.Generator:
-        return self._generators[name]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {name: g.get_state() for name, g in self._generators.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name, g in self._generators.items():
-            g.set_state(state[name].cpu())
-
-
 def fit(
     config: TrainingConfig,
     *,
@@ -120,7 +92,8 @@ def fit(
 
     The same configuration and seed give bit-identical numbers on the CPU, alone, in any process and
     after a resume. torch's global random stream and thread count are as before on return. The test
-    images are used once, after the last epoch.
+    images are used once, after the last epoch. A single image left over by the batch size joins the
+    last batch.
 
     Args:
         config: what to train.
@@ -148,27 +121,6 @@ def fit(
             return _fit(config, source, data_root, directory, device, on_epoch)
     finally:
         torch.set_num_threads(threads_before)
-
-
-def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> _Data:
-    """The splits of `config` as images on the device, with their normalisation."""
-    splits = make_splits(
-        torch.as_tensor(source.train_labels),
-        source.num_classes,
-        meta_size=config.meta_size,
-        train_size=config.train_size,
-        seed=config.seed,
-    )
-    indices = splits.train
-    if config.meta_in_training:
-        indices = torch.cat([splits.train, splits.meta_validation])
-    train = source.images("train", indices, device)
-    return _Data(
-        train=train,
-        meta=source.images("train", splits.meta_validation, device),
-        test=source.images("test", None, device),
-        transform=Transform.fit(train, flip=config.flip, translate=config.translate),
-    )
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
@@ -203,7 +155,7 @@ def _fit(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    streams = _Streams(config.seed)
+    streams = RandomStreams(config.seed)
     history: list[Metrics] = []
     histograms: list[list[int]] = []
     state = load_checkpoint(directory, device) if directory is not None else None
@@ -212,7 +164,8 @@ def _fit(
         optimizer.load_state_dict(state["optimizer"])
         streams.load_state_dict(state["streams"])
         torch.set_rng_state(state["rng"].cpu())
-        if device.type == "cuda":
+        # None in a checkpoint that was written on the CPU.
+        if device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)
         history, histograms = state["history"], state["histograms"]
         for metrics in history:
@@ -265,14 +218,14 @@ def _epoch(
     epoch: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: _Data,
-    streams: _Streams,
+    data: CellData,
+    streams: RandomStreams,
     history: list[Metrics],
 ) -> tuple[Metrics, list[int]]:
     """One epoch of training and the evaluation after it. Returns metrics and λ's histogram."""
     begun = time.perf_counter()
     policy = config.policy.build()
-    order = torch.randperm(len(data.train), generator=streams["order"]).split(config.batch_size)
+    order = _training_order(config, len(data.train), streams["order"])
     steps = len(order) * config.epochs
     meta_batches = (
         data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
@@ -319,6 +272,17 @@ def _epoch(
     if policy.needs_meta_validation:
         metrics["meta_loss"] = float(meta_total) / len(order)
     return metrics, statistics.histogram()
+
+
+def _training_order(
+    config: TrainingConfig, size: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Indices of the epoch's batches. A single image left over joins the batch before it: on its
+    own it has no partner, and BatchNorm no variance where the feature maps are down to a pixel."""
+    batches = torch.randperm(size, generator=generator).split(config.batch_size)
+    if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
+        batches = (*batches[:-2], torch.cat(batches[-2:]))
+    return batches
 
 
 def _meta_order(

@@ -1,0 +1,40 @@
+"""The random streams of one training, one for each purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NAMES = ("order", "augmentation", "policy", "meta")
+
+
+class RandomStreams:
+    """Independent CPU generators by name: `streams["order"]`.
+
+    They are apart so that a policy that draws more or less changes neither the order of the data
+    nor their augmentation: trainings that differ in the policy alone see the same images.
+
+    Args:
+        seed: at least 0; fixes every stream.
+    """
+
+    def __init__(self, seed: int):
+        self._generators = {}
+        for stream, name in enumerate(NAMES, start=1):
+            word = int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
+            self._generators[name] = torch.Generator().manual_seed(word >> 1)
+
+    def __getitem__(self, name: str) -> torch.Generator:
+        return self._generators[name]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where each stream stands, for a checkpoint."""
+        return {name: g.get_state() for name, g in self._generators.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`; the tensors may lie on any device."""
+        for name, g in self._generators.items():
+            g.set_state(state[name].cpu())
