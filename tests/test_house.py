@@ -38,7 +38,7 @@ MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in FILES
 ]
-MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home/(?!me/)|root/|work/|tmp/)[\w.]")
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home/(?!me\b)|root/|work/|tmp/)[\w.]")
 """A home of "me" is one that a test made up."""
 TEXT = {".py", ".toml", ".md", ".txt", ".sh", ".cfg"}
 
