@@ -374,6 +374,7 @@ def test_a_process_may_die_after_every_single_event(
     processes = 0
     while True:
         processes += 1
+        assert processes < 200
         search = AlphaSearch(BASE, settings, storage=open_storage(tmp_path))
         try:
             for _ in live(search):
