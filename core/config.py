@@ -21,7 +21,8 @@ class PolicyConfig:
         alpha: of Beta(alpha, alpha).
         per_sample: one draw for each sample instead of one for the batch.
         lam: the fixed λ.
-        reading: of a learned policy; the default reading if None.
+        reading: of a learned policy. None becomes the default reading, field by field, so that a
+            stored configuration says what was trained even when the default has moved on.
     """
 
     kind: PolicyKind
@@ -31,6 +32,8 @@ class PolicyConfig:
     reading: Reading | None = None
 
     def __post_init__(self) -> None:
+        if self.kind in ("learned", "placebo") and self.reading is None:
+            object.__setattr__(self, "reading", DEFAULT)
         self.build()
         needed = {"none": (), "beta": ("alpha", "per_sample"), "fixed": ("lam",)}.get(
             self.kind, ("reading",)

@@ -1,192 +1,22 @@
-"""d(validation loss)/d(λ): the engines (Eqs. 7 to 9; Algorithm 1, lines 4 to 6).
-
-With L the loss of the mixed batch at θ, θ′ the parameters after one virtual step, and v the
-gradient of the validation loss at θ′, the hypergradient is `(∂θ′/∂λ)ᵀ v`; for plain descent at
-rate η it is `−∂/∂λ ⟨∇θ L(θ; λ), η·v⟩`. The engines differ in how they get there, not in what they
-compute.
-"""
+"""d(validation loss)/d(λ) of any model (Eq. 9; Algorithm 1, lines 4 to 6), without side effect."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from core.inner_step import LearningRate, current_rates, descend, differentiable, gradient_descent
-from core.mixing import (
-    Batch,
-    Loss,
-    check_batch,
-    check_lam,
-    check_partner,
-    mix_inputs,
-    mix_labels,
-    soft_cross_entropy,
-    soft_labels,
-)
+from core.engines import ENGINES
+from core.inner_step import LearningRate, current_rates
+from core.meta_problem import MetaGradient, MetaProblem
+from core.mixing import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
 
 Engine = Literal["auto", "unroll", "double_backward"]
-
-
-@dataclass(frozen=True)
-class MetaGradient:
-    """What one meta stage yields. `hypergradient` [B], `meta_loss` and `virtual_loss` scalars."""
-
-    hypergradient: Tensor
-    meta_loss: Tensor
-    virtual_loss: Tensor
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One bilevel problem, its model already a function of the parameters that are trained."""
-
-    model: nn.Module
-    theta: dict[str, Tensor]
-    originals: dict[str, Tensor]
-    batch: Batch
-    val_batch: Batch
-    lam: Tensor
-    partner: Tensor
-    loss: Loss
-    lr: LearningRate | None
-    optimizer: torch.optim.Optimizer | None
-    scale: float
-
-    def logits(self, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The model at `theta`, [n, C]. Buffers are copies: BatchNorm statistics do not move."""
-        buffers = {name: b.clone() for name, b in self.model.named_buffers()}
-        out = functional_call(self.model, ({**theta, **buffers},), (x,))
-        if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[0] != x.shape[0]:
-            shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
-        return out
-
-    def virtual_loss(self, theta: Mapping[str, Tensor]) -> Tensor:
-        """Loss of the mixed batch (Algorithm 1, lines 4 and 5). Scalar."""
-        x, y = self.batch
-        logits = self.logits(theta, mix_inputs(x, self.lam, self.partner))
-        return self.loss(logits, mix_labels(y, self.lam, self.partner, logits.shape[1]))
-
-    def meta_loss(self, theta: Mapping[str, Tensor]) -> Tensor:
-        """Loss of the validation batch (Eq. 8). Scalar."""
-        x, y = self.val_batch
-        logits = self.logits(theta, x)
-        soft_labels(y, logits.shape[1], dtype=logits.dtype)  # refuses labels out of range
-        return self.loss(logits, y)
-
-    def rates(self) -> list[float]:
-        if self.lr is None or isinstance(self.lr, Mapping):
-            rates = self.lr or {}
-            return [float(rates[name]) for name in self.theta]
-        return [float(self.lr)] * len(self.theta)
-
-
-def _unroll(problem: _Problem) -> MetaGradient:
-    """Reverse mode through the whole virtual step, as `higher` unrolls it. Exact."""
-    names = list(problem.theta)
-    theta = list(problem.theta.values())
-    if problem.optimizer is not None:
-        step = differentiable(problem.optimizer, list(problem.originals.values()))
-        names_all, theta_all = list(problem.originals), []
-        for name in names_all:
-            theta_all.append(problem.theta.get(name, problem.originals[name].detach()))
-    else:
-        step = gradient_descent(theta, problem.rates())
-        names_all, theta_all = names, theta
-    virtual_loss = problem.virtual_loss(problem.theta)
-    stepped = step.step(
-        virtual_loss * problem.scale, params=theta_all, grad_callback=_unscale(problem)
-    )
-    prime = dict(zip(names_all, stepped, strict=True))
-    meta_loss = problem.meta_loss({name: prime[name] for name in names})
-    (hypergradient,) = torch.autograd.grad(meta_loss * problem.scale, problem.lam)
-    return MetaGradient(hypergradient / problem.scale, meta_loss.detach(), virtual_loss.detach())
-
-
-def _double_backward(problem: _Problem) -> MetaGradient:
-    """The gradient of ⟨∇θ L(θ; λ), w⟩ with w = (∂θ′/∂g)ᵀ v held fixed. Exact.
-
-    Against the unroll it keeps no graph of the virtual step and of the validation pass.
-    """
-    theta = list(problem.theta.values())
-    virtual_loss = problem.virtual_loss(problem.theta)
-    graph = torch.autograd.grad(
-        virtual_loss * problem.scale, theta, create_graph=True, allow_unused=True
-    )
-    used = [i for i, g in enumerate(graph) if g is not None]
-    gradient = [
-        torch.zeros_like(p) if g is None else g.detach() / problem.scale
-        for p, g in zip(theta, graph, strict=True)
-    ]
-    if problem.optimizer is None:
-        rates = problem.rates()
-        prime = [p.detach().requires_grad_() for p in descend(theta, gradient, rates)]
-        meta_loss, v = _meta_gradient(problem, prime)
-        cotangent = [-rate * g for rate, g in zip(rates, v, strict=True)]
-    else:
-        leaves = [g.requires_grad_() for g in gradient]
-        stepped = _optimizer_step(problem, leaves, used)
-        prime = [p.detach().requires_grad_() for p in stepped]
-        meta_loss, v = _meta_gradient(problem, prime)
-        differentiable_at = [i for i, p in enumerate(stepped) if p.requires_grad]
-        cotangent = list(
-            torch.autograd.grad(
-                [stepped[i] for i in differentiable_at],
-                leaves,
-                [v[i] for i in differentiable_at],
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        )
-    (hypergradient,) = torch.autograd.grad(
-        [graph[i] for i in used], problem.lam, [cotangent[i] for i in used]
-    )
-    return MetaGradient(hypergradient / problem.scale, meta_loss, virtual_loss.detach())
-
-
-def _meta_gradient(problem: _Problem, prime: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The validation loss at θ′ and its gradient v there, parameters it does not use given 0."""
-    meta_loss = problem.meta_loss(dict(zip(problem.theta, prime, strict=True)))
-    v = torch.autograd.grad(
-        meta_loss * problem.scale, prime, allow_unused=True, materialize_grads=True
-    )
-    return meta_loss.detach(), [g / problem.scale for g in v] if problem.scale != 1 else list(v)
-
-
-def _optimizer_step(problem: _Problem, gradient: list[Tensor], used: list[int]) -> list[Tensor]:
-    """θ′ of the user's optimizer as a function of the gradient g, through `higher`.
-
-    Its `step` takes a loss, so it is given the linear one whose gradient is g.
-    """
-    assert problem.optimizer is not None
-    step = differentiable(problem.optimizer, list(problem.originals.values()))
-    theta = {name: p.detach().requires_grad_() for name, p in problem.theta.items()}
-    names = list(theta)
-    linear = torch.stack([(theta[names[i]] * gradient[i]).sum() for i in used]).sum()
-    params = [theta.get(name, p.detach()) for name, p in problem.originals.items()]
-    stepped = dict(zip(problem.originals, step.step(linear, params=params), strict=True))
-    return [stepped[name] for name in names]
-
-
-def _unscale(
-    problem: _Problem,
-) -> Callable[[list[Tensor | None]], list[Tensor | None]] | None:
-    if problem.scale == 1:
-        return None
-    return lambda grads: [None if g is None else g / problem.scale for g in grads]
-
-
-ENGINES: dict[str, Callable[[_Problem], MetaGradient]] = {
-    "unroll": _unroll,
-    "double_backward": _double_backward,
-}
 
 
 def hypergradient(
@@ -280,7 +110,7 @@ def meta_gradient(
     # Dropout in the virtual passes draws from a copy of the stream: the masks are those that the
     # real step will draw, and the stream stands where it stood.
     with torch.enable_grad(), torch.random.fork_rng(devices=devices), _twice_differentiable():
-        problem = _Problem(
+        problem = MetaProblem(
             model=module,
             theta=theta,
             originals=dict(originals),
@@ -303,8 +133,11 @@ def meta_gradient(
 def _twice_differentiable() -> Iterator[None]:
     """Compiled parts run eagerly, attention in its plain kernel: the others differentiate once."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
-    eager = contextlib.nullcontext() if set_stance is None else set_stance("force_eager")
-    with sdpa_kernel(SDPBackend.MATH), eager:
+    # Where nothing was compiled, Dynamo is not loaded, and loading it takes seconds.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if set_stance is not None and "torch._dynamo" in sys.modules:
+            stack.enter_context(set_stance("force_eager"))
         yield
 
 

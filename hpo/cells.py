@@ -7,11 +7,11 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from core.config import TrainingConfig
+from core.config import PolicyConfig, TrainingConfig
 
 SCHEMA = 1
 Purpose = Literal["final", "search"]
@@ -38,9 +38,17 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Readable and stable: equal for equal configurations, different otherwise."""
+        """Readable and stable: equal for equal configurations, different otherwise.
+
+        Settings at their defaults do not enter, so that a setting which a later version adds leaves
+        the identity of older cells as it is. (A default that changes must change SCHEMA.)
+        """
+        training = self.training.to_dict()
+        policy = _set(PolicyConfig, training.pop("policy"))
         canonical = json.dumps(
-            {"schema": SCHEMA, **self.to_dict()}, sort_keys=True, separators=(",", ":")
+            [SCHEMA, self.method, self.purpose, _set(TrainingConfig, training), policy],
+            sort_keys=True,
+            separators=(",", ":"),
         )
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_.]+", "_", self.dataset)[-40:].strip("_")
@@ -170,6 +178,13 @@ class CellStore:
             return []
         found = (self.load(path.name) for path in sorted(self._root.iterdir()) if path.is_dir())
         return [record for record in found if record is not None]
+
+
+def _set(kind: type[TrainingConfig] | type[PolicyConfig], values: Mapping[str, Any]) -> Any:
+    """The settings that differ from the defaults of their dataclass."""
+    defaults = {field.name: field.default for field in fields(kind)}
+    defaults |= {n: list(d) for n, d in defaults.items() if isinstance(d, tuple)}  # as JSON has it
+    return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def partial_result(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:

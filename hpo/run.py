@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -47,8 +48,13 @@ def run_study(
     """
     try:
         options = parse(study, description, arguments)
+        chosen = options.chosen(rows)
+    except ValueError as error:
+        print(f"{study}: error: {error}", file=sys.stderr)
+        return UNUSABLE
+    try:
         with output_folder.locked(options.output):
-            return _run(study, options.chosen(rows), options)
+            return _run(study, chosen, options)
     except (ValueError, OSError, StoreError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -100,6 +106,8 @@ def prepare(
     study: str, rows: Sequence[StudyRow], options: Options
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Load the data sets and plan the study; raises what a training would later stumble over."""
+    if options.address is not None:
+        check_address(options.address)
     base: dict[str, TrainingConfig] = {}
     sources: dict[SourceKey, Source] = {}
     for dataset in options.datasets:
@@ -127,6 +135,24 @@ def prepare(
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)
     return Plan(study, rows, options.datasets, range(options.seeds), base, search), sources
+
+
+def check_address(address: str) -> None:
+    """Raise ConnectionError unless something listens at `address`, HOST:PORT or ray://HOST:PORT.
+
+    Ray itself waits for more than a minute before it says so. "auto" and "local" are Ray's own
+    words and are not checked.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or "
+            "leave --address out to use this machine"
+        ) from error
 
 
 def _report(

@@ -11,15 +11,14 @@ import hashlib
 import json
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from hpo.signals import exit_on_sigterm, restore_sigterm
 from hpo.tracking_run import RunStatus, StoredRun, TrackedRun, flatten, run_key, stored_runs
 from hpo.tracking_uri import (
     TrackingError,
@@ -239,11 +238,7 @@ class StudyTracker:
             )
 
     def __enter__(self) -> StudyTracker:
-        # Without a handler SIGTERM (`kill`, a scheduler's time limit) ends Python on the spot and
-        # leaves runs RUNNING for ever. Another library's handler stays as it is.
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _exit_on_sigterm)
+        exit_on_sigterm()  # or runs would stay RUNNING for ever
         return self
 
     def __exit__(
@@ -252,8 +247,7 @@ class StudyTracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if signal.getsignal(signal.SIGTERM) is _exit_on_sigterm:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        restore_sigterm()
         if kind is None:
             self.close("FINISHED")
             return
@@ -346,7 +340,3 @@ def _digest(record: CellRecord) -> str:
     """Twelve hexadecimal digits that tell one outcome of a cell from another."""
     text = json.dumps(record.to_dict(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _exit_on_sigterm(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
