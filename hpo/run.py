@@ -81,6 +81,7 @@ def _run(study: str, rows: Sequence[StudyRow], options: Options) -> int:
         params={"preset": options.preset, "seeds": options.seeds, **options.overrides},
     ) as tracker:
         progress = Progress(options.workers)
+        progress.say(f"{study}: {plan.size} trainings on {options.workers} workers")
         run = StudyRun(plan, CellStore(options.output), tracker, progress)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
