@@ -18,7 +18,7 @@ def exit_on_sigterm() -> None:
 
 
 def restore_sigterm() -> None:
-    """Undo `exit_on_sigterm`, if it did anything."""
+    """Undo `exit_on_sigterm`, if it did anything; what is to be tidied up comes before."""
     if signal.getsignal(signal.SIGTERM) is _exit:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -12,16 +12,28 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hpo.signals import exit_on_sigterm, restore_sigterm
-from hpo.tracking_run import RunStatus, StoredRun, TrackedRun, flatten, run_key, stored_runs
+from hpo.tracking_run import (
+    DIGEST,
+    STATUS_OF,
+    RunStatus,
+    TrackedRun,
+    flatten,
+    run_key,
+    runs_to_continue,
+    settle,
+    stored_runs,
+)
 from hpo.tracking_uri import (
     TrackingError,
+    Writing,
     check_tracking_uri,
     default_tracking_uri,
     first_line,
@@ -44,18 +56,7 @@ __all__ = [
     "default_tracking_uri",
 ]
 
-# A pruned trial was stopped on purpose before its budget was spent. FINISHED is for runs that
-# completed, and a filter on it must not mix them with full trainings; FAILED is for errors.
-# KILLED with the tag status=pruned says what happened.
-_STATUS_OF: Mapping[str, RunStatus] = {
-    "finished": "FINISHED",
-    "diverged": "FAILED",
-    "crashed": "FAILED",
-    "pruned": "KILLED",
-}
 _FLUSH_SECONDS = 5.0
-_RETRY_SECONDS = 60.0
-_DIGEST = "result_digest"
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class StudyTracker:
 
     A tracker with a ``study_id`` that the store knows continues the same parent and children.
     Use it as a context manager: whatever ends the block, every run is left in a terminal state
-    (FAILED after an exception, KILLED after Ctrl-C, SystemExit or SIGTERM).
+    (FAILED after an exception, KILLED after Ctrl-C, SystemExit or SIGTERM, which raises it).
 
     Args:
         uri: tracking URI; None records in ``output/mlflow.db``. Artifacts go to
@@ -89,6 +90,8 @@ class StudyTracker:
         experiment: name of the MLflow experiment, one for each study.
         study_id: identity of the study: same configuration, same id.
         params: parameters of the parent run; nested mappings get dotted names.
+        previous_study_id: an identity that this study takes the place of; what is RUNNING under
+            it becomes KILLED.
 
     Raises:
         TrackingError: the store cannot be reached, within about ten seconds, or it knows the
@@ -103,6 +106,7 @@ class StudyTracker:
         experiment: str,
         study_id: str,
         params: Mapping[str, Any],
+        previous_study_id: str | None = None,
     ) -> None:
         from mlflow import MlflowClient
 
@@ -111,16 +115,18 @@ class StudyTracker:
         self._study_id = study_id
         self._runs: dict[str, TrackedRun] = {}
         self._files: list[Path] = []
-        self._retry_at = float("-inf")
-        self._trouble: str | None = None
+        self._writing = Writing(self.uri)
         self._closed = False
+        exit_on_sigterm()  # or runs would stay RUNNING for ever
         try:
             with mlflow_settings():
                 self._client: Any = MlflowClient(self.uri)
                 self._experiment_id = open_experiment(self._client, self.uri, experiment, output)
-                self._stored = stored_runs(self._client, self._experiment_id, study_id)
-                self._parent = self._start_parent(experiment, params)
-        except store_errors() as error:
+            self._parent = self._open(experiment, params, previous_study_id)
+        except BaseException as error:
+            restore_sigterm()
+            if not isinstance(error, store_errors()):
+                raise
             raise TrackingError(
                 f"the MLflow store {shown_uri(self.uri)} failed while opening the experiment "
                 f"{experiment!r}: {first_line(error)}"
@@ -166,9 +172,9 @@ class StudyTracker:
         cell, digest = record.cell, _digest(record)
         run, stored = self._runs.get(cell.id), self._stored.get(cell.id)
         if run is not None:
-            known = run.tags.get(_DIGEST)
+            known = run.tags.get(DIGEST)
         else:
-            known = stored.tags[_DIGEST] if stored is not None and _is_complete(stored) else None
+            known = stored.tags[DIGEST] if stored is not None and stored.is_complete else None
         if known == digest:
             return
         if run is None or run.status is not None:
@@ -177,10 +183,10 @@ class StudyTracker:
             run.add_epoch(metrics)
         tags: dict[str, str] = {"status": record.status}
         if record.status != "crashed":  # such a run goes on when the cell is tried again
-            tags[_DIGEST] = digest
+            tags[DIGEST] = digest
         if record.error or "error" in run.stored_tags:
             tags["error"] = record.error or ""
-        run.finish(_STATUS_OF[record.status], record.result, tags)
+        run.finish(STATUS_OF[record.status], record.result, tags)
         self._sync(run)
 
     def summarise(self, rows: Iterable[SummaryRow]) -> None:
@@ -206,14 +212,17 @@ class StudyTracker:
     def log_figure_files(self, paths: Sequence[Path]) -> None:
         """Store finished tables and figures as artifacts of the parent run."""
         self._files += paths
-        self._attempt(self._send_files)
+        self._writing.files(self._send_files)
 
     def close(self, status: RunStatus) -> None:
-        """End every run of this study; a second call does nothing.
+        """End every run of this study and delete duplicates; a second call does nothing.
+
+        SIGTERM or Ctrl-C meanwhile still leaves every run in a terminal state, unless ``status``
+        is KILLED, that is, unless it comes a second time.
 
         Args:
             status: of the parent and of the cells still open, which become KILLED when the study
-                FINISHED without them. So do runs that an earlier, killed driver left RUNNING.
+                FINISHED without them. So does every other run of the study that is RUNNING.
 
         Raises:
             TrackingError: something could not be written, now or earlier.
@@ -221,24 +230,19 @@ class StudyTracker:
         if self._closed:
             return
         self._closed = True
-        self._retry_at, self._trouble = float("-inf"), None
-        for run in self._runs.values():
-            if run.status is None:
-                run.finish("KILLED" if status == "FINISHED" else status, {}, {})
-            self._sync(run)
-        self._attempt(self._send_files)
-        self._attempt(self._end_abandoned)
-        self._parent.finish(status, {}, {})
-        self._sync(self._parent)
-        if self._trouble is not None:
-            raise TrackingError(
-                f"the MLflow store {shown_uri(self.uri)} is incomplete: {self._trouble}. The "
-                "results are safe in the output folder; run the same command again once the "
-                "store works: it completes the store and trains nothing twice"
-            )
+        self._writing.last_time()
+        try:
+            self._end_runs(status)
+        except (KeyboardInterrupt, SystemExit):
+            if status != "KILLED":
+                self._writing.last_time(brief=True)
+                self._end_runs("KILLED")
+            raise
+        finally:
+            restore_sigterm()
+        self._writing.check()
 
     def __enter__(self) -> StudyTracker:
-        exit_on_sigterm()  # or runs would stay RUNNING for ever
         return self
 
     def __exit__(
@@ -247,7 +251,6 @@ class StudyTracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        restore_sigterm()
         if kind is None:
             self.close("FINISHED")
             return
@@ -256,15 +259,26 @@ class StudyTracker:
         except TrackingError as trouble:  # what ended the study matters more
             _logger.warning("%s", trouble)
 
-    def _start_parent(self, experiment: str, params: Mapping[str, Any]) -> TrackedRun:
+    def _open(
+        self, experiment: str, params: Mapping[str, Any], previous_study_id: str | None
+    ) -> TrackedRun:
+        """Settle what earlier drivers left, and return the parent run, RUNNING."""
+        client, place = self._client, self._experiment_id
         tags = {"study_id": self._study_id, "kind": "study"}
-        stored = self._stored.pop(run_key(tags), None)
-        parent = TrackedRun(experiment, tags, flatten(params), stored=stored)
         try:
-            parent.sync(self._client, self._experiment_id)
+            with mlflow_settings():
+                if previous_study_id is not None:
+                    settle(client, stored_runs(client, place, previous_study_id), {})
+                found = stored_runs(client, place, self._study_id)
+                self._stored = runs_to_continue(found)
+                settle(client, found, {key: run.run_id for key, run in self._stored.items()})
+                stored = self._stored.pop(run_key(tags), None)
+                parent = TrackedRun(experiment, tags, flatten(params), stored=stored)
+                parent.sync(client, place)
         except BaseException:
-            if parent.run_id is not None:
-                self._client.set_terminated(parent.run_id, "FAILED")
+            # The parent may be there, RUNNING, even if its id never arrived here.
+            with suppress(*store_errors()), mlflow_settings(brief=True):
+                settle(client, stored_runs(client, place, self._study_id), {})
             raise
         return parent
 
@@ -289,7 +303,7 @@ class StudyTracker:
                 return current
         elif current is not None:
             replaces = current.run_id
-        elif stored is not None and _is_complete(stored):
+        elif stored is not None and stored.is_complete:
             replaces, stored = stored.run_id, None
         tags = {
             "study_id": self._study_id,
@@ -300,40 +314,29 @@ class StudyTracker:
         return self._runs[key]
 
     def _sync(self, run: TrackedRun) -> None:
-        self._attempt(lambda: run.sync(self._client, self._experiment_id))
+        self._writing.records(lambda: run.sync(self._client, self._experiment_id))
 
     def _send_files(self) -> None:
         while self._files:
             self._client.log_artifact(self._parent.run_id, str(self._files[0]))
             self._files.pop(0)
 
-    def _end_abandoned(self) -> None:
-        for stored in self._stored.values():
-            if stored.status == "RUNNING":
-                self._client.set_terminated(stored.run_id, "KILLED")
+    def _end_runs(self, status: RunStatus) -> None:
+        for run in self._runs.values():
+            if run.status is None:
+                run.finish("KILLED" if status == "FINISHED" else status, {}, {})
+            self._sync(run)
+        self._writing.files(self._send_files)
+        self._writing.records(self._settle)
+        if not self._parent.ended:
+            self._parent.finish(status, {}, {})
+        self._sync(self._parent)
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Write to the store; a store that is away is asked again a minute later."""
-        if time.monotonic() < self._retry_at:
-            return
-        try:
-            with mlflow_settings():
-                action()
-        except store_errors() as error:
-            self._retry_at = time.monotonic() + _RETRY_SECONDS
-            if self._trouble is None:
-                _logger.warning(
-                    "the MLflow store %s does not take records (%s); the study goes on and tries "
-                    "again later",
-                    shown_uri(self.uri),
-                    first_line(error),
-                )
-            self._trouble = first_line(error)
-
-
-def _is_complete(stored: StoredRun) -> bool:
-    # The digest is written after everything else, and before the state that ends the run.
-    return _DIGEST in stored.tags and stored.status != "RUNNING"
+    def _settle(self) -> None:
+        found = stored_runs(self._client, self._experiment_id, self._study_id)
+        runs = [self._parent, *self._runs.values()]
+        ours = {run_key(run.tags): run.run_id for run in runs if run.run_id is not None}
+        settle(self._client, found, ours, running=self._parent.run_id)
 
 
 def _digest(record: CellRecord) -> str:

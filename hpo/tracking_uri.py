@@ -1,4 +1,4 @@
-"""Where MLflow records go: the default store, and a check that fails within seconds.
+"""Where MLflow records go: the default store, a check that fails within seconds, and patience.
 
 MLflow's own patience suits a service that must ride out rate limits: seven retries of 120 seconds
 over HTTP, ten growing pauses for a database. A mistyped address would hold a study for minutes
@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 # Read by MLflow at every request. The check asks twice; a running study tolerates a server
-# that restarts, but is not held up for minutes.
+# that restarts, for two minutes at most, and once that was in vain asks as briefly as the check.
 _CHECK_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -25,11 +26,14 @@ _CHECK_ENVIRONMENT = {
 _STUDY_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    # set_terminated prints two lines for each run otherwise.
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+# set_terminated prints two lines for each run otherwise.
+_SILENT_ENVIRONMENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 4
+_RETRY_SECONDS = 60.0
+
+_logger = logging.getLogger(__name__)
 
 
 class TrackingError(RuntimeError):
@@ -87,20 +91,92 @@ def open_experiment(client: Any, uri: str, name: str, output: Path) -> str:
 
 
 @contextmanager
-def mlflow_settings() -> Iterator[None]:
-    """MLflow calls inside are quiet, and wait two minutes at most for a server.
+def mlflow_settings(*, brief: bool = False) -> Iterator[None]:
+    """MLflow calls inside are quiet, and each waits two minutes at most for a server.
 
     Variables that the user has set keep their values; everything is put back afterwards.
+
+    Args:
+        brief: wait about ten seconds only.
     """
-    with _environment(_STUDY_ENVIRONMENT), _quiet():
+    patience = _CHECK_ENVIRONMENT if brief else _STUDY_ENVIRONMENT
+    with _environment({**patience, **_SILENT_ENVIRONMENT}), _quiet():
         yield
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What a call to a store that is away, full or read-only raises."""
+    """What a call to a store that is away, full or read-only raises.
+
+    Artifacts may lie elsewhere, in a store that fails in ways of its own.
+    """
     from mlflow.exceptions import MlflowException
 
     return (MlflowException, OSError)
+
+
+class Writing:
+    """Writing to a store that may go away: it is asked again a minute later, and briefly."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._trouble: str | None = None
+        self._away = False
+        self._retry_at = float("-inf")
+        self._final = False
+
+    def records(self, action: Callable[[], None]) -> None:
+        """Do ``action``, unless the store failed less than a minute ago.
+
+        A failure is logged once, until the store is back.
+        """
+        if time.monotonic() < self._retry_at:
+            return
+        try:
+            with mlflow_settings(brief=self._away):
+                action()
+        except store_errors() as error:
+            self._note("records", error, quiet=self._away)
+            self._away = True
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+        else:
+            self._away = False
+
+    def files(self, action: Callable[[], None]) -> None:
+        """Likewise for artifacts; that they are refused does not keep records waiting."""
+        if time.monotonic() < self._retry_at:
+            return
+        try:
+            with mlflow_settings(brief=self._away):
+                action()
+        except Exception as error:  # boto3 is missing, a bucket refuses: anything
+            self._note("files", error)
+
+    def last_time(self, *, brief: bool = False) -> None:
+        """What comes now is the last attempt, made whatever failed before."""
+        self._trouble = None
+        self._retry_at = float("-inf")
+        self._final = True
+        self._away = self._away or brief
+
+    def check(self) -> None:
+        """Raise TrackingError if anything failed since `last_time`."""
+        if self._trouble is not None:
+            raise TrackingError(
+                f"the MLflow store {shown_uri(self._uri)} is incomplete: {self._trouble}. The "
+                "results are safe in the output folder; run the same command again once the "
+                "store works: it completes the store and trains nothing twice"
+            )
+
+    def _note(self, refused: str, error: Exception, *, quiet: bool = False) -> None:
+        self._trouble = first_line(error)
+        if not quiet and not self._final:
+            _logger.warning(
+                "the MLflow store %s does not take %s (%s); the study goes on and tries again "
+                "later",
+                shown_uri(self._uri),
+                refused,
+                self._trouble,
+            )
 
 
 def shown_uri(uri: str) -> str:

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import logging
-import os
 import shutil
-import signal
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +15,6 @@ from hpo.cells import CellRecord
 from hpo.tracking import (
     StudyTracker,
     SummaryRow,
-    TrackingError,
     check_tracking_uri,
     default_tracking_uri,
 )
@@ -95,14 +90,6 @@ def output(tmp_path: Path, empty_store: Path) -> Path:
     """An output folder whose default store is there and empty."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    # Bound and never listening: connections are refused, and nobody else can take the port.
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
 
 
 def test_a_study_leaves_parent_and_children(output: Path, make_record: MakeRecord) -> None:
@@ -213,74 +200,6 @@ def test_a_cells_outcome_is_its_runs_state(
     # Infinity is kept as NaN (value 0 with a flag), not as the largest float.
     flags = rows(output, "SELECT is_nan FROM latest_metrics WHERE key = 'train_loss'")
     assert [bool(flag) for (flag,) in flags] == [True]
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (RuntimeError("boom"), "FAILED"),
-        (KeyboardInterrupt(), "KILLED"),
-        (SystemExit(1), "KILLED"),
-    ],
-)
-def test_every_way_out_ends_every_run(
-    output: Path, make_record: MakeRecord, error: BaseException, expected: str
-) -> None:
-    record = make_record()
-    with interrupted(open_tracker(output), error) as tracker:
-        train(tracker, record)
-    assert statuses(output) == {"table2": expected, record.cell.id: expected}
-    # What was buffered is written before the end.
-    assert len(metric(output, record.cell.id, "train_loss")) == 2
-
-
-def test_sigterm_ends_every_run_and_the_handler_is_put_back(
-    output: Path, make_record: MakeRecord
-) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    record = make_record()
-
-    def study() -> None:
-        with open_tracker(output) as tracker:
-            tracker.start_cell(record.cell)
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-
-    with pytest.raises(SystemExit) as left:
-        study()
-    assert left.value.code == 128 + signal.SIGTERM
-    assert set(statuses(output).values()) == {"KILLED"}
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_cell_left_open_by_a_finished_study_is_killed(
-    output: Path, make_record: MakeRecord
-) -> None:
-    record = make_record()
-    tracker = open_tracker(output)
-    tracker.start_cell(record.cell)
-    tracker.close("FINISHED")
-    tracker.close("FAILED")
-    assert statuses(output) == {"table2": "FINISHED", record.cell.id: "KILLED"}
-
-
-def test_runs_of_a_driver_that_died_are_killed_unless_resumed(
-    output: Path, make_record: MakeRecord
-) -> None:
-    resumed, abandoned = make_record(seed=0), make_record(seed=1)
-    dead = open_tracker(output)
-    dead.start_cell(resumed.cell)
-    dead.start_cell(abandoned.cell)
-    del dead
-    assert set(statuses(output).values()) == {"RUNNING"}
-    with open_tracker(output) as tracker:
-        tracker.start_cell(resumed.cell)
-        tracker.end_cell(resumed)
-    assert statuses(output) == {
-        "table2": "FINISHED",
-        resumed.cell.id: "FINISHED",
-        abandoned.cell.id: "KILLED",
-    }
 
 
 def test_a_cell_trained_anew_replaces_its_run(output: Path, make_record: MakeRecord) -> None:
@@ -403,103 +322,3 @@ def test_nothing_is_printed_or_logged(
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
-
-
-def test_an_unreachable_server_is_named_within_seconds(tmp_path: Path, closed_port: int) -> None:
-    uri = f"http://127.0.0.1:{closed_port}"
-    start = time.monotonic()
-    with pytest.raises(TrackingError) as caught:
-        open_tracker(tmp_path, uri)
-    assert time.monotonic() - start < 15
-    message = str(caught.value)
-    assert uri in message
-    assert f"mlflow server --port {closed_port}" in message
-    assert "leave out --tracking-uri" in message
-
-
-@pytest.mark.parametrize("uri", ["./mlruns", "ftp://somewhere"])
-def test_other_addresses_are_refused_with_the_way_out(uri: str) -> None:
-    with pytest.raises(TrackingError, match=r"sqlite:////ABSOLUTE/PATH\.db"):
-        check_tracking_uri(uri)
-
-
-def test_a_file_that_is_no_database_is_refused_without_ten_retries(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_bytes(b"this is text, long enough to look like a header" * 20)
-    start = time.monotonic()
-    with pytest.raises(TrackingError, match="not a database"):
-        check_tracking_uri(default_tracking_uri(tmp_path))
-    assert time.monotonic() - start < 10
-
-
-def test_a_password_is_not_repeated(closed_port: int) -> None:
-    with pytest.raises(TrackingError) as caught:
-        check_tracking_uri(f"http://me:secret@127.0.0.1:{closed_port}")
-    assert "http://me:***@" in str(caught.value)
-
-
-def test_a_deleted_experiment_says_how_to_get_it_back(output: Path) -> None:
-    with open_tracker(output) as tracker:
-        pass
-    tracker._client.delete_experiment(tracker._experiment_id)
-    with pytest.raises(TrackingError, match="mlflow experiments restore"):
-        open_tracker(output)
-
-
-def test_a_study_survives_a_store_that_goes_away(
-    output: Path,
-    make_record: MakeRecord,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    first, second = make_record(seed=0), make_record(seed=1)
-    tracker = open_tracker(output)
-    calls = 0
-
-    def away(*args: Any, **values: Any) -> None:
-        nonlocal calls
-        calls += 1
-        raise OSError("no route to host")
-
-    with caplog.at_level(logging.WARNING), tracker:
-        with monkeypatch.context() as outage:
-            outage.setattr(tracker._client, "create_run", away)
-            for record in (first, second):
-                train(tracker, record)
-                tracker.end_cell(record)
-        assert calls == 1  # asked again a minute later, not at every epoch
-    assert [record.message for record in caplog.records if "no route" in record.message]
-    # The store is back at the end: everything is there.
-    assert set(statuses(output)) == {"table2", first.cell.id, second.cell.id}
-    assert set(statuses(output).values()) == {"FINISHED"}
-    assert len(metric(output, second.cell.id, "train_loss")) == 2
-
-
-def test_a_store_that_stays_away_is_an_error_at_the_end(
-    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*args: Any, **values: Any) -> None:
-        raise OSError("no route to host")
-
-    tracker = open_tracker(output)
-    tracker.start_cell(make_record().cell)
-    with monkeypatch.context() as outage:
-        outage.setattr(tracker._client, "set_terminated", away)
-        with pytest.raises(TrackingError, match=r"incomplete: no route.*run the same command"):
-            tracker.close("FINISHED")
-    with open_tracker(output) as tracker:
-        tracker.end_cell(make_record())
-    assert set(statuses(output).values()) == {"FINISHED"}
-
-
-def test_the_environment_is_left_alone(output: Path, make_record: MakeRecord) -> None:
-    before = dict(os.environ)
-    with open_tracker(output) as tracker:
-        tracker.end_cell(make_record())
-        assert {key: value for key, value in os.environ.items() if key in before} == before
-        assert not [key for key in os.environ if key.startswith("MLFLOW_HTTP")]
-
-
-def test_the_way_to_the_ui(tmp_path: Path) -> None:
-    with open_tracker(tmp_path) as tracker:
-        command = f'mlflow ui --backend-store-uri "sqlite:///{tmp_path}/mlflow.db"'
-        assert tracker.how_to_open == command

@@ -1,0 +1,245 @@
+"""Where records go, and what becomes of a study whose store goes away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.cells import CellRecord
+from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
+
+MakeRecord = Callable[..., CellRecord]
+
+
+def open_tracker(output: Path, uri: str | None = None, **params: Any) -> StudyTracker:
+    return StudyTracker(
+        uri, output=output, experiment="table2", study_id="table2-1234", params=params
+    )
+
+
+def rows(output: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(output / "mlflow.db")) as database:
+        return database.execute(query).fetchall()
+
+
+def statuses(output: Path) -> dict[str, str]:
+    """Status by run name, of the runs that are not deleted; names must be unique."""
+    found = rows(output, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active'")
+    assert len(dict(found)) == len(found), "duplicated runs"
+    return dict(found)
+
+
+def metric(output: Path, run: str, key: str) -> list[tuple[int, float]]:
+    return rows(
+        output,
+        "SELECT step, value FROM metrics JOIN runs USING (run_uuid) WHERE lifecycle_stage = "
+        f"'active' AND name = '{run}' AND key = '{key}' ORDER BY step, timestamp",
+    )
+
+
+def train(tracker: StudyTracker, record: CellRecord, epochs: slice = slice(None)) -> None:
+    tracker.start_cell(record.cell)
+    for metrics in record.result["history"][epochs]:
+        tracker.epoch(record.cell.id, metrics)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing else; creating one takes a second or two."""
+    output = tmp_path_factory.mktemp("store")
+    check_tracking_uri(default_tracking_uri(output))
+    return output / "mlflow.db"
+
+
+@pytest.fixture
+def output(tmp_path: Path, empty_store: Path) -> Path:
+    """An output folder whose default store is there and empty."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    # Bound and never listening: connections are refused, and nobody else can take the port.
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def test_an_unreachable_server_is_named_within_seconds(tmp_path: Path, closed_port: int) -> None:
+    uri = f"http://127.0.0.1:{closed_port}"
+    start = time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        open_tracker(tmp_path, uri)
+    assert time.monotonic() - start < 15
+    message = str(caught.value)
+    assert uri in message
+    assert f"mlflow server --port {closed_port}" in message
+    assert "leave out --tracking-uri" in message
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "ftp://somewhere"])
+def test_other_addresses_are_refused_with_the_way_out(uri: str) -> None:
+    with pytest.raises(TrackingError, match=r"sqlite:////ABSOLUTE/PATH\.db"):
+        check_tracking_uri(uri)
+
+
+def test_a_file_that_is_no_database_is_refused_without_ten_retries(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is text, long enough to look like a header" * 20)
+    start = time.monotonic()
+    with pytest.raises(TrackingError, match="not a database"):
+        check_tracking_uri(default_tracking_uri(tmp_path))
+    assert time.monotonic() - start < 10
+
+
+def test_a_password_is_not_repeated(closed_port: int) -> None:
+    with pytest.raises(TrackingError) as caught:
+        check_tracking_uri(f"http://me:secret@127.0.0.1:{closed_port}")
+    assert "http://me:***@" in str(caught.value)
+
+
+def test_a_deleted_experiment_says_how_to_get_it_back(output: Path) -> None:
+    with open_tracker(output) as tracker:
+        pass
+    tracker._client.delete_experiment(tracker._experiment_id)
+    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+        open_tracker(output)
+
+
+def test_a_study_survives_a_store_that_goes_away(
+    output: Path,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = make_record(seed=0), make_record(seed=1)
+    tracker = open_tracker(output)
+    calls = 0
+
+    def away(*args: Any, **values: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError("no route to host")
+
+    with caplog.at_level(logging.WARNING), tracker:
+        with monkeypatch.context() as outage:
+            outage.setattr(tracker._client, "create_run", away)
+            for record in (first, second):
+                train(tracker, record)
+                tracker.end_cell(record)
+        assert calls == 1  # asked again a minute later, not at every epoch
+    assert [record.message for record in caplog.records if "no route" in record.message]
+    # The store is back at the end: everything is there.
+    assert set(statuses(output)) == {"table2", first.cell.id, second.cell.id}
+    assert set(statuses(output).values()) == {"FINISHED"}
+    assert len(metric(output, second.cell.id, "train_loss")) == 2
+
+
+def test_a_store_that_stays_away_is_an_error_at_the_end(
+    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: Any, **values: Any) -> None:
+        raise OSError("no route to host")
+
+    tracker = open_tracker(output)
+    tracker.start_cell(make_record().cell)
+    with monkeypatch.context() as outage:
+        outage.setattr(tracker._client, "set_terminated", away)
+        with pytest.raises(TrackingError, match=r"incomplete: no route.*run the same command"):
+            tracker.close("FINISHED")
+    with open_tracker(output) as tracker:
+        tracker.end_cell(make_record())
+    assert set(statuses(output).values()) == {"FINISHED"}
+
+
+def test_a_cell_whose_driver_died_before_its_final_state_gets_it_later(
+    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: Any, **values: Any) -> None:
+        raise OSError("no route to host")
+
+    record = make_record()
+    dead = open_tracker(output)
+    monkeypatch.setattr(dead._client, "set_terminated", away)
+    dead.end_cell(record)
+    for _ in range(2):  # the second invocation kills the run and does not come to the cell
+        tracker = open_tracker(output)
+        assert statuses(output)[record.cell.id] == "KILLED"
+    with tracker:
+        tracker.end_cell(record)
+    assert statuses(output) == {"table2": "FINISHED", record.cell.id: "FINISHED"}
+
+
+def test_the_environment_is_left_alone(output: Path, make_record: MakeRecord) -> None:
+    before = dict(os.environ)
+    with open_tracker(output) as tracker:
+        tracker.end_cell(make_record())
+        assert {key: value for key, value in os.environ.items() if key in before} == before
+        assert not [key for key in os.environ if key.startswith("MLFLOW_HTTP")]
+
+
+def test_the_way_to_the_ui(tmp_path: Path) -> None:
+    with open_tracker(tmp_path) as tracker:
+        command = f'mlflow ui --backend-store-uri "sqlite:///{tmp_path}/mlflow.db"'
+        assert tracker.how_to_open == command
+
+
+def test_a_store_in_trouble_is_asked_briefly_until_it_is_back(
+    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.tracking_uri._RETRY_SECONDS", 0.0)
+    tracker = open_tracker(output)
+    create = tracker._client.create_run
+    patience: list[tuple[str, str]] = []
+    answers = iter([False, False, True, True])
+
+    def sometimes(*args: Any, **values: Any) -> Any:
+        limits = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+        patience.append((os.environ[limits[0]], os.environ[limits[1]]))
+        if not next(answers):
+            raise OSError("no route to host")
+        return create(*args, **values)
+
+    with tracker:
+        monkeypatch.setattr(tracker._client, "create_run", sometimes)
+        for seed in range(4):
+            tracker.start_cell(make_record(seed=seed).cell)
+        assert patience == [("30", "3"), ("4", "1"), ("4", "1"), ("30", "3")]
+        monkeypatch.undo()
+    assert len(statuses(output)) == 5
+
+
+def test_artifacts_that_are_refused_do_not_keep_records_away(
+    output: Path,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise ModuleNotFoundError("No module named 'boto3'")
+
+    (output / "table2.csv").write_text("a,b\n")
+    record = make_record()
+    tracker = open_tracker(output)
+    with monkeypatch.context() as refusal:
+        refusal.setattr(tracker._client, "log_artifact", refuse)
+        tracker.log_figure_files([output / "table2.csv"])
+        tracker.end_cell(record)
+        with pytest.raises(TrackingError, match="incomplete: No module named 'boto3'"):
+            tracker.close("FINISHED")
+    assert [r.message for r in caplog.records if "does not take files (No module" in r.message]
+    assert statuses(output) == {"table2": "FINISHED", record.cell.id: "FINISHED"}
+    assert len(metric(output, record.cell.id, "train_loss")) == 2
+    with open_tracker(output) as tracker:
+        tracker.log_figure_files([output / "table2.csv"])
+    assert list((output / "mlartifacts").rglob("table2.csv"))
