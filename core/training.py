@@ -233,8 +233,9 @@ def _epoch(
         else iter(())
     )
     statistics = LambdaStatistics()
-    total = torch.zeros((), dtype=torch.float64)
-    meta_total = torch.zeros((), dtype=torch.float64)
+    device = next(model.parameters()).device
+    total = torch.zeros((), dtype=torch.float64, device=device)  # moved once an epoch
+    meta_total = torch.zeros((), dtype=torch.float64, device=device)
     seen = history[-1]["samples_seen"] if history else 0.0
     model.train()
     for i, (images, labels) in enumerate(data.train.batches(order, streams["augmentation"])):
@@ -246,10 +247,10 @@ def _epoch(
         interpolation = policy(model, optimizer, batch, val_batch, generator=streams["policy"])
         result = mixed_step(model, optimizer, batch, interpolation)
         statistics.add(interpolation)
-        total += result.loss.double().cpu() * len(labels)
+        total += result.loss.double() * len(labels)
         seen += len(labels) + interpolation.extra_samples
         if result.meta_loss is not None:
-            meta_total += result.meta_loss.double().cpu()
+            meta_total += result.meta_loss.double()
     train_loss = float(total) / len(data.train)
     seconds = time.perf_counter() - begun + (history[-1]["train_seconds"] if history else 0.0)
     validation = evaluate(model, data.meta, data.transform)

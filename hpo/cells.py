@@ -41,7 +41,8 @@ class Cell:
         """Readable and stable: equal for equal configurations, different otherwise.
 
         Settings at their defaults do not enter, so that a setting which a later version adds leaves
-        the identity of older cells as it is. (A default that changes must change SCHEMA.)
+        the identity of older cells as it is. (A default that changes must change SCHEMA.) The
+        reading of a learned policy enters whole: its defaults are meant to move with the evidence.
         """
         training = self.training.to_dict()
         policy = _set(PolicyConfig, training.pop("policy"))
@@ -152,7 +153,7 @@ class CellStore:
         except OSError as error:
             raise StoreError(
                 f"cannot write {directory / 'result.json'}: {error}; free space or choose another "
-                "--output, then run the same command: finished cells are kept"
+                "--output, then run the same command, without --fresh: finished cells are kept"
             ) from error
 
     def load(self, cell_id: str) -> CellRecord | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from core.config import TrainingConfig
-from core.data import DATASETS
+from core.data import DATASETS, Source, load_source
 from core.models import MODELS
 from hpo import presets
 from hpo.plan import META_SUFFIX, StudyRow, with_meta_images
@@ -42,7 +41,7 @@ class Options:
         output: absolute path of the folder for everything written.
         tracking_uri: of MLflow; None is a SQLite file in the output folder.
         address: of a Ray cluster, or None.
-        workers, threads: cells at a time, and threads of each.
+        workers, threads: cells at a time (None for as many as fit), and threads of each.
         device: "cpu" or "cuda".
         gpus_per_cell: GPUs, or a fraction of one, reserved for a cell.
         data_root: where data sets lie; None is the default.
@@ -58,16 +57,22 @@ class Options:
     output: Path
     tracking_uri: str | None
     address: str | None
-    workers: int
+    workers: int | None
     threads: int
     device: str
     gpus_per_cell: float
     data_root: Path | None
     fresh: bool
 
-    def training(self, dataset: str) -> TrainingConfig:
-        """The training all rows share on a data set: the preset's, with the overrides."""
-        return replace(presets.training(dataset, self.preset), **self.overrides)
+    def load(self, dataset: str) -> tuple[TrainingConfig, Source]:
+        """The training all rows share on a data set, and the data.
+
+        The preset's sizes are cut to what a small data set has; what the user asked for is not.
+        """
+        training = presets.training(dataset, self.preset)
+        size = self.overrides.get("image_size", training.image_size)
+        source = load_source(dataset, root=self.data_root, image_size=size)
+        return replace(presets.fit_to(training, source), **self.overrides), source
 
     def chosen(self, rows: Sequence[StudyRow]) -> list[StudyRow]:
         """The rows asked for, in the table's order, those with "+meta" last.
@@ -126,7 +131,7 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
-    add("--workers", type=int, metavar="N", help="cells at a time (default: one for each CPU)")
+    add("--workers", type=int, metavar="N", help="cells at a time (default: what fits)")
     add("--threads", type=int, default=1, metavar="N", help="CPU threads of a cell (default: 1)")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     add("--gpus-per-cell", type=float, metavar="X", help="may be a fraction (default with cuda: 1)")
@@ -146,9 +151,8 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
             raise ValueError(f"{flag} must be at least 1, got {value}")
     if not 0 <= gpus < float("inf"):
         raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus}")
-    workers = args.workers if args.workers is not None else default_workers(args.threads)
     return Options(
-        datasets=tuple(dict.fromkeys(args.dataset or ["digits"])),
+        datasets=tuple(dict.fromkeys(map(_canonical, args.dataset or ["digits"]))),
         preset=args.preset,
         seeds=args.seeds,
         rows=tuple(args.rows.split(",")) if args.rows else None,
@@ -157,7 +161,7 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
         output=args.output.expanduser().absolute(),
         tracking_uri=args.tracking_uri,
         address=args.address,
-        workers=workers,
+        workers=args.workers,
         threads=args.threads,
         device=args.device,
         gpus_per_cell=gpus,
@@ -166,10 +170,9 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
     )
 
 
-def default_workers(threads: int) -> int:
-    """One worker for each CPU that this process may use, divided by the threads of a cell."""
-    return (
-        max(1, len(os.sched_getaffinity(0)) // threads)
-        if hasattr(os, "sched_getaffinity")
-        else max(1, (os.cpu_count() or 1) // threads)
-    )
+def _canonical(dataset: str) -> str:
+    """`folder:PATH` with the path absolute, so that one folder has one name."""
+    kind, separator, path = dataset.partition(":")
+    if kind != "folder" or not separator:
+        return dataset
+    return f"folder:{Path(path).expanduser().resolve()}"

@@ -24,7 +24,7 @@ from core.checkpoint import remove_checkpoints
 from core.config import TrainingConfig
 from core.data import Source, load_source
 from core.training import DivergenceError, Metrics, fit
-from hpo import presets
+from hpo import output_folder, presets
 from hpo.cells import Cell, CellStore, Status, partial_result
 from hpo.search import AlphaSearch, SearchSettings
 
@@ -135,21 +135,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        base = presets.training(args.dataset, args.preset)
-        source = load_source(args.dataset, root=args.data_root, image_size=base.image_size)
-        search = search_alpha(
-            presets.fit_to(base, source),
-            presets.search(args.preset),
-            storage=open_storage(args.storage),
-            source=source,
-            checkpoints=args.checkpoints,
-            device=args.device,
-            on_trial=lambda trial: print(_describe(trial), flush=True),
-        )
-        print(f"best alpha on {args.dataset}: {search.best_alpha():.4g}")
-    except (ValueError, OSError, RuntimeError) as error:
+        with output_folder.locked(args.checkpoints.absolute()):
+            return _search(args)
+    except (ValueError, OSError, RuntimeError, optuna.exceptions.OptunaError) as error:
         print(f"optuna_study: error: {error}", file=sys.stderr)
         return 2
+
+
+def _search(args: argparse.Namespace) -> int:
+    base = presets.training(args.dataset, args.preset)
+    source = load_source(args.dataset, root=args.data_root, image_size=base.image_size)
+    search = search_alpha(
+        presets.fit_to(base, source),
+        presets.search(args.preset),
+        storage=open_storage(args.storage),
+        source=source,
+        checkpoints=args.checkpoints,
+        device=args.device,
+        on_trial=lambda trial: print(_describe(trial), flush=True),
+    )
+    print(f"best alpha on {args.dataset}: {search.best_alpha():.4g}")
     return 0
 
 

@@ -49,7 +49,7 @@ def locked(output: Path) -> Iterator[None]:
         yield
 
 
-def study_id(output: Path, study: str, *, fresh: bool) -> str:
+def study_id(output: Path, study: str, *, fresh: bool = False) -> str:
     """The identity under which a study on this folder is tracked; a new one if fresh.
 
     Raises:

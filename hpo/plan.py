@@ -59,6 +59,14 @@ META_SUFFIX = "+meta"
 LEARNED = ("learned", "placebo")
 
 
+SourceKey = tuple[str, int | None]
+
+
+def source_key(training: TrainingConfig) -> SourceKey:
+    """Which loaded data set a training reads: its name and image size."""
+    return training.dataset, training.image_size
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything one invocation of a study is to train.

@@ -14,12 +14,11 @@ class Progress:
     """Counts cells and prints the line.
 
     Args:
-        workers: cells trained at a time; one that is handed out ahead does not count as running.
         stream: where to; standard error by default, so that tables can be piped.
     """
 
-    def __init__(self, workers: int, stream: TextIO | None = None):
-        self._workers = workers
+    def __init__(self, stream: TextIO | None = None):
+        self.workers = 0  # cells at a time; one handed out ahead does not count as running
         self._stream = stream if stream is not None else sys.stderr
         self._terminal = self._stream.isatty()
         self._begun = time.monotonic()
@@ -49,7 +48,7 @@ class Progress:
         parts = [f"cells {finished}/{self.total}"]
         if self.kept:
             parts.append(f"{self.kept} kept from before")
-        parts.append(f"{min(self.running, self._workers)} running")
+        parts.append(f"{min(self.running, self.workers)} running")
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.best is not None:

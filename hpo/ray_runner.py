@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from core.data import Source
-from hpo.study import StudyRun
-from hpo.trainable import SourceKey, train_cell
+from hpo.plan import SourceKey
+from hpo.ray_session import Demand, session
+from hpo.study import StudyError, StudyRun
+from hpo.trainable import train_cell
 
-MIB = 1024**2
 MAX_FAILURES = 1
 """A worker that dies is started again so often; it goes on from its checkpoint."""
 
@@ -34,16 +35,19 @@ MAX_FAILURES = 1
 class _StudySearcher(Searcher):
     """Hands the study's cells to Tune."""
 
-    def __init__(self, run: StudyRun, workers: int):
+    def __init__(self, run: StudyRun, ahead: int):
         super().__init__(metric=None, mode=None)
         self._run = run
-        self._limit = workers + 1  # one ahead, so that Tune keeps the worker process
+        self._ahead = ahead
         self.cell_ids: dict[str, str] = {}
+        self.deaths: dict[str, str] = {}
+        self.failure: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        if len(self.cell_ids) >= self._limit:
+        if len(self.cell_ids) >= self._run.workers + self._ahead:
             return None
-        cell = self._run.next()
+        with self.remembered():
+            cell = self._run.next()
         if cell is None:
             return Searcher.FINISHED if self._run.finished else None
         self.cell_ids[trial_id] = cell.id
@@ -53,8 +57,20 @@ class _StudySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         # Whatever way the trial came to its end, a cell that has not told its ending is lost.
-        reason = f"its worker died {MAX_FAILURES + 1} times, killed or out of memory"
-        self._run.end(self.cell_ids.pop(trial_id), "crashed", {}, reason, {})
+        reason = self.deaths.pop(trial_id, "it ended without a word")
+        with self.remembered():
+            self._run.end(
+                self.cell_ids.pop(trial_id), "crashed", {}, f"its worker died: {reason}", {}
+            )
+
+    @contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Keep what fails inside: Tune turns it into a text, and the study has its own message."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study's state is in its store."""
@@ -79,11 +95,21 @@ class _StudyScheduler(FIFOScheduler):
         cell_id = self._searcher.cell_ids.get(trial.trial_id)
         if cell_id is None or "epochs" not in result:
             return self.CONTINUE
-        if self._run.report(cell_id, result["epochs"]):
-            return self.STOP
-        if "ending" in result:
-            self._run.end(cell_id, **json.loads(result["ending"]))
+        with self._searcher.remembered():
+            if self._run.report(cell_id, result["epochs"]):
+                return self.STOP
+            if "ending" in result:
+                self._run.end(cell_id, **json.loads(result["ending"]))
         return self.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Remember why; the trial may be started again, so its cell has not ended yet."""
+        try:
+            lines = Path(trial.error_file).read_text().strip().splitlines()
+        except (OSError, TypeError):
+            lines = []
+        if lines:
+            self._searcher.deaths[trial.trial_id] = lines[-1].strip()
 
     def __getstate__(self) -> dict[str, Any]:
         """As of the searcher."""
@@ -93,43 +119,47 @@ class _StudyScheduler(FIFOScheduler):
 def run_on_ray(
     run: StudyRun,
     sources: Mapping[SourceKey, Source],
+    demand: Demand,
     *,
     output: Path,
-    address: str | None,
-    workers: int,
     device: str,
-    threads: int,
-    gpus_per_cell: float,
 ) -> None:
-    """Train all cells of a study.
+    """Train all cells of a study; `run.workers` becomes the number trained at a time.
 
     Args:
         run: the study.
         sources: the loaded data sets; put once into Ray's object store, from where each node copies
             them once.
+        demand: which cluster, and what a cell needs of it.
         output: where checkpoints go; on a cluster a path that all nodes share.
-        address: of a running cluster; None joins the one on this machine if there is one, and else
-            starts one inside this process, which ends with it.
-        workers: cells trained at a time.
         device: "cpu" or "cuda".
-        threads: of torch in each cell; as many CPUs are reserved.
-        gpus_per_cell: may be a fraction; 0 on the CPU.
 
     Raises:
-        ConnectionError: no cluster answers at `address`.
+        StudyError: Ray gave up, or has no room for a cell.
+        StoreError: a result could not be written.
     """
+    # Tune's own loggers write three files a trial that nobody reads; its handler for Ctrl-C keeps
+    # the interrupt from us, and we end the tracking runs ourselves.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we say ourselves what failed
     with (
-        _ray(address, workers * threads, sources),
+        session(demand) as ray_session,
         tempfile.TemporaryDirectory(
             prefix=".ray-", dir=output, ignore_cleanup_errors=True
         ) as scratch,
     ):
-        searcher = _StudySearcher(run, workers)
+        run.workers = ray_session.workers
+        # One cell ahead, so that Tune keeps a worker's process for it. Only where the CPUs are ours
+        # does it wait its turn; on a larger cluster it would run.
+        searcher = _StudySearcher(run, ahead=1 if ray_session.own else 0)
         trainable = tune.with_parameters(
-            train_cell, sources=sources, output=str(output), device=device, threads=threads
+            train_cell, sources=sources, output=str(output), device=device, threads=demand.threads
         )
-        tune.Tuner(
-            tune.with_resources(trainable, {"cpu": threads, "gpu": gpus_per_cell}),
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": demand.threads, "gpu": demand.gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_StudyScheduler(run, searcher),
@@ -142,44 +172,19 @@ def run_on_ray(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
-        ).fit()
-
-
-@contextmanager
-def _ray(address: str | None, cpus: int, sources: Mapping[SourceKey, Source]) -> Iterator[None]:
-    """Join or start Ray, quietly; what was started here is stopped."""
-    # Tune's own loggers write three files a trial that nobody reads; its handler for Ctrl-C keeps
-    # the interrupt from us, and we end the tracking runs ourselves.
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we say ourselves what failed
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        ray.init(address=address or "auto", **quiet)
-    except ConnectionError:
-        if address is not None:
-            raise
-        size = sum(_pixel_bytes(source) for source in sources.values())
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=max(128 * MIB, 2 * size + 64 * MIB),
-            **quiet,
         )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        try:
+            tuner.fit()
+        except (tune.TuneError, RayError) as error:
+            if searcher.failure is not None:
+                raise searcher.failure from None
+            first = str(error).strip().splitlines()[-1]
+            raise StudyError(
+                f"Ray stopped the study: {first}; run the same command again to go on"
+            ) from error
 
 
-def _pixel_bytes(source: Source) -> int:
+def pixel_bytes(source: Source) -> int:
     """Bytes that the source takes in the object store; images that stay in files take none."""
     parts = (source.train_data, source.test_data)
     return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -10,20 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
-import torch
 
 from core.config import TrainingConfig
-from core.data import Source, load_source, make_splits
+from core.data import Source, make_splits
 from core.models import build_model
 from hpo import output_folder, plots, presets, report
-from hpo.cells import CellStore, StoreError
+from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.command_line import Options, parse
 from hpo.markdown import to_markdown
-from hpo.plan import Plan, StudyRow
+from hpo.plan import Plan, SourceKey, StudyRow, source_key
 from hpo.progress import Progress, clock
-from hpo.study import StudyRun
-from hpo.tracking import StudyTracker, TrackingError
-from hpo.trainable import SourceKey
+from hpo.study import StudyError, StudyRun
+from hpo.tracking import (
+    StudyTracker,
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+)
 
 CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: some cell's worker failed; the study could not run; it was interrupted."""
@@ -55,12 +57,13 @@ def run_study(
     try:
         with output_folder.locked(options.output):
             return _run(study, chosen, options)
-    except (ValueError, OSError, StoreError, TrackingError) as error:
+    except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
     except (KeyboardInterrupt, SystemExit):
         print(
-            f"\n{study}: interrupted; run the same command again to go on: finished cells are kept",
+            f"\n{study}: interrupted; run the same command again, without --fresh, to go on: "
+            "finished cells are kept",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -69,34 +72,38 @@ def run_study(
 def _run(study: str, rows: Sequence[StudyRow], options: Options) -> int:
     begun = time.monotonic()
     plan, sources = prepare(study, rows, options)
-    if options.fresh:
-        output_folder.set_aside(options.output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    identity = output_folder.study_id(options.output, study, fresh=options.fresh)
+    previous = output_folder.study_id(options.output, study)
+    identity = previous
+    if options.fresh:
+        check_tracking_uri(options.tracking_uri or default_tracking_uri(options.output))
+        output_folder.set_aside(options.output)
+        identity = output_folder.study_id(options.output, study, fresh=True)
     with StudyTracker(
         options.tracking_uri,
         output=options.output,
         experiment=study,
         study_id=identity,
+        previous_study_id=previous if options.fresh else None,
         params={"preset": options.preset, "seeds": options.seeds, **options.overrides},
     ) as tracker:
-        progress = Progress(options.workers)
-        progress.say(f"{study}: {plan.size} trainings on {options.workers} workers")
-        run = StudyRun(plan, CellStore(options.output), tracker, progress)
+        progress = Progress()
+        progress.say(f"{study}: {plan.size} trainings, results in {_shown(options.output)}")
+        fingerprints = {dataset: source.fingerprint() for (dataset, _), source in sources.items()}
+        run = StudyRun(plan, CellStore(options.output), tracker, progress, fingerprints)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
-            from hpo.ray_runner import run_on_ray
+            from hpo.ray_runner import pixel_bytes, run_on_ray
+            from hpo.ray_session import Demand
 
-            run_on_ray(
-                run,
-                sources,
-                output=options.output,
+            demand = Demand(
                 address=options.address,
                 workers=options.workers,
-                device=options.device,
                 threads=options.threads,
-                gpus_per_cell=options.gpus_per_cell,
+                gpus=options.gpus_per_cell,
+                data_bytes=sum(map(pixel_bytes, sources.values())),
             )
+            run_on_ray(run, sources, demand, output=options.output, device=options.device)
         run.tidy()
         progress.close()
         _report(plan, run, tracker, options, time.monotonic() - begun)
@@ -108,13 +115,13 @@ def prepare(
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Load the data sets and plan the study; raises what a training would later stumble over."""
     if options.address is not None:
+        from hpo.ray_session import check_address
+
         check_address(options.address)
     base: dict[str, TrainingConfig] = {}
     sources: dict[SourceKey, Source] = {}
     for dataset in options.datasets:
-        training = options.training(dataset)
-        source = load_source(dataset, root=options.data_root, image_size=training.image_size)
-        training = presets.fit_to(training, source)
+        training, source = options.load(dataset)
         build_model(
             training.model,
             in_channels=source.in_channels,
@@ -131,29 +138,11 @@ def prepare(
             classes=source.classes,
         )
         base[dataset] = training
-        sources[dataset, training.image_size] = source
+        sources[source_key(training)] = source
     search = presets.search(options.preset)
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)
     return Plan(study, rows, options.datasets, range(options.seeds), base, search), sources
-
-
-def check_address(address: str) -> None:
-    """Raise ConnectionError unless something listens at `address`, HOST:PORT or ray://HOST:PORT.
-
-    Ray itself waits for more than a minute before it says so. "auto" and "local" are Ray's own
-    words and are not checked.
-    """
-    if address in ("auto", "local"):
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
-        raise ConnectionError(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or "
-            "leave --address out to use this machine"
-        ) from error
 
 
 def _report(
@@ -161,7 +150,7 @@ def _report(
 ) -> None:
     records = run.records
     frame = report.build_table(records, [row.row for row in plan.rows], plan.datasets)
-    files = report.write_report(options.output, plan.study, frame, _preamble(plan, options))
+    files = report.write_report(options.output, plan.study, frame, _preamble(plan, run, options))
     picture = options.output / f"{plan.study}.png"
     plots.save_figure(plots.study_figure(frame, records), picture)
     tracker.summarise(report.summary_rows(frame))
@@ -169,15 +158,16 @@ def _report(
     print(to_markdown(frame))
     trained = sum(float(record.result["train_seconds"]) for record in records)
     print(
-        f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all, "
-        f"{clock(seconds)} for this run on {options.workers} workers"
+        f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
+        f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else "")
     )
     print("files: " + ", ".join(_shown(path) for path in (*files, picture)))
     print(f"look at the runs: {tracker.how_to_open}")
 
 
-def _preamble(plan: Plan, options: Options) -> str:
-    lines = [f"Preset `{options.preset}`, {len(plan.seeds)} seeds, torch {torch.__version__}."]
+def _preamble(plan: Plan, run: StudyRun, options: Options) -> str:
+    """What was run, for the head of the Markdown report."""
+    lines = [f"Preset `{options.preset}`, {len(plan.seeds)} seeds.", *environments(run.records)]
     for dataset, t in plan.base.items():
         size = f"{t.train_size} training" if t.train_size else "all other training"
         pixels = f" at {t.image_size}×{t.image_size}" if t.image_size else ""
@@ -186,6 +176,17 @@ def _preamble(plan: Plan, options: Options) -> str:
             f"{t.epochs} epochs, batch {t.batch_size}, SGD {t.lr} with {t.schedule} schedule."
         )
     return "\n".join(lines)
+
+
+def environments(records: Sequence[CellRecord]) -> list[str]:
+    """One line that says where the final trainings ran; a second one where that differs."""
+    finals = [r for r in records if r.status == "finished" and r.cell.purpose == "final"]
+    told = [sorted((k, v) for k, v in r.environment.items() if k != "data") for r in finals]
+    seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in told}
+    lines = [f"Trained with {text}." for text in sorted(seen)]
+    if len(seen) > 1:
+        lines.append("Trained in different places: times, and on GPUs errors, compare with care.")
+    return lines
 
 
 def _shown(path: Path) -> str:

@@ -1,12 +1,10 @@
-"""Search spaces, declared once and given to Optuna and to Ray Tune alike."""
+"""Search spaces, declared once, in the terms of Optuna and of Ray Tune."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from optuna.distributions import BaseDistribution, FloatDistribution
 
 if TYPE_CHECKING:
     import optuna
@@ -31,11 +29,6 @@ Space = Mapping[str, Float]
 
 BETA_ALPHA: Space = {"alpha": Float(0.05, 8.0, log=True)}
 """α of Beta(α, α): from nearly unmixed to λ close to 1/2."""
-
-
-def optuna_distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space as Optuna's distributions, for `study.ask(fixed_distributions)`."""
-    return {name: FloatDistribution(d.low, d.high, log=d.log) for name, d in space.items()}
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, float]:

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.checkpoint import remove_checkpoints
-from hpo.cells import Cell, CellRecord, CellStore, Status, partial_result
+from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError, partial_result
 from hpo.plan import Plan
 from hpo.progress import Progress
 from hpo.search import AlphaSearch, SearchError
 from hpo.tracking import StudyTracker
 
 Epoch = Mapping[str, float]
+
+
+class StudyError(RuntimeError):
+    """The study cannot go on. The message says why and what to do."""
 
 
 class StudyRun:
@@ -30,10 +34,20 @@ class StudyRun:
         store: where records are.
         tracker: the MLflow writer.
         progress: the progress line.
+        fingerprints: what the data of each data set are recognised by; a stored cell that was
+            trained on others is refused.
     """
 
-    def __init__(self, plan: Plan, store: CellStore, tracker: StudyTracker, progress: Progress):
+    def __init__(
+        self,
+        plan: Plan,
+        store: CellStore,
+        tracker: StudyTracker,
+        progress: Progress,
+        fingerprints: Mapping[str, str],
+    ):
         self.plan = plan
+        self._fingerprints = fingerprints
         self._store = store
         self._tracker = tracker
         self._progress = progress
@@ -54,6 +68,15 @@ class StudyRun:
         """What became of the cells so far, sorted by id. Crashed ones, which are not in the store
         and are tried again next time, among them."""
         return [self._records[cell_id] for cell_id in sorted(self._records)]
+
+    @property
+    def workers(self) -> int:
+        """Cells trained at a time."""
+        return self._progress.workers
+
+    @workers.setter
+    def workers(self, number: int) -> None:
+        self._progress.workers = number
 
     @property
     def finished(self) -> bool:
@@ -117,7 +140,8 @@ class StudyRun:
         history = self._epochs.pop(cell_id)
         if status == "crashed":
             result = partial_result(history)
-        record = CellRecord(cell, status, result, error, environment)
+        told = {**environment, "data": self._fingerprints[cell.dataset]}
+        record = CellRecord(cell, status, result, error, told)
         if status != "crashed":
             self._store.save(record)
             remove_checkpoints(self._store.directory(cell_id))
@@ -127,7 +151,12 @@ class StudyRun:
             self._progress.say(f"{cell.id} {status}: {error}")
         self._tracker.end_cell(record)
         if cell.purpose == "search":
-            self._searches[cell.dataset].end(status, result)
+            if status == "crashed":
+                # Trials are suggested from those before: going on without it would be another
+                # search than the one that the next invocation continues from here.
+                self._leave_out(cell.dataset, f"the search on {cell.dataset} stops here")
+            else:
+                self._searches[cell.dataset].end(status, result)
         self._progress.update()
 
     def tidy(self) -> None:
@@ -151,7 +180,7 @@ class StudyRun:
                     self._queue_searched(dataset, search)
                     break
                 cell = search.next()
-                record = self._store.load(cell.id)
+                record = self._load(cell)
                 if record is None:
                     return cell
                 search.report(record.result["history"])
@@ -163,16 +192,35 @@ class StudyRun:
         try:
             alpha = search.best_alpha()
         except SearchError as error:
-            lost = len(self.plan.searched_cells(dataset, 1.0))
-            self._progress.failed += lost
-            self._progress.say(f"{error}; the {lost} trainings that need its result are left out")
+            self._leave_out(dataset, str(error))
             return
         cells = self.plan.searched_cells(dataset, alpha)
         self._queue = [cell for cell in cells if not self._keep(cell)] + self._queue
 
+    def _leave_out(self, dataset: str, why: str) -> None:
+        """Give up a data set's search for this invocation, and the rows that need it."""
+        self._searches.pop(dataset, None)
+        lost = len(self.plan.searched_cells(dataset, 1.0))
+        self._progress.failed += lost
+        self._progress.say(f"{why}; the {lost} trainings that need its result are left out")
+
+    def _load(self, cell: Cell) -> CellRecord | None:
+        """The cell's record from before, if it was trained on the data that are there now."""
+        record = self._store.load(cell.id)
+        if record is None:
+            return None
+        before, now = record.environment.get("data"), self._fingerprints[cell.dataset]
+        if before != now:
+            raise StoreError(
+                f"{self._store.directory(cell.id)} was trained on other images or labels of "
+                f"{cell.dataset} (fingerprint {before}, now {now}); choose another --output, or "
+                "train everything again with --fresh"
+            )
+        return record
+
     def _keep(self, cell: Cell) -> bool:
         """Whether the cell has a record from before; if so it is tracked and counted."""
-        record = self._store.load(cell.id)
+        record = self._load(cell)
         if record is None:
             return False
         self._tracker.end_cell(record)

@@ -16,16 +16,10 @@ from ray import tune
 from core.data import Source
 from core.training import DivergenceError, Metrics, fit
 from hpo.cells import Cell, CellStore, partial_result
+from hpo.plan import SourceKey, source_key
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together, at most so often: a report waits for the driver."""
-
-SourceKey = tuple[str, int | None]
-
-
-def source_key(cell: Cell) -> SourceKey:
-    """Which loaded data set the cell trains on: its name and image size."""
-    return cell.training.dataset, cell.training.image_size
 
 
 def environment(device: str, threads: int) -> dict[str, str]:
@@ -53,7 +47,6 @@ def train_cell(
     error and environment as JSON (Tune would flatten them). Checkpoints lie in the cell's folder
     under `output`; a worker that is started again for the same cell goes on from there.
     """
-    cell = Cell.from_dict(config["cell"])
     waiting: list[Metrics] = []
     last = time.monotonic()
 
@@ -65,11 +58,13 @@ def train_cell(
             waiting.clear()
             last = time.monotonic()
 
-    ending: dict[str, Any] = {"environment": environment(device, threads)}
+    ending: dict[str, Any] = {"environment": {}}
     try:
+        cell = Cell.from_dict(config["cell"])
+        ending["environment"] = environment(device, threads)
         result = fit(
             cell.training,
-            source=sources[source_key(cell)],
+            source=sources[source_key(cell.training)],
             directory=CellStore(Path(output)).directory(cell.id),
             device=device,
             threads=threads,

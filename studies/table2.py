@@ -16,20 +16,20 @@ PreActResNet-18, on MNIST a 3-layer CNN, so it compares architectures too):
     MetaMixUp             2.48      18.45    2.33    0.38
 
 Rows that the paper lacks: α found by search (TPE with successive halving on the meta-validation
-images, its cost counted), in the quick preset the same trained on the meta-validation images too
-(`--rows none+meta,beta-1+meta` does so for others), MetaMixUp in the default reading, and the
-placebo (hypergradients permuted within the batch). The test images are used once for each finished
-training and select nothing.
+images, its cost counted), in the quick preset the same with the meta-validation images added to
+training (`--rows none+meta,beta-1+meta` does so for others), MetaMixUp in the default reading, and
+the placebo (hypergradients permuted within the batch). The test images are used once for each
+finished training and select nothing.
 
 Cost with three seeds on two CPU cores, installation apart: smoke on digits under a minute, quick
-on digits three to four minutes, quick on Fashion-MNIST or CIFAR-10 about ten minutes each. paper
-is for GPUs: 600 epochs of 50,000 to 73,000 images in each of 13 rows × seeds, learned rows at
-4 to 6 times the cost of a plain one, and the search.
+on digits two minutes, quick on Fashion-MNIST or CIFAR-10 eight to ten minutes each. paper is for
+GPUs: 600 epochs of 50,000 to 73,000 images in each of 13 rows × seeds, learned rows at 4 to 6
+times the cost of a plain one, and the search.
 
     python studies/table2.py --dataset digits --preset quick --seeds 3
     python studies/table2.py --dataset fashion_mnist --dataset folder:IMAGES --preset quick
-    ray submit CLUSTER.yaml studies/table2.py -- --dataset cifar10 --preset paper --device cuda
-    ray job submit --working-dir . -- python studies/table2.py --dataset cifar10 --preset paper
+    ray submit CLUSTER.yaml studies/table2.py -- --dataset cifar10 --output /shared/table2
+    ray job submit --working-dir . -- python studies/table2.py --output /shared/table2
 
 Run again, a command goes on where it was; finished cells are never trained twice.
 """

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from core.config import PolicyConfig
+from core.data import Source, source_from_arrays
 from hpo import command_line, presets
-from hpo.command_line import Options, default_workers
+from hpo.command_line import Options
 from hpo.plan import StudyRow
 from hpo.report import Row
 
@@ -18,6 +19,15 @@ ROWS = [
     StudyRow(Row("beta-search", "Searched", "", "beta"), None),
     StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), PolicyConfig("learned")),
 ]
+
+
+def source_of(per_class: int) -> Source:
+    labels = np.repeat(np.arange(10), per_class)
+    pixels = np.zeros((len(labels), 2, 2), np.uint8)
+    return source_from_arrays("mnist", pixels, labels, pixels, labels)
+
+
+MANY, FEW = source_of(500), source_of(10)
 
 
 def parse(*arguments: str) -> Options:
@@ -42,7 +52,7 @@ def test_without_flags_it_is_quick_on_digits(
         output=tmp_path / "results",
         tracking_uri=None,
         address=None,
-        workers=default_workers(1),
+        workers=None,
         threads=1,
         device="cpu",
         gpus_per_cell=0.0,
@@ -97,11 +107,33 @@ def test_the_output_is_absolute_and_knows_home(monkeypatch: pytest.MonkeyPatch) 
         ("width", 12),
     ],
 )
-def test_an_override_replaces_that_setting_alone(flag: str, value: Any) -> None:
+def test_an_override_replaces_that_setting_alone(
+    flag: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = parse("--" + flag.replace("_", "-"), str(value))
     assert options.overrides == {flag: value}
+    monkeypatch.setattr(command_line, "load_source", lambda name, root, image_size: MANY)
     before = presets.training("mnist", "quick").to_dict()
-    assert options.training("mnist").to_dict() == before | {flag: value}
+    training, source = options.load("mnist")
+    assert source is MANY
+    assert training.to_dict() == before | {flag: value}
+
+
+def test_a_small_data_set_cuts_the_preset_and_not_the_flags(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command_line, "load_source", lambda name, root, image_size: FEW)
+    training, _ = parse().load("mnist")
+    assert (training.train_size, training.meta_size) == (None, 20)
+    training, _ = parse("--train-size", "500", "--meta-size", "90").load("mnist")
+    assert (training.train_size, training.meta_size) == (500, 90)
+
+
+def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["folder:birds", "folder:./birds/", f"folder:{tmp_path}/birds"]
+    given = [flag for name in names for flag in ("--dataset", name)]
+    assert parse(*given).datasets == (f"folder:{tmp_path.resolve()}/birds",)
 
 
 def test_the_overrides_that_are_tested_are_all() -> None:
@@ -137,7 +169,7 @@ def test_a_value_out_of_range_is_named(arguments: str, message: str) -> None:
 )
 def test_an_override_out_of_range_is_named(arguments: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse(*arguments.split()).training("digits")
+        parse(*arguments.split()).load("digits")
 
 
 @pytest.mark.parametrize(
@@ -209,21 +241,3 @@ def test_an_unknown_row_is_named_with_those_there_are(name: str) -> None:
 def test_a_learned_row_cannot_train_on_its_meta_images() -> None:
     with pytest.raises(ValueError, match="learns from the meta-validation images"):
         keys("--rows", "metamixup+meta")
-
-
-# Workers
-
-
-@pytest.mark.parametrize(
-    ("cpus", "threads", "workers"), [(8, 1, 8), (8, 3, 2), (2, 4, 1), (1, 1, 1)]
-)
-def test_one_worker_for_each_cpu_this_process_may_use(
-    monkeypatch: pytest.MonkeyPatch, cpus: int, threads: int, workers: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert default_workers(threads) == workers
-    assert parse("--threads", str(threads)).workers == workers
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
-    assert default_workers(threads) == workers

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import io
+from typing import TextIO
 
 import pytest
 
 from hpo.progress import Progress, clock
+
+
+def progress_of(workers: int, stream: TextIO | None = None) -> Progress:
+    progress = Progress(stream)
+    progress.workers = workers
+    return progress
 
 
 class Terminal(io.StringIO):
@@ -24,13 +31,13 @@ def time_of_day(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_the_line_of_a_study_that_begins() -> None:
-    progress = Progress(2, io.StringIO())
+    progress = progress_of(2, io.StringIO())
     progress.total = 40
     assert progress.line(0.4) == "cells 0/40 · 0 running · 0s gone"
 
 
 def test_the_line_says_all_there_is_to_say() -> None:
-    progress = Progress(2, io.StringIO())
+    progress = progress_of(2, io.StringIO())
     progress.total, progress.kept, progress.done, progress.failed = 40, 10, 4, 1
     progress.running = 3  # one of them waits for a worker
     progress.best = (4.256, "beta-1")
@@ -42,13 +49,13 @@ def test_the_line_says_all_there_is_to_say() -> None:
 
 
 def test_a_finished_study_has_nothing_left() -> None:
-    progress = Progress(2, io.StringIO())
+    progress = progress_of(2, io.StringIO())
     progress.total, progress.done = 3, 3
     assert progress.line(61) == "cells 3/3 · 0 running · 1m01s gone"
 
 
 def test_cells_kept_from_before_say_nothing_about_the_time_left() -> None:
-    progress = Progress(2, io.StringIO())
+    progress = progress_of(2, io.StringIO())
     progress.total, progress.kept = 3, 2
     assert progress.line(5) == "cells 2/3 · 2 kept from before · 0 running · 5s gone"
 
@@ -72,7 +79,7 @@ def test_seconds_as_people_say_them(seconds: float, text: str) -> None:
 
 def test_a_log_gets_a_line_now_and_then(time_of_day: Clock) -> None:
     stream = io.StringIO()
-    progress = Progress(1, stream)
+    progress = progress_of(1, stream)
     progress.total = 3
     for second in range(61):
         time_of_day.now = 1000.0 + second
@@ -89,7 +96,7 @@ def test_a_log_gets_a_line_now_and_then(time_of_day: Clock) -> None:
 
 def test_a_terminal_shows_one_line_that_changes(time_of_day: Clock) -> None:
     stream = Terminal()
-    progress = Progress(1, stream)
+    progress = progress_of(1, stream)
     progress.total = 3
     for tenth in range(11):
         time_of_day.now = 1000.0 + tenth / 10
@@ -104,7 +111,7 @@ def test_a_terminal_shows_one_line_that_changes(time_of_day: Clock) -> None:
 
 def test_a_message_stands_on_a_line_of_its_own(time_of_day: Clock) -> None:
     for stream, before in ((Terminal(), "\r\x1b[2K"), (io.StringIO(), "")):
-        progress = Progress(1, stream)
+        progress = progress_of(1, stream)
         progress.update()
         seen = len(stream.getvalue())
         progress.say("beta-1-digits-s0 diverged")
@@ -112,7 +119,7 @@ def test_a_message_stands_on_a_line_of_its_own(time_of_day: Clock) -> None:
 
 
 def test_standard_output_stays_free_for_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(1)
+    progress = progress_of(1)
     progress.update(force=True)
     progress.close()
     captured = capsys.readouterr()

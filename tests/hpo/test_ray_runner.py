@@ -13,13 +13,14 @@ import torch
 from core.config import PolicyConfig, TrainingConfig
 from core.data import ImageSet, Source, load_source
 from core.training import fit
-from hpo.cells import CellRecord, CellStore
-from hpo.plan import Plan, StudyRow
+from hpo.cells import CellRecord, CellStore, StoreError
+from hpo.plan import Plan, StudyRow, source_key
 from hpo.progress import Progress
 from hpo.ray_runner import run_on_ray
+from hpo.ray_session import Demand, check_address, session
 from hpo.report import Row
 from hpo.search import SearchSettings
-from hpo.study import StudyRun
+from hpo.study import StudyError, StudyRun
 from hpo.tracking import StudyTracker
 
 pytestmark = [
@@ -75,18 +76,13 @@ def study(
         open(output / "progress.txt", "w") as stream,
         StudyTracker(None, output=output, experiment="t", study_id="t", params={}) as tracker,
     ):
-        run = StudyRun(plan, CellStore(output), tracker, Progress(workers, stream))
-        run_on_ray(
-            run,
-            {(name, base[name].image_size): source for name, source in sources.items()},
-            output=output,
-            address="local",
-            workers=workers,
-            device="cpu",
-            threads=1,
-            gpus_per_cell=0,
-        )
+        fingerprints = {name: source.fingerprint() for name, source in sources.items()}
+        run = StudyRun(plan, CellStore(output), tracker, Progress(stream), fingerprints)
+        loaded = {source_key(base[name]): source for name, source in sources.items()}
+        demand = Demand(address=None, workers=workers, threads=1, gpus=0, data_bytes=10**6)
+        run_on_ray(run, loaded, demand, output=output, device="cpu")
         assert run.finished
+        assert run.workers == workers
     return run.records
 
 
@@ -136,3 +132,38 @@ def test_a_cell_that_diverges_is_recorded_as_failed(tmp_path: Path) -> None:
     assert all("lower the learning rate" in str(r.error) for r in records)
     assert not any("test_error" in r.result for r in records)
     assert np.isfinite([r.result["train_seconds"] for r in records]).all()
+
+
+class FullStore(CellStore):
+    """A disk that takes no result."""
+
+    def save(self, record: CellRecord) -> None:
+        raise StoreError(f"cannot write {record.cell.id}: no space left on device")
+
+
+def test_what_fails_in_the_driver_keeps_its_message(tmp_path: Path) -> None:
+    digits = load_source("digits")
+    rows = [StudyRow(Row("none", "none", "none", "none"), PolicyConfig("none"))]
+    plan = Plan("table2", rows, ["digits"], [0], {"digits": BASE}, SearchSettings())
+    demand = Demand(address=None, workers=1, threads=1, gpus=0, data_bytes=10**6)
+    tracker = StudyTracker(None, output=tmp_path, experiment="t", study_id="t", params={})
+    run = StudyRun(plan, FullStore(tmp_path), tracker, Progress(), {"digits": "d"})
+    with pytest.raises(StoreError, match="no space left on device"):
+        run_on_ray(run, {("digits", None): digits}, demand, output=tmp_path, device="cpu")
+    tracker.close("FAILED")
+
+
+def test_a_cell_that_fits_on_no_node_is_refused() -> None:
+    demand = Demand(address=None, workers=1, threads=1, gpus=2, data_bytes=0)
+    with pytest.raises(StudyError, match=r"2 GPU.*--gpus-per-cell"), session(demand):
+        pass
+
+
+def test_addresses_that_cannot_work_are_refused_at_once() -> None:
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9.*ray start --head"):
+        check_address("127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="nowhere"):
+        check_address("nowhere")
+    with pytest.raises(ValueError, match="ray job submit"):
+        check_address("ray://127.0.0.1:10001")
+    check_address("auto")

@@ -64,12 +64,19 @@ class Bench:
     after so many, as a kill does.
     """
 
-    def __init__(self, output: Path, plan: Plan):
+    def __init__(self, output: Path, plan: Plan, data: str = "d0"):
         self.tracker = Tracker()
-        self.progress = Progress(3)
+        self.progress = Progress()
+        self.progress.workers = 3
         self.plan = plan
         self.store = CellStore(output)
-        self.run = StudyRun(plan, self.store, self.tracker, self.progress)  # type: ignore[arg-type]
+        self.run = StudyRun(
+            plan,
+            self.store,
+            self.tracker,  # type: ignore[arg-type]
+            self.progress,
+            dict.fromkeys(plan.datasets, data),
+        )
         self.cells: list[Cell] = []
         self.most_trials = 0
         """Of one search at a time."""
@@ -403,16 +410,30 @@ def test_a_crash_keeps_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_crashed_trial_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_a_crashed_trial_stops_its_search_until_the_next_time(
+    tmp_path: Path, complete: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench = Bench(tmp_path, make_plan())
     first = bench.run.next()
     assert first is not None
     bench.run.end(first.id, "crashed", {}, "its worker ended early", {})
     assert bench.drive()
+    # Going on without it would be another search than the one that is continued here.
     trials = [r for r in bench.run.records if r.cell.purpose == "search"]
-    assert Counter(r.status == "crashed" for r in trials) == {True: 1, False: 4}
+    assert [r.cell for r in trials] == [first]
+    assert f"the search on {first.dataset} stops here" in capsys.readouterr().err
     again = Bench(tmp_path, make_plan())
     assert again.run.next() == first
+    again = Bench(tmp_path, make_plan())
+    assert again.drive()
+    assert again.records == complete.records
+
+
+def test_cells_of_other_data_are_refused(tmp_path: Path) -> None:
+    assert Bench(tmp_path, make_plan(rows=ROWS[:1]), data="d0").drive()
+    assert Bench(tmp_path, make_plan(rows=ROWS[:1]), data="d0").run.settled
+    with pytest.raises(StoreError, match=r"fingerprint d0, now d1.*--output"):
+        Bench(tmp_path, make_plan(rows=ROWS[:1]), data="d1")
 
 
 def test_a_diverged_cell_is_kept_and_named(
@@ -462,7 +483,7 @@ def test_a_full_disk_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     bench = Bench(tmp_path, make_plan())
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(StoreError, match="run the same command: finished cells are kept"):
+    with pytest.raises(StoreError, match="without --fresh: finished cells are kept"):
         bench.drive()
     assert bench.tracker.ended == []  # nothing is tracked as done that is not stored
 

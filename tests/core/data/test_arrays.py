@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,19 @@ def test_errors_name_index_and_value(replaced: dict[str, Any], message: str) -> 
     }
     with pytest.raises(ValueError, match=message):
         source_from_arrays("mine", **{**arguments, **replaced})
+
+
+def test_the_fingerprint_tells_data_apart_and_nothing_else() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+
+    def fingerprint(images: np.ndarray, targets: np.ndarray) -> str:
+        return source_from_arrays("mine", images, targets, pixels, labels).fingerprint()
+
+    same = fingerprint(pixels, labels)
+    assert re.fullmatch("[0-9a-f]{16}", same)
+    assert fingerprint(pixels.copy(), labels.astype(np.int32)) == same
+    other = pixels.copy()
+    other[3, 2, 1] ^= 1
+    assert fingerprint(other, labels) != same
+    assert fingerprint(pixels, labels[::-1].copy()) != same

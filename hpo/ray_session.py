@@ -1,0 +1,136 @@
+"""Join a Ray cluster or start one in this process, and see that cells fit on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from hpo.study import StudyError
+
+_MIB = 1024**2
+_QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a study asks of Ray.
+
+    Attributes:
+        address: of a running cluster; None joins one that `ray start`, `ray submit` or `ray job
+            submit` provides on this machine, and else starts one that ends with this process.
+        workers: cells trained at a time; None for as many as fit.
+        threads: CPUs of a cell.
+        gpus: GPUs of a cell, or a fraction of one.
+        data_bytes: of the data sets, for the object store of a cluster that is started here.
+    """
+
+    address: str | None
+    workers: int | None
+    threads: int
+    gpus: float
+    data_bytes: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """A cluster to run on: how many cells at a time, and whether it was started here for them."""
+
+    workers: int
+    own: bool
+
+
+def check_address(address: str) -> None:
+    """Raise unless something listens at `address`, HOST:PORT; Ray itself takes a minute to say so.
+
+    "auto" and "local" are Ray's own words and pass.
+
+    Raises:
+        ConnectionError: nothing answers.
+        ValueError: it is the address of a Ray Client server.
+    """
+    if address in ("auto", "local"):
+        return
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"--address {address}: a study drives Tune in its own process and cannot run through "
+            "Ray Client; run it on the head node with --address auto, or use `ray job submit`"
+        )
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or "
+            "leave --address out to use this machine"
+        ) from error
+
+
+@contextmanager
+def session(demand: Demand) -> Iterator[Session]:
+    """Ray for the time of a study, quietly. What was started or joined here is left at the end.
+
+    Raises:
+        StudyError: the cluster cannot be joined, or no node of it has room for one cell.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    here = demand.workers or default_workers(demand.threads)
+    own = False
+    if demand.address is not None:
+        try:
+            ray.init(address=demand.address, **_QUIET)
+        except (ConnectionError, RuntimeError) as error:
+            raise StudyError(
+                f"cannot join the Ray cluster at {demand.address}: {error}; if it asks for a "
+                "token, as clusters of Ray 2.60 do, have it in ~/.ray/auth_token and set "
+                "RAY_AUTH_MODE=token"
+            ) from error
+    else:
+        try:
+            ray.init(
+                num_cpus=here * demand.threads,
+                include_dashboard=False,
+                object_store_memory=max(128 * _MIB, 2 * demand.data_bytes + 64 * _MIB),
+                **_QUIET,
+            )
+            own = True
+        except ValueError:  # there is a cluster here, whose resources are its own
+            ray.init(**_QUIET)
+    try:
+        room = _room(demand)
+        yield Session(here if own else demand.workers or room, own)
+    finally:
+        ray.shutdown()
+
+
+def default_workers(threads: int) -> int:
+    """One worker for each CPU that this process may use, divided by the threads of a cell."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    cpus = len(usable(0)) if usable is not None else os.cpu_count() or 1
+    return max(1, cpus // threads)
+
+
+def _room(demand: Demand) -> int:
+    """How many cells the cluster's nodes hold at a time."""
+    asked = {"CPU": float(demand.threads), "GPU": demand.gpus}
+    asked = {name: amount for name, amount in asked.items() if amount > 0}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(
+        min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items())
+        for node in nodes
+    )
+    if room == 0:
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+        largest = ", ".join(
+            f"{max(node.get(name, 0.0) for node in nodes):g} {name}" for name in asked
+        )
+        raise StudyError(
+            f"a cell needs {wanted}, and no node of the Ray cluster has as much (at most "
+            f"{largest}); lower --threads or --gpus-per-cell, or choose --device cpu"
+        )
+    return room
