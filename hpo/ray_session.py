@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +83,7 @@ def session(demand: Demand) -> Iterator[Session]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     here = demand.workers or default_workers(demand.threads)
     own = False
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if demand.address is not None:
         try:
             ray.init(address=demand.address, **_QUIET)
@@ -101,6 +104,8 @@ def session(demand: Demand) -> Iterator[Session]:
             own = True
         except ValueError:  # there is a cluster here, whose resources are its own
             ray.init(**_QUIET)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in and leaves it there
     try:
         room = _room(demand)
         yield Session(here if own else demand.workers or room, own)
