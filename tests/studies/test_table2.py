@@ -160,7 +160,7 @@ def test_interrupted_it_says_how_to_go_on_and_leaves_no_run_open(tmp_path: Path)
     driver.send_signal(signal.SIGINT)
     _, stderr = driver.communicate(timeout=60)
     assert driver.returncode == 130, stderr
-    assert "run the same command again to go on" in stderr
+    assert "run the same command again, without --fresh, to go on" in stderr
     assert "Traceback" not in stderr
     assert "RUNNING" not in set(runs(out)["run_status"])
     finished = len(CellStore(out).records())
