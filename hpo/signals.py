@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -25,3 +27,38 @@ def restore_sigterm() -> None:
 
 def _exit(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let the block finish before SIGINT or SIGTERM takes effect; a second one does at once.
+
+    An interrupt in the middle of a database transaction leaves it open, and the file locked against
+    what has still to be written.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    before = {number: h for number, h in handlers.items() if h is not None}  # None: not Python's
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            restore()
+            signal.raise_signal(number)
+        held.append(number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        restore()
+        if held:
+            signal.raise_signal(held[0])

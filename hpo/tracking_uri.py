@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hpo.signals import signals_held_back
+
 # Read by MLflow at every request. The check asks twice; a running study tolerates a server
 # that restarts, for two minutes at most, and once that was in vain asks as briefly as the check.
 _CHECK_ENVIRONMENT = {
@@ -92,7 +94,7 @@ def open_experiment(client: Any, uri: str, name: str, output: Path) -> str:
 
 @contextmanager
 def mlflow_settings(*, brief: bool = False) -> Iterator[None]:
-    """MLflow calls inside are quiet, and each waits two minutes at most for a server.
+    """MLflow calls inside are quiet, not cut short by Ctrl-C, and wait two minutes at most.
 
     Variables that the user has set keep their values; everything is put back afterwards.
 
@@ -100,7 +102,7 @@ def mlflow_settings(*, brief: bool = False) -> Iterator[None]:
         brief: wait about ten seconds only.
     """
     patience = _CHECK_ENVIRONMENT if brief else _STUDY_ENVIRONMENT
-    with _environment({**patience, **_SILENT_ENVIRONMENT}), _quiet():
+    with signals_held_back(), _environment({**patience, **_SILENT_ENVIRONMENT}), _quiet():
         yield
 
 

@@ -243,7 +243,10 @@ def test_a_signal_while_a_run_is_created_leaves_it_once(
     with pytest.raises((SystemExit, KeyboardInterrupt)):
         study()
     assert statuses(output) == {"table2": "KILLED", record.cell.id: "KILLED"}
-    assert runs(output, record.cell.id) == [("active", "KILLED"), ("deleted", "KILLED")]
+    # A signal waits until the run's id is here; what cuts in all the same leaves one to delete.
+    kept, *others = runs(output, record.cell.id)
+    assert kept == ("active", "KILLED")
+    assert set(others) <= {("deleted", "KILLED")}
 
 
 def test_of_the_runs_that_a_dead_driver_left_twice_the_full_one_stays(

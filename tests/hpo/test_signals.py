@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from hpo.signals import signals_held_back
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_block(number: signal.Signals) -> None:
+    seen: list[int] = []
+    before = signal.signal(number, lambda n, _: seen.append(n))
+    handler = signal.getsignal(number)
+    try:
+        with signals_held_back():
+            signal.raise_signal(number)
+            assert seen == []
+        assert seen == [number]
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+
+
+def test_an_interrupt_comes_after_the_last_statement() -> None:
+    done: list[str] = []
+
+    def block() -> None:
+        with signals_held_back():
+            signal.raise_signal(signal.SIGINT)
+            done.append("last statement")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["last statement"]
+
+
+def test_a_second_one_does_not_wait() -> None:
+    done: list[str] = []
+
+    def block() -> None:
+        with signals_held_back():
+            signal.raise_signal(signal.SIGINT)
+            done.append("first")
+            signal.raise_signal(signal.SIGINT)
+            done.append("second")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["first"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_are_left_alone() -> None:
+    handlers: list[object] = []
+
+    def work() -> None:
+        with signals_held_back():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]
