@@ -22,7 +22,7 @@ the placebo (hypergradients permuted within the batch). The test images are used
 finished training and select nothing.
 
 Cost with three seeds on two CPU cores, installation apart: smoke on digits under a minute, quick
-on digits two minutes, quick on Fashion-MNIST or CIFAR-10 eight to ten minutes each. paper is for
+on digits two minutes, on Fashion-MNIST eight, on CIFAR-10 ten to eleven (loaded). paper is for
 GPUs: 600 epochs of 50,000 to 73,000 images in each of 13 rows × seeds, learned rows at 4 to 6
 times the cost of a plain one, and the search.
 
