@@ -57,7 +57,7 @@ def descend(
     theta: Sequence[Tensor], gradient: Sequence[Tensor], rates: Sequence[float]
 ) -> list[Tensor]:
     """Plain gradient descent, θ′ = θ − η·g (Eq. 7), with a rate for each parameter."""
-    return [p - rate * g for p, g, rate in zip(theta, gradient, rates, strict=True)]
+    return [torch.sub(p, g, alpha=rate) for p, g, rate in zip(theta, gradient, rates, strict=True)]
 
 
 def gradient_descent(

@@ -22,7 +22,7 @@ def cotangent(
 
     Args:
         problem: what is differentiated.
-        gradient: g of each parameter in `problem.theta`, unscaled and detached; None where the
+        gradient: g of each parameter in `problem.theta`, times `problem.scale`; None where the
             virtual loss does not use it.
 
     Returns:
@@ -30,7 +30,8 @@ def cotangent(
     """
     theta = list(problem.theta.values())
     filled = [
-        torch.zeros_like(p) if g is None else g for p, g in zip(theta, gradient, strict=True)
+        torch.zeros_like(p) if g is None else _over(g.detach(), problem.scale)
+        for p, g in zip(theta, gradient, strict=True)
     ]
     if problem.optimizer is None:
         rates = problem.rates()
@@ -58,7 +59,11 @@ def _meta_gradient(problem: MetaProblem, prime: Sequence[Tensor]) -> tuple[Tenso
     v = torch.autograd.grad(
         meta_loss * problem.scale, leaves, allow_unused=True, materialize_grads=True
     )
-    return meta_loss.detach(), [g / problem.scale for g in v] if problem.scale != 1 else list(v)
+    return meta_loss.detach(), [_over(g, problem.scale) for g in v]
+
+
+def _over(g: Tensor, scale: float) -> Tensor:
+    return g if scale == 1 else g / scale
 
 
 def _optimizer_step(problem: MetaProblem, gradient: list[Tensor], used: list[int]) -> list[Tensor]:

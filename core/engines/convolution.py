@@ -1,0 +1,80 @@
+"""Convolution whose double backward computes what the meta stage asks for, and nothing else.
+
+The backward of y = conv(x, w) is dx = convᵀ(g, w), dw = corr(x, g). PyTorch's own derivative of it
+computes the cotangents of g, x and w whichever are asked for, some of them by a convolution with
+batch and channels exchanged. Of a cotangent u of dx and a of dw the meta stage needs only
+
+    cotangent of g:   conv(u, w) + conv(x, a)
+    cotangent of x:   convᵀ(g, a)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_aten = torch.ops.aten
+
+
+class Convolution(torch.autograd.Function):
+    """y of x [B, C, ...], weight and bias, any number of spatial dimensions, stride, groups.
+
+    Differentiable twice in x; weight and bias must be leaves (the second derivative with respect
+    to them is left out).
+
+    `geometry` is (stride, padding, dilation, transposed, output_padding, groups).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Any) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        ctx.bias_sizes = None if bias is None else list(bias.shape)
+        y: Tensor = _aten.convolution(x, weight, bias, *geometry)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        mask = tuple(ctx.needs_input_grad[:3])
+        grads = _ConvolutionBackward.apply(g, x, weight, ctx.bias_sizes, ctx.geometry, mask)
+        return (*grads, None)
+
+
+class _ConvolutionBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        g: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias_sizes: list[int] | None,
+        geometry: Any,
+        mask: tuple[bool, bool, bool],
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(g, x, weight)
+        ctx.geometry = geometry
+        ctx.set_materialize_grads(False)
+        dx, dw, db = _aten.convolution_backward(g, x, weight, bias_sizes, *geometry, list(mask))
+        return dx if mask[0] else None, dw if mask[1] else None, db if mask[2] else None
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor | None, a: Tensor | None, c: Tensor | None) -> Any:  # type: ignore[override]
+        g, x, weight = ctx.saved_tensors
+        dg: Tensor | None = None
+        if a is not None:
+            a = a.to(weight.dtype)
+            dg = _aten.convolution(x, a, c, *ctx.geometry)
+        if u is not None:
+            other = _aten.convolution(u, weight, c if dg is None else None, *ctx.geometry)
+            dg = other if dg is None else dg.add_(other)
+        if dg is None and c is not None:
+            dg = c.view(1, -1, *[1] * (g.dim() - 2)).expand_as(g)
+        dx = None
+        if a is not None and ctx.needs_input_grad[1]:
+            dx = _aten.convolution_backward(g, x, a, None, *ctx.geometry, [True, False, False])[0]
+        return dg, dx, None, None, None, None
