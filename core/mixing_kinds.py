@@ -1,0 +1,79 @@
+"""Where and how the pairs of a batch are blended: the protocol, and mixing of whole inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.mixing import mix_inputs
+
+
+class Mixing(Protocol):
+    """Where and how the pairs of a batch are blended.
+
+    The kinds are `InputMixing`, `AreaMixing` and `HiddenMixing`. Whatever is random in one is drawn
+    once for each batch, so that the virtual and the real pass differ in λ alone.
+    """
+
+    @property
+    def hooks(self) -> bool:
+        """Whether it works by forward hooks, which a graph compiled before does not see."""
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Mixing:
+        """This mixing with all that it draws for one batch fixed; itself if nothing is drawn.
+
+        Args:
+            x: [B, ...], the batch; only its shape and device are read.
+            generator: the random stream; None is torch's global CPU one.
+        """
+
+    def logits(
+        self,
+        call: Callable[[Tensor], Tensor],
+        model: nn.Module,
+        x: Tensor,
+        lam: Tensor,
+        partner: Tensor,
+    ) -> Tensor:
+        """The network's output on the mixed batch, differentiable in λ.
+
+        Args:
+            call: runs the network on an input [B, ...], plainly or by `functional_call`.
+            model: the plain module whose submodules `call` runs.
+            x: [B, ...], floating.
+            lam: [B], floating, any dtype.
+            partner: [B], int64, indices into the batch.
+
+        Returns:
+            What `call` returns, [B, C] for a classifier.
+        """
+
+
+@dataclass(frozen=True)
+class InputMixing:
+    """MixUp (Eq. 4): `lam_i·x_i + (1 − lam_i)·x_partner_i`. Draws nothing."""
+
+    hooks = False
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> InputMixing:
+        """Itself."""
+        return self
+
+    def logits(
+        self,
+        call: Callable[[Tensor], Tensor],
+        model: nn.Module,
+        x: Tensor,
+        lam: Tensor,
+        partner: Tensor,
+    ) -> Tensor:
+        """The network on the mixed inputs; see `Mixing`."""
+        return call(mix_inputs(x, lam, partner))
+
+
+INPUT = InputMixing()
+"""The default."""

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.losses import IndexLoss, mixed_loss
+from core.mixing import mix_labels, soft_cross_entropy
+
+
+def focal(logits: Tensor, y: Tensor) -> Tensor:
+    """Focal loss with γ = 2 (Lin et al. 2017)."""
+    assert y.dtype == torch.int64
+    log_p = F.log_softmax(logits, 1).gather(1, y.unsqueeze(1)).squeeze(1)
+    return -((1 - log_p.exp()) ** 2) * log_p
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def test_a_focal_loss_by_hand() -> None:
+    # softmax rows (1/4, 3/4) and (1/2, 1/2)
+    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0]], dtype=torch.float64)
+    y, loss = torch.tensor([1, 0]), IndexLoss(focal)
+    quarter, half = -(0.75**2) * math.log(0.25), -0.25 * math.log(0.5)
+    three_quarters = -(0.25**2) * math.log(0.75)
+    assert float(loss(logits, y)) == pytest.approx((three_quarters + half) / 2, rel=1e-14)
+    lam, partner = torch.tensor([0.9, 0.6], dtype=torch.float64), torch.tensor([1, 0])
+    mixed = (0.9 * three_quarters + 0.1 * quarter + half) / 2
+    assert float(loss.mixed(logits, y, lam, partner)) == pytest.approx(mixed, rel=1e-14)
+    assert float(mixed_loss(loss, logits, y, lam, partner)) == pytest.approx(mixed, rel=1e-14)
+
+
+def test_for_cross_entropy_both_roads_meet() -> None:
+    logits = 4 * torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    y, partner = torch.randint(5, (6,)), torch.randperm(6)
+    lam = torch.rand(6, dtype=torch.float64, requires_grad=True)
+    index = mixed_loss(IndexLoss(cross_entropy), logits, y, lam, partner)
+    soft = mixed_loss(soft_cross_entropy, logits, y, lam, partner)
+    torch.testing.assert_close(index, soft, rtol=1e-13, atol=0)
+    roads = [torch.autograd.grad(value, (logits, lam)) for value in (index, soft)]
+    torch.testing.assert_close(*roads, rtol=1e-12, atol=1e-15)
+    plain = IndexLoss(cross_entropy)(logits, y)
+    torch.testing.assert_close(plain, F.cross_entropy(logits, y), rtol=1e-14, atol=0)
+
+
+def test_any_other_loss_takes_the_mixed_label() -> None:
+    logits, y, partner = torch.randn(4, 3), torch.tensor([0, 2, 1, 1]), torch.tensor([1, 2, 3, 0])
+    lam = torch.rand(4)
+    seen: list[Tensor] = []
+
+    def brier(logits: Tensor, target: Tensor) -> Tensor:
+        seen.append(target)
+        return (torch.softmax(logits, 1) - target).pow(2).sum(1).mean()
+
+    value = mixed_loss(brier, logits, y, lam, partner)
+    assert torch.equal(seen[0], mix_labels(y, lam, partner, 3))
+    assert torch.equal(value, brier(logits, seen[0]))
+    soft = torch.softmax(torch.randn(4, 3), 1)
+    mixed_loss(brier, logits, soft, lam, partner)
+    assert torch.equal(seen[-1], mix_labels(soft, lam, partner, 3))
+
+
+def test_the_mix_is_differentiable_in_lam_and_twice_in_the_logits() -> None:
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    lam = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    y, partner, loss = torch.tensor([3, 0, 1]), torch.tensor([2, 0, 0]), IndexLoss(focal)
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda f, lam: loss.mixed(f, y, lam, partner), (logits, lam))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_labels_of_any_integer_type_reach_the_loss_as_int64(dtype: torch.dtype) -> None:
+    logits, y, partner = torch.randn(3, 4), torch.tensor([3, 0, 1]), torch.tensor([1, 2, 0])
+    loss, lam = IndexLoss(focal), torch.rand(3)
+    assert torch.equal(loss(logits, y.to(dtype)), loss(logits, y))
+    assert torch.equal(
+        loss.mixed(logits, y.to(dtype), lam, partner), loss.mixed(logits, y, lam, partner)
+    )
+
+
+def test_refusals() -> None:
+    logits, loss, lam, partner = torch.randn(3, 4), IndexLoss(focal), torch.rand(3), torch.arange(3)
+    soft = torch.softmax(torch.randn(3, 4), 1)
+    for target in (soft, torch.zeros(3), torch.zeros(3, 1).long(), torch.zeros(2).long()):
+        message = r"takes integer labels \[3\], got torch\..*soft_cross_entropy"
+        with pytest.raises(ValueError, match=message):
+            loss(logits, target)
+    with pytest.raises(ValueError, match=r"takes integer labels \[3\], got torch.float32 \[3, 4\]"):
+        mixed_loss(loss, logits, soft, lam, partner)
+    reduced = IndexLoss(F.cross_entropy)
+    with pytest.raises(ValueError, match=r"one loss for each sample, \[3\], got \[\].*reduction"):
+        reduced(logits, torch.tensor([0, 1, 2]))
