@@ -4,9 +4,9 @@ The centre is `metamixup_step`: one training step whose λ are learned by hyperg
 """
 
 from core.hypergradient import hypergradient
+from core.interpolation import Interpolation
 from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixed_step
 from core.mixing import (
-    Interpolation,
     draw_beta,
     draw_partners,
     mix_inputs,

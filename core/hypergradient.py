@@ -11,12 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from core.engines import ENGINES
+from core.blocks import last_blocks as names_of_last_blocks
+from core.engines import ENGINES, FIRST_ORDER
 from core.inner_step import LearningRate, current_rates
-from core.meta_problem import MetaGradient, MetaProblem
+from core.meta_problem import MetaGradient, MetaProblem, Validation
 from core.mixing import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
+from core.mixing_kinds import INPUT, Mixing
+from core.wrapped_models import ranks_of, unwrap
 
-Engine = Literal["auto", "unroll", "double_backward"]
+Engine = Literal[
+    "auto", "unroll", "double_backward", "forward_reverse", "finite_difference", "compiled"
+]
+
+AUTO = "double_backward"
+"""What `engine="auto"` stands for: in `studies/cost.py` the fastest of the exact ones."""
 
 
 def hypergradient(
@@ -30,6 +38,8 @@ def hypergradient(
     engine: Engine = "auto",
     optimizer: torch.optim.Optimizer | None = None,
     loss: Loss = soft_cross_entropy,
+    mixing: Mixing = INPUT,
+    last_blocks: int | None = None,
 ) -> Tensor:
     """d(meta loss)/d(lam_i) through one virtual step from the model's present parameters (Eq. 9).
 
@@ -40,25 +50,38 @@ def hypergradient(
     Nothing is changed: no parameter, gradient, optimizer state, buffer, mode or random stream. In
     training mode BatchNorm uses batch statistics in both virtual passes.
 
+    Under DistributedDataParallel every rank gives its share of the batch and of the validation
+    batch, and gets the derivative of the loss of all of them together with respect to its own λ;
+    shares of equal size make it that of one process on the joined batch. All ranks take the same
+    θ′.
+
     Args:
-        model: maps x [n, ...] to logits [n, C]. Frozen and tied parameters are respected.
+        model: maps x [n, ...] to logits [n, C]. Frozen and tied parameters are respected, as are
+            `torch.compile` (the meta stage runs the plain module) and activation checkpointing
+            (`use_reentrant=False`).
         batch: x [B, ...] floating; y [B] integer or [B, C] soft.
         val_batch: the same with any size M ≥ 1.
         lam: [B], floating, in [0, 1].
         partner: [B], int64, in [0, B).
         lr: one rate, or one for each parameter name. Needed without `optimizer`; with it, it must
             be left out or equal each group's own rate.
-        engine: "unroll" (through `higher`), "double_backward", or "auto", the faster of them. Both
-            are exact.
+        engine: exact ones: "double_backward", which "auto" takes; "unroll", through `higher`;
+            "forward_reverse", for less memory; "compiled", one `torch.compile` graph. Approximate,
+            by first-order passes only: "finite_difference". See `core.engines`.
         optimizer: SGD, Adam, AdamW or another one that `higher` makes differentiable.
-        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable.
+        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or an
+            `IndexLoss`.
+        mixing: where the pairs are blended, with what it draws drawn; see `Mixing`.
+        last_blocks: the virtual step moves the parameters of the last so many blocks alone (see
+            `core.blocks`), and the rest are constants: cheaper, and an approximation. None: all.
 
     Returns:
         [B], lam's dtype and device, detached.
 
     Raises:
         ValueError: shapes, dtypes or values are off; neither `lr` nor `optimizer` is given; the
-            model is wrapped for several devices; nothing in it is trainable.
+            model's parameters are split over devices; nothing in it is trainable; the engine
+            cannot do what is asked.
     """
     check_batch(batch, "training")
     check_lam(lam, batch[0].shape[0])
@@ -73,6 +96,8 @@ def hypergradient(
         engine=engine,
         optimizer=optimizer,
         loss=loss,
+        mixing=mixing,
+        last_blocks=last_blocks,
     ).hypergradient
 
 
@@ -87,75 +112,82 @@ def meta_gradient(
     engine: Engine = "auto",
     optimizer: torch.optim.Optimizer | None = None,
     loss: Loss = soft_cross_entropy,
+    mixing: Mixing = INPUT,
+    last_blocks: int | None = None,
     scale: float = 1.0,
+    known: Validation | None = None,
 ) -> MetaGradient:
     """`hypergradient` with the losses that it passes on its way.
 
     Args:
         scale: both losses are multiplied by it before their backward passes and the derivatives
             divided again, against underflow in float16 (`GradScaler.get_scale()`).
+        known: validation loss and gradient of an earlier stage, used in place of a virtual step
+            and a validation pass; see `ValidationGradient`.
 
     The rest, and what it promises, is as in `hypergradient`; `lam`'s values are not checked.
     """
     check_batch(val_batch, "meta-validation")
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}; got {engine!r}")
+    name = AUTO if engine == "auto" else engine
     module = unwrap(model)
-    originals = dict(module.named_parameters())
+    ranks = ranks_of(model)
+    originals: dict[str, Tensor] = dict(module.named_parameters())
+    through = set(originals) if last_blocks is None else names_of_last_blocks(module, last_blocks)
     # Fresh leaves over the same storage: hooks on the user's parameters do not fire.
-    theta = {n: p.detach().requires_grad_() for n, p in originals.items() if p.requires_grad}
+    theta = {
+        name: p.detach().requires_grad_()
+        for name, p in originals.items()
+        if p.requires_grad and name in through
+    }
     if not theta:
-        raise ValueError("the model has no trainable parameter: the virtual step would be empty")
+        what = "the model has" if last_blocks is None else f"its last {last_blocks} blocks have"
+        raise ValueError(f"{what} no trainable parameter: the virtual step would be empty")
     devices = sorted({p.device.index for p in originals.values() if p.is_cuda})
     # Dropout in the virtual passes draws from a copy of the stream: the masks are those that the
     # real step will draw, and the stream stands where it stood.
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices), _twice_differentiable():
+    with torch.enable_grad(), torch.random.fork_rng(devices=devices), _kernels_for(name):
         problem = MetaProblem(
             model=module,
             theta=theta,
-            originals=dict(originals),
+            originals=originals,
             batch=batch,
             val_batch=val_batch,
             lam=lam.detach().requires_grad_(),
             partner=partner,
             loss=loss,
+            mixing=mixing,
             lr=_checked_rates(lr, optimizer, originals),
             optimizer=optimizer,
             scale=scale,
+            ranks=ranks,
+            known=known,
         )
-        result = ENGINES["double_backward" if engine == "auto" else engine](problem)
+        result = ENGINES[name](problem)
     return MetaGradient(
-        result.hypergradient.detach(), result.meta_loss.detach(), result.virtual_loss.detach()
+        # The joint loss is the mean over the ranks of each one's own.
+        result.hypergradient.detach() / ranks.size,
+        result.meta_loss.detach(),
+        result.virtual_loss.detach(),
+        None if known is not None else result.validation,
     )
 
 
 @contextlib.contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Compiled parts run eagerly, attention in its plain kernel: the others differentiate once."""
-    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
-    # Where nothing was compiled, Dynamo is not loaded, and loading it takes seconds.
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if set_stance is not None and "torch._dynamo" in sys.modules:
-            stack.enter_context(set_stance("force_eager"))
-        yield
+def _kernels_for(engine: str) -> Iterator[None]:
+    """For engines of second order, attention in its plain kernel and compiled parts eagerly.
 
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The plain module under `torch.compile`, whose graphs have no double backward.
-
-    Raises:
-        ValueError: the model is wrapped for several devices.
+    The others differentiate once.
     """
-    compiled = getattr(model, "_orig_mod", None)
-    if isinstance(compiled, nn.Module):
-        model = compiled
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise ValueError(
-            f"the model is wrapped in {type(model).__name__}, whose gradient reduction has no "
-            "double backward; pass its `.module` and reduce the gradients of the real step yourself"
-        )
-    return model
+    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
+    with contextlib.ExitStack() as stack:
+        if engine not in FIRST_ORDER:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            # Where nothing was compiled, Dynamo is not loaded, and loading it takes seconds.
+            if engine != "compiled" and set_stance and "torch._dynamo" in sys.modules:
+                stack.enter_context(set_stance("force_eager"))
+        yield
 
 
 def _checked_rates(

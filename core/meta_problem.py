@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from core.inner_step import LearningRate
-from core.mixing import Batch, Loss, mix_inputs, mix_labels, soft_labels
+from core.losses import mixed_loss
+from core.mixing import Batch, Loss, soft_labels
+from core.mixing_kinds import Mixing
+from core.ranks import Ranks
+
+T = TypeVar("T")
+
+Validation = tuple[Tensor, list[Tensor]]
+"""The validation loss (scalar) at θ′ and its gradient v there, a tensor for each parameter."""
 
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """What one meta stage yields. `hypergradient` [B], `meta_loss` and `virtual_loss` scalars."""
+    """What one meta stage yields.
+
+    `hypergradient` [B], `meta_loss` and `virtual_loss` scalars; `validation` is what was computed
+    anew at θ′, None where the caller gave it.
+    """
 
     hypergradient: Tensor
     meta_loss: Tensor
     virtual_loss: Tensor
+    validation: Validation | None = None
 
 
 @dataclass(frozen=True)
@@ -28,14 +42,17 @@ class MetaProblem:
 
     Attributes:
         model: the plain module.
-        theta: the trainable parameters θ, as leaves of this problem's own graph.
+        theta: the parameters θ that the virtual step moves, as leaves of this problem's own graph.
         originals: all of the model's parameters by name, as the optimizer knows them.
         batch, val_batch: see `hypergradient`.
         lam: [B], a leaf that requires its gradient; partner: [B], int64.
         loss: of the mixed and of the validation batch.
+        mixing: where the pairs are blended, with all it draws fixed.
         lr: rate of the plain virtual step; None where `optimizer` takes it.
         optimizer: whose own step is the virtual one, or None.
         scale: of both losses in their backward passes.
+        ranks: the processes whose batches together are the batch.
+        known: validation loss and gradient of an earlier stage, to be used as they are.
     """
 
     model: nn.Module
@@ -46,31 +63,59 @@ class MetaProblem:
     lam: Tensor
     partner: Tensor
     loss: Loss
+    mixing: Mixing
     lr: LearningRate | None
     optimizer: torch.optim.Optimizer | None
     scale: float
+    ranks: Ranks
+    known: Validation | None
 
-    def logits(self, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The model at `theta`, [n, C]. Buffers are copies: BatchNorm statistics do not move."""
-        buffers = {name: b.clone() for name, b in self.model.named_buffers()}
-        out = functional_call(self.model, ({**theta, **buffers},), (x,))
-        if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[0] != x.shape[0]:
-            shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
-        return out
+    def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
+        """`body()` while the model's parameters are `theta`, those outside θ constants.
 
-    def virtual_loss(self, theta: Mapping[str, Tensor]) -> Tensor:
-        """Loss of the mixed batch (Algorithm 1, lines 4 and 5). Scalar."""
+        Backward passes belong inside: activation checkpointing runs the model again in them.
+        Buffers are copies: BatchNorm statistics do not move.
+        """
+        values = {name: p.detach() for name, p in self.originals.items()}
+        values |= {name: b.clone() for name, b in self.model.named_buffers()}
+        values |= theta
+        inside = {f"model.{name}": value for name, value in values.items()}
+        return cast(T, functional_call(_Inside(self.model), inside, (body,)))
+
+    def virtual_loss(self) -> Tensor:
+        """Loss of the mixed batch (Algorithm 1, lines 4 and 5) where `at` stands. Scalar."""
         x, y = self.batch
-        logits = self.logits(theta, mix_inputs(x, self.lam, self.partner))
-        return self.loss(logits, mix_labels(y, self.lam, self.partner, logits.shape[1]))
+        logits = self.mixing.logits(self._logits, self.model, x, self.lam, self.partner)
+        return mixed_loss(self.loss, logits, y, self.lam, self.partner)
 
-    def meta_loss(self, theta: Mapping[str, Tensor]) -> Tensor:
-        """Loss of the validation batch (Eq. 8). Scalar."""
+    def meta_loss(self) -> Tensor:
+        """Loss of the validation batch (Eq. 8) where `at` stands. Scalar."""
         x, y = self.val_batch
-        logits = self.logits(theta, x)
+        logits = self._logits(x)
         soft_labels(y, logits.shape[1], dtype=logits.dtype)  # refuses labels out of range
         return self.loss(logits, y)
+
+    def validation(self, prime: Sequence[Tensor]) -> Validation:
+        """The validation loss at θ′ and its gradient v there, averaged over the ranks. Detached.
+
+        v is 0 for parameters that the loss does not use.
+        """
+        leaves = [p.detach().requires_grad_() for p in prime]
+
+        def differentiate() -> Validation:
+            loss = self.meta_loss()
+            v = torch.autograd.grad(
+                loss * self.scale, leaves, allow_unused=True, materialize_grads=True
+            )
+            return loss.detach(), [self.unscaled(g) for g in v]
+
+        loss, v = self.at(dict(zip(self.theta, leaves, strict=True)), differentiate)
+        loss, *v = self.ranks.mean([loss, *v])
+        return loss, v
+
+    def unscaled(self, gradient: Tensor) -> Tensor:
+        """A gradient of a scaled loss without the scale."""
+        return gradient if self.scale == 1 else gradient / self.scale
 
     def rates(self) -> list[float]:
         """The rate η of each parameter in `theta`, for the plain virtual step."""
@@ -78,3 +123,21 @@ class MetaProblem:
             rates = self.lr or {}
             return [float(rates[name]) for name in self.theta]
         return [float(self.lr)] * len(self.theta)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        out = self.model(x)
+        if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[0] != x.shape[0]:
+            shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
+        return out
+
+
+class _Inside(nn.Module):
+    """`functional_call` on this runs anything while the model's parameters are others."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, body: Callable[[], T]) -> T:
+        return body()

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from core.hypergradient import Engine, meta_gradient, unwrap
+from core.hypergradient import Engine, meta_gradient
 from core.inner_step import LearningRate, current_rates
+from core.interpolation import Interpolation
 from core.mixing import (
     Batch,
-    Interpolation,
     Loss,
     check_batch,
     check_lam,
@@ -21,7 +21,10 @@ from core.mixing import (
     draw_partners,
     soft_cross_entropy,
 )
+from core.mixing_kinds import INPUT, Mixing
 from core.reading import DEFAULT, Reading
+from core.validation_gradient import ValidationGradient
+from core.wrapped_models import ranks_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ def learn_interpolation(
     lam: Tensor | None = None,
     partner: Tensor | None = None,
     permute: bool = False,
+    mixing: Mixing = INPUT,
+    last_blocks: int | None = None,
+    validation_gradient: ValidationGradient | None = None,
     loss: Loss = soft_cross_entropy,
     generator: torch.Generator | None = None,
     autocast: torch.dtype | None = None,
@@ -81,7 +87,13 @@ def learn_interpolation(
         partner: the pairing [B] to use, instead of a draw.
         permute: the placebo: hypergradients permuted within the batch before they move λ. The
             permutation is one more draw from the stream.
-        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable.
+        mixing: where the pairs are blended: `InputMixing`, `AreaMixing` (boxes, as CutMix) or
+            `HiddenMixing` (manifold MixUp). What it draws comes after λ0 and the pairing.
+        last_blocks: see `hypergradient`.
+        validation_gradient: keeps the validation gradient for several stages; one object for the
+            whole training.
+        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or an
+            `IndexLoss` around a loss that knows integer labels only.
         generator: the random stream.
         autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
         scale: loss scale of float16 training; see `meta_gradient`. A hypergradient that overflows
@@ -106,6 +118,7 @@ def learn_interpolation(
         partner = draw_partners(n, generator=generator, device=x.device)
     else:
         check_partner(partner, n)
+    mixing = mixing.draw(x, generator)
     if reading.inner_step == "gradient_descent":
         inner: dict[str, object] = {"lr": _rates(model, optimizer, lr)}
     elif optimizer is None:
@@ -115,19 +128,26 @@ def learn_interpolation(
 
     lam_init = lam.detach().to(dtype)
     z = reading.start(lam_init)
+    ranks = ranks_of(model)
+    extra_samples = 0
     for _ in range(reading.meta_steps):
         lam = reading.virtual(z)
+        known = None if validation_gradient is None else validation_gradient.last()
         with _autocast(x.device.type, autocast):
             meta = meta_gradient(
                 model, batch, val_batch, lam, partner,
-                engine=engine, loss=loss, scale=scale, **inner,  # type: ignore[arg-type]
+                engine=engine, loss=loss, mixing=mixing, last_blocks=last_blocks,
+                scale=scale, known=known, **inner,  # type: ignore[arg-type]
             )  # fmt: skip
+        if validation_gradient is not None:
+            validation_gradient.count(meta.validation)
+        extra_samples += n + (val_batch[0].shape[0] if known is None else 0)
         slope = meta.hypergradient
         if scale != 1:
             slope = torch.where(slope.isfinite().all(), slope, torch.zeros_like(slope))
         if permute:
             slope = slope[draw_partners(n, generator=generator, device=x.device)]
-        z = reading.move(z, lam, slope)
+        z = reading.move(z, lam, slope, ranks)
     return Interpolation(
         lam=reading.final(z),
         partner=partner,
@@ -135,7 +155,8 @@ def learn_interpolation(
         change=reading.final(z) - reading.final(reading.start(lam_init)),
         hypergradient=meta.hypergradient,
         meta_loss=meta.meta_loss,
-        extra_samples=reading.meta_steps * (n + val_batch[0].shape[0]),
+        extra_samples=extra_samples,
+        mixing=mixing,
     )
 
 
@@ -150,11 +171,15 @@ def metamixup_step(
     engine: Engine = "auto",
     lam: Tensor | None = None,
     partner: Tensor | None = None,
+    mixing: Mixing = INPUT,
+    last_blocks: int | None = None,
+    validation_gradient: ValidationGradient | None = None,
     loss: Loss = soft_cross_entropy,
     generator: torch.Generator | None = None,
     autocast: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     clip_grad_norm: float | None = None,
+    micro_batch: tuple[int, int] = (0, 1),
 ) -> StepResult:
     """One iteration of MetaMixUp (Algorithm 1, lines 2 to 8) in an ordinary training loop.
 
@@ -164,17 +189,21 @@ def metamixup_step(
     Args:
         model: maps x [n, ...] to logits [n, C]; its mode (train or eval) is the caller's.
         optimizer: any `torch.optim` optimizer; LBFGS is given its closure.
-        batch, val_batch, reading, step_size, engine, lam, partner, loss, generator: as in
-            `learn_interpolation`.
+        batch, val_batch, reading, step_size, engine, lam, partner, mixing, last_blocks,
+        validation_gradient, loss, generator: as in `learn_interpolation`.
         autocast: dtype (bfloat16, float16) of autocast around all forward passes.
         scaler: scales, unscales and skips the real step, and scales the virtual losses.
         clip_grad_norm: largest norm of the real step's gradient. The virtual step is not clipped.
+        micro_batch: (i, k) for gradient accumulation: this batch is number i, from 0, of the k
+            whose mean gradient makes one optimizer step. Gradients are zeroed at i = 0; clipping,
+            scaler and optimizer act at i = k − 1. Each has a meta stage of its own. Under
+            DistributedDataParallel call it inside `model.no_sync()` for i < k − 1.
 
     Returns:
         `StepResult`.
 
     Raises:
-        ValueError: as `hypergradient`; or `scaler` is given beside LBFGS.
+        ValueError: as `hypergradient`; or `scaler` or several micro-batches are given beside LBFGS.
 
     Example:
         >>> import torch, core
@@ -195,6 +224,9 @@ def metamixup_step(
         engine=engine,
         lam=lam,
         partner=partner,
+        mixing=mixing,
+        last_blocks=last_blocks,
+        validation_gradient=validation_gradient,
         loss=loss,
         generator=generator,
         autocast=autocast,
@@ -209,6 +241,7 @@ def metamixup_step(
         autocast=autocast,
         scaler=scaler,
         clip_grad_norm=clip_grad_norm,
+        micro_batch=micro_batch,
     )
 
 
@@ -222,20 +255,26 @@ def mixed_step(
     autocast: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     clip_grad_norm: float | None = None,
+    micro_batch: tuple[int, int] = (0, 1),
 ) -> StepResult:
     """The real step on the batch mixed as `interpolation` says (Algorithm 1, lines 7 and 8).
 
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
     """
 
+    index, count = micro_batch
+    if not 0 <= index < count:
+        raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch}")
+
     def backward() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
+        if index == 0:
+            optimizer.zero_grad(set_to_none=True)
         with _autocast(batch[0].device.type, autocast):
-            x = interpolation.mix_inputs(batch[0])
-            logits = model(x)
-            value = loss(logits, interpolation.mix_labels(batch[1], logits.shape[1]))
-        (value if scaler is None else scaler.scale(value)).backward()
-        if clip_grad_norm is not None:
+            logits = interpolation.logits(model, batch[0])
+            value = interpolation.loss(logits, batch[1], loss)
+        share = value / count if count > 1 else value
+        (share if scaler is None else scaler.scale(share)).backward()
+        if clip_grad_norm is not None and index == count - 1:
             if scaler is not None:
                 scaler.unscale_(optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -243,19 +282,16 @@ def mixed_step(
         return value.detach()
 
     if isinstance(optimizer, torch.optim.LBFGS):
-        if scaler is not None and scaler.is_enabled():
-            raise ValueError(
-                "LBFGS evaluates its gradient several times a step and cannot be used with a "
-                "GradScaler; leave `scaler` out (bfloat16 autocast needs none)"
-            )
+        _check_lbfgs(scaler, count)
         value = torch.as_tensor(optimizer.step(backward))
     else:
         value = backward()
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
+        if index == count - 1:
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
     return StepResult(
         loss=value,
         lam=interpolation.lam,
@@ -275,6 +311,19 @@ def _rates(
     if optimizer is None:
         raise ValueError("give the virtual step its learning rate by `optimizer` or `lr`")
     return current_rates(optimizer, dict(unwrap(model).named_parameters()))
+
+
+def _check_lbfgs(scaler: torch.amp.GradScaler | None, micro_batches: int) -> None:
+    if scaler is not None and scaler.is_enabled():
+        raise ValueError(
+            "LBFGS evaluates its gradient several times a step and cannot be used with a "
+            "GradScaler; leave `scaler` out (bfloat16 autocast needs none)"
+        )
+    if micro_batches > 1:
+        raise ValueError(
+            "LBFGS evaluates its gradient several times a step and cannot accumulate it over "
+            f"{micro_batches} micro-batches; leave `micro_batch` out"
+        )
 
 
 def _autocast(

@@ -6,7 +6,6 @@ Shapes here and in the rest of `core`: B batch, M meta-validation batch, C class
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,37 +17,6 @@ Batch = tuple[Tensor, Tensor]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """loss(logits [B, C], target [B] or [B, C]) -> scalar, the mean over the batch."""
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """How one batch is to be mixed, and how that was found.
-
-    Attributes:
-        lam: [B], floating, in [0, 1]; sample i becomes `lam_i·x_i + (1 − lam_i)·x_partner_i`.
-        partner: [B], int64, indices into the batch.
-        lam_init: [B]; λ0 as drawn. Equal to `lam` where nothing is learned.
-        change: [B]; `lam` minus what it would be had the hypergradient been 0; None if not learned.
-        hypergradient: [B]; d(meta loss)/d(lam_i) at the last meta step (Eq. 9), or None.
-        meta_loss: scalar; validation loss after the virtual step (Eq. 8); None if not learned.
-        extra_samples: samples sent through the network to find `lam`, the real step not counted.
-    """
-
-    lam: Tensor
-    partner: Tensor
-    lam_init: Tensor
-    change: Tensor | None = None
-    hypergradient: Tensor | None = None
-    meta_loss: Tensor | None = None
-    extra_samples: int = 0
-
-    def mix_inputs(self, x: Tensor) -> Tensor:
-        """The mixed inputs (Eq. 4), [B, ...]."""
-        return mix_inputs(x, self.lam, self.partner)
-
-    def mix_labels(self, y: Tensor, num_classes: int) -> Tensor:
-        """The mixed labels (Eq. 4), [B, C]."""
-        return mix_labels(y, self.lam, self.partner, num_classes)
 
 
 def draw_partners(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from core.hypergradient import Engine
+from core.interpolation import Interpolation
 from core.metamixup import learn_interpolation
 from core.mixing import (
     Batch,
-    Interpolation,
     Loss,
     check_alpha,
     check_batch,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core.mixing import check_alpha
+from core.ranks import ALONE, Ranks
 
 LOGIT_MARGIN = 1e-6
 """λ0 is kept this far from 0 and 1 where a logit is taken of it."""
@@ -89,19 +90,23 @@ class Reading:
         """λ* [B] of the real batch (Eq. 11; Algorithm 1, line 7)."""
         return z.clamp(0, 1) if self.projection == "clip" else torch.sigmoid(z)
 
-    def move(self, z: Tensor, lam: Tensor, hypergradient: Tensor) -> Tensor:
-        """One update of z (Eq. 10). All [B]; `hypergradient` is d(meta loss)/d(lam) at `lam`."""
+    def move(self, z: Tensor, lam: Tensor, hypergradient: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        """One update of z (Eq. 10). All [B]; `hypergradient` is d(meta loss)/d(lam) at `lam`.
+
+        The batch that "rms" and "sum" scale by is that of all `ranks` together.
+        """
         slope = hypergradient.to(z.dtype)
         if self.gradient == "logit":
             slope = slope * lam * (1 - lam)
         if self.scale == "sum":
-            slope = slope * slope.numel()
+            slope = slope * slope.numel() * ranks.size
         elif self.scale == "rms":
             # Hypergradients of order 1e-6 square to 1e-12: scaled by the largest first, so that
             # float32 neither underflows nor divides by zero.
-            largest = slope.abs().max().clamp_min(torch.finfo(slope.dtype).tiny)
-            slope = slope / largest
-            slope = slope / slope.square().mean().sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
+            tiny = torch.finfo(slope.dtype).tiny
+            slope = slope / ranks.largest(slope.abs().max()).clamp_min(tiny)
+            (mean_square,) = ranks.mean([slope.square().mean()])
+            slope = slope / mean_square.sqrt().clamp_min(tiny)
         elif self.scale == "sign":
             slope = slope.sign()
         return z - self.step_size * slope

@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from core.engines.double_backward import double_backward
+from core.engines.finite_difference import finite_difference
+from core.engines.forward_reverse import forward_reverse
 from core.engines.unroll import unroll
 from core.meta_problem import MetaGradient, MetaProblem
 
 ENGINES: dict[str, Callable[[MetaProblem], MetaGradient]] = {
     "unroll": unroll,
     "double_backward": double_backward,
+    "forward_reverse": forward_reverse,
+    "finite_difference": finite_difference,
 }
 """By name, as `hypergradient` takes them."""
+
+FIRST_ORDER = frozenset({"finite_difference"})
+"""Those that differentiate once: fused attention and compiled parts stay as they are."""

@@ -46,7 +46,7 @@ class BatchNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, invstd = ctx.saved_tensors
         dx, dw, db = _BatchNormBackward.apply(g, x, weight, mean, invstd, ctx.eps)
         needs = ctx.needs_input_grad
@@ -76,7 +76,7 @@ class _BatchNormBackward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, u: Tensor | None, a: Tensor | None, c: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor | None, a: Tensor | None, c: Tensor | None) -> Any:
         g, x, weight, mean, s, sum_gx, sum_g = ctx.saved_tensors
         if u is None:
             u = torch.zeros_like(x)

@@ -37,7 +37,7 @@ class Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         mask = tuple(ctx.needs_input_grad[:3])
         grads = _ConvolutionBackward.apply(g, x, weight, ctx.bias_sizes, ctx.geometry, mask)
@@ -63,7 +63,7 @@ class _ConvolutionBackward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, u: Tensor | None, a: Tensor | None, c: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor | None, a: Tensor | None, c: Tensor | None) -> Any:
         g, x, weight = ctx.saved_tensors
         dg: Tensor | None = None
         if a is not None:

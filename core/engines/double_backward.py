@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from core.engines.hand_derived import HandDerived
 from core.engines.virtual_step import cotangent
@@ -12,17 +13,27 @@ from core.meta_problem import MetaGradient, MetaProblem
 def double_backward(problem: MetaProblem) -> MetaGradient:
     """Reverse mode through the gradient of the mixed batch. Exact.
 
-    Against the unroll it keeps no graph of the virtual step and of the validation pass.
+    Against the unroll it keeps no graph of the virtual step and of the validation pass, and
+    convolutions and BatchNorm are differentiated twice by hand-derived functions.
     """
     theta = list(problem.theta.values())
-    with HandDerived():
-        virtual_loss = problem.virtual_loss(problem.theta)
-    graph = torch.autograd.grad(
-        virtual_loss * problem.scale, theta, create_graph=True, allow_unused=True
-    )
-    w, meta_loss = cotangent(problem, graph)
-    used = [i for i, g in enumerate(graph) if g is not None]
-    (hypergradient,) = torch.autograd.grad(
-        [graph[i] for i in used], problem.lam, [w[i] for i in used]
-    )
-    return MetaGradient(hypergradient / problem.scale, meta_loss, virtual_loss.detach())
+
+    def differentiate() -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        with HandDerived():
+            loss = problem.virtual_loss()
+        return loss, torch.autograd.grad(
+            loss * problem.scale, theta, create_graph=True, allow_unused=True
+        )
+
+    virtual_loss, graph = problem.at(problem.theta, differentiate)
+    w, validation = cotangent(problem, graph)
+    pairs = [
+        (g, cotangent_of_g) for g, cotangent_of_g in zip(graph, w, strict=True) if g is not None
+    ]
+
+    def differentiate_again() -> Tensor:
+        gradients, cotangents = zip(*pairs, strict=True)
+        return torch.autograd.grad(gradients, problem.lam, cotangents)[0]
+
+    hypergradient = problem.unscaled(problem.at(problem.theta, differentiate_again))
+    return MetaGradient(hypergradient, validation[0], virtual_loss.detach(), validation)

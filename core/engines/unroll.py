@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from core.inner_step import differentiable, gradient_descent
 from core.meta_problem import MetaGradient, MetaProblem
 
 
 def unroll(problem: MetaProblem) -> MetaGradient:
-    """Reverse mode through the whole virtual step, as `higher` unrolls it. Exact."""
-    names = list(problem.theta)
-    theta = list(problem.theta.values())
+    """Reverse mode through the whole virtual step, as `higher` unrolls it. Exact.
+
+    Raises:
+        ValueError: the model uses activation checkpointing, which would run its parts again for θ
+            and for θ′ in one and the same backward pass; or the caller gave the validation
+            gradient, which an unroll never has; or there are several ranks.
+    """
+    if problem.known is not None or problem.ranks.size > 1:
+        what = "several ranks" if problem.known is None else "a kept validation gradient"
+        raise ValueError(f'engine "unroll" cannot work with {what}; use engine="auto"')
     if problem.optimizer is not None:
         step = differentiable(problem.optimizer, list(problem.originals.values()))
-        names_all, theta_all = list(problem.originals), []
-        for name in names_all:
-            theta_all.append(problem.theta.get(name, problem.originals[name].detach()))
+        names = list(problem.originals)
+        theta = [problem.theta.get(name, p.detach()) for name, p in problem.originals.items()]
     else:
+        names, theta = list(problem.theta), list(problem.theta.values())
         step = gradient_descent(theta, problem.rates())
-        names_all, theta_all = names, theta
-    virtual_loss = problem.virtual_loss(problem.theta)
-    stepped = step.step(
-        virtual_loss * problem.scale, params=theta_all, grad_callback=_unscale(problem)
-    )
-    prime = dict(zip(names_all, stepped, strict=True))
-    meta_loss = problem.meta_loss({name: prime[name] for name in names})
-    (hypergradient,) = torch.autograd.grad(meta_loss * problem.scale, problem.lam)
-    return MetaGradient(hypergradient / problem.scale, meta_loss.detach(), virtual_loss.detach())
+
+    def descend() -> tuple[Tensor, list[Tensor]]:
+        loss = problem.virtual_loss()
+        unscale = (lambda grads: _unscaled(problem, grads)) if problem.scale != 1 else None
+        return loss, step.step(loss * problem.scale, params=theta, grad_callback=unscale)
+
+    virtual_loss, stepped = problem.at(problem.theta, descend)
+    prime = dict(zip(names, stepped, strict=True))
+    meta_loss = problem.at({name: prime[name] for name in problem.theta}, problem.meta_loss)
+    with _no_forward_pass():
+        (hypergradient,) = torch.autograd.grad(meta_loss * problem.scale, problem.lam)
+    return MetaGradient(problem.unscaled(hypergradient), meta_loss.detach(), virtual_loss.detach())
 
 
-def _unscale(
-    problem: MetaProblem,
-) -> Callable[[list[Tensor | None]], list[Tensor | None]] | None:
-    if problem.scale == 1:
-        return None
-    return lambda grads: [None if g is None else g / problem.scale for g in grads]
+def _unscaled(problem: MetaProblem, grads: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if g is None else problem.unscaled(g) for g in grads]
+
+
+@contextlib.contextmanager
+def _no_forward_pass() -> Iterator[None]:
+    def refuse(module: Any, args: Any) -> None:
+        raise ValueError(
+            'engine "unroll" cannot recompute checkpointed activations: θ and θ′ meet in one '
+            'backward pass; use engine="auto"'
+        )
+
+    hook = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -12,58 +12,68 @@ import torch
 from torch import Tensor
 
 from core.inner_step import descend, differentiable
-from core.meta_problem import MetaProblem
+from core.meta_problem import MetaProblem, Validation
+
+
+def first_gradient(problem: MetaProblem) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The loss of the mixed batch, a scalar, and its gradient times `problem.scale`. Detached.
+
+    None for a parameter that the loss does not use.
+    """
+    theta = list(problem.theta.values())
+
+    def differentiate() -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        loss = problem.virtual_loss()
+        return loss.detach(), torch.autograd.grad(loss * problem.scale, theta, allow_unused=True)
+
+    return problem.at(problem.theta, differentiate)
 
 
 def cotangent(
     problem: MetaProblem, gradient: Sequence[Tensor | None]
-) -> tuple[list[Tensor], Tensor]:
-    """w of the gradient g, and the validation loss at θ′.
+) -> tuple[list[Tensor], Validation]:
+    """w, from the gradient g of the mixed batch.
 
     Args:
-        problem: what is differentiated.
+        problem: what is differentiated. Where it knows v, no virtual step is taken and, for plain
+            descent, g is not read.
         gradient: g of each parameter in `problem.theta`, times `problem.scale`; None where the
             virtual loss does not use it.
 
     Returns:
-        w, one tensor for each parameter (0 where g is None), and a scalar. All detached.
+        w, one tensor for each parameter (0 where g is None), and validation loss and gradient.
+        All detached.
     """
-    theta = list(problem.theta.values())
-    filled = [
-        torch.zeros_like(p) if g is None else _over(g.detach(), problem.scale)
-        for p, g in zip(theta, gradient, strict=True)
-    ]
     if problem.optimizer is None:
         rates = problem.rates()
-        meta_loss, v = _meta_gradient(problem, descend(theta, filled, rates))
-        return [-rate * g for rate, g in zip(rates, v, strict=True)], meta_loss
-    leaves = [g.detach().requires_grad_() for g in filled]
+        validation = problem.known
+        if validation is None:
+            theta = list(problem.theta.values())
+            validation = problem.validation(descend(theta, _filled(problem, gradient), rates))
+        return [-rate * g for rate, g in zip(rates, validation[1], strict=True)], validation
+    leaves = [g.detach().requires_grad_() for g in _filled(problem, gradient)]
     used = [i for i, g in enumerate(gradient) if g is not None]
     stepped = _optimizer_step(problem, leaves, used)
-    meta_loss, v = _meta_gradient(problem, stepped)
+    validation = problem.validation(stepped) if problem.known is None else problem.known
     differentiable_at = [i for i, p in enumerate(stepped) if p.requires_grad]
     w = torch.autograd.grad(
         [stepped[i] for i in differentiable_at],
         leaves,
-        [v[i] for i in differentiable_at],
+        [validation[1][i] for i in differentiable_at],
         allow_unused=True,
         materialize_grads=True,
     )
-    return list(w), meta_loss
+    return list(w), validation
 
 
-def _meta_gradient(problem: MetaProblem, prime: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The validation loss at θ′ and its gradient v there, parameters it does not use given 0."""
-    leaves = [p.detach().requires_grad_() for p in prime]
-    meta_loss = problem.meta_loss(dict(zip(problem.theta, leaves, strict=True)))
-    v = torch.autograd.grad(
-        meta_loss * problem.scale, leaves, allow_unused=True, materialize_grads=True
+def _filled(problem: MetaProblem, gradient: Sequence[Tensor | None]) -> list[Tensor]:
+    """g of every parameter, unscaled and averaged over the ranks."""
+    return problem.ranks.mean(
+        [
+            torch.zeros_like(p) if g is None else problem.unscaled(g.detach())
+            for p, g in zip(problem.theta.values(), gradient, strict=True)
+        ]
     )
-    return meta_loss.detach(), [_over(g, problem.scale) for g in v]
-
-
-def _over(g: Tensor, scale: float) -> Tensor:
-    return g if scale == 1 else g / scale
 
 
 def _optimizer_step(problem: MetaProblem, gradient: list[Tensor], used: list[int]) -> list[Tensor]:

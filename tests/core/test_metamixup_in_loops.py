@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from core.interpolation import Interpolation
 from core.metamixup import metamixup_step, mixed_step
-from core.mixing import Interpolation
 
 
 def optimizer_classes() -> list[Any]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.interpolation import Interpolation
 from core.mixing import (
-    Interpolation,
     check_batch,
     check_lam,
     check_partner,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import optim
 
-from core.mixing import Interpolation
+from core.interpolation import Interpolation
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import PAPER, Reading
 

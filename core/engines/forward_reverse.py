@@ -1,0 +1,42 @@
+"""Forward mode over reverse mode: ∂L/∂λ of dual parameters θ + w·ε."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from core.engines.first_pass import direction
+from core.engines.replay import Replay
+from core.meta_problem import MetaGradient, MetaProblem
+
+
+def forward_reverse(problem: MetaProblem) -> MetaGradient:
+    """The derivative of θ ↦ ∂L(θ; λ)/∂λ in the direction w. Exact.
+
+    Parameters and activations carry their tangents through one forward and one backward pass,
+    and the backward pass goes to λ alone, never to the parameters: the graph of the gradient is
+    not kept.
+
+    Raises:
+        NotImplementedError: an operation of the model or of the loss has no forward derivative
+            (from torch, which names it).
+    """
+    replay = Replay(problem)
+    w, validation = direction(problem)
+    with replay(), forward_ad.dual_level():
+        dual = {
+            name: forward_ad.make_dual(p.detach(), tangent)
+            for (name, p), tangent in zip(problem.theta.items(), w, strict=True)
+        }
+
+        def differentiate() -> tuple[Tensor, Tensor]:
+            loss = problem.virtual_loss()
+            (slope,) = torch.autograd.grad(loss * problem.scale, problem.lam)
+            return loss.detach(), slope
+
+        virtual_loss, slope = map(forward_ad.unpack_dual, problem.at(dual, differentiate))
+    hypergradient = torch.zeros_like(problem.lam) if slope.tangent is None else slope.tangent
+    return MetaGradient(
+        problem.unscaled(hypergradient), validation[0], virtual_loss.primal, validation
+    )

@@ -1,0 +1,33 @@
+"""The same random draws in several passes of one meta stage."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from core.meta_problem import MetaProblem
+
+
+class Replay:
+    """The random streams as they stand now, on the CPU and on the problem's devices.
+
+    An engine that evaluates the virtual loss more than once must meet the same dropout masks each
+    time, or it would mix the gradients of different functions.
+    """
+
+    def __init__(self, problem: MetaProblem) -> None:
+        tensors = [*problem.originals.values(), problem.lam]
+        self._devices = sorted({t.device.index for t in tensors if t.is_cuda})
+        self._cpu = torch.get_rng_state()
+        self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Inside, the streams start where they stood; afterwards, they are back where they were."""
+        with torch.random.fork_rng(devices=self._devices):
+            torch.set_rng_state(self._cpu)
+            for device, state in zip(self._devices, self._cuda, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield

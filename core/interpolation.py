@@ -1,0 +1,59 @@
+"""What a policy decides for one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from core.losses import mixed_loss
+from core.mixing import Loss, mix_inputs, mix_labels, soft_cross_entropy
+from core.mixing_kinds import INPUT, Mixing
+from core.wrapped_models import eager_if_hooked, unwrap
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """How one batch is to be mixed, and how that was found.
+
+    Attributes:
+        lam: [B], floating, in [0, 1]; sample i becomes `lam_i·x_i + (1 − lam_i)·x_partner_i`.
+        partner: [B], int64, indices into the batch.
+        lam_init: [B]; λ0 as drawn. Equal to `lam` where nothing is learned.
+        change: [B]; `lam` minus what it would be had the hypergradient been 0; None if not learned.
+        hypergradient: [B]; d(meta loss)/d(lam_i) at the last meta step (Eq. 9), or None.
+        meta_loss: scalar; validation loss after the virtual step (Eq. 8); None if not learned.
+        extra_samples: samples sent through the network to find `lam`, the real step not counted.
+        mixing: where the pairs are blended, with what it draws drawn.
+    """
+
+    lam: Tensor
+    partner: Tensor
+    lam_init: Tensor
+    change: Tensor | None = None
+    hypergradient: Tensor | None = None
+    meta_loss: Tensor | None = None
+    extra_samples: int = 0
+    mixing: Mixing = INPUT
+
+    def logits(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The network's output [B, C] on the mixed batch, whatever the mixing.
+
+        Args:
+            model: as in the training loop, `DistributedDataParallel` and `torch.compile` included.
+            x: [B, ...], floating.
+        """
+        with eager_if_hooked(model, self.mixing.hooks):
+            return self.mixing.logits(model, unwrap(model), x, self.lam, self.partner)
+
+    def loss(self, logits: Tensor, y: Tensor, loss: Loss = soft_cross_entropy) -> Tensor:
+        """The loss of the mixed batch. Scalar; see `core.losses.mixed_loss`."""
+        return mixed_loss(loss, logits, y, self.lam, self.partner)
+
+    def mix_inputs(self, x: Tensor) -> Tensor:
+        """The mixed inputs (Eq. 4), [B, ...], of a mixing of whole inputs."""
+        return mix_inputs(x, self.lam, self.partner)
+
+    def mix_labels(self, y: Tensor, num_classes: int) -> Tensor:
+        """The mixed labels (Eq. 4), [B, C]."""
+        return mix_labels(y, self.lam, self.partner, num_classes)

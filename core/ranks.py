@@ -1,0 +1,58 @@
+"""What the meta stages of several processes must agree on: averages over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train one model together, each with its share of every batch.
+
+    Attributes:
+        group: their process group; None is one process alone, for which everything here is the
+            identity.
+    """
+
+    group: Any = None
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Each tensor averaged over the ranks, in one message for each dtype; detached.
+
+        Every rank must call it with the same shapes, and gets the same bits.
+        """
+        if self.group is None:
+            return list(tensors)
+        means: list[Tensor] = [t.detach() for t in tensors]
+        for dtype in {t.dtype for t in means}:
+            places = [i for i, t in enumerate(means) if t.dtype == dtype]
+            flat = torch.cat([means[i].reshape(-1) for i in places])
+            dist.all_reduce(flat, group=self.group)
+            flat /= self.size
+            parts = flat.split([means[i].numel() for i in places])
+            for i, part in zip(places, parts, strict=True):
+                means[i] = part.view(means[i].shape)
+        return means
+
+    def largest(self, value: Tensor) -> Tensor:
+        """The elementwise maximum over the ranks."""
+        if self.group is None:
+            return value
+        value = value.clone()
+        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.group)
+        return value
+
+
+ALONE = Ranks()
+"""One process."""

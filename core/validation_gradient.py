@@ -1,0 +1,55 @@
+"""The validation gradient v, kept for several meta stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class ValidationGradient:
+    """v, the gradient of the validation loss at θ′, refreshed at every k-th meta stage.
+
+    Between, the last v is used as it is: the virtual step and the validation pass are left out, the
+    hypergradient is `−η ∂/∂λ ⟨∇θ L(θ; λ), v⟩` with an older v. Handed to `learn_interpolation` or
+    `metamixup_step`, which count the stages. Belongs to one model.
+
+    Attributes:
+        refresh_every: k ≥ 1; 1 is the exact hypergradient.
+    """
+
+    def __init__(self, refresh_every: int):
+        if refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
+        self.refresh_every = refresh_every
+        self._age = 0
+        self._v: list[Tensor] | None = None
+        self._meta_loss: Tensor | None = None
+
+    def due(self) -> bool:
+        """Whether the next meta stage computes v anew."""
+        return self._v is None or self._age >= self.refresh_every
+
+    def last(self) -> tuple[Tensor, list[Tensor]] | None:
+        """The validation loss (scalar) and v of each parameter as last computed; None if due."""
+        if self.due() or self._v is None or self._meta_loss is None:
+            return None
+        return self._meta_loss, self._v
+
+    def count(self, fresh: tuple[Tensor, list[Tensor]] | None) -> None:
+        """One meta stage is done, with what it computed anew, or None where it used `last`."""
+        if fresh is not None:
+            self._meta_loss, self._v = fresh
+            self._age = 0
+        self._age += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        return {"age": self._age, "v": self._v, "meta_loss": self._meta_loss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._age, self._meta_loss = int(state["age"]), state["meta_loss"]
+        v = state["v"]
+        self._v = None if v is None else [torch.as_tensor(g) for g in v]
