@@ -25,15 +25,17 @@ else:  # comes with pytest there
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 ROOT = Path(__file__).parents[1]
-TOOLS = {"ray", "optuna", "optuna_integration", "mlflow"}
+TOOLS = {"ray", "optuna", "optuna_integration", "mlflow", "lightning"}
 FORBIDDEN = {
     "core": {"hpo", "studies", "tests", *TOOLS},
-    "hpo": {"studies", "tests"},
+    "hpo": {"studies", "tests", "lightning"},
     "studies": {"tests", *TOOLS},
+    # Pipelines of other people: their tools and `core`, nothing of the bench.
+    "studies/examples": {"hpo", "studies", "tests", "optuna_integration", "mlflow"},
 }
-"""What the files of a folder may not import, at any depth of a function."""
+"""What the files of a folder, the innermost one named here, may not import at any depth."""
 
-FILES = sorted(path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py"))
+FILES = sorted({path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")})
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in FILES
@@ -70,7 +72,12 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def named(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+    return path.relative_to(ROOT).as_posix()
+
+
+def forbidden(file: str) -> set[str]:
+    """What the file of this name may not import."""
+    return FORBIDDEN[max((p for p in FORBIDDEN if file.startswith(f"{p}/")), key=len)]
 
 
 # ------------------------------------------------------------------------------- the one-way flow
@@ -78,9 +85,19 @@ def named(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_imports_flow_one_way(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    wrong = [(line, name) for line, name in imports(path) if name in FORBIDDEN[package]]
+    wrong = [(line, name) for line, name in imports(path) if name in forbidden(named(path))]
     assert not wrong, f"{named(path)} may not import {wrong}"
+
+
+def test_examples_alone_may_import_the_tools_and_nothing_of_the_bench() -> None:
+    examples = [path for path in FILES if named(path).startswith("studies/examples/")]
+    used = {name for path in examples for _, name in imports(path)}
+    assert {"core", "optuna", "ray", "lightning"} <= used
+    assert not used & {"hpo", "studies", "mlflow"}
+    assert {"hpo", "mlflow"} <= forbidden("studies/examples/deeper/any.py")
+    for file in ("studies/any.py", "core/models/any.py"):
+        assert forbidden(file) >= TOOLS
+    assert "lightning" in forbidden("hpo/any.py")
 
 
 def test_core_loads_neither_the_tools_nor_the_rest_of_the_house() -> None:

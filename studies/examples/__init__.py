@@ -1,0 +1,1 @@
+"""`core`'s step in pipelines that know nothing of `hpo`; each file is a program to copy from."""
