@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -22,6 +25,7 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
         NotImplementedError: an operation of the model or of the loss has no forward derivative
             (from torch, which names it).
     """
+    _load_decompositions()
     replay = Replay(problem)
     w, validation = direction(problem)
     with replay(), forward_ad.dual_level():
@@ -40,3 +44,11 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
     return MetaGradient(
         problem.unscaled(hypergradient), validation[0], virtual_loss.primal, validation
     )
+
+
+@functools.cache
+def _load_decompositions() -> None:
+    """What torch loads with the first dual number: some of it calls what torch itself deprecates."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*is deprecated")
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
