@@ -22,8 +22,8 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
     not kept.
 
     Raises:
-        NotImplementedError: an operation of the model or of the loss has no forward derivative
-            (from torch, which names it).
+        RuntimeError: an operation of the model or of the loss has no forward derivative (from
+            torch).
     """
     _load_decompositions()
     replay = Replay(problem)
@@ -48,7 +48,7 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
 
 @functools.cache
 def _load_decompositions() -> None:
-    """What torch loads with the first dual number: some of it calls what torch itself deprecates."""
+    """What torch loads with the first dual number; some of it uses what torch deprecates."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*is deprecated")
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))

@@ -99,6 +99,9 @@ CASES = {
     ),
 }
 
+APPROXIMATE = {"finite_difference": 1e-5}
+"""Relative error in float64 on this smooth network."""
+
 engines = pytest.mark.parametrize("engine", sorted(ENGINES))
 cases = pytest.mark.parametrize("name", CASES)
 
@@ -213,6 +216,10 @@ def meta_loss_by_training(s: SimpleNamespace, lam: Tensor, toy: SimpleNamespace)
             return float(F.cross_entropy(net(s.val_batch[0]), s.val_batch[1]))
 
 
+def tolerance(engine: str, exact: float) -> float:
+    return max(exact, APPROXIMATE.get(engine, 0.0))
+
+
 def assert_close(a: Tensor, b: Tensor, relative: float) -> None:
     assert float(b.norm()) > 1e-7
     assert float((a - b).norm() / b.norm()) < relative
@@ -226,7 +233,7 @@ def test_equals_an_unroll_by_hand(name: str, engine: str, toy: SimpleNamespace) 
     assert value.shape == s.lam.shape
     assert value.dtype == torch.float64
     assert not value.requires_grad
-    assert_close(value, by_unroll(s, toy), 1e-10)
+    assert_close(value, by_unroll(s, toy), tolerance(engine, 1e-10))
 
 
 @engines
@@ -286,7 +293,7 @@ def test_closed_form_of_linear_regression(engine: Any) -> None:
         engine=engine,
         loss=lambda f, t: 0.5 * ((f - t) ** 2).mean(),
     )
-    assert result.hypergradient.tolist() == pytest.approx(truth, rel=1e-12)
+    assert result.hypergradient.tolist() == pytest.approx(truth, rel=tolerance(engine, 1e-12))
     losses = [0.5 * (prime * a - b) ** 2 for a, b in zip(big_x, big_y, strict=True)]
     assert float(result.meta_loss) == pytest.approx(sum(losses) / 2, rel=1e-12)
     virtual = [0.5 * (w * a - b) ** 2 for a, b in zip(tx, ty, strict=True)]
@@ -318,7 +325,7 @@ def test_closed_form_of_linear_softmax_at_zero(engine: Any, toy: SimpleNamespace
     value = hypergradient(
         model, data.batch, data.val_batch, data.lam, data.partner, lr=eta, engine=engine
     )
-    assert value.tolist() == pytest.approx(truth, rel=1e-10)
+    assert value.tolist() == pytest.approx(truth, rel=tolerance(engine, 1e-10))
 
 
 @engines
@@ -336,7 +343,7 @@ def test_special_batches(engine: Any, toy: SimpleNamespace) -> None:
     data.lam[:2] = torch.tensor([0.0, 1.0])
     s = SimpleNamespace(net=net, optimizer=None, lr=RATE, **vars(data))
     value = by_code(s, engine)
-    assert_close(value, by_unroll(s, toy), 1e-10)
+    assert_close(value, by_unroll(s, toy), tolerance(engine, 1e-10))
     assert value[6] == 0
     # No step, no influence.
     s.lr = 0.0
@@ -357,7 +364,9 @@ def test_float32_is_near_float64(engine: Any, toy: SimpleNamespace) -> None:
     )
     value = by_code(single, engine)
     assert value.dtype == torch.float32
-    assert_close(value.double(), by_code(double, "unroll"), 1e-4)
+    # The error of a difference in float32 is no rounding; what it is, its own tests measure.
+    relative = 1e-2 if engine in APPROXIMATE else 1e-4
+    assert_close(value.double(), by_code(double, "unroll"), relative)
 
 
 @engines
@@ -381,7 +390,7 @@ def test_loss_scale_cancels(engine: Any, name: str, scale: float, toy: SimpleNam
     )
     for field_name in ("hypergradient", "meta_loss", "virtual_loss"):
         a, b = getattr(scaled, field_name), getattr(plain, field_name)
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(a, b, rtol=tolerance(engine, 1e-10), atol=1e-14)
 
 
 @engines
@@ -461,19 +470,6 @@ def test_compiled_parts_run_eagerly(toy: SimpleNamespace) -> None:
     assert torch.equal(by_code(s, "auto"), truth)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_wrappers_for_several_devices_are_refused(compiled: bool, toy: SimpleNamespace) -> None:
-    s = build(CASES["plain"], toy)
-    parallel: Any = nn.DataParallel(s.net)
-    # A DistributedDataParallel needs a process group; its type is all that is looked at.
-    distributed: Any = object.__new__(nn.parallel.DistributedDataParallel)
-    nn.Module.__init__(distributed)
-    for wrapped, kind in [(parallel, "DataParallel"), (distributed, "DistributedDataParallel")]:
-        s.net = torch.compile(wrapped, backend="eager") if compiled else wrapped
-        with pytest.raises(ValueError, match=rf"wrapped in {kind}.*pass its `\.module`"):
-            by_code(s, "auto")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -481,7 +477,7 @@ def test_wrappers_for_several_devices_are_refused(compiled: bool, toy: SimpleNam
         ({"lr": {"inp.weight": 0.1}}, r"no rate for parameter 'inp.bias'; it has \['inp.weight'\]"),
         ({"lr": float("nan")}, "lr must be finite and >= 0, got nan for 'inp.weight'"),
         ({"lr": -0.1}, "lr must be finite and >= 0, got -0.1"),
-        ({"engine": "fast"}, "engine must be one of auto, unroll, double_backward; got 'fast'"),
+        ({"engine": "fast"}, "engine must be one of auto, unroll, double_backward.*; got 'fast'"),
         ({"lam": torch.full((6,), 1.3)}, r"lam must lie in \[0, 1\], got 1.29.* at index 0"),
         ({"lam": torch.zeros(5)}, r"lam must be floating with shape \[6\]"),
         ({"partner": torch.full((6,), 6)}, r"partner must lie in \[0, 5\], got 6 at index 0"),
