@@ -1,0 +1,185 @@
+"""The Ray Tune example as a user runs it, small, and with a worker that dies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray import tune
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+import core
+from studies.examples import ray_tune_trainable as example
+
+pytestmark = [
+    # Ray's own, from its dependencies and its shutdown.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:ray.*"),
+]
+
+STEPS = 16
+"""In an epoch: 1000 images in batches of 64."""
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    with ray.init(
+        num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    ):
+        yield
+
+
+def reports(output: Path) -> dict[float, list[dict[str, Any]]]:
+    """What each trial reported, by its init_alpha, from the files that Tune leaves."""
+    found = {}
+    for file in output.rglob("result.json"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        found[lines[0]["config"]["init_alpha"]] = lines
+    return found
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, alpha: float, epochs: int) -> list[tuple[Any, ...]]:
+    """What the trainable reports in this process, without Ray."""
+    seen: list[tuple[Any, ...]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "get_checkpoint", lambda: None)
+        patch.setattr(
+            tune,
+            "report",
+            lambda m, checkpoint: seen.append((m["epoch"], m["steps"], m["error"])),
+        )
+        example.train({"init_alpha": alpha, "epochs": epochs})
+    return seen
+
+
+@pytest.mark.slow
+def test_it_prints_what_the_trials_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert example.__file__ is not None
+    arguments = ["--alphas", "2", "0.5", "--epochs", "4", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, example.__file__, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = done.stdout.splitlines()
+    assert len(printed) == 5
+    trials = reports(tmp_path)
+    assert [*sorted(trials)] == [0.5, 2.0]
+    for line, (alpha, told) in zip(printed[1:3], sorted(trials.items()), strict=True):
+        assert [float(word) for word in line.split()] == pytest.approx(
+            [alpha, told[-1]["error"], 4, 4 * STEPS], abs=1e-6
+        )
+        assert [(m["epoch"], m["steps"], m["error"]) for m in told] == alone(monkeypatch, alpha, 4)
+    best = min(trials, key=lambda alpha: trials[alpha][-1]["error"])
+    best_error = trials[best][-1]["error"]
+    assert printed[3] == f"best: init_alpha {best:g}, error {best_error:.2f} %"
+    assert best_error < 20  # chance is 90
+
+    (file,) = tmp_path.rglob(f"*init_alpha={best:.4f}*/checkpoint_*/state.pt")
+    model = example.make_model()
+    model.load_state_dict(torch.load(file, weights_only=True)["model"])
+    x, y = example.split_digits()[3]
+    with torch.inference_mode():
+        wrong = [
+            int(model(image[None]).argmax()) != int(label)
+            for image, label in zip(x, y, strict=True)
+        ]
+    (tested,) = re.findall(r"test images: ([\d.]+) %", printed[4])
+    assert float(tested) == pytest.approx(100 * sum(wrong) / 300, abs=0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_goes_on_from_its_checkpoint(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = tmp_path / "lives"
+
+    def dies_after_two_epochs(config: dict[str, Any]) -> None:
+        report = tune.report
+        first = not lives.exists()
+
+        def then_die(metrics: dict[str, Any], **kw: Any) -> None:
+            with lives.open("a") as file:
+                file.write(f"{metrics['epoch']} ")
+            report(metrics, **kw)
+            if first and metrics["epoch"] == 2:
+                os._exit(1)
+
+        tune.report = then_die
+        example.train(config)
+
+    results = example.run(
+        dies_after_two_epochs, alphas=[0.5], epochs=4, output=tmp_path / "results"
+    )
+    assert results.num_errors == 0
+    assert lives.read_text() == "1 2 3 4 "  # no epoch twice: the second life began with the third
+    (told,) = reports(tmp_path / "results").values()
+    assert [m["pid"] for m in told[:2]] != [m["pid"] for m in told[2:]]
+    kept = [(m["epoch"], m["steps"], m["error"]) for m in told]
+    assert [steps for _, steps, _ in kept] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    assert kept == alone(monkeypatch, 0.5, 4)
+
+
+def test_what_teaches_lambda_scores_no_trial(
+    monkeypatch: pytest.MonkeyPatch, names_of: Callable[[Tensor], set[int]]
+) -> None:
+    seen: dict[str, set[int]] = {"train": set(), "meta": set(), "score": set()}
+    alphas = []
+    step, error = core.metamixup_step, example.error
+
+    def spied_step(model: Any, optimizer: Any, batch: Any, val_batch: Any, **kw: Any) -> Any:
+        seen["train"] |= names_of(batch[0])
+        seen["meta"] |= names_of(val_batch[0])
+        alphas.append(kw["reading"].init_alpha)
+        return step(model, optimizer, batch, val_batch, **kw)
+
+    def spied_error(model: Any, part: Any) -> float:
+        seen["score"] |= names_of(part[0])
+        return error(model, part)
+
+    monkeypatch.setattr(core, "metamixup_step", spied_step)
+    monkeypatch.setattr(example, "error", spied_error)
+    alone(monkeypatch, 0.3, 1)
+    assert alphas == [0.3] * STEPS
+    parts = [names_of(x) for x, _ in example.split_digits()]
+    assert [seen["train"], seen["score"]] == [parts[0], parts[2]]
+    assert seen["meta"] <= parts[1]
+    assert len(seen["meta"]) > 190  # of 200, drawn with replacement
+
+
+def test_the_four_parts_share_no_image() -> None:
+    parts = example.split_digits()
+    assert [len(x) for x, _ in parts] == [1000, 200, 297, 300]
+    drawn = torch.cat([x for x, _ in parts]).reshape(-1, 64).numpy() * 16
+    digits = load_digits()
+    assert len(np.unique(drawn, axis=0)) == 1797
+    order = np.lexsort(drawn.T), np.lexsort(digits.data.T)
+    np.testing.assert_array_equal(drawn[order[0]], digits.data[order[1]])
+    labels = torch.cat([y for _, y in parts]).numpy()
+    np.testing.assert_array_equal(labels[order[0]], digits.target[order[1]])
