@@ -1,0 +1,5 @@
+"""What a training step with a learned λ costs, and how exact its hypergradient is.
+
+A *bench* is a trained model with its batches; a *contender* takes training steps on it; a *group*
+is one model at one size, all of whose contenders are measured in one interleaved run.
+"""

@@ -1,0 +1,283 @@
+"""The bench: one model at one size, trained for a while on real images, with the batches of a step.
+
+B batch, M meta-validation batch, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import core
+from core.data import Source, Transform
+from core.mixing import Batch
+from core.models import build_model
+
+TRAINING_BATCH = 64
+"""Of the steps before the measurement: larger ones would only take longer."""
+
+LR, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 1e-4
+"""Of the SGD that trains the model; its rate is the virtual step's too."""
+
+_POOL = 4096
+"""Images that batches are drawn from."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model at one size.
+
+    Attributes:
+        model, width: a name of `core.models.MODELS`; None is the published width.
+        image_size, channels: of the images, which are enlarged or repeated where they have less.
+        batch_size, meta_batch_size: B and M.
+        train_steps: plain MixUp steps on real images before anything is measured; 0 for rows of
+            growth, whose time does not depend on the weights.
+        part: "main" for a row of the table, "batch" or "depth" for a point of a growth curve.
+    """
+
+    model: str
+    image_size: int
+    channels: int
+    batch_size: int
+    meta_batch_size: int
+    width: int | None = None
+    train_steps: int = 100
+    part: str = "main"
+
+    @property
+    def label(self) -> str:
+        """As people read it: "cnn 28×28×1, n=128, m=100"."""
+        width = "" if self.width is None else f" width {self.width}"
+        size = f"{self.image_size}×{self.image_size}×{self.channels}"
+        return f"{self.model}{width} {size}, n={self.batch_size}, m={self.meta_batch_size}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How all cases of a study run.
+
+    Attributes:
+        dataset: whose images are used.
+        device: "cpu" or "cuda".
+        threads: of torch on the CPU.
+        autocast: "bf16" or None.
+        channels_last: whether weights and images lie in that memory format.
+        repeats: rounds of the interleaved timing.
+        seed: of weights, batches, λ and the order within a round.
+    """
+
+    dataset: str = "digits"
+    device: str = "cpu"
+    threads: int = 1
+    autocast: str | None = None
+    channels_last: bool = False
+    repeats: int = 9
+    seed: int = 0
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The dtype of the autocast region around forward passes, None for none."""
+        return torch.bfloat16 if self.autocast == "bf16" else None
+
+    @property
+    def variant(self) -> str:
+        """What differs from float32 on the CPU: "", "cuda", "cuda-bf16-channels_last"."""
+        parts = ["cuda"] if self.device == "cuda" else []
+        parts += [self.autocast] if self.autocast else []
+        parts += ["channels_last"] if self.channels_last else []
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, its optimizer and the batches that every contender's step works on.
+
+    Attributes:
+        model: in training mode.
+        optimizer: of the real step, SGD with momentum; its rate is the virtual step's too.
+        batch: x [B, ...] float32, y [B] int64; val_batch: the same of M.
+        lam: [B], float32, where hypergradients are compared; partner: [B], int64.
+        autocast: dtype of the forward passes, or None.
+        generator: what steps draw λ0 and pairs from.
+        reading: how λ moves; the time does not depend on it.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batch: Batch
+    val_batch: Batch
+    lam: Tensor
+    partner: Tensor
+    autocast: torch.dtype | None
+    generator: torch.Generator
+    reading: core.Reading = core.DEFAULT
+
+    @property
+    def lr(self) -> float:
+        """The rate of the virtual step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything lies."""
+        return self.batch[0].device
+
+    def autocast_region(self) -> contextlib.AbstractContextManager[object]:
+        """Around forward passes."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """λ0 [B] and pairs [B] of one step, as `core.learn_interpolation` draws them."""
+        n = self.batch[0].shape[0]
+        lam = core.draw_beta(
+            n, self.reading.init_alpha, generator=self.generator, device=self.device
+        )
+        return lam, core.draw_partners(n, generator=self.generator, device=self.device)
+
+    def real_step(self, interpolation: core.Interpolation) -> None:
+        """The step on the mixed batch, the same for every contender."""
+        core.mixed_step(
+            self.model, self.optimizer, self.batch, interpolation, autocast=self.autocast
+        )
+
+    def with_meta_batch(self, size: int) -> Bench:
+        """The same bench with the first `size` images of the meta-validation batch."""
+        x, y = self.val_batch
+        return replace(self, val_batch=(x[:size], y[:size]))
+
+    def double(self) -> Bench:
+        """A copy in float64 without autocast, its optimizer fresh at the same rate."""
+        model = copy.deepcopy(self.model).double()
+        return replace(
+            self,
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=self.lr),
+            batch=(self.batch[0].double(), self.batch[1]),
+            val_batch=(self.val_batch[0].double(), self.val_batch[1]),
+            lam=self.lam.double(),
+            autocast=None,
+        )
+
+    def rewinder(self) -> Callable[[], None]:
+        """A function that puts weights, buffers and momentum back to what they are now."""
+        state = [*self.model.state_dict().values()]
+        for entry in self.optimizer.state.values():
+            state += [value for value in entry.values() if isinstance(value, Tensor)]
+        saved = [tensor.clone() for tensor in state]
+
+        def rewind() -> None:
+            with torch.no_grad():
+                for tensor, value in zip(state, saved, strict=True):
+                    tensor.copy_(value)
+            self.optimizer.zero_grad(set_to_none=True)
+
+        return rewind
+
+
+def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
+    """The model of `case`, trained for its `train_steps`, and the batches of the measurement.
+
+    Raises:
+        ValueError: the model does not take images of this size.
+        torch.OutOfMemoryError, RuntimeError: it does not fit the device.
+    """
+    device = torch.device(setting.device)
+    generator = torch.Generator().manual_seed(setting.seed)
+    draw = _Images(case, setting, source, generator)
+    with torch.random.fork_rng(devices=[0] if device.type == "cuda" else []):
+        torch.manual_seed(setting.seed)
+        model: nn.Module = build_model(
+            case.model,
+            in_channels=case.channels,
+            num_classes=source.num_classes,
+            image_size=case.image_size,
+            width=case.width,
+        )
+    _make_plain(model)
+    model = model.to(device).train()
+    if setting.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+    n = case.batch_size
+    bench = Bench(
+        model=model,
+        optimizer=optimizer,
+        batch=draw(n),
+        val_batch=draw(case.meta_batch_size),
+        lam=core.draw_beta(n, 1.0, generator=generator, device=device),
+        partner=core.draw_partners(n, generator=generator, device=device),
+        autocast=setting.autocast_dtype,
+        generator=generator,
+    )
+    for _ in range(case.train_steps):
+        small = replace(bench, batch=draw(min(n, TRAINING_BATCH)))
+        lam, partner = small.draw()
+        small.real_step(core.Interpolation(lam=lam, partner=partner, lam_init=lam))
+    optimizer.zero_grad(set_to_none=True)
+    return bench
+
+
+def _make_plain(model: nn.Module) -> None:
+    """Make the model an instance of a class like its own, but without an abstract base.
+
+    `higher` derives a class from the model's, which Python refuses for one that has `abc.ABC` among
+    its bases. Every contender then works on the same object.
+    """
+    members: dict[str, Any] = {}
+    for base in reversed(type(model).__mro__):
+        if issubclass(base, nn.Module) and base is not nn.Module:
+            members |= {k: v for k, v in vars(base).items() if isinstance(v, FunctionType)}
+    model.__class__ = type(type(model).__name__, (nn.Module,), members)
+
+
+class _Images:
+    """Batches of normalised training images at the case's size."""
+
+    def __init__(
+        self, case: Case, setting: Setting, source: Source, generator: torch.Generator
+    ) -> None:
+        pool = torch.randperm(len(source.train_labels), generator=generator)[:_POOL]
+        self._images = source.images("train", pool.sort().values, setting.device)
+        self._transform = Transform.fit(self._images)
+        self._case, self._setting, self._generator = case, setting, generator
+
+    def __call__(self, n: int) -> Batch:
+        # With replacement: batches of the growth curves may be larger than a small data set.
+        indices = torch.randint(len(self._images), (n,), generator=self._generator)
+        ((pixels, labels),) = self._images.batches([indices])
+        x = self._transform.evaluate(pixels)
+        size = (self._case.image_size, self._case.image_size)
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        if x.shape[1] != self._case.channels:
+            x = x.mean(dim=1, keepdim=True).repeat(1, self._case.channels, 1, 1)
+        if self._setting.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, labels
+
+
+def exact_hypergradient(bench: Bench) -> Tensor:
+    """[B], float64: the reference that every contender is compared with."""
+    return core.hypergradient(
+        bench.model,
+        bench.batch,
+        bench.val_batch,
+        bench.lam,
+        bench.partner,
+        lr=bench.lr,
+        engine="unroll",
+        loss=core.soft_cross_entropy,
+    )
