@@ -3,31 +3,40 @@
 The centre is `metamixup_step`: one training step whose λ are learned by hypergradient.
 """
 
+from core.amortised import Amortised
+from core.area_mixing import AreaMixing
+from core.blocks import blocks
+from core.hidden_mixing import HiddenMixing
 from core.hypergradient import hypergradient
 from core.interpolation import Interpolation
+from core.losses import IndexLoss
 from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixed_step
-from core.mixing import (
-    draw_beta,
-    draw_partners,
-    mix_inputs,
-    mix_labels,
-    soft_cross_entropy,
-)
+from core.mixing import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
+from core.mixing_kinds import InputMixing, Mixing
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import DEFAULT, PAPER, READINGS, Reading
+from core.validation_gradient import ValidationGradient
 
 __all__ = [
     "DEFAULT",
     "PAPER",
     "READINGS",
+    "Amortised",
+    "AreaMixing",
     "Beta",
     "Fixed",
+    "HiddenMixing",
+    "IndexLoss",
+    "InputMixing",
     "Interpolation",
     "Learned",
+    "Mixing",
     "NoMix",
     "Policy",
     "Reading",
     "StepResult",
+    "ValidationGradient",
+    "blocks",
     "draw_beta",
     "draw_partners",
     "hypergradient",

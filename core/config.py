@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from core.amortised import Amortised
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import DEFAULT, Reading
+from core.validation_gradient import ValidationGradient
 
 PolicyKind = Literal["none", "beta", "fixed", "learned", "placebo"]
 
@@ -21,6 +23,9 @@ class PolicyConfig:
         alpha: of Beta(alpha, alpha).
         per_sample: one draw for each sample instead of one for the batch.
         lam: the fixed λ.
+        last_blocks, refresh_every, every: the cheaper meta stages of a learned policy: through the
+            last blocks of the network alone; the validation gradient computed at every k-th stage;
+            a stage at every k-th step, λ predicted between. See `Learned` and `Amortised`.
         reading: of a learned policy. None becomes the default reading, field by field, so that a
             stored configuration says what was trained even when the default has moved on.
     """
@@ -30,13 +35,16 @@ class PolicyConfig:
     per_sample: bool = False
     lam: float | None = None
     reading: Reading | None = None
+    last_blocks: int | None = None
+    refresh_every: int = 1
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.kind in ("learned", "placebo") and self.reading is None:
             object.__setattr__(self, "reading", DEFAULT)
         self.build()
         needed = {"none": (), "beta": ("alpha", "per_sample"), "fixed": ("lam",)}.get(
-            self.kind, ("reading",)
+            self.kind, ("reading", "last_blocks", "refresh_every", "every")
         )
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
@@ -62,10 +70,23 @@ class PolicyConfig:
                 raise ValueError("policy fixed needs lam, got None")
             return Fixed(self.lam)
         if self.kind in ("learned", "placebo"):
-            return Learned(self.reading or DEFAULT, placebo=self.kind == "placebo")
+            return self._learned()
         raise ValueError(
             f"policy kind must be none, beta, fixed, learned or placebo; got {self.kind!r}"
         )
+
+    def _learned(self) -> Policy:
+        if self.last_blocks is not None and self.last_blocks < 1:
+            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
+        kept = ValidationGradient(self.refresh_every)
+        learned = Learned(
+            self.reading or DEFAULT,
+            placebo=self.kind == "placebo",
+            last_blocks=self.last_blocks,
+            validation_gradient=kept if self.refresh_every > 1 else None,
+        )
+        amortised = Amortised(learned, every=self.every)
+        return amortised if self.every > 1 else learned
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,9 @@ from core.mixing import (
     draw_partners,
     soft_cross_entropy,
 )
+from core.mixing_kinds import INPUT, Mixing
 from core.reading import DEFAULT, Reading
+from core.validation_gradient import ValidationGradient
 
 
 class Policy(Protocol):
@@ -46,9 +48,26 @@ class Policy(Protocol):
     ) -> Interpolation:
         """The interpolation of this batch. Shapes as in `learn_interpolation`."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it carries from step to step, so that a resumed training gives the same numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+class Stateless:
+    """Of policies that carry nothing from step to step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes nothing."""
+
 
 @dataclass(frozen=True)
-class NoMix:
+class NoMix(Stateless):
     """Training without MixUp: λ = 1, every sample its own partner. Draws nothing."""
 
     needs_meta_validation = False
@@ -69,7 +88,7 @@ class NoMix:
 
 
 @dataclass(frozen=True)
-class Beta:
+class Beta(Stateless):
     """λ ~ Beta(alpha, alpha), of the batch as MixUp does (Zhang et al. 2018) or of each sample.
 
     Attributes:
@@ -103,7 +122,7 @@ class Beta:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Stateless):
     """The same λ for every pair (Table II, lower half)."""
 
     lam: float
@@ -137,11 +156,18 @@ class Learned:
         engine: see `hypergradient`.
         placebo: the control. Hypergradients are permuted within the batch before they move λ, so
             the distribution of λ moves as in learning but no sample gets the λ meant for it.
+        mixing: where the pairs are blended; see `learn_interpolation`.
+        last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
+        validation_gradient: keeps the validation gradient for several steps; its state is the
+            policy's, and it belongs to one training.
     """
 
     reading: Reading = DEFAULT
     engine: Engine = "auto"
     placebo: bool = False
+    mixing: Mixing = INPUT
+    last_blocks: int | None = None
+    validation_gradient: ValidationGradient | None = None
     needs_meta_validation = True
 
     def __call__(
@@ -164,9 +190,21 @@ class Learned:
             reading=self.reading,
             engine=self.engine,
             permute=self.placebo,
+            mixing=self.mixing,
+            last_blocks=self.last_blocks,
+            validation_gradient=self.validation_gradient,
             loss=loss,
             generator=generator,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the kept validation gradient."""
+        return {} if self.validation_gradient is None else self.validation_gradient.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        if self.validation_gradient is not None:
+            self.validation_gradient.load_state_dict(state)
 
 
 def _size(batch: Batch) -> tuple[int, torch.device]:

@@ -20,6 +20,7 @@ from core.evaluation import evaluate
 from core.lambda_statistics import LambdaStatistics
 from core.metamixup import mixed_step
 from core.models import build_model
+from core.policies import Policy
 from core.random_streams import RandomStreams
 
 CHECKPOINT_SECONDS = 10.0
@@ -156,13 +157,15 @@ def _fit(
         weight_decay=config.weight_decay,
     )
     streams = RandomStreams(config.seed)
+    policy = config.policy.build()
     history: list[Metrics] = []
     histograms: list[list[int]] = []
     state = load_checkpoint(directory, device) if directory is not None else None
-    if state is not None and state["config"] == config.to_dict():
+    if state is not None and state["config"] == config.to_dict() and "policy" in state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         streams.load_state_dict(state["streams"])
+        policy.load_state_dict(state["policy"])
         torch.set_rng_state(state["rng"].cpu())
         # None in a checkpoint that was written on the CPU.
         if device.type == "cuda" and state["cuda_rng"] is not None:
@@ -174,7 +177,7 @@ def _fit(
 
     saved = history[-1]["train_seconds"] if history else 0.0
     for epoch in range(len(history), config.epochs):
-        metrics, histogram = _epoch(config, epoch, model, optimizer, data, streams, history)
+        metrics, histogram = _epoch(config, epoch, model, optimizer, policy, data, streams, history)
         history.append(metrics)
         histograms = [*histograms[:1], histogram]
         due = metrics["train_seconds"] - saved >= CHECKPOINT_SECONDS
@@ -187,6 +190,7 @@ def _fit(
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "streams": streams.state_dict(),
+                    "policy": policy.state_dict(),
                     "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
                     "history": history,
@@ -218,13 +222,13 @@ def _epoch(
     epoch: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    policy: Policy,
     data: CellData,
     streams: RandomStreams,
     history: list[Metrics],
 ) -> tuple[Metrics, list[int]]:
     """One epoch of training and the evaluation after it. Returns metrics and λ's histogram."""
     begun = time.perf_counter()
-    policy = config.policy.build()
     order = _training_order(config, len(data.train), streams["order"])
     steps = len(order) * config.epochs
     meta_batches = (
@@ -236,6 +240,7 @@ def _epoch(
     device = next(model.parameters()).device
     total = torch.zeros((), dtype=torch.float64, device=device)  # moved once an epoch
     meta_total = torch.zeros((), dtype=torch.float64, device=device)
+    meta_stages = 0
     seen = history[-1]["samples_seen"] if history else 0.0
     model.train()
     for i, (images, labels) in enumerate(data.train.batches(order, streams["augmentation"])):
@@ -251,6 +256,7 @@ def _epoch(
         seen += len(labels) + interpolation.extra_samples
         if result.meta_loss is not None:
             meta_total += result.meta_loss.double()
+            meta_stages += 1
     train_loss = float(total) / len(data.train)
     seconds = time.perf_counter() - begun + (history[-1]["train_seconds"] if history else 0.0)
     validation = evaluate(model, data.meta, data.transform)
@@ -270,8 +276,8 @@ def _epoch(
         "samples_seen": seen,
         **statistics.metrics(),
     }
-    if policy.needs_meta_validation:
-        metrics["meta_loss"] = float(meta_total) / len(order)
+    if meta_stages:
+        metrics["meta_loss"] = float(meta_total) / meta_stages
     return metrics, statistics.histogram()
 
 

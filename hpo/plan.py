@@ -33,7 +33,9 @@ class StudyRow:
     @property
     def weight(self) -> float:
         """Rough cost in units of a plain training, to start the long ones first."""
-        return 4.5 if self.policy is not None and self.policy.kind in LEARNED else 1.0
+        if self.policy is None or self.policy.kind not in LEARNED:
+            return 1.0
+        return 1.0 + 3.5 / self.policy.every
 
 
 def with_meta_images(row: StudyRow) -> StudyRow:
