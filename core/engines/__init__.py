@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from core.engines.compiled import compiled
 from core.engines.double_backward import double_backward
 from core.engines.finite_difference import finite_difference
 from core.engines.forward_reverse import forward_reverse
@@ -20,6 +21,7 @@ ENGINES: dict[str, Callable[[MetaProblem], MetaGradient]] = {
     "double_backward": double_backward,
     "forward_reverse": forward_reverse,
     "finite_difference": finite_difference,
+    "compiled": compiled,
 }
 """By name, as `hypergradient` takes them."""
 

@@ -6,129 +6,139 @@ import contextlib
 import itertools
 import types
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vjp
+from torch.func import functional_call, grad, vjp
 
 from core.engines.double_backward import double_backward
 from core.engines.replay import Replay
-from core.meta_problem import MetaGradient, MetaProblem, Validation
-from core.mixing import soft_labels
+from core.losses import IndexLoss
+from core.meta_problem import MetaGradient, MetaProblem, Validation, _Inside
+from core.mixing import Batch, soft_labels
+
+T = TypeVar("T")
 
 BACKEND = "inductor"
 """What turns the graph into code; see `torch.compile`."""
 
+MOST_SHAPES = 4
+"""Batches of so many shapes are compiled for one model. Each costs seconds to minutes."""
+
 
 class CompileFallback(UserWarning):
-    """The meta stage cannot be compiled as asked; the engine "double_backward" does it."""
+    """The meta stage is not compiled as asked; the engine "double_backward" does it instead."""
 
 
 def compiled(problem: MetaProblem) -> MetaGradient:
     """Virtual step, validation gradient and mixed derivative in one graph. Exact.
 
-    The gradient of the mixed batch is a function of λ; `torch.func.vjp` of it gives that gradient
-    and its transposed derivative, which is applied to w. Each loss is evaluated once, so dropout
-    draws the masks of the eager engines.
+    The gradient of the mixed batch is a function of λ: `torch.func.vjp` gives its value, and its
+    transposed derivative, which is then applied to w. Each loss stands in the graph once, and
+    random numbers are drawn by torch's own functions, so dropout has the masks of the real step.
 
-    A graph is kept for each model object, as long as the model lives; rates, scale and λ are its
-    inputs. The first call compiles, seconds to minutes. Where that is not possible (no C++
-    compiler, a model or loss that is no single graph, an optimizer's own step, several ranks)
-    there is one `CompileFallback` warning for each model and reason, and `double_backward` gives
-    the result. A batch of another shape is compiled once more; a shape that cannot be is left
-    to `double_backward`, and so is every new shape after it.
+    Graphs are kept for each model object while it lives. Rates, scale and λ are inputs of the
+    graph; batches of another shape, or another mode of the model, are compiled once more, for at
+    most `MOST_SHAPES`. Where the compiler cannot (there is no C++ compiler, the model or the loss
+    is no single graph) or is not asked to (an optimizer's own step, several ranks, more shapes),
+    `double_backward` gives the result, and a `CompileFallback` warning says why, once for each
+    model and reason. After a failure nothing new is compiled for that model.
     """
-    stages = _STAGES.get(problem.model)
-    if stages is None:
-        stages = _STAGES[problem.model] = _Stages()
+    graphs = _GRAPHS.get(problem.model)
+    if graphs is None:
+        graphs = _GRAPHS[problem.model] = _Graphs()
     replay = Replay(problem)
-    reason = _unsupported(problem)
+    reason = _not_asked(problem)
     if reason is None:
-        reason, result = stages.run(problem)
-        if result is not None:
+        result = graphs.run(problem)
+        if isinstance(result, MetaGradient):
             return result
-    if reason not in stages.said:
-        stages.said.add(reason)
+        reason = result
+    if reason not in graphs.said:
+        graphs.said.add(reason)
         warnings.warn(
-            f'engine "compiled" cannot compile the meta stage of {type(problem.model).__name__}: '
-            f'{reason}. engine "double_backward" takes its place; its result is the same',
+            f'engine "compiled" does not compile the meta stage of {type(problem.model).__name__}: '
+            f'{reason}; engine "double_backward" does it, with the same result',
             CompileFallback,
             stacklevel=2,
         )
     set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
     # Compiled parts of the model have no double backward.
-    with replay(), set_stance("force_eager") if set_stance else contextlib.nullcontext():
+    eagerly = set_stance("force_eager") if set_stance else contextlib.nullcontext()
+    with replay(), eagerly:
         return double_backward(problem)
 
 
-def _unsupported(problem: MetaProblem) -> str | None:
+def _not_asked(problem: MetaProblem) -> str | None:
     if problem.optimizer is not None:
         return "the inner step is the optimizer's own, and only plain descent is compiled"
     if problem.ranks.size > 1:
-        return "there are several ranks, which talk in the middle of the stage"
+        return "several ranks exchange gradients in the middle of it"
     return None
 
 
-Stage = Callable[..., tuple[Tensor, Tensor, Validation | None]]
-
-
-@dataclass
-class _Stages:
-    """The graphs of one model, which it must not refer to."""
-
-    stage: Stage = field(default_factory=lambda: _compile())
-    classes: dict[Hashable, int] = field(default_factory=dict)
-    """C for each shape of batches that has run."""
-    failure: str | None = None
-    said: set[str] = field(default_factory=set)
-
-    def run(self, problem: MetaProblem) -> tuple[str, MetaGradient | None]:
-        """Why it did not run, or its result."""
-        key = _key(problem)
-        if key not in self.classes:
-            if self.failure is not None:
-                return self.failure, None
-            self.classes[key] = _number_of_classes(problem)
-        for y in (problem.batch[1], problem.val_batch[1]):
-            soft_labels(y, self.classes[key])  # refuses labels out of range, as no graph can
-        try:
-            return "", _run(self.stage, problem)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # the compiler raises what it likes
-            del self.classes[key]
-            text = " ".join(str(error).split())
-            self.failure = f"{type(error).__name__}: {text[:300]}"
-            return self.failure, None
-
-
-_STAGES: WeakKeyDictionary[nn.Module, _Stages] = WeakKeyDictionary()
-_NUMBER = itertools.count()
+_Pair = tuple[Tensor, Tensor]
+_Vjp = tuple[dict[str, Tensor], Callable[[dict[str, Tensor]], tuple[Tensor]], Tensor]
+Stage = Callable[..., tuple[Tensor, Tensor, Validation]]
 
 
 def _compile() -> Stage:
-    """`_stage`, compiled apart from every other model's: graphs are kept by code object."""
+    """`_stage` with a code object of its own, by which the compiler keeps and counts graphs."""
     code = _stage.__code__.replace(co_name=f"_stage_{next(_NUMBER)}")
-    own = types.FunctionType(code, _stage.__globals__, closure=_stage.__closure__)
-    # Otherwise random numbers would be others than in the real step.
+    own = types.FunctionType(code, _stage.__globals__)
     options = {"fallback_random": True} if BACKEND == "inductor" else None
-    return torch.compile(own, fullgraph=True, backend=BACKEND, options=options)
+    compile_: Callable[..., Stage] = torch.compile
+    return compile_(own, fullgraph=True, dynamic=False, backend=BACKEND, options=options)
 
 
-def _key(problem: MetaProblem) -> Hashable:
-    """What may make the compiler trace anew: the shapes and the modes."""
-    tensors = (*problem.batch, *problem.val_batch)
+@dataclass
+class _Graphs:
+    """The graphs of one model, which it must not refer to, or neither would ever be freed."""
+
+    stage: Stage = field(default_factory=_compile)
+    classes: dict[Hashable, int] = field(default_factory=dict)
+    """C for each kind of batch that has run."""
+    failure: str | None = None
+    said: set[str] = field(default_factory=set)
+
+    def run(self, problem: MetaProblem) -> MetaGradient | str:
+        """The result, or why there is none."""
+        kind = _kind(problem)
+        if kind not in self.classes:
+            if self.failure is None and len(self.classes) == MOST_SHAPES:
+                self.failure = f"batches of {MOST_SHAPES} shapes or modes have been compiled"
+            if self.failure is not None:
+                return self.failure
+            self.classes[kind] = _number_of_classes(problem)
+        labels = _checked_labels(problem, self.classes[kind])
+        try:
+            return _run(self.stage, problem, labels)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the compiler raises; a true error comes up again
+            del self.classes[kind]
+            self.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return self.failure
+
+
+_GRAPHS: WeakKeyDictionary[nn.Module, _Graphs] = WeakKeyDictionary()
+_NUMBER = itertools.count()
+
+
+def _kind(problem: MetaProblem) -> Hashable:
+    """What makes the compiler trace anew: shapes, dtypes and modes."""
     return (
-        tuple((t.dtype, *t.shape) for t in tensors),
+        tuple((t.dtype, *t.shape) for t in (*problem.batch, *problem.val_batch)),
         tuple(module.training for module in problem.model.modules()),
     )
 
 
 def _number_of_classes(problem: MetaProblem) -> int:
-    """C, from an ordinary pass, which raises what is wrong with the model, the loss or labels."""
+    """C, from an ordinary pass, which also raises what is wrong with the model or the labels."""
     seen: list[int] = []
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -137,68 +147,95 @@ def _number_of_classes(problem: MetaProblem) -> int:
 
     probe = replace(problem, loss=loss)
     with torch.no_grad(), Replay(problem)():
-        probe.at(problem.theta, probe.meta_loss)
+        probe.at(probe.theta, probe.meta_loss)
     return seen[0]
 
 
-def _run(stage: Stage, problem: MetaProblem) -> MetaGradient:
+def _checked_labels(problem: MetaProblem, classes: int) -> Tensor:
+    """The batch's labels as the graph takes them; refuses those out of range, which it cannot."""
+    soft_labels(problem.val_batch[1], classes)
+    soft = soft_labels(problem.batch[1], classes, dtype=problem.lam.dtype)
+    return problem.batch[1] if isinstance(problem.loss, IndexLoss) else soft
+
+
+def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:
     theta = {name: p.detach() for name, p in problem.theta.items()}
-    first = next(iter(theta.values()))
-    dtype = torch.promote_types(first.dtype, torch.float32)
-    constants = {
-        name: p.detach() for name, p in problem.originals.items() if name not in problem.theta
-    }
+    some = next(iter(theta.values()))
+    dtype = torch.promote_types(some.dtype, torch.float32)
+    lam = problem.lam.detach()
+    others = {name: p.detach() for name, p in problem.originals.items() if name not in theta}
+    fixed = {"theta": {}, "originals": others, "lam": lam, "lr": None, "scale": 1.0, "known": None}
+    traced = _Traced(**{**vars(problem), **fixed, "inside": _Inside(problem.model)})
     with torch.no_grad():
         hypergradient, virtual_loss, validation = stage(
-            # What changes from call to call is given apart, as tensors: no value is compiled in.
-            replace(problem, theta={}, originals=constants, lr=None, scale=1.0, known=None),
+            traced,
+            # Tensors, all that changes from call to call: no value is compiled in.
             theta,
-            problem.batch,
+            (problem.batch[0], labels),
             problem.val_batch,
-            problem.lam.detach(),
+            lam,
             problem.partner,
-            torch.tensor(problem.rates(), dtype=dtype, device=first.device),
-            torch.tensor(problem.scale, dtype=dtype, device=first.device),
+            torch.tensor(problem.rates(), dtype=dtype, device=some.device),
+            torch.tensor(problem.scale, dtype=dtype, device=some.device),
             problem.known,
         )
     return MetaGradient(hypergradient, validation[0], virtual_loss, validation)
 
 
+@dataclass(frozen=True)
+class _Traced(MetaProblem):
+    """The problem without what a graph cannot do: build a module, look at data."""
+
+    inside: nn.Module
+
+    def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
+        values = {name: b.clone() for name, b in self.model.named_buffers()}
+        values |= self.originals
+        values |= theta
+        inside = {f"model.{name}": value for name, value in values.items()}
+        return cast(T, functional_call(self.inside, inside, (body,)))
+
+    def meta_loss(self) -> Tensor:
+        x, y = self.val_batch
+        return self.loss(self._logits(x), y)
+
+
 def _stage(
-    problem: MetaProblem,
+    problem: _Traced,
     theta: dict[str, Tensor],
-    batch,
-    val_batch,
+    batch: Batch,
+    val_batch: Batch,
     lam: Tensor,
     partner: Tensor,
     rates: Tensor,
     scale: Tensor,
     known: Validation | None,
-) -> tuple[Tensor, Tensor, Validation | None]:
-    def gradient(lam: Tensor):
+) -> tuple[Tensor, Tensor, Validation]:
+    """Hypergradient, virtual loss, and validation loss and gradient."""
+
+    def scaled(problem: _Traced, loss: Callable[[], Tensor], theta: dict[str, Tensor]) -> _Pair:
+        value = problem.at(theta, loss)
+        return value * scale, value
+
+    def gradient(lam: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         mixed = replace(problem, batch=batch, partner=partner, lam=lam)
-
-        def scaled(theta: dict[str, Tensor]):
-            loss = mixed.at(theta, mixed.virtual_loss)
-            return loss * scale, loss
-
-        g, loss = grad(scaled, has_aux=True)(theta)
+        g, loss = grad(lambda theta: scaled(mixed, mixed.virtual_loss, theta), has_aux=True)(theta)
         return g, loss
 
-    g, transposed, virtual_loss = vjp(gradient, lam, has_aux=True)
+    g, transposed, virtual_loss = cast(_Vjp, vjp(gradient, lam, has_aux=True))
     if known is None:
         prime = {
             name: p - rate * (g[name] / scale)
             for (name, p), rate in zip(theta.items(), rates.unbind(), strict=True)
         }
         ahead = replace(problem, val_batch=val_batch)
-
-        def scaled(prime: dict[str, Tensor]):
-            loss = ahead.at(prime, ahead.meta_loss)
-            return loss * scale, loss
-
-        slope, meta_loss = grad(scaled, has_aux=True)(prime)
-        known = meta_loss, [v / scale for v in slope.values()]
-    w = {name: -rate * v for name, v, rate in zip(theta, known[1], rates.unbind(), strict=True)}
+        v, meta_loss = grad(lambda prime: scaled(ahead, ahead.meta_loss, prime), has_aux=True)(
+            prime
+        )
+        known = meta_loss, [v[name] / scale for name in theta]
+    w = {
+        name: -rate * along
+        for name, along, rate in zip(theta, known[1], rates.unbind(), strict=True)
+    }
     (hypergradient,) = transposed(w)
     return hypergradient / scale, virtual_loss, known

@@ -7,6 +7,7 @@ mix, one `.step()` of torch's own optimizer, evaluate.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -20,6 +21,17 @@ from torch import Tensor, nn, optim
 from core.hypergradient import ENGINES, hypergradient, meta_gradient, unwrap
 
 RATE = 0.3
+
+# An optimizer's own step is never compiled, and that is said; no other reason may come up here.
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:engine "compiled" does not compile .* the inner step is the optimizer'
+)
+
+
+@pytest.fixture(autouse=True)
+def _compile_to_eager_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph is the same, without the wait for C++."""
+    monkeypatch.setattr(sys.modules["core.engines.compiled"], "BACKEND", "aot_eager")
 
 
 @dataclass(frozen=True)
