@@ -13,7 +13,7 @@ import torch
 from core.data import DATASETS
 from hpo.cost.bench import Case, Setting
 from hpo.cost.contenders import Contender, contenders
-from hpo.cost.presets import REPEATS, cases
+from hpo.cost.presets import REPEATS, SKIPPED, cases
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,9 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
     for flag, value in (("--threads", threads), ("--repeats", repeats)):
         if value < 1:
             raise ValueError(f"{flag} must be at least 1, got {value}")
+    chosen = contenders(_listed(args.contenders))
+    if args.contenders is None:
+        chosen = [c for c in chosen if c.name not in SKIPPED.get(args.preset, ())]
     fast = args.preset == "paper" and args.device == "cuda"
     autocast = args.autocast or ("bf16" if fast else "off")
     return CostOptions(
@@ -89,7 +92,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
             repeats=repeats,
         ),
         cases=tuple(cases(args.preset, args.device, _listed(args.models))),
-        contenders=tuple(contenders(_listed(args.contenders))),
+        contenders=tuple(chosen),
         output=args.output.expanduser().absolute(),
         tracking_uri=args.tracking_uri,
         data_root=args.data_root,

@@ -14,6 +14,9 @@ REPEATS = {"smoke": 3, "quick": 7, "paper": 15}
 GROWTH = ("auto", "unroll", "finite_difference")
 """Who takes part in the curves of growth, beside plain MixUp."""
 
+SKIPPED = {"smoke": ("compiled",)}
+"""Who is left out of a preset unless named: compiling takes longer than all the rest of smoke."""
+
 _CNN = Case("cnn", 28, 1, 128, 100)
 _RESNET = Case("preact_resnet18", 32, 3, 64, 64)
 _TINY = Case("digits_cnn", 8, 1, 16, 8, train_steps=5)

@@ -1,0 +1,129 @@
+"""The cost study as a user runs it: a process with flags, its files, its runs, its messages."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = str(ROOT / "studies" / "cost.py")
+SMALL = ["--preset", "smoke", "--threads", "1", "--contenders", "auto,every_4th_step,torchopt"]
+
+
+def cost(*arguments: str | Path, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def statuses(output: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(output / "mlflow.db")) as database:
+        found = database.execute(
+            "select name, status from runs where lifecycle_stage = 'active'"
+        ).fetchall()
+    assert len(dict(found)) == len(found), "duplicated runs"
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a smoke run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("cost")
+    done = cost(*SMALL, "--output", folder / "out", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    (folder / "out" / "stdout.txt").write_text(done.stdout)
+    return folder / "out"
+
+
+@pytest.mark.slow
+def test_all_files_rows_and_runs_are_there(calm: Path) -> None:
+    frame = pd.read_csv(calm / "cost.csv")
+    main = frame[frame["part"] == "main"].set_index("contender")
+    assert list(main.index) == ["vanilla", "auto", "every_4th_step", "torchopt"]
+    assert main.loc["auto", "flops_ratio"] > main.loc["every_4th_step", "flops_ratio"] > 1
+    assert main.loc["auto", "cosine"] == pytest.approx(1, abs=1e-6)
+    assert set(frame["part"]) == {"main", "batch", "depth"}
+    measured = frame[frame["contender"].isin(["vanilla", "auto"])]
+    assert (measured["time_ratio"] > 0).all()
+    assert (calm / "cost.md").read_text().startswith("# cost\n")
+    assert (calm / "cost.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(calm.glob("groups/*.json"))) == 4
+    found = statuses(calm)
+    assert len(found) == 1 + len(frame)
+    assert found["cost"] == "FINISHED"
+    expected = {"FINISHED", "FAILED"} if main["error"].notna().any() else {"FINISHED"}
+    assert set(found.values()) == expected
+    printed = (calm / "stdout.txt").read_text()
+    assert "| auto " in printed
+    assert "look at the runs: mlflow ui" in printed
+
+
+@pytest.mark.slow
+def test_run_again_it_measures_nothing_and_says_the_same(calm: Path) -> None:
+    stored = {p: p.stat().st_mtime_ns for p in calm.glob("groups/*.json")}
+    before, runs = pd.read_csv(calm / "cost.csv"), statuses(calm)
+    done = cost(*SMALL, "--output", calm, cwd=calm)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("kept from before") == 4
+    assert {p: p.stat().st_mtime_ns for p in calm.glob("groups/*.json")} == stored
+    pd.testing.assert_frame_equal(pd.read_csv(calm / "cost.csv"), before)
+    assert statuses(calm) == runs
+
+
+@pytest.mark.slow
+def test_interrupted_it_keeps_what_is_measured_and_leaves_no_run_open(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    study = subprocess.Popen(
+        [sys.executable, SCRIPT, *SMALL, "--output", str(out)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while study.poll() is None and not any(out.glob("groups/*.json")):
+        time.sleep(0.05)
+    study.send_signal(signal.SIGINT)
+    _, stderr = study.communicate(timeout=120)
+    assert study.returncode == 130, stderr
+    assert "run the same command again, without --fresh, to go on" in stderr
+    assert "Traceback" not in stderr
+    assert statuses(out)["cost"] == "KILLED"
+    assert "RUNNING" not in statuses(out).values()
+    kept = {p: p.stat().st_mtime_ns for p in out.glob("groups/*.json")}
+    assert kept
+    done = cost(*SMALL, "--output", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    assert statuses(out)["cost"] == "FINISHED"
+
+
+@pytest.mark.slow
+def test_bad_flags_give_one_clear_error(tmp_path: Path) -> None:
+    def error(*arguments: str) -> str:
+        done = cost(*arguments, "--output", tmp_path / "out", cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr.strip().splitlines()[-1]
+
+    assert "unknown contender 'nobody'; choose among vanilla, auto" in error(
+        "--contenders", "nobody"
+    )
+    assert "unknown model 'lenet'; choose among cnn" in error("--models", "lenet")
+    assert "--repeats must be at least 1, got 0" in error("--repeats", "0")
+    assert "cifar11" in error("--dataset", "cifar11")
+    assert "invalid choice: 'tiny'" in error("--preset", "tiny")
