@@ -95,3 +95,10 @@ def test_what_teaches_lambda_scores_no_trial(
     test = names_of(torch.stack([x for x, _ in example.split_digits()[3]]))
     assert len(test - set().union(*seen.values())) == 300
     assert given == [(0.02, {"step_size": 1.5})] * 16
+
+
+def test_a_trial_is_worth_its_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([30.0, 10.0, 20.0])
+    monkeypatch.setattr(example, "error", lambda model, images: next(errors))
+    trial = optuna.create_study().ask()
+    assert example.objective(trial, 3) == 20
