@@ -6,13 +6,14 @@ import contextlib
 import itertools
 import types
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call, grad, vjp
 
 from core.engines.double_backward import double_backward
@@ -83,7 +84,7 @@ def _not_asked(problem: MetaProblem) -> str | None:
 
 _Pair = tuple[Tensor, Tensor]
 _Vjp = tuple[dict[str, Tensor], Callable[[dict[str, Tensor]], tuple[Tensor]], Tensor]
-Stage = Callable[..., tuple[Tensor, Tensor, Validation]]
+Stage = Callable[..., tuple[Tensor, Tensor, Validation | None]]
 
 
 def _compile() -> Stage:
@@ -108,7 +109,8 @@ class _Graphs:
     def run(self, problem: MetaProblem) -> MetaGradient | str:
         """The result, or why there is none."""
         kind = _kind(problem)
-        if kind not in self.classes:
+        new = kind not in self.classes
+        if new:
             if self.failure is None and len(self.classes) == MOST_SHAPES:
                 self.failure = f"batches of {MOST_SHAPES} shapes or modes have been compiled"
             if self.failure is not None:
@@ -116,13 +118,22 @@ class _Graphs:
             self.classes[kind] = _number_of_classes(problem)
         labels = _checked_labels(problem, self.classes[kind])
         try:
-            return _run(self.stage, problem, labels)
+            with _without_deprecations() if new else contextlib.nullcontext():
+                return _run(self.stage, problem, labels)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the compiler raises; a true error comes up again
             del self.classes[kind]
             self.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return self.failure
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """The compiler uses what torch deprecates; where warnings are errors, it would fail by that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*is deprecated")
+        yield
 
 
 _GRAPHS: WeakKeyDictionary[nn.Module, _Graphs] = WeakKeyDictionary()
@@ -166,8 +177,9 @@ def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:
     others = {name: p.detach() for name, p in problem.originals.items() if name not in theta}
     fixed = {"theta": {}, "originals": others, "lam": lam, "lr": None, "scale": 1.0, "known": None}
     traced = _Traced(**{**vars(problem), **fixed, "inside": _Inside(problem.model)})
-    with torch.no_grad():
-        hypergradient, virtual_loss, validation = stage(
+    # The second of these puts back what a failing compiler leaves switched off.
+    with torch.no_grad(), disable_saved_tensors_hooks("not in a compiled meta stage"):
+        hypergradient, virtual_loss, ahead = stage(
             traced,
             # Tensors, all that changes from call to call: no value is compiled in.
             theta,
@@ -175,10 +187,12 @@ def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:
             problem.val_batch,
             lam,
             problem.partner,
-            torch.tensor(problem.rates(), dtype=dtype, device=some.device),
-            torch.tensor(problem.scale, dtype=dtype, device=some.device),
-            problem.known,
+            # One tensor: Dynamo takes one without a dimension for a number, and compiles twice.
+            torch.tensor([problem.scale, *problem.rates()], dtype=dtype, device=some.device),
+            None if problem.known is None else problem.known[1],
         )
+    validation = problem.known or ahead
+    assert validation is not None
     return MetaGradient(hypergradient, validation[0], virtual_loss, validation)
 
 
@@ -207,11 +221,12 @@ def _stage(
     val_batch: Batch,
     lam: Tensor,
     partner: Tensor,
-    rates: Tensor,
-    scale: Tensor,
-    known: Validation | None,
-) -> tuple[Tensor, Tensor, Validation]:
-    """Hypergradient, virtual loss, and validation loss and gradient."""
+    numbers: Tensor,
+    v: list[Tensor] | None,
+) -> tuple[Tensor, Tensor, Validation | None]:
+    """Hypergradient, virtual loss, and validation loss and gradient where v is not known."""
+    scale, *rates = numbers.unbind()
+    validation = None
 
     def scaled(problem: _Traced, loss: Callable[[], Tensor], theta: dict[str, Tensor]) -> _Pair:
         value = problem.at(theta, loss)
@@ -223,19 +238,17 @@ def _stage(
         return g, loss
 
     g, transposed, virtual_loss = cast(_Vjp, vjp(gradient, lam, has_aux=True))
-    if known is None:
+    if v is None:
         prime = {
             name: p - rate * (g[name] / scale)
-            for (name, p), rate in zip(theta.items(), rates.unbind(), strict=True)
+            for (name, p), rate in zip(theta.items(), rates, strict=True)
         }
         ahead = replace(problem, val_batch=val_batch)
-        v, meta_loss = grad(lambda prime: scaled(ahead, ahead.meta_loss, prime), has_aux=True)(
+        slope, meta_loss = grad(lambda prime: scaled(ahead, ahead.meta_loss, prime), has_aux=True)(
             prime
         )
-        known = meta_loss, [v[name] / scale for name in theta]
-    w = {
-        name: -rate * along
-        for name, along, rate in zip(theta, known[1], rates.unbind(), strict=True)
-    }
+        v = [slope[name] / scale for name in theta]
+        validation = meta_loss, v
+    w = {name: -rate * along for name, along, rate in zip(theta, v, rates, strict=True)}
     (hypergradient,) = transposed(w)
-    return hypergradient / scale, virtual_loss, known
+    return hypergradient / scale, virtual_loss, validation

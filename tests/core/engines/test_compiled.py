@@ -1,0 +1,268 @@
+"""What is special about the compiled graph: when it is made, kept, freed and done without."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from core.area_mixing import AreaMixing
+from core.engines.compiled import MOST_SHAPES, CompileFallback
+from core.hidden_mixing import HiddenMixing
+from core.hypergradient import hypergradient, meta_gradient
+from core.losses import IndexLoss
+from core.models import build_model
+
+
+def compare(model: nn.Module, data: Any, relative: float = 1e-10, **options: Any) -> None:
+    """Against the eager engine, which has truths of its own."""
+    arguments = {"model": model, "lr": 0.3, **vars(data), **options}
+    value = meta_gradient(**arguments, engine="compiled")
+    truth = meta_gradient(**arguments, engine="double_backward")
+    for a, b in [
+        (value.hypergradient, truth.hypergradient),
+        (value.meta_loss, truth.meta_loss),
+        (value.virtual_loss, truth.virtual_loss),
+    ]:
+        assert a.dtype == b.dtype
+        assert float((a - b).norm()) <= relative * float(b.norm())
+    assert float(truth.hypergradient.norm()) > 1e-7
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each graph that was made."""
+    made: list[None] = []
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+
+    def backend(graph: Any, inputs: Any) -> Callable[..., Any]:
+        made.append(None)
+        result: Callable[..., Any] = aot_eager(graph, inputs)
+        return result
+
+    monkeypatch.setattr(sys.modules["core.engines.compiled"], "BACKEND", backend)
+    return made
+
+
+def test_values_are_no_part_of_the_graph(graphs: list[None], toy: SimpleNamespace) -> None:
+    net = toy.make_net(norm=True, drop=True)
+    for seed, lr, scale in [(1, 0.3, 1.0), (2, 0.01, 2.0**10), (3, 0.7, 0.5)]:
+        data = toy.make_data(seed=seed)
+        data.partner = torch.randperm(6)
+        compare(net, data, lr=lr, scale=scale)
+        with torch.no_grad():
+            net.hidden.weight.mul_(0.9)
+    assert len(graphs) == 1
+    by_name = {name: 0.1 * i for i, (name, _) in enumerate(net.named_parameters())}
+    compare(net, toy.make_data(), lr=by_name)
+    assert len(graphs) == 1
+
+
+def test_shapes_and_modes_are_compiled_once_each_and_not_without_end(
+    graphs: list[None], toy: SimpleNamespace
+) -> None:
+    net = toy.make_net(norm=True)
+    for _ in range(2):
+        compare(net, toy.make_data(6, 5))
+        compare(net, toy.make_data(4, 5))
+        compare(net.eval(), toy.make_data(6, 5))
+        compare(net.train(), toy.make_data(6, 3))
+    assert len(graphs) == MOST_SHAPES == 4
+    with pytest.warns(CompileFallback, match="4 shapes or modes have been compiled"):
+        compare(net, toy.make_data(3, 5))
+    compare(net, toy.make_data(2, 5))  # said once
+    compare(net, toy.make_data(6, 5))
+    assert len(graphs) == 4
+    compare(toy.make_net(), toy.make_data())  # every model has its own
+    assert len(graphs) == 5
+
+
+def test_a_model_is_freed_with_its_graphs(graphs: list[None], toy: SimpleNamespace) -> None:
+    net = toy.make_net(norm=True)
+    compare(net, toy.make_data())
+    kept = sys.modules["core.engines.compiled"]._GRAPHS  # type: ignore[attr-defined]
+    stage, alive = weakref.ref(kept[net].stage), weakref.ref(net)
+    del net
+    gc.collect()
+    assert alive() is None
+    assert stage() is None
+    assert len(graphs) == 1
+
+
+def test_known_validation_gradient(graphs: list[None], toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    earlier = meta_gradient(net, **vars(data), lr=0.3, engine="compiled")
+    assert earlier.validation is not None
+    with torch.no_grad():
+        net.hidden.weight.mul_(0.8)
+    compare(net, data, known=earlier.validation)
+    assert len(graphs) == 2
+
+
+def test_autocast(graphs: list[None], toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(dtype=torch.float32), toy.make_data(dtype=torch.float32)
+    compare(net, data, relative=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compare(net, data, relative=0.05)
+        value = hypergradient(net, **vars(data), lr=0.3, engine="compiled")
+    exact = hypergradient(net, **vars(data), lr=0.3, engine="unroll")
+    assert 1e-4 < float((value - exact).norm() / exact.norm()) < 0.05  # it was in bfloat16
+    compare(net, data, relative=1e-5)
+
+
+@pytest.mark.parametrize("last_blocks", [1, 2])
+def test_last_blocks(last_blocks: int, graphs: list[None], toy: SimpleNamespace) -> None:
+    compare(toy.make_net(norm=True), toy.make_data(), last_blocks=last_blocks)
+    assert len(graphs) == 1
+
+
+def test_a_loss_of_integer_labels(graphs: list[None], toy: SimpleNamespace) -> None:
+
+    def focal(logits: Tensor, y: Tensor) -> Tensor:
+        own = F.log_softmax(logits, 1).gather(1, y[:, None])[:, 0]
+        return -((1 - own.exp()) ** 2) * own
+
+    loss = IndexLoss(focal)
+    compare(toy.make_net(), toy.make_data(), loss=loss)
+    assert len(graphs) == 1
+
+
+def test_mixing_by_area(graphs: list[None]) -> None:
+    torch.manual_seed(0)
+    model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8, width=4).double()
+    x, y = torch.randn(6, 1, 8, 8).double(), torch.arange(6)
+    lam, partner = torch.linspace(0.2, 0.9, 6).double(), torch.arange(6).roll(1)
+    data = SimpleNamespace(batch=(x, y), val_batch=(x.flip(0), y), lam=lam, partner=partner)
+    compare(model, data, mixing=AreaMixing().draw(x, None))
+    assert len(graphs) == 1
+
+
+class Printing(nn.Module):
+    """No single graph: it looks at a number."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out * 2 if float(out.detach().sum()) > 1e9 else out
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(self.net, x, use_reentrant=False)
+        return out
+
+
+def test_a_model_that_is_no_single_graph(graphs: list[None], toy: SimpleNamespace) -> None:
+    model = Printing(toy.make_net(drop=True))
+    with pytest.warns(CompileFallback, match=r"meta stage of Printing: \w+: .*double_backward"):
+        compare(model, toy.make_data())
+    compare(model, toy.make_data())
+    compare(model, toy.make_data(4))
+    assert graphs == []
+
+
+def test_activation_checkpointing(graphs: list[None], toy: SimpleNamespace) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompileFallback)
+        compare(Checkpointed(toy.make_net(drop=True)), toy.make_data())
+
+
+def test_mixing_at_a_hidden_layer(graphs: list[None], toy: SimpleNamespace) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompileFallback)
+        compare(toy.make_net(), toy.make_data(), mixing=HiddenMixing(("hidden",)))
+
+
+def test_an_optimizer_and_another_loss(graphs: list[None], toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    momentum = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    with pytest.warns(CompileFallback, match="optimizer's own"):
+        compare(net, data, lr=None, optimizer=momentum)
+    compare(net, data, lr=None, optimizer=momentum)
+    compare(net, data)
+    assert len(graphs) == 1
+
+    def strange(logits: Tensor, target: Tensor) -> Tensor:
+        assert float(logits.detach().sum()) < 1e9
+        return F.cross_entropy(logits, target)
+
+    with pytest.warns(CompileFallback):
+        compare(net, data, loss=strange)
+
+
+def test_without_a_compiler_of_cpp(monkeypatch: pytest.MonkeyPatch, toy: SimpleNamespace) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    with pytest.warns(CompileFallback, match="compiler"):
+        compare(toy.make_net(), toy.make_data())
+
+
+def test_what_is_wrong_is_raised_as_ever(graphs: list[None], toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    arguments = {"model": net, "lr": 0.3, "engine": "compiled", **vars(data)}
+    wrong = {"val_batch": (data.val_batch[0], torch.full((5,), 3))}
+    other = {"batch": (data.batch[0], torch.full((6,), -1))}
+    for change, found in [(wrong, 3), (other, -1)]:
+        with pytest.raises(ValueError, match=rf"labels must lie in \[0, 2\], got {found}"):
+            hypergradient(**{**arguments, **change})
+    hypergradient(**arguments)
+    for change, found in [(wrong, 3), (other, -1)]:
+        with pytest.raises(ValueError, match=rf"labels must lie in \[0, 2\], got {found}"):
+            hypergradient(**{**arguments, **change})
+    with pytest.raises(ValueError, match="must return logits"):
+        hypergradient(**{**arguments, "model": nn.Sequential(net, nn.Flatten(0))})
+    assert len(graphs) == 1
+
+
+class ThreeMasks(nn.Module):
+    """Dropout before, between and after, over tensors of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.dropout(torch.tanh(self.a(F.dropout(x, 0.2, self.training))), 0.5, self.training)
+        h = F.dropout(torch.tanh(self.b(h)), 0.3, self.training)
+        out: Tensor = self.out(h)
+        return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["masks", "cnn", "preact_resnet18"])
+def test_code_in_float32_equals_the_eager_engine(kind: str, toy: SimpleNamespace) -> None:
+    torch.manual_seed(0)
+    if kind == "masks":
+        compare(ThreeMasks(), toy.make_data(dtype=torch.float32), relative=1e-5)
+        return
+    model = build_model(kind, in_channels=1, num_classes=10, image_size=8, width=8)
+    n, m = 8, 6
+    data = SimpleNamespace(
+        batch=(torch.randn(n, 1, 8, 8), torch.randint(10, (n,))),
+        val_batch=(torch.randn(m, 1, 8, 8), torch.randint(10, (m,))),
+        lam=torch.rand(n),
+        partner=torch.randperm(n),
+    )
+    before = toy.snapshot(model)
+    for _ in range(2):
+        compare(model, data, relative=1e-4)
+        data.lam = torch.rand(n)
+    assert toy.identical(before, toy.snapshot(model))
