@@ -30,12 +30,12 @@ class Ranks:
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor averaged over the ranks, in one message for each dtype; detached.
 
-        Every rank must call it with the same shapes, and gets the same bits.
+        Every rank must call it with the same shapes and dtypes, and gets the same bits.
         """
         if self.group is None:
             return list(tensors)
         means: list[Tensor] = [t.detach() for t in tensors]
-        for dtype in {t.dtype for t in means}:
+        for dtype in dict.fromkeys(t.dtype for t in means):  # a set's order differs between ranks
             places = [i for i, t in enumerate(means) if t.dtype == dtype]
             flat = torch.cat([means[i].reshape(-1) for i in places])
             dist.all_reduce(flat, group=self.group)

@@ -50,7 +50,8 @@ def ranks_of(model: nn.Module) -> Ranks:
     """The processes that train `model` together: those of its `DistributedDataParallel`.
 
     Raises:
-        ValueError: it holds a SyncBatchNorm in training mode, which differentiates once.
+        ValueError: it holds a SyncBatchNorm that synchronises: in training mode, and among several
+            processes. That differentiates once.
     """
     ranks = ALONE
     inner: object = model
@@ -59,15 +60,20 @@ def ranks_of(model: nn.Module) -> Ranks:
             ranks = Ranks(inner.process_group)
         wrapped = getattr(inner, "_orig_mod", None)
         inner = inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else wrapped
-    if ranks.size > 1:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.SyncBatchNorm) and module.training:
-                raise ValueError(
-                    f"{name!r} is a SyncBatchNorm, which has no double backward; use BatchNorm "
-                    "(statistics of each rank's own batch), GroupNorm, or put the layer in "
-                    "evaluation mode"
-                )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.SyncBatchNorm) and _synchronises(module):
+            raise ValueError(
+                f"{name!r} is a SyncBatchNorm, which has no double backward; use BatchNorm "
+                "(statistics of each rank's own batch), GroupNorm, or put the layer in evaluation "
+                "mode"
+            )
     return ranks
+
+
+def _synchronises(layer: nn.SyncBatchNorm) -> bool:
+    """Whether it exchanges statistics in a forward pass, with or without a wrapped model."""
+    running = dist.is_available() and dist.is_initialized()
+    return layer.training and running and dist.get_world_size(layer.process_group) > 1
 
 
 @contextlib.contextmanager

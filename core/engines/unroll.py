@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.autograd.graph import disable_saved_tensors_hooks
 
 from core.inner_step import differentiable, gradient_descent
 from core.meta_problem import MetaGradient, MetaProblem
@@ -38,11 +37,11 @@ def unroll(problem: MetaProblem) -> MetaGradient:
         unscale = (lambda grads: _unscaled(problem, grads)) if problem.scale != 1 else None
         return loss, step.step(loss * problem.scale, params=theta, grad_callback=unscale)
 
-    virtual_loss, stepped = problem.at(problem.theta, descend)
-    prime = dict(zip(names, stepped, strict=True))
-    meta_loss = problem.at({name: prime[name] for name in problem.theta}, problem.meta_loss)
-    with _no_forward_pass():
-        (hypergradient,) = torch.autograd.grad(meta_loss * problem.scale, problem.lam)
+    with _no_saved_tensor_hooks():
+        virtual_loss, stepped = problem.at(problem.theta, descend)
+        prime = dict(zip(names, stepped, strict=True))
+        meta_loss = problem.at({name: prime[name] for name in problem.theta}, problem.meta_loss)
+    (hypergradient,) = torch.autograd.grad(meta_loss * problem.scale, problem.lam)
     return MetaGradient(problem.unscaled(hypergradient), meta_loss.detach(), virtual_loss.detach())
 
 
@@ -51,15 +50,17 @@ def _unscaled(problem: MetaProblem, grads: list[Tensor | None]) -> list[Tensor |
 
 
 @contextlib.contextmanager
-def _no_forward_pass() -> Iterator[None]:
-    def refuse(module: Any, args: Any) -> None:
-        raise ValueError(
-            'engine "unroll" cannot recompute checkpointed activations: θ and θ′ meet in one '
-            'backward pass; use engine="auto"'
-        )
-
-    hook = register_module_forward_pre_hook(refuse)
+def _no_saved_tensor_hooks() -> Iterator[None]:
+    """Refuses what installs them, which is how activation checkpointing works."""
+    message = (
+        'engine "unroll" cannot recompute checkpointed activations, nor work under other '
+        "saved-tensor hooks: θ and θ′ meet in one backward pass, and the model can be at one of "
+        'them only; use engine="auto"'
+    )
     try:
-        yield
-    finally:
-        hook.remove()
+        with disable_saved_tensors_hooks(message):
+            yield
+    except RuntimeError as error:
+        if message not in str(error):
+            raise
+        raise ValueError(message) from None

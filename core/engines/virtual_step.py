@@ -52,8 +52,7 @@ def cotangent(
             validation = problem.validation(descend(theta, _filled(problem, gradient), rates))
         return [-rate * g for rate, g in zip(rates, validation[1], strict=True)], validation
     leaves = [g.detach().requires_grad_() for g in _filled(problem, gradient)]
-    used = [i for i, g in enumerate(gradient) if g is not None]
-    stepped = _optimizer_step(problem, leaves, used)
+    stepped = _optimizer_step(problem, leaves, _used(problem, gradient))
     validation = problem.validation(stepped) if problem.known is None else problem.known
     differentiable_at = [i for i, p in enumerate(stepped) if p.requires_grad]
     w = torch.autograd.grad(
@@ -74,6 +73,15 @@ def _filled(problem: MetaProblem, gradient: Sequence[Tensor | None]) -> list[Ten
             for p, g in zip(problem.theta.values(), gradient, strict=True)
         ]
     )
+
+
+def _used(problem: MetaProblem, gradient: Sequence[Tensor | None]) -> list[int]:
+    """Which parameters have a gradient on some rank: an optimizer leaves the others alone."""
+    used = [g is not None for g in gradient]
+    if problem.ranks.size > 1:
+        flags = torch.tensor(used, dtype=torch.float32, device=problem.lam.device)
+        used = problem.ranks.largest(flags).bool().tolist()
+    return [i for i, u in enumerate(used) if u]
 
 
 def _optimizer_step(problem: MetaProblem, gradient: list[Tensor], used: list[int]) -> list[Tensor]:
