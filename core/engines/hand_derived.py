@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from core.engines.batch_norm import BatchNorm
@@ -21,18 +22,30 @@ class HandDerived(TorchFunctionMode):
 
     Same values, cheaper second derivatives; no model changes. What our functions do not cover
     (evaluation mode, weights that are computed from others, string padding, unbatched inputs)
-    takes PyTorch's own.
+    takes PyTorch's own. So does what runs under saved-tensor hooks, as inside an activation
+    checkpoint: its second run comes with the backward pass, outside of this context, and must save
+    the same tensors.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _CONVOLUTIONS:
-            return _convolution(func, *args, **kwargs)
+        ours = func is F.batch_norm or func in _CONVOLUTIONS
+        if not ours or _saved_tensor_hooks():
+            return func(*args, **kwargs)
         if func is F.batch_norm:
             return _batch_norm(*args, **kwargs)
-        return func(*args, **kwargs)
+        return _convolution(func, *args, **kwargs)
+
+
+def _saved_tensor_hooks() -> bool:
+    """Whether any are active here, by the one public function that tells: it refuses to start."""
+    try:
+        with disable_saved_tensors_hooks("active"):
+            return False
+    except RuntimeError:
+        return True
 
 
 def _convolution(
