@@ -79,13 +79,15 @@ def differentiable(
 
     Args:
         optimizer: one of the types that `higher` or this module makes differentiable, among them
-            SGD (momentum, Nesterov, weight decay, dampening), Adam and AdamW.
+            SGD (momentum, Nesterov, weight decay, dampening), Adam and AdamW; or a training
+            library's wrapper that has it as its attribute `optimizer`.
         parameters: the model's parameters; each one that the optimizer holds must be among them.
 
     Raises:
         ValueError: the optimizer's type has no differentiable form, it maximises, it is an Adam
             with decoupled decay, or it holds a parameter that is not the model's.
     """
+    optimizer = _unwrapped(optimizer)
     kind = type(optimizer).__name__
     way_out = 'use Reading(inner_step="gradient_descent") or pass `lr` instead of `optimizer`'
     known = {id(p) for p in parameters}
@@ -116,6 +118,12 @@ def differentiable(
     if isinstance(copy, DifferentiableAdam):
         _place_epsilon(copy)
     return cast(DifferentiableOptimizer, copy)
+
+
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
 
 
 def _place_epsilon(adam: DifferentiableAdam) -> None:

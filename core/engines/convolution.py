@@ -10,6 +10,7 @@ batch and channels exchanged. Of a cotangent u of dx and a of dw the meta stage 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,18 +20,33 @@ from torch.autograd.function import once_differentiable
 _aten = torch.ops.aten
 
 
+@dataclass
+class Wanted:
+    """What the backward passes to come are asked for.
+
+    A Python function is not told which of its inputs' gradients are wanted. The last pass of the
+    meta stage goes to λ alone, and the gradients of the weights in it would be thrown away.
+    """
+
+    weights: bool = True
+
+
 class Convolution(torch.autograd.Function):
     """y of x [B, C, ...], weight and bias, any number of spatial dimensions, stride, groups.
 
     Differentiable twice in x; weight and bias must be leaves (the second derivative with respect
     to them is left out).
 
-    `geometry` is (stride, padding, dilation, transposed, output_padding, groups).
+    `geometry` is (stride, padding, dilation, transposed, output_padding, groups). Where `wanted`
+    says so when a backward pass comes, weight and bias get no gradient in it.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Any) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Any, wanted: Wanted
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.wanted = wanted
         ctx.geometry = geometry
         ctx.bias_sizes = None if bias is None else list(bias.shape)
         y: Tensor = _aten.convolution(x, weight, bias, *geometry)
@@ -39,9 +55,10 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        mask = tuple(ctx.needs_input_grad[:3])
+        x_needs, *weights_need = ctx.needs_input_grad[:3]
+        mask = (x_needs, *(need and ctx.wanted.weights for need in weights_need))
         grads = _ConvolutionBackward.apply(g, x, weight, ctx.bias_sizes, ctx.geometry, mask)
-        return (*grads, None)
+        return (*grads, None, None)
 
 
 class _ConvolutionBackward(torch.autograd.Function):

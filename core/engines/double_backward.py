@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.engines.hand_derived import HandDerived
+from core.engines.hand_derived import DifferentiatesInside, HandDerived
+from core.engines.replay import Replay
 from core.engines.virtual_step import cotangent
 from core.meta_problem import MetaGradient, MetaProblem
 
@@ -14,12 +15,19 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
     """Reverse mode through the gradient of the mixed batch. Exact.
 
     Against the unroll it keeps no graph of the virtual step and of the validation pass, and
-    convolutions and BatchNorm are differentiated twice by hand-derived functions.
+    convolutions and BatchNorm are differentiated twice by hand-derived functions (PyTorch's own
+    where the model or the loss takes a derivative itself, such as a gradient penalty).
     """
     theta = list(problem.theta.values())
+    replay = Replay(problem)
+    operations = HandDerived()
 
     def differentiate() -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        with HandDerived():
+        try:
+            with operations:
+                loss = problem.virtual_loss()
+        except DifferentiatesInside:
+            replay.rewind()
             loss = problem.virtual_loss()
         return loss, torch.autograd.grad(
             loss * problem.scale, theta, create_graph=True, allow_unused=True
@@ -32,6 +40,7 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
     ]
 
     def differentiate_again() -> Tensor:
+        operations.wanted.weights = False
         gradients, cotangents = zip(*pairs, strict=True)
         return torch.autograd.grad(gradients, problem.lam, cotangents)[0]
 

@@ -12,31 +12,51 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from core.engines.batch_norm import BatchNorm
-from core.engines.convolution import Convolution
+from core.engines.convolution import Convolution, Wanted
 
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+_DIFFERENTIATIONS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
+
+
+class DifferentiatesInside(BaseException):
+    """What runs takes a derivative itself, which our functions do not carry on to the weights.
+
+    No `Exception`, lest the model catch it.
+    """
 
 
 class HandDerived(TorchFunctionMode):
     """Puts `Convolution` and `BatchNorm` in the place of `F.conv*d` and `F.batch_norm`.
 
     Same values, cheaper second derivatives; no model changes. What our functions do not cover
-    (evaluation mode, weights that are computed from others, string padding, unbatched inputs)
-    takes PyTorch's own. So does what runs under saved-tensor hooks, as inside an activation
+    (evaluation mode, weights that are computed from others, string padding, unbatched or complex
+    inputs, transforms of `torch.func`) takes PyTorch's own. So does what runs under saved-tensor hooks, as inside an activation
     checkpoint: its second run comes with the backward pass, outside of this context, and must save
     the same tensors.
+
+    Attributes:
+        wanted: set `wanted.weights` to False before a backward pass that goes to inputs alone.
+
+    Raises:
+        DifferentiatesInside: autograd is called inside.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted = Wanted()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _DIFFERENTIATIONS:
+            raise DifferentiatesInside
         ours = func is F.batch_norm or func in _CONVOLUTIONS
         if not ours or _saved_tensor_hooks():
             return func(*args, **kwargs)
         if func is F.batch_norm:
             return _batch_norm(*args, **kwargs)
-        return _convolution(func, *args, **kwargs)
+        return _convolution(self.wanted, func, *args, **kwargs)
 
 
 def _saved_tensor_hooks() -> bool:
@@ -49,6 +69,7 @@ def _saved_tensor_hooks() -> bool:
 
 
 def _convolution(
+    wanted: Wanted,
     func: Callable[..., Tensor],
     input: Tensor,
     weight: Tensor,
@@ -59,9 +80,8 @@ def _convolution(
     groups: int = 1,
 ) -> Tensor:
     dims = _CONVOLUTIONS[func]
-    if not (
-        _leaf(weight) and _leaf(bias) and input.dim() == dims + 2 and not isinstance(padding, str)
-    ):
+    unbatched = input.dim() != dims + 2
+    if unbatched or isinstance(padding, str) or not _covered(input, weight, bias):
         return func(input, weight, bias, stride, padding, dilation, groups)
     geometry = (
         _tuple(stride, dims),
@@ -74,11 +94,10 @@ def _convolution(
     device = input.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        input, weight = input.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        input, weight, bias = (_autocast(t, dtype) for t in (input, weight, bias))
         with torch.autocast(device, enabled=False):
-            return Convolution.apply(input, weight, bias, geometry)
-    return Convolution.apply(input, weight, bias, geometry)
+            return Convolution.apply(input, weight, bias, geometry, wanted)
+    return Convolution.apply(input, weight, bias, geometry, wanted)
 
 
 def _batch_norm(
@@ -92,14 +111,23 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     single = input.numel() == input.shape[1]  # PyTorch refuses one value per channel
-    if not training or single or not (_leaf(weight) and _leaf(bias)):
+    if not training or single or not _covered(input, weight, bias):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return BatchNorm.apply(input, weight, bias, eps)
+    running = (running_mean, running_var)
+    return BatchNorm.apply(input, weight, bias, running, momentum, eps)
 
 
-def _leaf(parameter: Tensor | None) -> bool:
-    return parameter is None or parameter.is_leaf
+def _covered(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+    leaves = all(parameter is None or parameter.is_leaf for parameter in (weight, bias))
+    # `torch.func` takes no autograd function of the older form, which is the faster one.
+    transformed = torch._C._are_functorch_transforms_active()
+    return leaves and input.is_floating_point() and not transformed
+
+
+def _autocast(tensor: Tensor | None, dtype: torch.dtype) -> Any:
+    """As autocast does it: float64 stays."""
+    return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
 def _tuple(value: Any, dims: int) -> list[int]:
-    return [value] * dims if isinstance(value, int) else list(value)
+    return list(value) if isinstance(value, (tuple, list)) else [int(value)] * dims

@@ -207,3 +207,16 @@ def test_a_foreign_parameter_is_refused() -> None:
     p, foreign = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(7))
     with pytest.raises(ValueError, match=r"holds a parameter of shape \[7\] that is not the"):
         differentiable(optim.SGD([p, foreign], lr=0.1), [p])
+
+
+def test_a_training_librarys_wrapper_steps_like_what_it_wraps(toy: SimpleNamespace) -> None:
+    """As Lightning's: a subclass made on the fly, the torch optimizer its attribute."""
+    nets = [toy.make_net(), toy.make_net()]
+    plain, inner = (optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.3) for net in nets)
+    wrapper = type("WrappedAdamW", (type("Wrapper", (), {}), optim.AdamW), {})
+    wrapped = object.__new__(wrapper)
+    wrapped.__dict__ = {**inner.__dict__, "optimizer": inner}
+    for a, b in zip(
+        virtual_step(nets[0], plain, toy), virtual_step(nets[1], wrapped, toy), strict=True
+    ):
+        assert torch.equal(a, b)
