@@ -33,14 +33,21 @@ class BatchNorm(torch.autograd.Function):
     """y [B, C, ...] of x, weight [C] or None, bias [C] or None, by the statistics of the batch.
 
     Differentiable twice in x; weight and bias must be leaves (the second derivative with respect
-    to them is left out). No running statistics move.
+    to them is left out). `running` is (mean, variance) of [C], moved in place by `momentum`, or
+    (None, None).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        momentum: float,
+        eps: float,
     ) -> Tensor:
-        y, mean, invstd = _aten.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        y, mean, invstd = _aten.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
         ctx.save_for_backward(x, weight, mean, invstd)
         ctx.eps = eps
         return y
@@ -50,7 +57,8 @@ class BatchNorm(torch.autograd.Function):
         x, weight, mean, invstd = ctx.saved_tensors
         dx, dw, db = _BatchNormBackward.apply(g, x, weight, mean, invstd, ctx.eps)
         needs = ctx.needs_input_grad
-        return dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None, None
+        grads = dx if needs[0] else None, dw if needs[1] else None, db if needs[2] else None
+        return (*grads, None, None, None)
 
 
 class _BatchNormBackward(torch.autograd.Function):
@@ -88,17 +96,19 @@ class _BatchNormBackward(torch.autograd.Function):
         sum_ux, sum_u = _sums(u, x, mean, s)
         sum_ug, _ = _sums(u, g, zeros, ones)  # with mean 0 and deviation 1, "x̂" is g itself
 
-        # cotangent of g, as a combination of u, x and 1
+        # x̂ is taken from x − μ: x̂ = s·x − s·μ would cancel where the mean is large.
+        centred = x - mean.view(_per_channel(x))
+        # cotangent of g, as a combination of u, x − μ and 1
         on_x = s * (a - s * gamma * sum_ux / m)
-        dg = _combine(c - s * gamma * sum_u / m - on_x * mean, (u, s * gamma), (x, on_x))
-        # cotangent of x, as a combination of g, u, x and 1
+        dg = _combine(c - s * gamma * sum_u / m, (u, s * gamma), (centred, on_x))
+        # cotangent of x, as a combination of g, u, x − μ and 1
         p = a - s * gamma * sum_ux / m
         q = -s * gamma * sum_gx / m
         t = gamma * (sum_ug - sum_u * sum_g / m - sum_gx * sum_ux / m)
         mean_v = (p * sum_g + q * sum_u) / m
         mean_vx = (p * sum_gx + q * sum_ux) / m
         on_x = -s * s * (mean_vx + t * s / m)
-        dx = _combine(-s * mean_v - on_x * mean, (g, s * p), (u, s * q), (x, on_x))
+        dx = _combine(-s * mean_v, (g, s * p), (u, s * q), (centred, on_x))
         return dg, dx, None, None, None, None
 
 
@@ -110,13 +120,18 @@ def _sums(u: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, T
     return over_x, over_1
 
 
+def _per_channel(x: Tensor) -> list[int]:
+    """The shape of a tensor [C] beside x [B, C, ...]."""
+    return [1, -1] + [1] * (x.dim() - 2)
+
+
 def _combine(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
     """constant + Σ coefficient·x with a coefficient [C] for each x [B, C, ...], a pass for each.
 
     In the dtype of the coefficients (float32 where x is bfloat16), rounded once at the end.
     """
     (first, scale), *rest = terms
-    shape = [1, -1] + [1] * (first.dim() - 2)
+    shape = _per_channel(first)
     out = torch.addcmul(constant.view(shape), first, scale.view(shape))
     for x, coefficient in rest:
         out.addcmul_(x, coefficient.view(shape))

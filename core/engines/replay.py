@@ -27,7 +27,11 @@ class Replay:
     def __call__(self) -> Iterator[None]:
         """Inside, the streams start where they stood; afterwards, they are back where they were."""
         with torch.random.fork_rng(devices=self._devices):
-            torch.set_rng_state(self._cpu)
-            for device, state in zip(self._devices, self._cuda, strict=True):
-                torch.cuda.set_rng_state(state, device)
+            self.rewind()
             yield
+
+    def rewind(self) -> None:
+        """The streams stand again where they started."""
+        torch.set_rng_state(self._cpu)
+        for device, state in zip(self._devices, self._cuda, strict=True):
+            torch.cuda.set_rng_state(state, device)
