@@ -61,10 +61,10 @@ class MoveTable:
         stage = torch.stack([torch.ones_like(z), z, move, z * z, z * move]).sum(dim=1)
         self._moments = self.memory * self._moments + stage
         rest = move - self._slope() * z
-        self._weight *= self.memory
-        self._sum *= self.memory
-        self._weight.index_put_((first, second), torch.ones_like(rest), accumulate=True)
-        self._sum.index_put_((first, second), rest, accumulate=True)
+        # Nothing in place: a state_dict taken before must not change.
+        pair, ones = (first, second), torch.ones_like(rest)
+        self._weight = (self.memory * self._weight).index_put_(pair, ones, accumulate=True)
+        self._sum = (self.memory * self._sum).index_put_(pair, rest, accumulate=True)
         self._residuals = rest - self.table()[first, second]
 
     def predict(
@@ -110,7 +110,9 @@ class MoveTable:
 
     def _slope(self) -> Tensor:
         n, z, move, zz, z_move = self._moments
-        return (z_move - z * move / n) / (zz - z * z / n).clamp_min(1e-12)
+        # Where all z are alike there is no slope: only rounding is left of either difference.
+        spread = zz - z * z / n
+        return torch.where(spread > 1e-9 * zz, (z_move - z * move / n) / spread, 0.0)
 
     def _grow(self, classes: int) -> None:
         missing = classes - len(self._sum)

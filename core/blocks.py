@@ -10,19 +10,18 @@ from torch import nn
 def blocks(model: nn.Module) -> list[list[str]]:
     """Names of the parameters of each block, in the order in which the modules were defined.
 
-    A block is a child of the model that has parameters; children that are plain containers
-    (`nn.Sequential`, `nn.ModuleList`) are opened, as is a model that is the only child of another.
-    A `PreActResNet` so gives its stem, its residual blocks, the last BatchNorm and the classifier.
-    Parameters that the model holds itself come first, as one block. A tied parameter counts where
-    it first appears.
+    A block is a child of the model that has parameters. Children that are plain containers
+    (`nn.Sequential` and `nn.ModuleList` themselves) are opened, and so is a child that is all of
+    the model, or of such a child. A `PreActResNet` so gives its stem, its residual blocks and the
+    classifier. Parameters that an opened module holds itself come before its children, as one
+    block. A tied parameter counts where it first appears.
     """
-    known = {name for name, _ in model.named_parameters()}
+    left = {name for name, _ in model.named_parameters()}
     found = []
-    for prefix, module in _walk(model, ""):
-        names = [n for n, _ in module.named_parameters(prefix, recurse=True) if n in known]
-        found.append(names)
-    own = [name for name, _ in model.named_parameters(recurse=False)]
-    return [names for names in (own, *found) if names]
+    for names in _walk(model, "", whole=True):
+        found.append([name for name in names if name in left])
+        left.difference_update(names)
+    return [names for names in found if names]
 
 
 def last_blocks(model: nn.Module, count: int) -> set[str]:
@@ -41,16 +40,18 @@ def last_blocks(model: nn.Module, count: int) -> set[str]:
     return {name for names in found[-count:] for name in names}
 
 
-def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+def _walk(module: nn.Module, prefix: str, *, whole: bool) -> Iterator[list[str]]:
+    """Names by block, from a module that is opened; `whole`: it is all of the model."""
+    yield [name for name, _ in module.named_parameters(prefix, recurse=False)]
     children = [
-        (name, child)
+        (f"{prefix}.{name}" if prefix else name, child)
         for name, child in module.named_children()
         if any(True for _ in child.parameters())
     ]
-    for name, child in children:
-        path = f"{prefix}.{name}" if prefix else name
-        opened = isinstance(child, (nn.Sequential, nn.ModuleList)) or len(children) == 1
-        if opened and any(True for _ in child.children()):
-            yield from _walk(child, path)
+    whole = whole and len(children) == 1
+    for path, child in children:
+        has_children = any(True for _ in child.children())
+        if type(child) in (nn.Sequential, nn.ModuleList) or (whole and has_children):
+            yield from _walk(child, path, whole=whole)
         else:
-            yield path, child
+            yield [name for name, _ in child.named_parameters(path)]

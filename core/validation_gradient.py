@@ -38,7 +38,16 @@ class ValidationGradient:
         return self._meta_loss, self._v
 
     def count(self, fresh: tuple[Tensor, list[Tensor]] | None) -> None:
-        """One meta stage is done, with what it computed anew, or None where it used `last`."""
+        """One meta stage is done, with what it computed anew, or None where it used `last`.
+
+        Raises:
+            ValueError: nothing new was computed though it was due.
+        """
+        if fresh is None and self.due() and self.refresh_every > 1:
+            raise ValueError(
+                'engine "unroll" gives no validation gradient to keep for '
+                f'refresh_every={self.refresh_every} stages; use engine="auto"'
+            )
         if fresh is not None:
             self._meta_loss, self._v = fresh
             self._age = 0
