@@ -30,9 +30,9 @@ class HandDerived(TorchFunctionMode):
 
     Same values, cheaper second derivatives; no model changes. What our functions do not cover
     (evaluation mode, weights that are computed from others, string padding, unbatched or complex
-    inputs, transforms of `torch.func`) takes PyTorch's own. So does what runs under saved-tensor hooks, as inside an activation
-    checkpoint: its second run comes with the backward pass, outside of this context, and must save
-    the same tensors.
+    inputs, transforms of `torch.func`) takes PyTorch's own. So does what runs under saved-tensor
+    hooks, as inside an activation checkpoint: its second run comes with the backward pass, outside
+    of this context, and must save the same tensors.
 
     Attributes:
         wanted: set `wanted.weights` to False before a backward pass that goes to inputs alone.
