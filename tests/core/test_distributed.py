@@ -1,0 +1,536 @@
+"""Two processes that train one model, against one process on the joined batch.
+
+The file is its own worker: `python test_distributed.py RANK FOLDER` is one of the two processes. It
+runs every set-up and leaves what came out in the folder; the tests compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from core.engines.compiled import CompileFallback
+from core.hypergradient import hypergradient
+from core.metamixup import learn_interpolation, metamixup_step
+from core.reading import Reading
+from core.validation_gradient import ValidationGradient
+
+RANKS, SHARE, SHARE_VAL, CLASSES = 2, 6, 4, 3
+ENGINES = ("double_backward", "forward_reverse", "finite_difference", "compiled")
+INNER = ("plain", "momentum", "adamw")
+READINGS = {
+    "rms": Reading(),
+    "sum": Reading(scale="sum"),
+    "mean": Reading(scale="mean", projection="clip", gradient="lam", step_size=20.0),
+    "twice": Reading(meta_steps=2, inner_step="optimizer"),
+}
+Results = dict[str, Any]
+
+pytestmark = pytest.mark.slow
+
+
+class Net(nn.Module):
+    """conv, tanh, mean over pixels, linear; optionally BatchNorm, and a layer for light inputs."""
+
+    def __init__(self, norm: bool = False, sometimes: bool = False):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 5, 3)
+        self.norm = nn.BatchNorm2d(5) if norm else nn.Identity()
+        self.sometimes = nn.Linear(5, 5) if sometimes else None
+        self.out = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.norm(self.conv(x))).mean((2, 3))
+        if self.sometimes is not None and float(x.detach().mean()) > 0:
+            h = torch.tanh(self.sometimes(h))
+        logits: Tensor = self.out(h)
+        return logits
+
+
+def make_net(dtype: torch.dtype = torch.float64, **options: bool) -> Net:
+    torch.manual_seed(0)
+    return Net(**options).to(dtype)
+
+
+def make_data(
+    rank: int | None, step: int = 0, dtype: torch.dtype = torch.float64, shift: float = 0.0
+) -> dict[str, Any]:
+    """batch, val_batch, lam, partner: the share of a rank, or the joined ones for None.
+
+    `shift` moves the mean of the inputs up on rank 1 and down on rank 0.
+    """
+    g = torch.Generator().manual_seed(100 + step)
+    shares = []
+    for r in range(RANKS):
+        x = torch.randn(SHARE + SHARE_VAL, 2, 5, 5, generator=g, dtype=torch.float64)
+        x = (x + (shift if r else -shift)).to(dtype)
+        y = torch.randint(CLASSES, (SHARE + SHARE_VAL,), generator=g)
+        lam = 0.05 + 0.9 * torch.rand(SHARE, generator=g, dtype=torch.float64).to(dtype)
+        shares.append((x, y, lam, torch.randperm(SHARE, generator=g)))
+    if rank is None:
+        x, y = (
+            torch.cat([s[i][:SHARE] for s in shares] + [s[i][SHARE:] for s in shares])
+            for i in (0, 1)
+        )
+        n = RANKS * SHARE
+        lam = torch.cat([s[2] for s in shares])
+        partner = torch.cat([s[3] + SHARE * r for r, s in enumerate(shares)])
+    else:
+        x, y, lam, partner = shares[rank]
+        n = SHARE
+    return {"batch": (x[:n], y[:n]), "val_batch": (x[n:], y[n:]), "lam": lam, "partner": partner}
+
+
+def optimizer_of(kind: str, model: nn.Module) -> torch.optim.Optimizer:
+    if kind == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=0.03, eps=1e-3)
+    return torch.optim.SGD(
+        model.parameters(), lr=0.3, momentum=0.9 if kind == "momentum" else 0.0, weight_decay=0.01
+    )
+
+
+def warm_up(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    g = torch.Generator().manual_seed(7)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=g, dtype=torch.float64).to(p.dtype) * 0.1
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def parameters(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def watch(net: nn.Module) -> list[list[Tensor]]:
+    """The parameters of `net` in each of its passes from now on."""
+    seen: list[list[Tensor]] = []
+
+    def look(module: nn.Module, args: object) -> None:
+        seen.append(parameters(module))
+
+    net.register_forward_pre_hook(look)
+    return seen
+
+
+def refusal(body: Callable[[], object]) -> str:
+    try:
+        body()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def compile_(model: nn.Module) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+# Each set-up runs on every rank with `wrap` = DistributedDataParallel, and in one process with
+# rank None and `wrap` = identity.
+Wrap = Callable[..., nn.Module]
+
+
+def hypergradients(rank: int | None, wrap: Wrap) -> Results:
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        for inner in INNER:
+            net = make_net(dtype)
+            model = wrap(net)
+            optimizer = optimizer_of(inner, net)
+            warm_up(net, optimizer)
+            step: dict[str, Any] = {"lr": 0.3} if inner == "plain" else {"optimizer": optimizer}
+            data = make_data(rank, dtype=dtype)
+            exact = dtype == torch.float32 or rank is None
+            for engine in ("double_backward",) if exact else ENGINES:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", CompileFallback)
+                    value = hypergradient(model, **data, **step, engine=engine)  # type: ignore[arg-type]
+                found[f"{inner} {engine} {dtype}"] = value
+    return found
+
+
+def interpolations(rank: int | None, wrap: Wrap) -> Results:
+    found: Results = {}
+    for name, reading in READINGS.items():
+        net = make_net()
+        given = learn_interpolation(
+            wrap(net), **make_data(rank), reading=reading, optimizer=optimizer_of("momentum", net)
+        )
+        found[name] = torch.stack([given.lam, given.lam_init, given.change])  # type: ignore[list-item]
+        found[f"{name} meta_loss"] = given.meta_loss
+    return found
+
+
+def trainings(rank: int | None, wrap: Wrap) -> Results:
+    """Three steps; the parameters after each, and those that every pass saw."""
+    found: Results = {}
+    for inner in ("gradient_descent", "optimizer"):
+        for kind in ("momentum", "adamw"):
+            net = make_net()
+            model = wrap(net)
+            optimizer = optimizer_of(kind, net)
+            seen = watch(net)
+            after = []
+            for step in range(3):
+                metamixup_step(
+                    model,
+                    optimizer,
+                    **make_data(rank, step),
+                    reading=Reading(inner_step=inner),
+                )
+                after.append(parameters(net))
+            found[f"{inner} {kind}"] = {"after": after, "seen": seen}
+    return found
+
+
+def kept_validation_gradient(rank: int | None, wrap: Wrap) -> Results:
+    net = make_net()
+    model, kept = wrap(net), ValidationGradient(2)
+    optimizer = optimizer_of("momentum", net)
+    for step in range(3):
+        data = make_data(rank, step)
+        metamixup_step(model, optimizer, **data, validation_gradient=kept, last_blocks=1)
+    return {"after": parameters(net)}
+
+
+def accumulation(rank: int | None, wrap: Wrap) -> Results:
+    net = make_net()
+    model = wrap(net)
+    optimizer = optimizer_of("momentum", net)
+    after = []
+    for step in range(4):
+        first = step % 2 == 0
+        inside = model.no_sync() if first and rank is not None else contextlib.nullcontext()  # type: ignore[operator]
+        with inside:
+            metamixup_step(
+                model,
+                optimizer,
+                **make_data(rank, step),
+                micro_batch=(step % 2, 2),
+                clip_grad_norm=0.05,
+            )
+        after.append(parameters(net))
+    return {"after": after}
+
+
+def placebo(rank: int | None, wrap: Wrap) -> Results:
+    found = {}
+    reading = Reading(scale="rms", projection="clip", gradient="lam", step_size=0.01)
+    for permute in (False, True):
+        given = learn_interpolation(
+            wrap(make_net()),
+            **make_data(rank),
+            lr=0.3,
+            reading=reading,
+            permute=permute,
+            generator=torch.Generator().manual_seed(3),
+        )
+        found[f"permuted {permute}"] = given.change
+    return found
+
+
+def wrapped_twice(rank: int | None, wrap: Wrap) -> Results:
+    """Three steps with `torch.compile` and the wrapper in both orders, and alone."""
+
+    orders: dict[str, Callable[[nn.Module], Any]] = {
+        "alone": wrap,
+        "outside": lambda net: compile_(wrap(net)),
+        "inside": lambda net: wrap(compile_(net)),
+    }
+    found: Results = {}
+    for name, order in orders.items():
+        net = make_net()
+        model, optimizer = order(net), optimizer_of("momentum", net)
+        for step in range(3):
+            metamixup_step(model, optimizer, **make_data(rank, step))
+        found[name] = parameters(net)
+    return found
+
+
+# These run on two ranks only.
+
+
+def own_statistics(rank: int) -> Results:
+    net = make_net(norm=True)
+    model, optimizer = DistributedDataParallel(net), optimizer_of("momentum", net)
+    seen = watch(net)
+    for step in range(3):
+        metamixup_step(model, optimizer, **make_data(rank, step))
+    return {"after": parameters(net), "seen": seen}
+
+
+def used_on_one_rank(rank: int) -> Results:
+    """A layer that only the batches of rank 1 go through, moved by the optimizer's own step."""
+    net = make_net(sometimes=True)
+    model = DistributedDataParallel(net, find_unused_parameters=True)
+    optimizer = optimizer_of("momentum", net)
+    warm_up(net, optimizer)
+    seen = watch(net)
+    data = make_data(rank, shift=3.0)
+    metamixup_step(model, optimizer, **data, reading=Reading(inner_step="optimizer"))
+    return {"after": parameters(net), "seen": seen}
+
+
+def overflow_on_one_rank(rank: int) -> Results:
+    """Losses scaled in float16, beyond its range on rank 1 alone."""
+    net = make_net(torch.float32)
+    model, optimizer = DistributedDataParallel(net), optimizer_of("momentum", net)
+    before = parameters(net)
+    data = make_data(rank, dtype=torch.float32)
+    if rank == 1:
+        data["batch"] = (data["batch"][0] * 3e4, data["batch"][1])
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    result = metamixup_step(model, optimizer, **data, autocast=torch.float16, scaler=scaler)
+    return {
+        "before": before,
+        "after": parameters(net),
+        "scale": scaler.get_scale(),
+        "finite": bool(result.hypergradient.isfinite().all()),  # type: ignore[union-attr]
+        "lam": result.lam,
+    }
+
+
+def refusals(rank: int) -> Results:
+    data = make_data(rank)
+    found = {}
+
+    def learn(model: nn.Module, **options: Any) -> Callable[[], object]:
+        return lambda: learn_interpolation(model, **data, lr=0.1, **options)
+
+    model = DistributedDataParallel(make_net(norm=True))
+    found["unroll"] = refusal(learn(model, engine="unroll"))
+    # Wrapped first: on a CPU the wrapper itself refuses the layer, which nobody runs here.
+    synchronised = DistributedDataParallel(make_net(norm=True))
+    synchronised.module.norm = nn.SyncBatchNorm(5).double()
+    found["sync"] = refusal(learn(synchronised))
+    found["sync, compiled"] = refusal(learn(compile_(synchronised)))
+    found["sync, bare"] = refusal(learn(synchronised.module))
+    synchronised.module.norm.eval()
+    found["sync in evaluation mode"] = refusal(learn(synchronised))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        found |= sharded(learn)
+    with pytest.warns(CompileFallback, match="several ranks exchange gradients"):
+        learn(DistributedDataParallel(make_net()), engine="compiled")()
+    return found
+
+
+def sharded(learn: Callable[..., Callable[[], object]]) -> dict[str, str]:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (RANKS,))
+    replicated = make_net()
+    weight = distribute_tensor(replicated.out.weight.detach(), mesh, [Replicate()])
+    replicated.out.weight = nn.Parameter(weight)
+    found = {
+        "DTensor": refusal(learn(replicated)),
+        "FSDP": refusal(learn(FullyShardedDataParallel(make_net(), device_id=torch.device("cpu")))),
+    }
+    with contextlib.suppress(ImportError):  # torch 2.6 and later
+        from torch.distributed.fsdp import fully_shard
+
+        found["fully_shard"] = refusal(learn(fully_shard(make_net(), mesh=mesh)))
+    return found
+
+
+SHARED = (
+    hypergradients,
+    interpolations,
+    trainings,
+    kept_validation_gradient,
+    accumulation,
+    placebo,
+    wrapped_twice,
+)
+RANKS_ONLY = (own_statistics, used_on_one_rank, overflow_on_one_rank, refusals)
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
+    results: Results = {f.__name__: f(rank, DistributedDataParallel) for f in SHARED}
+    results |= {f.__name__: f(rank) for f in RANKS_ONLY}
+    torch.save(results, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
+    """What came out on each rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        said = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert [worker.returncode for worker in workers] == [0] * RANKS, "\n".join(said)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+def alone(setup: Callable[..., Results]) -> Results:
+    return setup(None, lambda net: net)
+
+
+def off(value: Tensor, truth: Tensor) -> float:
+    return float((value - truth).norm() / truth.norm())
+
+
+def furthest(values: list[Tensor], truths: list[Tensor]) -> float:
+    return max(off(a, b) for a, b in zip(values, truths, strict=True))
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    return len(a) == len(b) and all(map(same_bits, a, b))
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_hypergradient_is_that_of_the_joined_batch(inner: str, ranks: list[Results]) -> None:
+    truths = alone(hypergradients)
+    found = [r["hypergradients"] for r in ranks]
+    assert len(found[0]) == 3 * (len(ENGINES) + 1)
+    for name in found[0]:
+        kind, engine, dtype = name.split()
+        if kind != inner:
+            continue
+        truth = truths[f"{kind} double_backward {dtype}"]
+        value = torch.cat([f[name] for f in found])
+        assert value.dtype == truth.dtype
+        approximate = dtype == "torch.float32" or engine == "finite_difference"
+        assert off(value, truth) < (1e-6 if approximate else 1e-12), name
+
+
+def test_lambda_is_that_of_the_joined_batch(ranks: list[Results]) -> None:
+    truths = alone(interpolations)
+    found = [r["interpolations"] for r in ranks]
+    for name in READINGS:
+        value, truth = torch.cat([f[name] for f in found], dim=1), truths[name]
+        torch.testing.assert_close(value, truth, rtol=1e-9, atol=1e-12)
+        assert float(truth[2].abs().max()) > 1e-3, name
+        torch.testing.assert_close(found[0][f"{name} meta_loss"], truths[f"{name} meta_loss"])
+        assert torch.equal(found[0][f"{name} meta_loss"], found[1][f"{name} meta_loss"])
+
+
+def test_training_is_that_of_the_joined_batch(ranks: list[Results]) -> None:
+    truths = alone(trainings)
+    for name, truth in truths.items():
+        found = [r["trainings"][name] for r in ranks]
+        assert same_bits(found[0]["after"], found[1]["after"]), name
+        for step in range(3):
+            assert furthest(found[0]["after"][step], truth["after"][step]) < 1e-10, (name, step)
+
+
+def test_every_rank_takes_the_same_virtual_step(ranks: list[Results]) -> None:
+    for name, truth in alone(trainings).items():
+        found = [r["trainings"][name]["seen"] for r in ranks]
+        assert same_bits(found[0], found[1]), name
+        assert len(found[0]) == len(truth["seen"]) == 9
+        for step in range(3):
+            virtual, validation, real = found[0][3 * step : 3 * step + 3]
+            assert same_bits(virtual, real)
+            assert not same_bits(virtual, validation)
+            assert furthest(validation, truth["seen"][3 * step + 1]) < 1e-10, (name, step)
+
+
+@pytest.mark.parametrize("setup", [kept_validation_gradient, accumulation])
+def test_options_are_those_of_the_joined_batch(
+    setup: Callable[..., Results], ranks: list[Results]
+) -> None:
+    truth = alone(setup)["after"]
+    found = [r[setup.__name__]["after"] for r in ranks]
+    assert same_bits(found[0], found[1])
+    if setup is accumulation:
+        start = parameters(make_net())
+        assert same_bits(found[0][0], start)
+        assert not same_bits(found[0][1], start)
+        for i in range(4):
+            assert furthest(found[0][i], truth[i]) < 1e-10
+    else:
+        assert furthest(found[0], truth) < 1e-10
+
+
+def test_placebo_permutes_within_each_rank(ranks: list[Results]) -> None:
+    for r in ranks:
+        change = r["placebo"]
+        kept, permuted = change["permuted False"], change["permuted True"]
+        assert not torch.allclose(kept, permuted)
+        torch.testing.assert_close(kept.sort().values, permuted.sort().values)
+
+
+def test_compiled_models_inside_and_outside(ranks: list[Results]) -> None:
+    truth = alone(wrapped_twice)["alone"]
+    for name in ("alone", "outside", "inside"):
+        found = [r["wrapped_twice"][name] for r in ranks]
+        assert same_bits(found[0], found[1]), name
+        assert furthest(found[0], truth) < 1e-10, name
+
+
+def test_batch_norm_of_each_ranks_own_statistics(ranks: list[Results]) -> None:
+    found = [r["own_statistics"] for r in ranks]
+    assert same_bits(found[0]["after"], found[1]["after"])
+    assert same_bits(found[0]["seen"], found[1]["seen"])
+    assert all(bool(p.isfinite().all()) for p in found[0]["after"])
+
+
+def test_a_layer_that_one_rank_uses_moves_on_both(ranks: list[Results]) -> None:
+    found = [r["used_on_one_rank"] for r in ranks]
+    assert same_bits(found[0]["seen"], found[1]["seen"])
+    assert same_bits(found[0]["after"], found[1]["after"])
+    before, ahead, _ = found[0]["seen"]
+    assert not any(torch.equal(a, b) for a, b in zip(before, ahead, strict=True))
+
+
+def test_overflow_on_one_rank_stops_the_step_on_both(ranks: list[Results]) -> None:
+    found = [r["overflow_on_one_rank"] for r in ranks]
+    assert not found[1]["finite"]
+    for r in found:
+        assert r["scale"] == 2.0**13
+        assert same_bits(r["before"], r["after"])
+        assert bool(r["lam"].isfinite().all())
+
+
+def test_refusals(ranks: list[Results]) -> None:
+    for r in ranks:
+        said = dict(r["refusals"])
+        assert said.pop("sync in evaluation mode") == ""
+        assert said.pop("unroll") == (
+            'engine "unroll" cannot work with several ranks; use engine="auto"'
+        )
+        for name in ("sync", "sync, compiled", "sync, bare"):
+            text = said.pop(name)
+            assert "SyncBatchNorm, which has no double backward; use BatchNorm" in text, name
+            assert "norm'" in text
+        assert len(said) >= 2
+        for name, text in said.items():
+            assert "are split over processes" in text, name
+            assert "use DistributedDataParallel" in text, name
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,131 @@
+"""What a policy's decision does to a batch: by formulas, and the same as in `mixed_step`."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.area_mixing import AreaMixing
+from core.hidden_mixing import HiddenMixing
+from core.interpolation import Interpolation
+from core.losses import IndexLoss
+from core.metamixup import mixed_step
+from core.mixing_kinds import INPUT, Mixing
+
+N, CLASSES = 5, 3
+
+
+class Net(nn.Sequential):
+    """Written out, as `Module.compile` leaves torch's own classes as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self[0](x))
+        logits: Tensor = self[4](self[3](self[2](self[1](h))))
+        return logits
+
+
+def make_model() -> Net:
+    return Net(
+        nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(36, CLASSES)
+    ).double()
+
+
+def make(mixing: Mixing = INPUT) -> SimpleNamespace:
+    x = torch.randn(N, 2, 5, 5, dtype=torch.float64)
+    y = torch.randint(CLASSES, (N,))
+    lam = torch.rand(N, dtype=torch.float64)
+    partner = torch.tensor([2, 0, 1, 4, 3])
+    drawn = mixing.draw(x, torch.Generator().manual_seed(2))
+    return SimpleNamespace(
+        x=x, y=y, lam=lam, partner=partner, given=Interpolation(lam, partner, lam, mixing=drawn)
+    )
+
+
+def by_hand(model: Net, case: SimpleNamespace, mixing: Mixing) -> Tensor:
+    """Logits of the mixed batch, layer by layer."""
+
+    def mix(h: Tensor, weight: Tensor | None = None) -> Tensor:
+        shape = (-1, *[1] * (h.dim() - 1))
+        weight = case.lam.view(shape) if weight is None else weight
+        return weight * h + (1 - weight) * h[case.partner]
+
+    if isinstance(mixing, HiddenMixing):
+        return model[4](mix(torch.tanh(torch.tanh(model[0](case.x)))).flatten(1))
+    if isinstance(mixing, AreaMixing):
+        # The box of each image, summed up from boxes of 1/400 of a pixel's side.
+        assert case.given.mixing.position is not None
+        fine, own = 400, torch.empty(N, 1, 5, 5, dtype=torch.float64)
+        at = (torch.arange(5 * fine, dtype=torch.float64) + 0.5) / fine
+        for i, place in enumerate(case.given.mixing.position.double()):
+            side = float(1 - case.lam[i]) ** 0.5 * 5
+            rows, columns = (
+                ((at > p * (5 - side)) & (at < p * (5 - side) + side)).double() for p in place
+            )
+            inside = rows.view(5, fine).mean(1)[:, None] * columns.view(5, fine).mean(1)[None]
+            own[i, 0] = 1 - inside
+        return model(mix(case.x, own))
+    return model(mix(case.x))
+
+
+KINDS = [INPUT, AreaMixing(), HiddenMixing("1")]
+
+
+@pytest.mark.parametrize("mixing", KINDS, ids=lambda kind: type(kind).__name__)
+def test_logits_by_hand(mixing: Any) -> None:
+    model, case = make_model().eval(), make(mixing)
+    # Borders are met to a 400th of a pixel only.
+    atol = 1e-3 if isinstance(mixing, AreaMixing) else 1e-12
+    truth = by_hand(model, case, mixing)
+    torch.testing.assert_close(case.given.logits(model, case.x), truth, rtol=0, atol=atol)
+    assert float((truth - model(case.x)).detach().abs().max()) > 0.05
+
+
+def test_loss_by_hand() -> None:
+    case = make()
+    logits = torch.randn(N, CLASSES, dtype=torch.float64)
+    one_hot = torch.eye(CLASSES, dtype=torch.float64)[case.y]
+    lam = case.lam[:, None]
+    target = lam * one_hot + (1 - lam) * one_hot[case.partner]
+    entropy = -(target * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(case.given.loss(logits, case.y), entropy)
+    soft = torch.rand(N, CLASSES, dtype=torch.float64).softmax(1)
+    target = lam * soft + (1 - lam) * soft[case.partner]
+    squares = ((logits - target) ** 2).mean()
+    torch.testing.assert_close(case.given.loss(logits, soft, F.mse_loss), squares)
+
+    def margin(logits: Tensor, y: Tensor) -> Tensor:
+        return F.multi_margin_loss(logits, y, reduction="none")
+
+    own, other = margin(logits, case.y), margin(logits, case.y[case.partner])
+    both = (case.lam * own + (1 - case.lam) * other).mean()
+    torch.testing.assert_close(case.given.loss(logits, case.y, IndexLoss(margin)), both)
+
+
+@pytest.mark.parametrize("wrapper", ["plain", "compiled", "in place"])
+@pytest.mark.parametrize("mixing", KINDS, ids=lambda kind: type(kind).__name__)
+def test_the_same_as_in_a_mixed_step(mixing: Any, wrapper: str) -> None:
+    model, case = make_model(), make(mixing)
+    called: Any = model
+    if wrapper == "compiled":
+        called = torch.compile(model, backend="eager")
+    elif wrapper == "in place":
+        model.compile(backend="eager")
+    twin = copy.deepcopy(model)
+    stream = torch.get_rng_state()
+    logits = case.given.logits(called, case.x)
+    loss = case.given.loss(logits, case.y)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    torch.set_rng_state(stream)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
+    result = mixed_step(twin, optimizer, (case.x, case.y), case.given)
+    torch.testing.assert_close(result.loss, loss.detach(), rtol=1e-14, atol=0)
+    for p, before, g in zip(twin.parameters(), model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.detach(), before.detach() - g, rtol=1e-12, atol=1e-14)
+    assert result.lam is case.given.lam
+    assert result.partner is case.given.partner
