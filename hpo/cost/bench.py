@@ -156,6 +156,18 @@ class Bench:
         x, y = self.val_batch
         return replace(self, val_batch=(x[:size], y[:size]))
 
+    def at_most(self, size: int) -> Bench:
+        """The same bench with at most so many samples in each batch, paired among themselves."""
+        if len(self.lam) <= size and len(self.val_batch[1]) <= size:
+            return self
+        x, y = self.batch
+        return replace(
+            self.with_meta_batch(size),
+            batch=(x[:size], y[:size]),
+            lam=self.lam[:size],
+            partner=self.partner[:size].argsort(),
+        )
+
     def double(self) -> Bench:
         """A copy in float64 without autocast, its optimizer fresh at the same rate."""
         model = copy.deepcopy(self.model).double()

@@ -22,8 +22,11 @@ from hpo.cost.contenders import Contender, Step
 from hpo.cost.peers import PACKAGES
 from hpo.cost.records import Group, Measurement
 
-WARM_UP = 2
-"""Repeats of each contender before the first that is timed."""
+WARM_UP = 1
+"""Repeats of each contender before its operations are counted, which is one more untimed."""
+
+ACCURACY_BATCH = 128
+"""Samples at most of the batches that hypergradients are compared on: float64 takes memory."""
 
 
 def measure(
@@ -83,10 +86,11 @@ def _measure(
     lam = bench.lam
     bench.real_step(core.Interpolation(lam=lam, partner=bench.partner, lam_init=lam))  # momentum
     rewind = bench.rewinder()
-    exact = None
+    exact, compared = None, bench
     if case.train_steps:
         said(f"{case.label}: the exact hypergradient in float64")
-        exact = exact_hypergradient(bench.double())
+        compared = bench.at_most(ACCURACY_BATCH)
+        exact = _exact(compared)
     every = {c.name: c.every for c in contenders}
     steps: dict[str, Step] = {}
 
@@ -110,7 +114,7 @@ def _measure(
                 found = _counted(bench, repeat, contender.every)
                 rewind()
                 if exact is not None and contender.hypergradient is not None:
-                    found |= compare(contender.hypergradient(bench)(), exact)
+                    found |= compare(contender.hypergradient(compared)(), exact)
             remark = None if contender.kind == "peer" else _remark(caught)
             rows[name] = replace(rows[name], remark=remark, **found)  # type: ignore[arg-type]
         except Exception as error:
@@ -134,6 +138,17 @@ def _measure(
         gc.unfreeze()
     for name, seconds in times.items():
         rows[name] = replace(rows[name], seconds=tuple(seconds))
+
+
+def _exact(bench: Bench) -> Tensor | None:
+    """The reference, or None where the device cannot hold it."""
+    try:
+        return exact_hypergradient(bench.double())
+    except Exception as error:
+        if not memory.is_out_of_memory(error):
+            raise
+    _release()
+    return None
 
 
 def _repeat(step: Step, every: int) -> Step:

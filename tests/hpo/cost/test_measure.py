@@ -102,6 +102,27 @@ def test_one_that_raises_is_reported_and_the_rest_goes_on(
     assert all(m.error is None and len(m.seconds) == 4 for m in rest)
 
 
+def test_one_that_failed_once_is_not_timed(source: Source) -> None:
+    vanilla = contenders([])[0]
+    tried: list[int] = []
+
+    def build(bench: Bench) -> Callable[[], None]:
+        plain = vanilla.build(bench)
+
+        def step() -> None:
+            tried.append(1)
+            if len(tried) == 1:
+                raise RuntimeError("at first")
+            plain()
+
+        return step
+
+    group = measure(TINY, SETTING, [vanilla, Contender("unsure", "option", build)], source)
+    assert group.measurements[1].error == "does not run: RuntimeError: at first"
+    assert group.measurements[1].seconds == ()
+    assert len(tried) == 1
+
+
 def test_a_model_that_cannot_be_built_fails_every_row_of_its_group(source: Source) -> None:
     case = replace(TINY, model="preact_resnet18", image_size=4)
     group = measure(case, SETTING, contenders(["unroll"]), source)
@@ -136,6 +157,30 @@ def test_the_error_is_relative_and_the_angle_is_that_of_vectors() -> None:
     found = compare(torch.tensor([4.0, 3.0]), exact)
     assert found["relative_error"] == pytest.approx(math.sqrt(2) / 5)
     assert found["cosine"] == pytest.approx(24 / 25)
+
+
+def test_hypergradients_are_compared_on_batches_of_bounded_size(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = build_bench(TINY, SETTING, source)
+    small = bench.at_most(8)
+    assert (small.batch[0].shape[0], small.val_batch[0].shape[0], len(small.lam)) == (8, 6, 8)
+    assert sorted(small.partner.tolist()) == list(range(8))
+    assert bench.at_most(12) is bench
+    monkeypatch.setattr(measuring, "ACCURACY_BATCH", 8)
+    rows = measure(TINY, SETTING, contenders(["double_backward"]), source).measurements
+    assert rows[1].relative_error < 1e-4  # type: ignore[operator]
+
+
+def test_without_memory_for_float64_only_the_accuracy_is_missing(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(bench: Bench) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measuring, "exact_hypergradient", lacks)
+    rows = measure(TINY, SETTING, contenders(["unroll"]), source).measurements
+    assert [(m.error, m.cosine, len(m.seconds)) for m in rows] == [(None, None, 4)] * 2
 
 
 def test_every_step_starts_from_the_same_trained_state(source: Source) -> None:
