@@ -1,0 +1,242 @@
+"""Activation checkpointing of the model: the derivative is the same, or the refusal is clear."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+from core.engines.compiled import CompileFallback
+from core.hypergradient import hypergradient
+from core.metamixup import metamixup_step
+from core.reading import Reading
+
+EXACT = ("double_backward", "forward_reverse", "compiled")
+APPROXIMATE = ("finite_difference",)
+KINDS = ("blocks", "sequential", "nested", "formula")
+
+
+@pytest.fixture(autouse=True)
+def _no_compiling(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Checkpointed regions are no part of a `torch.func` graph: always another engine."""
+    monkeypatch.setattr(sys.modules["core.engines.compiled"], "BACKEND", "aot_eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompileFallback)
+        yield
+
+
+class Block(nn.Module):
+    """conv, BatchNorm, tanh, dropout."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.drop(torch.tanh(self.norm(self.conv(x))))
+        return out
+
+
+class Net(nn.Module):
+    """Three blocks, mean over pixels, a last layer written as a formula of bare parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(2, 4), Block(4, 4), Block(4, 6))
+        self.weight = nn.Parameter(torch.randn(6, 3) / 2)
+        self.bias = nn.Parameter(torch.randn(3) / 2)
+        self.kind = "none"
+        self.runs = 0
+
+    def head(self, h: Tensor) -> Tensor:
+        self.runs += 1
+        return h.mean((2, 3)) @ self.weight + self.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind, h = self.kind, x
+        if kind == "sequential":
+            return self.head(checkpoint_sequential(self.blocks, 2, h, use_reentrant=False))
+        if kind == "nested":
+            both: Callable[[Tensor], Tensor] = lambda h: self.blocks[1](again(self.blocks[0], h))  # noqa: E731
+            return self.head(self.blocks[2](again(both, h)))
+        for block in self.blocks:
+            if kind == "reentrant":
+                h = checkpoint(block, h, use_reentrant=True)
+            else:
+                h = again(block, h) if kind == "blocks" else block(h)
+        return again(self.head, h) if kind == "formula" else self.head(h)
+
+
+def again(part: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    out: Tensor = checkpoint(part, h, use_reentrant=False)
+    return out
+
+
+def make(dtype: torch.dtype = torch.float64) -> SimpleNamespace:
+    net = Net().to(dtype)
+    x, y = torch.randn(10, 2, 5, 5, dtype=dtype), torch.randint(3, (10,))
+    return SimpleNamespace(
+        net=net,
+        data={
+            "batch": (x[:6], y[:6]),
+            "val_batch": (x[6:], y[6:]),
+            "lam": torch.rand(6, dtype=dtype),
+            "partner": torch.arange(6).roll(1),
+        },
+    )
+
+
+def with_and_without(case: SimpleNamespace, kind: str, **options: Any) -> tuple[Tensor, Tensor]:
+    case.net.kind = "none"
+    truth = hypergradient(case.net, **case.data, **{**options, "engine": "unroll"})
+    case.net.kind = kind
+    value = hypergradient(case.net, **case.data, **options)
+    assert float(truth.norm()) > 1e-6
+    return value, truth
+
+
+def off(value: Tensor, truth: Tensor) -> float:
+    return float((value - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("engine", [*EXACT, *APPROXIMATE])
+def test_the_same_with_and_without(engine: str, kind: str, training: bool) -> None:
+    case = make()
+    case.net.train(training)
+    value, truth = with_and_without(case, kind, engine=engine, lr=0.5)
+    assert off(value, truth) < (1e-10 if engine in EXACT else 1e-6)
+
+
+@pytest.mark.parametrize("engine", EXACT)
+def test_the_same_through_an_optimizer_and_the_last_block(engine: str) -> None:
+    case = make()
+    optimizer = torch.optim.AdamW(case.net.parameters(), lr=0.03, eps=1e-3)
+    value, truth = with_and_without(case, "blocks", engine=engine, optimizer=optimizer)
+    assert off(value, truth) < 1e-10
+    value, truth = with_and_without(case, "blocks", engine=engine, lr=0.5, last_blocks=2)
+    assert off(value, truth) < 1e-10
+
+
+def test_the_validation_pass_runs_again_at_the_stepped_parameters() -> None:
+    """At a rate so high that θ and θ′ are far apart, and through a region that has no module."""
+    case = make()
+    seen: list[Tensor] = []
+    head = case.net.head
+
+    def watched(h: Tensor) -> Tensor:
+        seen.append(case.net.weight.detach().clone())
+        logits: Tensor = head(h)
+        return logits
+
+    case.net.head = watched
+    value, truth = with_and_without(case, "formula", engine="double_backward", lr=5.0)
+    assert off(value, truth) < 1e-10
+    theta, prime = seen[0], seen[1]  # of the unroll
+    assert float((theta - prime).abs().max()) > 0.1
+    # Forward and backward pass at θ, the same at θ′, the second backward pass at θ.
+    where = ["θ" if torch.equal(w, theta) else "θ′" for w in seen[2:]]
+    assert where == ["θ", "θ", "θ′", "θ′", "θ"]
+    assert all(torch.allclose(w, prime, rtol=1e-12) for w in seen[4:6])
+
+
+def test_a_whole_step_is_the_same() -> None:
+    states = []
+    for kind in ("none", "blocks"):
+        torch.manual_seed(3)
+        case = make()
+        case.net.kind = kind
+        optimizer = torch.optim.SGD(case.net.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(2):
+            metamixup_step(
+                case.net, optimizer, case.data["batch"], case.data["val_batch"],
+                reading=Reading(meta_steps=2), clip_grad_norm=1.0,
+            )  # fmt: skip
+        states.append({**dict(case.net.named_parameters()), "rng": torch.get_rng_state()})
+        # A checkpointed BatchNorm moves its running statistics twice, in the real step, as ever.
+    assert torch.equal(states[0].pop("rng"), states[1].pop("rng"))
+    torch.testing.assert_close(states[0], states[1], rtol=1e-10, atol=1e-12)
+
+
+def test_nothing_is_touched(toy: SimpleNamespace) -> None:
+    for engine in (*EXACT, *APPROXIMATE):
+        case = make()
+        case.net.kind = "blocks"
+        before, stream = toy.snapshot(case.net), torch.get_rng_state()
+        hypergradient(case.net, **case.data, engine=engine, lr=0.5)  # type: ignore[arg-type]
+        assert toy.identical(before, toy.snapshot(case.net)), engine
+        assert torch.equal(torch.get_rng_state(), stream), engine
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unroll_refuses(kind: str, toy: SimpleNamespace) -> None:
+    """Also a region without modules, where only the hooks tell."""
+    case = make()
+    case.net.kind = kind
+    before, stream = toy.snapshot(case.net), torch.get_rng_state()
+    with pytest.raises(ValueError, match=r'"unroll" cannot recompute checkpointed.*engine="auto"'):
+        hypergradient(case.net, **case.data, engine="unroll", lr=0.5)
+    assert toy.identical(before, toy.snapshot(case.net))
+    assert torch.equal(torch.get_rng_state(), stream)
+    case.net.kind = "none"  # and hooks work as before
+    with save_on_cpu():
+        case.net(case.data["batch"][0]).sum().backward()
+
+
+def test_unroll_raises_what_is_wrong_otherwise() -> None:
+    case = make()
+    x, y = case.data["batch"]
+    case.data["batch"] = x[:, [0, 0, 0]], y
+    with pytest.raises(RuntimeError, match=r"expected input\[6, 3, 5, 5\] to have 2 channels"):
+        hypergradient(case.net, **case.data, engine="unroll", lr=0.5)
+
+
+@pytest.mark.parametrize("engine", ["unroll", *EXACT, *APPROXIMATE])
+def test_the_reentrant_kind_is_refused_by_torch(engine: Any) -> None:
+    case = make()
+    case.net.kind = "reentrant"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
+        with pytest.raises(RuntimeError, match=r"use_reentrant=True.*set use_reentrant=False"):
+            hypergradient(case.net, **case.data, engine=engine, lr=0.5)
+
+
+@pytest.mark.parametrize("engine", EXACT)
+def test_other_saved_tensor_hooks(engine: Any) -> None:
+    """The user's own, around the whole call."""
+    case = make()
+    truth = hypergradient(case.net, **case.data, engine="unroll", lr=0.5)
+    with save_on_cpu():
+        value = hypergradient(case.net, **case.data, engine=engine, lr=0.5)
+    assert off(value, truth) < 1e-10
+
+
+def test_beside_a_checkpoint_our_functions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpointed block takes torch's convolution, the others ours."""
+    hand_derived = sys.modules["core.engines.hand_derived"]
+    calls: list[int] = []
+    ours = hand_derived.Convolution.apply
+
+    def apply(x: Tensor, *rest: Any) -> Any:
+        calls.append(x.shape[1])
+        return ours(x, *rest)
+
+    monkeypatch.setattr(hand_derived.Convolution, "apply", apply)
+    case = make()
+    case.net.kind = "nested"
+    hypergradient(case.net, **case.data, lr=0.5)
+    assert calls == [4]
+    case.net.kind = "none"
+    hypergradient(case.net, **case.data, lr=0.5)
+    assert calls == [4, 2, 4, 4]
