@@ -151,8 +151,8 @@ def test_is_differentiable_in_the_gradient(toy: SimpleNamespace) -> None:
 def test_gradient_descent_by_hand() -> None:
     theta = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
     gradient = [torch.tensor([10.0, -10.0]), torch.tensor([2.0])]
-    stepped = descend(theta, gradient, [0.1, 0.5])
-    assert [p.tolist() for p in stepped] == [[0.0, 3.0], [2.0]]
+    stepped = descend(theta, gradient, [0.125, 0.5])
+    assert [p.tolist() for p in stepped] == [[-0.25, 3.25], [2.0]]
     leaves = [p.requires_grad_() for p in theta]
     linear = sum((p * g).sum() for p, g in zip(leaves, gradient, strict=True))
     unrolled = gradient_descent(leaves, [0.1, 0.5]).step(linear, params=leaves)
