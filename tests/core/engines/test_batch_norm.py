@@ -1,0 +1,322 @@
+"""Against PyTorch's own double backward of F.batch_norm, and against the definition."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.engines.batch_norm import BatchNorm
+
+EPS = 1e-5
+SHAPES = {
+    "features": (7, 3),
+    "two rows": (2, 3),
+    "1-d": (4, 3, 5),
+    "2-d": (3, 4, 4, 5),
+    "3-d": (2, 3, 2, 3, 2),
+    "one pixel": (6, 3, 1, 1),
+    "one sample": (1, 3, 4, 2),
+    "one channel": (5, 1, 3),
+}
+NAMES = ("dx", "dweight", "dbias")
+COTANGENTS = [c for k in (1, 2, 3) for c in itertools.combinations(NAMES, k)]
+
+Normalise = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+def ours(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    y: Tensor = BatchNorm.apply(x, weight, bias, (None, None), 0.0, EPS)
+    return y
+
+
+def torchs(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPS)
+
+
+def by_definition(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    over = [d for d in range(x.dim()) if d != 1]
+    per_channel = [1, -1] + [1] * (x.dim() - 2)
+    mean = x.mean(over, keepdim=True)
+    variance = ((x - mean) ** 2).mean(over, keepdim=True)
+    y = (x - mean) / (variance + EPS) ** 0.5
+    if weight is not None and bias is not None:
+        y = y * weight.view(per_channel) + bias.view(per_channel)
+    return y
+
+
+@dataclass
+class Problem:
+    """Inputs, the cotangent g of y, and those of the three gradients."""
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    g: Tensor
+    cotangents: dict[str, Tensor]
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        def cast(t: Tensor | None) -> Any:
+            return None if t is None else t.to(dtype)
+
+        cotangents = {name: cast(t) for name, t in self.cotangents.items()}
+        return Problem(cast(self.x), cast(self.weight), cast(self.bias), cast(self.g), cotangents)
+
+
+def problem(
+    shape: Sequence[int],
+    *,
+    affine: bool = True,
+    asked: Sequence[str] = NAMES,
+    dtype: torch.dtype = torch.float64,
+    weights: torch.dtype | None = None,
+    mean: float = 0.3,
+    seed: int = 0,
+) -> Problem:
+    r = torch.Generator().manual_seed(seed)
+
+    def draw(*size: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.randn(size, generator=r, dtype=torch.float64).to(kind)
+
+    kind = weights or dtype
+    channels = shape[1]
+    x = (draw(*shape, kind=torch.float64) + mean).to(dtype)
+    weight = 1 + 0.3 * draw(channels, kind=kind) if affine else None
+    bias = draw(channels, kind=kind) if affine else None
+    g = draw(*shape)
+    cotangents = {"dx": draw(*shape)}
+    if affine:
+        size = len(x.flatten()) ** 0.5  # sums over so many elements: of one size with dx
+        cotangents |= {
+            "dweight": size * draw(channels, kind=kind),
+            "dbias": draw(channels, kind=kind),
+        }
+    return Problem(x, weight, bias, g, {k: v for k, v in cotangents.items() if k in asked})
+
+
+def leaf(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.detach().requires_grad_()
+
+
+def derivatives(normalise: Normalise, p: Problem) -> dict[str, Tensor]:
+    """Value, first derivatives, and the second ones: the cotangents of g and of x."""
+    x, weight, bias, g = leaf(p.x), leaf(p.weight), leaf(p.bias), leaf(p.g)
+    assert x is not None
+    assert g is not None
+    y = normalise(x, weight, bias)
+    inputs = {"dx": x} if weight is None else {"dx": x, "dweight": weight, "dbias": bias}
+    grads = torch.autograd.grad(y, list(inputs.values()), g, create_graph=True)
+    first = dict(zip(inputs, grads, strict=True))
+    second = torch.autograd.grad(
+        [first[name] for name in p.cotangents],
+        [g, x],
+        list(p.cotangents.values()),
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return {"y": y, **first, "of g": second[0], "of x": second[1]}
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    return float((a.detach().double() - b.detach().double()).norm() / b.detach().double().norm())
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert found[name].shape == value.shape, name
+        scale = float(value.detach().abs().max()) or 1.0
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-11 * scale, msg=name)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("asked", COTANGENTS, ids="+".join)
+def test_all_derivatives_are_torchs(shape: Sequence[int], asked: Sequence[str]) -> None:
+    p = problem(shape, asked=asked)
+    assert_same(derivatives(ours, p), derivatives(torchs, p))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_without_weight_and_bias(shape: Sequence[int]) -> None:
+    p = problem(shape, affine=False)
+    assert_same(derivatives(ours, p), derivatives(torchs, p))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_all_derivatives_are_those_of_the_definition(shape: Sequence[int], affine: bool) -> None:
+    p = problem(shape, affine=affine, seed=1)
+    found = derivatives(ours, p)
+    assert_same(found, derivatives(by_definition, p))
+    assert float(found["of x"].abs().max()) > 1e-3  # with two rows x̂ is ±1, and yet not constant
+
+
+def test_against_central_differences() -> None:
+    p = problem((3, 2, 2, 2))
+
+    def inner(x: Tensor, g: Tensor) -> Tensor:
+        leaves = [x.detach().requires_grad_(), leaf(p.weight), leaf(p.bias)]
+        grads = torch.autograd.grad(by_definition(*leaves), leaves, g)  # type: ignore[arg-type]
+        return sum(
+            ((a * b).sum() for a, b in zip(grads, p.cotangents.values(), strict=True)),
+            torch.zeros(()),
+        )
+
+    found, h = derivatives(ours, p), 1e-5
+    for name, at in (("of x", p.x), ("of g", p.g)):
+        slope = torch.zeros_like(at)
+        for i in range(at.numel()):
+            step = torch.zeros_like(at)
+            step.view(-1)[i] = h
+            up, down = (
+                inner(p.x + s * step, p.g) if name == "of x" else inner(p.x, p.g + s * step)
+                for s in (1, -1)
+            )
+            slope.view(-1)[i] = (up - down) / (2 * h)
+        assert error(found[name], slope) < 1e-8, name
+
+
+@pytest.mark.parametrize("learns", [(True, False, False), (True, True, False), (False, True, True)])
+def test_gradients_that_nobody_asks_for_are_none(learns: tuple[bool, ...]) -> None:
+    """And the second derivative by g is right where x is a constant."""
+    p = problem((3, 2, 4))
+    results = []
+    for normalise in (ours, torchs):
+        inputs = [t.detach().requires_grad_(on) for t, on in zip(
+            (p.x, p.weight, p.bias), learns, strict=True) if t is not None]  # fmt: skip
+        g = p.g.clone().requires_grad_()
+        wanted = [t for t in inputs if t.requires_grad]
+        grads = torch.autograd.grad(normalise(*inputs), wanted, g, create_graph=True)
+        names = [n for n, on in zip(NAMES, learns, strict=True) if on]
+        (of_g,) = torch.autograd.grad(grads, g, [p.cotangents[n] for n in names])
+        results.append({**dict(zip(names, grads, strict=True)), "of g": of_g})
+    assert_same(*results)
+
+
+class TestMemoryFormats:
+    def channels_last(self, p: Problem) -> Problem:
+        def last(t: Tensor) -> Tensor:
+            return t.contiguous(memory_format=torch.channels_last)
+
+        cotangents = {**p.cotangents, "dx": last(p.cotangents["dx"])}
+        return Problem(last(p.x), p.weight, p.bias, last(p.g), cotangents)
+
+    def test_channels_last_is_kept(self) -> None:
+        p = problem((3, 4, 5, 2))
+        found = derivatives(ours, self.channels_last(p))
+        assert_same(found, derivatives(torchs, p))
+        for name in ("y", "dx", "of g", "of x"):
+            assert found[name].is_contiguous(memory_format=torch.channels_last), name
+            assert not found[name].is_contiguous(), name
+
+    def test_contiguous_is_kept(self) -> None:
+        found = derivatives(ours, problem((3, 4, 5, 2)))
+        for name in ("y", "dx", "of g", "of x"):
+            assert found[name].is_contiguous(), name
+
+    @pytest.mark.parametrize("which", ["x", "g", "dx"])
+    def test_formats_may_differ(self, which: str) -> None:
+        p = problem((3, 4, 5, 2))
+        q, expected = self.channels_last(p), derivatives(torchs, p)
+        if which == "dx":
+            q = Problem(p.x, p.weight, p.bias, p.g, q.cotangents)
+        elif which == "x":
+            q = Problem(q.x, p.weight, p.bias, p.g, p.cotangents)
+        else:
+            q = Problem(p.x, p.weight, p.bias, q.g, p.cotangents)
+        assert_same(derivatives(ours, q), expected)
+
+    @pytest.mark.parametrize("affine", [True, False])
+    def test_expanded_cotangents(self, affine: bool) -> None:
+        """As the backward passes of a mean and of a sum over the pixels give them."""
+        p = problem((3, 4, 5, 2), affine=affine)
+        p.g = p.g[:, :, :1, :1].expand(3, 4, 5, 2)
+        p.cotangents["dx"] = p.cotangents["dx"][:1, :, :, :1].expand(3, 4, 5, 2)
+        assert_same(derivatives(ours, p), derivatives(torchs, p))
+
+    def test_slices(self) -> None:
+        p = problem((6, 4, 5, 4))
+        p.x, p.g = p.x[::2, :, :, 1:], p.g[::2, :, :, 1:]
+        p.cotangents["dx"] = p.cotangents["dx"][::2, :, :, 1:]
+        assert_same(derivatives(ours, p), derivatives(torchs, p))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    ("mean", "dtype", "weights"),
+    [
+        (0.0, torch.float32, torch.float32),
+        (10.0, torch.float32, torch.float32),
+        (1e3, torch.float32, torch.float32),
+        (0.0, torch.bfloat16, torch.float32),
+        (0.0, torch.bfloat16, torch.bfloat16),
+        (10.0, torch.bfloat16, torch.float32),
+    ],
+)
+def test_rounding_errors_are_no_larger_than_torchs(
+    mean: float, dtype: torch.dtype, weights: torch.dtype, affine: bool
+) -> None:
+    """Root mean square over 10 problems; the truth is float64 from the same rounded inputs. 1.1:
+    where both only round the result, they differ by the luck of it."""
+    squares: dict[str, list[list[float]]] = {}
+    for seed in range(10):
+        p = problem((8, 6, 7, 7), dtype=dtype, weights=weights, affine=affine, mean=mean, seed=seed)
+        truth = derivatives(torchs, p.to(torch.float64))
+        both = derivatives(ours, p), derivatives(torchs, p)
+        for name in ("y", "dx", "of g", "of x"):
+            assert both[0][name].dtype == both[1][name].dtype == dtype
+            squares.setdefault(name, []).append([error(b[name], truth[name]) ** 2 for b in both])
+    for name, values in squares.items():
+        own, native = torch.tensor(values).mean(0).sqrt().tolist()
+        assert own <= 1.1 * native, (name, own, native)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0, 0.0])
+def test_running_statistics_move_as_torchs(momentum: float) -> None:
+    x = torch.randn(4, 3, 5)
+    results = []
+    for own in (True, False):
+        mean, variance = torch.full((3,), 2.0), torch.full((3,), 3.0)
+        if own:
+            BatchNorm.apply(x, None, None, (mean, variance), momentum, EPS)
+        else:
+            F.batch_norm(x, mean, variance, None, None, True, momentum, EPS)
+        results.append(torch.stack([mean, variance]))
+    assert torch.equal(*results)
+    moved = torch.full((2, 3), 2.0).index_fill(0, torch.tensor([1]), 3.0)
+    assert torch.equal(results[0], moved) == (momentum == 0)
+
+
+def test_a_third_derivative_is_refused_not_wrong() -> None:
+    p = problem((4, 3))
+    x = p.x.requires_grad_()
+    (dx,) = torch.autograd.grad(ours(x, p.weight, p.bias).pow(3).sum(), x, create_graph=True)
+    (ddx,) = torch.autograd.grad(dx.pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        ddx.sum().backward()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_double_backward_saves_no_more_than_it_reads(channels: int) -> None:
+    """Full-size tensors that the graph of the first derivatives holds: x, g and nothing else."""
+    p = problem((5, channels, 6, 6))
+    x, weight, bias, g = leaf(p.x), leaf(p.weight), leaf(p.bias), leaf(p.g)
+    saved: list[Tensor] = []
+
+    def keep(t: Tensor) -> Tensor:
+        saved.append(t)
+        return t
+
+    assert x is not None
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = ours(x, weight, bias)
+        torch.autograd.grad(y, [x, weight, bias], g, create_graph=True)  # type: ignore[list-item]
+    large = {t.data_ptr() for t in saved if t.numel() == x.numel()}
+    assert large == {x.data_ptr(), g.data_ptr()}  # type: ignore[union-attr]

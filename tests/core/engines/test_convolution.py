@@ -1,0 +1,308 @@
+"""Against PyTorch's own double backward of F.conv*d, and against a product of patches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.engines.convolution import Convolution, Wanted
+
+NAMES = ("dx", "dweight", "dbias")
+COTANGENTS = [c for k in (1, 2, 3) for c in itertools.combinations(NAMES, k)]
+NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Shapes and geometry of one convolution."""
+
+    x: tuple[int, ...] = (3, 4, 6, 5)
+    out: int = 6
+    kernel: tuple[int, ...] = (3, 3)
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+    bias: bool = True
+    channels_last: bool = False
+
+    @property
+    def geometry(self) -> tuple[Any, ...]:
+        none = [0] * len(self.kernel)
+        lists = [list(v) for v in (self.stride, self.padding, self.dilation)]
+        return (*lists, False, none, self.groups)
+
+
+CASES = {
+    "plain": Case(),
+    "padded": Case(padding=(1, 2)),
+    "strided": Case(stride=(2, 3), padding=(1, 1)),
+    "stride leaves pixels over": Case(x=(2, 3, 8, 8), stride=(3, 3), kernel=(2, 2)),
+    "dilated": Case(x=(2, 3, 9, 8), dilation=(2, 3), padding=(1, 0)),
+    "1x1": Case(kernel=(1, 1), bias=False),
+    "1x1 strided": Case(kernel=(1, 1), stride=(2, 2)),
+    "whole image": Case(kernel=(6, 5)),
+    "groups": Case(groups=2, padding=(1, 1)),
+    "depthwise": Case(out=4, groups=4, padding=(1, 1)),
+    "depthwise twice": Case(out=8, groups=4, stride=(2, 2), bias=False),
+    "no bias": Case(bias=False, padding=(1, 1)),
+    "one sample": Case(x=(1, 4, 6, 5)),
+    "one channel": Case(x=(3, 1, 6, 5), out=1),
+    "everything": Case(
+        x=(2, 4, 9, 8), stride=(2, 1), padding=(2, 1), dilation=(1, 2), groups=2, bias=False
+    ),
+    "1-d": Case((3, 4, 9), 6, (3,), (2,), (1,), (1,), 2),
+    "3-d": Case((2, 2, 4, 5, 3), 3, (2, 3, 1), (1, 2, 1), (1, 0, 0), (1, 1, 2)),
+    "channels last": Case(padding=(1, 1), channels_last=True),
+    "channels last, strided": Case(stride=(2, 2), padding=(1, 1), bias=False, channels_last=True),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+Convolve = Callable[[Tensor, Tensor, Tensor | None, Case], Tensor]
+
+
+def ours(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+    y: Tensor = Convolution.apply(x, weight, bias, case.geometry, Wanted())
+    return y
+
+
+def torchs(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+    convolve: Any = NATIVE[len(case.kernel)]
+    y: Tensor = convolve(x, weight, bias, case.stride, case.padding, case.dilation, case.groups)
+    return y
+
+
+def by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+    """Two spatial dimensions: a matrix product for each group."""
+    patches = F.unfold(x, case.kernel, case.dilation, case.padding, case.stride)
+    n, _, places = patches.shape
+    patches = patches.view(n, case.groups, -1, places)
+    kernels = weight.reshape(case.groups, case.out // case.groups, -1)
+    y = torch.einsum("goi,ngip->ngop", kernels, patches).reshape(n, case.out, places)
+    if bias is not None:
+        y = y + bias[:, None]
+    sizes = [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, p, d, k, s in zip(
+            x.shape[2:], case.padding, case.dilation, case.kernel, case.stride, strict=True
+        )
+    ]
+    return y.view(n, case.out, *sizes)
+
+
+@dataclass
+class Problem:
+    case: Case
+    inputs: dict[str, Tensor]
+    """dx: x; dweight: weight; dbias: bias, where there is one."""
+    g: Tensor
+    cotangents: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        def cast(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: t.to(dtype) for name, t in tensors.items()}
+
+        return replace(
+            self, inputs=cast(self.inputs), g=self.g.to(dtype), cotangents=cast(self.cotangents)
+        )
+
+
+def problem(
+    case: Case, asked: Sequence[str] = NAMES, *, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Problem:
+    r = torch.Generator().manual_seed(seed)
+
+    def draw(*size: int) -> Tensor:
+        t = torch.randn(size, generator=r, dtype=torch.float64).to(dtype)
+        last = case.channels_last and t.dim() == 4
+        return t.contiguous(memory_format=torch.channels_last) if last else t
+
+    inputs = {
+        "dx": draw(*case.x),
+        "dweight": draw(case.out, case.x[1] // case.groups, *case.kernel),
+    }
+    if case.bias:
+        inputs["dbias"] = draw(case.out)
+    y = torchs(inputs["dx"], inputs["dweight"], None, case)
+    cotangents = {name: draw(*t.shape) for name, t in inputs.items() if name in asked}
+    return Problem(case, inputs, draw(*y.shape), cotangents)
+
+
+def derivatives(convolve: Convolve, p: Problem) -> dict[str, Tensor]:
+    """Value, first derivatives, and the second ones: the cotangents of g and of x."""
+    leaves = {name: t.detach().requires_grad_() for name, t in p.inputs.items()}
+    g = p.g.detach().requires_grad_()
+    y = convolve(leaves["dx"], leaves["dweight"], leaves.get("dbias"), p.case)
+    grads = torch.autograd.grad(y, list(leaves.values()), g, create_graph=True)
+    first = dict(zip(leaves, grads, strict=True))
+    second = torch.autograd.grad(
+        [first[name] for name in p.cotangents],
+        [g, leaves["dx"]],
+        list(p.cotangents.values()),
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return {"y": y, **first, "of g": second[0], "of x": second[1]}
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    return float((a.detach().double() - b.detach().double()).norm() / b.detach().double().norm())
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        scale = float(value.detach().abs().max()) or 1.0
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-12 * scale, msg=name)
+
+
+@every_case
+@pytest.mark.parametrize("asked", COTANGENTS, ids="+".join)
+def test_all_derivatives_are_torchs(case: Case, asked: Sequence[str]) -> None:
+    p = problem(case, [name for name in asked if case.bias or name != "dbias"])
+    if p.cotangents:
+        assert_same(derivatives(ours, p), derivatives(torchs, p))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.kernel) == 2])
+def test_all_derivatives_are_those_of_a_product_of_patches(name: str) -> None:
+    p = problem(CASES[name], seed=1)
+    found = derivatives(ours, p)
+    assert_same(found, derivatives(by_patches, p))
+    assert all(float(t.detach().abs().max()) > 0.1 for t in found.values())
+
+
+def test_against_central_differences() -> None:
+    """⟨u, dx⟩ + ⟨a, dw⟩ = ⟨g, conv(u, w) + conv(x, a)⟩ is bilinear in x and in g: differences are
+    exact at any step."""
+    p = problem(CASES["everything"])
+    x, weight = p.inputs["dx"], p.inputs["dweight"]
+    u, a = p.cotangents["dx"], p.cotangents["dweight"]
+
+    def inner(x: Tensor, g: Tensor) -> Tensor:
+        return (g * (by_patches(u, weight, None, p.case) + by_patches(x, a, None, p.case))).sum()
+
+    found = derivatives(ours, p)
+    for name, at in (("of x", x), ("of g", p.g)):
+        for i in range(0, at.numel(), 7):
+            step = torch.zeros_like(at)
+            step.view(-1)[i] = 0.5
+            if name == "of x":
+                slope = inner(x + step, p.g) - inner(x - step, p.g)
+            else:
+                slope = inner(x, p.g + step) - inner(x, p.g - step)
+            assert float(found[name].flatten()[i]) == pytest.approx(float(slope), abs=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["padded", "groups", "strided", "channels last", "1-d", "1x1"])
+def test_rounding_errors_are_no_larger_than_torchs(name: str, dtype: torch.dtype) -> None:
+    """Root mean square over 10 problems; the truth is float64 from the same rounded inputs. 1.25:
+    sums of a few dozen terms differ by the luck of their order."""
+    case = CASES[name]
+    squares: dict[str, list[list[float]]] = {}
+    for seed in range(10):
+        p = problem(replace(case, x=(8, *case.x[1:])), seed=seed, dtype=dtype)
+        truth = derivatives(torchs, p.to(torch.float64))
+        both = derivatives(ours, p), derivatives(torchs, p)
+        for key in truth:
+            assert both[0][key].dtype == both[1][key].dtype == dtype
+            squares.setdefault(key, []).append([error(b[key], truth[key]) ** 2 for b in both])
+    for key, values in squares.items():
+        own, native = torch.tensor(values).mean(0).sqrt().tolist()
+        assert own <= 1.25 * native, (key, own, native)
+
+
+@every_case
+def test_memory_formats_are_torchs(case: Case) -> None:
+    p = problem(case)
+    found, native = derivatives(ours, p), derivatives(torchs, p)
+    for name in ("y", "dx", "of g", "of x"):
+        assert found[name].is_contiguous() or case.channels_last, name
+        if case.channels_last:
+            assert found[name].is_contiguous(memory_format=torch.channels_last), name
+    assert found["y"].stride() == native["y"].stride()
+
+
+def test_expanded_and_sliced_tensors() -> None:
+    p = problem(Case(x=(6, 4, 6, 8), padding=(1, 1)))
+    p.inputs["dx"] = p.inputs["dx"][::2, :, :, ::2]
+    p.g = p.g[:3, :, :1, :1].expand(3, 6, 6, 4)
+    p.cotangents["dx"] = p.cotangents["dx"][:1, :, :, :1].expand(3, 4, 6, 4)
+    assert_same(derivatives(ours, p), derivatives(torchs, p))
+
+
+@pytest.mark.parametrize("learns", [(True, False), (False, True)])
+def test_gradients_that_nobody_needs_cost_nothing(learns: tuple[bool, bool]) -> None:
+    p = problem(replace(CASES["padded"], bias=False))
+    x, weight = (t.requires_grad_(on) for t, on in zip(p.inputs.values(), learns, strict=True))
+    one = multiply_adds(lambda: ours(x.detach(), weight.detach(), None, p.case))
+    y = ours(x, weight, None, p.case)
+    wanted = x if learns[0] else weight
+    found: list[Tensor] = []
+    assert multiply_adds(lambda: found.extend(torch.autograd.grad(y, wanted, p.g))) == one
+    x2, weight2 = (t.detach().requires_grad_() for t in p.inputs.values())
+    truth = torch.autograd.grad(torchs(x2, weight2, None, p.case), (x2, weight2), p.g)
+    torch.testing.assert_close(found[0], truth[0 if learns[0] else 1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "convolutions"),
+    [(("dx",), 1), (("dweight",), 2), (("dx", "dweight"), 3), (("dbias",), 0)],
+)
+def test_the_double_backward_computes_what_is_asked_for(
+    asked: Sequence[str], convolutions: int
+) -> None:
+    """In units of one forward pass: conv(u, w); conv(x, a) and convᵀ(g, a)."""
+    p = problem(CASES["padded"], asked)
+    leaves = {name: t.requires_grad_() for name, t in p.inputs.items()}
+    g = p.g.requires_grad_()
+    one = multiply_adds(lambda: torchs(*[t.detach() for t in leaves.values()], p.case))  # type: ignore[arg-type, call-arg]
+    y = ours(leaves["dx"], leaves["dweight"], leaves["dbias"], p.case)
+    grads = torch.autograd.grad(y, list(leaves.values()), g, create_graph=True)
+    outputs = [t for name, t in zip(leaves, grads, strict=True) if name in asked]
+
+    def again() -> None:
+        torch.autograd.grad(
+            outputs, (g, leaves["dx"]), list(p.cotangents.values()), allow_unused=True
+        )
+
+    assert multiply_adds(again) == convolutions * one
+
+
+def test_weights_that_are_not_wanted_get_no_gradient() -> None:
+    p = problem(CASES["padded"])
+    leaves = {name: t.requires_grad_() for name, t in p.inputs.items()}
+    wanted = Wanted()
+    y = Convolution.apply(*leaves.values(), p.case.geometry, wanted)
+    full = torch.autograd.grad(y, list(leaves.values()), p.g, retain_graph=True)
+    wanted.weights = False
+    grads = torch.autograd.grad(y, list(leaves.values()), p.g, allow_unused=True)
+    assert torch.equal(grads[0], full[0])
+    assert grads[1] is grads[2] is None
+    assert full[1] is not None
+
+
+def test_a_third_derivative_is_refused_not_wrong() -> None:
+    p = problem(CASES["plain"])
+    x, weight = p.inputs["dx"].requires_grad_(), p.inputs["dweight"].requires_grad_()
+    y = ours(x, weight, None, p.case)
+    dx, dw = torch.autograd.grad(y.pow(3).sum(), (x, weight), create_graph=True)
+    (ddx,) = torch.autograd.grad(dx.pow(2).sum() + dw.pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        ddx.sum().backward()
+
+
+def multiply_adds(run: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
