@@ -5,14 +5,13 @@ Legend: B batch, D features, C classes.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch.nn as nn
 from torch import Tensor
 
 
-class ImageClassifier(nn.Module, ABC):
+class ImageClassifier(nn.Module):
     """Base of the models: ``forward(x) == classifier(features(x))``, by construction.
 
     Studies measure distances between the features of mixed and of real samples, and AdaMixUp puts
@@ -55,12 +54,13 @@ class ImageClassifier(nn.Module, ABC):
                 f"{image_size}: enlarge the images or choose a model with less downsampling"
             )
 
-    @abstractmethod
     def features(self, x: Tensor) -> Tensor:
         """Features, float ``[B, D]``, of normalised images ``x``, float ``[B, c, h, w]``.
 
         Runs in the mode the model is in: BatchNorm and dropout of the trunk are included.
         """
+        # No abstract class: the `higher` library cannot make a functional copy of one.
+        raise NotImplementedError(f"{type(self).__name__} must implement features()")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, float ``[B, C]``, of normalised images ``x``, float ``[B, c, h, w]``."""

@@ -9,8 +9,6 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import FunctionType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -216,7 +214,6 @@ def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
             image_size=case.image_size,
             width=case.width,
         )
-    _make_plain(model)
     model = model.to(device).train()
     if setting.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -240,19 +237,6 @@ def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
         small.real_step(core.Interpolation(lam=lam, partner=partner, lam_init=lam))
     optimizer.zero_grad(set_to_none=True)
     return bench
-
-
-def _make_plain(model: nn.Module) -> None:
-    """Make the model an instance of a class like its own, but without an abstract base.
-
-    `higher` derives a class from the model's, which Python refuses for one that has `abc.ABC` among
-    its bases. Every contender then works on the same object.
-    """
-    members: dict[str, Any] = {}
-    for base in reversed(type(model).__mro__):
-        if issubclass(base, nn.Module) and base is not nn.Module:
-            members |= {k: v for k, v in vars(base).items() if isinstance(v, FunctionType)}
-    model.__class__ = type(type(model).__name__, (nn.Module,), members)
 
 
 class _Images:

@@ -147,21 +147,44 @@ def _quarter(bench: Bench) -> Bench:
     return bench.with_meta_batch(max(1, len(bench.val_batch[1]) // 4))
 
 
-def _now_and_then(every: int) -> Callable[[Bench], Step]:
-    """The meta stage at each `every`-th step, plain MixUp between."""
+def _last_blocks(count: int) -> Contender:
+    return Contender(
+        f"last_{count}_blocks",
+        "option",
+        lambda bench: _metamixup(bench, last_blocks=count),
+        lambda bench: lambda: _hypergradient(bench, last_blocks=count),
+    )
+
+
+def _refreshed(every: int) -> Contender:
+    """One object for all its steps; how far a kept gradient is off depends on the training."""
 
     def build(bench: Bench) -> Step:
-        steps = [_metamixup(bench), *[_vanilla(bench)] * (every - 1)]
-        taken = 0
+        return _metamixup(bench, validation_gradient=core.ValidationGradient(every))
+
+    return Contender(f"validation_gradient_every_{every}", "option", build, every=every)
+
+
+def _amortised(every: int, last_blocks: int | None = None) -> Contender:
+    def build(bench: Bench) -> Step:
+        learned = core.Learned(bench.reading, last_blocks=last_blocks)
+        policy = core.Amortised(learned, every=every)
 
         def step() -> None:
-            nonlocal taken
-            steps[taken % every]()
-            taken += 1
+            with bench.autocast_region():
+                given = policy(
+                    bench.model,
+                    bench.optimizer,
+                    bench.batch,
+                    bench.val_batch,
+                    generator=bench.generator,
+                )
+            bench.real_step(given)
 
         return step
 
-    return build
+    through = "" if last_blocks is None else f"_last_{last_blocks}_blocks"
+    return Contender(f"amortised_{every}{through}", "option", build, every=every)
 
 
 OPTIONS: Mapping[str, Contender] = {
@@ -173,7 +196,10 @@ OPTIONS: Mapping[str, Contender] = {
             lambda bench: _metamixup(_quarter(bench)),
             lambda bench: lambda: _hypergradient(_quarter(bench)),
         ),
-        Contender("every_4th_step", "option", _now_and_then(4), every=4),
+        *map(_last_blocks, (1, 2, 4)),
+        _refreshed(4),
+        _amortised(4),
+        _amortised(16),
     )
 }
 """Cheaper modes, by name; each a `Contender` of kind "option"."""

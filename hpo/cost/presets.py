@@ -8,7 +8,7 @@ from dataclasses import replace
 from core.models import MODELS
 from hpo.cost.bench import Case
 
-REPEATS = {"smoke": 3, "quick": 5, "paper": 15}
+REPEATS = {"smoke": 3, "quick": 3, "paper": 15}
 """Rounds of the interleaved timing."""
 
 GROWTH = ("auto", "unroll", "finite_difference")

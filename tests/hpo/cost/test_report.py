@@ -24,7 +24,7 @@ ROWS = (
         "auto", "engine", seconds=(5.0, 8.0, 16.0), flops=1200.0, peak_bytes=3 * 2**20,
         relative_error=2e-7, cosine=1.0,
     ),
-    Measurement("every_4th_step", "option", every=4, seconds=(1.5, 3.0, 6.0)),
+    Measurement("amortised_4", "option", every=4, seconds=(1.5, 3.0, 6.0)),
     Measurement("betty", "peer", error="not installed: pip install betty-ml"),
     Measurement("compiled", "engine", seconds=(9.0, 9.0, 9.0), remark="falls back. To eager"),
 )  # fmt: skip
@@ -57,7 +57,7 @@ def test_ratios_are_to_plain_mixup_of_the_same_group() -> None:
     # Thirteen passes with m = n, here 3·50/100 for the validation: 11.5 of 3.
     assert auto.share_of_floor == pytest.approx(11.5 / 3 / 4)
     assert line(frame, "vanilla").time_ratio == 1
-    option = line(frame, "every_4th_step")
+    option = line(frame, "amortised_4")
     assert option.time_ratio == 1.5
     assert pd.isna(option[["flops_ratio", "share_of_floor", "peak_mib", "cosine"]]).all()
     betty = line(frame, "betty")
