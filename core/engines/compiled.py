@@ -48,6 +48,9 @@ def compiled(problem: MetaProblem) -> MetaGradient:
     is no single graph) or is not asked to (an optimizer's own step, several ranks, more shapes),
     `double_backward` gives the result, and a `CompileFallback` warning says why, once for each
     model and reason. After a failure nothing new is compiled for that model.
+
+    What it costs, on one core of a busy machine: CNN, 178 s to compile, then 1.17 times
+    `double_backward`; PreActResNet-18 of width 8, 441 s. It is for long trainings.
     """
     graphs = _GRAPHS.get(problem.model)
     if graphs is None:
