@@ -50,7 +50,7 @@ def compiled(problem: MetaProblem) -> MetaGradient:
     model and reason. After a failure nothing new is compiled for that model.
 
     What it costs, on one core of a busy machine: CNN, 178 s to compile, then 1.17 times
-    `double_backward`; PreActResNet-18 of width 8, 441 s. It is for long trainings.
+    the time of `double_backward`; PreActResNet-18 of width 8, 441 s to compile. No gain there.
     """
     graphs = _GRAPHS.get(problem.model)
     if graphs is None:
