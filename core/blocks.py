@@ -16,11 +16,8 @@ def blocks(model: nn.Module) -> list[list[str]]:
     classifier. Parameters that an opened module holds itself come before its children, as one
     block. A tied parameter counts where it first appears.
     """
-    left = {name for name, _ in model.named_parameters()}
-    found = []
-    for names in _walk(model, "", whole=True):
-        found.append([name for name in names if name in left])
-        left.difference_update(names)
+    known = {name for name, _ in model.named_parameters()}  # of a tied one, its first name
+    found = ([name for name in names if name in known] for names in _walk(model, "", whole=True))
     return [names for names in found if names]
 
 
@@ -50,8 +47,7 @@ def _walk(module: nn.Module, prefix: str, *, whole: bool) -> Iterator[list[str]]
     ]
     whole = whole and len(children) == 1
     for path, child in children:
-        has_children = any(True for _ in child.children())
-        if type(child) in (nn.Sequential, nn.ModuleList) or (whole and has_children):
+        if whole or type(child) in (nn.Sequential, nn.ModuleList):
             yield from _walk(child, path, whole=whole)
         else:
             yield [name for name, _ in child.named_parameters(path)]

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import core
 from core.engines.hand_derived import HandDerived
@@ -482,6 +483,28 @@ def test_a_loss_that_takes_a_derivative_is_exact() -> None:
 
     found = assert_exact(model, data(2, 8), loss=penalised)
     assert not torch.allclose(found, by_engine(model, data(2, 8), "unroll"))
+
+
+def test_the_last_pass_computes_no_weight_gradients() -> None:
+    """Three weights get theirs in the virtual pass and three in the validation pass;
+    the pass that goes to λ alone computes none."""
+
+    class Masks(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.ops.aten.convolution_backward.default:
+                seen.append(args[-1][1])
+            return func(*args, **(kwargs or {}))
+
+    seen: list[bool] = []
+    net = nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.Tanh(), nn.Conv1d(4, 4, 3), nn.Tanh(), nn.Conv1d(4, 4, 3),
+        nn.Flatten(), nn.Linear(8, 3),
+    ).double()  # fmt: skip
+    with Masks():
+        by_engine(net, data(2, 8), "double_backward")
+    assert sum(seen) == 6
 
 
 # --------------------------------------------------------------------------------- whole networks
