@@ -66,8 +66,9 @@ def hypergradient(
         lr: one rate, or one for each parameter name. Needed without `optimizer`; with it, it must
             be left out or equal each group's own rate.
         engine: exact ones: "double_backward", which "auto" takes; "unroll", through `higher`;
-            "forward_reverse", for less memory; "compiled", one `torch.compile` graph. Approximate,
-            by first-order passes only: "finite_difference". See `core.engines`.
+            "forward_reverse", by dual numbers; "compiled", one `torch.compile` graph. Approximate,
+            by first-order passes only, for half the memory: "finite_difference". See
+            `core.engines`; `studies/cost.py` measures them.
         optimizer: SGD, Adam, AdamW or another one that `higher` makes differentiable.
         loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or an
             `IndexLoss`.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from core.engines.hand_derived import DifferentiatesInside, HandDerived
+from core.engines.once import refuse_once_differentiable
 from core.engines.replay import Replay
 from core.engines.virtual_step import cotangent
 from core.meta_problem import MetaGradient, MetaProblem
@@ -17,6 +18,9 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
     Against the unroll it keeps no graph of the virtual step and of the validation pass, and
     convolutions and BatchNorm are differentiated twice by hand-derived functions (PyTorch's own
     where the model or the loss takes a derivative itself, such as a gradient penalty).
+
+    Raises:
+        ValueError: something in the model or the loss is differentiable once only.
     """
     theta = list(problem.theta.values())
     replay = Replay(problem)
@@ -34,6 +38,7 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
         )
 
     virtual_loss, graph = problem.at(problem.theta, differentiate)
+    refuse_once_differentiable(graph)
     w, validation = cotangent(problem, graph)
     pairs = [
         (g, cotangent_of_g) for g, cotangent_of_g in zip(graph, w, strict=True) if g is not None

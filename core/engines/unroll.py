@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
+from core.engines.once import refuse_once_differentiable
 from core.inner_step import differentiable, gradient_descent
 from core.meta_problem import MetaGradient, MetaProblem
 
@@ -19,7 +20,8 @@ def unroll(problem: MetaProblem) -> MetaGradient:
     Raises:
         ValueError: the model uses activation checkpointing, which would run its parts again for θ
             and for θ′ in one and the same backward pass; or the caller gave the validation
-            gradient, which an unroll never has; or there are several ranks.
+            gradient, which an unroll never has; or there are several ranks; or something in the
+            model or the loss is differentiable once only.
     """
     if problem.known is not None or problem.ranks.size > 1:
         what = "several ranks" if problem.known is None else "a kept validation gradient"
@@ -34,8 +36,9 @@ def unroll(problem: MetaProblem) -> MetaGradient:
 
     def descend() -> tuple[Tensor, list[Tensor]]:
         loss = problem.virtual_loss()
-        unscale = (lambda grads: _unscaled(problem, grads)) if problem.scale != 1 else None
-        return loss, step.step(loss * problem.scale, params=theta, grad_callback=unscale)
+        return loss, step.step(
+            loss * problem.scale, params=theta, grad_callback=lambda g: _checked(problem, g)
+        )
 
     with _no_saved_tensor_hooks():
         virtual_loss, stepped = problem.at(problem.theta, descend)
@@ -45,7 +48,9 @@ def unroll(problem: MetaProblem) -> MetaGradient:
     return MetaGradient(problem.unscaled(hypergradient), meta_loss.detach(), virtual_loss.detach())
 
 
-def _unscaled(problem: MetaProblem, grads: list[Tensor | None]) -> list[Tensor | None]:
+def _checked(problem: MetaProblem, grads: list[Tensor | None]) -> list[Tensor | None]:
+    """The gradients as the step takes them: unscaled, and differentiable once more."""
+    refuse_once_differentiable(grads)
     return [None if g is None else problem.unscaled(g) for g in grads]
 
 

@@ -62,6 +62,9 @@ def test_works_where_a_function_is_differentiable_once(toy: SimpleNamespace) -> 
     assert relative_error(value, truth) < 1e-6
     with pytest.raises(RuntimeError, match="jvp function for custom autograd"):
         hypergradient(**arguments(once, data), engine="forward_reverse")
+    for exact in ("double_backward", "unroll"):
+        with pytest.raises(ValueError, match=r"once_differentiable.*finite_difference"):
+            hypergradient(**arguments(once, data), engine=exact)
 
 
 class Fused(nn.Module):
