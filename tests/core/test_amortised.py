@@ -168,7 +168,7 @@ def test_the_slope_is_that_of_a_line_and_no_other() -> None:
     assert float(b - a) == pytest.approx(5 * slow.slope, rel=1e-9)
 
 
-@pytest.mark.parametrize("z", [0.0, 2.3, -13.8])
+@pytest.mark.parametrize("z", [0.0, 0.1, 0.3, -13.8])
 @pytest.mark.parametrize("n", [1, 64])
 def test_equal_logits_have_no_slope(z: float, n: int) -> None:
     """There rounding would be divided by rounding, and λ elsewhere be moved by the quotient."""
@@ -176,11 +176,12 @@ def test_equal_logits_have_no_slope(z: float, n: int) -> None:
     zeros = torch.zeros(n, dtype=torch.int64)
     move = 2 + 3 * torch.randn(n, generator=r, dtype=torch.float64)
     table = MoveTable(prior=1e-9)
-    for _ in range(7):
+    pair = zeros[:1].expand(2)
+    for _ in range(20):
         table.learn(torch.full((n,), z, dtype=torch.float64), move, zeros, zeros)
-    far = table.predict(torch.tensor([-9.0, 9.0]), zeros[:1].expand(2), zeros[:1].expand(2), r)
-    assert float(far.min()) >= float(move.min()) - 1e-6
-    assert float(far.max()) <= float(move.max()) + 1e-6
+        far = table.predict(torch.tensor([-9.0, 9.0]), pair, pair, r)
+        assert float(far.min()) >= float(move.min()) - 1e-6
+        assert float(far.max()) <= float(move.max()) + 1e-6
 
 
 def test_predictions_take_one_draw_and_the_dtype_of_z() -> None:
@@ -298,6 +299,28 @@ def test_steps_between_by_hand(reading: Reading, soft: bool, setup: SimpleNamesp
         torch.testing.assert_close(given.lam, expected, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(given.change, given.lam - unmoved(lam_init))
         assert given.hypergradient is given.meta_loss is None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A mixing that draws a number."""
+
+    drawn: int | None = None
+    hooks = False
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Mixing:
+        return Drawing(int(torch.randint(1000, (), generator=generator)))
+
+    def logits(self, call: Any, model: Any, x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+        return INPUT.logits(call, model, x, lam, partner)
+
+
+def test_what_the_mixing_draws_is_drawn_between_too(setup: SimpleNamespace) -> None:
+    learned = Learned(mixing=Drawing())
+    policy = Amortised(learned, every=2)
+    for t in range(4):
+        given = ask(setup, policy, t)
+        assert given.mixing == ask(setup, learned, t).mixing != Drawing()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
+from core.amortised import Amortised
 from core.config import PolicyConfig, TrainingConfig
 from core.policies import Beta, Fixed, Learned, NoMix
 from core.reading import DEFAULT, PAPER, Reading
 
+CHEAPER = [
+    PolicyConfig("learned", last_blocks=2),
+    PolicyConfig("placebo", refresh_every=5),
+    PolicyConfig("learned", every=4),
+    PolicyConfig("placebo", reading=PAPER, last_blocks=1, refresh_every=3, every=16),
+]
 POLICIES = [
     (PolicyConfig("none"), NoMix()),
     (PolicyConfig("beta", alpha=0.5), Beta(0.5)),
@@ -35,8 +42,34 @@ def test_builds_the_policy_it_names(policy: PolicyConfig, built: Any) -> None:
     assert policy.build() == built
 
 
-@pytest.mark.parametrize(("policy", "_built"), POLICIES)
-def test_round_trip_through_json(policy: PolicyConfig, _built: Any) -> None:
+@pytest.mark.parametrize("policy", CHEAPER, ids=str)
+def test_builds_the_cheaper_meta_stages(policy: PolicyConfig) -> None:
+    built = policy.build()
+    assert isinstance(built, Amortised) == (policy.every > 1)
+    if isinstance(built, Amortised):
+        assert built.every == policy.every
+        built = built.learned
+    assert isinstance(built, Learned)
+    assert built.reading == (policy.reading or DEFAULT)
+    assert built.placebo == (policy.kind == "placebo")
+    assert built.last_blocks == policy.last_blocks
+    kept = built.validation_gradient
+    assert (1 if kept is None else kept.refresh_every) == policy.refresh_every
+    # What a policy learns belongs to one training.
+    again = policy.build()
+    inside = again.learned if isinstance(again, Amortised) else again
+    assert isinstance(inside, Learned)
+    assert kept is None or inside.validation_gradient is not kept
+
+
+def test_the_exact_policy_keeps_nothing() -> None:
+    written_out = PolicyConfig("learned", last_blocks=None, refresh_every=1, every=1)
+    assert written_out == PolicyConfig("learned")
+    assert written_out.build() == Learned(DEFAULT)
+
+
+@pytest.mark.parametrize("policy", [*(policy for policy, _ in POLICIES), *CHEAPER], ids=str)
+def test_round_trip_through_json(policy: PolicyConfig) -> None:
     original = config(
         policy=policy,
         seed=3,
@@ -110,6 +143,14 @@ def test_missing_fields_are_named(missing: str) -> None:
         ({"kind": "fixed", "lam": 0.1, "per_sample": True}, "no use for per_sample=True"),
         ({"kind": "beta", "alpha": 1.0, "reading": PAPER}, "policy beta has no use for reading"),
         ({"kind": "learned", "lam": 0.1}, "policy learned has no use for lam=0.1"),
+        ({"kind": "beta", "alpha": 1.0, "every": 4}, "policy beta has no use for every=4"),
+        ({"kind": "none", "last_blocks": 1}, "policy none has no use for last_blocks=1"),
+        ({"kind": "fixed", "lam": 0.1, "refresh_every": 2}, "no use for refresh_every=2"),
+        ({"kind": "learned", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
+        ({"kind": "placebo", "last_blocks": -2}, "last_blocks must be None or at least 1, got -2"),
+        ({"kind": "learned", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"kind": "learned", "every": 0}, "every must be at least 1, got 0"),
+        ({"kind": "placebo", "every": -1}, "every must be at least 1, got -1"),
     ],
 )
 def test_policies_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:

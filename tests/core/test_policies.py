@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from torch import optim
 
+from core.amortised import Amortised
 from core.interpolation import Interpolation
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import PAPER, Reading
+from core.validation_gradient import ValidationGradient
 
 POLICIES: dict[str, Policy] = {
     "none": NoMix(),
@@ -22,7 +25,13 @@ POLICIES: dict[str, Policy] = {
     "learned_paper": Learned(PAPER),
     "learned_optimizer": Learned(Reading(inner_step="optimizer"), engine="unroll"),
     "placebo": Learned(placebo=True),
+    "learned_last_blocks": Learned(last_blocks=2),
+    # These carry something from step to step; what that does is tested in files of their own.
+    "learned_refreshed": Learned(validation_gradient=ValidationGradient(3)),
+    "amortised": Amortised(every=4),
+    "amortised_placebo": Amortised(Learned(placebo=True), every=4),
 }
+STATEFUL = ("learned_refreshed", "amortised", "amortised_placebo")
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 
@@ -35,7 +44,8 @@ def setup(toy: SimpleNamespace) -> SimpleNamespace:
 
 
 def ask(policy: Policy, s: SimpleNamespace, **arguments: Any) -> Interpolation:
-    """The policy's answer, with a validation batch exactly where it says it needs one."""
+    """The answer at a first step, with a validation batch exactly where the policy needs one."""
+    policy = copy.deepcopy(policy)
     arguments.setdefault("generator", torch.Generator().manual_seed(8))
     val_batch = s.val_batch if policy.needs_meta_validation else None
     return policy(s.net, s.optimizer, s.batch, val_batch, **arguments)
@@ -52,6 +62,7 @@ def test_shapes_dtypes_and_ranges(
     optimizer = optim.SGD(net.parameters(), lr=0.1)
     data = toy.make_data(n, 3, dtype=dtype, soft=soft)
     val_batch = data.val_batch if policy.needs_meta_validation else None
+    policy = copy.deepcopy(policy)
     given = policy(net, optimizer, data.batch, val_batch)
     assert given.lam.shape == given.lam_init.shape == (n,)
     assert given.lam.dtype == given.lam_init.dtype == dtype
@@ -160,10 +171,23 @@ def test_a_loss_of_the_users_own(policy: Policy, setup: Any) -> None:
         assert not torch.equal(given.hypergradient, ask(policy, setup).hypergradient)
 
 
-@every_policy
-def test_policies_are_values(policy: Policy) -> None:
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in STATEFUL])
+def test_policies_are_values(name: str) -> None:
+    policy = POLICIES[name]
     assert hash(policy) == hash(policy)
     assert list(POLICIES.values()).count(policy) == 1
+    assert policy.state_dict() == {}
+
+
+@every_policy
+def test_a_state_taken_before_the_first_step_can_be_given_back(policy: Policy, setup: Any) -> None:
+    fresh, used = copy.deepcopy(policy), copy.deepcopy(policy)
+    state = fresh.state_dict()
+    ask(used, setup)
+    for _ in range(2):
+        used(setup.net, setup.optimizer, setup.batch, setup.val_batch)
+    used.load_state_dict(state)
+    assert setup.toy.identical(vars(ask(used, setup)), vars(ask(policy, setup)))
 
 
 def test_no_mix_leaves_the_batch_alone(setup: Any) -> None:

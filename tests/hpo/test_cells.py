@@ -21,6 +21,18 @@ CELL = Cell("beta-1", TRAINING)
 GOLDEN = "beta-1-digits-s0-a909ef9d"
 """Results that people have on disk are found by this: a change to it loses them."""
 
+GOLDENS: dict[str, tuple[str, PolicyConfig]] = {
+    "none-digits-s0-6d0360c3": ("none", PolicyConfig("none")),
+    "fixed-0.3-digits-s0-a3b214a7": ("fixed-0.3", PolicyConfig("fixed", lam=0.3)),
+    "metamixup-paper-digits-s0-5e61634e": (
+        "metamixup-paper", PolicyConfig("learned", reading=PAPER),
+    ),
+    "metamixup-digits-s0-0a4d07d3": ("metamixup", PolicyConfig("learned", reading=DEFAULT)),
+    "placebo-digits-s0-e23ddfc7": ("placebo", PolicyConfig("placebo", reading=DEFAULT)),
+}  # fmt: skip
+"""As they were before policies had `last_blocks`, `refresh_every` and `every`. That of a learned
+policy changes where the default reading does."""
+
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "mnist",
     "model": "cnn",
@@ -54,11 +66,39 @@ POLICIES = [
     PolicyConfig("learned", reading=PAPER),
     PolicyConfig("learned", reading=DEFAULT),
     PolicyConfig("placebo", reading=DEFAULT),
+    PolicyConfig("learned", reading=DEFAULT, last_blocks=1),
+    PolicyConfig("learned", reading=DEFAULT, last_blocks=2),
+    PolicyConfig("learned", reading=DEFAULT, refresh_every=2),
+    PolicyConfig("learned", reading=DEFAULT, every=2),
+    PolicyConfig("learned", reading=DEFAULT, refresh_every=2, every=2),
+    PolicyConfig("placebo", reading=DEFAULT, every=2),
 ]
 
 
 def test_the_id_is_the_one_that_is_on_disk_already() -> None:
     assert CELL.id == GOLDEN
+
+
+@pytest.mark.parametrize("golden", GOLDENS)
+def test_settings_that_came_later_leave_older_ids_alone(golden: str) -> None:
+    method, policy = GOLDENS[golden]
+    assert Cell(method, replace(TRAINING, policy=policy)).id == golden
+
+
+def test_a_result_stored_before_those_settings_is_found_and_read(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    cell = Cell("metamixup", replace(TRAINING, policy=PolicyConfig("learned", reading=DEFAULT)))
+    store = CellStore(tmp_path)
+    store.save(replace(make_record(), cell=cell))
+    path = store.directory(cell.id) / "result.json"
+    stored = json.loads(path.read_text())
+    for name in ("last_blocks", "refresh_every", "every"):
+        del stored["config"]["policy"][name]
+    path.write_text(json.dumps(stored))
+    loaded = store.load("metamixup-digits-s0-0a4d07d3")
+    assert loaded is not None
+    assert loaded.cell == cell
 
 
 def test_equal_cells_have_equal_ids_however_they_were_made() -> None:

@@ -62,6 +62,21 @@ def test_searched_cells_are_of_one_data_set_with_the_alpha_found() -> None:
     assert make_plan("none").searched_cells("mnist", 0.37) == []
 
 
+def test_cheaper_policies_start_after_the_costlier() -> None:
+    """In units of a plain training: a meta stage is 3.5, at every step or at every so many."""
+    policies = {
+        "every-16": PolicyConfig("learned", every=16),
+        "every-2": PolicyConfig("placebo", every=2),
+        "exact": PolicyConfig("learned"),
+        "none": PolicyConfig("none"),
+    }
+    rows = [StudyRow(Row(k, k, k, "learned", {}), policy) for k, policy in policies.items()]
+    assert [row.weight for row in rows] == [1 + 3.5 / 16, 2.75, 4.5, 1.0]
+    plan = replace(make_plan(datasets=("digits",), seeds=1), rows=rows)
+    started = [cell.method for cell in plan.fixed_cells()]
+    assert started == ["exact", "every-2", "every-16", "none"]
+
+
 @pytest.mark.parametrize(
     ("keys", "datasets", "seeds", "size"),
     [
