@@ -42,8 +42,12 @@ POLICIES = {
     "learned": PolicyConfig("learned"),
     "paper": PolicyConfig("learned", reading=core.PAPER),
     "placebo": PolicyConfig("placebo"),
+    "last blocks": PolicyConfig("learned", last_blocks=1),
+    "refreshed": PolicyConfig("learned", refresh_every=3),
+    "amortised": PolicyConfig("learned", every=4),
+    "amortised placebo": PolicyConfig("placebo", every=3, refresh_every=2, last_blocks=2),
 }
-LEARNED = ("learned", "paper", "placebo")
+LEARNED = tuple(name for name, policy in POLICIES.items() if policy.reading is not None)
 
 digits = functools.cache(lambda: load_source("digits"))
 
@@ -322,6 +326,7 @@ def test_what_each_epoch_reports(policy: str) -> None:
         # The virtual pass sees each of the 50 images, and 8 meta-validation images in 4 steps.
         ("learned", 50 + 50 + 4 * 8),
         ("placebo", 50 + 50 + 4 * 8),
+        ("last blocks", 50 + 50 + 4 * 8),
     ],
 )
 def test_samples_seen_by_hand(policy: str, epoch: int) -> None:
@@ -329,6 +334,51 @@ def test_samples_seen_by_hand(policy: str, epoch: int) -> None:
     assert [m["samples_seen"] for m in result.history] == [epoch, 2 * epoch, 3 * epoch]
     assert result.samples_seen == 3 * epoch
     assert type(result.samples_seen) is int
+
+
+@pytest.mark.parametrize(
+    ("policy", "seen"),
+    [
+        # Twelve steps; validation passes at 0, 3, 6 and 9: two in the first epoch, one in the next
+        # ones.
+        ("refreshed", [100 + 2 * 8, 200 + 3 * 8, 300 + 4 * 8]),
+        # Meta stages at 0, 4 and 8, the first of each epoch: of 16 and 8 images.
+        ("amortised", [50 + 24, 100 + 2 * 24, 150 + 3 * 24]),
+        # At 0, 3 (two images), 6 and 9, every other one with its validation pass: 0 and 6.
+        ("amortised placebo", [50 + 24 + 2, 100 + 24 + 2 + 24, 150 + 24 + 2 + 24 + 16]),
+    ],
+)
+def test_samples_seen_of_the_cheaper_meta_stages(policy: str, seen: list[int]) -> None:
+    result = trained(policy)
+    assert [m["samples_seen"] for m in result.history] == seen
+    assert result.samples_seen == seen[-1]
+
+
+def test_cheaper_meta_stages_at_no_saving_are_the_exact_ones() -> None:
+    """All three blocks of weights and the classifier: four."""
+    everything = PolicyConfig("learned", last_blocks=4)
+    assert numbers(run(replace(CONFIG, policy=everything))) == numbers(trained("learned"))
+    assert numbers(trained("last blocks")) != numbers(trained("learned"))
+
+
+def test_an_amortised_training_learns_at_every_fourth_step_and_moves_lam_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Any] = []
+    real = training.LambdaStatistics.add
+
+    def add(self: Any, interpolation: Any) -> None:
+        given.append(interpolation)
+        real(self, interpolation)
+
+    monkeypatch.setattr(training.LambdaStatistics, "add", add)
+    config = replace(CONFIG, policy=POLICIES["amortised"], train_size=48)  # 3 steps an epoch
+    run(config)
+    assert [i for i, one in enumerate(given) if one.hypergradient is not None] == [0, 4, 8]
+    assert [i for i, one in enumerate(given) if one.meta_loss is not None] == [0, 4, 8]
+    for one in given:
+        assert float(one.change.abs().mean()) > 0.02
+        assert not torch.equal(one.lam, one.lam_init)
 
 
 def test_samples_seen_of_more_meta_steps_and_of_meta_in_training() -> None:
@@ -513,11 +563,15 @@ def test_the_callers_random_streams_and_threads_are_as_before(ending: str) -> No
 # ------------------------------------------------------------------------------------ it does learn
 
 
-@pytest.mark.parametrize("policy", ["none", "beta", "learned"])
+@pytest.mark.parametrize("policy", ["none", "beta", "learned", "refreshed", "amortised"])
 def test_thirty_epochs_learn_digits(policy: str) -> None:
-    """Chance is 90 % error; 100 images are enough for a fifth of that."""
-    config = replace(CONFIG, train_size=100, epochs=30, flip=False, policy=POLICIES[policy])
-    result = run(config)
-    assert result.test_error < 20
-    assert result.val_error < 30
+    """Chance is 90 % error; 100 images leave 6.6 %, with a deviation of 1.9 from seed to seed.
+
+    The error is told by 500 test and 200 validation images. It is the same error: of 20 % at the
+    worst, their difference deviates by √(0.2·0.8·(1/500 + 1/200)) = 3.3 %.
+    """
+    config = replace(CONFIG, train_size=100, meta_size=200, epochs=30, flip=False)
+    result = run(replace(config, policy=POLICIES[policy]))
+    assert result.test_error < 6.6 + 5 * 1.9
+    assert abs(result.val_error - result.test_error) < 4 * 3.3
     assert result.train_loss < result.history[0]["train_loss"] - 0.5

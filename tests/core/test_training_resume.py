@@ -37,6 +37,12 @@ POLICIES = {
     "beta": PolicyConfig("beta", alpha=1.0, per_sample=True),
     "learned": PolicyConfig("learned"),
     "placebo": PolicyConfig("placebo"),
+    # Three steps an epoch: neither 2 nor 4 goes into it, so the counts cross its borders.
+    "last_blocks": PolicyConfig("learned", last_blocks=1),
+    "refreshed": PolicyConfig("learned", refresh_every=2),
+    "refreshed_3": PolicyConfig("placebo", refresh_every=3),
+    "amortised": PolicyConfig("learned", every=4),
+    "amortised_placebo": PolicyConfig("placebo", every=2, refresh_every=2, last_blocks=2),
 }
 CELLS = [
     TrainingConfig(
@@ -45,10 +51,9 @@ CELLS = [
     )
     for (model, options), policy in itertools.product(MODELS.items(), POLICIES.values())
 ]  # fmt: skip
+IDS = [f"{model}-{policy}" for model, policy in itertools.product(MODELS, POLICIES)]
 CNN = next(cell for cell in CELLS if cell.model == "cnn" and cell.policy.kind == "learned")
-every_cell = pytest.mark.parametrize(
-    "config", CELLS, ids=[f"{cell.model}-{cell.policy.kind}" for cell in CELLS]
-)
+every_cell = pytest.mark.parametrize("config", CELLS, ids=IDS)
 
 SCRIPT = """
 import json, sys
