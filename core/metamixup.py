@@ -214,6 +214,7 @@ def metamixup_step(
         >>> result.lam.shape
         torch.Size([8])
     """
+    _check_real_step(optimizer, scaler, micro_batch)
     interpolation = learn_interpolation(
         model,
         batch,
@@ -261,10 +262,8 @@ def mixed_step(
 
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
     """
-
+    _check_real_step(optimizer, scaler, micro_batch)
     index, count = micro_batch
-    if not 0 <= index < count:
-        raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch}")
 
     def backward() -> Tensor:
         if index == 0:
@@ -282,7 +281,6 @@ def mixed_step(
         return value.detach()
 
     if isinstance(optimizer, torch.optim.LBFGS):
-        _check_lbfgs(scaler, count)
         value = torch.as_tensor(optimizer.step(backward))
     else:
         value = backward()
@@ -313,16 +311,25 @@ def _rates(
     return current_rates(optimizer, dict(unwrap(model).named_parameters()))
 
 
-def _check_lbfgs(scaler: torch.amp.GradScaler | None, micro_batches: int) -> None:
+def _check_real_step(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    micro_batch: tuple[int, int],
+) -> None:
+    index, count = micro_batch
+    if not 0 <= index < count:
+        raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch}")
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        return
     if scaler is not None and scaler.is_enabled():
         raise ValueError(
             "LBFGS evaluates its gradient several times a step and cannot be used with a "
             "GradScaler; leave `scaler` out (bfloat16 autocast needs none)"
         )
-    if micro_batches > 1:
+    if count > 1:
         raise ValueError(
             "LBFGS evaluates its gradient several times a step and cannot accumulate it over "
-            f"{micro_batches} micro-batches; leave `micro_batch` out"
+            f"{count} micro-batches; leave `micro_batch` out"
         )
 
 

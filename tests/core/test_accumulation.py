@@ -121,10 +121,11 @@ def test_overflow_in_any_micro_batch_skips_the_step(spoilt: int, toy: SimpleName
 def test_micro_batches_that_are_none(micro_batch: tuple[int, int], toy: SimpleNamespace) -> None:
     net, data = toy.make_net(norm=True), toy.make_data()
     optimizer = optim.SGD(net.parameters(), lr=0.5)
-    before = toy.snapshot(net, optimizer)
+    before, stream = toy.snapshot(net, optimizer), torch.get_rng_state()
     with pytest.raises(ValueError, match=r"micro_batch must be \(i, k\) with 0 <= i < k, got \("):
         metamixup_step(net, optimizer, data.batch, data.val_batch, micro_batch=micro_batch)
     assert toy.identical(before, toy.snapshot(net, optimizer))
+    assert torch.equal(stream, torch.get_rng_state())  # nor was anything learned before
 
 
 def test_lbfgs_cannot_accumulate(toy: SimpleNamespace) -> None:
