@@ -209,8 +209,8 @@ def test_a_state_is_a_snapshot_that_two_tables_may_share() -> None:
     others = [MoveTable(), MoveTable()]
     for other in others:
         other.load_state_dict(state)
-        other.learn(*a_stage(2, classes=5))
-    table.learn(*a_stage(2, classes=5))
+        other.learn(*a_stage(2))
+    table.learn(*a_stage(2))
     assert all(torch.equal(state[name], copied[name]) for name in copied)
     for other in others:
         assert torch.equal(other.table(), table.table())
