@@ -24,6 +24,8 @@ from core.mixing import (
 from core.policies import Learned
 from core.reading import LOGIT_MARGIN
 
+_LEAST_REACH = 0.01
+
 
 class MoveTable:
     """How far meta stages moved the logit of λ, by the classes of the pair.
@@ -128,8 +130,10 @@ class MoveTable:
 class Amortised:
     """Learns at every k-th step, and predicts between by what was learned for the class pair.
 
-    A step between costs what a step of plain MixUp costs, and reads no validation batch. Classes of
-    soft labels are their largest entries. Belongs to one training.
+    A step between costs what a step of plain MixUp costs, and reads no validation batch. Moves are
+    kept and predicted over `Reading.reach`, so that a λ near 0 or 1 is moved as little as learning
+    would. With many classes the table needs many samples a pair: below a few, a pair is moved as
+    its kind. Classes of soft labels are their largest entries. Belongs to one training.
 
     Attributes:
         learned: the policy of the steps that learn.
@@ -167,9 +171,7 @@ class Amortised:
             given = self.learned(model, optimizer, batch, val_batch, generator=generator, loss=loss)
             if given.change is None:
                 raise ValueError("the policy that Amortised wraps must learn")
-            z = _logit(given.lam - given.change)
-            first = _classes(batch[1])
-            self._moves.learn(z, _logit(given.lam) - z, first, first[given.partner])
+            self._learn(given, _classes(batch[1]))
         else:
             given = self._predicted(batch, generator)
         self._steps += 1
@@ -189,6 +191,15 @@ class Amortised:
         self._moves.load_state_dict(state["moves"])
         self.learned.load_state_dict(state["learned"])
 
+    def _learn(self, given: Interpolation, first: Tensor) -> None:
+        assert given.change is not None
+        unmoved = given.lam - given.change
+        z, reach = _logit(unmoved), self.learned.reading.reach(unmoved)
+        # Next to 0 and 1 the quotient is rounding over nothing.
+        kept = reach >= reach.max().clamp_max(_LEAST_REACH)
+        move = (_logit(given.lam) - z) / reach
+        self._moves.learn(z[kept], move[kept], first[kept], first[given.partner][kept])
+
     def _predicted(self, batch: Batch, generator: torch.Generator | None) -> Interpolation:
         """The draws of a learning step in the same order, and the predicted move in its place."""
         check_batch(batch, "training")
@@ -201,7 +212,8 @@ class Amortised:
         mixing = self.learned.mixing.draw(x, generator)
         unmoved = reading.final(reading.start(lam_init))
         z, first = _logit(unmoved), _classes(y)
-        lam = torch.sigmoid(z + self._moves.predict(z, first, first[partner], generator))
+        move = self._moves.predict(z, first, first[partner], generator) * reading.reach(unmoved)
+        lam = torch.sigmoid(z + move)
         return Interpolation(lam, partner, lam_init, change=lam - unmoved, mixing=mixing)
 
 

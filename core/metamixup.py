@@ -139,12 +139,13 @@ def learn_interpolation(
                 engine=engine, loss=loss, mixing=mixing, last_blocks=last_blocks,
                 scale=scale, known=known, **inner,  # type: ignore[arg-type]
             )  # fmt: skip
-        if validation_gradient is not None:
-            validation_gradient.count(meta.validation)
         extra_samples += n + (val_batch[0].shape[0] if known is None else 0)
         slope = meta.hypergradient
-        if scale != 1:
-            slope = torch.where(slope.isfinite().all(), slope, torch.zeros_like(slope))
+        overflow = scale != 1 and not bool(slope.isfinite().all())
+        if overflow:
+            slope = torch.zeros_like(slope)
+        elif validation_gradient is not None:
+            validation_gradient.count(meta.validation)
         if permute:
             slope = slope[draw_partners(n, generator=generator, device=x.device)]
         z = reading.move(z, lam, slope, ranks)

@@ -90,6 +90,12 @@ class Reading:
         """λ* [B] of the real batch (Eq. 11; Algorithm 1, line 7)."""
         return z.clamp(0, 1) if self.projection == "clip" else torch.sigmoid(z)
 
+    def reach(self, lam: Tensor) -> Tensor:
+        """How the length of a move of z depends on λ itself, [B]: λ(1 − λ) for a logit's slope."""
+        if self.gradient == "logit" and self.scale != "sign":
+            return lam * (1 - lam)
+        return torch.ones_like(lam)
+
     def move(self, z: Tensor, lam: Tensor, hypergradient: Tensor, ranks: Ranks = ALONE) -> Tensor:
         """One update of z (Eq. 10). All [B]; `hypergradient` is d(meta loss)/d(lam) at `lam`.
 
