@@ -97,19 +97,24 @@ class _BatchNormBackward(torch.autograd.Function):
         sum_ug, _ = _sums(u, g, zeros, ones)  # with mean 0 and deviation 1, "x̂" is g itself
 
         # x̂ is taken from x − μ: x̂ = s·x − s·μ would cancel where the mean is large.
-        centred = x - mean.view(_per_channel(x))
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        centred = (x - mean.view(shape)).to(s.dtype)
         # cotangent of g, as a combination of u, x − μ and 1
         on_x = s * (a - s * gamma * sum_ux / m)
-        dg = _combine(c - s * gamma * sum_u / m, (u, s * gamma), (centred, on_x))
-        # cotangent of x, as a combination of g, u, x − μ and 1
+        dg = torch.addcmul(
+            (c - s * gamma * sum_u / m).view(shape), u, (s * gamma).view(shape)
+        ).addcmul_(centred, on_x.view(shape))
+        # cotangent of x, as a combination of g, u, x − μ and 1, in the memory of x − μ: fresh
+        # memory costs more than a pass over it
         p = a - s * gamma * sum_ux / m
         q = -s * gamma * sum_gx / m
         t = gamma * (sum_ug - sum_u * sum_g / m - sum_gx * sum_ux / m)
         mean_v = (p * sum_g + q * sum_u) / m
         mean_vx = (p * sum_gx + q * sum_ux) / m
-        on_x = -s * s * (mean_vx + t * s / m)
-        dx = _combine(-s * mean_v, (g, s * p), (u, s * q), (centred, on_x))
-        return dg, dx, None, None, None, None
+        dx = centred.mul_((-s * s * (mean_vx + t * s / m)).view(shape))
+        dx.addcmul_(g, (s * p).view(shape)).addcmul_(u, (s * q).view(shape))
+        dx.sub_((s * mean_v).view(shape))
+        return dg.to(x.dtype), dx.to(x.dtype), None, None, None, None
 
 
 def _sums(u: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,21 +123,3 @@ def _sums(u: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, T
         u, x, None, None, None, mean, invstd, True, 0.0, [False, True, True]
     )
     return over_x, over_1
-
-
-def _per_channel(x: Tensor) -> list[int]:
-    """The shape of a tensor [C] beside x [B, C, ...]."""
-    return [1, -1] + [1] * (x.dim() - 2)
-
-
-def _combine(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-    """constant + Σ coefficient·x with a coefficient [C] for each x [B, C, ...], a pass for each.
-
-    In the dtype of the coefficients (float32 where x is bfloat16), rounded once at the end.
-    """
-    (first, scale), *rest = terms
-    shape = _per_channel(first)
-    out = torch.addcmul(constant.view(shape), first, scale.view(shape))
-    for x, coefficient in rest:
-        out.addcmul_(x, coefficient.view(shape))
-    return out.to(first.dtype)

@@ -56,9 +56,23 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         x_needs, *weights_need = ctx.needs_input_grad[:3]
-        mask = (x_needs, *(need and ctx.wanted.weights for need in weights_need))
+        mask = (
+            x_needs and _will_run(ctx.next_functions[0][0]),
+            *(need and ctx.wanted.weights for need in weights_need),
+        )
         grads = _ConvolutionBackward.apply(g, x, weight, ctx.bias_sizes, ctx.geometry, mask)
         return (*grads, None, None)
+
+
+def _will_run(node: Any) -> bool:
+    """Whether the backward pass under way goes on to `node`: not from the first layer on to λ.
+
+    By a function of the engine's that PyTorch does not document; without it, always.
+    """
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except (AttributeError, RuntimeError):  # another version; a leaf
+        return True
 
 
 class _ConvolutionBackward(torch.autograd.Function):

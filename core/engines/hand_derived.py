@@ -1,4 +1,4 @@
-"""Convolutions and BatchNorm of any model by our own functions while the context is open."""
+"""Operations of any model by our own functions while the context is open."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from core.engines.batch_norm import BatchNorm
 from core.engines.convolution import Convolution, Wanted
+from core.engines.piecewise_linear import MaxPool2d, Relu
 
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _DIFFERENTIATIONS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
@@ -26,13 +27,13 @@ class DifferentiatesInside(BaseException):
 
 
 class HandDerived(TorchFunctionMode):
-    """Puts `Convolution` and `BatchNorm` in the place of `F.conv*d` and `F.batch_norm`.
+    """Convolutions, BatchNorm, ReLU, leaky ReLU and max-pooling by our own functions.
 
     Same values, cheaper second derivatives; no model changes. What our functions do not cover
-    (evaluation mode, weights that are computed from others, string padding, unbatched or complex
-    inputs, transforms of `torch.func`) takes PyTorch's own. So does what runs under saved-tensor
-    hooks, as inside an activation checkpoint: its second run comes with the backward pass, outside
-    of this context, and must save the same tensors.
+    (evaluation mode, in-place ReLU, weights that are computed from others, string padding,
+    unbatched or complex inputs, transforms of `torch.func`) takes PyTorch's own. So does what runs
+    under saved-tensor hooks, as inside an activation checkpoint: its second run comes with the
+    backward pass, outside of this context, and must save the same tensors.
 
     Attributes:
         wanted: set `wanted.weights` to False before a backward pass that goes to inputs alone.
@@ -51,12 +52,12 @@ class HandDerived(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _DIFFERENTIATIONS:
             raise DifferentiatesInside
-        ours = func is F.batch_norm or func in _CONVOLUTIONS
+        ours = func in _CONVOLUTIONS or func in _OURS
         if not ours or _saved_tensor_hooks():
             return func(*args, **kwargs)
-        if func is F.batch_norm:
-            return _batch_norm(*args, **kwargs)
-        return _convolution(self.wanted, func, *args, **kwargs)
+        if func in _CONVOLUTIONS:
+            return _convolution(self.wanted, func, *args, **kwargs)
+        return _OURS[func](*args, **kwargs)
 
 
 def _saved_tensor_hooks() -> bool:
@@ -117,7 +118,46 @@ def _batch_norm(
     return BatchNorm.apply(input, weight, bias, running, momentum, eps)
 
 
-def _covered(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+def _relu(input: Tensor, inplace: bool = False) -> Tensor:
+    if inplace or not _covered(input):
+        return F.relu(input, inplace)
+    return Relu.apply(input, 0.0)
+
+
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    if inplace or not negative_slope > 0 or not _covered(input):
+        return F.leaky_relu(input, negative_slope, inplace)
+    return Relu.apply(input, negative_slope)
+
+
+def _max_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    window = kernel_size, stride or kernel_size, padding, dilation
+    if return_indices or input.dim() != 4 or not _covered(input):
+        native: Callable[..., Any] = F.max_pool2d
+        return native(input, *window, ceil_mode, return_indices)
+    return MaxPool2d.apply(input, (*(_tuple(part, 2) for part in window), ceil_mode))
+
+
+_OURS: dict[Any, Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.relu: _relu,
+    torch.relu: _relu,
+    Tensor.relu: _relu,
+    F.leaky_relu: _leaky_relu,
+    F.max_pool2d: _max_pool2d,
+    torch.max_pool2d: _max_pool2d,
+}
+
+
+def _covered(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> bool:
     leaves = all(parameter is None or parameter.is_leaf for parameter in (weight, bias))
     # `torch.func` takes no autograd function of the older form, which is the faster one.
     transformed = torch._C._are_functorch_transforms_active()
