@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from hpo.cost.bench import Bench, Case, Setting, build_bench, exact_hypergradien
 from hpo.cost.contenders import Contender, Step
 from hpo.cost.peers import PACKAGES
 from hpo.cost.records import Group, Measurement
+
+T = TypeVar("T")
 
 WARM_UP = 1
 """Repeats of each contender before its operations are counted, which is one more untimed."""
@@ -90,7 +93,7 @@ def _measure(
     if case.train_steps:
         said(f"{case.label}: the exact hypergradient in float64")
         compared = bench.at_most(ACCURACY_BATCH)
-        exact = _exact(compared)
+        exact = _masked_alike(lambda: _exact(compared), setting)
     every = {c.name: c.every for c in contenders}
     steps: dict[str, Step] = {}
 
@@ -114,7 +117,8 @@ def _measure(
                 found = _counted(bench, repeat, contender.every)
                 rewind()
                 if exact is not None and contender.hypergradient is not None:
-                    found |= compare(contender.hypergradient(compared)(), exact)
+                    ask = contender.hypergradient(compared)
+                    found |= compare(_masked_alike(ask, setting), exact)
             remark = None if contender.kind == "peer" else _remark(caught)
             rows[name] = replace(rows[name], remark=remark, **found)  # type: ignore[arg-type]
         except Exception as error:
@@ -138,6 +142,14 @@ def _measure(
         gc.unfreeze()
     for name, seconds in times.items():
         rows[name] = replace(rows[name], seconds=tuple(seconds))
+
+
+def _masked_alike(ask: Callable[[], T], setting: Setting) -> T:
+    """`ask()` with the random stream where it stands for all: dropout draws one and the same."""
+    device = torch.device(setting.device)
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        torch.manual_seed(setting.seed)
+        return ask()
 
 
 def _exact(bench: Bench) -> Tensor | None:

@@ -57,11 +57,14 @@ def dict_of(items: list[Contender]) -> dict[str, Contender]:
     return {item.name: item for item in items}
 
 
-def test_every_contender_is_measured_and_the_exact_ones_are_exact(source: Source) -> None:
+@pytest.mark.parametrize("model", ["digits_cnn", "cnn"])  # the CNN has dropout
+def test_every_contender_is_measured_and_the_exact_ones_are_exact(
+    model: str, source: Source
+) -> None:
     threads = torch.get_num_threads()
     who = contenders(["unroll", "double_backward", "quarter_meta_batch", "amortised_4"])
     reversed_sign = Contender("reversed", "option", who[0].build, wrong)
-    group = measure(TINY, SETTING, [*who, reversed_sign], source)
+    group = measure(replace(TINY, model=model), SETTING, [*who, reversed_sign], source)
     rows = {m.name: m for m in group.measurements}
     assert list(rows) == [c.name for c in who] + ["reversed"]
     assert all(m.error is None and len(m.seconds) == 4 for m in rows.values())
