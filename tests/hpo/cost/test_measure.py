@@ -64,7 +64,8 @@ def test_every_contender_is_measured_and_the_exact_ones_are_exact(
     threads = torch.get_num_threads()
     who = contenders(["unroll", "double_backward", "quarter_meta_batch", "amortised_4"])
     reversed_sign = Contender("reversed", "option", who[0].build, wrong)
-    group = measure(replace(TINY, model=model), SETTING, [*who, reversed_sign], source)
+    case = replace(TINY, model=model)
+    group = measure(case, SETTING, [*who, reversed_sign], source)
     rows = {m.name: m for m in group.measurements}
     assert list(rows) == [c.name for c in who] + ["reversed"]
     assert all(m.error is None and len(m.seconds) == 4 for m in rows.values())
@@ -82,7 +83,7 @@ def test_every_contender_is_measured_and_the_exact_ones_are_exact(
     extra = rows["double_backward"].flops - unit  # type: ignore[operator]
     assert rows["amortised_4"].flops - unit == pytest.approx(extra / 4, rel=0.05)  # type: ignore[operator]
     assert group.parameters == sum(
-        p.numel() for p in build_bench(TINY, SETTING, source).model.parameters()
+        p.numel() for p in build_bench(case, SETTING, source).model.parameters()
     )
     assert torch.get_num_threads() == threads
 
