@@ -14,8 +14,10 @@ REPEATS = {"smoke": 3, "quick": 3, "paper": 15}
 GROWTH = ("auto", "unroll", "finite_difference")
 """Who takes part in the curves of growth, beside plain MixUp."""
 
-SKIPPED = {"smoke": ("compiled",)}
-"""Who is left out of a preset unless named: compiling takes longer than all the rest of smoke."""
+_SLOW = ("compiled", "validation_gradient_every_4", "amortised_16")
+SKIPPED = {"smoke": _SLOW[:1], "quick": _SLOW}
+"""Who is left out of a preset unless named: compiling takes minutes, and a mode that acts at every
+k-th step is timed over k of them."""
 
 _CNN = Case("cnn", 28, 1, 128, 100)
 _RESNET = Case("preact_resnet18", 32, 3, 64, 64)
