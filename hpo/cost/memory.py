@@ -118,18 +118,13 @@ def _main() -> None:
 
 
 def _cpu_peak(bench: Bench, contender: Contender) -> int:
-    step = contender.build(bench)
-
-    def run() -> None:
-        for _ in range(contender.every):
-            step()
-
-    run()  # libraries set up what they keep, and momentum is there
+    contender.build(bench)()  # libraries set up what they keep, and momentum is there
+    step = contender.build(bench)  # what acts at every k-th step acts at the first
     bench.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     (_PROC / "clear_refs").write_text("5")  # the high-water mark is what is resident now
     rest = _status("VmRSS")
-    run()
+    step()
     return max(0, _status("VmHWM") - rest)
 
 
