@@ -6,6 +6,7 @@ The centre is `metamixup_step`: one training step whose λ are learned by hyperg
 from core.amortised import Amortised
 from core.area_mixing import AreaMixing
 from core.blocks import blocks
+from core.engines.compiled import CompileFallback
 from core.hidden_mixing import HiddenMixing
 from core.hypergradient import hypergradient
 from core.interpolation import Interpolation
@@ -24,6 +25,7 @@ __all__ = [
     "Amortised",
     "AreaMixing",
     "Beta",
+    "CompileFallback",
     "Fixed",
     "HiddenMixing",
     "IndexLoss",
