@@ -12,7 +12,16 @@ from PIL import Image
 
 from core.cell_data import prepare_data
 from core.config import PolicyConfig, TrainingConfig
-from core.data import ImageSet, Source, StreamedImages, load_source, source_from_arrays
+from core.data import (
+    ImageSet,
+    Source,
+    StreamedImages,
+    flip_labels,
+    load_source,
+    long_tail,
+    make_splits,
+    source_from_arrays,
+)
 
 CONFIG = TrainingConfig(
     "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, flip=False
@@ -167,6 +176,17 @@ def test_the_seed_alone_decides_tail_and_labels() -> None:
     assert torch.equal(again.train.labels, first.train.labels)
     other = prepare_data(replace(config, seed=1), numbered(), "cpu")
     assert read(other.train) != read(first.train)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_seed_is_that_of_every_part(seed: int) -> None:
+    config = replace(CONFIG, **NOISE[2], seed=seed)
+    data, source = prepare_data(config, numbered(), "cpu"), numbered()
+    train = make_splits(source.train_labels, 3, meta_size=12, train_size=30, seed=seed).train
+    train = train[long_tail(train % 3, 3, ratio=5.0, seed=seed)]
+    assert list(read(data.train)) == train.tolist()
+    noisy = flip_labels(train % 3, 3, fraction=0.4, seed=seed)
+    assert data.train.labels.tolist() == noisy.tolist()
 
 
 def test_normalisation_follows_the_tail_and_not_the_labels() -> None:
