@@ -1,13 +1,14 @@
-"""The images of one training on its device: splits and normalisation."""
+"""The images of one training on its device: splits, long tail, wrong labels, normalisation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from core.config import TrainingConfig
-from core.data import ImageSet, Source, Transform, make_splits
+from core.data import ImageSet, Source, Splits, Transform, flip_labels, long_tail, make_splits
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,25 @@ class CellData:
         meta: the meta-validation images, disjoint from `train` but for `meta_in_training`.
         test: the whole test part.
         transform: augmentation, and normalisation by the statistics of `train`.
+        true_labels: int64 [N] on the CPU: of `train`, as the source has them.
     """
 
     train: ImageSet
     meta: ImageSet
     test: ImageSet
     transform: Transform
+    true_labels: Tensor
+
+    @property
+    def flipped(self) -> Tensor:
+        """bool [N] on the CPU: which images of `train` carry a wrong label."""
+        return self.train.labels != self.true_labels
 
 
 def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> CellData:
     """The splits of `config` as images on the device, with their normalisation.
+
+    Labels are made wrong after the long tail is cut, and of `Splits.train` alone.
 
     Raises:
         ValueError: the source has another image size than `config` names, or too few images.
@@ -38,20 +48,47 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
             f"the source {source.name!r} has images of {source.image_size} pixels, the "
             f"configuration says image_size={config.image_size}; load the source at that size"
         )
-    splits = make_splits(
-        torch.as_tensor(source.train_labels),
+    splits = draw_splits(config, source)
+    rows = splits.train.numpy()
+    labels = source.train_labels.copy()
+    labels[rows] = flip_labels(
+        labels[rows],
         source.num_classes,
-        meta_size=config.meta_size,
-        train_size=config.train_size,
+        fraction=config.label_noise,
+        kind=config.label_noise_kind,
         seed=config.seed,
     )
     indices = splits.train
     if config.meta_in_training:
         indices = torch.cat([splits.train, splits.meta_validation])
-    train = source.images("train", indices, device)
+    train = replace(source, train_labels=labels).images("train", indices, device)
     return CellData(
         train=train,
         meta=source.images("train", splits.meta_validation, device),
         test=source.images("test", None, device),
         transform=Transform.fit(train, flip=config.flip, translate=config.translate),
+        true_labels=torch.from_numpy(source.train_labels[indices.numpy()]),
     )
+
+
+def draw_splits(config: TrainingConfig, source: Source) -> Splits:
+    """The training and meta-validation images of `config`, the former cut to its long tail.
+
+    Raises:
+        ValueError: the source has too few images.
+    """
+    splits = make_splits(
+        source.train_labels,
+        source.num_classes,
+        meta_size=config.meta_size,
+        train_size=config.train_size,
+        seed=config.seed,
+        classes=source.classes,
+    )
+    kept = long_tail(
+        source.train_labels[splits.train.numpy()],
+        source.num_classes,
+        ratio=config.imbalance,
+        seed=config.seed,
+    )
+    return replace(splits, train=splits.train[kept])

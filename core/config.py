@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from core.amortised import Amortised
+from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import DEFAULT, Reading
 from core.validation_gradient import ValidationGradient
@@ -100,6 +101,11 @@ class TrainingConfig:
         dataset: a name of `core.data.DATASETS`, or `folder:PATH`.
         image_size: height and width after area averaging; None keeps the data's own.
         train_size: training images, class-balanced; None takes all that meta-validation leaves.
+        imbalance: largest over smallest class of the training images, which are cut to a long
+            tail: see `core.data.long_tail`. 1 leaves them as they are.
+        label_noise, label_noise_kind: part of the training images of each class, after that cut,
+            whose labels are replaced by wrong ones, and by which: see `core.data.flip_labels`.
+            Neither touches meta-validation or test images, nor those that meta_in_training adds.
         meta_size: meta-validation images, class-balanced, taken from the training part.
         meta_in_training: train on the meta-validation images too.
         model, width: a name of `core.models.MODELS` and its base width; None is the published one.
@@ -110,7 +116,7 @@ class TrainingConfig:
         milestones: epochs (counted from 0) at which "step" decays.
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
         seed: of everything random; cells that differ in the policy alone share their initial
-            weights, splits, order of data and augmentation.
+            weights, splits, long tail, wrong labels, order of data and augmentation.
     """
 
     dataset: str
@@ -133,6 +139,9 @@ class TrainingConfig:
     lr_decay: float = 0.1
     flip: bool = True
     translate: int = 0
+    label_noise: float = 0.0
+    label_noise_kind: NoiseKind = "symmetric"
+    imbalance: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
@@ -151,6 +160,20 @@ class TrainingConfig:
             raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
         if self.schedule not in ("cosine", "step"):
             raise ValueError(f"schedule must be cosine or step, got {self.schedule!r}")
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(f"label_noise must lie in [0, 1], got {self.label_noise}")
+        if self.label_noise_kind not in NOISE_KINDS:
+            raise ValueError(
+                f"label_noise_kind must be {' or '.join(NOISE_KINDS)}, "
+                f"got {self.label_noise_kind!r}"
+            )
+        if self.label_noise == 0 and self.label_noise_kind != "symmetric":
+            raise ValueError(
+                f"label_noise_kind={self.label_noise_kind!r} has no use without label_noise; give "
+                "label_noise, or leave it out"
+            )
+        if not 1 <= self.imbalance < float("inf"):
+            raise ValueError(f"imbalance must be finite and at least 1, got {self.imbalance}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -10,6 +10,15 @@ from torch import Tensor
 
 NAMES = ("order", "augmentation", "policy", "meta")
 
+LONG_TAIL, LABEL_NOISE = 101, 102
+"""Numbers of the streams that choose the training data, away from those of NAMES (1, 2, ...)."""
+
+
+def derived_generator(seed: int, stream: int) -> torch.Generator:
+    """A CPU generator fixed by both numbers (at least 0), independent of those of other numbers."""
+    word = int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(word >> 1)
+
 
 class RandomStreams:
     """Independent CPU generators by name: `streams["order"]`.
@@ -22,10 +31,9 @@ class RandomStreams:
     """
 
     def __init__(self, seed: int):
-        self._generators = {}
-        for stream, name in enumerate(NAMES, start=1):
-            word = int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
-            self._generators[name] = torch.Generator().manual_seed(word >> 1)
+        self._generators = {
+            name: derived_generator(seed, stream) for stream, name in enumerate(NAMES, start=1)
+        }
 
     def __getitem__(self, name: str) -> torch.Generator:
         return self._generators[name]

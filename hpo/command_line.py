@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from core.config import TrainingConfig
-from core.data import DATASETS, Source, load_source
+from core.data import DATASETS, NOISE_KINDS, Source, load_source
 from core.models import MODELS
 from hpo import presets
 from hpo.plan import META_SUFFIX, StudyRow, with_meta_images
@@ -26,8 +26,19 @@ OVERRIDES = {
     "lr": float,
     "model": str,
     "width": int,
+    "label_noise": float,
+    "label_noise_kind": str,
+    "imbalance": float,
 }
 """Settings of `TrainingConfig` that have a flag of their own."""
+
+_CHOICES = {"model": MODELS, "label_noise_kind": NOISE_KINDS}
+
+_HELP = {
+    "label_noise": "part of the training labels of each class to make wrong, 0 to 1 (default: 0)",
+    "label_noise_kind": "wrong labels: of any other class, or of the next (default: symmetric)",
+    "imbalance": "cut the training images to a long tail: largest over smallest class (default: 1)",
+}
 
 
 @dataclass(frozen=True)
@@ -124,9 +135,11 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
         help="only these rows, KEY+meta also trains on the meta-validation images (default: all)",
     )
     for name, kind in OVERRIDES.items():
-        extra: dict[str, Any] = {"choices": MODELS} if name == "model" else {"metavar": "N"}
+        extra: dict[str, Any] = {"metavar": "X" if kind is float else "N"}
+        if name in _CHOICES:
+            extra = {"choices": _CHOICES[name]}
         flag = "--" + name.replace("_", "-")
-        add(flag, type=kind, help="overrides the preset", **extra)
+        add(flag, type=kind, help=_HELP.get(name, "overrides the preset"), **extra)
     add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import optuna
 
+from core.cell_data import draw_splits
 from core.config import TrainingConfig
-from core.data import Source, make_splits
+from core.data import Source
 from core.models import build_model
 from hpo import output_folder, plots, presets, report
 from hpo.cells import CellRecord, CellStore, StoreError
@@ -129,14 +130,7 @@ def prepare(
             image_size=source.image_size,
             width=training.width,
         )
-        make_splits(
-            source.train_labels,
-            source.num_classes,
-            meta_size=training.meta_size,
-            train_size=training.train_size,
-            seed=0,
-            classes=source.classes,
-        )
+        draw_splits(training, source)
         base[dataset] = training
         sources[source_key(training)] = source
     search = presets.search(options.preset)
@@ -174,8 +168,25 @@ def _preamble(plan: Plan, run: StudyRun, options: Options) -> str:
         lines.append(
             f"{dataset}{pixels}: {t.model}, {size} and {t.meta_size} meta-validation images, "
             f"{t.epochs} epochs, batch {t.batch_size}, SGD {t.lr} with {t.schedule} schedule."
+            f"{scenario(t)}"
         )
     return "\n".join(lines)
+
+
+def scenario(training: TrainingConfig) -> str:
+    """What was done to the training images, as sentences behind a space; "" where nothing was."""
+    told = ""
+    if training.imbalance > 1:
+        told += (
+            f" Training images cut to a long tail, largest over smallest class "
+            f"{training.imbalance:g}, at least one of each."
+        )
+    if training.label_noise > 0:
+        told += (
+            f" {100 * training.label_noise:g} % of the training labels of each class are wrong "
+            f"({training.label_noise_kind})."
+        )
+    return told
 
 
 def environments(records: Sequence[CellRecord]) -> list[str]:

@@ -6,6 +6,8 @@ from core.data.arrays import source_from_arrays
 from core.data.catalog import DATASETS, DatasetSpec, default_root
 from core.data.formats import DataFileError
 from core.data.images import DeviceImages, ImageSet
+from core.data.label_noise import NOISE_KINDS, NoiseKind, flip_labels
+from core.data.long_tail import long_tail
 from core.data.sources import Source, load_source
 from core.data.splits import Splits, make_splits
 from core.data.streaming import StreamedImages
@@ -13,16 +15,20 @@ from core.data.transforms import Transform
 
 __all__ = [
     "DATASETS",
+    "NOISE_KINDS",
     "DataFileError",
     "DatasetSpec",
     "DeviceImages",
     "ImageSet",
+    "NoiseKind",
     "Source",
     "Splits",
     "StreamedImages",
     "Transform",
     "default_root",
+    "flip_labels",
     "load_source",
+    "long_tail",
     "make_splits",
     "source_from_arrays",
 ]

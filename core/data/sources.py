@@ -43,9 +43,10 @@ class Source:
     """One data set, picklable and on no device.
 
     classes name the labels; images are in_channels x image_size x image_size; train_labels and
-    test_labels are int64 [N]. Pixels come from `images`: they lie in memory (uint8 [N, C, S, S],
-    which Ray's object store shares between processes without a copy) or stay in their files, which
-    every process must then be able to read.
+    test_labels are int64 [N], what `images` hands out: `dataclasses.replace` may give others.
+    Pixels come from `images`: they lie in memory (uint8 [N, C, S, S], which Ray's object store
+    shares between processes without a copy) or stay in their files, which every process must then
+    be able to read.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Source:
             return DeviceImages(data, labels, indices, device)
         return StreamedImages(
             data.tree,
+            labels,
             data.decoder,
             image_size=self.image_size,
             random_crops=data.random_crops,

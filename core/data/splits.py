@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Splits", "make_splits"]
+__all__ = ["Splits", "by_class", "make_splits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,22 @@ class Splits:
     meta_validation: Tensor
     labelled: Tensor | None = None
     unlabelled: Tensor | None = None
+
+
+def by_class(labels: np.ndarray | Tensor, num_classes: int) -> tuple[Tensor, ...]:
+    """The positions (int64 [n_c], ascending) of each class's labels, for classes 0..num_classes-1.
+
+    Raises ValueError when one of labels (int64 [N]) lies outside.
+    """
+    given = torch.as_tensor(labels.copy() if isinstance(labels, np.ndarray) else labels).cpu()
+    outside = torch.nonzero((given < 0) | (given >= num_classes)).flatten()
+    if len(outside):
+        index = int(outside[0])
+        raise ValueError(
+            f"label {int(given[index])} at index {index} lies outside 0..{num_classes - 1}"
+        )
+    counts = torch.bincount(given, minlength=num_classes)
+    return torch.argsort(given, stable=True).split(counts.tolist())
 
 
 def make_splits(
@@ -51,7 +67,6 @@ def make_splits(
     Raises ValueError when a size is negative, a label lies outside 0..num_classes-1, or a class
     holds too few images.
     """
-    given = torch.as_tensor(labels.copy() if isinstance(labels, np.ndarray) else labels).cpu()
     for name, size, least in (
         ("meta_size", meta_size, 0),
         ("train_size", train_size, 1),
@@ -59,18 +74,10 @@ def make_splits(
     ):
         if size is not None and size < least:
             raise ValueError(f"{name} must be >= {least}, got {size}")
-    outside = torch.nonzero((given < 0) | (given >= num_classes)).flatten()
-    if len(outside):
-        index = int(outside[0])
-        raise ValueError(
-            f"label {int(given[index])} at index {index} lies outside 0..{num_classes - 1}"
-        )
+    members = by_class(labels, num_classes)
     generator = torch.Generator().manual_seed(seed)
     # One shuffled queue for each class; every set takes its images from the front of what is left.
-    queues: list[Tensor] = []
-    for label in range(num_classes):
-        members = torch.nonzero(given == label).flatten()
-        queues.append(members[torch.randperm(len(members), generator=generator)])
+    queues = [queue[torch.randperm(len(queue), generator=generator)] for queue in members]
 
     def take(size: int, purpose: str) -> tuple[Tensor, list[Tensor]]:
         base, extra = divmod(size, num_classes)
@@ -95,7 +102,7 @@ def make_splits(
         train, left = take(train_size, "train_size")
         queues = [queue[: len(queue) - len(rest)] for queue, rest in zip(queues, left, strict=True)]
     if not len(train):
-        raise ValueError(f"meta_size={meta_size} leaves no training image of {len(given)}")
+        raise ValueError(f"meta_size={meta_size} leaves no training image of {len(labels)}")
     if labelled is None:
         return Splits(train, meta_validation)
     with_label, queues = take(labelled, "labelled")

@@ -23,6 +23,9 @@ _FILES_A_TASK = 16
 class StreamedImages:
     """Images that stay in their files: threads decode them, PIL leaving Python's lock for it.
 
+    labels int64 [N] are those of the tree's files, in its order; with indices (int64 [n]) the set
+    holds those images only, in that order.
+
     Each batch goes to the device as uint8 [B, C, image_size, image_size]. With random_crops, a call
     of `batches` with a generator draws the crops of the whole call from one number of it: they
     depend on that number and on the positions in the epoch, never on which thread was quick.
@@ -31,6 +34,7 @@ class StreamedImages:
     def __init__(
         self,
         tree: Tree,
+        labels: np.ndarray,
         decoder: Decoder,
         *,
         image_size: int,
@@ -45,7 +49,7 @@ class StreamedImages:
         self._image_size = image_size
         self._random_crops = random_crops
         self._device = torch.device(device)
-        self.labels = torch.from_numpy(np.array(tree.labels[rows]))
+        self.labels = torch.from_numpy(np.array(labels[rows]))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,14 +2,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.cell_data import prepare_data
 from core.config import PolicyConfig, TrainingConfig
-from core.data import ImageSet, Source, source_from_arrays
+from core.data import (
+    ImageSet,
+    Source,
+    StreamedImages,
+    flip_labels,
+    load_source,
+    long_tail,
+    make_splits,
+    source_from_arrays,
+)
 
 CONFIG = TrainingConfig(
     "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, flip=False
@@ -73,3 +85,154 @@ def test_a_source_of_another_size_is_refused() -> None:
     assert len(prepare_data(replace(CONFIG, image_size=4), numbered(), "cpu").train) == 30
     with pytest.raises(ValueError, match=r"'numbered' has images of 4 pixels.*image_size=8; load"):
         prepare_data(replace(CONFIG, image_size=8), numbered(), "cpu")
+
+
+# ------------------------------------------------------------------- wrong labels and long tails
+
+NOISE: list[dict[str, Any]] = [
+    {"label_noise": 0.4, "label_noise_kind": "pair"},
+    {"label_noise": 0.4},
+    {"label_noise": 0.4, "imbalance": 5.0},
+    {"label_noise": 1.0, "imbalance": 2.0, "meta_in_training": True},
+]
+every_noise = pytest.mark.parametrize("changes", NOISE, ids=str)
+
+
+def wrong(found: dict[int, int]) -> Counter[int]:
+    """Images whose label is not their own, by their own."""
+    return Counter(number % 3 for number, label in found.items() if label != number % 3)
+
+
+def test_labels_are_wrong_in_training_and_nowhere_else() -> None:
+    clean = prepare_data(CONFIG, numbered(), "cpu")
+    source = numbered()
+    for changes in NOISE[:2]:
+        data = prepare_data(replace(CONFIG, **changes), source, "cpu")
+        train = read(data.train)
+        assert train.keys() == read(clean.train).keys()
+        assert wrong(train) == {0: 4, 1: 4, 2: 4}
+        assert read(data.meta) == read(clean.meta)
+        assert read(data.test) == read(clean.test)
+        assert not wrong(read(data.meta))
+    assert source.train_labels.tolist() == numbered().train_labels.tolist()
+
+
+def test_pair_flips_go_to_the_next_class() -> None:
+    data = prepare_data(replace(CONFIG, **NOISE[0]), numbered(), "cpu")
+    turned = {n: label for n, label in read(data.train).items() if label != n % 3}
+    assert all(label == (number + 1) % 3 for number, label in turned.items())
+    symmetric = read(prepare_data(replace(CONFIG, **NOISE[1]), numbered(), "cpu").train)
+    steps = Counter((label - number) % 3 for number, label in symmetric.items())
+    assert steps.keys() == {0, 1, 2}
+
+
+def test_images_that_meta_in_training_adds_keep_their_labels() -> None:
+    everything = replace(CONFIG, label_noise=1.0)
+    without = prepare_data(everything, numbered(), "cpu")
+    added = prepare_data(replace(everything, meta_in_training=True), numbered(), "cpu")
+    assert wrong(read(without.train)) == {0: 10, 1: 10, 2: 10}
+    assert read(added.train) == read(without.train) | read(without.meta)
+    assert not wrong(read(added.meta))
+    assert added.flipped.tolist() == [True] * 30 + [False] * 12
+
+
+@every_noise
+def test_which_labels_are_wrong_is_told(changes: dict[str, Any]) -> None:
+    data = prepare_data(replace(CONFIG, **changes), numbered(), "cpu")
+    pixels, labels = next(data.train.batches([torch.arange(len(data.train))]))
+    own = pixels[:, 0, 0, 0].long() % 3
+    assert data.true_labels.dtype == torch.int64
+    assert data.true_labels.tolist() == own.tolist()
+    assert data.flipped.tolist() == (labels != own).tolist()
+    assert data.flipped.any()
+    assert not prepare_data(CONFIG, numbered(), "cpu").flipped.any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_tail_is_cut_before_labels_are_made_wrong(seed: int) -> None:
+    config = replace(CONFIG, seed=seed)
+    balanced = prepare_data(config, numbered(), "cpu")
+    tail = prepare_data(replace(config, imbalance=5.0), numbered(), "cpu")
+    kept = read(tail.train)
+    assert Counter(kept.values()) == {0: 10, 1: 4, 2: 2}  # 10, 10 / sqrt(5), 10 / 5
+    assert kept.items() <= read(balanced.train).items()
+    assert read(tail.meta) == read(balanced.meta)
+    assert read(tail.test) == read(balanced.test)
+    noisy = prepare_data(replace(config, imbalance=5.0, label_noise=0.5), numbered(), "cpu")
+    assert read(noisy.train).keys() == kept.keys()
+    assert wrong(read(noisy.train)) == {0: 5, 1: 2, 2: 1}
+    with_meta = replace(config, imbalance=5.0, meta_in_training=True)
+    added = read(prepare_data(with_meta, numbered(), "cpu").train)
+    assert added == kept | read(tail.meta)
+
+
+def test_the_seed_alone_decides_tail_and_labels() -> None:
+    config = replace(CONFIG, **NOISE[2])
+    first = prepare_data(config, numbered(), "cpu")
+    torch.rand(3)
+    learned = replace(config, policy=PolicyConfig("learned"), lr=1.0, epochs=2, width=4)
+    again = prepare_data(learned, numbered(), "cpu")
+    assert read(again.train) == read(first.train)
+    assert torch.equal(again.train.labels, first.train.labels)
+    other = prepare_data(replace(config, seed=1), numbered(), "cpu")
+    assert read(other.train) != read(first.train)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_seed_is_that_of_every_part(seed: int) -> None:
+    config = replace(CONFIG, **NOISE[2], seed=seed)
+    data, source = prepare_data(config, numbered(), "cpu"), numbered()
+    train = make_splits(source.train_labels, 3, meta_size=12, train_size=30, seed=seed).train
+    train = train[long_tail(train % 3, 3, ratio=5.0, seed=seed)]
+    assert list(read(data.train)) == train.tolist()
+    noisy = flip_labels(train % 3, 3, fraction=0.4, seed=seed)
+    assert data.train.labels.tolist() == noisy.tolist()
+
+
+def test_normalisation_follows_the_tail_and_not_the_labels() -> None:
+    tail = prepare_data(replace(CONFIG, imbalance=5.0), numbered(), "cpu")
+    pixels = numbered().train_data[list(read(tail.train))] / 255  # type: ignore[index]
+    assert tail.transform.mean == pytest.approx((pixels.mean(),))
+    assert prepare_data(replace(CONFIG, **NOISE[2]), numbered(), "cpu").transform == tail.transform
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_few_images_remain_trainable(size: int) -> None:
+    few = replace(CONFIG, train_size=size, imbalance=100.0, label_noise=0.4)
+    sizes = Counter(numbered().train_labels[list(read(prepare_data(few, numbered(), "cpu").train))])
+    # Of four images one class has two; only the first class may keep both.
+    assert all(count == 1 for label, count in sizes.items() if label > 0)
+    assert len(sizes) == min(size, 3)
+
+
+@every_noise
+def test_images_decoded_while_training_get_the_same_labels(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    for part, first in (("train", 0), ("test", 100)):
+        for number in range(first, first + 60):
+            folder = tmp_path / part / f"class {number % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((4, 4), 7, np.uint8)
+            pixels[0, 0] = number
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    name = f"folder:{tmp_path}"
+    config = replace(CONFIG, dataset=name, **changes)
+    memory = prepare_data(config, load_source(name), "cpu")
+    files = prepare_data(config, load_source(name, memory_limit=0), "cpu")
+    assert isinstance(files.train, StreamedImages)
+    assert read(files.train) == read(memory.train)
+    assert wrong(read(files.train)) == wrong(read(memory.train)) != {}
+    assert not wrong(read(files.meta) | read(files.test))
+    assert torch.equal(files.train.labels, memory.train.labels)
+    assert torch.equal(files.flipped, memory.flipped)
+    assert torch.equal(files.true_labels, memory.true_labels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_noise
+def test_a_gpu_gets_the_same_labels(changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, **changes)
+    here, there = (prepare_data(config, numbered(), device) for device in ("cpu", "cuda"))
+    assert read(there.train) == read(here.train)
+    assert torch.equal(there.flipped, here.flipped)

@@ -79,6 +79,9 @@ def test_round_trip_through_json(policy: PolicyConfig) -> None:
         milestones=(60, 120),
         width=16,
         meta_in_training=True,
+        label_noise=0.4,
+        label_noise_kind="pair",
+        imbalance=50.0,
     )
     text = json.dumps(original.to_dict(), allow_nan=False)
     again = TrainingConfig.from_dict(json.loads(text))
@@ -92,6 +95,7 @@ def test_defaults_are_the_papers() -> None:
     assert (c.epochs, c.batch_size, c.meta_size, c.lr) == (600, 128, 1000, 0.1)
     assert (c.momentum, c.weight_decay, c.schedule) == (0.9, 1e-4, "cosine")
     assert (c.flip, c.translate, c.meta_in_training) == (True, 0, False)
+    assert (c.label_noise, c.label_noise_kind, c.imbalance) == (0.0, "symmetric", 1.0)
 
 
 def test_missing_settings_take_their_defaults() -> None:
@@ -179,6 +183,15 @@ def test_policies_out_of_range_are_refused(values: dict[str, Any], message: str)
         ("lr_decay", 0.0, r"lr_decay must lie in \(0, 1\], got 0.0"),
         ("lr_decay", 10.0, r"lr_decay must lie in \(0, 1\], got 10.0"),
         ("schedule", "linear", "schedule must be cosine or step, got 'linear'"),
+        ("label_noise", -0.1, r"label_noise must lie in \[0, 1\], got -0.1"),
+        ("label_noise", 40, r"label_noise must lie in \[0, 1\], got 40"),
+        ("label_noise", float("nan"), r"label_noise must lie in \[0, 1\], got nan"),
+        ("label_noise_kind", "flip", "label_noise_kind must be symmetric or pair, got 'flip'"),
+        # A stray value would make two names of one training.
+        ("label_noise_kind", "pair", "'pair' has no use without label_noise; give label_noise, or"),
+        ("imbalance", 0.5, "imbalance must be finite and at least 1, got 0.5"),
+        ("imbalance", float("nan"), "imbalance must be finite and at least 1, got nan"),
+        ("imbalance", float("inf"), "imbalance must be finite and at least 1, got inf"),
     ],
 )
 def test_values_out_of_range_are_refused(field: str, value: Any, message: str) -> None:

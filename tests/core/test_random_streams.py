@@ -2,9 +2,16 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import torch
 
-from core.random_streams import NAMES, RandomStreams
+from core.random_streams import (
+    LABEL_NOISE,
+    LONG_TAIL,
+    NAMES,
+    RandomStreams,
+    derived_generator,
+)
 
 
 def draw(streams: RandomStreams, name: str) -> list[float]:
@@ -15,6 +22,24 @@ def test_every_seed_and_purpose_has_a_stream_of_its_own() -> None:
     drawn = {(s, n): draw(RandomStreams(s), n) for s, n in itertools.product(range(3), NAMES)}
     assert len({tuple(values) for values in drawn.values()}) == 12
     assert all(draw(RandomStreams(s), n) == values for (s, n), values in drawn.items())
+
+
+def test_the_streams_of_the_data_are_none_of_those() -> None:
+    everywhere = torch.get_rng_state()
+    drawn = [draw(RandomStreams(s), n) for s, n in itertools.product(range(3), NAMES)]
+    pairs = list(itertools.product(range(3), (LONG_TAIL, LABEL_NOISE)))
+    drawn += [torch.rand(4, generator=derived_generator(*pair)).tolist() for pair in pairs]
+    drawn += [torch.rand(4, generator=torch.Generator().manual_seed(s)).tolist() for s in range(3)]
+    assert len(set(map(tuple, drawn))) == len(drawn)
+    assert torch.equal(torch.get_rng_state(), everywhere)
+
+
+def test_a_stream_keeps_its_numbers() -> None:
+    """Stored results are of these streams: other numbers would be other trainings."""
+    word = int(np.random.SeedSequence([3, 4]).generate_state(1, np.uint64)[0])
+    expected = torch.rand(4, generator=torch.Generator().manual_seed(word // 2)).tolist()
+    assert draw(RandomStreams(3), "meta") == expected
+    assert torch.rand(4, generator=derived_generator(3, 4)).tolist() == expected
 
 
 def test_drawing_from_one_moves_no_other() -> None:

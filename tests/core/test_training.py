@@ -275,6 +275,28 @@ def test_every_epoch_trains_on_each_image_once_and_meta_batches_are_whole(
     assert len({*map(tuple, meta_orders)}) == 3
 
 
+def test_trains_on_the_wrong_labels_and_validates_on_right_ones(
+    steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, imbalance=5.0, label_noise=1.0, label_noise_kind="pair", epochs=2)
+    evaluated: list[list[int]] = []
+    real = training.evaluate
+
+    def spy(model: nn.Module, images: Any, *more: Any) -> Any:
+        evaluated.append(images.labels.tolist())
+        return real(model, images, *more)
+
+    monkeypatch.setattr(training, "evaluate", spy)
+    run(config)
+    # 5 images of each class, down to 1: 5 · 5^(-c/9), each labelled as the class after its own.
+    sizes = [5, 4, 3, 2, 2, 2, 1, 1, 1, 1]
+    labels = torch.cat([step.y for step in steps])
+    assert torch.bincount(labels).tolist() == [2 * n for n in (sizes[-1], *sizes[:-1])]
+    splits = make_splits(digits().train_labels, 10, meta_size=20, train_size=50, seed=0)
+    meta = digits().train_labels[splits.meta_validation.numpy()].tolist()
+    assert evaluated == [meta, meta, digits().test_labels.tolist()]
+
+
 @pytest.mark.parametrize("policy", ["none", "learned"])
 def test_the_test_images_are_read_once_after_the_last_epoch(
     policy: str, reads: list[tuple[str, list[list[int]]]]

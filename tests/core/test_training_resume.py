@@ -182,6 +182,22 @@ def test_dying_after_every_single_epoch(inner_step: Any, tmp_path: Path) -> None
     assert resume(config, tmp_path) == whole(config)
 
 
+@pytest.mark.usefixtures("each_epoch_kept")
+@pytest.mark.parametrize("kind", ["symmetric", "pair"])
+def test_wrong_labels_and_a_long_tail_are_the_same_after_every_interruption(
+    kind: Any, tmp_path: Path
+) -> None:
+    config = replace(CNN, label_noise=0.4, label_noise_kind=kind, imbalance=2.0)
+    expected = whole(config)
+    for at in range(1, EPOCHS + 1):
+        interrupt(config, tmp_path, at)
+    assert resume(config, tmp_path) == expected
+    for change in ({"label_noise": 0.2}, {"imbalance": 1.0}):
+        # Not resumed by a training on other labels or images, and not the same numbers.
+        assert resume(replace(config, **change), tmp_path) == whole(replace(config, **change))
+        assert whole(replace(config, **change)) != expected
+
+
 @pytest.mark.parametrize(("at", "kept"), [(1, 0), (2, 2), (3, 2), (4, 4), (5, 5)])
 def test_checkpoints_every_other_epoch(
     at: int, kept: int, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch

@@ -30,8 +30,9 @@ GOLDENS: dict[str, tuple[str, PolicyConfig]] = {
     "metamixup-digits-s0-0a4d07d3": ("metamixup", PolicyConfig("learned", reading=DEFAULT)),
     "placebo-digits-s0-e23ddfc7": ("placebo", PolicyConfig("placebo", reading=DEFAULT)),
 }  # fmt: skip
-"""As they were before policies had `last_blocks`, `refresh_every` and `every`. That of a learned
-policy changes where the default reading does."""
+"""As they were before policies had `last_blocks`, `refresh_every` and `every`, and trainings
+`label_noise`, `label_noise_kind` and `imbalance`. That of a learned policy changes where the
+default reading does."""
 
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "mnist",
@@ -54,6 +55,9 @@ OTHER_VALUES: dict[str, Any] = {
     "lr_decay": 0.2,
     "flip": False,
     "translate": 2,
+    "label_noise": 0.4,
+    "label_noise_kind": "pair",
+    "imbalance": 50.0,
 }
 
 POLICIES = [
@@ -95,6 +99,8 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
     stored = json.loads(path.read_text())
     for name in ("last_blocks", "refresh_every", "every"):
         del stored["config"]["policy"][name]
+    for name in ("label_noise", "label_noise_kind", "imbalance"):
+        del stored["config"][name]
     path.write_text(json.dumps(stored))
     loaded = store.load("metamixup-digits-s0-0a4d07d3")
     assert loaded is not None
@@ -112,7 +118,12 @@ def test_equal_cells_have_equal_ids_however_they_were_made() -> None:
 def test_any_other_value_of_any_setting_gives_another_id() -> None:
     assert set(OTHER_VALUES) == {field.name for field in fields(TrainingConfig)}
     cells = [CELL, replace(CELL, method="beta-2"), replace(CELL, purpose="search")]
-    cells += [replace(CELL, training=replace(TRAINING, **{k: v})) for k, v in OTHER_VALUES.items()]
+    # The kind of noise means nothing without noise.
+    needs = {"label_noise_kind": {"label_noise": OTHER_VALUES["label_noise"]}}
+    cells += [
+        replace(CELL, training=replace(TRAINING, **needs.get(name, {}), **{name: value}))
+        for name, value in OTHER_VALUES.items()
+    ]
     cells += [replace(CELL, training=replace(TRAINING, policy=policy)) for policy in POLICIES[1:]]
     digests = [cell.id.rsplit("-", 1)[1] for cell in cells]
     assert len(set(digests)) == len(cells)

@@ -105,6 +105,8 @@ def test_the_output_is_absolute_and_knows_home(monkeypatch: pytest.MonkeyPatch) 
         ("lr", 0.025),
         ("model", "preact_resnet18"),
         ("width", 12),
+        ("label_noise", 0.4),
+        ("imbalance", 50.0),
     ],
 )
 def test_an_override_replaces_that_setting_alone(
@@ -138,7 +140,17 @@ def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_overrides_that_are_tested_are_all() -> None:
     found = test_an_override_replaces_that_setting_alone.pytestmark[0].args[1]
-    assert {flag for flag, _ in found} == set(command_line.OVERRIDES)
+    # The kind of noise is tested with the noise that it needs.
+    assert {flag for flag, _ in found} == set(command_line.OVERRIDES) - {"label_noise_kind"}
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "pair"])
+def test_a_kind_of_noise_comes_with_its_fraction(kind: str) -> None:
+    options = parse("--label-noise", "0.4", "--label-noise-kind", kind, "--imbalance", "50")
+    assert options.overrides == {"label_noise": 0.4, "label_noise_kind": kind, "imbalance": 50.0}
+    before, _ = parse().load("digits")
+    training, _ = options.load("digits")
+    assert training.to_dict() == before.to_dict() | options.overrides
 
 
 @pytest.mark.parametrize(
@@ -165,6 +177,9 @@ def test_a_value_out_of_range_is_named(arguments: str, message: str) -> None:
         ("--lr -0.1", "lr must be positive and finite, got -0.1"),
         ("--lr nan", "lr must be positive and finite, got nan"),
         ("--meta-size 0", "meta_size must be at least 1, got 0"),
+        ("--label-noise 40", r"label_noise must lie in \[0, 1\], got 40.0"),
+        ("--label-noise-kind pair", "label_noise_kind='pair' has no use without label_noise"),
+        ("--imbalance 0.02", "imbalance must be finite and at least 1, got 0.02"),
     ],
 )
 def test_an_override_out_of_range_is_named(arguments: str, message: str) -> None:
@@ -177,6 +192,7 @@ def test_an_override_out_of_range_is_named(arguments: str, message: str) -> None
     [
         ("--preset slow", "invalid choice: 'slow'"),
         ("--model vgg", "invalid choice: 'vgg'"),
+        ("--label-noise-kind asymmetric", "invalid choice: 'asymmetric'"),
         ("--seeds three", "invalid int value: 'three'"),
         ("--device tpu", "invalid choice: 'tpu'"),
         ("--color red", "unrecognized arguments: --color red"),

@@ -192,6 +192,34 @@ def test_a_folder_of_ones_own_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_wrong_labels_and_a_long_tail_are_of_their_own_and_are_told(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = ["--preset", "smoke", "--seeds", "1", "--rows", "none,metamixup,placebo"]
+    noise = ["--label-noise", "0.4", "--label-noise-kind", "pair", "--imbalance", "5"]
+    for flags in ([], noise):
+        done = table2(*rows, *flags, "--output", out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    trained = [record.cell.training for record in CellStore(out).records()]
+    assert (
+        sorted((t.label_noise, t.imbalance) for t in trained) == [(0.0, 1.0)] * 3 + [(0.4, 5.0)] * 3
+    )
+    report = (out / "table2.md").read_text()
+    assert "40 % of the training labels of each class are wrong (pair)" in report
+    assert "cut to a long tail, largest over smallest class 5," in report
+    with sqlite3.connect(out / "mlflow.db") as connection:
+        found = pd.read_sql(
+            "select t.value as kind, p.key, p.value from params p join tags t "
+            "on p.run_uuid = t.run_uuid where t.key = 'kind' and p.key in "
+            "('label_noise', 'label_noise_kind', 'imbalance')",
+            connection,
+        )
+    told = set(found.itertuples(index=False, name=None))
+    for kind in ("study", "cell"):
+        expected = {("label_noise", "0.4"), ("label_noise_kind", "pair"), ("imbalance", "5.0")}
+        assert {(key, value) for k, key, value in told if k == kind} >= expected
+
+
+@pytest.mark.slow
 def test_bad_input_gives_one_clear_error_before_anything_is_trained(tmp_path: Path) -> None:
     def error(*arguments: str | Path) -> str:
         return error_of(*arguments, "--output", tmp_path / "out", cwd=tmp_path)

@@ -1,0 +1,55 @@
+"""A long tail: training images of each class fewer than those of the class before it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.data.splits import by_class
+from core.random_streams import LONG_TAIL, derived_generator
+
+__all__ = ["long_tail"]
+
+_ROUNDING = 1e-9
+"""Against powers that miss a whole number by their last bit: 512^(1/9) must count as 2."""
+
+
+def long_tail(labels: np.ndarray | Tensor, num_classes: int, *, ratio: float, seed: int) -> Tensor:
+    """Choose images whose classes have exponentially decaying sizes (Cui et al. 2019).
+
+    Of C classes, class c keeps n_max · ratio^(−c / (C − 1)) images, rounded down as in the
+    published long-tailed CIFAR sets, but at least 1; n_max is the size of the largest class. A
+    class that has fewer keeps those it has: of balanced classes the first is `ratio` times as large
+    as the last, of others that is so only as far as they reach. ratio 1 keeps everything.
+
+    Which images are kept is drawn by class. seed fixes it and the global random stream is left
+    alone; under one seed a longer tail keeps a part of what a shorter one keeps.
+
+    Args:
+        labels: int64 [N].
+        num_classes: C, at least 2.
+        ratio: largest over smallest class, at least 1.
+        seed: at least 0.
+
+    Returns:
+        int64 [n]: positions in labels, ascending.
+
+    Raises:
+        ValueError: a value or a label is out of range.
+    """
+    if not 1 <= ratio < math.inf:
+        raise ValueError(f"ratio must be finite and at least 1, got {ratio}")
+    if num_classes < 2:
+        raise ValueError(f"a long tail needs 2 classes or more, got {num_classes}")
+    generator = derived_generator(seed, LONG_TAIL)
+    classes = by_class(labels, num_classes)
+    largest = max(map(len, classes))
+    kept = []
+    for label, members in enumerate(classes):
+        share = ratio ** (-label / (num_classes - 1))
+        size = max(1, math.floor(largest * share + _ROUNDING))
+        kept.append(members[torch.randperm(len(members), generator=generator)[:size]])
+    return torch.cat(kept).sort().values
