@@ -284,8 +284,8 @@ def test_every_epoch_trains_on_each_image_once_and_meta_batches_are_whole(
 def test_policies_are_told_which_images_they_get(
     streamed: bool, epochs: int, steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Position p of the training set is image `splits.train[p]`; 13 of them in batches of 4, 4 and
-    5, more of them than are decoded ahead."""
+    """Position p of the training set is image `splits.train[p]`; 13 of them in five batches of 2
+    and one of 3, more batches than are decoded ahead."""
     r = np.random.default_rng(0)
     for part, name in itertools.product(("train", "test"), ("ant", "bee")):
         (tmp_path / part / name).mkdir(parents=True)
@@ -304,13 +304,13 @@ def test_policies_are_told_which_images_they_get(
         return real(self, *arguments, indices=indices, **more)
 
     monkeypatch.setattr(core.NoMix, "__call__", spy)
-    config = replace(CONFIG, dataset=name, train_size=13, meta_size=4, batch_size=4, epochs=epochs)
+    config = replace(CONFIG, dataset=name, train_size=13, meta_size=4, batch_size=2, epochs=epochs)
     config = replace(config, flip=False, translate=0, seed=3)
     fit(config, source=source)
     rows = make_splits(source.train_labels, 2, meta_size=4, train_size=13, seed=3).train
-    assert [len(indices) for indices in told] == [4, 4, 5] * epochs
+    assert [len(indices) for indices in told] == [2, 2, 2, 2, 2, 3] * epochs
     for epoch in range(epochs):
-        of_epoch = torch.cat(told[3 * epoch : 3 * epoch + 3])
+        of_epoch = torch.cat(told[6 * epoch : 6 * epoch + 6])
         assert sorted(of_epoch.tolist()) == list(range(13))
     transform = Transform.fit(source.images("train", rows), flip=False, translate=0)
     for indices, step in zip(told, steps, strict=True):
