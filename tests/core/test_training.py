@@ -279,6 +279,23 @@ def test_every_epoch_trains_on_each_image_once_and_meta_batches_are_whole(
     assert len({*map(tuple, meta_orders)}) == 3
 
 
+@pytest.mark.parametrize("policy", ["none", "learned"])
+def test_the_test_images_are_read_once_after_the_last_epoch(
+    policy: str, reads: list[tuple[str, list[list[int]]]]
+) -> None:
+    tests_before_each_epoch = []
+
+    def on_epoch(_: Metrics) -> None:
+        tests_before_each_epoch.append([part for part, _ in reads].count("test"))
+
+    run(replace(CONFIG, policy=POLICIES[policy]), on_epoch=on_epoch)
+    assert tests_before_each_epoch == [0, 0, 0]
+    assert [part for part, _ in reads].count("test") == 1
+    part, batches = reads[-1]
+    assert part == "test"
+    assert sorted(image for batch in batches for image in batch) == list(range(500))
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_policies_are_told_which_images_they_get(
@@ -329,23 +346,6 @@ def test_scores_of_the_checkpoint_are_those_of_the_training_images(tmp_path: Pat
     assert bool((scores != 0).all())
     indices, _ = core.lowest_scores(scores, 5)
     assert scores[indices].tolist() == sorted(scores.tolist())[:5]
-
-
-@pytest.mark.parametrize("policy", ["none", "learned"])
-def test_the_test_images_are_read_once_after_the_last_epoch(
-    policy: str, reads: list[tuple[str, list[list[int]]]]
-) -> None:
-    tests_before_each_epoch = []
-
-    def on_epoch(_: Metrics) -> None:
-        tests_before_each_epoch.append([part for part, _ in reads].count("test"))
-
-    run(replace(CONFIG, policy=POLICIES[policy]), on_epoch=on_epoch)
-    assert tests_before_each_epoch == [0, 0, 0]
-    assert [part for part, _ in reads].count("test") == 1
-    part, batches = reads[-1]
-    assert part == "test"
-    assert sorted(image for batch in batches for image in batch) == list(range(500))
 
 
 # ------------------------------------------------------------------------------- what it reports
