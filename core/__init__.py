@@ -14,6 +14,7 @@ from core.losses import IndexLoss
 from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixed_step
 from core.mixing import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing_kinds import InputMixing, Mixing
+from core.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import DEFAULT, PAPER, READINGS, Reading
 from core.validation_gradient import ValidationGradient
@@ -22,6 +23,7 @@ __all__ = [
     "DEFAULT",
     "PAPER",
     "READINGS",
+    "SCORES",
     "Amortised",
     "AreaMixing",
     "Beta",
@@ -34,6 +36,7 @@ __all__ = [
     "Learned",
     "Mixing",
     "NoMix",
+    "PersistentScores",
     "Policy",
     "Reading",
     "StepResult",
@@ -43,6 +46,7 @@ __all__ = [
     "draw_partners",
     "hypergradient",
     "learn_interpolation",
+    "lowest_scores",
     "metamixup_step",
     "mix_inputs",
     "mix_labels",

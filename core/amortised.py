@@ -164,6 +164,7 @@ class Amortised:
         *,
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
     ) -> Interpolation:
         """As `Learned`; `val_batch` is read at steps that learn, and may be None at the others."""
         learns = self._steps % self.every == 0

@@ -8,11 +8,20 @@ from typing import Any, Literal
 
 from core.amortised import Amortised
 from core.data.label_noise import NOISE_KINDS, NoiseKind
+from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import DEFAULT, Reading
 from core.validation_gradient import ValidationGradient
 
-PolicyKind = Literal["none", "beta", "fixed", "learned", "placebo"]
+PolicyKind = Literal["none", "beta", "fixed", "learned", "placebo", "scores", "scores-placebo"]
+
+_READINGS: Mapping[str, Reading] = {
+    "learned": DEFAULT,
+    "placebo": DEFAULT,
+    "scores": SCORES,
+    "scores-placebo": SCORES,
+}
+"""The kinds that learn, and how each does by default."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +29,18 @@ class PolicyConfig:
     """Which interpolation policy, with what it needs and nothing else.
 
     Attributes:
-        kind: "none", "beta" (needs alpha), "fixed" (needs lam), "learned" or "placebo" (reading).
+        kind: "none", "beta" (needs alpha), "fixed" (needs lam); those that learn (reading):
+            "learned" and its "placebo", and with a score for each training sample "scores" and
+            "scores-placebo".
         alpha: of Beta(alpha, alpha).
         per_sample: one draw for each sample instead of one for the batch.
         lam: the fixed λ.
         last_blocks, refresh_every, every: the cheaper meta stages of a learned policy: through the
             last blocks of the network alone; the validation gradient computed at every k-th stage;
-            a stage at every k-th step, λ predicted between. See `Learned` and `Amortised`.
-        reading: of a learned policy. None becomes the default reading, field by field, so that a
-            stored configuration says what was trained even when the default has moved on.
+            a stage at every k-th step, λ between predicted or that of the scores. See `Learned`,
+            `Amortised` and `PersistentScores`.
+        reading: of a policy that learns. None becomes the kind's default reading, field by field,
+            so that a stored configuration says what was trained even when the default has moved on.
     """
 
     kind: PolicyKind
@@ -41,8 +53,8 @@ class PolicyConfig:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind in ("learned", "placebo") and self.reading is None:
-            object.__setattr__(self, "reading", DEFAULT)
+        if self.reading is None and self.kind in _READINGS:
+            object.__setattr__(self, "reading", _READINGS[self.kind])
         self.build()
         needed = {"none": (), "beta": ("alpha", "per_sample"), "fixed": ("lam",)}.get(
             self.kind, ("reading", "last_blocks", "refresh_every", "every")
@@ -70,21 +82,32 @@ class PolicyConfig:
             if self.lam is None:
                 raise ValueError("policy fixed needs lam, got None")
             return Fixed(self.lam)
-        if self.kind in ("learned", "placebo"):
+        if self.kind in _READINGS:
             return self._learned()
         raise ValueError(
-            f"policy kind must be none, beta, fixed, learned or placebo; got {self.kind!r}"
+            "policy kind must be none, beta, fixed, learned, placebo, scores or scores-placebo; "
+            f"got {self.kind!r}"
         )
 
     def _learned(self) -> Policy:
         if self.last_blocks is not None and self.last_blocks < 1:
             raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
         kept = ValidationGradient(self.refresh_every)
+        reading = self.reading or _READINGS[self.kind]
+        validation_gradient = kept if self.refresh_every > 1 else None
+        if self.kind in ("scores", "scores-placebo"):
+            return PersistentScores(
+                reading,
+                every=self.every,
+                placebo=self.kind == "scores-placebo",
+                last_blocks=self.last_blocks,
+                validation_gradient=validation_gradient,
+            )
         learned = Learned(
-            self.reading or DEFAULT,
+            reading,
             placebo=self.kind == "placebo",
             last_blocks=self.last_blocks,
-            validation_gradient=kept if self.refresh_every > 1 else None,
+            validation_gradient=validation_gradient,
         )
         amortised = Amortised(learned, every=self.every)
         return amortised if self.every > 1 else learned

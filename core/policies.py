@@ -45,8 +45,13 @@ class Policy(Protocol):
         *,
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
     ) -> Interpolation:
-        """The interpolation of this batch. Shapes as in `learn_interpolation`."""
+        """The interpolation of this batch. Shapes as in `learn_interpolation`.
+
+        `indices` [B], int64, are the positions of the samples in the training set. They are read by
+        policies that keep something for each sample, which refuse None, and by no other.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """What it carries from step to step, so that a resumed training gives the same numbers."""
@@ -81,6 +86,7 @@ class NoMix(Stateless):
         *,
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
     ) -> Interpolation:
         n, device = _size(batch)
         lam = torch.ones(n, device=device, dtype=_lam_dtype(batch))
@@ -112,6 +118,7 @@ class Beta(Stateless):
         *,
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
     ) -> Interpolation:
         n, device = _size(batch)
         draws = n if self.per_sample else 1
@@ -141,6 +148,7 @@ class Fixed(Stateless):
         *,
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
     ) -> Interpolation:
         n, device = _size(batch)
         lam = torch.full((n,), self.lam, device=device, dtype=_lam_dtype(batch))
@@ -179,6 +187,7 @@ class Learned:
         *,
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
     ) -> Interpolation:
         if val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")

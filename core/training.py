@@ -243,13 +243,16 @@ def _epoch(
     meta_stages = 0
     seen = history[-1]["samples_seen"] if history else 0.0
     model.train()
-    for i, (images, labels) in enumerate(data.train.batches(order, streams["augmentation"])):
+    batches = zip(order, data.train.batches(order, streams["augmentation"]), strict=True)
+    for i, (indices, (images, labels)) in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch * len(order) + i, steps)
         batch = (data.transform.train(images, streams["augmentation"]), labels)
         meta = next(meta_batches, None)
         val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
-        interpolation = policy(model, optimizer, batch, val_batch, generator=streams["policy"])
+        interpolation = policy(
+            model, optimizer, batch, val_batch, generator=streams["policy"], indices=indices
+        )
         result = mixed_step(model, optimizer, batch, interpolation)
         statistics.add(interpolation)
         total += result.loss.double() * len(labels)

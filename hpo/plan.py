@@ -58,7 +58,8 @@ def with_meta_images(row: StudyRow) -> StudyRow:
 META_SUFFIX = "+meta"
 """Of the key of a row that trains on the meta-validation images too."""
 
-LEARNED = ("learned", "placebo")
+LEARNED = ("learned", "placebo", "scores", "scores-placebo")
+"""Kinds of policy with a meta stage."""
 
 
 SourceKey = tuple[str, int | None]

@@ -8,6 +8,7 @@ import pytest
 
 from core.amortised import Amortised
 from core.config import PolicyConfig, TrainingConfig
+from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Learned, NoMix
 from core.reading import DEFAULT, PAPER, Reading
 
@@ -28,6 +29,12 @@ POLICIES = [
     (
         PolicyConfig("placebo", reading=Reading(scale="sign", step_size=3.0)),
         Learned(Reading(scale="sign", step_size=3.0), placebo=True),
+    ),
+    (PolicyConfig("scores"), PersistentScores(Reading(step_size=0.5))),
+    (PolicyConfig("scores", every=4), PersistentScores(SCORES, every=4)),
+    (
+        PolicyConfig("scores-placebo", reading=DEFAULT, last_blocks=2),
+        PersistentScores(DEFAULT, placebo=True, last_blocks=2),
     ),
 ]
 
@@ -60,6 +67,18 @@ def test_builds_the_cheaper_meta_stages(policy: PolicyConfig) -> None:
     inside = again.learned if isinstance(again, Amortised) else again
     assert isinstance(inside, Learned)
     assert kept is None or inside.validation_gradient is not kept
+
+
+def test_scores_of_one_training_are_its_own() -> None:
+    config = PolicyConfig("scores-placebo", refresh_every=3, every=2)
+    one, other = config.build(), config.build()
+    assert isinstance(one, PersistentScores)
+    assert isinstance(other, PersistentScores)
+    assert (one.placebo, one.every) == (True, 2)
+    assert one is not other
+    assert one.validation_gradient is not None
+    assert one.validation_gradient.refresh_every == 3
+    assert other.validation_gradient is not one.validation_gradient
 
 
 def test_the_exact_policy_keeps_nothing() -> None:
@@ -137,7 +156,7 @@ def test_missing_fields_are_named(missing: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "mixup"}, "must be none, beta, fixed, learned or placebo; got 'mixup'"),
+        ({"kind": "mixup"}, "none, beta, fixed, learned, placebo, scores or .*; got 'mixup'"),
         ({"kind": "beta"}, "policy beta needs alpha"),
         ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
         ({"kind": "fixed"}, "policy fixed needs lam"),
@@ -155,6 +174,12 @@ def test_missing_fields_are_named(missing: str) -> None:
         ({"kind": "learned", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
         ({"kind": "learned", "every": 0}, "every must be at least 1, got 0"),
         ({"kind": "placebo", "every": -1}, "every must be at least 1, got -1"),
+        ({"kind": "scores", "every": 0}, "every must be at least 1, got 0"),
+        ({"kind": "scores", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
+        ({"kind": "scores", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"kind": "scores", "reading": PAPER}, 'needs projection="sigmoid_before"'),
+        ({"kind": "scores", "alpha": 1.0}, "policy scores has no use for alpha=1.0"),
+        ({"kind": "scores-placebo", "lam": 0.1}, "policy scores-placebo has no use for lam=0.1"),
     ],
 )
 def test_policies_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from core import persistent_scores
 from core.engines.compiled import CompileFallback
 from core.hypergradient import hypergradient
 from core.metamixup import learn_interpolation, metamixup_step
@@ -240,6 +242,34 @@ def placebo(rank: int | None, wrap: Wrap) -> Results:
     return found
 
 
+def scores(rank: int | None, wrap: Wrap) -> Results:
+    """Three steps whose samples go from rank to rank; rank 1 sees further than rank 0, and at the
+    last step, between two stages, the other way round."""
+    found: Results = {"lam": [], "scores": []}
+    for every in (1, 2):
+        net = make_net()
+        model, optimizer = wrap(net), optimizer_of("plain", net)
+        policy = persistent_scores.PersistentScores(every=every)
+        for step in range(4):
+            data, g = make_data(rank, step), torch.Generator().manual_seed(step)
+            # Up to 4 on one rank and 20 on the other, joined in this order.
+            shares = [torch.randint(8, (SHARE,), generator=g) + 12 * ((r + step) % 2)
+                      for r in range(RANKS)]  # fmt: skip
+            indices = torch.cat(shares) if rank is None else shares[rank]
+            lam, partner = data.pop("lam"), data.pop("partner")
+            with (
+                mock.patch.object(persistent_scores, "draw_beta", lambda *_, lam=lam, **__: lam),
+                mock.patch.object(
+                    persistent_scores, "draw_partners", lambda *_, p=partner, **__: p
+                ),
+            ):
+                given = policy(model, optimizer, **data, indices=indices)
+            metamixup_step(model, optimizer, **make_data(rank, step))
+            found["lam"].append(given.lam)
+            found["scores"].append(policy.scores)
+    return found
+
+
 def wrapped_twice(rank: int | None, wrap: Wrap) -> Results:
     """Three steps with `torch.compile` and the wrapper in both orders, and alone."""
 
@@ -353,6 +383,7 @@ SHARED = (
     kept_validation_gradient,
     accumulation,
     placebo,
+    scores,
     wrapped_twice,
 )
 RANKS_ONLY = (own_statistics, used_on_one_rank, overflow_on_one_rank, refusals)
@@ -473,6 +504,24 @@ def test_options_are_those_of_the_joined_batch(
             assert furthest(found[0][i], truth[i]) < 1e-10
     else:
         assert furthest(found[0], truth) < 1e-10
+
+
+def test_scores_are_those_of_the_joined_batch(ranks: list[Results]) -> None:
+    truth, found = alone(scores), [r["scores"] for r in ranks]
+    for i, lam in enumerate(truth["lam"]):
+        # Scores are kept in float32.
+        torch.testing.assert_close(
+            torch.cat([f["lam"][i] for f in found]), lam, rtol=1e-5, atol=1e-6
+        )
+        learned = i < 4 or i % 2 == 0
+        if learned:
+            assert same_bits(found[0]["scores"][i], found[1]["scores"][i])
+        for f in found:
+            own, joined = f["scores"][i], truth["scores"][i]
+            assert len(own) == len(joined) or not learned
+            torch.testing.assert_close(own, joined[: len(own)], rtol=1e-5, atol=1e-5)
+            assert not joined[len(own) :].any()
+    assert float(truth["scores"][-1].abs().max()) > 0.5
 
 
 def test_placebo_permutes_within_each_rank(ranks: list[Results]) -> None:

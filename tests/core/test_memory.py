@@ -19,6 +19,7 @@ from core.amortised import Amortised
 from core.area_mixing import AreaMixing
 from core.hidden_mixing import HiddenMixing
 from core.metamixup import metamixup_step, mixed_step
+from core.persistent_scores import PersistentScores
 from core.policies import Learned
 from core.reading import Reading
 from core.validation_gradient import ValidationGradient
@@ -66,7 +67,8 @@ def of_policy(make: Callable[[], Any]) -> Callable[[], Step]:
 
         def step() -> object:
             given = case.batches()
-            interpolation = policy(case.net, case.optimizer, **given)
+            indices = torch.randint(100, (N,))
+            interpolation = policy(case.net, case.optimizer, **given, indices=indices)
             return mixed_step(case.net, case.optimizer, given["batch"], interpolation)
 
         return step
@@ -80,6 +82,7 @@ LONG = {
     "finite_difference": of_engine("finite_difference"),
     "validation_gradient": of_policy(lambda: Learned(validation_gradient=ValidationGradient(4))),
     "amortised": of_policy(lambda: Amortised(every=4)),
+    "scores": of_policy(lambda: PersistentScores(every=2)),
 }
 SHORT = {
     **LONG,

@@ -12,6 +12,7 @@ from torch import optim
 
 from core.amortised import Amortised
 from core.interpolation import Interpolation
+from core.persistent_scores import PersistentScores
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import PAPER, Reading
 from core.validation_gradient import ValidationGradient
@@ -30,8 +31,10 @@ POLICIES: dict[str, Policy] = {
     "learned_refreshed": Learned(validation_gradient=ValidationGradient(3)),
     "amortised": Amortised(every=4),
     "amortised_placebo": Amortised(Learned(placebo=True), every=4),
+    "scores": PersistentScores(),
+    "scores_placebo": PersistentScores(placebo=True, every=4),
 }
-STATEFUL = ("learned_refreshed", "amortised", "amortised_placebo")
+STATEFUL = ("learned_refreshed", "amortised", "amortised_placebo", "scores", "scores_placebo")
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 
@@ -46,6 +49,7 @@ def setup(toy: SimpleNamespace) -> SimpleNamespace:
 def ask(policy: Policy, s: SimpleNamespace, **arguments: Any) -> Interpolation:
     """The answer at a first step, with a validation batch exactly where the policy needs one."""
     policy = copy.deepcopy(policy)
+    arguments.setdefault("indices", torch.arange(len(s.batch[0])))
     arguments.setdefault("generator", torch.Generator().manual_seed(8))
     val_batch = s.val_batch if policy.needs_meta_validation else None
     return policy(s.net, s.optimizer, s.batch, val_batch, **arguments)
@@ -63,7 +67,7 @@ def test_shapes_dtypes_and_ranges(
     data = toy.make_data(n, 3, dtype=dtype, soft=soft)
     val_batch = data.val_batch if policy.needs_meta_validation else None
     policy = copy.deepcopy(policy)
-    given = policy(net, optimizer, data.batch, val_batch)
+    given = policy(net, optimizer, data.batch, val_batch, indices=torch.arange(n))
     assert given.lam.shape == given.lam_init.shape == (n,)
     assert given.lam.dtype == given.lam_init.dtype == dtype
     assert given.partner.dtype == torch.int64
@@ -130,7 +134,7 @@ def test_changes_nothing(policy: Policy, setup: Any) -> None:
 def test_needs_meta_validation_is_honest(policy: Policy, setup: Any) -> None:
     if policy.needs_meta_validation:
         with pytest.raises(ValueError, match="needs a meta-validation batch, got None"):
-            policy(setup.net, setup.optimizer, setup.batch, None)
+            policy(setup.net, setup.optimizer, setup.batch, None, indices=torch.arange(9))
         # and it is read: other validation images, other λ
         a = ask(policy, setup)
         x, y = setup.val_batch
@@ -185,9 +189,23 @@ def test_a_state_taken_before_the_first_step_can_be_given_back(policy: Policy, s
     state = fresh.state_dict()
     ask(used, setup)
     for _ in range(2):
-        used(setup.net, setup.optimizer, setup.batch, setup.val_batch)
+        used(setup.net, setup.optimizer, setup.batch, setup.val_batch, indices=torch.arange(2, 11))
     used.load_state_dict(state)
     assert setup.toy.identical(vars(ask(used, setup)), vars(ask(policy, setup)))
+
+
+@every_policy
+def test_indices_are_read_where_something_is_kept_for_each_sample(
+    policy: Policy, setup: Any
+) -> None:
+    if isinstance(policy, PersistentScores):
+        with pytest.raises(ValueError, match="need `indices`"):
+            ask(policy, setup, indices=None)
+        a, b = (ask(policy, setup, indices=i) for i in (torch.arange(9), torch.arange(9) // 3))
+        assert not torch.equal(a.lam, b.lam)
+    else:
+        found = [vars(ask(policy, setup, indices=i)) for i in (None, torch.arange(9) // 3)]
+        assert setup.toy.identical(*found)
 
 
 def test_no_mix_leaves_the_batch_alone(setup: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import pickle
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import core
 from core import training
 from core.checkpoint import load_checkpoint
 from core.config import PolicyConfig, TrainingConfig
-from core.data import Source, load_source, make_splits
+from core.data import Source, Transform, load_source, make_splits
 from core.training import DivergenceError, Metrics, TrainingResult, fit, learning_rate
 
 NONE = PolicyConfig("none")
@@ -46,6 +48,8 @@ POLICIES = {
     "refreshed": PolicyConfig("learned", refresh_every=3),
     "amortised": PolicyConfig("learned", every=4),
     "amortised placebo": PolicyConfig("placebo", every=3, refresh_every=2, last_blocks=2),
+    "scores": PolicyConfig("scores"),
+    "scores placebo": PolicyConfig("scores-placebo", every=4),
 }
 LEARNED = tuple(name for name, policy in POLICIES.items() if policy.reading is not None)
 
@@ -314,6 +318,58 @@ def test_the_test_images_are_read_once_after_the_last_epoch(
     assert sorted(image for batch in batches for image in batch) == list(range(500))
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_policies_are_told_which_images_they_get(
+    streamed: bool, epochs: int, steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Position p of the training set is image `splits.train[p]`; 13 of them in five batches of 2
+    and one of 3, more batches than are decoded ahead."""
+    r = np.random.default_rng(0)
+    for part, name in itertools.product(("train", "test"), ("ant", "bee")):
+        (tmp_path / part / name).mkdir(parents=True)
+        for i in range(9):
+            pixels = r.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    name = f"folder:{tmp_path}"
+    source = load_source(name, memory_limit=0 if streamed else 2**20)
+    pixels = load_source(name).train_data
+    assert isinstance(pixels, np.ndarray)
+    told: list[Tensor] = []
+    real = core.NoMix.__call__
+
+    def spy(self: Any, *arguments: Any, indices: Tensor, **more: Any) -> Any:
+        told.append(indices)
+        return real(self, *arguments, indices=indices, **more)
+
+    monkeypatch.setattr(core.NoMix, "__call__", spy)
+    config = replace(CONFIG, dataset=name, train_size=13, meta_size=4, batch_size=2, epochs=epochs)
+    config = replace(config, flip=False, translate=0, seed=3)
+    fit(config, source=source)
+    rows = make_splits(source.train_labels, 2, meta_size=4, train_size=13, seed=3).train
+    assert [len(indices) for indices in told] == [2, 2, 2, 2, 2, 3] * epochs
+    for epoch in range(epochs):
+        of_epoch = torch.cat(told[6 * epoch : 6 * epoch + 6])
+        assert sorted(of_epoch.tolist()) == list(range(13))
+    transform = Transform.fit(source.images("train", rows), flip=False, translate=0)
+    for indices, step in zip(told, steps, strict=True):
+        assert indices.dtype == torch.int64
+        images = rows[indices].numpy()
+        assert step.y.tolist() == source.train_labels[images].tolist()
+        assert torch.equal(step.x, transform.evaluate(torch.from_numpy(pixels[images])))
+
+
+def test_scores_of_the_checkpoint_are_those_of_the_training_images(tmp_path: Path) -> None:
+    run(replace(CONFIG, policy=POLICIES["scores"]), directory=tmp_path)
+    kept = load_checkpoint(tmp_path)
+    assert kept is not None
+    scores = kept["policy"]["scores"]
+    assert scores.shape == (50,)
+    assert bool((scores != 0).all())
+    indices, _ = core.lowest_scores(scores, 5)
+    assert scores[indices].tolist() == sorted(scores.tolist())[:5]
+
+
 # ------------------------------------------------------------------------------- what it reports
 
 
@@ -349,6 +405,7 @@ def test_what_each_epoch_reports(policy: str) -> None:
         ("learned", 50 + 50 + 4 * 8),
         ("placebo", 50 + 50 + 4 * 8),
         ("last blocks", 50 + 50 + 4 * 8),
+        ("scores", 50 + 50 + 4 * 8),
     ],
 )
 def test_samples_seen_by_hand(policy: str, epoch: int) -> None:
@@ -366,6 +423,7 @@ def test_samples_seen_by_hand(policy: str, epoch: int) -> None:
         ("refreshed", [100 + 2 * 8, 200 + 3 * 8, 300 + 4 * 8]),
         # Meta stages at 0, 4 and 8, the first of each epoch: of 16 and 8 images.
         ("amortised", [50 + 24, 100 + 2 * 24, 150 + 3 * 24]),
+        ("scores placebo", [50 + 24, 100 + 2 * 24, 150 + 3 * 24]),
         # At 0, 3 (two images), 6 and 9, every other one with its validation pass: 0 and 6.
         ("amortised placebo", [50 + 24 + 2, 100 + 24 + 2 + 24, 150 + 24 + 2 + 24 + 16]),
     ],
@@ -585,7 +643,7 @@ def test_the_callers_random_streams_and_threads_are_as_before(ending: str) -> No
 # ------------------------------------------------------------------------------------ it does learn
 
 
-@pytest.mark.parametrize("policy", ["none", "beta", "learned", "refreshed", "amortised"])
+@pytest.mark.parametrize("policy", ["none", "beta", "learned", "refreshed", "amortised", "scores"])
 def test_thirty_epochs_learn_digits(policy: str) -> None:
     """Chance is 90 % error; 100 images leave 6.6 %, with a deviation of 1.9 from seed to seed.
 

@@ -43,6 +43,8 @@ POLICIES = {
     "refreshed_3": PolicyConfig("placebo", refresh_every=3),
     "amortised": PolicyConfig("learned", every=4),
     "amortised_placebo": PolicyConfig("placebo", every=2, refresh_every=2, last_blocks=2),
+    "scores": PolicyConfig("scores"),
+    "scores_placebo": PolicyConfig("scores-placebo", every=2, refresh_every=2),
 }
 CELLS = [
     TrainingConfig(

@@ -76,6 +76,10 @@ POLICIES = [
     PolicyConfig("learned", reading=DEFAULT, every=2),
     PolicyConfig("learned", reading=DEFAULT, refresh_every=2, every=2),
     PolicyConfig("placebo", reading=DEFAULT, every=2),
+    PolicyConfig("scores"),
+    PolicyConfig("scores", reading=DEFAULT),
+    PolicyConfig("scores", every=4),
+    PolicyConfig("scores-placebo"),
 ]
 
 

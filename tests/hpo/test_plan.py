@@ -17,6 +17,8 @@ POLICIES: dict[str, PolicyConfig | None] = {
     "beta-search": None,
     "metamixup": PolicyConfig("learned", reading=PAPER),
     "placebo": PolicyConfig("placebo", reading=DEFAULT),
+    "scores": PolicyConfig("scores"),
+    "scores-placebo": PolicyConfig("scores-placebo"),
 }
 ROWS = {
     key: StudyRow(Row(key, key.upper(), f"setting of {key}", "beta", {"cifar10": 5.0}), policy)
@@ -67,14 +69,15 @@ def test_cheaper_policies_start_after_the_costlier() -> None:
     policies = {
         "every-16": PolicyConfig("learned", every=16),
         "every-2": PolicyConfig("placebo", every=2),
+        "scores-4": PolicyConfig("scores", every=4),
         "exact": PolicyConfig("learned"),
         "none": PolicyConfig("none"),
     }
     rows = [StudyRow(Row(k, k, k, "learned", {}), policy) for k, policy in policies.items()]
-    assert [row.weight for row in rows] == [1 + 3.5 / 16, 2.75, 4.5, 1.0]
+    assert [row.weight for row in rows] == [1 + 3.5 / 16, 2.75, 1.875, 4.5, 1.0]
     plan = replace(make_plan(datasets=("digits",), seeds=1), rows=rows)
     started = [cell.method for cell in plan.fixed_cells()]
-    assert started == ["exact", "every-2", "every-16", "none"]
+    assert started == ["exact", "every-2", "scores-4", "every-16", "none"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_a_row_trained_on_the_meta_images_too_is_another_row(key: str) -> None:
     assert all(cell.training.meta_in_training == ("+meta" in cell.method) for cell in cells)
 
 
-@pytest.mark.parametrize("key", ["metamixup", "placebo"])
+@pytest.mark.parametrize("key", ["metamixup", "placebo", "scores", "scores-placebo"])
 def test_images_that_lambda_learns_from_cannot_train_as_well(key: str) -> None:
     with pytest.raises(ValueError, match=rf"row {key} learns .*: no {key}\+meta"):
         with_meta_images(ROWS[key])
