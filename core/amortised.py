@@ -196,8 +196,8 @@ class Amortised:
         assert given.change is not None
         unmoved = given.lam - given.change
         z, reach = _logit(unmoved), self.learned.reading.reach(unmoved)
-        # Next to 0 and 1 the quotient is rounding over nothing.
-        kept = reach >= reach.max().clamp_max(_LEAST_REACH)
+        # Next to 0 and 1 the quotient is rounding over nothing. A NaN is kept, for all to see.
+        kept = ~(reach < reach.max().clamp_max(_LEAST_REACH))
         move = (_logit(given.lam) - z) / reach
         self._moves.learn(z[kept], move[kept], first[kept], first[given.partner][kept])
 
