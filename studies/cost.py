@@ -19,7 +19,7 @@ How to read the table:
 
 Measured on two CPU cores with torch 2.13.0 (the whole table is in the README): on PreActResNet-18,
 n = m = 64, auto 4.5 units (4.33 by FLOPs), unroll 5.7, higher 5.7, TorchOpt 5.6, Betty 5.8; on the
-CNN, n = 128, m = 100, auto, unroll, higher and TorchOpt between 4.1 and 4.9 in their quartiles (4.12
+CNN, n = 128, m = 100, auto, unroll, higher and TorchOpt all have quartiles within 4.1 to 4.9 (4.12
 by FLOPs). quick takes about ten minutes, with every contender named (`--contenders`) twenty.
 
 Compare times within one table only: the next one may have met a busier machine.
