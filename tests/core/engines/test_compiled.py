@@ -207,11 +207,12 @@ def test_an_optimizer_and_another_loss(graphs: list[None], toy: SimpleNamespace)
         compare(net, data, loss=strange)
 
 
-def test_without_a_compiler_of_cpp(monkeypatch: pytest.MonkeyPatch, toy: SimpleNamespace) -> None:
+def test_without_a_compiler_of_cpp(toy: SimpleNamespace) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    with pytest.warns(CompileFallback, match="compiler"):
+    # Not by monkeypatch: to put a setting back, it would delete it.
+    without = config.patch({"cpp.cxx": (None, "no-such-compiler")})
+    with without, pytest.warns(CompileFallback, match="compiler"):
         compare(toy.make_net(), toy.make_data())
 
 

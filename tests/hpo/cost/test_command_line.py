@@ -7,11 +7,14 @@ import torch
 
 from core.engines import ENGINES
 from hpo.cost.command_line import cores, parse
+from hpo.cost.contenders import contenders
 from hpo.cost.presets import GROWTH, cases
 from hpo.cost.run import plan
 
 
-def test_by_default_the_table_is_measured_with_everybody_on_all_cores(tmp_path: Path) -> None:
+def test_by_default_the_table_is_measured_with_all_but_the_slow_on_all_cores(
+    tmp_path: Path,
+) -> None:
     options = parse("", ["--output", str(tmp_path)])
     found = [
         (c.model, c.image_size, c.channels, c.batch_size, c.meta_batch_size) for c in options.cases
@@ -19,7 +22,11 @@ def test_by_default_the_table_is_measured_with_everybody_on_all_cores(tmp_path: 
     assert found == [("cnn", 28, 1, 128, 100), ("preact_resnet18", 32, 3, 64, 64)]
     names = [c.name for c in options.contenders]
     assert names[:2] == ["vanilla", "auto"]
-    assert {*ENGINES, "higher", "torchopt", "betty", "learn2learn"} < {*names}
+    assert {*ENGINES, "higher", "torchopt", "betty", "learn2learn"} - {"compiled"} < {*names}
+    everybody = {c.name for c in contenders()}
+    slow = {"compiled", "validation_gradient_every_4", "amortised_16"}
+    assert everybody - {*names} == slow
+    assert {c.name for c in parse("", ["--preset", "paper"]).contenders} == everybody
     assert options.setting.threads == cores() >= 1
     assert (options.setting.autocast, options.setting.channels_last) == (None, False)
 
