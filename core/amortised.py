@@ -146,6 +146,7 @@ class Amortised:
     every: int = 16
     memory: float = 0.95
     needs_meta_validation = True
+    scores = None
 
     def __post_init__(self) -> None:
         if self.every < 1:

@@ -35,10 +35,23 @@ class CellData:
         return self.train.labels != self.true_labels
 
 
+@dataclass(frozen=True)
+class TrainingLabels:
+    """Which images a training trains on, under which labels. N of them, int64 [N] on the CPU each.
+
+    Attributes:
+        indices: positions in the training part of the source, in the order of `CellData.train`.
+        given: the labels it trains with.
+        true: the labels that the source has.
+    """
+
+    indices: Tensor
+    given: Tensor
+    true: Tensor
+
+
 def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> CellData:
     """The splits of `config` as images on the device, with their normalisation.
-
-    Labels are made wrong after the long tail is cut, and of `Splits.train` alone.
 
     Raises:
         ValueError: the source has another image size than `config` names, or too few images.
@@ -49,10 +62,34 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
             f"configuration says image_size={config.image_size}; load the source at that size"
         )
     splits = draw_splits(config, source)
-    rows = splits.train.numpy()
-    labels = source.train_labels.copy()
-    labels[rows] = flip_labels(
-        labels[rows],
+    labels = _training_labels(config, source, splits)
+    given = source.train_labels.copy()
+    given[labels.indices.numpy()] = labels.given.numpy()
+    train = replace(source, train_labels=given).images("train", labels.indices, device)
+    return CellData(
+        train=train,
+        meta=source.images("train", splits.meta_validation, device),
+        test=source.images("test", None, device),
+        transform=Transform.fit(train, flip=config.flip, translate=config.translate),
+        true_labels=labels.true,
+    )
+
+
+def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:
+    """What `config` trains on; reads no image.
+
+    Labels are made wrong after the long tail is cut, and of `Splits.train` alone.
+
+    Raises:
+        ValueError: the source has too few images.
+    """
+    return _training_labels(config, source, draw_splits(config, source))
+
+
+def _training_labels(config: TrainingConfig, source: Source, splits: Splits) -> TrainingLabels:
+    true = torch.from_numpy(source.train_labels[splits.train.numpy()])
+    given = flip_labels(
+        true,
         source.num_classes,
         fraction=config.label_noise,
         kind=config.label_noise_kind,
@@ -60,15 +97,10 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
     )
     indices = splits.train
     if config.meta_in_training:
-        indices = torch.cat([splits.train, splits.meta_validation])
-    train = replace(source, train_labels=labels).images("train", indices, device)
-    return CellData(
-        train=train,
-        meta=source.images("train", splits.meta_validation, device),
-        test=source.images("test", None, device),
-        transform=Transform.fit(train, flip=config.flip, translate=config.translate),
-        true_labels=torch.from_numpy(source.train_labels[indices.numpy()]),
-    )
+        added = torch.from_numpy(source.train_labels[splits.meta_validation.numpy()])
+        indices = torch.cat([indices, splits.meta_validation])
+        true, given = torch.cat([true, added]), torch.cat([given, added])
+    return TrainingLabels(indices, given, true)
 
 
 def draw_splits(config: TrainingConfig, source: Source) -> Splits:

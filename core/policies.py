@@ -36,6 +36,11 @@ class Policy(Protocol):
     def needs_meta_validation(self) -> bool:
         """Whether `val_batch` is read. If not, it may be None."""
 
+    @property
+    def scores(self) -> Tensor | None:
+        """[N], a score for each training sample, low where learning wants little of it; or None,
+        as most policies keep none. See `PersistentScores` and `lowest_scores`."""
+
     def __call__(
         self,
         model: nn.Module,
@@ -62,6 +67,8 @@ class Policy(Protocol):
 
 class Stateless:
     """Of policies that carry nothing from step to step."""
+
+    scores = None
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -177,6 +184,7 @@ class Learned:
     last_blocks: int | None = None
     validation_gradient: ValidationGradient | None = None
     needs_meta_validation = True
+    scores = None
 
     def __call__(
         self,

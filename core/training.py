@@ -55,6 +55,9 @@ class TrainingResult:
         parameters: number of parameters of the model.
         history: one dictionary an epoch; see `fit`.
         lam_histogram, lam_histogram_first: counts of λ in 20 bins, last and first epoch.
+        scores: of policies that keep them, the score of each training image, to five digits, in the
+            order of `core.cell_data.prepare_data(...).train`; of others, and in results that were
+            stored before, None.
     """
 
     test_error: float
@@ -68,6 +71,7 @@ class TrainingResult:
     history: list[Metrics]
     lam_histogram: list[int]
     lam_histogram_first: list[int]
+    scores: list[float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -214,7 +218,13 @@ def _fit(
         history=history,
         lam_histogram=histograms[-1],
         lam_histogram_first=histograms[0],
+        scores=None if policy.scores is None else _rounded(policy.scores),
     )
+
+
+def _rounded(values: Tensor) -> list[float]:
+    """To five digits: what is stored of a large training set stays small."""
+    return [float(f"{value:.5g}") for value in values.tolist()]
 
 
 def _epoch(

@@ -46,7 +46,8 @@ class Source:
     test_labels are int64 [N], what `images` hands out: `dataclasses.replace` may give others.
     Pixels come from `images`: they lie in memory (uint8 [N, C, S, S], which Ray's object store
     shares between processes without a copy) or stay in their files, which every process must then
-    be able to read.
+    be able to read. train_files, of images that come from files, are the paths of the training ones
+    below the data set's folder, as bytes.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Source:
     test_labels: np.ndarray = field(repr=False)
     train_data: np.ndarray | FileImages = field(repr=False)
     test_data: np.ndarray | FileImages = field(repr=False)
+    train_files: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -195,6 +197,7 @@ def _load_imagenet(root: Path, image_size: int | None) -> Source:
         test.labels,
         FileImages(train, decoder, random_crops=True),
         FileImages(test, decoder, random_crops=False),
+        train.names,
     )
 
 
@@ -221,6 +224,7 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
             test.labels,
             FileImages(train, decoder, random_crops=False),
             FileImages(test, decoder, random_crops=False),
+            train.names,
         )
     return Source(
         name,
@@ -231,6 +235,7 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
         test.labels,
         decode_tree(decoder, train, size),
         decode_tree(decoder, test, size),
+        train.names,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.cell_data import prepare_data
+from core.cell_data import draw_labels, prepare_data
 from core.config import PolicyConfig, TrainingConfig
 from core.data import (
     ImageSet,
@@ -146,6 +146,19 @@ def test_which_labels_are_wrong_is_told(changes: dict[str, Any]) -> None:
     assert data.flipped.tolist() == (labels != own).tolist()
     assert data.flipped.any()
     assert not prepare_data(CONFIG, numbered(), "cpu").flipped.any()
+
+
+@every_noise
+def test_labels_are_told_without_reading_an_image(changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, **changes)
+    source = numbered()
+    train = prepare_data(config, source, "cpu").train
+    pixels, labels = next(train.batches([torch.arange(len(train))]))
+    assert isinstance(source.train_data, np.ndarray)
+    told = draw_labels(config, replace(source, train_data=source.train_data[:0]))
+    assert told.indices.tolist() == pixels[:, 0, 0, 0].tolist()  # the image's number
+    assert told.given.tolist() == labels.tolist()
+    assert told.true.tolist() == [number % 3 for number in told.indices.tolist()]
 
 
 @pytest.mark.parametrize("seed", range(4))

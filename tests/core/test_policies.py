@@ -131,6 +131,11 @@ def test_changes_nothing(policy: Policy, setup: Any) -> None:
 
 
 @every_policy
+def test_scores_are_for_those_that_keep_them(policy: Policy) -> None:
+    assert (policy.scores is not None) == isinstance(policy, PersistentScores)
+
+
+@every_policy
 def test_needs_meta_validation_is_honest(policy: Policy, setup: Any) -> None:
     if policy.needs_meta_validation:
         with pytest.raises(ValueError, match="needs a meta-validation batch, got None"):

@@ -501,6 +501,33 @@ def test_the_paper_to_the_letter_hardly_moves_lam_and_the_default_does(steps: li
         assert result.lam_histogram_first[0] + result.lam_histogram_first[-1] > 10  # U-shaped
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_scores_of_policies_that_keep_them(policy: str, tmp_path: Path) -> None:
+    result = run(replace(CONFIG, policy=POLICIES[policy]), directory=tmp_path)
+    if not policy.startswith("scores"):
+        assert result.scores is None
+        return
+    state = load_checkpoint(tmp_path, torch.device("cpu"))
+    assert state is not None
+    kept = state["policy"]["scores"]
+    assert result.scores is not None
+    assert result.scores == pytest.approx(kept.tolist(), rel=5e-5)
+    assert len(result.scores) == 50
+    assert kept.any()
+    assert max(len(json.dumps(score)) for score in result.scores) <= len("-1.2345e-05")
+
+
+def test_a_result_of_before_scores_were_stored_is_read() -> None:
+    stored = json.loads(json.dumps(trained("scores").to_dict()))
+    del stored["scores"]
+    assert TrainingResult.from_dict(stored) == replace(trained("scores"), scores=None)
+
+
+def test_meta_images_in_training_have_scores_too() -> None:
+    config = replace(CONFIG, policy=POLICIES["scores"], meta_in_training=True, epochs=1)
+    assert len(run(config).scores) == 50 + 20  # type: ignore[arg-type]
+
+
 # --------------------------------------------------------------------------------- learning rate
 
 

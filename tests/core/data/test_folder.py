@@ -31,6 +31,19 @@ def test_classes_and_files_are_sorted(tmp_path: Path, write_tree: WriteTree) -> 
     np.testing.assert_array_equal(source.test_data, expected)
 
 
+def test_training_files_are_told_in_the_order_of_the_images(
+    tmp_path: Path, write_tree: WriteTree
+) -> None:
+    write_tree("train", each=2)
+    write_tree("test", each=1)
+    for options in ({}, {"memory_limit": 0}):
+        files = load(tmp_path, **options).train_files
+        assert files is not None
+        assert [*files] == [
+            f"train/{name}/{i:03d}.png".encode() for name in ("ant", "bee") for i in range(2)
+        ]
+
+
 def test_suffixes_in_any_case_and_strangers_passed_over(
     tmp_path: Path, write_tree: WriteTree
 ) -> None:
