@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell
@@ -18,12 +19,36 @@ class StudyRow:
     Attributes:
         row: how it is reported.
         policy: its policy, or None where the search finds α of Beta(α, α).
-        meta_in_training: train on the meta-validation images too.
+        training: settings of `TrainingConfig` that this row has for itself, such as
+            {"meta_size": 50}; they go before the preset's and the command line's.
+
+    Raises:
+        ValueError: training names what is no setting, or one that all rows share; a row that
+            competes for the best Beta trains on the images that it is chosen by.
     """
 
     row: Row
     policy: PolicyConfig | None
-    meta_in_training: bool = False
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = [f.name for f in fields(TrainingConfig) if f.name not in _SHARED]
+        for name in self.training:
+            if name not in own:
+                why = "is shared by all rows" if name in _SHARED else "is no setting of a training"
+                raise ValueError(
+                    f"row {self.row.key}: {name!r} {why}; a row can have its own {', '.join(own)}"
+                )
+        if self.meta_in_training and self.row.family == "beta":
+            raise ValueError(
+                f"row {self.row.key} trains on the meta-validation images, so its error on them "
+                'cannot choose the best Beta; give it the family "extra"'
+            )
+
+    @property
+    def meta_in_training(self) -> bool:
+        """Whether it trains on the meta-validation images too."""
+        return bool(self.training.get("meta_in_training", False))
 
     @property
     def searched(self) -> bool:
@@ -52,8 +77,11 @@ def with_meta_images(row: StudyRow) -> StudyRow:
         raise ValueError(f"row {key} learns from the meta-validation images: no {key}{META_SUFFIX}")
     label = f"{row.row.label} + meta images"
     own = replace(row.row, key=key + META_SUFFIX, label=label, family="extra", paper_error={})
-    return replace(row, row=own, meta_in_training=True)
+    return replace(row, row=own, training={**row.training, "meta_in_training": True})
 
+
+_SHARED = ("dataset", "image_size", "policy", "seed")
+"""Of the settings of a training those that a row cannot have for itself."""
 
 META_SUFFIX = "+meta"
 """Of the key of a row that trains on the meta-validation images too."""
@@ -114,10 +142,5 @@ class Plan:
         assert policy is not None
         for dataset in self.datasets:
             for seed in self.seeds:
-                training = replace(
-                    self.base[dataset],
-                    policy=policy,
-                    seed=seed,
-                    meta_in_training=row.meta_in_training,
-                )
+                training = replace(self.base[dataset], **row.training, policy=policy, seed=seed)
                 yield Cell(row.row.key, training)

@@ -142,7 +142,9 @@ def summary_rows(frame: pd.DataFrame) -> list[SummaryRow]:
     ]
 
 
-def write_report(output: Path, study: str, frame: pd.DataFrame, preamble: str = "") -> list[Path]:
+def write_report(
+    output: Path, study: str, frame: pd.DataFrame, preamble: str = "", appendix: str = ""
+) -> list[Path]:
     """Write ``output/STUDY.csv`` and ``output/STUDY.md``, each whole or not at all.
 
     Args:
@@ -150,6 +152,7 @@ def write_report(output: Path, study: str, frame: pd.DataFrame, preamble: str = 
         study: name of the files, and heading of the Markdown.
         frame: of `build_table`.
         preamble: Markdown that says what was run, put below the heading.
+        appendix: Markdown put after the table.
 
     Returns:
         The two paths.
@@ -157,7 +160,7 @@ def write_report(output: Path, study: str, frame: pd.DataFrame, preamble: str = 
     output.mkdir(parents=True, exist_ok=True)
     csv, markdown = output / f"{study}.csv", output / f"{study}.md"
     write_atomically(csv, frame.round(_DIGITS).to_csv(index=False, lineterminator="\n"))
-    parts = [f"# {study}", preamble, to_markdown(frame)]
+    parts = [f"# {study}", preamble, to_markdown(frame), appendix]
     write_atomically(markdown, "\n\n".join(part.strip() for part in parts if part) + "\n")
     return [csv, markdown]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hpo import output_folder, plots, presets, report
 from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.command_line import Options, parse
 from hpo.markdown import to_markdown
+from hpo.outcome import Extra, ExtraReport, Outcome
 from hpo.plan import Plan, SourceKey, StudyRow, source_key
 from hpo.progress import Progress, clock
 from hpo.study import StudyError, StudyRun
@@ -29,11 +31,17 @@ from hpo.tracking import (
 )
 
 CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
-"""Exit statuses: some cell's worker failed; the study could not run; it was interrupted."""
+"""Exit statuses: some cell's worker or a part of the report failed; the study could not run; it was
+interrupted."""
 
 
 def run_study(
-    study: str, rows: Sequence[StudyRow], description: str, arguments: Sequence[str] | None = None
+    study: str,
+    rows: Sequence[StudyRow],
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    extras: Sequence[ExtraReport] = (),
 ) -> int:
     """Train what is missing, report everything; the `main` of a script in `studies/`.
 
@@ -45,6 +53,8 @@ def run_study(
         rows: of its table.
         description: the script's docstring, shown by --help.
         arguments: the command line, `sys.argv[1:]` by default.
+        extras: parts of the report that this study has beside the table, in this order. One that
+            fails is named in an error, and the rest of the report stands.
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
@@ -57,7 +67,7 @@ def run_study(
         return UNUSABLE
     try:
         with output_folder.locked(options.output):
-            return _run(study, chosen, options)
+            return _run(study, chosen, options, extras)
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -70,7 +80,9 @@ def run_study(
         return INTERRUPTED
 
 
-def _run(study: str, rows: Sequence[StudyRow], options: Options) -> int:
+def _run(
+    study: str, rows: Sequence[StudyRow], options: Options, extras: Sequence[ExtraReport]
+) -> int:
     begun = time.monotonic()
     plan, sources = prepare(study, rows, options)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -107,8 +119,9 @@ def _run(study: str, rows: Sequence[StudyRow], options: Options) -> int:
             run_on_ray(run, sources, demand, output=options.output, device=options.device)
         run.tidy()
         progress.close()
-        _report(plan, run, tracker, options, time.monotonic() - begun)
-    return CRASHED if any(r.status == "crashed" for r in run.records) else 0
+        complete = _report(plan, run, sources, tracker, options, extras, time.monotonic() - begun)
+    crashed = any(record.status == "crashed" for record in run.records)
+    return CRASHED if crashed or not complete else 0
 
 
 def prepare(
@@ -123,14 +136,15 @@ def prepare(
     sources: dict[SourceKey, Source] = {}
     for dataset in options.datasets:
         training, source = options.load(dataset)
-        build_model(
-            training.model,
-            in_channels=source.in_channels,
-            num_classes=source.num_classes,
-            image_size=source.image_size,
-            width=training.width,
-        )
-        draw_splits(training, source)
+        for own in dict.fromkeys(replace(training, **row.training) for row in rows):
+            build_model(
+                own.model,
+                in_channels=source.in_channels,
+                num_classes=source.num_classes,
+                image_size=source.image_size,
+                width=own.width,
+            )
+            draw_splits(own, source)
         base[dataset] = training
         sources[source_key(training)] = source
     search = presets.search(options.preset)
@@ -140,23 +154,54 @@ def prepare(
 
 
 def _report(
-    plan: Plan, run: StudyRun, tracker: StudyTracker, options: Options, seconds: float
-) -> None:
+    plan: Plan,
+    run: StudyRun,
+    sources: Mapping[SourceKey, Source],
+    tracker: StudyTracker,
+    options: Options,
+    extras: Sequence[ExtraReport],
+    seconds: float,
+) -> bool:
+    """Write, track and print everything. Returns whether no part of it failed."""
     records = run.records
     frame = report.build_table(records, [row.row for row in plan.rows], plan.datasets)
-    files = report.write_report(options.output, plan.study, frame, _preamble(plan, run, options))
+    preamble = _preamble(plan, run, options)
+    files = report.write_report(options.output, plan.study, frame, preamble)
     picture = options.output / f"{plan.study}.png"
     plots.save_figure(plots.study_figure(frame, records), picture)
+    outcome = Outcome(plan, records, sources, frame, options.output)
+    made = (_made(report_of, outcome) for report_of in extras)
+    found = [extra for extra in made if extra is not None]
+    appendix = "\n\n".join(extra.markdown.strip() for extra in found if extra.markdown)
+    if appendix:
+        report.write_report(options.output, plan.study, frame, preamble, appendix)
+    files = [*files, picture, *(path for extra in found for path in extra.files)]
     tracker.summarise(report.summary_rows(frame))
-    tracker.log_figure_files([*files, picture])
-    print(to_markdown(frame))
+    tracker.log_figure_files(files)
+    print("\n\n".join([to_markdown(frame), *([appendix] if appendix else [])]))
     trained = sum(float(record.result["train_seconds"]) for record in records)
     print(
         f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
         f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else "")
     )
-    print("files: " + ", ".join(_shown(path) for path in (*files, picture)))
+    print("files: " + ", ".join(_shown(path) for path in files))
     print(f"look at the runs: {tracker.how_to_open}")
+    return len(found) == len(extras)
+
+
+def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
+    """One more part of the report, or None if it failed, which is said."""
+    try:
+        return report_of(outcome)
+    except Exception as error:  # whatever is wrong with it, the report of the study stands
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        name = getattr(report_of, "__name__", repr(report_of))
+        print(
+            f"{outcome.plan.study}: error: the part {name} of the report failed: "
+            f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})",
+            file=sys.stderr,
+        )
+        return None
 
 
 def _preamble(plan: Plan, run: StudyRun, options: Options) -> str:
@@ -170,6 +215,10 @@ def _preamble(plan: Plan, run: StudyRun, options: Options) -> str:
             f"{t.epochs} epochs, batch {t.batch_size}, SGD {t.lr} with {t.schedule} schedule."
             f"{scenario(t)}"
         )
+    for row in plan.rows:
+        if row.training:
+            own = ", ".join(f"{name}={value}" for name, value in row.training.items())
+            lines.append(f"{row.row.label}: {own}.")
     return "\n".join(lines)
 
 

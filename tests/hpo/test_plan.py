@@ -131,3 +131,38 @@ def test_a_row_trained_on_the_meta_images_too_is_another_row(key: str) -> None:
 def test_images_that_lambda_learns_from_cannot_train_as_well(key: str) -> None:
     with pytest.raises(ValueError, match=rf"row {key} learns .*: no {key}\+meta"):
         with_meta_images(ROWS[key])
+
+
+def test_a_learned_row_may_train_on_its_meta_images_where_a_study_says_so() -> None:
+    """Overlap of training and meta-validation is a reading of the paper."""
+    row = replace(ROWS["metamixup"], row=replace(ROWS["metamixup"].row, family="learned"))
+    overlap = replace(row, training={"meta_in_training": True, "meta_size": 50})
+    assert overlap.meta_in_training
+    plan = replace(make_plan(datasets=("mnist",), seeds=1), rows=[overlap])
+    [cell] = plan.fixed_cells()
+    assert cell.training == replace(
+        BASE["mnist"], policy=row.policy, seed=0, meta_in_training=True, meta_size=50
+    )
+
+
+def test_a_searched_row_has_its_settings_too() -> None:
+    row = replace(ROWS["beta-search"], training={"lr": 0.02})
+    plan = replace(make_plan(), rows=[with_meta_images(row)])
+    cells = plan.searched_cells("digits", 0.5)
+    assert [(c.training.lr, c.training.meta_in_training) for c in cells] == [(0.02, True)] * 3
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"epoch": 3}, "row none: 'epoch' is no setting of a training; .*epochs"),
+        ({"seed": 3}, "row none: 'seed' is shared by all rows"),
+        ({"lr": 0.1, "image_size": 8}, "row none: 'image_size' is shared by all rows"),
+        ({"policy": PolicyConfig("none")}, "row none: 'policy' is shared"),
+        ({"dataset": "mnist"}, "row none: 'dataset' is shared"),
+        ({"meta_in_training": True}, "cannot choose the best Beta"),
+    ],
+)
+def test_settings_that_a_row_cannot_have(training: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(ROWS["none"], training=training)

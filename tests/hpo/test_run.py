@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 
 from core.config import PolicyConfig, TrainingConfig
 from hpo import command_line, run
+from hpo.cells import CellRecord, CellStore
+from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow
 from hpo.report import Row
 
@@ -63,3 +66,136 @@ def test_what_does_not_fit_is_refused_before_a_training(
     options = command_line.parse("table2", "", [*flags.split(), "--output", str(tmp_path)])
     with pytest.raises(ValueError, match=message):
         run.prepare("table2", ROWS, options)
+
+
+def test_rows_have_settings_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        *ROWS,
+        replace(ROWS[0], row=Row("small", "Small", "", "none"), training={"meta_size": 70}),
+    ]
+    options = command_line.parse("table2", "", ["--meta-size", "90", "--output", str(tmp_path)])
+    plan, _ = run.prepare("table2", rows, options)
+    assert {(c.method, c.training.meta_size) for c in plan.fixed_cells()} == {
+        ("none", 90),
+        ("small", 70),
+    }
+
+
+def test_settings_of_a_row_that_do_not_fit_are_refused_before_a_training(tmp_path: Path) -> None:
+    options = command_line.parse("table2", "", ["--output", str(tmp_path)])
+    for own, message in [
+        ({"meta_size": 1700}, "meta_size=1700"),
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"model": "transformer"}, "transformer"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run.prepare("table2", [*ROWS, replace(ROWS[0], training=own)], options)
+
+
+# What a study reports beside its table
+
+
+class Tracker:
+    """Stands for the MLflow writer, and notes which files it is given."""
+
+    how_to_open = "in this test"
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.files: list[Path] = []
+
+    def __enter__(self) -> Tracker:
+        TRACKERS.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def end_cell(self, record: CellRecord) -> None:
+        pass
+
+    def summarise(self, rows: object) -> None:
+        pass
+
+    def log_figure_files(self, paths: list[Path]) -> None:
+        self.files += paths
+
+
+TRACKERS: list[Tracker] = []
+
+
+@pytest.fixture
+def settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any
+) -> Iterator[list[str]]:
+    """Flags of a study whose only cell is in the store."""
+    flags = ["--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
+    plan, sources = run.prepare("mine", ROWS, command_line.parse("mine", "", flags))
+    [cell] = plan.fixed_cells()
+    [source] = sources.values()
+    told = {"device": "cpu", "data": source.fingerprint()}
+    CellStore(tmp_path).save(replace(make_record(), cell=cell, environment=told))
+    monkeypatch.setattr(run, "StudyTracker", Tracker)
+    yield flags
+    TRACKERS.clear()
+
+
+def test_a_study_has_parts_of_the_report_of_its_own(
+    settled: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Outcome] = []
+
+    def first(outcome: Outcome) -> Extra:
+        seen.append(outcome)
+        path = outcome.output / "own.csv"
+        path.write_text("a\n1\n")
+        return Extra("## Mine\n\nIt is so.\n", [path])
+
+    extras = [first, lambda _: Extra(), lambda _: Extra("## Last")]
+    assert run.run_study("mine", ROWS, "", settled, extras=extras) == 0
+    [outcome] = seen
+    assert [r.cell.method for r in outcome.records] == ["none"]
+    assert list(outcome.frame["method"]) == ["none"]
+    assert [source.name for source in outcome.sources.values()] == ["digits"]
+    assert outcome.plan.study == "mine"
+    report = (tmp_path / "mine.md").read_text()
+    assert report.count("# mine\n") == 1
+    assert report.endswith("\n\n## Mine\n\nIt is so.\n\n## Last\n")
+    assert report.index("| None") < report.index("## Mine")
+    said = capsys.readouterr().out
+    assert said.index("| None") < said.index("## Mine\n\nIt is so.\n\n## Last\n")
+    [files] = [line for line in said.splitlines() if line.startswith("files: ")]
+    assert files.endswith("own.csv")
+    names = ["mine.csv", "mine.md", "mine.png", "own.csv"]
+    assert [path.name for path in TRACKERS[0].files] == names
+
+
+def test_a_part_of_the_report_that_fails_leaves_the_rest(
+    settled: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(outcome: Outcome) -> Extra:
+        raise KeyError("no such row")
+
+    extras = [broken, lambda _: Extra("## Last")]
+    assert run.run_study("mine", ROWS, "", settled, extras=extras) == run.CRASHED
+    said = capsys.readouterr()
+    [line] = [text for text in said.err.splitlines() if "mine: error" in text]
+    assert line.startswith("mine: error: the part broken of the report failed: KeyError: 'no such")
+    assert "test_run.py:" in line
+    assert "| None" in said.out
+    assert (tmp_path / "mine.md").read_text().endswith("\n\n## Last\n")
+    assert len(TRACKERS[0].files) == 3
+
+
+def test_a_study_without_parts_of_its_own(settled: list[str], tmp_path: Path) -> None:
+    assert run.run_study("mine", ROWS, "", settled) == 0
+    assert (tmp_path / "mine.md").read_text().count("## ") == 1
+    assert len(TRACKERS[0].files) == 3
+
+
+def test_the_report_names_settings_that_a_row_has_for_itself(
+    settled: list[str], tmp_path: Path
+) -> None:
+    # Settings at the value they have anyway leave the cell what it is.
+    rows = [replace(ROWS[0], training={"meta_in_training": False})]
+    assert run.run_study("mine", rows, "", settled) == 0
+    assert "\nNone: meta_in_training=False.\n" in (tmp_path / "mine.md").read_text()

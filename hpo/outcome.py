@@ -1,0 +1,49 @@
+"""What a study ended with, and what more can be told of it: a study's own parts of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from core.data import Source
+from hpo.cells import CellRecord
+from hpo.plan import Plan, SourceKey
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study trained and what came of it.
+
+    Attributes:
+        plan: what it was to train.
+        records: what became of the cells, sorted by id; crashed ones among them.
+        sources: the loaded data; `hpo.plan.source_key` of a training finds its own.
+        frame: of `hpo.report.build_table`.
+        output: its output folder, where files of its own go.
+    """
+
+    plan: Plan
+    records: Sequence[CellRecord]
+    sources: Mapping[SourceKey, Source]
+    frame: pd.DataFrame
+    output: Path
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One more part of a study's report.
+
+    Attributes:
+        markdown: printed after the table and appended to the report; may be empty.
+        files: what it wrote; listed, and stored in MLflow as artifacts.
+    """
+
+    markdown: str = ""
+    files: list[Path] = field(default_factory=list)
+
+
+ExtraReport = Callable[[Outcome], Extra]
+"""Makes one more part of the report. It reads and writes files, and trains nothing."""
