@@ -1,4 +1,4 @@
-"""A report's table for people: padded Markdown, which reads well in a terminal too."""
+"""Tables for people: padded Markdown, which reads well in a terminal too."""
 
 from __future__ import annotations
 
@@ -29,8 +29,18 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> str:
     unit = next((line["train_seconds"] for line in lines if line["family"] == "none"), math.nan)
-    cells = [_HEADER, *(_cells(line, unit) for line in lines)]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(_HEADER))]
+    return padded_table(_HEADER, [_cells(line, unit) for line in lines])
+
+
+def padded_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are padded: the first to the left, the others to the right.
+
+    Args:
+        header: names of the columns.
+        lines: cells of each line, as many as the header has.
+    """
+    cells = [header, *lines]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     text = [_join(row, widths) for row in cells]
     rule = [("-" * (width - 1) + ":") if i else "-" * width for i, width in enumerate(widths)]
     return "\n".join([text[0], "| " + " | ".join(rule) + " |", *text[1:]])
@@ -47,32 +57,37 @@ def _join(row: Sequence[str], widths: Sequence[int]) -> str:
 def _cells(line: Mapping[str, Any], unit: float) -> tuple[str, ...]:
     return (
         line["label"] + (" †" if line["best_beta"] else ""),
-        _error(line),
+        error(line),
         str(line["n_seeds"]),
-        _difference(line),
-        _probability(line["p_value"]),
-        _probability(line["p_holm"]),
-        _number(line["train_seconds"] / unit, "{:.2f}×"),
+        difference(line["diff_vs_best_beta"], line["diff_ci_low"], line["diff_ci_high"]),
+        probability(line["p_value"]),
+        probability(line["p_holm"]),
+        number(line["train_seconds"] / unit, "{:.2f}×"),
         _count(line["samples_seen"]),
-        _number(line["paper_error"], "{:.2f}"),
+        number(line["paper_error"], "{:.2f}"),
     )
 
 
-def _error(line: Mapping[str, Any]) -> str:
+def difference(value: float, low: float, high: float) -> str:
+    """A signed difference with its interval, such as "−0.20 [−0.51, +0.11]"; "–" for NaN."""
+    interval = "" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
+    return (number(value, "{:+.2f}") + interval).replace("-", "−")
+
+
+def probability(value: float) -> str:
+    """A p-value, such as "0.038"; "–" for NaN."""
+    return "<0.001" if value < 0.001 else number(value, "{:.3f}")
+
+
+def number(value: float, template: str, missing: str = _NONE) -> str:
+    """The value in a format such as "{:.2f}"; `missing` for NaN."""
+    return missing if math.isnan(value) else template.format(value)
+
+
+def error(line: Mapping[str, Any]) -> str:
+    """mean_error of a report's line with half the width of its interval, such as "7.20 ± 0.41"."""
     half = line["ci_high"] - line["mean_error"]
-    return _number(line["mean_error"], "{:.2f}") + _number(half, " ± {:.2f}", missing="")
-
-
-def _difference(line: Mapping[str, Any]) -> str:
-    interval = (
-        "" if math.isnan(line["diff_ci_low"]) else " [{diff_ci_low:+.2f}, {diff_ci_high:+.2f}]"
-    )
-    text = _number(line["diff_vs_best_beta"], "{:+.2f}") + interval.format(**line)
-    return text.replace("-", "−")
-
-
-def _probability(value: float) -> str:
-    return "<0.001" if value < 0.001 else _number(value, "{:.3f}")
+    return number(line["mean_error"], "{:.2f}") + number(half, " ± {:.2f}", missing="")
 
 
 def _count(value: float) -> str:
@@ -82,10 +97,6 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.0f}"
-
-
-def _number(value: float, template: str, missing: str = _NONE) -> str:
-    return missing if math.isnan(value) else template.format(value)
 
 
 def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
