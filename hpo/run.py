@@ -18,6 +18,7 @@ from core.models import build_model
 from hpo import output_folder, plots, presets, report
 from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.command_line import Options, parse
+from hpo.label_errors import label_errors
 from hpo.markdown import to_markdown
 from hpo.outcome import Extra, ExtraReport, Outcome
 from hpo.plan import Plan, SourceKey, StudyRow, source_key
@@ -53,8 +54,9 @@ def run_study(
         rows: of its table.
         description: the script's docstring, shown by --help.
         arguments: the command line, `sys.argv[1:]` by default.
-        extras: parts of the report that this study has beside the table, in this order. One that
-            fails is named in an error, and the rest of the report stands.
+        extras: parts of the report that this study has beside the table and the labels to look at
+            first, in this order. One that fails is named in an error, and the rest of the report
+            stands.
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
@@ -67,7 +69,7 @@ def run_study(
         return UNUSABLE
     try:
         with output_folder.locked(options.output):
-            return _run(study, chosen, options, extras)
+            return _run(study, chosen, options, [label_errors, *extras])
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
