@@ -15,7 +15,7 @@ from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixe
 from core.mixing import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing_kinds import InputMixing, Mixing
 from core.persistent_scores import SCORES, PersistentScores, lowest_scores
-from core.policies import Beta, Fixed, Learned, NoMix, Policy
+from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import DEFAULT, PAPER, READINGS, Reading
 from core.validation_gradient import ValidationGradient
 
@@ -29,6 +29,7 @@ __all__ = [
     "Beta",
     "CompileFallback",
     "Fixed",
+    "Frozen",
     "HiddenMixing",
     "IndexLoss",
     "InputMixing",

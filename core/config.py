@@ -9,11 +9,13 @@ from typing import Any, Literal
 from core.amortised import Amortised
 from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.persistent_scores import SCORES, PersistentScores
-from core.policies import Beta, Fixed, Learned, NoMix, Policy
+from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import DEFAULT, Reading
 from core.validation_gradient import ValidationGradient
 
-PolicyKind = Literal["none", "beta", "fixed", "learned", "placebo", "scores", "scores-placebo"]
+PolicyKind = Literal[
+    "none", "beta", "fixed", "frozen", "learned", "placebo", "scores", "scores-placebo"
+]
 
 _READINGS: Mapping[str, Reading] = {
     "learned": DEFAULT,
@@ -29,12 +31,13 @@ class PolicyConfig:
     """Which interpolation policy, with what it needs and nothing else.
 
     Attributes:
-        kind: "none", "beta" (needs alpha), "fixed" (needs lam); those that learn (reading):
-            "learned" and its "placebo", and with a score for each training sample "scores" and
-            "scores-placebo".
+        kind: "none", "beta" (needs alpha), "fixed" (needs lam), "frozen" (needs quantiles); those
+            that learn (reading): "learned" and its "placebo", and with a score for each training
+            sample "scores" and "scores-placebo".
         alpha: of Beta(alpha, alpha).
         per_sample: one draw for each sample instead of one for the batch.
         lam: the fixed λ.
+        quantiles: of the distribution that "frozen" draws λ from; see `Frozen`.
         last_blocks, refresh_every, every: the cheaper meta stages of a learned policy: through the
             last blocks of the network alone; the validation gradient computed at every k-th stage;
             a stage at every k-th step, λ between predicted or that of the scores. See `Learned`,
@@ -51,14 +54,18 @@ class PolicyConfig:
     last_blocks: int | None = None
     refresh_every: int = 1
     every: int = 1
+    quantiles: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.reading is None and self.kind in _READINGS:
             object.__setattr__(self, "reading", _READINGS[self.kind])
         self.build()
-        needed = {"none": (), "beta": ("alpha", "per_sample"), "fixed": ("lam",)}.get(
-            self.kind, ("reading", "last_blocks", "refresh_every", "every")
-        )
+        needed = {
+            "none": (),
+            "beta": ("alpha", "per_sample"),
+            "fixed": ("lam",),
+            "frozen": ("quantiles",),
+        }.get(self.kind, ("reading", "last_blocks", "refresh_every", "every"))
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if field.name not in needed and value != field.default:
@@ -82,11 +89,15 @@ class PolicyConfig:
             if self.lam is None:
                 raise ValueError("policy fixed needs lam, got None")
             return Fixed(self.lam)
+        if self.kind == "frozen":
+            if self.quantiles is None:
+                raise ValueError("policy frozen needs quantiles, got None")
+            return Frozen(self.quantiles)
         if self.kind in _READINGS:
             return self._learned()
         raise ValueError(
-            "policy kind must be none, beta, fixed, learned, placebo, scores or scores-placebo; "
-            f"got {self.kind!r}"
+            "policy kind must be none, beta, fixed, frozen, learned, placebo, scores or "
+            f"scores-placebo; got {self.kind!r}"
         )
 
     def _learned(self) -> Policy:
@@ -200,7 +211,10 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "milestones": list(self.milestones)}
+        policy = asdict(self.policy)
+        if self.policy.quantiles is not None:
+            policy["quantiles"] = list(self.policy.quantiles)
+        return {**asdict(self), "policy": policy, "milestones": list(self.milestones)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
@@ -220,6 +234,8 @@ class TrainingConfig:
             policy = dict(values.pop("policy"))
             if policy.get("reading") is not None:
                 policy["reading"] = Reading(**policy["reading"])
+            if policy.get("quantiles") is not None:
+                policy["quantiles"] = tuple(policy["quantiles"])
             values["policy"] = PolicyConfig(**policy)
             values["milestones"] = tuple(values.get("milestones", ()))
             return cls(**values)

@@ -1,7 +1,8 @@
-"""What λ did in one epoch: quantiles, change by learning, histogram."""
+"""What λ did in one epoch: quantiles, change by learning, histogram, quantile function."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +10,8 @@ from core.interpolation import Interpolation
 
 BINS = 20
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LEVELS = 101
+"""Of the quantile function: 0, 0.01, …, 1."""
 
 
 class LambdaStatistics:
@@ -42,3 +45,8 @@ class LambdaStatistics:
         """Counts of λ in 20 equal bins over [0, 1]."""
         lam = torch.cat(self._lam).float().cpu()
         return [int(n) for n in torch.histc(lam, bins=BINS, min=0.0, max=1.0)]
+
+    def quantile_function(self) -> list[float]:
+        """λ at 101 equally spaced levels from 0 to 1, to six digits; linear between the samples."""
+        lam = torch.cat(self._lam).double().cpu().numpy()
+        return [round(float(q), 6) for q in np.quantile(lam, np.linspace(0.0, 1.0, LEVELS))]

@@ -163,6 +163,60 @@ class Fixed(Stateless):
 
 
 @dataclass(frozen=True)
+class Frozen(Stateless):
+    """λ of each sample drawn from a distribution that stands: the control of a learned policy.
+
+    With the distribution that learning ended with, this is all of it but the choice which sample
+    gets which λ, and when. A draw is the quantile function at a uniform level (inverse transform).
+
+    Attributes:
+        quantiles: of the distribution, at equally spaced levels from 0 to 1; linear in between.
+            `TrainingResult.lam_quantiles` are such.
+    """
+
+    quantiles: tuple[float, ...]
+    needs_meta_validation = False
+
+    def __post_init__(self) -> None:
+        check_quantiles(self.quantiles)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        source = generator.device if generator is not None else torch.device("cpu")
+        # In double precision and where the stream is: the same λ on every device.
+        levels = torch.rand(n, generator=generator, device=source, dtype=torch.float64)
+        quantiles = torch.tensor(self.quantiles, dtype=torch.float64, device=source)
+        place = levels * (len(quantiles) - 1)
+        below = place.long().clamp(max=len(quantiles) - 2)
+        drawn = torch.lerp(quantiles[below], quantiles[below + 1], place - below)
+        lam = drawn.to(device=device, dtype=_lam_dtype(batch))
+        return Interpolation(lam, draw_partners(n, generator=generator, device=device), lam)
+
+
+def check_quantiles(quantiles: tuple[float, ...]) -> None:
+    """Raises ValueError unless they are two or more, within [0, 1] and never falling."""
+    if len(quantiles) < 2:
+        raise ValueError(f"quantiles must be 2 or more, from level 0 to 1; got {len(quantiles)}")
+    for at, value in enumerate(quantiles):
+        if not 0 <= value <= 1:  # NaN is caught too
+            raise ValueError(f"quantiles of lam must lie in [0, 1], got {value} at index {at}")
+        if at and value < quantiles[at - 1]:
+            raise ValueError(
+                f"quantiles must not fall, got {value} after {quantiles[at - 1]} at index {at}"
+            )
+
+
+@dataclass(frozen=True)
 class Learned:
     """MetaMixUp: λ learned by hypergradient on the meta-validation batch (Algorithm 1).
 

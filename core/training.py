@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class TrainingResult:
         parameters: number of parameters of the model.
         history: one dictionary an epoch; see `fit`.
         lam_histogram, lam_histogram_first: counts of λ in 20 bins, last and first epoch.
+        lam_quantiles: λ of the last epoch at the levels 0, 0.01, …, 1, what `Frozen` draws from; in
+            results that were stored before, empty.
         scores: of policies that keep them, the score of each training image, to five digits, in the
             order of `core.cell_data.prepare_data(...).train`; of others, and in results that were
             stored before, None.
@@ -71,6 +73,7 @@ class TrainingResult:
     history: list[Metrics]
     lam_histogram: list[int]
     lam_histogram_first: list[int]
+    lam_quantiles: list[float] = field(default_factory=list)
     scores: list[float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,6 +167,7 @@ def _fit(
     policy = config.policy.build()
     history: list[Metrics] = []
     histograms: list[list[int]] = []
+    quantiles: list[float] = []
     state = load_checkpoint(directory, device) if directory is not None else None
     if state is not None and state["config"] == config.to_dict() and "policy" in state:
         model.load_state_dict(state["model"])
@@ -175,15 +179,17 @@ def _fit(
         if device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)
         history, histograms = state["history"], state["histograms"]
+        quantiles = state["quantiles"]
         for metrics in history:
             if on_epoch is not None:
                 on_epoch(metrics)
 
     saved = history[-1]["train_seconds"] if history else 0.0
     for epoch in range(len(history), config.epochs):
-        metrics, histogram = _epoch(config, epoch, model, optimizer, policy, data, streams, history)
+        metrics, lam = _epoch(config, epoch, model, optimizer, policy, data, streams, history)
         history.append(metrics)
-        histograms = [*histograms[:1], histogram]
+        histograms = [*histograms[:1], lam.histogram()]
+        quantiles = lam.quantile_function()
         due = metrics["train_seconds"] - saved >= CHECKPOINT_SECONDS
         if directory is not None and (due or epoch + 1 == config.epochs):
             saved = metrics["train_seconds"]
@@ -199,6 +205,7 @@ def _fit(
                     "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
                     "history": history,
                     "histograms": histograms,
+                    "quantiles": quantiles,
                 },
             )
         if on_epoch is not None:
@@ -218,6 +225,7 @@ def _fit(
         history=history,
         lam_histogram=histograms[-1],
         lam_histogram_first=histograms[0],
+        lam_quantiles=quantiles,
         scores=None if policy.scores is None else _rounded(policy.scores),
     )
 
@@ -236,8 +244,8 @@ def _epoch(
     data: CellData,
     streams: RandomStreams,
     history: list[Metrics],
-) -> tuple[Metrics, list[int]]:
-    """One epoch of training and the evaluation after it. Returns metrics and λ's histogram."""
+) -> tuple[Metrics, LambdaStatistics]:
+    """One epoch of training and the evaluation after it. Returns metrics and what λ did."""
     begun = time.perf_counter()
     order = _training_order(config, len(data.train), streams["order"])
     steps = len(order) * config.epochs
@@ -291,7 +299,7 @@ def _epoch(
     }
     if meta_stages:
         metrics["meta_loss"] = float(meta_total) / meta_stages
-    return metrics, statistics.histogram()
+    return metrics, statistics
 
 
 def _training_order(

@@ -9,7 +9,7 @@ import pytest
 from core.amortised import Amortised
 from core.config import PolicyConfig, TrainingConfig
 from core.persistent_scores import SCORES, PersistentScores
-from core.policies import Beta, Fixed, Learned, NoMix
+from core.policies import Beta, Fixed, Frozen, Learned, NoMix
 from core.reading import DEFAULT, PAPER, Reading
 
 CHEAPER = [
@@ -23,6 +23,7 @@ POLICIES = [
     (PolicyConfig("beta", alpha=0.5), Beta(0.5)),
     (PolicyConfig("beta", alpha=2.0, per_sample=True), Beta(2.0, per_sample=True)),
     (PolicyConfig("fixed", lam=0.4), Fixed(0.4)),
+    (PolicyConfig("frozen", quantiles=(0.1, 1 / 3, 0.7)), Frozen((0.1, 1 / 3, 0.7))),
     (PolicyConfig("learned"), Learned(DEFAULT)),
     (PolicyConfig("learned", reading=PAPER), Learned(PAPER)),
     (PolicyConfig("placebo"), Learned(DEFAULT, placebo=True)),
@@ -156,10 +157,17 @@ def test_missing_fields_are_named(missing: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "mixup"}, "none, beta, fixed, learned, placebo, scores or .*; got 'mixup'"),
+        (
+            {"kind": "mixup"},
+            "none, beta, fixed, frozen, learned, placebo, scores or .*; got 'mixup'",
+        ),
         ({"kind": "beta"}, "policy beta needs alpha"),
         ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
         ({"kind": "fixed"}, "policy fixed needs lam"),
+        ({"kind": "frozen"}, "policy frozen needs quantiles, got None"),
+        ({"kind": "frozen", "quantiles": (0.2, 0.1)}, "must not fall"),
+        ({"kind": "frozen", "quantiles": (0.1, 0.2), "lam": 0.1}, "frozen has no use for lam=0.1"),
+        ({"kind": "learned", "quantiles": (0.1, 0.2)}, "policy learned has no use for quantiles"),
         ({"kind": "fixed", "lam": 1.5}, r"must lie in \[0, 1\], got 1.5"),
         # A stray value would make two names of one training.
         ({"kind": "none", "alpha": 1.0}, "policy none has no use for alpha=1.0; leave it out"),

@@ -70,3 +70,22 @@ def test_later_changes_of_a_tensor_do_not_count() -> None:
     lam = torch.tensor([0.3], requires_grad=True)
     statistics.add(Interpolation(lam, torch.tensor([0]), lam))
     assert statistics.metrics()["lam_mean"] == pytest.approx(0.3)
+
+
+def test_the_quantile_function_by_hand() -> None:
+    """λ = 0.2, 0.4 and 1: level 0.5 is the middle one, and between them it is linear."""
+    statistics = LambdaStatistics()
+    statistics.add(given([1.0, 0.2]))
+    statistics.add(given([0.4]))
+    found = statistics.quantile_function()
+    assert len(found) == 101
+    expected = [0.2 + 0.4 * p / 100 if p <= 50 else 0.4 + 1.2 * (p - 50) / 100 for p in range(101)]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert found == sorted(found)
+    assert all(value == round(value, 6) for value in found)
+
+
+def test_the_quantile_function_of_one_lam_is_that_lam() -> None:
+    statistics = LambdaStatistics()
+    statistics.add(given([0.3, 0.3]))
+    assert statistics.quantile_function() == [0.3] * 101

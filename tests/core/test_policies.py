@@ -6,14 +6,16 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import optim
 
 from core.amortised import Amortised
 from core.interpolation import Interpolation
 from core.persistent_scores import PersistentScores
-from core.policies import Beta, Fixed, Learned, NoMix, Policy
+from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import PAPER, Reading
 from core.validation_gradient import ValidationGradient
 
@@ -22,6 +24,7 @@ POLICIES: dict[str, Policy] = {
     "beta": Beta(0.7),
     "beta_per_sample": Beta(0.7, per_sample=True),
     "fixed": Fixed(0.3),
+    "frozen": Frozen((0.0, 0.2, 0.9, 0.9, 1.0)),
     "learned_default": Learned(),
     "learned_paper": Learned(PAPER),
     "learned_optimizer": Learned(Reading(inner_step="optimizer"), engine="unroll"),
@@ -238,6 +241,63 @@ def test_fixed_is_fixed(setup: Any) -> None:
     given = ask(Fixed(0.3), setup)
     assert given.lam.tolist() == [0.3] * 9
     assert given.partner.tolist() != list(range(9))
+
+
+def draws(policy: Policy, s: Any, calls: int = 400) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([ask(policy, s, generator=generator).lam for _ in range(calls)])
+
+
+def test_frozen_draws_by_its_quantile_function(setup: Any) -> None:
+    """A quarter of λ lies below the quantile of level 1/4, and is uniform there; and so on."""
+    lam = draws(Frozen((0.1, 0.2, 0.6, 0.6, 0.9)), setup, 2000).numpy()
+    ties = np.isclose(lam, 0.6, atol=1e-7)
+    assert ties.mean() == pytest.approx(0.25, abs=0.015)
+    parts = [lam[lam < 0.2], lam[(lam > 0.2) & (lam < 0.6) & ~ties], lam[(lam > 0.6) & ~ties]]
+    for part, (low, high) in zip(parts, [(0.1, 0.2), (0.2, 0.6), (0.6, 0.9)], strict=True):
+        assert len(part) / len(lam) == pytest.approx(0.25, abs=0.015)
+        assert stats.kstest((part - low) / (high - low), "uniform").pvalue > 0.01
+
+
+def test_frozen_quantiles_of_beta_give_beta(setup: Any) -> None:
+    levels = np.linspace(0, 1, 101)
+    lam = draws(Frozen(tuple(stats.beta.ppf(levels, 0.5, 0.5).tolist())), setup).numpy()
+    assert stats.kstest(lam, stats.beta(0.5, 0.5).cdf).pvalue > 0.01
+    uniform = draws(Frozen((0.0, 1.0)), setup).numpy()
+    assert stats.kstest(uniform, "uniform").pvalue > 0.01
+
+
+def test_frozen_draws_for_each_sample_on_its_own(setup: Any) -> None:
+    policy = Frozen((0.0, 1.0))
+    lam = draws(policy, setup).view(-1, 9)
+    assert len(set(lam[0].tolist())) == 9
+    correlation = np.corrcoef(lam.numpy(), rowvar=False) - np.eye(9)
+    assert abs(correlation).max() < 0.2  # 400 draws: standard error 0.05, 36 pairs
+    given = ask(policy, setup)
+    assert torch.equal(given.lam, given.lam_init)
+    assert given.partner.tolist() != list(range(9))
+    assert given.extra_samples == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_frozen_at_one_point_is_fixed(value: float, setup: Any) -> None:
+    assert set(draws(Frozen((value, value)), setup, 5).tolist()) == {value}
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "message"),
+    [
+        ((), "2 or more, from level 0 to 1; got 0"),
+        ((0.5,), "2 or more, from level 0 to 1; got 1"),
+        ((0.0, 1.1), r"must lie in \[0, 1\], got 1.1 at index 1"),
+        ((-0.1, 1.0), r"must lie in \[0, 1\], got -0.1 at index 0"),
+        ((0.0, float("nan"), 1.0), r"must lie in \[0, 1\], got nan at index 1"),
+        ((0.0, 0.5, 0.4, 1.0), "must not fall, got 0.4 after 0.5 at index 2"),
+    ],
+)
+def test_quantiles_that_are_none_are_refused(quantiles: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Frozen(quantiles)
 
 
 def test_placebo_shares_draws_and_hypergradient_with_learning_but_not_lam(setup: Any) -> None:

@@ -41,6 +41,7 @@ POLICIES = {
     "beta": PolicyConfig("beta", alpha=1.0),
     "per sample": PolicyConfig("beta", alpha=0.5, per_sample=True),
     "fixed": PolicyConfig("fixed", lam=0.3),
+    "frozen": PolicyConfig("frozen", quantiles=(0.0, 0.3, 1.0)),
     "learned": PolicyConfig("learned"),
     "paper": PolicyConfig("learned", reading=core.PAPER),
     "placebo": PolicyConfig("placebo"),
@@ -359,6 +360,19 @@ def test_policies_are_told_which_images_they_get(
         assert torch.equal(step.x, transform.evaluate(torch.from_numpy(pixels[images])))
 
 
+@pytest.mark.parametrize("policy", ["learned", "scores"])
+def test_learning_on_images_that_are_trained_on_too(policy: str, steps: list[Step]) -> None:
+    result = run(replace(CONFIG, policy=POLICIES[policy], meta_in_training=True, epochs=1))
+    assert sum(len(step.y) for step in steps) == 50 + 20
+    assert result.history[0]["lam_change"] > 0
+    if policy == "scores":
+        assert result.scores is not None
+        assert len(result.scores) == 50 + 20
+        # One that is drawn as its own partner moves nothing.
+        assert sum(score != 0 for score in result.scores[:50]) > 40
+        assert sum(score != 0 for score in result.scores[50:]) > 15
+
+
 def test_scores_of_the_checkpoint_are_those_of_the_training_images(tmp_path: Path) -> None:
     run(replace(CONFIG, policy=POLICIES["scores"]), directory=tmp_path)
     kept = load_checkpoint(tmp_path)
@@ -482,6 +496,36 @@ def test_lam_histograms_of_the_first_and_the_last_epoch(policy: str, steps: list
             assert histogram == expected.tolist()
         assert sum(histogram) == 50
     assert result.history[-1]["lam_mean"] == pytest.approx(float(lam.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_quantiles_of_lam_in_the_last_epoch(policy: str, steps: list[Step]) -> None:
+    result = run(replace(CONFIG, policy=POLICIES[policy]))
+    lam = sorted(float(value) for step in steps[2 * STEPS :] for value in step.lam)
+    assert len(lam) == 50
+    found = result.lam_quantiles
+    assert len(found) == 101
+    assert (found[0], found[100]) == pytest.approx((lam[0], lam[-1]), abs=1e-6)
+    # Level 1/2 lies between the 25th and the 26th of 50, level 0.02 at number 0.98 of 0 to 49.
+    assert found[50] == pytest.approx((lam[24] + lam[25]) / 2, abs=1e-6)
+    assert found[2] == pytest.approx(0.02 * lam[0] + 0.98 * lam[1], abs=1e-6)
+
+
+def test_a_frozen_policy_takes_up_what_learning_ended_with() -> None:
+    learned = trained("learned")
+    policy = PolicyConfig("frozen", quantiles=tuple(learned.lam_quantiles))
+    frozen = run(replace(CONFIG, train_size=400, policy=policy))
+    found, meant = frozen.lam_quantiles, learned.lam_quantiles
+    # 400 draws: the standard error of a quantile is at most 0.025 in its level.
+    for level in range(10, 91):
+        assert meant[level - 10] <= found[level] <= meant[level + 10]
+    assert frozen.samples_seen == 3 * 400
+
+
+def test_results_of_before_are_read() -> None:
+    stored = trained("none").to_dict()
+    del stored["lam_quantiles"]
+    assert TrainingResult.from_dict(stored).lam_quantiles == []
 
 
 def test_the_paper_to_the_letter_hardly_moves_lam_and_the_default_does(steps: list[Step]) -> None:

@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
 POLICIES = {
     "none": PolicyConfig("none"),
     "beta": PolicyConfig("beta", alpha=1.0, per_sample=True),
+    "frozen": PolicyConfig("frozen", quantiles=(0.0, 0.3, 1.0)),
     "learned": PolicyConfig("learned"),
     "placebo": PolicyConfig("placebo"),
     # Three steps an epoch: neither 2 nor 4 goes into it, so the counts cross its borders.

@@ -30,9 +30,9 @@ GOLDENS: dict[str, tuple[str, PolicyConfig]] = {
     "metamixup-digits-s0-0a4d07d3": ("metamixup", PolicyConfig("learned", reading=DEFAULT)),
     "placebo-digits-s0-e23ddfc7": ("placebo", PolicyConfig("placebo", reading=DEFAULT)),
 }  # fmt: skip
-"""As they were before policies had `last_blocks`, `refresh_every` and `every`, and trainings
-`label_noise`, `label_noise_kind` and `imbalance`. That of a learned policy changes where the
-default reading does."""
+"""As they were before policies had `last_blocks`, `refresh_every`, `every` and `quantiles`, and
+trainings `label_noise`, `label_noise_kind` and `imbalance`. That of a learned policy changes where
+the default reading does."""
 
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "mnist",
@@ -76,6 +76,9 @@ POLICIES = [
     PolicyConfig("learned", reading=DEFAULT, every=2),
     PolicyConfig("learned", reading=DEFAULT, refresh_every=2, every=2),
     PolicyConfig("placebo", reading=DEFAULT, every=2),
+    PolicyConfig("frozen", quantiles=(0.1, 0.9)),
+    PolicyConfig("frozen", quantiles=(0.1, 0.2 + 0.1, 0.9)),
+    PolicyConfig("frozen", quantiles=(0.1, 0.3, 0.9)),
     PolicyConfig("scores"),
     PolicyConfig("scores", reading=DEFAULT),
     PolicyConfig("scores", every=4),
@@ -101,7 +104,7 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
     store.save(replace(make_record(), cell=cell))
     path = store.directory(cell.id) / "result.json"
     stored = json.loads(path.read_text())
-    for name in ("last_blocks", "refresh_every", "every"):
+    for name in ("last_blocks", "refresh_every", "every", "quantiles"):
         del stored["config"]["policy"][name]
     for name in ("label_noise", "label_noise_kind", "imbalance"):
         del stored["config"][name]
