@@ -9,6 +9,8 @@ from torch import Tensor
 
 from core.config import TrainingConfig
 from core.data import ImageSet, Source, Splits, Transform, flip_labels, long_tail, make_splits
+from core.data.splits import by_class
+from core.random_streams import FOLDS, derived_generator
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class CellData:
 
     Attributes:
         train: what is trained on; with `meta_in_training` the meta-validation images come last.
+        held_out: the fold that is not trained on, with `folds`; else empty.
         meta: the meta-validation images, disjoint from `train` but for `meta_in_training`.
         test: the whole test part.
         transform: augmentation, and normalisation by the statistics of `train`.
@@ -24,6 +27,7 @@ class CellData:
     """
 
     train: ImageSet
+    held_out: ImageSet
     meta: ImageSet
     test: ImageSet
     transform: Transform
@@ -37,17 +41,21 @@ class CellData:
 
 @dataclass(frozen=True)
 class TrainingLabels:
-    """Which images a training trains on, under which labels. N of them, int64 [N] on the CPU each.
+    """Which N images a training trains on, under which labels, and which M it holds out.
+
+    All int64 on the CPU: [N], the last [M].
 
     Attributes:
         indices: positions in the training part of the source, in the order of `CellData.train`.
         given: the labels it trains with.
         true: the labels that the source has.
+        held_out: positions of the fold that is held out, ascending.
     """
 
     indices: Tensor
     given: Tensor
     true: Tensor
+    held_out: Tensor
 
 
 def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> CellData:
@@ -68,6 +76,7 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
     train = replace(source, train_labels=given).images("train", labels.indices, device)
     return CellData(
         train=train,
+        held_out=source.images("train", labels.held_out, device),
         meta=source.images("train", splits.meta_validation, device),
         test=source.images("test", None, device),
         transform=Transform.fit(train, flip=config.flip, translate=config.translate),
@@ -95,12 +104,30 @@ def _training_labels(config: TrainingConfig, source: Source, splits: Splits) -> 
         kind=config.label_noise_kind,
         seed=config.seed,
     )
-    indices = splits.train
+    held_out = _held_out(config, given, source.num_classes)
+    indices, true, given = splits.train[~held_out], true[~held_out], given[~held_out]
     if config.meta_in_training:
         added = torch.from_numpy(source.train_labels[splits.meta_validation.numpy()])
         indices = torch.cat([indices, splits.meta_validation])
         true, given = torch.cat([true, added]), torch.cat([given, added])
-    return TrainingLabels(indices, given, true)
+    return TrainingLabels(indices, given, true, splits.train[held_out])
+
+
+def _held_out(config: TrainingConfig, given: Tensor, num_classes: int) -> Tensor:
+    """bool [N]: which images of `Splits.train`, under the labels given, are the fold held out."""
+    held_out = torch.zeros(len(given), dtype=torch.bool)
+    if config.folds == 0:
+        return held_out
+    if len(given) < config.folds:
+        raise ValueError(f"folds={config.folds} of {len(given)} training images; choose fewer")
+    generator = derived_generator(config.seed, FOLDS)
+    shuffled = [
+        members[torch.randperm(len(members), generator=generator)]
+        for members in by_class(given, num_classes)
+    ]
+    # Dealt on from class to class, so that neither a class nor the whole differs by more than one.
+    held_out[torch.cat(shuffled)[config.fold :: config.folds]] = True
+    return held_out
 
 
 def draw_splits(config: TrainingConfig, source: Source) -> Splits:

@@ -142,6 +142,10 @@ class TrainingConfig:
             Neither touches meta-validation or test images, nor those that meta_in_training adds.
         meta_size: meta-validation images, class-balanced, taken from the training part.
         meta_in_training: train on the meta-validation images too.
+        folds, fold: cross-validation. The training images are dealt into so many folds, class by
+            class of the labels they train with, and this training holds out the one of this number
+            (from 0) and ends with its predictions for it. 0 folds hold nothing out; 1 holds out all
+            and so needs meta_in_training.
         model, width: a name of `core.models.MODELS` and its base width; None is the published one.
         policy: how samples are interpolated.
         epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
@@ -176,6 +180,8 @@ class TrainingConfig:
     label_noise: float = 0.0
     label_noise_kind: NoiseKind = "symmetric"
     imbalance: float = 1.0
+    folds: int = 0
+    fold: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
@@ -208,6 +214,14 @@ class TrainingConfig:
             )
         if not 1 <= self.imbalance < float("inf"):
             raise ValueError(f"imbalance must be finite and at least 1, got {self.imbalance}")
+        if self.folds < 0:
+            raise ValueError(f"folds must be at least 0, got {self.folds}")
+        if not 0 <= self.fold < max(1, self.folds):
+            raise ValueError(f"fold must lie in [0, {max(1, self.folds)}), got {self.fold}")
+        if self.folds == 1 and not self.meta_in_training:
+            raise ValueError(
+                "folds=1 holds out every training image; give 2 or more, or meta_in_training"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.data import ImageSet, Transform
 from core.mixing import soft_cross_entropy
@@ -25,12 +27,10 @@ class Evaluation:
 def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evaluation:
     """The model in evaluation mode on every image once. Modes are as before on return, also of
     parts that stand in another mode than the whole (frozen BatchNorm)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     total = torch.zeros((), dtype=torch.float64)
     wrong = wrong5 = 0
     classes = 0
-    with torch.inference_mode():
+    with _evaluating(model):
         for pixels, labels in images.batches(torch.arange(len(images)).split(BATCH)):
             logits = model(transform.evaluate(pixels))
             classes = logits.shape[1]
@@ -39,11 +39,31 @@ def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evalua
             if classes >= 100:
                 top5 = logits.topk(5, dim=1).indices
                 wrong5 += int((top5 != labels.unsqueeze(1)).all(dim=1).sum())
-    for module, training in modes:
-        module.training = training
     n = len(images)
     return Evaluation(
         loss=float(total) / n,
         error=100 * wrong / n,
         top5_error=100 * wrong5 / n if classes >= 100 else None,
     )
+
+
+def predict(model: nn.Module, images: ImageSet, transform: Transform) -> Tensor:
+    """The model's class probabilities for one image or more, float64 [N, C] on the CPU.
+
+    In evaluation mode, and modes are as before on return, as in `evaluate`.
+    """
+    with _evaluating(model):
+        batches = images.batches(torch.arange(len(images)).split(BATCH))
+        return torch.cat(
+            [model(transform.evaluate(x)).double().softmax(dim=1).cpu() for x, _ in batches]
+        )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with torch.inference_mode():
+        yield
+    for module, training in modes:
+        module.training = training

@@ -10,7 +10,7 @@ from torch import Tensor
 
 NAMES = ("order", "augmentation", "policy", "meta")
 
-LONG_TAIL, LABEL_NOISE = 101, 102
+LONG_TAIL, LABEL_NOISE, FOLDS = 101, 102, 103
 """Numbers of the streams that choose the training data, away from those of NAMES (1, 2, ...)."""
 
 

@@ -16,7 +16,7 @@ from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
 from core.data import Source, load_source
-from core.evaluation import evaluate
+from core.evaluation import evaluate, predict
 from core.lambda_statistics import LambdaStatistics
 from core.metamixup import mixed_step
 from core.models import build_model
@@ -60,6 +60,9 @@ class TrainingResult:
         scores: of policies that keep them, the score of each training image, to five digits, in the
             order of `core.cell_data.prepare_data(...).train`; of others, and in results that were
             stored before, None.
+        probabilities: of a training that holds out a fold, [M][C]: its prediction for each of these
+            images, to five digits, in the order of `core.cell_data.draw_labels(...).held_out`; else
+            None.
     """
 
     test_error: float
@@ -75,6 +78,7 @@ class TrainingResult:
     lam_histogram_first: list[int]
     lam_quantiles: list[float] = field(default_factory=list)
     scores: list[float] | None = None
+    probabilities: list[list[float]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -227,6 +231,9 @@ def _fit(
         lam_histogram_first=histograms[0],
         lam_quantiles=quantiles,
         scores=None if policy.scores is None else _rounded(policy.scores),
+        probabilities=[_rounded(row) for row in predict(model, data.held_out, data.transform)]
+        if config.folds
+        else None,
     )
 
 

@@ -79,8 +79,8 @@ def label_errors(outcome: Outcome) -> Extra:
 LEGEND = (
     "- AUC: the chance that a wrong label scores lower than a right one; 0.5 is guessing. "
     "Precision at k: part of the k lowest-scored that are wrong, k being the number of wrong "
-    f"labels or {FEW}; guessing gives the part that is wrong. Means over n seeds, ± half the width of the "
-    "95 % Student-t interval."
+    f"labels or {FEW}; guessing gives the part that is wrong. Means over n seeds, ± half the width "
+    "of the 95 % Student-t interval."
 )
 """What the columns of `detection_table` mean."""
 

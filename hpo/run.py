@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 
-from core.cell_data import draw_splits
+from core.cell_data import draw_labels
 from core.config import TrainingConfig
 from core.data import Source
 from core.models import build_model
@@ -146,7 +146,7 @@ def prepare(
                 image_size=source.image_size,
                 width=own.width,
             )
-            draw_splits(own, source)
+            draw_labels(own, source)
         base[dataset] = training
         sources[source_key(training)] = source
     search = presets.search(options.preset)

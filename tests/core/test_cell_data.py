@@ -209,6 +209,69 @@ def test_normalisation_follows_the_tail_and_not_the_labels() -> None:
     assert prepare_data(replace(CONFIG, **NOISE[2]), numbered(), "cpu").transform == tail.transform
 
 
+# ------------------------------------------------------------------------------------------ folds
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+@pytest.mark.parametrize("changes", [{}, NOISE[1], NOISE[2]], ids=str)
+def test_folds_part_the_training_images(folds: int, changes: dict[str, Any]) -> None:
+    whole = prepare_data(replace(CONFIG, **changes), numbered(), "cpu")
+    every = read(whole.train)
+    given = Counter(every.values())
+    seen: list[int] = []
+    for fold in range(folds):
+        config = replace(CONFIG, **changes, folds=folds, fold=fold)
+        data = prepare_data(config, numbered(), "cpu")
+        held_out = read(data.held_out)
+        train = read(data.train)
+        # Trained on are the others, under the labels that they have without folds.
+        assert train == {n: label for n, label in every.items() if n not in held_out}
+        assert read(data.meta) == read(whole.meta)
+        told = draw_labels(config, numbered())
+        assert told.held_out.tolist() == sorted(held_out) == list(held_out)
+        assert told.indices.tolist() == list(train)
+        assert len(every) // folds <= len(held_out) <= -(-len(every) // folds)
+        here = Counter(every[number] for number in held_out)
+        assert all(here[c] in (given[c] // folds, -(-given[c] // folds)) for c in given)
+        seen += held_out
+    assert sorted(seen) == sorted(every)
+
+
+def test_without_folds_nothing_is_held_out() -> None:
+    assert len(prepare_data(CONFIG, numbered(), "cpu").held_out) == 0
+    assert len(draw_labels(CONFIG, numbered()).held_out) == 0
+
+
+def test_meta_images_are_in_no_fold_and_join_every_training() -> None:
+    config = replace(CONFIG, label_noise=0.4, folds=5, fold=2)
+    without = prepare_data(config, numbered(), "cpu")
+    added = prepare_data(replace(config, meta_in_training=True), numbered(), "cpu")
+    assert read(added.held_out) == read(without.held_out)
+    assert read(added.train) == read(without.train) | read(without.meta)
+    alone = prepare_data(replace(config, meta_in_training=True, folds=1, fold=0), numbered(), "cpu")
+    assert read(alone.train) == read(without.meta)
+    assert sorted(read(alone.held_out)) == sorted(read(without.train) | read(without.held_out))
+
+
+def test_the_seed_alone_decides_the_folds() -> None:
+    config = replace(CONFIG, folds=3, fold=1)
+    first = draw_labels(config, numbered()).held_out.tolist()
+    torch.rand(3)
+    again = replace(config, policy=PolicyConfig("learned"), lr=1.0)
+    assert draw_labels(again, numbered()).held_out.tolist() == first
+    # Of the same images, other folds: train_size None takes all but the meta-validation images.
+    parts = [
+        draw_labels(replace(config, seed=seed, meta_size=3, train_size=None), numbered()).held_out
+        for seed in range(4)
+    ]
+    assert len({tuple(part.tolist()) for part in parts}) == 4
+
+
+def test_more_folds_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="folds=7 of 6 training images; choose fewer"):
+        draw_labels(replace(CONFIG, train_size=6, folds=7), numbered())
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_few_images_remain_trainable(size: int) -> None:
     few = replace(CONFIG, train_size=size, imbalance=100.0, label_noise=0.4)

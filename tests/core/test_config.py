@@ -102,6 +102,8 @@ def test_round_trip_through_json(policy: PolicyConfig) -> None:
         label_noise=0.4,
         label_noise_kind="pair",
         imbalance=50.0,
+        folds=5,
+        fold=4,
     )
     text = json.dumps(original.to_dict(), allow_nan=False)
     again = TrainingConfig.from_dict(json.loads(text))
@@ -116,6 +118,7 @@ def test_defaults_are_the_papers() -> None:
     assert (c.momentum, c.weight_decay, c.schedule) == (0.9, 1e-4, "cosine")
     assert (c.flip, c.translate, c.meta_in_training) == (True, 0, False)
     assert (c.label_noise, c.label_noise_kind, c.imbalance) == (0.0, "symmetric", 1.0)
+    assert (c.folds, c.fold) == (0, 0)
 
 
 def test_missing_settings_take_their_defaults() -> None:
@@ -222,6 +225,10 @@ def test_policies_out_of_range_are_refused(values: dict[str, Any], message: str)
         ("label_noise_kind", "flip", "label_noise_kind must be symmetric or pair, got 'flip'"),
         # A stray value would make two names of one training.
         ("label_noise_kind", "pair", "'pair' has no use without label_noise; give label_noise, or"),
+        ("folds", -1, "folds must be at least 0, got -1"),
+        ("folds", 1, "folds=1 holds out every training image; give 2 or more, or meta_in"),
+        ("fold", -1, r"fold must lie in \[0, 1\), got -1"),
+        ("fold", 1, r"fold must lie in \[0, 1\), got 1"),
         ("imbalance", 0.5, "imbalance must be finite and at least 1, got 0.5"),
         ("imbalance", float("nan"), "imbalance must be finite and at least 1, got nan"),
         ("imbalance", float("inf"), "imbalance must be finite and at least 1, got inf"),

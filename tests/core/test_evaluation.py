@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from core.data import DeviceImages, Transform
-from core.evaluation import BATCH, evaluate
+from core.evaluation import BATCH, evaluate, predict
 
 N = 2 * BATCH + 3
 TRANSFORM = Transform(mean=(0.25,), std=(0.5,), flip=True, translate=1)
@@ -60,6 +60,16 @@ def test_loss_and_errors_by_hand(classes: int) -> None:
     assert model.batches == [BATCH, BATCH, 3]
 
 
+@pytest.mark.parametrize("classes", [2, 130])
+def test_probabilities_by_hand(classes: int) -> None:
+    model, images, logits, _ = case(classes)
+    probabilities = predict(model, images, TRANSFORM)
+    assert probabilities.dtype == torch.float64
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities.numpy(), expected, rtol=1e-5)
+    assert model.batches == [BATCH, BATCH, 3]
+
+
 def test_a_perfect_and_a_hopeless_model() -> None:
     labels = np.arange(N) % 3
     images = DeviceImages(np.zeros((N, 1, 4, 4), np.uint8), labels)
@@ -91,6 +101,9 @@ def test_nothing_is_left_behind() -> None:
     assert (model.training, model.norm.training, model.drop.training) == (True, False, True)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert len(predict(model, images, TRANSFORM)) == N
+    assert (model.training, model.norm.training, model.drop.training) == (True, False, True)
     assert torch.equal(torch.get_rng_state(), stream)
     model.eval()
     assert evaluate(model, images, TRANSFORM) == first

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 import core
 from core import training
+from core.cell_data import draw_labels
 from core.checkpoint import load_checkpoint
 from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, Transform, load_source, make_splits
+from core.models import build_model
 from core.training import DivergenceError, Metrics, TrainingResult, fit, learning_rate
 
 NONE = PolicyConfig("none")
@@ -207,7 +209,7 @@ def test_against_a_plain_loop(policy: str, steps: list[Step], tmp_path: Path) ->
     def normalised(pixels: np.ndarray) -> Tensor:
         return torch.from_numpy((pixels / 255 - raw.mean()) / raw.std()).float()
 
-    model = core.models.build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8)
+    model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8)
     model.load_state_dict(steps[0].weights)
     velocity = [torch.zeros_like(p) for p in model.parameters()]
     losses = []
@@ -565,6 +567,36 @@ def test_a_result_of_before_scores_were_stored_is_read() -> None:
     stored = json.loads(json.dumps(trained("scores").to_dict()))
     del stored["scores"]
     assert TrainingResult.from_dict(stored) == replace(trained("scores"), scores=None)
+
+
+def test_a_fold_is_predicted_at_the_end_and_changes_nothing_else(tmp_path: Path) -> None:
+    """By another road: the last checkpoint's weights, in float64 on the images' own pixels."""
+    config = replace(CONFIG, label_noise=0.4, folds=5, fold=3, flip=False, translate=0)
+    result = run(config, directory=tmp_path)
+    assert result.probabilities is not None
+    assert np.shape(result.probabilities) == (10, 10)
+    assert np.sum(result.probabilities, axis=1) == pytest.approx(np.ones(10), abs=1e-4)
+    state = load_checkpoint(tmp_path, torch.device("cpu"))
+    assert state is not None
+    model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8)
+    model.load_state_dict(state["model"])
+    model.double().eval()
+    labels = draw_labels(config, digits())
+    pixels = np.asarray(digits().train_data)
+    train = pixels[labels.indices.numpy()] / 255
+    x = (pixels[labels.held_out.numpy()] / 255 - train.mean()) / train.std()
+    with torch.no_grad():
+        expected = torch.softmax(model(torch.from_numpy(x)), dim=1)
+    np.testing.assert_allclose(result.probabilities, expected.numpy(), rtol=1e-3, atol=1e-9)
+    assert TrainingResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert result.samples_seen == 3 * 40
+    assert trained("none").probabilities is None
+
+
+def test_a_training_on_the_clean_images_alone_predicts_all_others() -> None:
+    result = run(replace(CONFIG, label_noise=1.0, folds=1, meta_in_training=True))
+    assert np.shape(result.probabilities) == (50, 10)
+    assert result.samples_seen == 3 * 20
 
 
 def test_meta_images_in_training_have_scores_too() -> None:

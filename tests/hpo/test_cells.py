@@ -31,8 +31,8 @@ GOLDENS: dict[str, tuple[str, PolicyConfig]] = {
     "placebo-digits-s0-e23ddfc7": ("placebo", PolicyConfig("placebo", reading=DEFAULT)),
 }  # fmt: skip
 """As they were before policies had `last_blocks`, `refresh_every`, `every` and `quantiles`, and
-trainings `label_noise`, `label_noise_kind` and `imbalance`. That of a learned policy changes where
-the default reading does."""
+trainings `label_noise`, `label_noise_kind`, `imbalance`, `folds` and `fold`. That of a learned
+policy changes where the default reading does."""
 
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "mnist",
@@ -58,6 +58,8 @@ OTHER_VALUES: dict[str, Any] = {
     "label_noise": 0.4,
     "label_noise_kind": "pair",
     "imbalance": 50.0,
+    "folds": 5,
+    "fold": 1,
 }
 
 POLICIES = [
@@ -106,7 +108,7 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
     stored = json.loads(path.read_text())
     for name in ("last_blocks", "refresh_every", "every", "quantiles"):
         del stored["config"]["policy"][name]
-    for name in ("label_noise", "label_noise_kind", "imbalance"):
+    for name in ("label_noise", "label_noise_kind", "imbalance", "folds", "fold"):
         del stored["config"][name]
     path.write_text(json.dumps(stored))
     loaded = store.load("metamixup-digits-s0-0a4d07d3")
@@ -125,8 +127,11 @@ def test_equal_cells_have_equal_ids_however_they_were_made() -> None:
 def test_any_other_value_of_any_setting_gives_another_id() -> None:
     assert set(OTHER_VALUES) == {field.name for field in fields(TrainingConfig)}
     cells = [CELL, replace(CELL, method="beta-2"), replace(CELL, purpose="search")]
-    # The kind of noise means nothing without noise.
-    needs = {"label_noise_kind": {"label_noise": OTHER_VALUES["label_noise"]}}
+    # The kind of noise means nothing without noise, nor a fold without folds.
+    needs = {
+        "label_noise_kind": {"label_noise": OTHER_VALUES["label_noise"]},
+        "fold": {"folds": OTHER_VALUES["folds"]},
+    }
     cells += [
         replace(CELL, training=replace(TRAINING, **needs.get(name, {}), **{name: value}))
         for name, value in OTHER_VALUES.items()
