@@ -14,7 +14,7 @@ from core.config import TrainingConfig
 from core.data import DATASETS, NOISE_KINDS, Source, load_source
 from core.models import MODELS
 from hpo import presets
-from hpo.plan import META_SUFFIX, StudyRow, with_meta_images
+from hpo.plan import META_SUFFIX, StudyRow, check_sources, with_meta_images
 
 OVERRIDES = {
     "epochs": int,
@@ -89,7 +89,7 @@ class Options:
         """The rows asked for, in the table's order, those with "+meta" last.
 
         Raises:
-            ValueError: a name is no row of the study.
+            ValueError: a name is no row of the study, or a frozen row comes without its source.
         """
         table = list(rows)
         if self.rows is None:
@@ -106,7 +106,9 @@ class Options:
                 )
             if plain != name:
                 by_key[name] = with_meta_images(by_key[plain])
-        return [row for key, row in by_key.items() if key in self.rows]
+        found = [row for key, row in by_key.items() if key in self.rows]
+        check_sources(found)
+        return found
 
 
 def parse(study: str, description: str, arguments: Sequence[str] | None = None) -> Options:

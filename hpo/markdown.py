@@ -132,6 +132,7 @@ def _legend() -> str:
             "for the comparisons of one data set.",
             "- cost: training time, evaluation not counted. samples: samples sent forward in "
             "training, virtual and validation passes counted. Both are the mean of one training, "
-            "plus the whole search where one was needed.",
+            "plus the whole search where one was needed; of a frozen row plus the training whose λ "
+            "it draws.",
         ]
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from core.config import PolicyConfig, TrainingConfig
+from core.config import PolicyConfig, PolicyKind, TrainingConfig
 from hpo.cells import Cell
 from hpo.report import Row
 from hpo.search import SearchSettings
@@ -18,18 +18,22 @@ class StudyRow:
 
     Attributes:
         row: how it is reported.
-        policy: its policy, or None where the search finds α of Beta(α, α).
+        policy: its policy, or None where the search finds α of Beta(α, α), or where it is frozen.
         training: settings of `TrainingConfig` that this row has for itself, such as
             {"meta_size": 50}; they go before the preset's and the command line's.
+        frozen_from: key of the row of the same study whose λ it draws: those that the training of
+            the same data set and seed ended with (see `core.Frozen`), as soon as it has.
 
     Raises:
         ValueError: training names what is no setting, or one that all rows share; a row that
-            competes for the best Beta trains on the images that it is chosen by.
+            competes for the best Beta trains on the images that it is chosen by; a frozen row has
+            a policy.
     """
 
     row: Row
     policy: PolicyConfig | None
     training: Mapping[str, Any] = field(default_factory=dict)
+    frozen_from: str | None = None
 
     def __post_init__(self) -> None:
         own = [f.name for f in fields(TrainingConfig) if f.name not in _SHARED]
@@ -44,6 +48,11 @@ class StudyRow:
                 f"row {self.row.key} trains on the meta-validation images, so its error on them "
                 'cannot choose the best Beta; give it the family "extra"'
             )
+        if self.frozen_from is not None and self.policy is not None:
+            raise ValueError(
+                f"row {self.row.key} draws λ from what {self.frozen_from} learned: it has no use "
+                f"for the policy {self.policy.kind}"
+            )
 
     @property
     def meta_in_training(self) -> bool:
@@ -53,7 +62,7 @@ class StudyRow:
     @property
     def searched(self) -> bool:
         """Whether the row needs the search's result."""
-        return self.policy is None
+        return self.policy is None and self.frozen_from is None
 
     @property
     def weight(self) -> float:
@@ -76,9 +85,76 @@ def with_meta_images(row: StudyRow) -> StudyRow:
     if row.policy is not None and row.policy.kind in LEARNED:
         raise ValueError(f"row {key} learns from the meta-validation images: no {key}{META_SUFFIX}")
     label = f"{row.row.label} + meta images"
-    own = replace(row.row, key=key + META_SUFFIX, label=label, family="extra", paper_error={})
+    own = replace(
+        row.row,
+        key=key + META_SUFFIX,
+        label=label,
+        family="extra",
+        paper_error={},
+        control_of=None,
+    )
     return replace(row, row=own, training={**row.training, "meta_in_training": True})
 
+
+def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
+    """The two controls of a learned row that share everything with it but what they take away.
+
+    The placebo moves λ by the hypergradients of other samples of the batch. The frozen row draws λ
+    from the distribution that learning ended with, and learns nothing. (The third control, the best
+    Beta, is among a study's own rows.)
+
+    Args:
+        row: a row with a policy that learns.
+        plain: their keys are "placebo" and "frozen", without the row's key before: of a study's
+            first learned row.
+
+    Raises:
+        ValueError: the row's policy learns nothing that could be taken away.
+    """
+    kind = row.policy.kind if row.policy is not None else "beta"
+    if row.policy is None or kind not in _PLACEBOS:
+        raise ValueError(
+            f"row {row.row.key} of policy {kind} has no controls; {' and '.join(_PLACEBOS)} do"
+        )
+    start, label = ("", "") if plain else (f"{row.row.key}-", f" of {row.row.label}")
+    placebo = Row(
+        f"{start}placebo",
+        f"Placebo{label}",
+        f"{row.row.setting}, hypergradients permuted",
+        "placebo",
+        control_of=row.row.key,
+    )
+    frozen = Row(
+        f"{start}frozen",
+        f"Frozen λ{label}",
+        f"lam as {row.row.key} ended",
+        "frozen",
+        control_of=row.row.key,
+    )
+    return [
+        replace(row, row=placebo, policy=replace(row.policy, kind=_PLACEBOS[kind])),
+        replace(row, row=frozen, policy=None, frozen_from=row.row.key),
+    ]
+
+
+def check_sources(rows: Sequence[StudyRow]) -> None:
+    """Raises ValueError where a frozen row's source is not among the rows, or learns nothing."""
+    by_key = {row.row.key: row for row in rows}
+    for row in rows:
+        source, key = row.frozen_from, row.row.key
+        if source is None:
+            continue
+        if source not in by_key:
+            raise ValueError(
+                f"row {key} draws λ from what row {source} learned, which is not among the rows; "
+                f"add it: --rows {source},{key}"
+            )
+        if by_key[source].policy is None:
+            raise ValueError(f"row {key} cannot draw λ from row {source}, which has no policy")
+
+
+_PLACEBOS: Mapping[PolicyKind, PolicyKind] = {"learned": "placebo", "scores": "scores-placebo"}
+"""By kind of policy the kind of its placebo."""
 
 _SHARED = ("dataset", "image_size", "policy", "seed")
 """Of the settings of a training those that a row cannot have for itself."""
@@ -107,6 +183,9 @@ class Plan:
         rows, datasets, seeds: the table.
         base: the training of each data set; its policy and seed are replaced.
         search: how the search for α is run.
+
+    Raises:
+        ValueError: as `check_sources`.
     """
 
     study: str
@@ -116,9 +195,12 @@ class Plan:
     base: Mapping[str, TrainingConfig]
     search: SearchSettings
 
+    def __post_init__(self) -> None:
+        check_sources(self.rows)
+
     def fixed_cells(self) -> list[Cell]:
-        """The cells that need no search, the costly ones first, so that none starts last."""
-        rows = sorted((r for r in self.rows if not r.searched), key=lambda r: -r.weight)
+        """The cells that wait for nothing, the costly ones first, so that none starts last."""
+        rows = sorted((r for r in self.rows if r.policy is not None), key=lambda r: -r.weight)
         return [cell for row in rows for cell in self._cells(row, row.policy)]
 
     def searched_cells(self, dataset: str, alpha: float) -> list[Cell]:
@@ -126,6 +208,16 @@ class Plan:
         policy = PolicyConfig("beta", alpha=alpha)
         rows = [row for row in self.rows if row.searched]
         return [c for row in rows for c in self._cells(row, policy) if c.dataset == dataset]
+
+    def followers(self, method: str) -> list[StudyRow]:
+        """The frozen rows that draw from what the row `method` learned."""
+        return [row for row in self.rows if row.frozen_from == method]
+
+    def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
+        """The frozen cells of a training's data set and seed that draw λ from these quantiles."""
+        policy = PolicyConfig("frozen", quantiles=tuple(quantiles))
+        cells = [c for row in self.followers(source.method) for c in self._cells(row, policy)]
+        return [c for c in cells if (c.dataset, c.seed) == (source.dataset, source.seed)]
 
     @property
     def searches(self) -> bool:

@@ -37,6 +37,7 @@ _STYLES: Mapping[str, tuple[str, str]] = {
     "fixed": ("#7F7F7F", "^"),
     "learned": ("#D55E00", "D"),
     "placebo": ("#CC79A7", "v"),
+    "frozen": ("#56B4E9", "X"),
     "extra": ("#009E73", "P"),
 }
 

@@ -23,6 +23,7 @@ __all__ = [
     "Family",
     "Row",
     "build_table",
+    "errors_by_seed",
     "load_records",
     "needs_search",
     "summary_rows",
@@ -30,7 +31,7 @@ __all__ = [
     "write_report",
 ]
 
-Family = Literal["none", "beta", "fixed", "learned", "placebo", "extra"]
+Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra"]
 
 COLUMNS = (
     "dataset",
@@ -85,6 +86,8 @@ class Row:
         setting: for programs, such as "alpha=1".
         family: "beta" rows compete for the best Beta; "none" is the unit of cost.
         paper_error: the paper's own number in percent, by data set.
+        control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
+            a frozen row bears the cost of that row's training, which it needs.
     """
 
     key: str
@@ -92,6 +95,7 @@ class Row:
     setting: str
     family: Family
     paper_error: Mapping[str, float] = field(default_factory=dict)
+    control_of: str | None = None
 
 
 def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:
@@ -112,11 +116,11 @@ def build_table(
 
     A method's error is the mean test error of its finished final cells, with a 95 % Student-t
     interval over seeds; what has no cells is there with ``n_seeds`` 0. ``train_seconds`` and
-    ``samples_seen`` are the mean of one final training plus, where the row needed a search, all
-    of that search's trials. The best Beta of a data set is the "beta" row with the lowest mean
-    meta-validation error, among those with the most finished seeds. The others are compared with
-    it by a paired t test over the seeds that both have; p is adjusted by Holm's method over the
-    comparisons of one data set.
+    ``samples_seen`` are the mean of one final training plus, as search, what the row needed before:
+    all trials of its search, or the training that a frozen row draws from. The best Beta of a data
+    set is the "beta" row with the lowest mean meta-validation error, among those with the most
+    finished seeds. The others are compared with it by a paired t test over the seeds that both
+    have; p is adjusted by Holm's method over the comparisons of one data set.
 
     Raises:
         ValueError: two final records have the same method, data set and seed.
@@ -127,7 +131,7 @@ def build_table(
     for dataset in datasets:
         here = [record for record in records if record.cell.dataset == dataset]
         entries = [_entry(row, dataset, here) for row in rows]
-        _compare(entries, {row.key: _errors(here, row.key) for row in rows})
+        _compare(entries, {row.key: errors_by_seed(here, row.key) for row in rows})
         lines += entries
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -184,22 +188,25 @@ def _refuse_ambiguous(records: Iterable[CellRecord]) -> None:
             )
 
 
-def _finals(records: Iterable[CellRecord], key: str) -> list[CellRecord]:
+def _finals(records: Iterable[CellRecord], key: str | None) -> list[CellRecord]:
     return [r for r in records if r.cell.method == key and r.cell.purpose == "final"]
 
 
-def _errors(records: Iterable[CellRecord], key: str) -> dict[int, float]:
+def _finished(records: Iterable[CellRecord]) -> list[CellRecord]:
+    return [record for record in records if record.status == "finished"]
+
+
+def errors_by_seed(records: Iterable[CellRecord], key: str) -> dict[int, float]:
     """Test error in percent by seed, of the finished final cells of a row."""
     return {
         record.cell.seed: float(record.result["test_error"])
-        for record in _finals(records, key)
-        if record.status == "finished"
+        for record in _finished(_finals(records, key))
     }
 
 
 def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, Any]:
     finals = _finals(records, row.key)
-    finished = [record for record in finals if record.status == "finished"]
+    finished = _finished(finals)
     trials = [
         record
         for record in records
@@ -210,6 +217,10 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         sum(float(trial.result[name]) for trial in trials)
         for name in ("train_seconds", "samples_seen")
     )
+    sources = _finished(_finals(records, row.control_of)) if row.family == "frozen" else []
+    if sources:
+        search_seconds += _mean(sources, "train_seconds")
+        search_samples += _mean(sources, "samples_seen")
     return {
         "dataset": dataset,
         "method": row.key,

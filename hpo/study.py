@@ -61,7 +61,9 @@ class StudyRun:
             for dataset in plan.datasets
             if plan.searches
         }
-        self._queue = [cell for cell in plan.fixed_cells() if not self._keep(cell)]
+        self._queue: list[Cell] = []
+        first = [cell for cell in plan.fixed_cells() if not self._keep(cell)]
+        self._queue = first + self._queue
 
     @property
     def records(self) -> list[CellRecord]:
@@ -157,6 +159,7 @@ class StudyRun:
                 self._leave_out(cell.dataset, f"the search on {cell.dataset} stops here")
             else:
                 self._searches[cell.dataset].end(status, result)
+        self._follow(record)
         self._progress.update()
 
     def tidy(self) -> None:
@@ -204,6 +207,23 @@ class StudyRun:
         self._progress.failed += lost
         self._progress.say(f"{why}; the {lost} trainings that need its result are left out")
 
+    def _follow(self, record: CellRecord) -> None:
+        """Queue the frozen cells that draw from what this one learned, or leave them out."""
+        cell, rows = record.cell, self.plan.followers(record.cell.method)
+        if cell.purpose != "final" or not rows:
+            return
+        if record.status == "finished" and record.result.get("lam_quantiles"):
+            cells = self.plan.frozen_cells(cell, record.result["lam_quantiles"])
+            self._queue += [cell for cell in cells if not self._keep(cell)]
+            return
+        why = f"{cell.id} {record.status}"
+        if record.status == "finished":
+            folder = self._store.directory(cell.id)
+            why = f"{cell.id} was stored without the quantiles of λ (delete {folder} to train it)"
+        self._progress.failed += len(rows)
+        names = ", ".join(row.row.key for row in rows)
+        self._progress.say(f"{why}; what draws from what it learned is left out: {names}")
+
     def _load(self, cell: Cell) -> CellRecord | None:
         """The cell's record from before, if it was trained on the data that are there now."""
         record = self._store.load(cell.id)
@@ -225,6 +245,7 @@ class StudyRun:
             return False
         self._tracker.end_cell(record)
         self._count(record, kept=True)
+        self._follow(record)
         return True
 
     def _count(self, record: CellRecord, *, kept: bool) -> None:

@@ -10,7 +10,7 @@ from core.config import PolicyConfig
 from core.data import Source, source_from_arrays
 from hpo import command_line, presets
 from hpo.command_line import Options
-from hpo.plan import StudyRow
+from hpo.plan import StudyRow, controls
 from hpo.report import Row
 
 ROWS = [
@@ -252,6 +252,18 @@ def test_an_unknown_row_is_named_with_those_there_are(name: str) -> None:
     with pytest.raises(ValueError, match="choose among none, beta-1, beta-search, metamixup") as e:
         keys("--rows", f"none,{name}")
     assert f"unknown row {name!r}" in str(e.value)
+
+
+def test_a_frozen_row_comes_with_its_source() -> None:
+    table = [*ROWS, *controls(ROWS[-1])]
+
+    def chosen(names: str) -> list[str]:
+        return [row.row.key for row in parse("--rows", names).chosen(table)]
+
+    assert chosen("metamixup-frozen,metamixup") == ["metamixup", "metamixup-frozen"]
+    assert chosen("metamixup-placebo") == ["metamixup-placebo"]
+    with pytest.raises(ValueError, match="add it: --rows metamixup,metamixup-frozen"):
+        chosen("none,metamixup-frozen")
 
 
 def test_a_learned_row_cannot_train_on_its_meta_images() -> None:

@@ -7,7 +7,7 @@ import pytest
 from core.config import PolicyConfig, TrainingConfig
 from core.reading import DEFAULT, PAPER
 from hpo.cells import Cell
-from hpo.plan import Plan, StudyRow, with_meta_images
+from hpo.plan import Plan, StudyRow, controls, with_meta_images
 from hpo.report import Row
 from hpo.search import SearchSettings
 
@@ -166,3 +166,83 @@ def test_a_searched_row_has_its_settings_too() -> None:
 def test_settings_that_a_row_cannot_have(training: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(ROWS["none"], training=training)
+
+
+# Controls
+
+
+def learned_row(policy: PolicyConfig) -> StudyRow:
+    row = Row("mine", "Mine", "reading=mine", "learned", {"cifar10": 5.0})
+    return StudyRow(row, policy, training={"meta_size": 50})
+
+
+@pytest.mark.parametrize(
+    ("policy", "placebo"),
+    [
+        (
+            PolicyConfig("learned", reading=PAPER, every=4),
+            PolicyConfig("placebo", reading=PAPER, every=4),
+        ),
+        (
+            PolicyConfig("scores", last_blocks=2),
+            PolicyConfig("scores-placebo", last_blocks=2),
+        ),
+    ],
+)
+def test_controls_share_all_with_their_row_but_what_they_take_away(
+    policy: PolicyConfig, placebo: PolicyConfig
+) -> None:
+    permuted, frozen = controls(learned_row(policy))
+    assert (permuted.policy, permuted.frozen_from) == (placebo, None)
+    assert (frozen.policy, frozen.frozen_from) == (None, "mine")
+    assert not frozen.searched
+    for control, family in ((permuted, "placebo"), (frozen, "frozen")):
+        assert control.training == {"meta_size": 50}
+        assert (control.row.key, control.row.family) == (f"mine-{family}", family)
+        assert control.row.control_of == "mine"
+        assert control.row.label.endswith("of Mine")
+        assert control.row.paper_error == {}
+    keys = [row.row.key for row in controls(learned_row(policy), plain=True)]
+    assert keys == ["placebo", "frozen"]
+
+
+@pytest.mark.parametrize("key", ["none", "beta-1", "beta-search", "placebo", "scores-placebo"])
+def test_what_learns_nothing_has_no_controls(key: str) -> None:
+    with pytest.raises(ValueError, match=f"row {key} of policy .* has no controls"):
+        controls(ROWS[key])
+
+
+def test_frozen_cells_are_of_the_data_set_and_seed_of_their_source() -> None:
+    source = learned_row(PolicyConfig("learned"))
+    rows = [source, *controls(source), ROWS["none"]]
+    plan = replace(make_plan(seeds=2), rows=rows)
+    assert plan.size == 2 * 2 * 4
+    assert what(plan.fixed_cells())[0] == ("mine", "digits", 0)
+    assert {c.method for c in plan.fixed_cells()} == {"mine", "mine-placebo", "none"}
+    assert plan.searched_cells("digits", 0.5) == []
+    assert not plan.searches
+    [of] = [c for c in plan.fixed_cells() if (c.method, c.dataset, c.seed) == ("mine", "mnist", 1)]
+    [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
+    assert (cell.method, cell.purpose) == ("mine-frozen", "final")
+    expected = PolicyConfig("frozen", quantiles=(0.1, 0.2, 0.9))
+    assert cell.training == replace(of.training, policy=expected)
+    assert plan.followers("mine-placebo") == []
+
+
+def test_a_frozen_row_needs_its_source() -> None:
+    source = learned_row(PolicyConfig("learned"))
+    frozen = controls(source)[1]
+    with pytest.raises(ValueError, match=r"row mine-frozen .*; add it: --rows mine,mine-frozen"):
+        replace(make_plan(), rows=[frozen])
+    of_search = replace(frozen, frozen_from="beta-search")
+    with pytest.raises(ValueError, match="mine-frozen cannot draw λ from row beta-search"):
+        replace(make_plan(), rows=[of_search, ROWS["beta-search"]])
+    with pytest.raises(ValueError, match="no use for the policy none"):
+        replace(ROWS["none"], frozen_from="mine")
+
+
+def test_a_control_that_trains_on_more_images_is_no_control() -> None:
+    frozen = controls(learned_row(PolicyConfig("learned")))[1]
+    more = with_meta_images(frozen)
+    assert (more.row.key, more.row.control_of) == ("mine-frozen+meta", None)
+    assert (more.frozen_from, more.meta_in_training) == ("mine", True)

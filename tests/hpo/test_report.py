@@ -275,3 +275,20 @@ def test_summaries_leave_out_rows_without_results(records: list[CellRecord]) -> 
     assert [row.method for row in rows] == [row.key for row in ROWS]
     assert rows[0].mean_error == pytest.approx(7.0)
     assert rows[0].n_seeds == 3
+
+
+def test_a_frozen_row_bears_the_training_that_it_draws_from(make_record: MakeRecord) -> None:
+    frozen = Row("frozen", "Frozen", "", "frozen", control_of="metamixup")
+    records = [
+        *(
+            make_record("metamixup", s, train_seconds=40.0 + 2 * s, samples_seen=3000)
+            for s in (0, 1)
+        ),
+        make_record("metamixup", 2, status="diverged", train_seconds=900.0),
+        *(make_record("frozen", s, train_seconds=10.0, samples_seen=1000) for s in (0, 1)),
+    ]
+    table = build_table(records, [LEARNED, frozen], ["digits"])
+    of = line(table, "frozen")
+    assert (of["search_seconds"], of["train_seconds"]) == (41.0, 51.0)
+    assert (of["search_samples"], of["samples_seen"]) == (3000, 4000)
+    assert line(table, "metamixup")["search_seconds"] == 0

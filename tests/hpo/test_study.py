@@ -12,7 +12,7 @@ import pytest
 
 from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError
-from hpo.plan import Plan, StudyRow, with_meta_images
+from hpo.plan import Plan, StudyRow, controls, with_meta_images
 from hpo.progress import Progress
 from hpo.report import Row, build_table
 from hpo.search import SearchSettings
@@ -21,11 +21,14 @@ from hpo.study import StudyRun
 EPOCHS = 6
 BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100)
 SEARCHED = StudyRow(Row("beta-search", "searched", "", "beta"), None)
+LEARNED = StudyRow(Row("metamixup", "learned", "", "learned"), PolicyConfig("learned"))
+FROZEN = controls(LEARNED)[1]
 ROWS = [
     StudyRow(Row("none", "none", "", "none"), PolicyConfig("none")),
     StudyRow(Row("beta-1", "beta", "", "beta"), PolicyConfig("beta", alpha=1.0)),
     SEARCHED,
-    StudyRow(Row("metamixup", "learned", "", "learned"), PolicyConfig("learned")),
+    LEARNED,
+    FROZEN,
     with_meta_images(SEARCHED),
 ]
 SEARCH = SearchSettings(trials=5, startup=2, min_epochs=1, reduction=2, seed=50)
@@ -122,7 +125,9 @@ class Bench:
                 yield False
                 return
             yield True
-        result = made_up_result(history) if ending == "finished" else {"history": history}
+        result = (
+            made_up_result(history, cell.seed) if ending == "finished" else {"history": history}
+        )
         result |= {"train_seconds": 1.0, "samples_seen": 1}
         error = None if ending == "finished" else f"it {ending}"
         self.run.end(cell.id, ending, result, error, ENVIRONMENT)
@@ -155,7 +160,7 @@ def made_up_epoch(cell: Cell, epoch: int) -> dict[str, float]:
     }
 
 
-def made_up_result(history: list[dict[str, float]]) -> dict[str, Any]:
+def made_up_result(history: list[dict[str, float]], seed: int = 0) -> dict[str, Any]:
     return {
         "test_error": history[-1]["val_error"] + 1,
         "test_top5_error": None,
@@ -166,6 +171,7 @@ def made_up_result(history: list[dict[str, float]]) -> dict[str, Any]:
         "history": history,
         "lam_histogram": [1] * 20,
         "lam_histogram_first": [1] * 20,
+        "lam_quantiles": [0.1 * seed, 1 / 3, 0.9],
     }
 
 
@@ -200,10 +206,10 @@ def test_every_planned_cell_is_handed_out_once(tmp_path: Path, workers: int) -> 
     assert set(finals(bench).values()) == {1}
     trials = Counter(c.dataset for c in bench.cells if c.purpose == "search")
     assert trials == {"digits": 5, "mnist": 5}
-    assert len({c.id for c in bench.cells}) == len(bench.cells) == bench.plan.size == 30
+    assert len({c.id for c in bench.cells}) == len(bench.cells) == bench.plan.size == 34
     stored = CellStore(tmp_path).records()
     assert [r.to_dict() for r in stored] == bench.records
-    assert len(stored) == 30
+    assert len(stored) == 34
 
 
 def test_a_search_runs_one_trial_at_a_time_beside_other_cells(tmp_path: Path) -> None:
@@ -216,6 +222,23 @@ def test_a_search_runs_one_trial_at_a_time_beside_other_cells(tmp_path: Path) ->
     order = [c.purpose for c in bench.cells]
     last_trial = len(order) - 1 - order[::-1].index("search")
     assert "final" in order[:last_trial]
+
+
+@pytest.mark.parametrize("workers", [1, 3, 20])
+def test_frozen_cells_come_after_their_source_and_draw_what_it_ended_with(
+    tmp_path: Path, workers: int
+) -> None:
+    rows = [LEARNED, FROZEN, ROWS[0]]
+    bench = Bench(tmp_path, make_plan("digits", "mnist", rows=rows))
+    assert bench.drive(workers=workers)
+    order = [(c.method, c.dataset, c.seed) for c in bench.cells]
+    assert len(set(order)) == len(order) == bench.plan.size == 12
+    for cell in bench.cells:
+        if cell.method == "metamixup-frozen":
+            source = ("metamixup", cell.dataset, cell.seed)
+            assert order.index(source) < order.index((cell.method, *source[1:]))
+            quantiles = (0.1 * cell.seed, 1 / 3, 0.9)
+            assert cell.training.policy == PolicyConfig("frozen", quantiles=quantiles)
 
 
 def test_the_searched_rows_get_the_best_alpha_of_the_trials(complete: Bench) -> None:
@@ -463,7 +486,7 @@ def test_a_search_without_a_result_costs_its_rows_only(
     assert "the 4 trainings that need its result are left out" in said
     methods = {dataset: {m for m, d, _ in finals(bench) if d == dataset} for dataset in plan.base}
     assert methods == {
-        "digits": {"none", "beta-1", "metamixup"},
+        "digits": {"none", "beta-1", "metamixup", "metamixup-frozen"},
         "mnist": {row.row.key for row in ROWS},
     }
     table = bench.table.set_index(["dataset", "method"]).n_seeds
@@ -475,6 +498,48 @@ def test_a_search_without_a_result_costs_its_rows_only(
     again = Bench(tmp_path, plan)
     assert again.run.settled
     assert again.progress.kept + again.progress.failed == plan.size
+
+
+@pytest.mark.parametrize("ending", ["diverged", "crashed"])
+def test_a_learned_training_that_fails_costs_its_frozen_one(
+    tmp_path: Path, ending: Status, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan("digits", "mnist", rows=[LEARNED, FROZEN])
+    bench = Bench(tmp_path, plan)
+    bench.endings["metamixup-digits-s1"] = ending
+    assert bench.drive()
+    frozen = {(d, s) for m, d, s in finals(bench) if m == "metamixup-frozen"}
+    assert frozen == {("digits", 0), ("mnist", 0), ("mnist", 1)}
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert said.startswith("metamixup-digits-s1-")
+    assert f"{ending}; what draws from what it learned is left out: metamixup-frozen" in said
+    assert (bench.progress.failed, bench.progress.done) == (2, plan.size - 2)
+
+    again = Bench(tmp_path, plan)
+    if ending == "diverged":
+        assert again.run.settled
+        assert again.progress.kept + again.progress.failed == plan.size
+    else:  # tried again, and now its λ are there
+        assert again.drive()
+        assert [(c.method, c.seed) for c in again.cells] == [
+            ("metamixup", 1),
+            ("metamixup-frozen", 1),
+        ]
+        assert again.progress.kept + again.progress.done == plan.size
+
+
+def test_a_learned_training_stored_without_quantiles_has_no_frozen_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(rows=[LEARNED, FROZEN], seeds=1)
+    assert Bench(tmp_path, make_plan(rows=[LEARNED], seeds=1)).drive()
+    [record] = CellStore(tmp_path).records()
+    del record.result["lam_quantiles"]  # type: ignore[attr-defined]
+    CellStore(tmp_path).save(record)
+    assert Bench(tmp_path, plan).run.settled
+    said = capsys.readouterr().err
+    assert "was stored without the quantiles of λ (delete " in said
+    assert "left out: metamixup-frozen" in said
 
 
 def test_a_full_disk_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,5 +570,5 @@ def test_the_lowest_error_shown_is_of_the_validation_images(complete: Bench) -> 
     ]
     best = min(eligible, key=lambda r: r.result["val_error"])
     assert complete.progress.best == (best.result["val_error"], best.cell.method)
-    assert (complete.progress.total, complete.progress.done) == (15, 15)
+    assert (complete.progress.total, complete.progress.done) == (17, 17)
     assert complete.progress.running == 0
