@@ -39,10 +39,12 @@ class Extra:
     Attributes:
         markdown: printed after the table and appended to the report; may be empty.
         files: what it wrote; listed, and stored in MLflow as artifacts.
+        metrics: numbers for the summary run of a (method, data set); NaN is left out.
     """
 
     markdown: str = ""
     files: list[Path] = field(default_factory=list)
+    metrics: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
 
 
 ExtraReport = Callable[[Outcome], Extra]

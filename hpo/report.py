@@ -136,11 +136,22 @@ def build_table(
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def summary_rows(frame: pd.DataFrame) -> list[SummaryRow]:
-    """The rows of a table that have results, for `StudyTracker.summarise`."""
-    names = [field.name for field in fields(SummaryRow)]
+def summary_rows(
+    frame: pd.DataFrame, further: Mapping[tuple[str, str], Mapping[str, float]] | None = None
+) -> list[SummaryRow]:
+    """The rows of a table that have results, for `StudyTracker.summarise`.
+
+    Args:
+        frame: of `build_table`.
+        further: more numbers, by method and data set.
+    """
+    names = [field.name for field in fields(SummaryRow) if field.name in COLUMNS]
+    more = further or {}
     return [
-        SummaryRow(**{name: line[name] for name in names})
+        SummaryRow(
+            **{name: line[name] for name in names},
+            further=more.get((line["method"], line["dataset"]), {}),
+        )
         for line in frame.to_dict("records")
         if line["n_seeds"] > 0
     ]

@@ -18,6 +18,7 @@ from core.models import build_model
 from hpo import output_folder, plots, presets, report
 from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.command_line import Options, parse
+from hpo.controls import controls_report
 from hpo.label_errors import label_errors
 from hpo.markdown import to_markdown
 from hpo.outcome import Extra, ExtraReport, Outcome
@@ -69,7 +70,7 @@ def run_study(
         return UNUSABLE
     try:
         with output_folder.locked(options.output):
-            return _run(study, chosen, options, [label_errors, *extras])
+            return _run(study, chosen, options, [controls_report, label_errors, *extras])
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -178,7 +179,11 @@ def _report(
     if appendix:
         report.write_report(options.output, plan.study, frame, preamble, appendix)
     files = [*files, picture, *(path for extra in found for path in extra.files)]
-    tracker.summarise(report.summary_rows(frame))
+    metrics: dict[tuple[str, str], dict[str, float]] = {}
+    for extra in found:
+        for key, values in extra.metrics.items():
+            metrics.setdefault(key, {}).update(values)
+    tracker.summarise(report.summary_rows(frame, metrics))
     tracker.log_figure_files(files)
     print("\n\n".join([to_markdown(frame), *([appendix] if appendix else [])]))
     trained = sum(float(record.result["train_seconds"]) for record in records)

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One method on one data set: error over its seeds in percent, cost of one training."""
+    """One method on one data set: error over its seeds in percent, cost of one training.
+
+    `further` are numbers that only some methods have.
+    """
 
     method: str
     dataset: str
@@ -74,6 +77,7 @@ class SummaryRow:
     ci_high: float
     train_seconds: float
     samples_seen: float
+    further: Mapping[str, float] = field(default_factory=dict)
 
 
 class StudyTracker:
@@ -200,6 +204,7 @@ class StudyTracker:
                 "n_seeds": row.n_seeds,
                 "train_seconds": row.train_seconds,
                 "samples_seen": row.samples_seen,
+                **row.further,
             }
             run = self._run(identity, {})
             run.finish(

@@ -1,9 +1,11 @@
 """What a cheaper meta stage costs in error: the exact hypergradient beside its approximations.
 
-The paper has no such table. Rows: no MixUp; MixUp; MetaMixUp with the exact hypergradient at every
-step; through the last two blocks of the network alone; with a validation gradient refreshed every
-fourth step; with a meta stage at every 16th step, λ predicted between from what was learned for
-the pair of classes (exactly, and through the last two blocks); and the placebo of the exact row.
+The paper has no such table. Rows: no MixUp; MixUp; MixUp with α found by search; MetaMixUp with the
+exact hypergradient at every step; through the last two blocks of the network alone; with a
+validation gradient refreshed every fourth step; with a meta stage at every 16th step, λ predicted
+between from what was learned for the pair of classes (exactly, and through the last two blocks);
+and the controls, placebo and frozen λ, of the exact row and of the better of the two that act at
+every 16th step.
 The cost column is training time relative to the first row; `studies/cost.py` measures single steps
 and how far each approximation's hypergradient is from the exact one.
 
@@ -18,9 +20,10 @@ import sys
 from collections.abc import Sequence
 
 from core.config import PolicyConfig
-from hpo.plan import StudyRow
+from hpo.plan import StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import run_study
+from hpo.search import SEARCH_METHOD
 
 LAST_BLOCKS, REFRESH_EVERY, EVERY = 2, 4, 16
 
@@ -29,10 +32,19 @@ def rows() -> list[StudyRow]:
     """The rows of the table."""
     last = f"last {LAST_BLOCKS} blocks"
     often = f"every {EVERY} steps"
+    exact = _row("metamixup", "MetaMixUp (exact)", "exact", "learned", PolicyConfig("learned"))
+    amortised = _row(
+        "metamixup-amortised",
+        f"MetaMixUp ({often})",
+        often,
+        "learned",
+        PolicyConfig("learned", every=EVERY),
+    )
     return [
         _row("none", "No MixUp", "none", "none", PolicyConfig("none")),
         _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", PolicyConfig("beta", alpha=1.0)),
-        _row("metamixup", "MetaMixUp (exact)", "exact", "learned", PolicyConfig("learned")),
+        _row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", None),
+        exact,
         _row(
             "metamixup-last",
             f"MetaMixUp ({last})",
@@ -47,13 +59,7 @@ def rows() -> list[StudyRow]:
             "learned",
             PolicyConfig("learned", refresh_every=REFRESH_EVERY),
         ),
-        _row(
-            "metamixup-amortised",
-            f"MetaMixUp ({often})",
-            often,
-            "learned",
-            PolicyConfig("learned", every=EVERY),
-        ),
+        amortised,
         _row(
             "metamixup-amortised-last",
             f"MetaMixUp ({often}, {last})",
@@ -61,11 +67,14 @@ def rows() -> list[StudyRow]:
             "learned",
             PolicyConfig("learned", every=EVERY, last_blocks=LAST_BLOCKS),
         ),
-        _row("placebo", "Placebo", "hypergradients permuted", "placebo", PolicyConfig("placebo")),
+        *controls(exact, plain=True),
+        *controls(amortised),
     ]
 
 
-def _row(key: str, label: str, setting: str, family: Family, policy: PolicyConfig) -> StudyRow:
+def _row(
+    key: str, label: str, setting: str, family: Family, policy: PolicyConfig | None
+) -> StudyRow:
     return StudyRow(Row(key, label, setting, family, {}), policy)
 
 

@@ -277,6 +277,14 @@ def test_summaries_leave_out_rows_without_results(records: list[CellRecord]) -> 
     assert rows[0].n_seeds == 3
 
 
+def test_summaries_take_further_numbers_by_method_and_data_set(records: list[CellRecord]) -> None:
+    further = {("metamixup", "digits"): {"minus_placebo": -1.0}, ("none", "mnist"): {"x": 1.0}}
+    rows = summary_rows(build_table(records, ROWS, ["digits"]), further)
+    assert {row.method: row.further for row in rows if row.further} == {
+        "metamixup": {"minus_placebo": -1.0}
+    }
+
+
 def test_a_frozen_row_bears_the_training_that_it_draws_from(make_record: MakeRecord) -> None:
     frozen = Row("frozen", "Frozen", "", "frozen", control_of="metamixup")
     records = [

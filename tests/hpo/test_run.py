@@ -11,8 +11,9 @@ from core.config import PolicyConfig, TrainingConfig
 from hpo import command_line, run
 from hpo.cells import CellRecord, CellStore
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow
+from hpo.plan import StudyRow, controls
 from hpo.report import Row
+from hpo.tracking import SummaryRow
 
 TRAINING = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"))
 ROWS = [StudyRow(Row("none", "None", "", "none"), PolicyConfig("none"))]
@@ -102,6 +103,7 @@ class Tracker:
 
     def __init__(self, *_: object, **__: object) -> None:
         self.files: list[Path] = []
+        self.summaries: list[SummaryRow] = []
 
     def __enter__(self) -> Tracker:
         TRACKERS.append(self)
@@ -113,8 +115,8 @@ class Tracker:
     def end_cell(self, record: CellRecord) -> None:
         pass
 
-    def summarise(self, rows: object) -> None:
-        pass
+    def summarise(self, rows: list[SummaryRow]) -> None:
+        self.summaries += rows
 
     def log_figure_files(self, paths: list[Path]) -> None:
         self.files += paths
@@ -150,7 +152,11 @@ def test_a_study_has_parts_of_the_report_of_its_own(
         path.write_text("a\n1\n")
         return Extra("## Mine\n\nIt is so.\n", [path])
 
-    extras = [first, lambda _: Extra(), lambda _: Extra("## Last")]
+    extras = [
+        first,
+        lambda _: Extra(metrics={("none", "digits"): {"own": 1.0}}),
+        lambda _: Extra("## Last", metrics={("none", "digits"): {"other": 2.0}}),
+    ]
     assert run.run_study("mine", ROWS, "", settled, extras=extras) == 0
     [outcome] = seen
     assert [r.cell.method for r in outcome.records] == ["none"]
@@ -167,6 +173,7 @@ def test_a_study_has_parts_of_the_report_of_its_own(
     assert files.endswith("own.csv")
     names = ["mine.csv", "mine.md", "mine.png", "own.csv"]
     assert [path.name for path in TRACKERS[0].files] == names
+    assert [row.further for row in TRACKERS[0].summaries] == [{"own": 1.0, "other": 2.0}]
 
 
 def test_a_part_of_the_report_that_fails_leaves_the_rest(
@@ -199,3 +206,28 @@ def test_the_report_names_settings_that_a_row_has_for_itself(
     rows = [replace(ROWS[0], training={"meta_in_training": False})]
     assert run.run_study("mine", rows, "", settled) == 0
     assert "\nNone: meta_in_training=False.\n" in (tmp_path / "mine.md").read_text()
+
+
+def test_a_study_with_a_learned_row_says_whether_learning_pays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any
+) -> None:
+    learned = StudyRow(Row("mine", "Mine", "", "learned"), PolicyConfig("learned"))
+    rows = [*ROWS, learned, *controls(learned)]
+    flags = ["--preset", "smoke", "--seeds", "2", "--output", str(tmp_path)]
+    plan, sources = run.prepare("mine", rows, command_line.parse("mine", "", flags))
+    [source] = sources.values()
+    told = {"device": "cpu", "data": source.fingerprint()}
+    cells = plan.fixed_cells()
+    cells += [c for cell in cells for c in plan.frozen_cells(cell, (0.0, 0.5, 1.0))]
+    for cell in cells:
+        made = make_record(test_error=5.0 + len(cell.method) + cell.seed**2)
+        made.result["lam_quantiles"] = [0.0, 0.5, 1.0]
+        CellStore(tmp_path).save(replace(made, cell=cell, environment=told))
+    monkeypatch.setattr(run, "StudyTracker", Tracker)
+    assert run.run_study("mine", rows, "", flags) == 0
+    report = (tmp_path / "mine.md").read_text()
+    assert "## Does learning pay?" in report
+    assert "| Mine    | −8.00 [−8.00, −8.00] |" in report
+    assert (tmp_path / "mine-controls.csv").exists()
+    further = {row.method: row.further for row in TRACKERS.pop().summaries if row.further}
+    assert further["mine"]["minus_frozen"] == -7.0

@@ -287,7 +287,8 @@ def test_summaries_are_updated_not_duplicated(output: Path) -> None:
     with open_tracker(output) as tracker:
         tracker.summarise(first)
         tracker.summarise(first)
-    better = SummaryRow("beta-1", "digits", "alpha=1.5", 2, 2.0, 1.5, 2.5, 11.0, 1e5)
+    further = {"minus_placebo": -0.5, "p_holm_placebo": float("nan")}
+    better = SummaryRow("beta-1", "digits", "alpha=1.5", 2, 2.0, 1.5, 2.5, 11.0, 1e5, further)
     with open_tracker(output) as tracker:
         tracker.summarise([first[0], better])
     names = ["summary none digits", "summary beta-1 digits"]
@@ -296,6 +297,8 @@ def test_summaries_are_updated_not_duplicated(output: Path) -> None:
     assert metric(output, names[1], "mean_error") == [(0, 3.0), (0, 2.0)]
     assert metric(output, names[1], "ci_low") == [(0, 1.5)]
     assert metric(output, names[1], "train_seconds") == [(0, 11.0)]
+    assert metric(output, names[1], "minus_placebo") == [(0, -0.5)]
+    assert metric(output, names[1], "p_holm_placebo") == []
     assert tags(output, names[1])["setting"] == "alpha=1.5"
     assert tags(output, names[1])["kind"] == "summary"
 

@@ -16,13 +16,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from core.config import PolicyConfig
 from hpo.cells import CellStore
+from studies.table2 import rows
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ["train_seconds", "search_seconds"]
 # Long enough to be killed in the middle, short enough for a test.
 SMALL = ["--preset", "smoke", "--seeds", "2", "--search-trials", "4", "--epochs", "8"]
-ROWS = ["--rows", "none,beta-1,fixed-0.5,beta-search,metamixup,beta-search+meta"]
+ROWS = ["--rows", "none,beta-1,fixed-0.5,beta-search,metamixup,frozen,beta-search+meta"]
 
 
 def table2(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
@@ -64,6 +66,19 @@ def runs(output: Path) -> pd.DataFrame:
     return wide
 
 
+def test_the_default_reading_has_its_controls_and_the_papers_has_none() -> None:
+    table = {row.row.key: row for row in rows()}
+    assert len(table) == len(rows()) == 14
+    assert list(table)[-4:] == ["metamixup-paper", "metamixup", "placebo", "frozen"]
+    controlled = {key: row.row.control_of for key, row in table.items() if row.row.control_of}
+    assert controlled == {"placebo": "metamixup", "frozen": "metamixup"}
+    # Results of earlier versions are found by these.
+    for key, policy in {"placebo": PolicyConfig("placebo"), "frozen": None}.items():
+        assert table[key].policy == policy
+        assert table[key].training == {}
+    assert table["frozen"].frozen_from == "metamixup"
+
+
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a study that nobody disturbed."""
@@ -90,16 +105,21 @@ def test_all_rows_files_and_runs_are_there(calm: Path) -> None:
         if row.startswith("|"):
             assert row in text
     assert "mlflow ui --backend-store-uri" in text
+    assert "## Does learning pay?" in text
+    learned = pd.read_csv(calm / "table2-controls.csv").set_index("control")
+    assert learned["control_method"].isna().to_dict() == {
+        "placebo": True, "frozen": False, "best beta": False,
+    }  # fmt: skip
 
     tracked = runs(calm)
     assert set(tracked["run_status"]) <= {"FINISHED", "KILLED"}
     cells = tracked[tracked["kind"] == "cell"]
-    assert len(cells) == 6 * 2 + 4
+    assert len(cells) == 7 * 2 + 4
     assert cells["cell_id"].is_unique
     # KILLED are the trials that the search stopped early, and nothing else.
     assert set(cells.loc[cells["run_status"] == "KILLED", "status"]) <= {"pruned"}
     assert (tracked["kind"] == "study").sum() == 1
-    assert (tracked["kind"] == "summary").sum() == 6
+    assert (tracked["kind"] == "summary").sum() == 7
     assert not list(calm.rglob("*.pt"))
 
 
@@ -112,7 +132,7 @@ def test_run_again_it_trains_nothing_and_says_the_same(calm: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in calm.glob("cells/*/result.json")} == stored
     pd.testing.assert_frame_equal(pd.read_csv(calm / "table2.csv"), before)
     assert len(runs(calm)) == number_of_runs
-    assert "16 kept from before" in done.stderr
+    assert "18 kept from before" in done.stderr
 
 
 @pytest.mark.slow
@@ -120,7 +140,7 @@ def test_killed_at_any_point_and_run_again_it_ends_the_same(calm: Path, tmp_path
     out = tmp_path / "out"
     script = str(ROOT / "studies" / "table2.py")
     draw = random.Random(0)
-    for finished in (0, 0, 3, 6, 10, 13):
+    for finished in (0, 0, 3, 6, 10, 15):
         with open(tmp_path / "stderr.txt", "w+") as stderr:
             driver = subprocess.Popen(
                 [sys.executable, script, *SMALL, *ROWS, "--output", str(out)],

@@ -1,0 +1,214 @@
+"""Does learning pay? Every learned row against its placebo, its frozen row and the best Beta.
+
+Reads what the study's report reads; the test set selects nothing here either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hpo.cells import CellRecord, write_atomically
+from hpo.markdown import difference, number, padded_table, probability
+from hpo.outcome import Extra, Outcome
+from hpo.report import Row, errors_by_seed
+from hpo.statistics import holm, paired_comparison
+
+COLUMNS = (
+    "dataset",
+    "method",
+    "control",
+    "control_method",
+    "n_seeds",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "p_holm",
+    "seconds_ratio",
+    "samples_ratio",
+)
+"""Of the CSV. Differences in percent; the ratios are the cost of the method over its control's."""
+
+LEVEL = 0.05
+_NAN = float("nan")
+
+_NAMES = {"placebo": "placebo", "frozen": "frozen λ", "best beta": "best Beta"}
+"""Of the controls, for people."""
+
+_HEADER = (
+    "learned",
+    *(part for name in _NAMES.values() for part in (f"− {name}", "p (Holm)")),
+    "time",
+    "samples",
+)
+
+
+def controls_report(outcome: Outcome) -> Extra:
+    """`STUDY-controls.csv`, a table of it, and its numbers for the summary runs of learned rows.
+
+    Empty where the study has no learned row.
+    """
+    rows = [row.row for row in outcome.plan.rows]
+    frame = compare_with_controls(outcome.records, rows, outcome.frame)
+    if frame.empty:
+        return Extra()
+    path = outcome.output / f"{outcome.plan.study}-controls.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digits = dict.fromkeys(("difference", "ci_low", "ci_high"), 4)
+    digits |= dict.fromkeys(("seconds_ratio", "samples_ratio"), 3)
+    write_atomically(path, frame.round(digits).to_csv(index=False, lineterminator="\n"))
+    labels = {row.key: row.label for row in rows}
+    return Extra(controls_markdown(frame, labels), [path], _metrics(frame))
+
+
+def compare_with_controls(
+    records: Sequence[CellRecord], rows: Sequence[Row], frame: pd.DataFrame
+) -> pd.DataFrame:
+    """Three lines for each data set and row of family "learned", one for each control.
+
+    Args:
+        records: what became of the cells.
+        rows: of the study; `Row.control_of` says whose placebo and whose frozen row one is.
+        frame: of `hpo.report.build_table`, for costs and the choice of the best Beta.
+
+    Returns:
+        The columns `COLUMNS`. A difference is that of the mean test error to the control's over the
+        seeds that both have (negative: learning makes fewer errors), with 95 % interval and p of
+        the paired t test; ``p_holm`` is adjusted for all comparisons of the study, those on other
+        data sets included. Costs are those of `build_table`, so that of a searched Beta and of a
+        frozen row holds what it needed before. What is missing is NaN, its ``control_method`` "".
+    """
+    lines = [
+        _line(dataset, row.key, control, other, records, frame)
+        for dataset in frame["dataset"].unique()
+        for row in rows
+        if row.family == "learned"
+        for control, other in _controls_of(row, rows, frame[frame["dataset"] == dataset])
+    ]
+    for line, p_holm in zip(lines, holm([line["p_value"] for line in lines]), strict=True):
+        line["p_holm"] = p_holm
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def controls_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """The table of `compare_with_controls` for people, one line for each learned row.
+
+    Args:
+        frame: of `compare_with_controls`, not empty.
+        labels: of the rows, by key.
+    """
+    parts = ["## Does learning pay?"]
+    datasets = list(frame["dataset"].unique())
+    for dataset in datasets:
+        here = frame[frame["dataset"] == dataset]
+        by_method = {
+            method: here[here["method"] == method].to_dict("records")
+            for method in here["method"].unique()
+        }
+        if len(datasets) > 1:
+            parts.append(f"### {dataset}")
+        table = [_cells(labels[method], lines) for method, lines in by_method.items()]
+        parts.append(padded_table(_HEADER, table))
+        verdicts = [
+            _verdict(labels[method], lines)
+            for method, lines in by_method.items()
+            if any(line["control_method"] for line in lines[:2])
+        ]
+        parts += ["\n".join(verdicts)] if verdicts else []
+    parts.append(_legend(int(frame["p_value"].notna().sum())))
+    return "\n\n".join(parts)
+
+
+def _controls_of(row: Row, rows: Sequence[Row], here: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """The name of each control, and the key of the row that it is here, or ""."""
+    own = {other.family: other.key for other in rows if other.control_of == row.key}
+    for family in ("placebo", "frozen"):
+        yield family, own.get(family, "")
+    best = here.loc[here["best_beta"], "method"]
+    yield "best beta", best.iloc[0] if len(best) else ""
+
+
+def _line(
+    dataset: str,
+    method: str,
+    control: str,
+    other: str,
+    records: Sequence[CellRecord],
+    frame: pd.DataFrame,
+) -> dict[str, Any]:
+    here = [record for record in records if record.cell.dataset == dataset]
+    first, second = (errors_by_seed(here, key) for key in (method, other))
+    shared = sorted(first.keys() & second.keys())
+    found = paired_comparison([first[s] for s in shared], [second[s] for s in shared])
+    costs = frame[frame["dataset"] == dataset].set_index("method")
+    ratios = {
+        f"{name}_ratio": costs.loc[method, column] / costs.loc[other, column] if other else _NAN
+        for name, column in (("seconds", "train_seconds"), ("samples", "samples_seen"))
+    }
+    return {
+        "dataset": dataset,
+        "method": method,
+        "control": control,
+        "control_method": other,
+        "n_seeds": found.n,
+        "difference": found.difference,
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "p_value": found.p_value,
+        "p_holm": _NAN,
+        **ratios,
+    }
+
+
+def _metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """For the summary run of each learned row and data set."""
+    metrics: dict[tuple[str, str], dict[str, float]] = {}
+    for line in frame.to_dict("records"):
+        name = line["control"].replace(" ", "_")
+        metrics.setdefault((line["method"], line["dataset"]), {}).update(
+            {
+                f"minus_{name}": line["difference"],
+                f"p_holm_{name}": line["p_holm"],
+                f"seconds_over_{name}": line["seconds_ratio"],
+            }
+        )
+    return metrics
+
+
+def _cells(label: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = [label]
+    for line in lines:
+        cells += [difference(line["difference"], line["ci_low"], line["ci_high"])]
+        cells += [probability(line["p_holm"])]
+    beta = lines[-1]
+    return [*cells, *(number(beta[f"{name}_ratio"], "{:.2f}×") for name in ("seconds", "samples"))]
+
+
+def _verdict(label: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    beaten = [
+        f"the {_NAMES[line['control']]}"
+        for line in lines
+        if line["difference"] < 0 and line["p_holm"] < LEVEL
+    ]
+    missing = [_NAMES[line["control"]] for line in lines if not line["n_seeds"]]
+    text = f"- {label}: fewer errors, with p (Holm) < {LEVEL}, than "
+    text += " and ".join(beaten) or "none of its controls"
+    return text + (f"; not there: {', '.join(missing)}." if missing else ".")
+
+
+def _legend(comparisons: int) -> str:
+    return "\n".join(
+        [
+            "- placebo: the same training with hypergradients permuted within the batch. frozen λ: "
+            "drawn from the distribution that learning ended with, nothing learned. best Beta: as "
+            "in the table above.",
+            "- differences of mean test error over the seeds that both have (negative: learning "
+            "makes fewer errors), with 95 % interval; p of the paired t test, adjusted by Holm's "
+            f"method for all {comparisons} comparisons of this study.",
+            "- time and samples: of one learned training, over those of the best Beta, its search "
+            "included. The errors are at equal epochs; above 1× the best Beta got there for less.",
+        ]
+    )
