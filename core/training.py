@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,13 +125,42 @@ def fit(
         ValueError, FileNotFoundError: configuration or data are off.
         OSError: a checkpoint cannot be written.
     """
-    threads_before = torch.get_num_threads()
+    if source is None:
+        source = load_source(config.dataset, root=data_root, image_size=config.image_size)
+    with reproducible(config.seed, device=device, threads=threads):
+        training = Training(config, source, device)
+        state = load_checkpoint(directory, training.device) if directory is not None else None
+        if state is not None and state["config"] == config.to_dict() and "policy" in state:
+            training.load_state_dict(state)
+            for metrics in training.history:
+                if on_epoch is not None:
+                    on_epoch(metrics)
+        history = training.history
+        saved = history[-1]["train_seconds"] if history else 0.0
+        for epoch in range(len(history), config.epochs):
+            metrics = training.epoch()
+            due = metrics["train_seconds"] - saved >= CHECKPOINT_SECONDS
+            if directory is not None and (due or epoch + 1 == config.epochs):
+                saved = metrics["train_seconds"]
+                save_checkpoint(directory, {"config": config.to_dict(), **training.state_dict()})
+            if on_epoch is not None:
+                on_epoch(metrics)
+        return training.result()
+
+
+@contextmanager
+def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iterator[None]:
+    """What is trained inside depends on the seed and the threads, and on nothing before it.
+
+    torch's global random stream and thread count are as before afterwards.
+    """
     device = torch.device(device)
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-            torch.manual_seed(config.seed)
-            return _fit(config, source, data_root, directory, device, on_epoch)
+            torch.manual_seed(seed)
+            yield
     finally:
         torch.set_num_threads(threads_before)
 
@@ -143,98 +173,121 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     return config.lr * config.lr_decay ** sum(epoch >= m for m in config.milestones)
 
 
-def _fit(
-    config: TrainingConfig,
-    source: Source | None,
-    data_root: Path | None,
-    directory: Path | None,
-    device: torch.device,
-    on_epoch: Callable[[Metrics], None] | None,
-) -> TrainingResult:
-    if source is None:
-        source = load_source(config.dataset, root=data_root, image_size=config.image_size)
-    data = prepare_data(config, source, device)
-    model = build_model(
-        config.model,
-        in_channels=source.in_channels,
-        num_classes=source.num_classes,
-        image_size=source.image_size,
-        width=config.width,
-    ).to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
-    streams = RandomStreams(config.seed)
-    policy = config.policy.build()
-    history: list[Metrics] = []
-    histograms: list[list[int]] = []
-    quantiles: list[float] = []
-    state = load_checkpoint(directory, device) if directory is not None else None
-    if state is not None and state["config"] == config.to_dict() and "policy" in state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        streams.load_state_dict(state["streams"])
-        policy.load_state_dict(state["policy"])
+class Training:
+    """One training as far as it has come, an epoch at a time.
+
+    Made, and used, inside `reproducible`: initial weights and dropout draw from torch's global
+    stream, whose state is part of the training's own.
+
+    Args:
+        config: what to train.
+        source: the data, loaded at `config.image_size`.
+        device: where to train.
+
+    Attributes:
+        history: metrics of the epochs trained; see `fit`.
+        policy: how samples are interpolated; it may be replaced between epochs.
+
+    Raises:
+        ValueError: configuration and data do not fit.
+    """
+
+    def __init__(self, config: TrainingConfig, source: Source, device: torch.device | str):
+        self.config = config
+        self.device = torch.device(device)
+        self.history: list[Metrics] = []
+        self.policy = config.policy.build()
+        self._data = prepare_data(config, source, self.device)
+        self._model = build_model(
+            config.model,
+            in_channels=source.in_channels,
+            num_classes=source.num_classes,
+            image_size=source.image_size,
+            width=config.width,
+        ).to(self.device)
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self._streams = RandomStreams(config.seed)
+        self._histograms: list[list[int]] = []
+        self._quantiles: list[float] = []
+
+    def epoch(self) -> Metrics:
+        """Train the next epoch, evaluate on the meta-validation images; returns its metrics.
+
+        Raises:
+            DivergenceError: the loss became NaN or infinite.
+        """
+        metrics, lam = _epoch(
+            self.config,
+            len(self.history),
+            self._model,
+            self._optimizer,
+            self.policy,
+            self._data,
+            self._streams,
+            self.history,
+        )
+        self.history.append(metrics)
+        self._histograms = [*self._histograms[:1], lam.histogram()]
+        self._quantiles = lam.quantile_function()
+        return metrics
+
+    def result(self) -> TrainingResult:
+        """What it has given so far, at least one epoch; reads the test images."""
+        test = evaluate(self._model, self._data.test, self._data.transform)
+        last = self.history[-1]
+        return TrainingResult(
+            test_error=test.error,
+            test_top5_error=test.top5_error,
+            val_error=last["val_error"],
+            train_loss=last["train_loss"],
+            train_seconds=last["train_seconds"],
+            samples_seen=int(last["samples_seen"]),
+            epochs=len(self.history),
+            parameters=sum(p.numel() for p in self._model.parameters()),
+            history=self.history,
+            lam_histogram=self._histograms[-1],
+            lam_histogram_first=self._histograms[0],
+            lam_quantiles=self._quantiles,
+            scores=None if self.policy.scores is None else _rounded(self.policy.scores),
+            probabilities=self._predictions() if self.config.folds else None,
+        )
+
+    def _predictions(self) -> list[list[float]]:
+        held_out = predict(self._model, self._data.held_out, self._data.transform)
+        return [_rounded(row) for row in held_out]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on: tensors, some of them live, plain types."""
+        cuda = self.device.type == "cuda"
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "streams": self._streams.state_dict(),
+            "policy": self.policy.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "history": self.history,
+            "histograms": self._histograms,
+            "quantiles": self._quantiles,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`. What `state` holds may be written to afterwards."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._streams.load_state_dict(state["streams"])
+        self.policy.load_state_dict(state["policy"])
         torch.set_rng_state(state["rng"].cpu())
         # None in a checkpoint that was written on the CPU.
-        if device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)
-        history, histograms = state["history"], state["histograms"]
-        quantiles = state["quantiles"]
-        for metrics in history:
-            if on_epoch is not None:
-                on_epoch(metrics)
-
-    saved = history[-1]["train_seconds"] if history else 0.0
-    for epoch in range(len(history), config.epochs):
-        metrics, lam = _epoch(config, epoch, model, optimizer, policy, data, streams, history)
-        history.append(metrics)
-        histograms = [*histograms[:1], lam.histogram()]
-        quantiles = lam.quantile_function()
-        due = metrics["train_seconds"] - saved >= CHECKPOINT_SECONDS
-        if directory is not None and (due or epoch + 1 == config.epochs):
-            saved = metrics["train_seconds"]
-            save_checkpoint(
-                directory,
-                {
-                    "config": config.to_dict(),
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "streams": streams.state_dict(),
-                    "policy": policy.state_dict(),
-                    "rng": torch.get_rng_state(),
-                    "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-                    "history": history,
-                    "histograms": histograms,
-                    "quantiles": quantiles,
-                },
-            )
-        if on_epoch is not None:
-            on_epoch(metrics)
-
-    test = evaluate(model, data.test, data.transform)
-    last = history[-1]
-    return TrainingResult(
-        test_error=test.error,
-        test_top5_error=test.top5_error,
-        val_error=last["val_error"],
-        train_loss=last["train_loss"],
-        train_seconds=last["train_seconds"],
-        samples_seen=int(last["samples_seen"]),
-        epochs=len(history),
-        parameters=sum(p.numel() for p in model.parameters()),
-        history=history,
-        lam_histogram=histograms[-1],
-        lam_histogram_first=histograms[0],
-        lam_quantiles=quantiles,
-        scores=None if policy.scores is None else _rounded(policy.scores),
-        probabilities=[_rounded(row) for row in predict(model, data.held_out, data.transform)]
-        if config.folds
-        else None,
-    )
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        self.history, self._histograms = state["history"], state["histograms"]
+        self._quantiles = state["quantiles"]
 
 
 def _rounded(values: Tensor) -> list[float]:

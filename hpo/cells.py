@@ -7,11 +7,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from core.config import PolicyConfig, TrainingConfig
+from hpo.population import Population
 
 SCHEMA = 1
 Purpose = Literal["final", "search"]
@@ -30,11 +31,13 @@ class Cell:
         method: the row of the table it belongs to, such as "beta-1".
         training: the full configuration, seed included.
         purpose: "final" counts in the table; "search" is a trial of the row's search.
+        population: it is not one training but a population of such, or None.
     """
 
     method: str
     training: TrainingConfig
     purpose: Purpose = "final"
+    population: Population | None = None
 
     @property
     def id(self) -> str:
@@ -46,11 +49,10 @@ class Cell:
         """
         training = self.training.to_dict()
         policy = _set(PolicyConfig, training.pop("policy"))
-        canonical = json.dumps(
-            [SCHEMA, self.method, self.purpose, _set(TrainingConfig, training), policy],
-            sort_keys=True,
-            separators=(",", ":"),
-        )
+        parts = [SCHEMA, self.method, self.purpose, _set(TrainingConfig, training), policy]
+        if self.population is not None:
+            parts.append(asdict(self.population))
+        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_.]+", "_", self.dataset)[-40:].strip("_")
         kind = "-trial" if self.purpose == "search" else ""
@@ -72,12 +74,14 @@ class Cell:
             "method": self.method,
             "purpose": self.purpose,
             "training": self.training.to_dict(),
+            **_told(self.population),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cell:
         """The inverse of `to_dict`."""
-        return cls(data["method"], TrainingConfig.from_dict(data["training"]), data["purpose"])
+        training = TrainingConfig.from_dict(data["training"])
+        return cls(data["method"], training, data["purpose"], _population(data))
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class CellRecord:
             "status": self.status,
             "error": self.error,
             "config": self.cell.training.to_dict(),
+            **_told(self.cell.population),
             "environment": dict(self.environment),
             "result": dict(self.result),
         }
@@ -120,7 +125,7 @@ class CellRecord:
         """The inverse of `to_dict`."""
         training = TrainingConfig.from_dict(data["config"])
         return cls(
-            cell=Cell(data["method"], training, data["purpose"]),
+            cell=Cell(data["method"], training, data["purpose"], _population(data)),
             status=data["status"],
             result=data["result"],
             error=data["error"],
@@ -179,6 +184,16 @@ class CellStore:
             return []
         found = (self.load(path.name) for path in sorted(self._root.iterdir()) if path.is_dir())
         return [record for record in found if record is not None]
+
+
+def _told(population: Population | None) -> dict[str, Any]:
+    """What a dictionary says of it: nothing of a single training."""
+    return {} if population is None else {"population": asdict(population)}
+
+
+def _population(data: Mapping[str, Any]) -> Population | None:
+    """Of a cell's or a record's dictionary; a single training has none."""
+    return Population(**data["population"]) if "population" in data else None
 
 
 def _set(kind: type[TrainingConfig] | type[PolicyConfig], values: Mapping[str, Any]) -> Any:

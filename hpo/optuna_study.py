@@ -26,7 +26,7 @@ from core.data import Source, load_source
 from core.training import DivergenceError, Metrics, fit
 from hpo import output_folder, presets
 from hpo.cells import Cell, CellStore, Status, partial_result
-from hpo.search import AlphaSearch, SearchSettings
+from hpo.search import SearchSettings, SpaceSearch, alpha_search
 
 
 class _Pruned(Exception):
@@ -67,7 +67,7 @@ def search_alpha(
     checkpoints: Path | None = None,
     device: str = "cpu",
     on_trial: Callable[[optuna.trial.FrozenTrial], None] | None = None,
-) -> AlphaSearch:
+) -> SpaceSearch:
     """Run the search to its end in this process.
 
     Args:
@@ -82,9 +82,9 @@ def search_alpha(
         on_trial: called with each trial that ended.
 
     Returns:
-        The finished search; `best_alpha()` is its result, `study` the Optuna study.
+        The finished search; `best()` is its result, `study` the Optuna study.
     """
-    search = AlphaSearch(base, settings, storage=storage)
+    search = alpha_search(base, settings, storage=storage)
     if source is None:
         source = load_source(base.dataset, root=data_root, image_size=base.image_size)
     while not search.done:
@@ -101,7 +101,7 @@ def search_alpha(
 
 
 def _run_trial(
-    search: AlphaSearch, cell: Cell, source: Source, directory: Path | None, device: str
+    search: SpaceSearch, cell: Cell, source: Source, directory: Path | None, device: str
 ) -> None:
     history: list[Metrics] = []
 
@@ -154,7 +154,7 @@ def _search(args: argparse.Namespace) -> int:
         device=args.device,
         on_trial=lambda trial: print(_describe(trial), flush=True),
     )
-    print(f"best alpha on {args.dataset}: {search.best_alpha():.4g}")
+    print(f"best alpha on {args.dataset}: {search.best()['alpha']:.4g}")
     return 0
 
 

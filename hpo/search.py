@@ -1,9 +1,9 @@
-"""The search for Beta's α: TPE on a log scale with asynchronous successive halving, in Optuna.
+"""Search of a training's settings in Optuna: random or TPE, with successive halving or without.
 
 Whoever runs the trials (Ray Tune in `hpo.ray_runner`, a plain loop in `hpo.optuna_study`) asks for
 the next cell, reports its epochs and says how it ended. The search decides, and decides the same
 way whoever asks: a trial is suggested from the trials before it and a seed of its own number, and
-trials run one after another, so a study that is killed and started again ends with the same α.
+trials run one after another, so a study that is killed and started again ends with the same result.
 Ray's own OptunaSearch with ASHAScheduler does not: it counts stopped trials as complete with the
 value they had when stopped, and its decisions follow the order in which results happen to arrive.
 """
@@ -11,20 +11,43 @@ value they had when stopped, and its decisions follow the order in which results
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol
 
 import optuna
-from optuna.pruners import BasePruner
-from optuna.samplers import TPESampler
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from core.config import PolicyConfig, TrainingConfig
+from core.reading import Reading
+from hpo.budget import Budget
 from hpo.cells import Cell, Status
 from hpo.spaces import BETA_ALPHA, Space, suggest
 
 SEARCH_METHOD = "beta-search"
-"""Method of all search trials: rows that use the same search share it."""
+"""Method of the trials of the search for α: rows that use its result share it."""
+
+
+class Search(Protocol):
+    """Anything that trains one cell after another and decides from what became of them."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a cell was handed out and has not ended."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing more is to be trained."""
+
+    def next(self) -> Cell:
+        """The next cell. The one before must have ended, and `done` be false."""
+
+    def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
+        """Take in epochs of the running cell; the one to stop it after, or None to go on."""
+
+    def end(self, status: Status, result: Mapping[str, Any]) -> None:
+        """Say how the running cell ended."""
 
 
 class SearchError(RuntimeError):
@@ -36,26 +59,34 @@ class SearchSettings:
     """How long to search.
 
     Attributes:
-        trials: trainings started, those stopped early counted.
+        trials: trainings started, those stopped early counted; None where a budget ends the search.
         startup: of them drawn at random before TPE has something to learn from.
         min_epochs: epochs before the first halving.
         reduction: one in so many goes on at each halving; the rungs are min_epochs·reduction^k.
-        seed: of the sampler, and of the trainings and their split. It is no seed of the table's, so
-            the trials share neither initial weights nor split with any row they are compared in.
+        seed: of the sampler; trial k draws with seed + k. The search for α also trains with it: it
+            is no seed of the table's, so the trials share neither initial weights nor split with
+            any row they are compared in.
+        sampler: "tpe" or "random".
+        halving: whether trials that are behind are stopped.
     """
 
-    trials: int = 12
+    trials: int | None = 12
     startup: int = 4
     min_epochs: int = 3
     reduction: int = 3
     seed: int = 10_000
+    sampler: Literal["tpe", "random"] = "tpe"
+    halving: bool = True
 
     def __post_init__(self) -> None:
         for name in ("trials", "startup", "min_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"search {name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"search {name} must be at least 1, got {value}")
         if self.reduction < 2:
             raise ValueError(f"search reduction must be at least 2, got {self.reduction}")
+        if self.sampler not in ("tpe", "random"):
+            raise ValueError(f"search sampler must be tpe or random, got {self.sampler!r}")
 
 
 class _SuccessiveHalving(BasePruner):
@@ -84,35 +115,47 @@ class _SuccessiveHalving(BasePruner):
         return value > values[max(len(values) // self._reduction, 1) - 1]
 
 
-class AlphaSearch:
-    """Finds the α with the lowest error on the meta-validation images. The test set is not used.
+class SpaceSearch:
+    """Finds the settings with the lowest meta-validation error. The test set is not used.
 
     Args:
-        base: the training to tune; its policy and seed are replaced.
-        settings: how long to search.
+        base: the training to tune; the settings that the space names are replaced.
+        settings: how long to search, and how.
+        space: over which settings; see `configured`.
+        method: of the trials' cells.
+        budget: what the trials may cost; needed where `settings.trials` is None.
         storage: an Optuna storage for users who want to look into the study; None keeps it in
             memory, which is enough where the cells' own records are stored.
-        space: over which α.
+
+    Raises:
+        ValueError: neither a number of trials nor a budget ends the search.
     """
 
     def __init__(
         self,
         base: TrainingConfig,
         settings: SearchSettings,
+        space: Space,
         *,
+        method: str,
+        budget: Budget | None = None,
         storage: optuna.storages.BaseStorage | str | None = None,
-        space: Space = BETA_ALPHA,
     ):
+        if settings.trials is None and budget is None:
+            raise ValueError("a search needs a number of trials or a budget, got neither")
         self.settings = settings
         self._base = base
         self._space = space
+        self._method = method
+        self._budget = budget
         self._current: optuna.Trial | None = None
+        halving = _SuccessiveHalving(settings.min_epochs, settings.reduction)
         self._study = optuna.create_study(
-            study_name=self._cell(1.0).id,
+            study_name=Cell(method, base, purpose="search").id,
             storage=storage,
             direction="minimize",
             load_if_exists=True,
-            pruner=_SuccessiveHalving(settings.min_epochs, settings.reduction),
+            pruner=halving if settings.halving else NopPruner(),
         )
 
     @property
@@ -127,22 +170,25 @@ class AlphaSearch:
 
     @property
     def done(self) -> bool:
-        """Whether all trials have ended."""
-        return not self.running and self._ended() >= self.settings.trials
+        """Whether all trials have ended, or the budget is spent."""
+        if self.running:
+            return False
+        if self._budget is not None and self._budget.spent:
+            return True
+        return self.settings.trials is not None and self._ended() >= self.settings.trials
 
     def next(self) -> Cell:
         """The next trial's training. The one before must have ended, and `done` be false."""
         stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         number = stale[0].number if stale else len(self._study.get_trials(deepcopy=False))
         # A seed of each trial's own: a search that goes on after a kill draws what it would have.
-        self._study.sampler = TPESampler(
-            seed=self.settings.seed + number, n_startup_trials=self.settings.startup
-        )
+        self._study.sampler = self._sampler(self.settings.seed + number)
         if stale:
             self._current = optuna.Trial(self._study, stale[0]._trial_id)
         else:
             self._current = self._study.ask()
-        return self._cell(suggest(self._current, self._space)["alpha"])
+        training = configured(self._base, suggest(self._current, self._space))
+        return Cell(self._method, training, purpose="search")
 
     def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
         """Take in the running trial's epochs; from its first on, each once or again.
@@ -166,6 +212,8 @@ class AlphaSearch:
     def end(self, status: Status, result: Mapping[str, Any]) -> None:
         """Say how the running trial ended."""
         trial = self._require_current()
+        if self._budget is not None:
+            self._budget.charge(self._base, status, result)
         if status == "finished":
             self._study.tell(trial, float(result["val_error"]))
         elif status == "pruned":
@@ -174,8 +222,9 @@ class AlphaSearch:
             self._study.tell(trial, state=TrialState.FAIL)
         self._current = None
 
-    def best_alpha(self) -> float:
-        """The α of the finished trial with the lowest meta-validation error, the first of equals.
+    def best(self) -> dict[str, float]:
+        """The settings of the finished trial with the lowest meta-validation error, the first of
+        equals.
 
         Raises:
             SearchError: no trial finished.
@@ -183,17 +232,16 @@ class AlphaSearch:
         finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not finished:
             raise SearchError(
-                f"none of the {self.settings.trials} trials of the search on "
+                f"none of the {self._ended()} trials of the search on "
                 f"{self._base.dataset} finished; see their errors above, lower --lr"
             )
         best = min(finished, key=lambda t: (t.value, t.number))
-        return float(best.params["alpha"])
+        return {name: float(best.params[name]) for name in self._space}
 
-    def _cell(self, alpha: float) -> Cell:
-        training = replace(
-            self._base, policy=PolicyConfig("beta", alpha=alpha), seed=self.settings.seed
-        )
-        return Cell(SEARCH_METHOD, training, purpose="search")
+    def _sampler(self, seed: int) -> BaseSampler:
+        if self.settings.sampler == "random":
+            return RandomSampler(seed=seed)
+        return TPESampler(seed=seed, n_startup_trials=self.settings.startup)
 
     def _ended(self) -> int:
         ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -203,3 +251,49 @@ class AlphaSearch:
         if self._current is None:
             raise RuntimeError("no trial is running: call next() first")
         return self._current
+
+
+def alpha_search(
+    base: TrainingConfig,
+    settings: SearchSettings,
+    *,
+    storage: optuna.storages.BaseStorage | str | None = None,
+) -> SpaceSearch:
+    """The search for α of Beta(α, α).
+
+    Args:
+        base: the training to tune; its policy and seed are replaced.
+        settings: how long to search, and the seed of the trainings.
+        storage: see `SpaceSearch`.
+    """
+    tuned = replace(base, policy=PolicyConfig("beta", alpha=1.0), seed=settings.seed)
+    return SpaceSearch(tuned, settings, BETA_ALPHA, method=SEARCH_METHOD, storage=storage)
+
+
+def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingConfig:
+    """The training with `values` in place of its own.
+
+    A name is a setting of the training ("lr", "weight_decay"), of its policy ("alpha") or of the
+    reading of a policy that learns ("step_size").
+
+    Raises:
+        ValueError: a name is none of these, or the policy has no reading.
+    """
+    policy, reading = base.policy, base.policy.reading
+    for name, value in values.items():
+        if name in _names(TrainingConfig) - {"policy"}:
+            base = replace(base, **{name: value})  # type: ignore[arg-type]
+        elif name in _names(PolicyConfig) - {"kind", "reading"}:
+            policy = replace(policy, **{name: value})  # type: ignore[arg-type]
+        elif name in _names(Reading) and reading is not None:
+            reading = replace(reading, **{name: value})  # type: ignore[arg-type]
+        else:
+            raise ValueError(
+                f"cannot search over {name!r}: it is no setting of a training, of its policy "
+                f"{policy.kind}, or of a reading that this policy has"
+            )
+    return replace(base, policy=replace(policy, reading=reading))
+
+
+def _names(kind: type[TrainingConfig] | type[PolicyConfig] | type[Reading]) -> set[str]:
+    return {field.name for field in fields(kind)}

@@ -17,6 +17,7 @@ from core.data import Source
 from core.training import DivergenceError, Metrics, fit
 from hpo.cells import Cell, CellStore, partial_result
 from hpo.plan import SourceKey, source_key
+from hpo.population import fit_population
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together, at most so often: a report waits for the driver."""
@@ -31,6 +32,13 @@ def environment(device: str, threads: int) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "threads": str(threads),
     }
+
+
+def train(cell: Cell, **options: Any) -> dict[str, Any]:
+    """Train a cell or a population, with the options of `core.training.fit`; the stored result."""
+    if cell.population is not None:
+        return fit_population(cell.training, cell.population, **options)
+    return fit(cell.training, **options).to_dict()
 
 
 def train_cell(
@@ -62,15 +70,15 @@ def train_cell(
     try:
         cell = Cell.from_dict(config["cell"])
         ending["environment"] = environment(device, threads)
-        result = fit(
-            cell.training,
+        result = train(
+            cell,
             source=sources[source_key(cell.training)],
             directory=CellStore(Path(output)).directory(cell.id),
             device=device,
             threads=threads,
             on_epoch=on_epoch,
         )
-        ending |= {"status": "finished", "result": result.to_dict(), "error": None}
+        ending |= {"status": "finished", "result": result, "error": None}
     except DivergenceError as error:
         ending |= {"status": "diverged", "result": partial_result(error.history)}
         ending["error"] = str(error)

@@ -17,7 +17,7 @@ from core.training import DivergenceError
 from hpo import optuna_study, presets
 from hpo.cells import CellRecord, CellStore
 from hpo.optuna_study import main, open_storage, search_alpha
-from hpo.search import AlphaSearch, SearchSettings
+from hpo.search import SearchSettings, SpaceSearch, alpha_search
 
 BASE = replace(presets.training("digits", "smoke"), epochs=4, lr=0.1)
 SETTINGS = SearchSettings(trials=4, startup=2, min_epochs=1, reduction=2, seed=10)
@@ -33,7 +33,7 @@ def source() -> Source:
     return load_source("digits")
 
 
-def trace(search: AlphaSearch) -> Trace:
+def trace(search: SpaceSearch) -> Trace:
     return [
         (t.number, t.params["alpha"], t.state.name, dict(sorted(t.intermediate_values.items())))
         for t in search.study.get_trials()
@@ -70,7 +70,7 @@ def test_a_storage_gives_the_same_trials_as_memory(
     )
     assert trace(again) == in_memory
     assert told == [0, 1, 2, 3]
-    assert again.best_alpha() == search.best_alpha()
+    assert again.best()["alpha"] == search.best()["alpha"]
 
 
 @pytest.mark.parametrize("checkpoints", [False, True], ids=["from scratch", "from checkpoints"])
@@ -104,7 +104,7 @@ def test_killed_anywhere_it_ends_with_the_same_trials(
     monkeypatch.setattr(optuna_study, "fit", mortal_fit)
     folder = tmp_path / "run" if checkpoints else None
 
-    def live() -> AlphaSearch | None:
+    def live() -> SpaceSearch | None:
         try:
             return search_alpha(
                 BASE,
@@ -162,7 +162,7 @@ def test_checkpoints_are_gone_on_from(
 
 def test_the_results_of_a_study_on_the_same_folder_stay(source: Source, tmp_path: Path) -> None:
     """The trials are the same cells: a study's record of one must not go with the checkpoints."""
-    first = AlphaSearch(BASE, SETTINGS).next()
+    first = alpha_search(BASE, SETTINGS).next()
     record = CellRecord(first, "pruned", {"history": []}, None, {})
     CellStore(tmp_path).save(record)
     search_alpha(BASE, replace(SETTINGS, trials=1), source=source, checkpoints=tmp_path)
@@ -185,7 +185,7 @@ def test_a_trial_that_diverges_fails_and_the_search_goes_on(
     monkeypatch.setattr(optuna_study, "fit", first_diverges)
     search = search_alpha(BASE, replace(SETTINGS, trials=2), source=source)
     assert [t.state.name for t in search.study.trials] == ["FAIL", "COMPLETE"]
-    assert search.best_alpha() == calls[1]
+    assert search.best()["alpha"] == calls[1]
 
 
 # The command line

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, Status
-from hpo.search import SEARCH_METHOD, AlphaSearch, SearchError, SearchSettings
+from hpo.search import SEARCH_METHOD, SearchError, SearchSettings, SpaceSearch, alpha_search
 
 EPOCHS = 12
 BASE = TrainingConfig(
@@ -55,7 +55,7 @@ def curve(cell: Cell, epochs: int = EPOCHS) -> Epochs:
     ]
 
 
-def run_trial(search: AlphaSearch, cell: Cell, *, at_once: bool = False) -> Status:
+def run_trial(search: SpaceSearch, cell: Cell, *, at_once: bool = False) -> Status:
     """Train as a worker does: epochs told one by one (or all in one report), then the ending."""
     told = curve(cell)
     for epochs in [told] if at_once else [[metrics] for metrics in told]:
@@ -66,7 +66,7 @@ def run_trial(search: AlphaSearch, cell: Cell, *, at_once: bool = False) -> Stat
     return "finished"
 
 
-def trace(search: AlphaSearch) -> Trace:
+def trace(search: SpaceSearch) -> Trace:
     """What became of each trial, as Optuna has it."""
     return [
         (t.number, t.params["alpha"], t.state.name, dict(sorted(t.intermediate_values.items())))
@@ -74,8 +74,8 @@ def trace(search: AlphaSearch) -> Trace:
     ]
 
 
-def complete(settings: SearchSettings = SETTINGS, base: TrainingConfig = BASE) -> AlphaSearch:
-    search = AlphaSearch(base, settings)
+def complete(settings: SearchSettings = SETTINGS, base: TrainingConfig = BASE) -> SpaceSearch:
+    search = alpha_search(base, settings)
     while not search.done:
         run_trial(search, search.next())
     return search
@@ -93,7 +93,7 @@ def undisturbed() -> Trace:
 
 
 def test_trials_are_trainings_of_the_base_with_alpha_and_the_searchs_own_seed() -> None:
-    search = AlphaSearch(BASE, SETTINGS)
+    search = alpha_search(BASE, SETTINGS)
     seen: set[float] = set()
     while not search.done:
         assert not search.running
@@ -117,14 +117,14 @@ def test_another_seed_another_search() -> None:
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["epoch by epoch", "in one report"])
 def test_how_epochs_are_bundled_makes_no_difference(undisturbed: Trace, at_once: bool) -> None:
-    search = AlphaSearch(BASE, SETTINGS)
+    search = alpha_search(BASE, SETTINGS)
     while not search.done:
         run_trial(search, search.next(), at_once=at_once)
     assert trace(search) == undisturbed
 
 
 def test_epochs_told_twice_make_no_difference(undisturbed: Trace) -> None:
-    search = AlphaSearch(BASE, SETTINGS)
+    search = alpha_search(BASE, SETTINGS)
     while not search.done:
         cell, status = search.next(), "finished"
         told: Epochs = []
@@ -185,7 +185,7 @@ def test_a_small_halving_written_out() -> None:
         [90, 0, 0, 0],
     ]
     base = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)
-    search = AlphaSearch(base, SearchSettings(trials=5, min_epochs=1, reduction=2))
+    search = alpha_search(base, SearchSettings(trials=5, min_epochs=1, reduction=2))
     stops = []
     for errors in curves:
         search.next()
@@ -214,7 +214,7 @@ def test_optunas_own_pruner_decides_alike_when_nothing_interrupts(undisturbed: T
 
 def test_a_trial_at_its_last_epoch_is_finished_not_stopped() -> None:
     base = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)
-    search = AlphaSearch(base, SearchSettings(trials=2, min_epochs=4, reduction=2))
+    search = alpha_search(base, SearchSettings(trials=2, min_epochs=4, reduction=2))
     for error in (10.0, 90.0):
         search.next()
         assert search.report([{"epoch": float(e), "val_error": error} for e in range(1, 5)]) is None
@@ -233,26 +233,26 @@ def test_the_best_alpha_is_of_finished_trials_only_and_the_first_of_equals() -> 
         ("finished", 10.0),
         ("crashed", 0.0),
     ]
-    search = AlphaSearch(BASE, SearchSettings(trials=6))
+    search = alpha_search(BASE, SearchSettings(trials=6))
     alphas = []
     for status, error in endings:
         alphas.append(search.next().training.policy.alpha)
         search.report([{"epoch": 1.0, "val_error": error}])
         search.end(status, {"val_error": error} if status == "finished" else {})
     assert search.done
-    assert search.best_alpha() == alphas[2]
+    assert search.best()["alpha"] == alphas[2]
     states = ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "COMPLETE", "FAIL"]
     assert [t.state.name for t in search.study.trials] == states
     assert [t.value for t in search.study.trials if t.state.name == "COMPLETE"] == [20, 10, 10]
 
 
 def test_without_a_finished_trial_there_is_no_best_alpha() -> None:
-    search = AlphaSearch(BASE, SearchSettings(trials=2))
+    search = alpha_search(BASE, SearchSettings(trials=2))
     for status in ("diverged", "crashed"):
         search.next()
         search.end(status, {})
     with pytest.raises(SearchError, match="none of the 2 trials of the search on digits finished"):
-        search.best_alpha()
+        search.best()["alpha"]
 
 
 def test_the_search_finds_the_best_alpha_better_than_chance() -> None:
@@ -262,7 +262,7 @@ def test_the_search_finds_the_best_alpha_better_than_chance() -> None:
     for seed in range(0, 800, 100):
         settings = SearchSettings(trials=30, startup=6, min_epochs=3, reduction=3, seed=seed)
         search = complete(settings)
-        off.append(abs(math.log(search.best_alpha() / 0.7)))
+        off.append(abs(math.log(search.best()["alpha"] / 0.7)))
         epochs.append(sum(max(values) for *_, values in trace(search)))
     affordable = max(epochs) // EPOCHS + 1
     assert affordable < 25
@@ -274,7 +274,7 @@ def test_the_search_finds_the_best_alpha_better_than_chance() -> None:
 
 
 def test_nothing_can_be_told_about_a_trial_that_does_not_run() -> None:
-    search = AlphaSearch(BASE, SETTINGS)
+    search = alpha_search(BASE, SETTINGS)
     with pytest.raises(RuntimeError, match=r"call next\(\) first"):
         search.report([])
     with pytest.raises(RuntimeError, match=r"call next\(\) first"):
@@ -293,9 +293,9 @@ def test_impossible_settings_are_refused(name: str, value: int, limit: int) -> N
 # Killed and started again
 
 
-def resume_from_records(records: Mapping[str, tuple[Status, Epochs]]) -> AlphaSearch:
+def resume_from_records(records: Mapping[str, tuple[Status, Epochs]]) -> SpaceSearch:
     """As `hpo.study` does: what is recorded is told again, the first trial without is handed out"""
-    search = AlphaSearch(BASE, SETTINGS)
+    search = alpha_search(BASE, SETTINGS)
     while not search.done:
         cell = search.next()
         if cell.id in records:
@@ -309,7 +309,7 @@ def resume_from_records(records: Mapping[str, tuple[Status, Epochs]]) -> AlphaSe
 
 def test_a_search_rebuilt_from_records_goes_on_the_same(undisturbed: Trace) -> None:
     records: dict[str, tuple[Status, Epochs]] = {}
-    search = AlphaSearch(BASE, SETTINGS)
+    search = alpha_search(BASE, SETTINGS)
     while not search.done:
         assert trace(resume_from_records(records)) == undisturbed
         cell = search.next()
@@ -353,7 +353,7 @@ def test_a_process_may_die_after_every_single_event(
 
     monkeypatch.setattr(optuna.Trial, "should_prune", decide)
 
-    def live(search: AlphaSearch) -> Iterator[None]:
+    def live(search: SpaceSearch) -> Iterator[None]:
         while not search.done:
             cell = search.next()
             number = len(search.study.trials)
@@ -375,7 +375,7 @@ def test_a_process_may_die_after_every_single_event(
     while True:
         processes += 1
         assert processes < 200
-        search = AlphaSearch(BASE, settings, storage=open_storage(tmp_path))
+        search = alpha_search(BASE, settings, storage=open_storage(tmp_path))
         try:
             for _ in live(search):
                 pass
@@ -384,24 +384,24 @@ def test_a_process_may_die_after_every_single_event(
             continue
     assert processes == len(seen) + 1 > 60
     assert trace(search) == undisturbed[:5]
-    assert search.best_alpha() == complete(settings).best_alpha()
+    assert search.best()["alpha"] == complete(settings).best()["alpha"]
 
 
 def test_trainings_that_differ_share_a_storage_and_no_trials(tmp_path: Path) -> None:
     storage = open_journal(tmp_path)
     shorter = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=3)
     for base in (BASE, shorter):
-        search = AlphaSearch(base, SearchSettings(trials=1), storage=storage)
+        search = alpha_search(base, SearchSettings(trials=1), storage=storage)
         assert not search.done
         run_trial(search, search.next())
         assert len(search.study.trials) == 1
-    assert AlphaSearch(BASE, SearchSettings(trials=1), storage=storage).done
+    assert alpha_search(BASE, SearchSettings(trials=1), storage=storage).done
 
 
 def test_a_finished_search_goes_on_when_more_trials_are_wanted(tmp_path: Path) -> None:
     storage = open_journal(tmp_path)
     for trials in (3, 5):
-        search = AlphaSearch(BASE, replace(SETTINGS, trials=trials), storage=storage)
+        search = alpha_search(BASE, replace(SETTINGS, trials=trials), storage=storage)
         while not search.done:
             run_trial(search, search.next())
     assert trace(search) == trace(complete())[:5]

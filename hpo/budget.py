@@ -1,0 +1,52 @@
+"""What trainings cost by expectation: a budget that decides alike whatever a clock measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.config import PolicyConfig, TrainingConfig
+from hpo.cells import Status
+
+LEARNED = ("learned", "placebo", "scores", "scores-placebo")
+"""Kinds of policy with a meta stage."""
+
+
+def weight(policy: PolicyConfig) -> float:
+    """Rough cost of an epoch under the policy, in units of a plain one: a meta stage costs 3.5."""
+    return 1.0 + 3.5 / policy.every if policy.kind in LEARNED else 1.0
+
+
+def units(training: TrainingConfig, epochs: float) -> float:
+    """Rough cost of so many epochs, in units of a whole plain training of the same length."""
+    return weight(training.policy) * epochs / training.epochs
+
+
+class Budget:
+    """How much may be trained, in units of a plain training.
+
+    Measured seconds decide nothing: they differ from run to run, and a study that is killed and
+    started again must stop where it would have.
+
+    Args:
+        total: in units; what is begun before it is spent is trained to its end.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+
+    def __init__(self, total: float):
+        if not 0 < total < float("inf"):
+            raise ValueError(f"budget must be positive and finite, got {total}")
+        self.total = total
+        self._used = 0.0
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more may begin."""
+        return self._used >= self.total
+
+    def charge(self, training: TrainingConfig, status: Status, result: Mapping[str, Any]) -> None:
+        """Count a training that ended; the epoch in which one failed was trained too."""
+        failed = status in ("diverged", "crashed")
+        self._used += units(training, int(result.get("epochs", 0)) + failed)

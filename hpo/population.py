@@ -1,0 +1,257 @@
+"""Population based training of α (Jaderberg et al. 2017), small and deterministic.
+
+Ray Tune has its own, which is not used here: its members run as separate trials that exchange
+weights whenever their results happen to arrive, so that neither two runs nor a run that was killed
+and started again copy the same members; and its decisions live in Tune's experiment state, which a
+study here does without. Here a population is one cell. A worker trains the members in turns,
+segment by segment, and writes one checkpoint for all; every decision follows from the seed and the
+errors alone.
+
+The cost of a population is the sum over its members. Its incumbent after each segment is the best
+member as it stands, at a learning rate that has not come down yet: an honest anytime result, if a
+harsh one. For that figure the test images are read once a segment, for the best member alone; they
+select nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.config import PolicyConfig, TrainingConfig
+from core.data import Source
+from core.training import DivergenceError, Metrics, Training, reproducible
+from hpo.spaces import BETA_ALPHA
+
+_DEAD = float("inf")
+"""Error of a member that diverged; infinite, it is the first to be replaced."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """How a population is trained.
+
+    Attributes:
+        members: trainings that run side by side, two at least.
+        segment: epochs between two selections.
+        quantile: truncation selection: this part of the members, one at least and half at most, the
+            worst, is replaced by copies of members drawn from the best so many.
+        factor: a copy's α is that of its parent times or divided by it, within the bounds that α is
+            searched in.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    members: int = 12
+    segment: int = 2
+    quantile: float = 0.2
+    factor: float = 1.2
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise ValueError(f"a population needs at least 2 members, got {self.members}")
+        if self.segment < 1:
+            raise ValueError(f"population segment must be at least 1, got {self.segment}")
+        if not 0 < self.quantile <= 0.5:
+            raise ValueError(f"population quantile must lie in (0, 0.5], got {self.quantile}")
+        if not 1 < self.factor < float("inf"):
+            raise ValueError(f"population factor must be above 1, got {self.factor}")
+
+    @property
+    def replaced(self) -> int:
+        """How many members are replaced after a segment."""
+        return max(1, int(self.quantile * self.members))
+
+
+@dataclass(frozen=True)
+class Heir:
+    """What a member goes on with: whose training, and which α."""
+
+    parent: int
+    alpha: float
+
+
+def first_alphas(population: Population, seed: int) -> list[float]:
+    """α of each member at the start, drawn evenly on the logarithmic scale it is searched on."""
+    bounds = BETA_ALPHA["alpha"]
+    random = np.random.default_rng((seed, 0))
+    drawn = random.uniform(np.log(bounds.low), np.log(bounds.high), population.members)
+    return [float(alpha) for alpha in np.exp(drawn)]
+
+
+def select(
+    population: Population, errors: Sequence[float], alphas: Sequence[float], seed: int, after: int
+) -> list[Heir]:
+    """Truncation selection: for each member what it goes on with.
+
+    Args:
+        population: how many are replaced, and how far α moves.
+        errors: meta-validation error of each member; of equal ones the first is the better.
+        alphas: α of each.
+        seed: of the draws.
+        after: segments trained so far, from 1; draws anew after each.
+    """
+    bounds = BETA_ALPHA["alpha"]
+    random = np.random.default_rng((seed, after))
+    ranked = sorted(range(len(errors)), key=lambda member: (errors[member], member))
+    alive = [member for member in ranked if errors[member] < _DEAD]
+    best = alive[: population.replaced]
+    worst = {*ranked[-population.replaced :], *(set(ranked) - set(alive))} - set(best)
+    heirs = [Heir(member, alpha) for member, alpha in enumerate(alphas)]
+    for member in sorted(worst):
+        parent = best[int(random.integers(len(best)))]
+        step = population.factor if random.random() < 0.5 else 1 / population.factor
+        alpha = min(max(alphas[parent] * step, bounds.low), bounds.high)
+        heirs[member] = Heir(parent, alpha)
+    return heirs
+
+
+@dataclass
+class _Standing:
+    """A population between two segments; plain types and tensors, the form of a checkpoint."""
+
+    states: list[dict[str, Any] | None]
+    alphas: list[float]
+    errors: list[float]
+    lineage: list[list[list[float]]] = field(default_factory=list)
+    history: list[Metrics] = field(default_factory=list)
+    epochs: int = 0
+    result: dict[str, Any] | None = None
+
+
+def fit_population(
+    config: TrainingConfig,
+    population: Population,
+    *,
+    source: Source,
+    directory: Path | None = None,
+    device: torch.device | str = "cpu",
+    threads: int = 1,
+    on_epoch: Callable[[Metrics], None] | None = None,
+) -> dict[str, Any]:
+    """Train a population; the counterpart of `core.training.fit`.
+
+    The same configuration and seed give bit-identical numbers on the CPU, after a resume too. All
+    members start from the same weights and see the same order of data.
+
+    Args:
+        config: the training of a member; α of its Beta policy is replaced.
+        population: how many members, and how they are selected.
+        source: the data, loaded at `config.image_size`.
+        directory: for checkpoints, one a segment; None keeps none.
+        device: where to train.
+        threads: intra-op threads of torch.
+        on_epoch: called after each segment in order, those before a resume included, with `epoch`
+            counting segments from 1: metrics of the best member, its `alpha` and `test_error`; over
+            all members train_seconds, samples_seen and `epochs_trained`, cumulative.
+
+    Returns:
+        `TrainingResult` of the best member at the end as a dictionary, with the cost and the epochs
+        of all members, the segments as `history`, and `lineage`: for each segment and member α and
+        the member whose training it went on with.
+
+    Raises:
+        DivergenceError: all members diverged.
+        ValueError: the policy is no Beta.
+        OSError: a checkpoint cannot be written.
+    """
+    if config.policy.kind != "beta":
+        raise ValueError(f"a population tunes α of a beta policy, got {config.policy.kind}")
+    identity = {"config": config.to_dict(), "population": asdict(population)}
+    with reproducible(config.seed, device=device, threads=threads):
+        training = Training(config, source, device)
+        saved = load_checkpoint(directory, training.device) if directory is not None else None
+        if saved is not None and {name: saved.get(name) for name in identity} == identity:
+            standing = _Standing(**saved["standing"])
+        else:
+            alphas = first_alphas(population, config.seed)
+            # One object in all: each member's turn starts with a copy.
+            states: list[dict[str, Any] | None] = [deepcopy(training.state_dict())] * len(alphas)
+            standing = _Standing(states, alphas, [0.0] * len(alphas))
+        for metrics in standing.history:
+            if on_epoch is not None:
+                on_epoch(metrics)
+        segments = -(-config.epochs // population.segment)
+        for segment in range(len(standing.history), segments):
+            metrics = _segment(training, population, standing, segment)
+            if directory is not None:
+                save_checkpoint(directory, {**identity, "standing": vars(standing)})
+            if on_epoch is not None:
+                on_epoch(metrics)
+    assert standing.result is not None
+    last = standing.history[-1]
+    return {
+        **standing.result,
+        "train_seconds": last["train_seconds"],
+        "samples_seen": int(last["samples_seen"]),
+        "epochs": standing.epochs,
+        "history": standing.history,
+        "lineage": standing.lineage,
+    }
+
+
+def _segment(
+    training: Training, population: Population, standing: _Standing, segment: int
+) -> Metrics:
+    """Select, then train every member for a segment. Returns the metrics after it."""
+    seed = training.config.seed
+    heirs = [Heir(member, alpha) for member, alpha in enumerate(standing.alphas)]
+    if segment:
+        heirs = select(population, standing.errors, standing.alphas, seed, segment)
+    states = [standing.states[heir.parent] for heir in heirs]
+    standing.alphas = [heir.alpha for heir in heirs]
+    standing.lineage.append([[heir.alpha, heir.parent] for heir in heirs])
+    seconds, samples = _spent(standing.history)
+    until = min((segment + 1) * population.segment, training.config.epochs)
+    for member, (state, heir) in enumerate(zip(states, heirs, strict=True)):
+        standing.states[member], standing.errors[member] = None, _DEAD
+        if state is None:
+            continue
+        training.load_state_dict(deepcopy(state))
+        training.policy = PolicyConfig("beta", alpha=heir.alpha).build()
+        seconds_before, samples_before = _spent(training.history)
+        try:
+            while len(training.history) < until:
+                standing.epochs += 1  # the one in which a member fails was trained too
+                training.epoch()
+            standing.states[member] = deepcopy(training.state_dict())
+            standing.errors[member] = training.history[-1]["val_error"]
+        except DivergenceError:
+            pass
+        seconds_after, samples_after = _spent(training.history)
+        seconds += seconds_after - seconds_before
+        samples += samples_after - samples_before
+    best = min(range(population.members), key=lambda member: (standing.errors[member], member))
+    state = standing.states[best]
+    if state is None:
+        raise DivergenceError(
+            f"all {population.members} members diverged by epoch {until}; lower the learning rate "
+            f"(now {training.config.lr})",
+            standing.history,
+        )
+    training.load_state_dict(deepcopy(state))
+    standing.result = training.result().to_dict()
+    metrics = {
+        **training.history[-1],
+        "epoch": float(segment + 1),
+        "train_seconds": seconds,
+        "samples_seen": samples,
+        "epochs_trained": float(standing.epochs),
+        "alpha": standing.alphas[best],
+        "test_error": standing.result["test_error"],
+    }
+    standing.history.append(metrics)
+    return metrics
+
+
+def _spent(history: Sequence[Metrics]) -> tuple[float, float]:
+    """Training seconds and samples so far."""
+    return (history[-1]["train_seconds"], history[-1]["samples_seen"]) if history else (0.0, 0.0)

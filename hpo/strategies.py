@@ -1,0 +1,159 @@
+"""How a row of a study may spend a budget: a list of policies, a search over a space, a population.
+
+Each makes the search that hands out its trainings, all of them with the row's seed: strategies that
+are compared seed by seed share splits, and those that start from the same settings their weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from core.config import PolicyConfig, TrainingConfig
+from hpo.budget import Budget, weight
+from hpo.cells import Cell, Status
+from hpo.population import Population
+from hpo.search import Search, SearchSettings, SpaceSearch
+from hpo.spaces import Space
+
+_SEEDS_APART = 10_000
+"""Between the samplers of two seeds: more trials than a search ever has."""
+
+
+class Strategy(Protocol):
+    """What a row does with its budget."""
+
+    def search(
+        self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
+    ) -> Search:
+        """The trainings, one after another.
+
+        Args:
+            base: the training to tune; its policy is replaced, its seed is that of all trainings.
+            method: of the cells.
+            settings: of searches: startup, rungs and first seed.
+            budget: in units of a plain training.
+        """
+
+    def expected(self, budget: float) -> int:
+        """About how many trainings the budget is good for."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Trains with one policy after another until the budget is spent or the list ends.
+
+    Attributes:
+        policies: in this order.
+    """
+
+    policies: tuple[PolicyConfig, ...]
+
+    def search(
+        self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
+    ) -> Search:
+        """See `Strategy`."""
+        trainings = [replace(base, policy=policy) for policy in self.policies]
+        cells = [Cell(method, training, purpose="search") for training in trainings]
+        return ListSearch(cells, Budget(budget))
+
+    def expected(self, budget: float) -> int:
+        """See `Strategy`."""
+        most = math.ceil(budget / min(map(weight, self.policies)))
+        return min(len(self.policies), most)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Searches the settings of a training, of its policy, or of what a learned policy does.
+
+    Attributes:
+        policy: what the settings found are put into.
+        space: over which settings; see `hpo.search.configured`.
+        sampler: "tpe" or "random".
+        halving: whether trials that are behind are stopped (ASHA).
+    """
+
+    policy: PolicyConfig
+    space: Space
+    sampler: Literal["tpe", "random"] = "tpe"
+    halving: bool = True
+
+    def search(
+        self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
+    ) -> Search:
+        """See `Strategy`."""
+        own = replace(
+            settings,
+            trials=None,
+            seed=settings.seed + _SEEDS_APART * base.seed,
+            sampler=self.sampler,
+            halving=self.halving,
+        )
+        tuned = replace(base, policy=self.policy)
+        return SpaceSearch(tuned, own, self.space, method=method, budget=Budget(budget))
+
+    def expected(self, budget: float) -> int:
+        """See `Strategy`."""
+        whole = math.ceil(budget / weight(self.policy))
+        return 2 * whole if self.halving else whole  # half of the epochs saved, roughly
+
+
+@dataclass(frozen=True)
+class Evolved:
+    """Population based training of α of Beta(α, α), as many members as the budget is good for."""
+
+    def search(
+        self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
+    ) -> Search:
+        """See `Strategy`."""
+        population = Population(members=max(2, int(budget)), segment=max(1, base.epochs // 10))
+        training = replace(base, policy=PolicyConfig("beta", alpha=1.0))
+        cell = Cell(method, training, purpose="search", population=population)
+        return ListSearch([cell], Budget(budget))
+
+    def expected(self, budget: float) -> int:
+        """See `Strategy`."""
+        return 1
+
+
+class ListSearch:
+    """Hands out cells in their order while the budget lasts; stops none of them early.
+
+    Args:
+        cells: at least one.
+        budget: what they may cost.
+    """
+
+    def __init__(self, cells: Sequence[Cell], budget: Budget):
+        self._cells = list(cells)
+        self._budget = budget
+        self._current: Cell | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a cell was handed out and has not ended."""
+        return self._current is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and the list or the budget is at its end."""
+        return not self.running and (not self._cells or self._budget.spent)
+
+    def next(self) -> Cell:
+        """The next cell. The one before must have ended, and `done` be false."""
+        self._current = self._cells.pop(0)
+        return self._current
+
+    def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
+        """None: every training goes on to its end."""
+        return None
+
+    def end(self, status: Status, result: Mapping[str, Any]) -> None:
+        """Count what the running cell has cost."""
+        if self._current is None:
+            raise RuntimeError("no training is running: call next() first")
+        self._budget.charge(self._current.training, status, result)
+        self._current = None
