@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from core.config import PolicyConfig, PolicyKind, TrainingConfig
+from hpo.budget import LEARNED, weight
 from hpo.cells import Cell
 from hpo.report import Row
-from hpo.search import SearchSettings
+from hpo.search import SEARCH_METHOD, Search, SearchSettings, alpha_search
+from hpo.strategies import Strategy
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class StudyRow:
             {"meta_size": 50}; they go before the preset's and the command line's.
         frozen_from: key of the row of the same study whose λ it draws: those that the training of
             the same data set and seed ended with (see `core.Frozen`), as soon as it has.
+        strategy: how it spends the study's budget, each seed for itself, instead of one training.
 
     Raises:
         ValueError: training names what is no setting, or one that all rows share; a row that
@@ -34,6 +37,7 @@ class StudyRow:
     policy: PolicyConfig | None
     training: Mapping[str, Any] = field(default_factory=dict)
     frozen_from: str | None = None
+    strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
         own = [f.name for f in fields(TrainingConfig) if f.name not in _SHARED]
@@ -53,6 +57,10 @@ class StudyRow:
                 f"row {self.row.key} draws λ from what {self.frozen_from} learned: it has no use "
                 f"for the policy {self.policy.kind}"
             )
+        if self.strategy is not None and (self.policy is not None or self.frozen_from is not None):
+            raise ValueError(
+                f"row {self.row.key} has a strategy of its own: no policy, and nothing to freeze"
+            )
 
     @property
     def meta_in_training(self) -> bool:
@@ -62,14 +70,12 @@ class StudyRow:
     @property
     def searched(self) -> bool:
         """Whether the row needs the search's result."""
-        return self.policy is None and self.frozen_from is None
+        return self.policy is None and self.frozen_from is None and self.strategy is None
 
     @property
     def weight(self) -> float:
         """Rough cost in units of a plain training, to start the long ones first."""
-        if self.policy is None or self.policy.kind not in LEARNED:
-            return 1.0
-        return 1.0 + 3.5 / self.policy.every
+        return 1.0 if self.policy is None else weight(self.policy)
 
 
 def with_meta_images(row: StudyRow) -> StudyRow:
@@ -162,11 +168,14 @@ _SHARED = ("dataset", "image_size", "policy", "seed")
 META_SUFFIX = "+meta"
 """Of the key of a row that trains on the meta-validation images too."""
 
-LEARNED = ("learned", "placebo", "scores", "scores-placebo")
-"""Kinds of policy with a meta stage."""
-
-
 SourceKey = tuple[str, int | None]
+
+SearchKey = tuple[str, str, int]
+
+
+def search_key(cell: Cell) -> SearchKey:
+    """Which search a trial belongs to: its method, data set and seed."""
+    return cell.method, cell.dataset, cell.seed
 
 
 def source_key(training: TrainingConfig) -> SourceKey:
@@ -182,10 +191,11 @@ class Plan:
         study: its name, such as "table2".
         rows, datasets, seeds: the table.
         base: the training of each data set; its policy and seed are replaced.
-        search: how the search for α is run.
+        search: how searches are run.
+        budget: of each row that has a strategy, data set and seed, in units of a plain training.
 
     Raises:
-        ValueError: as `check_sources`.
+        ValueError: as `check_sources`; a row has a strategy and there is no budget.
     """
 
     study: str
@@ -194,9 +204,13 @@ class Plan:
     seeds: Sequence[int]
     base: Mapping[str, TrainingConfig]
     search: SearchSettings
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         check_sources(self.rows)
+        for row in self.rows:
+            if row.strategy is not None and self.budget is None:
+                raise ValueError(f"row {row.row.key} has a strategy and needs a budget; give one")
 
     def fixed_cells(self) -> list[Cell]:
         """The cells that wait for nothing, the costly ones first, so that none starts last."""
@@ -224,11 +238,37 @@ class Plan:
         """Whether a row needs the search."""
         return any(row.searched for row in self.rows)
 
+    def open_searches(self) -> dict[SearchKey, Search]:
+        """All searches at their beginning: that for α, then the strategies, the costly ones first.
+
+        A strategy's trainings have the row's own settings, and the seed of their table entry.
+        """
+        found: dict[SearchKey, Search] = {}
+        for dataset in self.datasets if self.searches else ():
+            key = SEARCH_METHOD, dataset, self.search.seed
+            found[key] = alpha_search(self.base[dataset], self.search)
+        strategies = [(row, row.strategy) for row in self.rows if row.strategy is not None]
+        budget = self.budget or 0.0
+        for row, strategy in sorted(strategies, key=lambda pair: -pair[1].cost(budget)):
+            for dataset in self.datasets:
+                for seed in self.seeds:
+                    base = replace(self.base[dataset], **row.training, seed=seed)
+                    search = strategy.search(base, row.row.key, self.search, budget)
+                    found[row.row.key, dataset, seed] = search
+        return found
+
+    def expected(self, method: str) -> int:
+        """About how many trainings the search of a row's strategy is going to be."""
+        strategies = {row.row.key: row.strategy for row in self.rows}
+        strategy = strategies.get(method)
+        return 0 if strategy is None else strategy.expected(self.budget or 0.0)
+
     @property
     def size(self) -> int:
-        """Number of cells, trials of searches counted."""
-        trials = self.search.trials if self.searches else 0
-        return len(self.datasets) * (len(self.rows) * len(self.seeds) + trials)
+        """Number of cells, trials of searches counted; of strategies about as many."""
+        trials = self.search.trials or 0 if self.searches else 0
+        of_seeds = sum(self.expected(r.row.key) if r.strategy else 1 for r in self.rows)
+        return len(self.datasets) * (of_seeds * len(self.seeds) + trials)
 
     def _cells(self, row: StudyRow, policy: PolicyConfig | None) -> Iterator[Cell]:
         assert policy is not None

@@ -40,6 +40,9 @@ class Strategy(Protocol):
     def expected(self, budget: float) -> int:
         """About how many trainings the budget is good for."""
 
+    def cost(self, budget: float) -> float:
+        """About what of the budget it uses, in units of a plain training."""
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -63,6 +66,10 @@ class Listed:
         """See `Strategy`."""
         most = math.ceil(budget / min(map(weight, self.policies)))
         return min(len(self.policies), most)
+
+    def cost(self, budget: float) -> float:
+        """See `Strategy`."""
+        return min(budget, sum(map(weight, self.policies)))
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,10 @@ class Sampled:
         whole = math.ceil(budget / weight(self.policy))
         return 2 * whole if self.halving else whole  # half of the epochs saved, roughly
 
+    def cost(self, budget: float) -> float:
+        """See `Strategy`."""
+        return budget
+
 
 @dataclass(frozen=True)
 class Evolved:
@@ -117,6 +128,10 @@ class Evolved:
     def expected(self, budget: float) -> int:
         """See `Strategy`."""
         return 1
+
+    def cost(self, budget: float) -> float:
+        """See `Strategy`."""
+        return budget
 
 
 class ListSearch:

@@ -6,14 +6,15 @@ tracking and progress. `hpo.ray_runner` connects it to Ray Tune.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.checkpoint import remove_checkpoints
 from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError, partial_result
-from hpo.plan import Plan
+from hpo.plan import Plan, SearchKey, search_key
 from hpo.progress import Progress
-from hpo.search import AlphaSearch, SearchError
+from hpo.search import SEARCH_METHOD, Search, SearchError, SpaceSearch
 from hpo.tracking import StudyTracker
 
 Epoch = Mapping[str, float]
@@ -56,11 +57,8 @@ class StudyRun:
         self._waiting: Cell | None = None
         self._records: dict[str, CellRecord] = {}
         progress.total = plan.size
-        self._searches = {
-            dataset: AlphaSearch(plan.base[dataset], plan.search)
-            for dataset in plan.datasets
-            if plan.searches
-        }
+        self._searches = plan.open_searches()
+        self._trials: Counter[SearchKey] = Counter()
         self._queue: list[Cell] = []
         first = [cell for cell in plan.fixed_cells() if not self._keep(cell)]
         self._queue = first + self._queue
@@ -116,7 +114,7 @@ class StudyRun:
         new = [metrics for metrics in epochs if int(metrics["epoch"]) > len(history)]
         stop = None
         if cell.purpose == "search":
-            stop = self._searches[cell.dataset].report(new)
+            stop = self._searches[search_key(cell)].report(new)
             if stop is not None:
                 new = [metrics for metrics in new if int(metrics["epoch"]) <= stop]
         history += new
@@ -156,9 +154,11 @@ class StudyRun:
             if status == "crashed":
                 # Trials are suggested from those before: going on without it would be another
                 # search than the one that the next invocation continues from here.
-                self._leave_out(cell.dataset, f"the search on {cell.dataset} stops here")
+                key = search_key(cell)
+                name = "the search" if cell.method == SEARCH_METHOD else cell.method
+                self._leave_out(key, f"{name} on {cell.dataset} stops here")
             else:
-                self._searches[cell.dataset].end(status, result)
+                self._searches[search_key(cell)].end(status, result)
         self._follow(record)
         self._progress.update()
 
@@ -176,11 +176,11 @@ class StudyRun:
 
     def _next_trial(self) -> Cell | None:
         """The next trial of a search that waits for one; finished searches queue their rows."""
-        for dataset, search in list(self._searches.items()):
+        for key, search in list(self._searches.items()):
             while not search.running:
                 if search.done:
-                    del self._searches[dataset]
-                    self._queue_searched(dataset, search)
+                    del self._searches[key]
+                    self._finish(key, search)
                     break
                 cell = search.next()
                 record = self._load(cell)
@@ -191,21 +191,26 @@ class StudyRun:
                 self._keep(cell)
         return None
 
-    def _queue_searched(self, dataset: str, search: AlphaSearch) -> None:
-        try:
-            alpha = search.best_alpha()
-        except SearchError as error:
-            self._leave_out(dataset, str(error))
+    def _finish(self, key: SearchKey, search: Search) -> None:
+        """Queue the rows that waited for the search; of a strategy its trials are all there is."""
+        if not isinstance(search, SpaceSearch) or key[0] != SEARCH_METHOD:
+            self._progress.total += self._trials[key] - self.plan.expected(key[0])
             return
-        cells = self.plan.searched_cells(dataset, alpha)
+        try:
+            alpha = search.best()["alpha"]
+        except SearchError as error:
+            self._leave_out(key, str(error))
+            return
+        cells = self.plan.searched_cells(key[1], alpha)
         self._queue = [cell for cell in cells if not self._keep(cell)] + self._queue
 
-    def _leave_out(self, dataset: str, why: str) -> None:
-        """Give up a data set's search for this invocation, and the rows that need it."""
-        self._searches.pop(dataset, None)
-        lost = len(self.plan.searched_cells(dataset, 1.0))
+    def _leave_out(self, key: SearchKey, why: str) -> None:
+        """Give up a search for this invocation, and the rows that need it."""
+        self._searches.pop(key, None)
+        lost = len(self.plan.searched_cells(key[1], 1.0)) if key[0] == SEARCH_METHOD else 0
         self._progress.failed += lost
-        self._progress.say(f"{why}; the {lost} trainings that need its result are left out")
+        rest = f"; the {lost} trainings that need its result are left out" if lost else ""
+        self._progress.say(f"{why}{rest}")
 
     def _follow(self, record: CellRecord) -> None:
         """Queue the frozen cells that draw from what this one learned, or leave them out."""
@@ -250,6 +255,8 @@ class StudyRun:
 
     def _count(self, record: CellRecord, *, kept: bool) -> None:
         self._records[record.cell.id] = record
+        if record.cell.purpose == "search":
+            self._trials[search_key(record.cell)] += 1
         progress = self._progress
         if kept:
             progress.kept += 1
