@@ -43,11 +43,16 @@ class Caption:
         return RIGHT if self.true == self.given else WRONG
 
     @property
+    def first(self) -> str:
+        """The first line."""
+        return f"given: {self.given}"
+
+    @property
     def second(self) -> str:
         """The second line."""
         if self.true is None:
             return ""
-        return "is right" if self.true == self.given else f"is {self.true}"
+        return "right" if self.true == self.given else f"true: {self.true}"
 
 
 def contact_sheet(pixels: np.ndarray, captions: Sequence[Caption], heading: str) -> Image.Image:
@@ -87,7 +92,7 @@ def contact_sheet(pixels: np.ndarray, captions: Sequence[Caption], heading: str)
         sheet.paste(tile.resize((shown, shown), Image.Resampling.NEAREST), (x, y))
         below = y + shown + FRAME
         room = shown + 2 * FRAME
-        draw.text((x - FRAME, below), _cut(draw, caption.given, room), _INK, _font())
+        draw.text((x - FRAME, below), _cut(draw, caption.first, room), _INK, _font())
         second = _cut(draw, caption.second, room)
         draw.text((x - FRAME, below + LINE), second, caption.color, _font())
     return sheet

@@ -265,6 +265,10 @@ def test_the_seed_alone_decides_the_folds() -> None:
         for seed in range(4)
     ]
     assert len({tuple(part.tolist()) for part in parts}) == 4
+    # And drawn, not dealt in the order of the images: every third one of each class.
+    every = draw_labels(CONFIG, numbered())
+    dealt = [i for c in range(3) for i in every.indices[every.given == c].tolist()]
+    assert first != sorted(dealt[1::3])
 
 
 def test_more_folds_than_images_are_refused() -> None:

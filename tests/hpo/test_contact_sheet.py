@@ -53,8 +53,9 @@ def test_gray_images_and_the_colours_of_what_is_known() -> None:
 
 
 def test_what_a_caption_says() -> None:
-    assert Caption("cat", "dog").second == "is dog"
-    assert Caption("cat", "cat").second == "is right"
+    assert Caption("cat", "dog").first == "given: cat"
+    assert Caption("cat", "dog").second == "true: dog"
+    assert Caption("cat", "cat").second == "right"
     assert Caption("cat").second == ""
 
 

@@ -1,0 +1,126 @@
+"""Finding wrong labels: the scores of one training beside cleanlab on cross-validation.
+
+The paper has no such table. Part of the training labels are made wrong, by default 40 % of each
+class; each method orders the training images by how good their labels look, and the table says how
+well that finds the wrong ones: AUC, precision among as many images as there are wrong labels, and
+among the first 100. The methods, and what each may use:
+
+    scores                        one training with persistent scores, which reads the clean
+                                  meta-validation images to learn
+    placebo                       the same with hypergradients permuted within the batch
+    cleanlab                      predictions for each image by a plain training of the same network
+                                  and epochs that did not see it: 5 folds, 5 trainings; cleanlab's
+                                  label quality in its default setting. Without the clean images
+    cleanlab + clean images       the same, the clean images added to each of the 5 trainings
+    clean images alone            one plain training on the clean images alone, for at least as many
+                                  steps; the label quality (its order is that of the loss)
+
+The last two are there because scores read the clean images: without them the comparison would be
+unfair to cleanlab. The main table gives the test errors of all trainings, each fold a row.
+
+Cost of one seed: 1 training without MixUp as the unit, two of about four units with scores, ten of
+0.8 to 0.9 of a unit for the folds, and one of a unit on the clean images. With five seeds on two
+CPU cores: digits two minutes, Fashion-MNIST about ten. Needs cleanlab:
+
+    pip install -e '.[label-errors]'
+    python studies/label_errors.py
+    python studies/label_errors.py --dataset fashion_mnist --label-noise 0.4 --seeds 5
+    python studies/label_errors.py --rows none,scores --dataset folder:IMAGES --label-noise 0
+
+The last one looks for the bad labels of a data set of one's own: `label_errors-scores-...` in the
+output folder are the list and the pictures. Run again, a command goes on where it was; finished
+cells are never trained twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from core.config import PolicyConfig, TrainingConfig
+from core.data import DATASETS
+from hpo import presets
+from hpo.command_line import Options, parse
+from hpo.label_comparison import Method, label_comparison, require_cleanlab
+from hpo.plan import StudyRow
+from hpo.report import Family, Row
+from hpo.run import UNUSABLE, run_study
+
+FOLDS = 5
+DEFAULTS = ("--label-noise", "0.4", "--seeds", "5")
+"""Of flags that other studies start elsewhere."""
+
+_FOLDS = tuple(f"fold-{fold}" for fold in range(1, FOLDS + 1))
+_CLEAN_FOLDS = tuple(f"fold-clean-{fold}" for fold in range(1, FOLDS + 1))
+_PREDICT = {*_FOLDS, *_CLEAN_FOLDS, "clean"}
+
+METHODS = (
+    Method("scores", "Scores", ("scores",)),
+    Method("placebo", "Placebo", ("scores-placebo",)),
+    Method("cleanlab", "cleanlab", _FOLDS),
+    Method("cleanlab-clean", "cleanlab + clean images", _CLEAN_FOLDS),
+    Method("clean", "clean images alone", ("clean",)),
+)
+"""What is compared, the first with each of the others."""
+
+
+def rows(clean_epochs: int) -> list[StudyRow]:
+    """The trainings; `clean_epochs` is the number of epochs of the one on clean images alone."""
+    scores, placebo = PolicyConfig("scores"), PolicyConfig("scores-placebo")
+    table = [
+        StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none")),
+        StudyRow(Row("scores", "Scores", "scores", "learned"), scores),
+        StudyRow(Row("scores-placebo", "Placebo", "hypergradients permuted", "placebo"), placebo),
+    ]
+    for fold in range(FOLDS):
+        name = f"fold {fold + 1} of {FOLDS}"
+        table.append(_plain(_FOLDS[fold], f"Without {name}", folds=FOLDS, fold=fold))
+    for fold in range(FOLDS):
+        name = f"Without fold {fold + 1} of {FOLDS}, with clean images"
+        table.append(
+            _plain(_CLEAN_FOLDS[fold], name, folds=FOLDS, fold=fold, meta_in_training=True)
+        )
+    name = "Clean images alone"
+    return [*table, _plain("clean", name, folds=1, meta_in_training=True, epochs=clean_epochs)]
+
+
+def clean_epochs(options: Options) -> int:
+    """Epochs on the clean images alone that are at least as many steps as the others take.
+
+    Of several data sets the one that needs most decides. Where the number of training images is
+    only known from the files, it is that of the others' epochs.
+    """
+    return max(_epochs(options, dataset) for dataset in options.datasets)
+
+
+def _epochs(options: Options, dataset: str) -> int:
+    training: TrainingConfig = replace(
+        presets.training(dataset, options.preset), **options.overrides
+    )
+    size = training.train_size
+    if size is None and dataset in DATASETS:
+        size = DATASETS[dataset].train_size - training.meta_size
+    return max(training.epochs, -(-training.epochs * (size or 0) // training.meta_size))
+
+
+def _plain(key: str, label: str, family: Family = "extra", **training: int) -> StudyRow:
+    return StudyRow(Row(key, label, key, family), PolicyConfig("none"), training)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study; returns the exit status."""
+    given = [*DEFAULTS, *(sys.argv[1:] if arguments is None else arguments)]
+    try:
+        options = parse("label_errors", __doc__, given)
+        if options.rows is None or _PREDICT & {*options.rows}:
+            require_cleanlab()
+        table = rows(clean_epochs(options))
+    except (ValueError, ImportError) as error:
+        print(f"label_errors: error: {error}", file=sys.stderr)
+        return UNUSABLE
+    return run_study("label_errors", table, __doc__, given, extras=[label_comparison(METHODS)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
