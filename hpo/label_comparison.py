@@ -110,7 +110,7 @@ def label_comparison(methods: Sequence[Method]) -> ExtraReport:
         parts = ["## Finding wrong labels"]
         for dataset in curves:
             here = frame[frame["dataset"] == dataset]
-            parts += [f"### {dataset}", _table(methods, here, _unit(outcome, dataset))]
+            parts += [f"### {dataset}", _table(methods, here, _units(outcome, dataset))]
             if len(differences):
                 found = differences[differences["dataset"] == dataset]
                 parts.append(_difference_table(methods, found))
@@ -121,9 +121,9 @@ def label_comparison(methods: Sequence[Method]) -> ExtraReport:
 
 
 _NOTES = (
-    "- trainings, cost: of one seed; 1.00× is a training without MixUp. Differences are paired "
-    "over the seeds that both have, with 95 % interval and p of the paired t test, adjusted by "
-    "Holm's method for all that were tested on the data set."
+    "- trainings, cost (time), samples (sent forward): of one seed; 1.00× is a training without "
+    "MixUp. Differences are paired over the seeds that both have, with 95 % interval and p of the "
+    "paired t test, adjusted by Holm's method for all that were tested on the data set."
 )
 
 
@@ -204,17 +204,20 @@ def _total(records: Sequence[CellRecord], name: str) -> float:
     return sum(float(record.result[name]) for record in records)
 
 
-def _unit(outcome: Outcome, dataset: str) -> float:
-    """Seconds of a training without MixUp, or NaN."""
+def _units(outcome: Outcome, dataset: str) -> dict[str, float]:
+    """What a training without MixUp costs, in seconds and in samples; NaN where there is none."""
     keys = {row.row.key for row in outcome.plan.rows if row.row.family == "none"}
-    seconds = [
-        float(record.result["train_seconds"])
+    results = [
+        record.result
         for record in outcome.records
         if record.cell.method in keys
         and record.cell.dataset == dataset
         and record.status == "finished"
     ]
-    return mean_interval(seconds).mean
+    return {
+        name: mean_interval([float(result[name]) for result in results]).mean
+        for name in ("train_seconds", "samples_seen")
+    }
 
 
 def _differences(
@@ -242,21 +245,22 @@ def _differences(
     return lines
 
 
-def _table(methods: Sequence[Method], frame: pd.DataFrame, unit: float) -> str:
+def _table(methods: Sequence[Method], frame: pd.DataFrame, units: Mapping[str, float]) -> str:
     lines = []
     for method in methods:
         seeds = frame[frame["method"] == method.key]
         if seeds.empty:
             continue
-        cost = number(float(seeds["train_seconds"].mean()) / unit, "{:.2f}×")
-        line = [method.label, str(len(method.trainings)), cost, str(len(seeds))]
+        costs = [number(seeds[name].mean() / unit, "{:.2f}×") for name, unit in units.items()]
+        line = [method.label, str(len(method.trainings)), *costs, str(len(seeds))]
         for measure in MEASURES:
             interval = mean_interval(seeds[measure].dropna().tolist())
             half = number(interval.high - interval.mean, " ± {:.3f}", missing="")
             line.append(number(interval.mean, "{:.3f}") + half)
         lines.append(line)
     wrong, total = frame["wrong"].mean(), frame["total"].mean()
-    table = padded_table(("method", "trainings", "cost", "n", *MEASURES.values()), lines)
+    header = ("method", "trainings", "cost", "samples", "n", *MEASURES.values())
+    table = padded_table(header, lines)
     return f"{wrong:.0f} of {total:.0f} training labels are wrong.\n\n{table}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def label_errors(outcome: Outcome) -> Extra:
     `LISTED` images of each seed, and `...-suspects.png`, the lowest-scored `SHOWN` of the first
     seed. A placebo's scores are noise; it gets neither. With wrong labels on purpose
     (`label_noise`) the placebo is measured as well as the others, in `STUDY-label-errors.csv` and a
-    table.
+    table, and its means become metrics of the summary runs.
 
     Only the images on the sheets are read.
 
@@ -73,7 +73,7 @@ def label_errors(outcome: Outcome) -> Extra:
         files.append(csv)
         labels = {row.row.key: row.row.label for row in outcome.plan.rows}
         text += [detection_table(frame, labels), LEGEND]
-    return Extra("\n\n".join(part for part in text if part), files)
+    return Extra("\n\n".join(part for part in text if part), files, _metrics(measured))
 
 
 LEGEND = (
@@ -198,6 +198,18 @@ def _measured(outcome: Outcome, record: CellRecord) -> Iterator[dict[str, Any]]:
         labels = training_labels(record, outcome.sources[source_key(record.cell.training)])
         found = detect(record.result["scores"], (labels.given != labels.true).numpy())
         yield detection_line(record, record.cell.method, found)
+
+
+def _metrics(measured: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
+    """Of each method and data set the mean of its seeds."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for key in dict.fromkeys((line["method"], line["dataset"]) for line in measured):
+        lines = [line for line in measured if (line["method"], line["dataset"]) == key]
+        for name in ("auc", "precision_at_wrong", "precision_at_few"):
+            mean = float(np.mean([line[name] for line in lines]))
+            if not np.isnan(mean):
+                found.setdefault(key, {})[f"label_errors_{name}"] = mean
+    return found
 
 
 def _write_suspects(

@@ -204,7 +204,7 @@ def test_differences_are_paired_over_seeds_and_adjusted_together(tmp_path: Path)
         assert p_holm["c", measure] == pytest.approx(expected, rel=1e-6)
 
     (line,) = cells(extra.markdown, "A")
-    assert line[:3] == ["1", "2.00×", "3"]
+    assert line[:4] == ["1", "2.00×", "1.00×", "3"]
     _, (difference, *_) = cells(extra.markdown, "B")
     assert difference.startswith("+0.111 [")
     assert "12 of 30 training labels are wrong." in extra.markdown
@@ -212,13 +212,14 @@ def test_differences_are_paired_over_seeds_and_adjusted_together(tmp_path: Path)
 
 def test_trainings_and_cost_of_cross_validation_are_added_up(tmp_path: Path) -> None:
     folds = [fold(f"f{i}", folds=3, fold=i) for i in range(3)]
-    extra = report(tmp_path, METHODS, [with_misses("scores", 0, 1), *folds, record("none", BASE)])
+    none = record("none", BASE, samples_seen=200)
+    extra = report(tmp_path, METHODS, [with_misses("scores", 0, 1), *folds, none])
     table = pd.read_csv(extra.files[0]).set_index("method")
     assert table["trainings"].to_dict() == {"scores": 1, "folds": 3}
     assert table["train_seconds"].to_dict() == {"scores": 8.0, "folds": 6.0}
     assert table["samples_seen"].to_dict() == {"scores": 100, "folds": 300}
     first, second = cells(extra.markdown, "Folds")
-    assert first[:3] == ["3", "3.00×", "1"]
+    assert first[:4] == ["3", "3.00×", "1.50×", "1"]
     # One pair says nothing about the spread.
     assert second[1::2] == ["–", "–"]
     assert not any("[" in cell for cell in second)

@@ -139,6 +139,12 @@ def test_files_of_a_study_with_wrong_labels(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in lines[3].split("|")[1:-1]]
     assert cells == ["Random", "40 % of 30", "1", "0.500", "0.400", "–"]
     assert f"`{stem}.csv`" in extra.markdown
+    assert extra.metrics.keys() == {("scores", "numbered"), ("scores-placebo", "numbered")}
+    mean = measured.loc[measured["method"] == "scores", "auc"].mean()
+    assert extra.metrics["scores", "numbered"]["label_errors_auc"] == pytest.approx(mean)
+    random = extra.metrics["scores-placebo", "numbered"]
+    names = ["label_errors_auc", "label_errors_precision_at_wrong"]  # not of a hundred in 30
+    assert random == pytest.approx(dict(zip(names, [0.5, 0.4], strict=True)))
 
 
 def test_the_sheet_shows_the_first_seeds_lowest_with_what_is_known(tmp_path: Path) -> None:
