@@ -1,0 +1,265 @@
+"""Readings of MetaMixUp compared: how far each moves λ, its histogram, its error, its cost.
+
+Reads what a study ended with. The tests behind a verdict are corrected by Holm's method for their
+number on one data set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from core.config import TrainingConfig
+from hpo.cells import CellRecord
+from hpo.outcome import Outcome
+from hpo.plan import META_SUFFIX, StudyRow
+from hpo.statistics import PairedComparison, holm, mean_interval, paired_comparison
+
+END = 0.1
+"""λ is "near" 0 or 1 within this distance."""
+
+SIGNIFICANT = 0.05
+MIXUP, NO_MIXUP = "beta-1", "none"
+"""Rows that Table I's order is about."""
+
+FACTORS = (
+    "projection",
+    "gradient",
+    "scale",
+    "step_size",
+    "init_alpha",
+    "inner_step",
+    "meta_steps",
+)
+RANKED_COLUMNS = (
+    "dataset",
+    "rank",
+    "method",
+    "label",
+    "family",
+    *FACTORS,
+    "meta_size",
+    "overlap",
+    "moves",
+    "moves_last",
+    "near_0_first",
+    "near_1_first",
+    "near_0",
+    "near_1",
+    "fig6",
+    "fig6_p_holm",
+    "mean_error",
+    "ci_low",
+    "ci_high",
+    "n_seeds",
+    "diff_vs_best_beta",
+    "diff_ci_low",
+    "diff_ci_high",
+    "p_holm",
+    "diff_vs_mixup",
+    "mixup_ci_low",
+    "mixup_ci_high",
+    "mixup_p_holm",
+    "table1",
+    "time_ratio",
+    "samples_ratio",
+)
+"""Of the ranked table. moves and near_* are fractions, errors and differences percent."""
+
+_OF_THE_REPORT = (
+    "label",
+    "family",
+    "mean_error",
+    "ci_low",
+    "ci_high",
+    "n_seeds",
+    "diff_vs_best_beta",
+    "diff_ci_low",
+    "diff_ci_high",
+    "p_holm",
+)
+_NAN = float("nan")
+
+Results = Mapping[int, Mapping[str, Any]]
+"""Results of a row's finished final cells, by seed."""
+
+
+def rank_readings(outcome: Outcome) -> pd.DataFrame:
+    """One line for each data set and row, by mean test error; see RANKED_COLUMNS.
+
+    - moves: |λ* − λ*(nothing learned)|, mean over samples, epochs and seeds; moves_last that of the
+      last epoch.
+    - near_0, near_1: part of λ within 0.1 of 0 and of 1 in the last epoch, all seeds together;
+      `near_0_first` and `near_1_first` in the first.
+    - fig6 holds a reading against "a higher frequency of 0 and 1" than MixUp's (Fig. 6), and than
+      that it started with: at both ends the part is higher than that of λ ~ U(0, 1), 0.1, and than
+      that of the reading's λ* before learning. The test is binomial, as if λ of one batch were
+      independent; p is the larger of both ends'. "yes": p < 0.05 in the last epoch; "early": in
+      the first epoch alone; "no". fig6_p_holm is the last epoch's.
+    - table1 holds it against the order MetaMixUp < MixUp < no MixUp, row "beta-1" being MixUp, by
+      mean differences over shared seeds. "yes": that order, both with p < 0.05; "means": that order
+      of means alone; "no"; "" where a row is missing. Readings whose meta-validation images train
+      are held against the "+meta" rows.
+    - time_ratio, samples_ratio: in units of the row "none", a search included.
+
+    Rows that are no reading have verdicts "" and factors left empty.
+    """
+    lines: list[dict[str, Any]] = []
+    for dataset in outcome.plan.datasets:
+        results = {
+            row.row.key: finished_results(outcome, dataset, row.row.key)
+            for row in outcome.plan.rows
+        }
+        table = outcome.frame[outcome.frame["dataset"] == dataset].set_index("method")
+        here = [
+            _line(row, outcome.plan.base[dataset], table.loc[row.row.key], results[row.row.key])
+            for row in outcome.plan.rows
+        ]
+        readings = {line["method"]: line for line in here if line["scale"]}
+        _judge_histograms(readings, results)
+        _judge_order(readings, results)
+        _count_cost(here, table)
+        here.sort(key=lambda line: (math.isnan(line["mean_error"]), line["mean_error"]))
+        lines += [{**line, "rank": rank} for rank, line in enumerate(here, 1)]
+    return pd.DataFrame(lines, columns=list(RANKED_COLUMNS))
+
+
+def start_share(projection: str, init_alpha: float) -> float:
+    """The part of λ* near 0, equal to that near 1, of a reading before it learns anything.
+
+    By the sigmoid "after" λ* starts within [0.50, 0.73].
+    """
+    if projection == "sigmoid_after":
+        return 0.0
+    return float(stats.beta.cdf(END, init_alpha, init_alpha))
+
+
+def near_ends(histogram: Sequence[int]) -> tuple[int, int, int]:
+    """Counts of λ near 0 and near 1, and of all, of a histogram of equal bins over [0, 1]."""
+    bins = round(END * len(histogram))
+    return sum(histogram[:bins]), sum(histogram[-bins:]), sum(histogram)
+
+
+def finished_results(outcome: Outcome, dataset: str, key: str) -> Results:
+    """By seed what the finished final cells of a row gave."""
+
+    def counts(record: CellRecord) -> bool:
+        cell = record.cell
+        of_row = (cell.dataset, cell.method, cell.purpose) == (dataset, key, "final")
+        return of_row and record.status == "finished"
+
+    return {r.cell.seed: r.result for r in outcome.records if counts(r)}
+
+
+def _line(
+    row: StudyRow, base: TrainingConfig, entry: Mapping[str, Any], results: Results
+) -> dict[str, Any]:
+    reading = row.policy.reading if row.policy is not None else None
+    is_reading = reading is not None and row.policy is not None and row.policy.kind == "learned"
+    line: dict[str, Any] = dict.fromkeys(RANKED_COLUMNS, _NAN)
+    line |= {factor: getattr(reading, factor) if is_reading else "" for factor in FACTORS}
+    line |= {name: entry[name] for name in _OF_THE_REPORT}
+    line |= {
+        "dataset": base.dataset,
+        "method": row.row.key,
+        "meta_size": row.training.get("meta_size", base.meta_size),
+        "overlap": row.meta_in_training,
+        "moves": mean_interval([moves(result) for result in results.values()]).mean,
+        "moves_last": mean_interval([moves(r, last=True) for r in results.values()]).mean,
+        "fig6": "",
+        "table1": "",
+    }
+    for name, when in (("lam_histogram_first", "_first"), ("lam_histogram", "")):
+        low, high, all_of_them = near_ends(_histogram(results, name))
+        if all_of_them:
+            line[f"near_0{when}"] = low / all_of_them
+            line[f"near_1{when}"] = high / all_of_them
+    return line
+
+
+def moves(result: Mapping[str, Any], *, last: bool = False) -> float:
+    """Mean size of λ's change by learning, over epochs or in the last; NaN where none is told."""
+    history = result["history"][-1:] if last else result["history"]
+    changes = [epoch["lam_change"] for epoch in history if "lam_change" in epoch]
+    return math.fsum(changes) / len(changes) if changes else _NAN
+
+
+def _histogram(results: Results, name: str) -> list[int]:
+    """Summed over seeds."""
+    counts = [result[name] for result in results.values()]
+    return [int(n) for n in np.sum(counts, axis=0)] if counts else [0] * 20
+
+
+def _judge_histograms(
+    readings: Mapping[str, dict[str, Any]], results: Mapping[str, Results]
+) -> None:
+    """Fill in fig6; one family of tests for the first and the last epochs of a data set."""
+    tests: dict[tuple[str, str], float] = {}
+    for key, line in readings.items():
+        reference = max(END, start_share(line["projection"], line["init_alpha"]))
+        for name in ("lam_histogram", "lam_histogram_first"):
+            low, high, everything = near_ends(_histogram(results[key], name))
+            tests[key, name] = (
+                # Higher at 0 and at 1: the weaker of both decides.
+                max(float(stats.binom.sf(n - 1, everything, reference)) for n in (low, high))
+                if everything
+                else _NAN
+            )
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    for key, line in readings.items():
+        last, first = adjusted[key, "lam_histogram"], adjusted[key, "lam_histogram_first"]
+        line["fig6_p_holm"] = last
+        if not math.isnan(last):
+            early = "early" if first < SIGNIFICANT else "no"
+            line["fig6"] = "yes" if last < SIGNIFICANT else early
+
+
+def _judge_order(readings: Mapping[str, dict[str, Any]], results: Mapping[str, Results]) -> None:
+    """Fill in the comparison with MixUp, and table1."""
+    references = {
+        suffix: _paired(results.get(MIXUP + suffix, {}), results.get(NO_MIXUP + suffix, {}))
+        for suffix in ("", META_SUFFIX)
+    }
+    suffixes = {key: META_SUFFIX if line["overlap"] else "" for key, line in readings.items()}
+    found = {
+        key: _paired(results[key], results.get(MIXUP + suffix, {}))
+        for key, suffix in suffixes.items()
+    }
+    tests = [*references.values(), *found.values()]
+    adjusted = holm([comparison.p_value for comparison in tests])
+    of_reference = dict(zip(references, adjusted, strict=False))
+    for (key, comparison), p_holm in zip(found.items(), adjusted[len(references) :], strict=True):
+        readings[key] |= {
+            "diff_vs_mixup": comparison.difference,
+            "mixup_ci_low": comparison.low,
+            "mixup_ci_high": comparison.high,
+            "mixup_p_holm": p_holm,
+        }
+        reference = references[suffixes[key]]
+        if comparison.n and reference.n:
+            ordered = comparison.difference < 0 and reference.difference < 0
+            p_reference = of_reference[suffixes[key]]
+            supported = p_holm < SIGNIFICANT and p_reference < SIGNIFICANT  # NaN is neither
+            readings[key]["table1"] = ("yes" if supported else "means") if ordered else "no"
+
+
+def _paired(first: Results, second: Results) -> PairedComparison:
+    """Differences of test error over the seeds that both have."""
+    shared = sorted(first.keys() & second.keys())
+    one, other = ([float(r[seed]["test_error"]) for seed in shared] for r in (first, second))
+    return paired_comparison(one, other)
+
+
+def _count_cost(lines: Sequence[dict[str, Any]], table: pd.DataFrame) -> None:
+    if NO_MIXUP not in table.index:
+        return
+    unit = table.loc[NO_MIXUP]
+    for line in lines:
+        own = table.loc[line["method"]]
+        line["time_ratio"] = own["train_seconds"] / unit["train_seconds"]
+        line["samples_ratio"] = own["samples_seen"] / unit["samples_seen"]

@@ -1,0 +1,187 @@
+"""The readings of MetaMixUp: what the paper leaves open, varied; which readings move λ and pay.
+
+The paper says "random initialize λ", moves λ by its gradient with α = 5 and squeezes it by a
+sigmoid. It leaves open how λ starts, where the sigmoid stands, what the gradient is scaled by and
+much else (`core.Reading`). Its claims that a reading can be held against:
+
+- Fig. 6 (λ on MNIST): "A higher frequency of 0 and 1 has occurred in MetaMixUp compared to MixUp."
+- Table I, error in percent: MetaMixUp below MixUp below no MixUp, but for MNIST and ImageNet, where
+  MixUp is above no MixUp.
+
+      PreActResNet-18  Fashion  SVHN  CIFAR-10  CIFAR-100  MNIST  ImageNet
+      Baseline           7.31   4.62    5.62      25.20     0.54    52.84
+      MixUp              6.74   3.83    4.57      21.35     0.59    55.06
+      MetaMixUp          5.15   2.96    3.12      20.36     0.38    47.35
+
+Rows: a full factorial of projection (sigmoid before, after, clip) × gradient (of λ, of its logit) ×
+scale (mean, sum, RMS, sign) × step size (three, from "hardly moves" to "most λ near 0 or 1"); by
+the sign both gradients are one reading, so 63 rows stand for 72 combinations. Then, one at a time
+around the default reading and around the paper's letter: starting distribution, inner step with
+momentum and weight decay, three meta steps, smaller and larger meta-validation set, meta-validation
+images that also train; more step sizes around the default. And for reference no MixUp, Beta(1),
+Beta(0.2), a searched Beta, the first two also trained on the meta-validation images.
+
+Two things to know when reading the table. A row with more or fewer meta-validation images draws
+other training images under the same seed. A row whose meta-validation images also train has more
+training images than the others: compare it with the `+meta` rows.
+
+Cost with three seeds on two CPU cores: quick on digits (100 training images) ten to twelve minutes,
+90 % of it the learned rows; `--epochs 50` four to five. On Fashion-MNIST a learned training of the
+quick preset takes 45 s, all rows with three seeds 90 minutes; a choice of rows is sooner:
+
+    python studies/readings.py --dataset digits --preset quick --seeds 3
+    python studies/readings.py --dataset fashion_mnist --epochs 10 --seeds 3
+    python studies/readings.py --rows none,beta-1,after-lam-mean-5,before-logit-rms-4
+    ray submit CLUSTER.yaml studies/readings.py -- --dataset mnist --preset paper --output /shared/r
+
+Beside the files of every study it leaves `readings-ranked.csv`, `readings-effects.csv` and
+`readings-lambda.png`. Run again, a command goes on where it was; finished cells are never trained
+twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from core.config import PolicyConfig
+from core.reading import DEFAULT, PAPER, Reading
+from hpo.factorial import DesignPoint
+from hpo.outcome import Extra, Outcome
+from hpo.plan import StudyRow, with_meta_images
+from hpo.readings_report import readings_report
+from hpo.report import Row
+from hpo.run import run_study
+from hpo.search import SEARCH_METHOD
+
+PROJECTIONS = {"before": "sigmoid_before", "after": "sigmoid_after", "clip": "clip"}
+GRADIENTS = ("lam", "logit")
+"""Factors of the factorial, with the names that they have in a row's key."""
+
+STEP_SIZES: Mapping[str, tuple[float, float, float]] = {
+    "mean": (5, 500, 50_000),
+    "sum": (1, 100, 10_000),
+    "rms": (0.04, 0.4, 4),
+    "sign": (0.04, 0.4, 4),
+}
+"""Low, middle and high, by scale. With a batch of n, "sum" at s is "mean" at s·n: the two
+interleave to one series of decades."""
+
+LEVELS = ("low", "middle", "high")
+META_STEPS, META_SIZES = 3, (100, 1000)
+MORE_STEP_SIZES = (1, 16, 40)
+"""Around the default reading, beside the factorial's."""
+
+NAMED = {"default": DEFAULT, "paper": PAPER}
+
+
+def design() -> list[DesignPoint]:
+    """The full factorial: which row stands for which combination of levels.
+
+    The derivatives with respect to λ and to its logit have one sign, λ(1 − λ) being positive: both
+    combinations are one row.
+    """
+    points = []
+    for projection, gradient, scale in product(PROJECTIONS, GRADIENTS, STEP_SIZES):
+        for level, step_size in zip(LEVELS, STEP_SIZES[scale], strict=True):
+            names = (projection, scale) if scale == "sign" else (projection, gradient, scale)
+            levels = {
+                "projection": projection,
+                "gradient": gradient,
+                "scale": scale,
+                "step size": level,
+            }
+            points.append(DesignPoint(levels, "-".join((*names, f"{step_size:g}"))))
+    return points
+
+
+def rows() -> list[StudyRow]:
+    """References, the factorial, then what is varied around each named reading."""
+    none, beta_1 = references = [
+        StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none")),
+        _beta(1.0),
+    ]
+    table = [
+        *references,
+        _beta(0.2),
+        StudyRow(Row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta"), None),
+        with_meta_images(none),
+        with_meta_images(beta_1),
+    ]
+    known = _factorial()
+    table += [_learned(key, reading) for key, reading in known.items()]
+    for name, reading in NAMED.items():
+        if reading not in known.values():
+            table.append(_learned(name, reading))
+        table += _one_at_a_time(name, reading)
+    return table
+
+
+def _beta(alpha: float) -> StudyRow:
+    policy = PolicyConfig("beta", alpha=alpha, per_sample=True)  # as learned rows draw λ0
+    label, setting = f"MixUp (α = {alpha:g}, per sample)", f"alpha={alpha:g}"
+    return StudyRow(Row(f"beta-{alpha:g}", label, setting, "beta"), policy)
+
+
+def _factorial() -> dict[str, Reading]:
+    """The readings of the factorial by key, at the default reading's other settings."""
+    readings = {}
+    for point in design():
+        scale = point.levels["scale"]
+        own: dict[str, Any] = {
+            "projection": PROJECTIONS[point.levels["projection"]],
+            "gradient": point.levels["gradient"],
+            "scale": scale,
+            "step_size": float(STEP_SIZES[scale][LEVELS.index(point.levels["step size"])]),
+        }
+        readings[point.key] = replace(DEFAULT, **own)
+    return readings
+
+
+def _one_at_a_time(name: str, reading: Reading) -> list[StudyRow]:
+    """One factor varied around a named reading, all else as in it."""
+    changed: dict[str, dict[str, Any]] = {
+        "start-0.2": {"init_alpha": 0.2},
+        "start-4": {"init_alpha": 4.0},
+        "inner-optimizer": {"inner_step": "optimizer"},
+        f"meta-steps-{META_STEPS}": {"meta_steps": META_STEPS},
+    }
+    if name == "default":
+        changed |= {f"step-{size}": {"step_size": float(size)} for size in MORE_STEP_SIZES}
+    told = [
+        _learned(f"{name}-{key}", replace(reading, **own), f"{name}: {key.replace('-', ' ')}")
+        for key, own in changed.items()
+        if replace(reading, **own) != reading
+    ]
+    for size in META_SIZES:
+        label, own = f"{name}: {size} meta-validation images", {"meta_size": size}
+        told.append(_learned(f"{name}-meta-{size}", reading, label, own))
+    label, own = f"{name}: meta-validation images train", {"meta_in_training": True}
+    return [*told, _learned(f"{name}-overlap", reading, label, own)]
+
+
+def _learned(
+    key: str, reading: Reading, label: str = "", training: Mapping[str, Any] | None = None
+) -> StudyRow:
+    names = [name for name, named in NAMED.items() if named == reading and not label]
+    label = (label or key.replace("-", ", ")) + "".join(f" ({name})" for name in names)
+    setting = ", ".join(f"{field}={value}" for field, value in vars(reading).items())
+    policy = PolicyConfig("learned", reading=reading)
+    return StudyRow(Row(key, label, setting, "learned"), policy, dict(training or {}))
+
+
+def ranked(outcome: Outcome) -> Extra:
+    """The ranked table and the main effects, after the report's table."""
+    return readings_report(outcome, design())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study; returns the exit status."""
+    return run_study("readings", rows(), __doc__, arguments, extras=[ranked])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
