@@ -98,14 +98,15 @@ class Options:
             return [*table, *extra] if self.preset == "quick" else table
         by_key = {row.row.key: row for row in table}
         for name in self.rows:
+            if name in by_key:
+                continue
             plain = name.removesuffix(META_SUFFIX)
             if plain not in by_key:
                 raise ValueError(
                     f"unknown row {name!r}; choose among {', '.join(by_key)}; +meta behind the "
                     "name of one that is not learned trains it on the meta-validation images too"
                 )
-            if plain != name:
-                by_key[name] = with_meta_images(by_key[plain])
+            by_key[name] = with_meta_images(by_key[plain])
         found = [row for key, row in by_key.items() if key in self.rows]
         check_sources(found)
         return found
