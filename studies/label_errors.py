@@ -18,9 +18,10 @@ among the first 100. The methods, and what each may use:
 The last two are there because scores read the clean images: without them the comparison would be
 unfair to cleanlab. The main table gives the test errors of all trainings, each fold a row.
 
-Cost of one seed: 1 training without MixUp as the unit, two of about four units with scores, ten of
-0.8 to 0.9 of a unit for the folds, and one of a unit on the clean images. With five seeds on two
-CPU cores: digits two minutes, Fashion-MNIST about ten. Needs cleanlab:
+Cost of one seed: a training without MixUp is the unit; two with scores of about four units each;
+ten for the folds, each of 0.8 of a unit and what the clean images add (Fashion-MNIST: 0.1; digits,
+with twice as many clean as training images: 2); one of a unit on the clean images (digits: 2). With
+five seeds on two idle CPU cores: digits about two minutes, Fashion-MNIST about ten. Needs cleanlab:
 
     pip install -e '.[label-errors]'
     python studies/label_errors.py
