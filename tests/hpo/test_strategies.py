@@ -14,7 +14,7 @@ import pytest
 from core.config import PolicyConfig, TrainingConfig
 from hpo.anytime import curves
 from hpo.cells import Cell, CellRecord, CellStore, partial_result
-from hpo.plan import Plan, StudyRow, search_key
+from hpo.plan import Plan, StudyRow, search_key, with_meta_images
 from hpo.progress import Progress
 from hpo.report import Row
 from hpo.search import SearchSettings, SpaceSearch, configured
@@ -354,5 +354,7 @@ def test_a_row_has_one_way_to_be_trained() -> None:
     row = Row("k", "k", "k", "extra")
     with pytest.raises(ValueError, match="row k has a strategy of its own"):
         StudyRow(row, BETA, strategy=Evolved())
+    with pytest.raises(ValueError, match=r"row k selects by the meta-.*: no k\+meta"):
+        with_meta_images(StudyRow(row, None, strategy=Evolved()))
     with pytest.raises(ValueError, match="row k has a strategy and needs a budget"):
         replace(make_plan("grid"), rows=[StudyRow(row, None, strategy=Evolved())], budget=None)
