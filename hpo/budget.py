@@ -11,6 +11,9 @@ from hpo.cells import Status
 LEARNED = ("learned", "placebo", "scores", "scores-placebo")
 """Kinds of policy with a meta stage."""
 
+ROUNDING = 1e-9
+"""Of sums of units: ten tenths of a budget spend it."""
+
 
 def weight(policy: PolicyConfig) -> float:
     """Rough cost of an epoch under the policy, in units of a plain one: a meta stage costs 3.5."""
@@ -20,6 +23,11 @@ def weight(policy: PolicyConfig) -> float:
 def units(training: TrainingConfig, epochs: float) -> float:
     """Rough cost of so many epochs, in units of a whole plain training of the same length."""
     return weight(training.policy) * epochs / training.epochs
+
+
+def failed_epochs(status: Status) -> int:
+    """Epochs that were trained and are not in the result: the one in which a training failed."""
+    return int(status in ("diverged", "crashed"))
 
 
 class Budget:
@@ -44,9 +52,8 @@ class Budget:
     @property
     def spent(self) -> bool:
         """Whether nothing more may begin."""
-        return self._used >= self.total
+        return self._used > self.total - ROUNDING
 
     def charge(self, training: TrainingConfig, status: Status, result: Mapping[str, Any]) -> None:
         """Count a training that ended; the epoch in which one failed was trained too."""
-        failed = status in ("diverged", "crashed")
-        self._used += units(training, int(result.get("epochs", 0)) + failed)
+        self._used += units(training, int(result["epochs"]) + failed_epochs(status))

@@ -49,6 +49,7 @@ class Options:
         datasets, preset, seeds, rows: what to train; rows None is all of the study's.
         overrides: settings of the training that replace the preset's.
         search_trials: trials of the search for α, or None for the preset's.
+        budget: of each strategy, in units of a plain training, or None for the preset's.
         output: absolute path of the folder for everything written.
         tracking_uri: of MLflow; None is a SQLite file in the output folder.
         address: of a Ray cluster, or None.
@@ -65,6 +66,7 @@ class Options:
     rows: tuple[str, ...] | None
     overrides: dict[str, Any]
     search_trials: int | None
+    budget: float | None
     output: Path
     tracking_uri: str | None
     address: str | None
@@ -112,8 +114,21 @@ class Options:
         return found
 
 
-def parse(study: str, description: str, arguments: Sequence[str] | None = None) -> Options:
+def parse(
+    study: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    budgeted: bool = False,
+) -> Options:
     """Read the command line. Exits with a message on a flag it does not know.
+
+    Args:
+        study: the study's name.
+        description: shown by --help.
+        arguments: the command line, `sys.argv[1:]` by default.
+        budgeted: its rows spend a budget by strategies: there is a flag for it, and none for the
+            length of the search.
 
     Raises:
         ValueError: a value is out of range.
@@ -143,7 +158,11 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
             extra = {"choices": _CHOICES[name]}
         flag = "--" + name.replace("_", "-")
         add(flag, type=kind, help=_HELP.get(name, "overrides the preset"), **extra)
-    add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
+    if budgeted:
+        add("--budget", type=float, metavar="X", help="of each strategy, in plain trainings")
+    else:
+        add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
+    parser.set_defaults(budget=None, search_trials=None)
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
@@ -165,6 +184,8 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
     ):
         if value is not None and value < 1:
             raise ValueError(f"{flag} must be at least 1, got {value}")
+    if args.budget is not None and not 0 < args.budget < float("inf"):
+        raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if not 0 <= gpus < float("inf"):
         raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus}")
     return Options(
@@ -174,6 +195,7 @@ def parse(study: str, description: str, arguments: Sequence[str] | None = None) 
         rows=tuple(args.rows.split(",")) if args.rows else None,
         overrides={n: v for n in OVERRIDES if (v := getattr(args, n)) is not None},
         search_trials=args.search_trials,
+        budget=args.budget,
         output=args.output.expanduser().absolute(),
         tracking_uri=args.tracking_uri,
         address=args.address,

@@ -85,11 +85,14 @@ def with_meta_images(row: StudyRow) -> StudyRow:
     error.
 
     Raises:
-        ValueError: the row's policy learns from those images, so they cannot train as well.
+        ValueError: the row's policy learns from those images, or its strategy selects by them, so
+            they cannot train as well.
     """
     key = row.row.key
     if row.policy is not None and row.policy.kind in LEARNED:
         raise ValueError(f"row {key} learns from the meta-validation images: no {key}{META_SUFFIX}")
+    if row.strategy is not None:
+        raise ValueError(f"row {key} selects by the meta-validation images: no {key}{META_SUFFIX}")
     label = f"{row.row.label} + meta images"
     own = replace(
         row.row,

@@ -95,6 +95,11 @@ def search(preset: str) -> SearchSettings:
     return SearchSettings(trials=20, startup=6, min_epochs=25, reduction=3)
 
 
+def budget(preset: str) -> float:
+    """What a strategy may cost for each seed, in units of a plain training, by preset."""
+    return {"smoke": 6.0, "quick": 12.0}.get(preset, 20.0)
+
+
 def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:
     """The training with its sizes cut to what a small data set has, class-balanced.
 

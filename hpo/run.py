@@ -16,6 +16,7 @@ from core.config import TrainingConfig
 from core.data import Source
 from core.models import build_model
 from hpo import output_folder, plots, presets, report
+from hpo.anytime_report import write_anytime_report
 from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.command_line import Options, parse
 from hpo.controls import controls_report
@@ -27,6 +28,7 @@ from hpo.progress import Progress, clock
 from hpo.study import StudyError, StudyRun
 from hpo.tracking import (
     StudyTracker,
+    SummaryRow,
     TrackingError,
     check_tracking_uri,
     default_tracking_uri,
@@ -63,7 +65,8 @@ def run_study(
         The exit status: 0 if all cells came to an end, those that diverged among them.
     """
     try:
-        options = parse(study, description, arguments)
+        budgeted = any(row.strategy is not None for row in rows)
+        options = parse(study, description, arguments, budgeted=budgeted)
         chosen = options.chosen(rows)
     except ValueError as error:
         print(f"{study}: error: {error}", file=sys.stderr)
@@ -104,7 +107,8 @@ def _run(
         params={"preset": options.preset, "seeds": options.seeds, **options.overrides},
     ) as tracker:
         progress = Progress()
-        progress.say(f"{study}: {plan.size} trainings, results in {_shown(options.output)}")
+        about = "about " if plan.budget is not None else ""
+        progress.say(f"{study}: {about}{plan.size} trainings, results in {_shown(options.output)}")
         fingerprints = {dataset: source.fingerprint() for (dataset, _), source in sources.items()}
         run = StudyRun(plan, CellStore(options.output), tracker, progress, fingerprints)
         # Nothing left to train: no need to wait for Ray.
@@ -153,7 +157,10 @@ def prepare(
     search = presets.search(options.preset)
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)
-    return Plan(study, rows, options.datasets, range(options.seeds), base, search), sources
+    budget = None
+    if any(row.strategy is not None for row in rows):
+        budget = presets.budget(options.preset) if options.budget is None else options.budget
+    return Plan(study, rows, options.datasets, range(options.seeds), base, search, budget), sources
 
 
 def _report(
@@ -167,8 +174,36 @@ def _report(
 ) -> bool:
     """Write, track and print everything. Returns whether no part of it failed."""
     records = run.records
-    frame = report.build_table(records, [row.row for row in plan.rows], plan.datasets)
     preamble = _preamble(plan, run, options)
+    if plan.budget is None:
+        complete, files, text, summary = _table(plan, records, sources, options, extras, preamble)
+    else:
+        written = write_anytime_report(plan, records, options.output, preamble)
+        complete, files = True, written.files
+        text, summary = written.markdown, written.summary
+    tracker.summarise(summary)
+    tracker.log_figure_files(files)
+    print(text)
+    trained = sum(float(record.result["train_seconds"]) for record in records)
+    print(
+        f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
+        f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else "")
+    )
+    print("files: " + ", ".join(_shown(path) for path in files))
+    print(f"look at the runs: {tracker.how_to_open}")
+    return complete
+
+
+def _table(
+    plan: Plan,
+    records: Sequence[CellRecord],
+    sources: Mapping[SourceKey, Source],
+    options: Options,
+    extras: Sequence[ExtraReport],
+    preamble: str,
+) -> tuple[bool, list[Path], str, list[SummaryRow]]:
+    """The report of a table: whether it is complete, its files, text, and lines for MLflow."""
+    frame = report.build_table(records, [row.row for row in plan.rows], plan.datasets)
     files = report.write_report(options.output, plan.study, frame, preamble)
     picture = options.output / f"{plan.study}.png"
     plots.save_figure(plots.study_figure(frame, records), picture)
@@ -183,17 +218,9 @@ def _report(
     for extra in found:
         for key, values in extra.metrics.items():
             metrics.setdefault(key, {}).update(values)
-    tracker.summarise(report.summary_rows(frame, metrics))
-    tracker.log_figure_files(files)
-    print("\n\n".join([to_markdown(frame), *([appendix] if appendix else [])]))
-    trained = sum(float(record.result["train_seconds"]) for record in records)
-    print(
-        f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
-        f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else "")
-    )
-    print("files: " + ", ".join(_shown(path) for path in files))
-    print(f"look at the runs: {tracker.how_to_open}")
-    return len(found) == len(extras)
+    text = "\n\n".join([to_markdown(frame), *([appendix] if appendix else [])])
+    summary = report.summary_rows(frame, metrics)
+    return len(found) == len(extras), files, text, summary
 
 
 def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
@@ -247,7 +274,8 @@ def scenario(training: TrainingConfig) -> str:
 
 def environments(records: Sequence[CellRecord]) -> list[str]:
     """One line that says where the final trainings ran; a second one where that differs."""
-    finals = [r for r in records if r.status == "finished" and r.cell.purpose == "final"]
+    finished = [r for r in records if r.status == "finished"]
+    finals = [r for r in finished if r.cell.purpose == "final"] or finished
     told = [sorted((k, v) for k, v in r.environment.items() if k != "data") for r in finals]
     seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in told}
     lines = [f"Trained with {text}." for text in sorted(seen)]

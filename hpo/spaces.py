@@ -31,6 +31,16 @@ BETA_ALPHA: Space = {"alpha": Float(0.05, 8.0, log=True)}
 """α of Beta(α, α): from nearly unmixed to λ close to 1/2."""
 
 
+OPTIMISATION: Space = {
+    "lr": Float(0.003, 0.3, log=True),
+    "weight_decay": Float(1e-5, 1e-2, log=True),
+}
+"""Learning rate and weight decay of SGD."""
+
+LEARNED_STEP: Space = {"step_size": Float(0.5, 16.0, log=True)}
+"""How far a learned policy moves λ (Eq. 10), around the default reading's 4."""
+
+
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, float]:
     """One value for each name, suggested by Optuna's trial."""
     return {name: trial.suggest_float(name, d.low, d.high, log=d.log) for name, d in space.items()}

@@ -49,6 +49,7 @@ def test_without_flags_it_is_quick_on_digits(
         rows=None,
         overrides={},
         search_trials=None,
+        budget=None,
         output=tmp_path / "results",
         tracking_uri=None,
         address=None,
@@ -75,6 +76,7 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
         rows=("none", "beta-1"),
         overrides={},
         search_trials=9,
+        budget=None,
         output=tmp_path / "my results",
         tracking_uri="http://host:5000",
         address="ray:1",
@@ -85,6 +87,21 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
         data_root=Path("/data"),
         fresh=True,
     )
+
+
+def test_strategies_have_a_budget_in_place_of_trials(capsys: pytest.CaptureFixture[str]) -> None:
+    def budgeted(*arguments: str) -> Options:
+        return command_line.parse("contrast", "", arguments, budgeted=True)
+
+    assert budgeted().budget is None
+    assert budgeted("--budget", "7.5").budget == 7.5
+    for value in ("0", "-1", "nan", "inf"):
+        with pytest.raises(ValueError, match="--budget must be positive and finite, got"):
+            budgeted("--budget", value)
+    for wrong in (lambda: budgeted("--search-trials", "3"), lambda: parse("--budget", "3")):
+        with pytest.raises(SystemExit):
+            wrong()
+        assert "unrecognized arguments" in capsys.readouterr().err
 
 
 def test_the_output_is_absolute_and_knows_home(monkeypatch: pytest.MonkeyPatch) -> None:

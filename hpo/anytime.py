@@ -1,0 +1,217 @@
+"""Anytime curves: the incumbent's error against what its search has cost so far.
+
+Reads records and replays searches; trains nothing. The incumbent is what a user would take if the
+search ended now: the finished training with the lowest meta-validation error so far, the first of
+equals. Its test error is reported and selects nothing. Of a population it is the best member at the
+end of a segment, as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import pandas as pd
+
+from hpo.budget import ROUNDING, failed_epochs, units
+from hpo.cells import CellRecord
+from hpo.plan import Plan, SearchKey
+from hpo.search import Search
+from hpo.statistics import MeanInterval, PairedComparison, holm, mean_interval, paired_comparison
+
+COLUMNS = (
+    "dataset",
+    "strategy",
+    "seed",
+    "cost_units",
+    "train_seconds",
+    "samples_seen",
+    "val_error",
+    "test_error",
+)
+"""Of the table of curves; cost is cumulative, errors are the incumbent's in percent."""
+
+FRACTIONS = (0.25, 0.5, 1.0)
+"""Of the budget, at which strategies are compared."""
+
+REFERENCES = ("metamixup", "tpe-alpha-asha")
+"""What every other strategy is compared with at the end of the budget."""
+
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What something that can be taken, or was paid for, has cost by itself, and its errors.
+
+    Attributes:
+        units: in plain trainings, by expectation.
+        train_seconds, samples_seen: as measured.
+        val_error, test_error: percent; NaN of a training that did not finish.
+    """
+
+    units: float
+    train_seconds: float
+    samples_seen: float
+    val_error: float = _NAN
+    test_error: float = _NAN
+
+
+def replay(search: Search, records: Mapping[str, CellRecord]) -> list[CellRecord]:
+    """The records of a search's trainings in the order in which it asked for them.
+
+    Args:
+        search: at its beginning.
+        records: by cell id; where one is missing, or crashed, the search has come no further.
+    """
+    found = []
+    while not search.done:
+        record = records.get(search.next().id)
+        if record is None or record.status == "crashed":
+            break
+        search.report(record.result["history"])
+        search.end(record.status, record.result)
+        found.append(record)
+    return found
+
+
+def points(record: CellRecord) -> list[Point]:
+    """What a training leaves, one point at its end; of a population one for each segment.
+
+    The cost of a later point is what it adds to the one before.
+    """
+    training, result = record.cell.training, record.result
+    if record.cell.population is None or record.status != "finished":
+        epochs = int(result["epochs"]) + failed_epochs(record.status)
+        cost = units(training, epochs), float(result["train_seconds"]), result["samples_seen"]
+        if record.status != "finished":
+            return [Point(*cost)]
+        return [Point(*cost, float(result["val_error"]), float(result["test_error"]))]
+    found = []
+    epochs_before = seconds = samples = 0.0
+    for segment in result["history"]:
+        found.append(
+            Point(
+                units(training, segment["epochs_trained"] - epochs_before),
+                segment["train_seconds"] - seconds,
+                segment["samples_seen"] - samples,
+                segment["val_error"],
+                segment["test_error"],
+            )
+        )
+        epochs_before = segment["epochs_trained"]
+        seconds, samples = segment["train_seconds"], segment["samples_seen"]
+    return found
+
+
+def curve(trained: Iterable[Point], budget: float) -> list[Point]:
+    """Cumulative cost and the incumbent's errors after each point, to the end of the budget.
+
+    Errors are NaN until something has finished.
+    """
+    found: list[Point] = []
+    spent = Point(0.0, 0.0, 0.0)
+    for point in trained:
+        better = not (math.isnan(point.val_error) or point.val_error >= spent.val_error)
+        incumbent = point if better else spent
+        spent = Point(
+            spent.units + point.units,
+            spent.train_seconds + point.train_seconds,
+            spent.samples_seen + point.samples_seen,
+            incumbent.val_error,
+            incumbent.test_error,
+        )
+        if spent.units > budget + ROUNDING:
+            break
+        found.append(spent)
+    return found
+
+
+def curves(plan: Plan, records: Iterable[CellRecord]) -> dict[SearchKey, list[Point]]:
+    """The curve of each strategy, data set and seed of a plan, in the order of its rows."""
+    by_id = {record.cell.id: record for record in records}
+    searches, budget = plan.open_searches(), plan.budget or 0.0
+    methods = [row.row.key for row in plan.rows if row.strategy is not None]
+    return {
+        key: curve((p for r in replay(searches[key], by_id) for p in points(r)), budget)
+        for key in ((m, d, s) for d, m, s in product(plan.datasets, methods, plan.seeds))
+    }
+
+
+def curve_table(found: Mapping[SearchKey, Sequence[Point]]) -> pd.DataFrame:
+    """All curves, one row for each point; see COLUMNS."""
+    lines = [
+        (dataset, method, seed, p.units, p.train_seconds, p.samples_seen, p.val_error, p.test_error)
+        for (method, dataset, seed), trained in found.items()
+        for p in trained
+    ]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def standing(trained: Sequence[Point], units_spent: float) -> float:
+    """Test error of the incumbent once so much is spent; NaN where there is none yet."""
+    reached = [point for point in trained if point.units <= units_spent + ROUNDING]
+    return reached[-1].test_error if reached else _NAN
+
+
+def errors_at(
+    found: Mapping[SearchKey, Sequence[Point]], method: str, dataset: str, units_spent: float
+) -> dict[int, float]:
+    """Test error of a strategy's incumbent by seed; seeds that have none yet are left out."""
+    at = {
+        seed: standing(trained, units_spent)
+        for (key, name, seed), trained in found.items()
+        if (key, name) == (method, dataset)
+    }
+    return {seed: error for seed, error in at.items() if not math.isnan(error)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One strategy on one data set.
+
+    Attributes:
+        at: error over seeds at each of FRACTIONS of the budget; NaN until all seeds that come to an
+            incumbent at all have one.
+        against: the paired comparison with each of REFERENCES at the end, and its p-value after
+            Holm's method over all comparisons of the data set; without those with itself.
+    """
+
+    method: str
+    dataset: str
+    at: tuple[MeanInterval, ...]
+    against: Mapping[str, tuple[PairedComparison, float]]
+
+
+def compare(found: Mapping[SearchKey, Sequence[Point]], budget: float) -> list[Line]:
+    """Where the strategies stand, data set by data set."""
+    lines = []
+    for dataset in dict.fromkeys(dataset for _, dataset, _ in found):
+        methods = list(dict.fromkeys(method for method, name, _ in found if name == dataset))
+        ends = {method: errors_at(found, method, dataset, budget) for method in methods}
+        pairs = [(m, r) for m in methods for r in REFERENCES if r in ends and m != r]
+        # One difference, told from both sides, is one comparison.
+        distinct = list({frozenset(pair): pair for pair in reversed(pairs)}.values())
+        compared = {pair: _paired(ends[pair[0]], ends[pair[1]]) for pair in pairs}
+        adjusted = holm([compared[pair].p_value for pair in distinct])
+        p_holm = {frozenset(pair): p for pair, p in zip(distinct, adjusted, strict=True)}
+        for method in methods:
+            at = []
+            for fraction in FRACTIONS:
+                errors = errors_at(found, method, dataset, fraction * budget)
+                complete = errors.keys() == ends[method].keys()
+                at.append(mean_interval(list(errors.values()) if complete else []))
+            against = {
+                reference: (compared[method, reference], p_holm[frozenset((method, reference))])
+                for reference in REFERENCES
+                if (method, reference) in compared
+            }
+            lines.append(Line(method, dataset, tuple(at), against))
+    return lines
+
+
+def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> PairedComparison:
+    shared = sorted(first.keys() & second.keys())
+    return paired_comparison([first[s] for s in shared], [second[s] for s in shared])

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from core.config import PolicyConfig, TrainingConfig
+from hpo.budget import Budget, units, weight
+from hpo.cells import Status
+
+PLAIN = TrainingConfig("digits", "cnn", PolicyConfig("beta", alpha=1.0), epochs=20)
+LEARNED = replace(PLAIN, policy=PolicyConfig("learned"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (PolicyConfig("none"), 1.0),
+        (PolicyConfig("fixed", lam=0.3), 1.0),
+        (PolicyConfig("beta", alpha=2.0), 1.0),
+        (PolicyConfig("learned"), 4.5),
+        (PolicyConfig("placebo", every=7), 1.5),
+        (PolicyConfig("scores", every=2), 2.75),
+    ],
+)
+def test_the_cost_of_an_epoch_is_that_of_its_policy(policy: PolicyConfig, expected: float) -> None:
+    assert weight(policy) == expected
+    assert units(replace(PLAIN, policy=policy), 5) == expected / 4
+
+
+@pytest.mark.parametrize(
+    ("training", "status", "epochs", "cost"),
+    [
+        (PLAIN, "finished", 20, 1.0),
+        (PLAIN, "pruned", 5, 0.25),
+        (PLAIN, "diverged", 4, 0.25),  # the fifth failed
+        (PLAIN, "diverged", 0, 0.05),  # or a search of such would never end
+        (LEARNED, "finished", 20, 4.5),
+        (LEARNED, "pruned", 4, 0.9),
+    ],
+)
+def test_a_training_is_charged_for_the_epochs_it_was_given(
+    training: TrainingConfig, status: Status, epochs: int, cost: float
+) -> None:
+    result: dict[str, Any] = {"epochs": epochs, "train_seconds": 1e6}  # a clock decides nothing
+    just, more = Budget(cost), Budget(cost + 1e-6)
+    for budget in (just, more):
+        assert not budget.spent
+        budget.charge(training, status, result)
+    assert just.spent
+    assert not more.spent
+
+
+def test_parts_that_sum_up_to_the_budget_spend_it() -> None:
+    assert 0.7 + 0.1 + 0.1 + 0.1 < 1.0
+    budget = Budget(1.0)
+    for epochs in (14, 2, 2, 2):
+        assert not budget.spent
+        budget.charge(PLAIN, "pruned", {"epochs": epochs})
+    assert budget.spent
+
+
+@pytest.mark.parametrize("total", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_impossible_budget_is_refused(total: float) -> None:
+    with pytest.raises(ValueError, match="budget must be positive and finite, got"):
+        Budget(total)

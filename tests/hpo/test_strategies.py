@@ -1,0 +1,360 @@
+"""Every strategy through the study: what it trains, and that it decides alike whatever happens."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import PolicyConfig, TrainingConfig
+from hpo.anytime import curves
+from hpo.cells import Cell, CellRecord, CellStore, partial_result
+from hpo.plan import Plan, StudyRow, search_key, with_meta_images
+from hpo.progress import Progress
+from hpo.report import Row
+from hpo.search import SearchSettings, SpaceSearch, configured
+from hpo.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION
+from hpo.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
+from hpo.study import StudyRun
+
+EPOCHS = 8
+BUDGET = 6.0
+BETA, LEARNED = PolicyConfig("beta", alpha=1.0), PolicyConfig("learned")
+BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100)
+SETTINGS = SearchSettings(startup=2, min_epochs=2, reduction=2)
+GRID = tuple(PolicyConfig("fixed", lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
+STRATEGIES: dict[str, Strategy] = {
+    "once": Listed((LEARNED,)),
+    "grid": Listed(GRID),
+    "random": Sampled(BETA, BETA_ALPHA, "random", halving=False),
+    "random-asha": Sampled(BETA, BETA_ALPHA, "random"),
+    "tpe": Sampled(BETA, BETA_ALPHA, halving=False),
+    "tpe-asha": Sampled(BETA, BETA_ALPHA),
+    "joint": Sampled(BETA, {**BETA_ALPHA, **OPTIMISATION}),
+    "outer": Sampled(LEARNED, {**OPTIMISATION, **LEARNED_STEP}),
+    "population": Evolved(),
+}
+
+
+def make_plan(*keys: str, seeds: int = 2, budget: float = BUDGET) -> Plan:
+    rows = [
+        StudyRow(Row(key, key, key, "extra"), None, strategy=STRATEGIES[key])
+        for key in keys or STRATEGIES
+    ]
+    return Plan("contrast", rows, ["digits"], range(seeds), {"digits": BASE}, SETTINGS, budget)
+
+
+def made_up_error(cell: Cell, epoch: int) -> float:
+    """Best at α = 0.7 and lr = 0.05, by a seed's own luck; diverges from lr = 0.2 on."""
+    training = cell.training
+    lam = training.policy.lam or training.policy.alpha or 0.4
+    luck = math.sin(17 * cell.seed + 9 * lam + epoch)
+    return 9 + 5 * math.log(lam / 0.7) ** 2 + math.log(training.lr / 0.05) ** 2 + 30 / epoch + luck
+
+
+def told(cell: Cell) -> tuple[list[dict[str, float]], str, dict[str, Any]]:
+    """Epochs (of a population: segments), ending and result of a made-up training."""
+    if cell.population is not None:
+        members = cell.population.members
+        history = [
+            {
+                "epoch": float(segment),
+                "val_error": 50.0 / segment + cell.seed,
+                "test_error": 51.0 / segment,
+                "train_seconds": 0.5 * segment * members,
+                "samples_seen": 100.0 * segment * members,
+                "epochs_trained": float(segment * members),
+            }
+            for segment in range(1, EPOCHS + 1)
+        ]
+        result = partial_result(history) | {"epochs": EPOCHS * members}
+        return history, "finished", result | {"val_error": 6.0, "test_error": 7.0}
+    failed = cell.training.lr >= 0.2
+    history = [
+        {
+            "epoch": float(epoch),
+            "val_error": made_up_error(cell, epoch),
+            "train_seconds": 0.5 * epoch,
+            "samples_seen": 100.0 * epoch,
+        }
+        for epoch in range(1, 2 if failed else EPOCHS + 1)
+    ]
+    result = partial_result(history)
+    if failed:
+        return history, "diverged", result
+    error = history[-1]["val_error"]
+    return history, "finished", result | {"val_error": error, "test_error": error + 1}
+
+
+class Tracker:
+    """Takes everything."""
+
+    def start_cell(self, cell: Cell) -> None: ...
+
+    def epoch(self, cell_id: str, metrics: Mapping[str, float]) -> None: ...
+
+    def end_cell(self, record: CellRecord) -> None: ...
+
+
+class Bench:
+    """A study driven by a loop that makes results up; `drive(events)` leaves off as a kill does."""
+
+    def __init__(self, output: Path, plan: Plan):
+        self.plan = plan
+        self.store = CellStore(output)
+        self.progress = Progress()
+        self.run = StudyRun(
+            plan,
+            self.store,
+            Tracker(),  # type: ignore[arg-type]
+            self.progress,
+            dict.fromkeys(plan.datasets, "d"),
+        )
+        self.cells: list[Cell] = []
+
+    def drive(self, events: int | None = None, workers: int = 3, bundle: int = 1) -> bool:
+        running: dict[str, Iterator[bool]] = {}
+        spent = 0
+        while True:
+            while len(running) < workers and (cell := self.run.next()) is not None:
+                assert search_key(cell) not in {
+                    search_key(c) for c in self.cells if c.id in running
+                }
+                self.cells.append(cell)
+                running[cell.id] = self._train(cell, bundle)
+                spent += 1
+                if spent == events:
+                    return False
+            if not running:
+                return self.run.finished
+            for cell_id in list(running):
+                if not next(running[cell_id]):
+                    del running[cell_id]
+                spent += 1
+                if spent == events:
+                    return False
+
+    def _train(self, cell: Cell, bundle: int) -> Iterator[bool]:
+        history, status, result = told(cell)
+        for start in range(0, len(history), bundle):
+            if self.run.report(cell.id, history[start : start + bundle]):
+                yield False
+                return
+            yield True
+        error = None if status == "finished" else "it diverged"
+        self.run.end(cell.id, status, result, error, {})  # type: ignore[arg-type]
+        yield False
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [record.to_dict() for record in self.run.records]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path / "complete", make_plan())
+    assert bench.drive()
+    return bench
+
+
+def statuses(bench: Bench, method: str) -> Counter[str]:
+    return Counter(r.status for r in bench.run.records if r.cell.method == method)
+
+
+# What each trains
+
+
+def test_each_strategy_spends_its_budget_and_no_training_starts_beyond(complete: Bench) -> None:
+    assert {(c.method, c.seed) for c in complete.cells} == {
+        (k, s) for k in STRATEGIES for s in (0, 1)
+    }
+    for key in STRATEGIES:
+        for seed in (0, 1):
+            cost = []
+            for cell in complete.cells:
+                if (cell.method, cell.seed) != (key, seed):
+                    continue
+                [record] = [r for r in complete.run.records if r.cell == cell]
+                epochs = record.result["epochs"] + (record.status == "diverged")
+                cost.append(
+                    (4.5 if cell.training.policy == LEARNED or key == "outer" else 1) * epochs
+                )
+            assert sum(cost[:-1]) < BUDGET * EPOCHS
+            if key not in ("once", "grid"):
+                assert sum(cost) >= BUDGET * EPOCHS
+    assert statuses(complete, "once") == {"finished": 2}
+    assert statuses(complete, "grid") == {"finished": 10}
+    assert statuses(complete, "population") == {"finished": 2}
+    assert statuses(complete, "random") == statuses(complete, "tpe") == {"finished": 12}
+    for key in ("random-asha", "tpe-asha", "joint", "outer"):
+        assert statuses(complete, key)["pruned"] > 0
+    assert sum(statuses(complete, "joint").values()) > 12
+    assert any("diverged" in statuses(complete, key) for key in ("joint", "outer"))
+
+
+def test_every_training_of_a_seed_is_of_that_seed_and_of_no_table(complete: Bench) -> None:
+    for cell in complete.cells:
+        assert cell.purpose == "search"
+        assert cell.seed in (0, 1)
+        policy, plain = cell.training.policy, replace(BASE, seed=cell.seed)
+        own = {
+            "joint": {"lr": cell.training.lr, "weight_decay": cell.training.weight_decay},
+            "outer": {"lr": cell.training.lr, "weight_decay": cell.training.weight_decay},
+        }.get(cell.method, {})
+        assert cell.training == replace(plain, policy=policy, **own)
+        kind = {"once": "learned", "outer": "learned", "grid": "fixed"}.get(cell.method, "beta")
+        assert policy.kind == kind
+
+
+def test_what_is_searched_varies_within_its_bounds(complete: Bench) -> None:
+    spaces = {key: s.space for key, s in STRATEGIES.items() if isinstance(s, Sampled)}
+    for key, space in spaces.items():
+        cells = [c for c in complete.cells if c.method == key]
+        for name, bounds in space.items():
+            values = [
+                getattr(c.training, name, None)
+                or getattr(c.training.policy, name, None)
+                or getattr(c.training.policy.reading, name)
+                for c in cells
+            ]
+            assert len(set(values)) == len(values)
+            assert all(bounds.low <= value <= bounds.high for value in values)
+
+
+def test_seeds_search_for_themselves_and_share_no_draw(complete: Bench) -> None:
+    for key in ("random", "tpe"):
+        alphas = {
+            seed: {
+                c.training.policy.alpha for c in complete.cells if (c.method, c.seed) == (key, seed)
+            }
+            for seed in (0, 1)
+        }
+        assert not alphas[0] & alphas[1]
+
+
+def test_a_grid_goes_in_its_order_and_stops_with_the_budget(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan("grid", seeds=1, budget=2.5))
+    assert bench.drive()
+    assert [c.training.policy.lam for c in bench.cells] == [0.1, 0.2, 0.3]
+
+
+def test_a_population_is_as_large_as_the_budget(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan("population", seeds=1, budget=7.9))
+    assert bench.drive()
+    [cell] = bench.cells
+    assert cell.population is not None
+    assert (cell.population.members, cell.population.segment) == (7, 1)
+    assert Cell.from_dict(cell.to_dict()) == cell
+    assert cell.id != replace(cell, population=None).id
+    assert cell.id != replace(cell, population=replace(cell.population, factor=2.0)).id
+    assert CellStore(tmp_path).records()[0].cell == cell
+
+
+def test_the_progress_ends_with_what_was_trained(complete: Bench) -> None:
+    progress = complete.progress
+    assert progress.total == progress.done + progress.failed == len(complete.run.records)
+
+
+def test_the_costly_searches_start_first(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_plan("once", "grid", "tpe"))
+    keys = [bench.run.next() for _ in range(6)]
+    assert [(c.method, c.seed) for c in keys if c is not None] == [
+        (method, seed) for method in ("tpe", "grid", "once") for seed in (0, 1)
+    ]
+
+
+# Whatever happens
+
+
+@pytest.mark.parametrize(("workers", "bundle"), [(1, 1), (2, 3), (20, 8)])
+def test_workers_and_bundles_change_no_decision(
+    tmp_path: Path, complete: Bench, workers: int, bundle: int
+) -> None:
+    bench = Bench(tmp_path / "other", make_plan())
+    assert bench.drive(workers=workers, bundle=bundle)
+    assert bench.records == complete.records
+
+
+@pytest.mark.parametrize("key", STRATEGIES)
+def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path, key: str) -> None:
+    plan = make_plan(key, seeds=1)
+    whole = Bench(tmp_path / "whole", plan)
+    assert whole.drive()
+    expected = curves(plan, whole.run.records)
+    events = 0
+    while not Bench(tmp_path / f"kill-{events}", plan).drive(events + 1):
+        events += 1
+        output = tmp_path / f"kill-{events - 1}"
+        kept = {record.cell.id for record in CellStore(output).records()}
+        again = Bench(output, plan)
+        assert again.drive()
+        assert again.records == whole.records
+        assert not kept & {cell.id for cell in again.cells}
+        assert curves(plan, again.run.records) == expected
+    assert events > 8
+
+
+def test_a_crashed_trial_stops_its_own_strategy_alone(
+    tmp_path: Path, complete: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path / "crash", make_plan())
+    first = bench.run.next()
+    assert first is not None
+    bench.run.end(first.id, "crashed", {}, "its worker died", {})
+    assert bench.drive()
+    assert f"{first.method} on digits stops here\n" in capsys.readouterr().err
+    of_it = [c for c in bench.cells if search_key(c) == search_key(first)]
+    assert of_it == []
+    again = Bench(tmp_path / "crash", make_plan())
+    assert again.drive()
+    assert again.records == complete.records
+
+
+# Small pieces
+
+
+def test_settings_go_where_they_belong() -> None:
+    found = configured(
+        replace(BASE, policy=LEARNED),
+        {"lr": 0.3, "weight_decay": 0.01, "step_size": 7.0, "every": 2},
+    )
+    reading = replace(LEARNED.reading, step_size=7.0)  # type: ignore[type-var]
+    expected = PolicyConfig("learned", reading=reading, every=2)
+    assert found == replace(BASE, lr=0.3, weight_decay=0.01, policy=expected)
+    assert configured(replace(BASE, policy=BETA), {"alpha": 0.3}).policy.alpha == 0.3
+
+
+@pytest.mark.parametrize("name", ["alpah", "policy", "kind", "reading", "step_size"])
+def test_settings_that_belong_nowhere_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot search over '{name}'"):
+        configured(replace(BASE, policy=BETA), {name: 1.0})
+
+
+def test_a_search_needs_an_end() -> None:
+    with pytest.raises(ValueError, match="a number of trials or a budget, got neither"):
+        SpaceSearch(BASE, replace(SETTINGS, trials=None), BETA_ALPHA, method="m")
+
+
+def test_nothing_can_be_told_about_a_list_that_does_not_run() -> None:
+    with pytest.raises(RuntimeError, match=r"call next\(\) first"):
+        ListSearch([], None).end("finished", {})  # type: ignore[arg-type]
+
+
+def test_a_row_has_one_way_to_be_trained() -> None:
+    row = Row("k", "k", "k", "extra")
+    with pytest.raises(ValueError, match="row k has a strategy of its own"):
+        StudyRow(row, BETA, strategy=Evolved())
+    with pytest.raises(ValueError, match=r"row k selects by the meta-.*: no k\+meta"):
+        with_meta_images(StudyRow(row, None, strategy=Evolved()))
+    with pytest.raises(ValueError, match="row k has a strategy and needs a budget"):
+        replace(make_plan("grid"), rows=[StudyRow(row, None, strategy=Evolved())], budget=None)
