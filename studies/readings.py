@@ -26,9 +26,9 @@ Two things to know when reading the table. A row with more or fewer meta-validat
 other training images under the same seed. A row whose meta-validation images also train has more
 training images than the others: compare it with the `+meta` rows.
 
-Cost with three seeds on two idle CPU cores, reckoned from the 3.7 s and 45 s that a learned training
-of Table II takes: quick on digits (100 training images) about twelve minutes, with `--epochs 100`
-about nine; on Fashion-MNIST 90 minutes, with `--epochs 5` half an hour.
+Cost with three seeds on two idle CPU cores, reckoned from the 3.7 s and 45 s that a learned
+training of Table II takes: quick on digits (100 training images) about twelve minutes, with
+`--epochs 100` about nine; on Fashion-MNIST 90 minutes, with `--epochs 5` half an hour.
 
     python studies/readings.py --dataset digits --preset quick --seeds 3
     python studies/readings.py --dataset fashion_mnist --epochs 5 --seeds 3
