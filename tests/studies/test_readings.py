@@ -96,9 +96,18 @@ def test_each_factor_is_varied_alone_around_both_named_readings() -> None:
 
 def test_what_readings_are_held_against_is_there() -> None:
     references = {key: row for key, row in ROWS.items() if row.row.family != "learned"}
-    assert {"none", "beta-1", "beta-0.2", "beta-search", "none+meta", "beta-1+meta"} <= set(
-        references
-    )
+    assert set(references) == {
+        "none",
+        "beta-1",
+        "beta-0.2",
+        "beta-search",
+        "none+meta",
+        "beta-1+meta",
+        "placebo",
+        "frozen",
+    }
+    assert {ROWS[key].row.control_of for key in ("placebo", "frozen")} == {"before-logit-rms-4"}
+    assert reading_of("placebo") == reading_of("before-logit-rms-4") == DEFAULT
     assert [key for key, row in references.items() if row.row.family == "none"] == ["none"]
     for key in ("beta-1", "beta-0.2", "beta-search"):
         assert references[key].row.family == "beta"
