@@ -1,0 +1,56 @@
+"""Tests of the study of long-tailed and mislabelled training images."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from hpo.command_line import parse
+from studies import scenarios
+
+
+def _keys(arguments: list[str]) -> list[str]:
+    options = parse("scenarios", "", arguments)
+    return [row.row.key for row in options.chosen(scenarios.rows())]
+
+
+def test_the_scores_and_the_default_reading_stand_beside_their_controls():
+    rows = {row.row.key: row for row in scenarios.rows()}
+    for learned in ("scores", "metamixup"):
+        placebo, frozen = rows[f"{learned}-placebo"], rows[f"{learned}-frozen"]
+        assert placebo.row.control_of == frozen.row.control_of == learned
+        assert frozen.frozen_from == learned
+        assert placebo.policy is not None
+        assert placebo.policy.reading == rows[learned].policy.reading
+    assert rows["beta-search"].searched
+
+
+def test_rows_that_train_on_the_validation_images_are_chosen_by_name_and_compete_with_no_beta():
+    rows = {row.row.key: row for row in scenarios.rows()}
+    assert rows["scores-4+meta"].meta_in_training
+    assert rows["scores-4+meta"].row.family == "extra"
+    assert not any(row.meta_in_training for row in rows.values() if row.row.family == "learned")
+    chosen = _keys(["--rows", "none,beta-search+meta,scores-4+meta"])
+    assert sorted(chosen) == ["beta-search+meta", "none", "scores-4+meta"]
+    assert _keys([]).count("beta-search+meta") == 1
+
+
+@pytest.mark.slow
+def test_a_smoke_run_compares_the_scores_with_each_of_their_controls(tmp_path, capsys):
+    rows = "beta-1,scores,scores-placebo,scores-frozen,scores-4+meta"
+    command = ["--preset", "smoke", "--seeds", "2", "--rows", rows, "--label-noise", "0.4"]
+    assert scenarios.main([*command, "--output", str(tmp_path)]) == 0
+    controls = pd.read_csv(tmp_path / "scenarios-controls.csv")
+    found = controls.set_index("control")["control_method"].to_dict()
+    assert found == {
+        "placebo": "scores-placebo",
+        "frozen": "scores-frozen",
+        "best beta": "beta-1",
+    }
+    table = pd.read_csv(tmp_path / "scenarios.csv").set_index("method")
+    assert (table["n_seeds"] == 2).all()
+    # The validation images train as well: 50 beside the 100, two epochs of each.
+    plain = table.loc["beta-1", "samples_seen"]
+    assert plain == 200
+    assert table.loc["scores-4+meta", "samples_seen"] >= plain + 100
+    assert "Scores" in capsys.readouterr().out
