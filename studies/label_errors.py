@@ -44,7 +44,7 @@ from core.data import DATASETS
 from hpo import presets
 from hpo.command_line import Options, parse
 from hpo.label_comparison import Method, label_comparison, require_cleanlab
-from hpo.plan import StudyRow
+from hpo.plan import StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import UNUSABLE, run_study
 
@@ -68,12 +68,10 @@ METHODS = (
 
 def rows(clean_epochs: int) -> list[StudyRow]:
     """The trainings; `clean_epochs` is the number of epochs of the one on clean images alone."""
-    scores, placebo = PolicyConfig("scores"), PolicyConfig("scores-placebo")
-    table = [
-        StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none")),
-        StudyRow(Row("scores", "Scores", "scores", "learned"), scores),
-        StudyRow(Row("scores-placebo", "Placebo", "hypergradients permuted", "placebo"), placebo),
-    ]
+    scores = StudyRow(Row("scores", "Scores", "scores", "learned"), PolicyConfig("scores"))
+    placebo, _ = controls(scores)
+    none = StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none"))
+    table = [none, scores, placebo]
     for fold in range(FOLDS):
         name = f"fold {fold + 1} of {FOLDS}"
         table.append(_plain(_FOLDS[fold], f"Without {name}", folds=FOLDS, fold=fold))
