@@ -27,6 +27,8 @@ _LEAST = 1e-4
 def readings_figure(ranked: pd.DataFrame, records: Sequence[CellRecord]) -> Figure:
     """For each data set a row: error against mean |change of λ|, and telling histograms of λ.
 
+    The axis of the error is that of the means: a wide interval of few seeds leaves the panel.
+
     Args:
         ranked: of `hpo.readings.rank_readings`.
         records: those it was made from.
@@ -117,7 +119,10 @@ def _draw_moves(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
         frameon=False,
     )
     ax.set_xscale("log")
-    ax.set_ylim(bottom=max(0.0, ax.get_ylim()[0]))
+    means = [line["mean_error"] for line in lines if not math.isnan(line["mean_error"])]
+    if means:
+        margin = 0.25 * (max(means) - min(means)) or 0.5
+        ax.set_ylim(max(0.0, min(means) - margin), max(means) + margin)
     ax.set_xlabel("mean |change of λ| by learning")
     ax.set_ylabel("test error (%)")
     ax.grid(lw=0.4, alpha=0.4)
