@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
 from core.config import PolicyConfig, TrainingConfig
@@ -142,14 +143,18 @@ def test_the_figure_has_a_step_line_for_each_strategy_and_cost() -> None:
         "training time (s)",
         "samples sent forward in training",
     ]
-    learned, grid, nothing = axes[0].lines
-    assert [line.get_label() for line in axes[0].lines] == ["Learned", "Grid", "Nothing"]
+    labels = [line.get_label() for line in axes[0].lines]
+    learned, grid, nothing = (axes[0].lines[labels.index(label)] for label in LABELS.values())
     assert list(learned.get_xdata()) == [10.0, 12.0]
     assert list(learned.get_ydata()) == [6.5, 6.5]
     assert list(grid.get_xdata()) == [3.0, 12.0, 12.0]
     assert list(grid.get_ydata()) == [8.0, 6.5, 6.5]
     assert list(nothing.get_xdata()) == []
     assert learned.get_drawstyle() == "steps-post"
-    assert len(axes[0].collections) == 2  # bands of the two that have two seeds
-    assert list(axes[1].lines[1].get_xdata()) == [80, 160, 240]
+    # Two seeds each: an interval beside the end for both, a band for the reference.
+    assert len(axes[0].containers) == 2
+    [band_of_learned] = [c for c in axes[0].collections if isinstance(c, PolyCollection)]
+    assert band_of_learned.get_paths()[0].vertices[:, 0].min() == 10.0
+    in_samples = axes[1].lines[[line.get_label() for line in axes[1].lines].index("Grid")]
+    assert list(in_samples.get_xdata()) == [80, 160, 240]
     assert axes[0].get_ylim()[0] < 6.5 < axes[0].get_ylim()[1]

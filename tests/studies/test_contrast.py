@@ -23,8 +23,8 @@ from hpo.trainable import train
 from studies.contrast import rows
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["--preset", "smoke", "--seeds", "2", "--epochs", "4", "--budget", "5"]
-KEYS = "metamixup,random-alpha,tpe-alpha-asha,tpe-joint,pbt-alpha,fixed-grid"
+FLAGS = ["--preset", "smoke", "--seeds", "1", "--epochs", "4", "--budget", "5"]
+KEYS = "metamixup,tpe-joint,pbt-alpha"
 
 
 def contrast(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -108,8 +108,6 @@ def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None
     stored = {record.cell.id: record for record in CellStore(calm).records()}
     seen = set()
     for key, search in plan.open_searches().items():
-        if key[2] != 1:
-            continue
         while not search.done:
             cell = search.next()
             assert search_key(cell) == key
@@ -128,7 +126,7 @@ def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None
                 }
             assert record.result.get("test_error") == result.get("test_error")
             seen.add(cell.id)
-    assert seen == {cell_id for cell_id, record in stored.items() if record.cell.seed == 1}
+    assert seen == stored.keys()
 
 
 @pytest.mark.slow
@@ -136,7 +134,7 @@ def test_killed_and_run_again_it_ends_the_same(calm: Path, tmp_path: Path) -> No
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "studies" / "contrast.py"), *FLAGS, "--rows", KEYS]
     draw = random.Random(0)
-    for finished in (0, 8, 20):
+    for finished in (0, 2, 5):
         with open(tmp_path / "stderr.txt", "w+") as stderr:
             driver = subprocess.Popen(
                 [*command, "--output", str(out)],
