@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from hpo.anytime import Point
+from hpo.anytime import REFERENCES, Point
 from hpo.plan import SearchKey
 from hpo.plot_panels import short_name
 from hpo.statistics import mean_interval
@@ -26,10 +27,15 @@ _COLORS = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#0
 _DASHES = ("-", "--", ":", "-.")
 _EARLY = 0.2
 """Of the axis: errors that are left before it do not set the scale."""
+_APART = 0.012
+"""Of the axis: between the intervals at its end."""
 
 
 def anytime_figure(found: Mapping[SearchKey, Sequence[Point]], labels: Mapping[str, str]) -> Figure:
     """A row of panels for each data set: against training seconds, and against samples.
+
+    Bands are 95 % intervals over seeds; nine of them would hide each other, so the references have
+    theirs along the curve, and every strategy has its last one as a bar beside the end.
 
     Args:
         found: of `hpo.anytime.curves`.
@@ -90,20 +96,24 @@ def _draw(
     ends = [getattr(t[-1], cost) for seeds in by_method.values() for t in seeds if t]
     end = max(ends, default=1.0)
     seen: list[float] = []
+    halves: list[float] = []
     for index, (method, seeds) in enumerate(by_method.items()):
         steps = band(seeds, cost, end)
         color = _COLORS[index % len(_COLORS)]
         dash = _DASHES[index // len(_COLORS) % len(_DASHES)]
-        places, means, lows, highs = (
-            ([*column] for column in zip(*steps, strict=True)) if steps else ([],) * 4
-        )
+        places, means, lows, highs = ([step[i] for step in steps] for i in range(4))
         ax.step(places, means, dash, where="post", color=color, lw=1.6, label=labels[method])
-        if steps and not math.isnan(lows[-1]):
-            ax.fill_between(places, lows, highs, step="post", color=color, alpha=0.10, lw=0)
         seen += [mean for place, mean, *_ in steps if place >= _EARLY * end]
+        if not steps or math.isnan(lows[-1]):
+            continue
+        if method in REFERENCES:
+            ax.fill_between(places, lows, highs, step="post", color=color, alpha=0.13, lw=0)
+        half = highs[-1] - means[-1]
+        beside = end * (1.02 + _APART * index)
+        ax.errorbar(beside, means[-1], yerr=half, fmt="o", ms=3.5, capsize=2, color=color, lw=1.1)
+        halves.append(half)
     if seen:
-        low, high = min(seen), max(seen)
-        margin = 0.3 * (high - low) or 0.5
-        ax.set_ylim(max(0.0, low - margin), high + margin)
-    ax.set_xlim(0, 1.02 * end)
+        margin = max(0.2 * (max(seen) - min(seen)), 1.1 * median(halves or [0.0]), 0.1)
+        ax.set_ylim(max(0.0, min(seen) - margin), max(seen) + margin)
+    ax.set_xlim(0, end * (1.04 + _APART * len(by_method)))
     ax.grid(alpha=0.25)

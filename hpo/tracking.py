@@ -296,7 +296,8 @@ class StudyTracker:
             "seed": str(cell.seed),
             "purpose": cell.purpose,
         }
-        return self._run(identity, flatten(cell.training.to_dict()))
+        population = cell.to_dict().get("population")  # None is left out
+        return self._run(identity, flatten({**cell.training.to_dict(), "population": population}))
 
     def _run(self, identity: Mapping[str, str], params: Mapping[str, str]) -> TrackedRun:
         """The run to write for these tags: one that is complete is replaced, not written over."""

@@ -1,0 +1,152 @@
+"""The contrast as a user runs it, and the same trainings without Ray."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from core.data import load_source
+from hpo import command_line, run
+from hpo.cells import CellStore, partial_result
+from hpo.plan import search_key
+from hpo.spaces import BETA_ALPHA
+from hpo.strategies import Evolved, Listed, Sampled
+from hpo.trainable import train
+from studies.contrast import rows
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ["--preset", "smoke", "--seeds", "1", "--epochs", "4", "--budget", "5"]
+KEYS = "metamixup,tpe-joint,pbt-alpha"
+
+
+def contrast(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "studies" / "contrast.py"), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def table(output: Path) -> pd.DataFrame:
+    """The curves without what a clock measured."""
+    return pd.read_csv(output / "contrast.csv").drop(columns="train_seconds")
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a study that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("calm")
+    done = contrast(*FLAGS, "--rows", KEYS, "--output", folder / "out", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (folder / "out" / "stdout.txt").write_text(done.stdout)
+    return folder / "out"
+
+
+def test_the_strategies_are_those_of_the_issue() -> None:
+    strategies: dict[str, Any] = {row.row.key: row.strategy for row in rows()}
+    sampled = {
+        key: (s.policy.kind, sorted(s.space), s.sampler, s.halving)
+        for key, s in strategies.items()
+        if isinstance(s, Sampled)
+    }
+    assert sampled == {
+        "random-alpha": ("beta", ["alpha"], "random", False),
+        "random-alpha-asha": ("beta", ["alpha"], "random", True),
+        "tpe-alpha": ("beta", ["alpha"], "tpe", False),
+        "tpe-alpha-asha": ("beta", ["alpha"], "tpe", True),
+        "tpe-joint": ("beta", ["alpha", "lr", "weight_decay"], "tpe", True),
+        "metamixup-outer": ("learned", ["lr", "step_size", "weight_decay"], "tpe", True),
+    }
+    assert strategies["tpe-alpha"].space == BETA_ALPHA
+    listed = {key: s.policies for key, s in strategies.items() if isinstance(s, Listed)}
+    assert [policy.kind for policy in listed["metamixup"]] == ["learned"]
+    assert [policy.lam for policy in listed["fixed-grid"]] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert strategies.keys() - sampled.keys() - listed.keys() == {"pbt-alpha"}
+    assert isinstance(strategies["pbt-alpha"], Evolved)
+
+
+@pytest.mark.slow
+def test_curves_text_figure_and_runs_are_there(calm: Path) -> None:
+    found = pd.read_csv(calm / "contrast.csv")
+    assert list(dict.fromkeys(found["strategy"])) == [
+        row.row.key for row in rows() if row.row.key in KEYS.split(",")
+    ]
+    for _, curve in found.groupby(["strategy", "seed"]):
+        for cost in ("cost_units", "train_seconds", "samples_seen"):
+            assert curve[cost].is_monotonic_increasing
+        assert curve["cost_units"].max() <= 5
+        errors = curve["val_error"].dropna()
+        assert errors.is_monotonic_decreasing
+        assert len(errors) > 0
+    assert (calm / "contrast.png").stat().st_size > 10_000
+    text = (calm / "stdout.txt").read_text()
+    for row in (calm / "contrast.md").read_text().splitlines():
+        if row.startswith("|"):
+            assert row in text
+    assert not list(calm.rglob("*.pt"))
+
+
+@pytest.mark.slow
+def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None:
+    """Each search driven by a plain loop that trains in this process."""
+    flags = [*FLAGS, "--rows", KEYS, "--output", str(calm)]
+    options = command_line.parse("contrast", "", flags, budgeted=True)
+    plan, _ = run.prepare("contrast", options.chosen(rows()), options)
+    source = load_source("digits")
+    stored = {record.cell.id: record for record in CellStore(calm).records()}
+    seen = set()
+    for key, search in plan.open_searches().items():
+        while not search.done:
+            cell = search.next()
+            assert search_key(cell) == key
+            result = train(cell, source=source)
+            stop = search.report(result["history"])
+            status = "finished" if stop is None else "pruned"
+            if stop is not None:
+                result = partial_result(result["history"][:stop])
+            search.end(status, result)  # type: ignore[arg-type]
+            record = stored[cell.id]
+            assert record.status == status
+            assert len(record.result["history"]) == len(result["history"])
+            for mine, theirs in zip(result["history"], record.result["history"], strict=True):
+                assert {k: v for k, v in mine.items() if k != "train_seconds"} == {
+                    k: v for k, v in theirs.items() if k != "train_seconds"
+                }
+            assert record.result.get("test_error") == result.get("test_error")
+            seen.add(cell.id)
+    assert seen == stored.keys()
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_it_ends_the_same(calm: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "studies" / "contrast.py"), *FLAGS, "--rows", KEYS]
+    draw = random.Random(0)
+    for finished in (0, 2, 5):
+        with open(tmp_path / "stderr.txt", "w+") as stderr:
+            driver = subprocess.Popen(
+                [*command, "--output", str(out)],
+                cwd=tmp_path,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+            while driver.poll() is None and len(list(out.glob("cells/*/result.json"))) < finished:
+                time.sleep(0.02)
+            time.sleep(draw.uniform(0, 0.5))
+            driver.kill()
+            assert driver.wait() == -signal.SIGKILL, (tmp_path / "stderr.txt").read_text()
+    done = contrast(*FLAGS, "--rows", KEYS, "--output", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(table(out), table(calm))
