@@ -242,6 +242,19 @@ def test_seeds_search_for_themselves_and_share_no_draw(complete: Bench) -> None:
         assert not alphas[0] & alphas[1]
 
 
+def test_random_and_tpe_start_alike_and_part_when_there_is_something_to_learn(
+    complete: Bench,
+) -> None:
+    drawn = {
+        key: [c.training.policy.alpha for c in complete.cells if (c.method, c.seed) == (key, 0)]
+        for key in ("random", "random-asha", "tpe")
+    }
+    assert drawn["random"][:2] == drawn["tpe"][:2]
+    assert not set(drawn["random"][2:]) & set(drawn["tpe"][2:])
+    # Random draws look at no result: halving lets more of the same through.
+    assert drawn["random"] == drawn["random-asha"][: len(drawn["random"])]
+
+
 def test_a_grid_goes_in_its_order_and_stops_with_the_budget(tmp_path: Path) -> None:
     bench = Bench(tmp_path, make_plan("grid", seeds=1, budget=2.5))
     assert bench.drive()
