@@ -40,6 +40,9 @@ OPTIMISATION: Space = {
 LEARNED_STEP: Space = {"step_size": Float(0.5, 16.0, log=True)}
 """How far a learned policy moves λ (Eq. 10), around the default reading's 4."""
 
+SCORES_STEP: Space = {"step_size": Float(0.05, 2.0, log=True)}
+"""How far a meta stage moves persistent scores, around their default of 0.5: they add up."""
+
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, float]:
     """One value for each name, suggested by Optuna's trial."""

@@ -6,6 +6,7 @@ finished training with the lowest meta-validation error so far; the test images 
 against what all its trainings have cost so far.
 
     metamixup          one training with a learned λ; then the curve is flat: nothing is left to do
+    scores             one training with a score for each sample (`core.PersistentScores`)
     random-alpha       random α, every training to its end
     random-alpha-asha  the same, those that are behind stopped by successive halving (ASHA)
     tpe-alpha          α suggested by TPE
@@ -15,14 +16,16 @@ against what all its trainings have cost so far.
                        member after each segment, as it stands in the middle of its training
     tpe-joint          TPE and ASHA over α, learning rate and weight decay together
     metamixup-outer    MetaMixUp inside the same search: learning rate, weight decay, step size of λ
+    scores-outer       the scores inside the same search
 
 All trainings of a seed share their split, initial weights, and order of data. The budget of each
 strategy and seed is counted in plain trainings, by expectation (a learned policy that acts at every
 step is 4.5), never in measured seconds: the same command comes to the same decisions on any
 machine, with any number of workers, and after a kill. No training starts once it is spent; one
-that ends beyond it is left out of the curve. `metamixup` needs a budget of 4.5 at least.
+that ends beyond it is left out of the curve. `metamixup` and `scores` need a budget of 4.5 at
+least.
 
-Cost on two CPU cores, three seeds, each about 95 plain trainings: on digits a few minutes, on
+Cost on two CPU cores, three seeds, each about 110 plain trainings: on digits a few minutes, on
 Fashion-MNIST about half an hour (at `--epochs 15` about twenty minutes); the paper preset is for
 GPUs. A population holds the weights of all its members in memory: a dozen at the default budget.
 
@@ -46,11 +49,12 @@ from core.config import PolicyConfig
 from hpo.plan import StudyRow
 from hpo.report import Family, Row
 from hpo.run import run_study
-from hpo.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION
+from hpo.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP
 from hpo.strategies import Evolved, Listed, Sampled, Strategy
 
 _BETA = PolicyConfig("beta", alpha=1.0)
 _LEARNED = PolicyConfig("learned")
+_SCORES = PolicyConfig("scores")
 _GRID = tuple(PolicyConfig("fixed", lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
 
 
@@ -63,6 +67,13 @@ def rows() -> list[StudyRow]:
             "MetaMixUp, lr and steps searched",
             "learned",
             Sampled(_LEARNED, {**OPTIMISATION, **LEARNED_STEP}),
+        ),
+        _row("scores", "Scores, once", "learned", Listed((_SCORES,))),
+        _row(
+            "scores-outer",
+            "Scores, lr and steps searched",
+            "learned",
+            Sampled(_SCORES, {**OPTIMISATION, **SCORES_STEP}),
         ),
         _row(
             "random-alpha",

@@ -68,10 +68,12 @@ def test_the_strategies_are_those_of_the_issue() -> None:
         "tpe-alpha-asha": ("beta", ["alpha"], "tpe", True),
         "tpe-joint": ("beta", ["alpha", "lr", "weight_decay"], "tpe", True),
         "metamixup-outer": ("learned", ["lr", "step_size", "weight_decay"], "tpe", True),
+        "scores-outer": ("scores", ["lr", "step_size", "weight_decay"], "tpe", True),
     }
     assert strategies["tpe-alpha"].space == BETA_ALPHA
     listed = {key: s.policies for key, s in strategies.items() if isinstance(s, Listed)}
     assert [policy.kind for policy in listed["metamixup"]] == ["learned"]
+    assert [policy.kind for policy in listed["scores"]] == ["scores"]
     assert [policy.lam for policy in listed["fixed-grid"]] == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert strategies.keys() - sampled.keys() - listed.keys() == {"pbt-alpha"}
     assert isinstance(strategies["pbt-alpha"], Evolved)
