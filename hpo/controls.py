@@ -69,6 +69,8 @@ def compare_with_controls(
 ) -> pd.DataFrame:
     """Three lines for each data set and row of family "learned", one for each control.
 
+    A row that has none of them there is left out.
+
     Args:
         records: what became of the cells.
         rows: of the study; `Row.control_of` says whose placebo and whose frozen row one is.
@@ -86,7 +88,9 @@ def compare_with_controls(
         for dataset in frame["dataset"].unique()
         for row in rows
         if row.family == "learned"
-        for control, other in _controls_of(row, rows, frame[frame["dataset"] == dataset])
+        for controls in [dict(_controls_of(row, rows, frame[frame["dataset"] == dataset]))]
+        if any(controls.values())
+        for control, other in controls.items()
     ]
     for line, p_holm in zip(lines, holm([line["p_value"] for line in lines]), strict=True):
         line["p_holm"] = p_holm

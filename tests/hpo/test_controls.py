@@ -240,6 +240,15 @@ def test_a_study_that_learns_nothing_has_no_such_table(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_learned_row_with_nothing_to_be_held_against_is_left_out(
+    tmp_path: Path, make_records: MakeRecords
+) -> None:
+    records = [r for r in make_records() if r.cell.method in ("alone", "mine", "mine-placebo")]
+    rows = [row for row in ROWS if row.row.family != "beta"]
+    frame = table(controls_report(outcome(tmp_path, records, rows)))
+    assert list(dict.fromkeys(frame.index.get_level_values("method"))) == ["mine"]
+
+
 def test_numbers_for_the_summary_runs(tmp_path: Path, make_records: MakeRecords) -> None:
     extra = controls_report(outcome(tmp_path, make_records()))
     assert set(extra.metrics) == {("mine", "digits"), ("alone", "digits")}
