@@ -45,21 +45,22 @@ class PersistentScores:
     times in a batch, as itself or as a partner, is moved by the sum. The real batch is mixed by the
     moved scores with the same ε.
 
-    A low score says that the validation loss wants little of a sample: mislabelled samples and those
-    of classes that the training set has too many of sink. Evidence (`studies/scenarios.py`; 10 seeds,
-    test error in percent and 95 % interval; differences are paired, p by Holm's method): small CNN,
-    500 clean balanced validation images.
+    A low score says that the validation loss wants little of a sample: mislabelled samples sink,
+    and those of classes that the training set has too many of. Evidence (`studies/scenarios.py`; 10
+    seeds, test error in percent and 95 % interval; differences are paired, p by Holm's method):
+    small CNN, 500 clean balanced validation images.
 
     - Fashion-MNIST at 14×14, 40 % of 4,000 labels wrong: 19.00 ± 0.27, and minus its placebo −2.29
       [−2.75, −1.83], minus frozen λ −1.63 [−2.01, −1.25], minus MixUp with searched α −1.37
-      [−1.58, −1.15], each p < 0.001. Wrong labels rank below right ones with an AUC of 0.901 ± 0.004,
-      the placebo's with 0.496 ± 0.008.
-    - Long tail (50 to 1), Fashion-MNIST: 21.86 ± 0.68, and −9.99 [−14.74, −5.24], −7.65 [−12.81, −2.48],
-      −4.78 [−7.05, −2.51], p = 0.004, 0.017, 0.004; CIFAR-10 at 16×16: 62.81 ± 0.92, and −6.90
-      [−7.50, −6.30], −7.37 [−7.87, −6.87], −6.45 [−7.31, −5.58], each p < 0.001.
+      [−1.58, −1.15], each p < 0.001. Wrong labels rank below right ones with an AUC of
+      0.901 ± 0.004, the placebo's with 0.496 ± 0.008.
+    - Long tail (50 to 1), Fashion-MNIST: 21.86 ± 0.68, and −9.99 [−14.74, −5.24], −7.65
+      [−12.81, −2.48], −4.78 [−7.05, −2.51], p = 0.004, 0.017, 0.004; CIFAR-10 at 16×16:
+      62.81 ± 0.92, and −6.90 [−7.50, −6.30], −7.37 [−7.87, −6.87], −6.45 [−7.31, −5.58], each
+      p < 0.001.
 
-    A meta stage at every fourth step keeps about half of the gain. Weighting samples by their score,
-    scores for classes beside those of samples, hypergradients taken at unmoved λ, a start at
+    A meta stage at every fourth step keeps about half of the gain. Weighting samples by their
+    score, scores for classes beside those of samples, hypergradients taken at unmoved λ, a start at
     Beta(0.2) and a decaying step were tried with one or two seeds and were not better. On clean
     balanced images nothing was gained.
 
