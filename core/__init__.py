@@ -10,10 +10,11 @@ from core.engines.compiled import CompileFallback
 from core.hidden_mixing import HiddenMixing
 from core.hypergradient import hypergradient
 from core.interpolation import Interpolation
-from core.losses import IndexLoss
+from core.losses import IndexLoss, MixedLoss
 from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixed_step
 from core.mixing import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing_kinds import InputMixing, Mixing
+from core.pairing import Pairing
 from core.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import DEFAULT, PAPER, READINGS, Reading
@@ -35,8 +36,10 @@ __all__ = [
     "InputMixing",
     "Interpolation",
     "Learned",
+    "MixedLoss",
     "Mixing",
     "NoMix",
+    "Pairing",
     "PersistentScores",
     "Policy",
     "Reading",

@@ -18,9 +18,9 @@ from core.mixing import (
     Loss,
     check_batch,
     draw_beta,
-    draw_partners,
     soft_cross_entropy,
 )
+from core.pairing import ANY, Pairing
 from core.policies import Learned
 from core.reading import LOGIT_MARGIN
 
@@ -166,16 +166,19 @@ class Amortised:
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         """As `Learned`; `val_batch` is read at steps that learn, and may be None at the others."""
         learns = self._steps % self.every == 0
         if learns:
-            given = self.learned(model, optimizer, batch, val_batch, generator=generator, loss=loss)
+            given = self.learned(
+                model, optimizer, batch, val_batch, generator=generator, loss=loss, pairing=pairing
+            )
             if given.change is None:
                 raise ValueError("the policy that Amortised wraps must learn")
             self._learn(given, _classes(batch[1]))
         else:
-            given = self._predicted(batch, generator)
+            given = self._predicted(batch, generator, pairing)
         self._steps += 1
         return given
 
@@ -202,7 +205,9 @@ class Amortised:
         move = (_logit(given.lam) - z) / reach
         self._moves.learn(z[kept], move[kept], first[kept], first[given.partner][kept])
 
-    def _predicted(self, batch: Batch, generator: torch.Generator | None) -> Interpolation:
+    def _predicted(
+        self, batch: Batch, generator: torch.Generator | None, pairing: Pairing
+    ) -> Interpolation:
         """The draws of a learning step in the same order, and the predicted move in its place."""
         check_batch(batch, "training")
         reading, (x, y) = self.learned.reading, batch
@@ -210,13 +215,15 @@ class Amortised:
         lam_init = draw_beta(
             n, reading.init_alpha, generator=generator, device=x.device, dtype=dtype
         )
-        partner = draw_partners(n, generator=generator, device=x.device)
+        lam_init = pairing.fold(lam_init)
+        partner = pairing.partners(n, generator=generator, device=x.device)
         mixing = self.learned.mixing.draw(x, generator)
         unmoved = reading.final(reading.start(lam_init))
         z, first = _logit(unmoved), _classes(y)
         move = self._moves.predict(z, first, first[partner], generator) * reading.reach(unmoved)
         lam = torch.sigmoid(z + move)
-        return Interpolation(lam, partner, lam_init, change=lam - unmoved, mixing=mixing)
+        given = Interpolation(lam, partner, lam_init, change=lam - unmoved, mixing=mixing)
+        return given.folded(pairing)
 
 
 def _logit(lam: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def hypergradient(
             by first-order passes only, for half the memory: "finite_difference". See
             `core.engines`; `studies/cost.py` measures them.
         optimizer: SGD, Adam, AdamW or another one that `higher` makes differentiable.
-        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or an
-            `IndexLoss`.
+        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or a
+            `MixedLoss`, such as `IndexLoss`.
         mixing: where the pairs are blended, with what it draws drawn; see `Mixing`.
         last_blocks: the virtual step moves the parameters of the last so many blocks alone (see
             `core.blocks`), and the rest are constants: cheaper, and an approximation. None: all.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from core.losses import mixed_loss
 from core.mixing import Loss, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing_kinds import INPUT, Mixing
+from core.pairing import Pairing
 from core.wrapped_models import eager_if_hooked, unwrap
 
 
@@ -35,6 +36,14 @@ class Interpolation:
     meta_loss: Tensor | None = None
     extra_samples: int = 0
     mixing: Mixing = INPUT
+
+    def folded(self, pairing: Pairing) -> Interpolation:
+        """The same with `lam`, and what learning changed in it, folded as `pairing` says."""
+        if not pairing.dominant:
+            return self
+        lam = pairing.fold(self.lam)
+        change = None if self.change is None else lam - pairing.fold(self.lam - self.change)
+        return replace(self, lam=lam, change=change)
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
         """The network's output [B, C] on the mixed batch, whatever the mixing.

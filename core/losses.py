@@ -1,13 +1,34 @@
-"""Losses that know integer labels only, and the one road from a mixed batch to its loss."""
+"""Losses with a form of their own for mixed batches, and the one road from those to a loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from core.mixing import Loss, mix_labels
+
+
+class MixedLoss(Protocol):
+    """A loss whose value on a mixed batch is not that of a mixed label.
+
+    It may treat the rows of a mixed batch differently, as semi-supervised losses do.
+    """
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The mean loss of unmixed samples, of the validation batch. Scalar."""
+
+    def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+        """The loss of a mixed batch. Scalar, differentiable in logits (twice) and lam.
+
+        Args:
+            logits: [B, C], floating, of the mixed batch.
+            y: [B] or [B, C], labels of the batch before it was mixed.
+            lam: [B], floating.
+            partner: [B], int64.
+        """
 
 
 @dataclass(frozen=True)
@@ -76,10 +97,10 @@ class IndexLoss:
 
 
 def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-    """The loss of a mixed batch: `IndexLoss` at both labels, any other at the mixed label (Eq. 4).
+    """The loss of a mixed batch: a `MixedLoss` by its own form, others at the mixed label (Eq. 4).
 
     Args:
-        loss: an `IndexLoss`, or a function of (logits [B, C], soft labels [B, C]).
+        loss: a `MixedLoss`, or a function of (logits [B, C], soft labels [B, C]).
         logits: [B, C], floating, of the mixed batch.
         y: [B], integer class indices, or [B, C], floating soft labels (not for `IndexLoss`).
         lam: [B], floating; the result is differentiable in it.
@@ -91,6 +112,7 @@ def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tens
     Raises:
         ValueError: as `IndexLoss` or `soft_labels`.
     """
-    if isinstance(loss, IndexLoss):
-        return loss.mixed(logits, y, lam, partner)
+    own_form = getattr(loss, "mixed", None)
+    if own_form is not None:
+        return own_form(logits, y, lam, partner)
     return loss(logits, mix_labels(y, lam, partner, logits.shape[1]))

@@ -22,6 +22,7 @@ from core.mixing import (
     soft_cross_entropy,
 )
 from core.mixing_kinds import INPUT, Mixing
+from core.pairing import ANY, Pairing
 from core.reading import DEFAULT, Reading
 from core.validation_gradient import ValidationGradient
 from core.wrapped_models import ranks_of, unwrap
@@ -58,6 +59,7 @@ def learn_interpolation(
     engine: Engine = "auto",
     lam: Tensor | None = None,
     partner: Tensor | None = None,
+    pairing: Pairing = ANY,
     permute: bool = False,
     mixing: Mixing = INPUT,
     last_blocks: int | None = None,
@@ -85,6 +87,8 @@ def learn_interpolation(
         engine: see `hypergradient`.
         lam: λ0 [B] to start from, instead of a draw.
         partner: the pairing [B] to use, instead of a draw.
+        pairing: how partners are drawn, and whether λ is folded; see `Pairing`. λ0 given is folded
+            too.
         permute: the placebo: hypergradients permuted within the batch before they move λ. The
             permutation is one more draw from the stream.
         mixing: where the pairs are blended: `InputMixing`, `AreaMixing` (boxes, as CutMix) or
@@ -92,8 +96,8 @@ def learn_interpolation(
         last_blocks: see `hypergradient`.
         validation_gradient: keeps the validation gradient for several stages; one object for the
             whole training.
-        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or an
-            `IndexLoss` around a loss that knows integer labels only.
+        loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or a
+            `MixedLoss`, such as an `IndexLoss` around a loss that knows integer labels only.
         generator: the random stream.
         autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
         scale: loss scale of float16 training; see `meta_gradient`. A hypergradient that overflows
@@ -114,8 +118,9 @@ def learn_interpolation(
         lam = draw_beta(n, reading.init_alpha, generator=generator, device=x.device, dtype=dtype)
     else:
         check_lam(lam, n)
+    lam = pairing.fold(lam)
     if partner is None:
-        partner = draw_partners(n, generator=generator, device=x.device)
+        partner = pairing.partners(n, generator=generator, device=x.device)
     else:
         check_partner(partner, n)
     mixing = mixing.draw(x, generator)
@@ -149,7 +154,7 @@ def learn_interpolation(
         if permute:
             slope = slope[draw_partners(n, generator=generator, device=x.device)]
         z = reading.move(z, lam, slope, ranks)
-    return Interpolation(
+    given = Interpolation(
         lam=reading.final(z),
         partner=partner,
         lam_init=lam_init,
@@ -159,6 +164,7 @@ def learn_interpolation(
         extra_samples=extra_samples,
         mixing=mixing,
     )
+    return given.folded(pairing)
 
 
 def metamixup_step(

@@ -25,6 +25,7 @@ from core.mixing import (
     soft_cross_entropy,
 )
 from core.mixing_kinds import INPUT, Mixing
+from core.pairing import ANY, Pairing
 from core.ranks import Ranks
 from core.reading import Reading
 from core.validation_gradient import ValidationGradient
@@ -120,6 +121,7 @@ class PersistentScores:
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         """As `Learned`, at λ of the scores.
 
@@ -143,10 +145,10 @@ class PersistentScores:
         if learns and val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
 
-        lam_init = draw_beta(
-            n, self.reading.init_alpha, generator=generator, device=x.device, dtype=dtype
+        lam_init = pairing.fold(
+            draw_beta(n, self.reading.init_alpha, generator=generator, device=x.device, dtype=dtype)
         )
-        partner = draw_partners(n, generator=generator, device=x.device)
+        partner = pairing.partners(n, generator=generator, device=x.device)
         mixing = self.mixing.draw(x, generator)
         epsilon, second = self.reading.start(lam_init), first[partner]
         lam = self._lam(epsilon, first, second)
@@ -165,7 +167,7 @@ class PersistentScores:
             self._move(first, second, move, ranks)
             lam = self._lam(epsilon, first, second)
         self._steps += 1
-        return Interpolation(
+        given = Interpolation(
             lam=lam,
             partner=partner,
             lam_init=lam_init,
@@ -175,6 +177,7 @@ class PersistentScores:
             extra_samples=extra_samples,
             mixing=mixing,
         )
+        return given.folded(pairing)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs; "scores" is `scores`."""

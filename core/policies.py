@@ -17,10 +17,10 @@ from core.mixing import (
     check_alpha,
     check_batch,
     draw_beta,
-    draw_partners,
     soft_cross_entropy,
 )
 from core.mixing_kinds import INPUT, Mixing
+from core.pairing import ANY, Pairing
 from core.reading import DEFAULT, Reading
 from core.validation_gradient import ValidationGradient
 
@@ -51,11 +51,13 @@ class Policy(Protocol):
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         """The interpolation of this batch. Shapes as in `learn_interpolation`.
 
         `indices` [B], int64, are the positions of the samples in the training set. They are read by
-        policies that keep something for each sample, which refuse None, and by no other.
+        policies that keep something for each sample, which refuse None, and by no other. `pairing`
+        says who may be paired with whom; a policy that does not mix has no use for it.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,6 +96,7 @@ class NoMix(Stateless):
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         n, device = _size(batch)
         lam = torch.ones(n, device=device, dtype=_lam_dtype(batch))
@@ -126,13 +129,16 @@ class Beta(Stateless):
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         n, device = _size(batch)
         draws = n if self.per_sample else 1
-        lam = draw_beta(
-            draws, self.alpha, generator=generator, device=device, dtype=_lam_dtype(batch)
+        lam = pairing.fold(
+            draw_beta(
+                draws, self.alpha, generator=generator, device=device, dtype=_lam_dtype(batch)
+            )
         ).expand(n)
-        return Interpolation(lam, draw_partners(n, generator=generator, device=device), lam)
+        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
 
 
 @dataclass(frozen=True)
@@ -156,10 +162,11 @@ class Fixed(Stateless):
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         n, device = _size(batch)
-        lam = torch.full((n,), self.lam, device=device, dtype=_lam_dtype(batch))
-        return Interpolation(lam, draw_partners(n, generator=generator, device=device), lam)
+        lam = pairing.fold(torch.full((n,), self.lam, device=device, dtype=_lam_dtype(batch)))
+        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,7 @@ class Frozen(Stateless):
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         n, device = _size(batch)
         source = generator.device if generator is not None else torch.device("cpu")
@@ -199,8 +207,8 @@ class Frozen(Stateless):
         place = levels * (len(quantiles) - 1)
         below = place.long().clamp(max=len(quantiles) - 2)
         drawn = torch.lerp(quantiles[below], quantiles[below + 1], place - below)
-        lam = drawn.to(device=device, dtype=_lam_dtype(batch))
-        return Interpolation(lam, draw_partners(n, generator=generator, device=device), lam)
+        lam = pairing.fold(drawn.to(device=device, dtype=_lam_dtype(batch)))
+        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
 
 
 def check_quantiles(quantiles: tuple[float, ...]) -> None:
@@ -250,6 +258,7 @@ class Learned:
         generator: torch.Generator | None = None,
         loss: Loss = soft_cross_entropy,
         indices: Tensor | None = None,
+        pairing: Pairing = ANY,
     ) -> Interpolation:
         if val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
@@ -260,6 +269,7 @@ class Learned:
             optimizer=optimizer,
             reading=self.reading,
             engine=self.engine,
+            pairing=pairing,
             permute=self.placebo,
             mixing=self.mixing,
             last_blocks=self.last_blocks,

@@ -18,7 +18,6 @@ from torch.func import functional_call, grad, vjp
 
 from core.engines.double_backward import double_backward
 from core.engines.replay import Replay
-from core.losses import IndexLoss
 from core.meta_problem import MetaGradient, MetaProblem, Validation, _Inside
 from core.mixing import Batch, soft_labels
 
@@ -169,7 +168,7 @@ def _checked_labels(problem: MetaProblem, classes: int) -> Tensor:
     """The batch's labels as the graph takes them; refuses those out of range, which it cannot."""
     soft_labels(problem.val_batch[1], classes)
     soft = soft_labels(problem.batch[1], classes, dtype=problem.lam.dtype)
-    return problem.batch[1] if isinstance(problem.loss, IndexLoss) else soft
+    return problem.batch[1] if hasattr(problem.loss, "mixed") else soft
 
 
 def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:

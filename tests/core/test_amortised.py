@@ -433,7 +433,7 @@ class ByPairs:
     seen: list[Tensor] = field(default_factory=list)
 
     def __call__(
-        self, model: Any, optimizer: Any, batch: Any, val_batch: Any, *, generator: Any, loss: Any
+        self, model: Any, optimizer: Any, batch: Any, val_batch: Any, *, generator: Any, **_: Any
     ) -> Interpolation:
         n, y = len(batch[1]), batch[1]
         lam_init = draw_beta(n, 1.0, generator=generator, dtype=torch.float64)

@@ -1,0 +1,51 @@
+"""Who may be paired with whom in a batch, and whether a sample outweighs its partner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.mixing import draw_partners
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """How a policy pairs the samples of a batch.
+
+    Attributes:
+        groups: sizes of consecutive parts of the batch that pair among themselves, such as the
+            labelled and the unlabelled samples (Algorithm 2, lines 8 and 12). None: one part.
+        dominant: λ becomes max(λ, 1 − λ), as it is drawn and as it is learned: the sample outweighs
+            its partner (MixMatch, Berthelot et al. 2019, Eq. 9).
+    """
+
+    groups: tuple[int, ...] | None = None
+    dominant: bool = False
+
+    def partners(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
+        """A random permutation of each part. [n], int64, on `device`.
+
+        Raises:
+            ValueError: the parts do not make up the batch.
+        """
+        if self.groups is None:
+            return draw_partners(n, generator=generator, device=device)
+        if min(self.groups, default=-1) < 0 or sum(self.groups) != n:
+            raise ValueError(f"groups {self.groups} must be sizes that sum to the batch's {n}")
+        parts, start = [], 0
+        for size in self.groups:
+            parts.append(start + draw_partners(size, generator=generator))
+            start += size
+        return torch.cat(parts).to(device)
+
+    def fold(self, lam: Tensor) -> Tensor:
+        """λ, or max(λ, 1 − λ) where the sample is to outweigh its partner. The shape of lam."""
+        return torch.maximum(lam, 1 - lam) if self.dominant else lam
+
+
+ANY = Pairing()
+"""Anybody with anybody: the default."""

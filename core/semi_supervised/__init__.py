@@ -1,0 +1,1 @@
+"""Semi-supervised methods: how unlabelled images train beside few labelled ones."""

@@ -1,0 +1,94 @@
+"""What a semi-supervised method sees of a step and gives back: one contract for all of them.
+
+Shapes in this package: B labelled and U unlabelled images of a step, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.interpolation import Interpolation
+from core.mixing import Batch
+
+
+@dataclass(frozen=True)
+class SemiBatch:
+    """One step's images, augmented and normalised.
+
+    Attributes:
+        labelled: x [B, ...] floating, y [B] int64.
+        views: as many as the method wants, each [U, ...]: the same unlabelled images, augmented
+            independently.
+        indices: int64 [B + U] on the CPU: positions in the training set, labelled first.
+        val: the meta-validation batch of a method that needs one, else None.
+        epoch: from 0.
+        progress: share of the training's steps that are done, in [0, 1).
+    """
+
+    labelled: Batch
+    views: tuple[Tensor, ...]
+    indices: Tensor
+    val: Batch | None
+    epoch: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class SemiStep:
+    """What one step did.
+
+    Attributes:
+        loss: scalar, detached; all terms together, before the step.
+        samples: sent forward, all passes counted.
+        interpolation: of methods that mix samples.
+        pseudo_labels: int64 [U], of methods that give such: the class, or −1 where none was
+            accepted.
+    """
+
+    loss: Tensor
+    samples: int
+    interpolation: Interpolation | None = None
+    pseudo_labels: Tensor | None = None
+
+
+class SemiSupervisedMethod(Protocol):
+    """How a step is taken. A method never sees labels of unlabelled images."""
+
+    @property
+    def views(self) -> int:
+        """How many views of each unlabelled image it reads; 0: it reads none."""
+
+    @property
+    def needs_meta_validation(self) -> bool:
+        """Whether `SemiBatch.val` is read. If not, it may be None."""
+
+    def step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: SemiBatch,
+        *,
+        generator: torch.Generator,
+    ) -> SemiStep:
+        """The whole step: gradients zeroed and computed, `optimizer.step()`, averages updated.
+
+        `model` is in training mode and stays in it. All that is random but dropout is drawn from
+        `generator`, on its own device. BatchNorm's running statistics move in one of its passes at
+        most.
+        """
+
+    def evaluated(self, model: nn.Module) -> nn.Module:
+        """The network that counts: `model`, or its moving average. Its mode may be changed."""
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        """What belongs into the history of epoch `epoch` (from 0), such as the threshold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it carries from step to step, so that a resumed training gives the same numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
