@@ -25,6 +25,8 @@ _READINGS: Mapping[str, Reading] = {
 }
 """The kinds that learn, and how each does by default."""
 
+_SGD_MOMENTUM = 0.9
+
 
 @dataclass(frozen=True)
 class PolicyConfig:
@@ -149,8 +151,9 @@ class TrainingConfig:
         model, width: a name of `core.models.MODELS` and its base width; None is the published one.
         policy: how samples are interpolated.
         epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
-        lr, momentum, weight_decay: SGD.
-        schedule: "cosine": per step, from lr to 0; "step": lr times lr_decay at each milestone.
+        optimizer, lr, momentum, weight_decay: see `core.optimisers.build_optimizer`.
+        schedule: "cosine": per step, from lr to 0; "step": lr times lr_decay at each milestone;
+            "constant": lr throughout.
         milestones: epochs (counted from 0) at which "step" decays.
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
         seed: of everything random; cells that differ in the policy alone share their initial
@@ -170,9 +173,10 @@ class TrainingConfig:
     batch_size: int = 128
     meta_batch_size: int = 128
     lr: float = 0.1
-    momentum: float = 0.9
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = _SGD_MOMENTUM
     weight_decay: float = 1e-4
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[int, ...] = ()
     lr_decay: float = 0.1
     flip: bool = True
@@ -198,8 +202,14 @@ class TrainingConfig:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
-        if self.schedule not in ("cosine", "step"):
-            raise ValueError(f"schedule must be cosine or step, got {self.schedule!r}")
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"optimizer must be sgd, adam or adamw, got {self.optimizer!r}")
+        if self.optimizer != "sgd" and self.momentum != _SGD_MOMENTUM:
+            raise ValueError(
+                f"optimizer {self.optimizer} has no use for momentum={self.momentum}; leave it out"
+            )
+        if self.schedule not in ("cosine", "step", "constant"):
+            raise ValueError(f"schedule must be cosine, step or constant, got {self.schedule!r}")
         if not 0 <= self.label_noise <= 1:
             raise ValueError(f"label_noise must lie in [0, 1], got {self.label_noise}")
         if self.label_noise_kind not in NOISE_KINDS:

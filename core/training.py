@@ -21,6 +21,7 @@ from core.evaluation import evaluate, predict
 from core.lambda_statistics import LambdaStatistics
 from core.metamixup import mixed_step
 from core.models import build_model
+from core.optimisers import build_optimizer
 from core.policies import Policy
 from core.random_streams import RandomStreams
 
@@ -167,6 +168,8 @@ def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iter
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     """The rate of step `step` of `steps` (both over the whole training)."""
+    if config.schedule == "constant":
+        return config.lr
     if config.schedule == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
     epoch = step * config.epochs // steps
@@ -205,12 +208,7 @@ class Training:
             image_size=source.image_size,
             width=config.width,
         ).to(self.device)
-        self._optimizer = torch.optim.SGD(
-            self._model.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
+        self._optimizer = build_optimizer(config, self._model)
         self._streams = RandomStreams(config.seed)
         self._histograms: list[list[int]] = []
         self._quantiles: list[float] = []

@@ -38,6 +38,8 @@ CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: some cell's worker or a part of the report failed; the study could not run; it was
 interrupted."""
 
+_OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
 
 def run_study(
     study: str,
@@ -246,7 +248,8 @@ def _preamble(plan: Plan, run: StudyRun, options: Options) -> str:
         pixels = f" at {t.image_size}×{t.image_size}" if t.image_size else ""
         lines.append(
             f"{dataset}{pixels}: {t.model}, {size} and {t.meta_size} meta-validation images, "
-            f"{t.epochs} epochs, batch {t.batch_size}, SGD {t.lr} with {t.schedule} schedule."
+            f"{t.epochs} epochs, batch {t.batch_size}, {_OPTIMIZERS[t.optimizer]} {t.lr} with "
+            f"{t.schedule} schedule."
             f"{scenario(t)}"
         )
     for row in plan.rows:

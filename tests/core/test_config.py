@@ -116,6 +116,7 @@ def test_defaults_are_the_papers() -> None:
     c = config()
     assert (c.epochs, c.batch_size, c.meta_size, c.lr) == (600, 128, 1000, 0.1)
     assert (c.momentum, c.weight_decay, c.schedule) == (0.9, 1e-4, "cosine")
+    assert c.optimizer == "sgd"
     assert (c.flip, c.translate, c.meta_in_training) == (True, 0, False)
     assert (c.label_noise, c.label_noise_kind, c.imbalance) == (0.0, "symmetric", 1.0)
     assert (c.folds, c.fold) == (0, 0)
@@ -218,7 +219,8 @@ def test_policies_out_of_range_are_refused(values: dict[str, Any], message: str)
         ("lr", float("inf"), "lr must be positive"),
         ("lr_decay", 0.0, r"lr_decay must lie in \(0, 1\], got 0.0"),
         ("lr_decay", 10.0, r"lr_decay must lie in \(0, 1\], got 10.0"),
-        ("schedule", "linear", "schedule must be cosine or step, got 'linear'"),
+        ("schedule", "linear", "schedule must be cosine, step or constant, got 'linear'"),
+        ("optimizer", "rmsprop", "optimizer must be sgd, adam or adamw, got 'rmsprop'"),
         ("label_noise", -0.1, r"label_noise must lie in \[0, 1\], got -0.1"),
         ("label_noise", 40, r"label_noise must lie in \[0, 1\], got 40"),
         ("label_noise", float("nan"), r"label_noise must lie in \[0, 1\], got nan"),
@@ -239,3 +241,10 @@ def test_values_out_of_range_are_refused(field: str, value: Any, message: str) -
         config(**{field: value})
     with pytest.raises(ValueError, match=message):
         replace(config(), **{field: value})
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_has_no_use_for_another_momentum(optimizer: Any) -> None:
+    assert config(optimizer=optimizer).momentum == 0.9
+    with pytest.raises(ValueError, match=f"{optimizer} has no use for momentum=0.5; leave it out"):
+        config(optimizer=optimizer, momentum=0.5)

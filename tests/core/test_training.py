@@ -624,6 +624,11 @@ def test_step_schedule_by_hand() -> None:
     assert learning_rate(replace(config, milestones=()), 11, 12) == 0.8
 
 
+def test_constant_schedule() -> None:
+    config = replace(CONFIG, lr=0.3, schedule="constant", milestones=(1,))
+    assert {learning_rate(config, step, 12) for step in range(12)} == {0.3}
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "step"])
 def test_rates_in_training_are_those_of_torchs_schedulers(schedule: Any, steps: list[Step]) -> None:
     config = replace(CONFIG, schedule=schedule, milestones=(1, 2), lr_decay=0.3)

@@ -31,8 +31,8 @@ GOLDENS: dict[str, tuple[str, PolicyConfig]] = {
     "placebo-digits-s0-e23ddfc7": ("placebo", PolicyConfig("placebo", reading=DEFAULT)),
 }  # fmt: skip
 """As they were before policies had `last_blocks`, `refresh_every`, `every` and `quantiles`, and
-trainings `label_noise`, `label_noise_kind`, `imbalance`, `folds` and `fold`. That of a learned
-policy changes where the default reading does."""
+trainings `label_noise`, `label_noise_kind`, `imbalance`, `folds`, `fold` and `optimizer`. That of a
+learned policy changes where the default reading does."""
 
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "mnist",
@@ -48,6 +48,7 @@ OTHER_VALUES: dict[str, Any] = {
     "batch_size": 127,
     "meta_batch_size": 127,
     "lr": 0.1000001,
+    "optimizer": "adam",
     "momentum": 0.8,
     "weight_decay": 0.0,
     "schedule": "step",
@@ -108,7 +109,7 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
     stored = json.loads(path.read_text())
     for name in ("last_blocks", "refresh_every", "every", "quantiles"):
         del stored["config"]["policy"][name]
-    for name in ("label_noise", "label_noise_kind", "imbalance", "folds", "fold"):
+    for name in ("label_noise", "label_noise_kind", "imbalance", "folds", "fold", "optimizer"):
         del stored["config"][name]
     path.write_text(json.dumps(stored))
     loaded = store.load("metamixup-digits-s0-0a4d07d3")
