@@ -70,6 +70,11 @@ class MetaProblem:
     ranks: Ranks
     known: Validation | None
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All parameters and λ: they lie on every device that the passes draw from."""
+        return [*self.originals.values(), self.lam]
+
     def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
         """`body()` while the model's parameters are `theta`, those outside θ constants.
 

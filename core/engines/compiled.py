@@ -54,7 +54,7 @@ def compiled(problem: MetaProblem) -> MetaGradient:
     graphs = _GRAPHS.get(problem.model)
     if graphs is None:
         graphs = _GRAPHS[problem.model] = _Graphs()
-    replay = Replay(problem)
+    replay = Replay(problem.tensors)
     reason = _not_asked(problem)
     if reason is None:
         result = graphs.run(problem)
@@ -159,7 +159,7 @@ def _number_of_classes(problem: MetaProblem) -> int:
         return problem.loss(logits, target)
 
     probe = replace(problem, loss=loss)
-    with torch.no_grad(), Replay(problem)():
+    with torch.no_grad(), Replay(problem.tensors)():
         probe.at(probe.theta, probe.meta_loss)
     return seen[0]
 

@@ -23,7 +23,7 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
         ValueError: something in the model or the loss is differentiable once only.
     """
     theta = list(problem.theta.values())
-    replay = Replay(problem)
+    replay = Replay(problem.tensors)
     operations = HandDerived()
 
     def differentiate() -> tuple[Tensor, tuple[Tensor | None, ...]]:

@@ -42,7 +42,7 @@ def finite_difference(problem: MetaProblem) -> MetaGradient:
     Raises:
         ValueError: a parameter has fewer bits than float32, and would swallow the step.
     """
-    replay = Replay(problem)
+    replay = Replay(problem.tensors)
     w, validation = direction(problem)
     epsilon = _epsilon(list(problem.theta.values()), w, problem.lam.dtype)
 

@@ -29,7 +29,7 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
             torch).
     """
     _load_decompositions()
-    replay = Replay(problem)
+    replay = Replay(problem.tensors)
     w, validation = direction(problem)
     with replay(), forward_ad.dual_level():
         dual = {

@@ -1,24 +1,22 @@
-"""The same random draws in several passes of one meta stage."""
+"""The same random draws in several passes."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-
-from core.meta_problem import MetaProblem
+from torch import Tensor
 
 
 class Replay:
-    """The random streams as they stand now, on the CPU and on the problem's devices.
+    """The random streams as they stand now, on the CPU and on the devices of `tensors`.
 
-    An engine that evaluates the virtual loss more than once must meet the same dropout masks each
-    time, or it would mix the gradients of different functions.
+    What evaluates a loss more than once must meet the same dropout masks each time, or it would mix
+    the gradients of different functions.
     """
 
-    def __init__(self, problem: MetaProblem) -> None:
-        tensors = [*problem.originals.values(), problem.lam]
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._devices = sorted({t.device.index for t in tensors if t.is_cuda})
         self._cpu = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]

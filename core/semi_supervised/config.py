@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from core.semi_supervised.ramp import Ramp
+
 SemiKind = Literal["supervised", "pi-model", "mean-teacher", "vat", "pseudo-label", "mixmatch"]
 SEMI_KINDS: tuple[SemiKind, ...] = get_args(SemiKind)
 
-Ramp = Literal["none", "linear", "sigmoid"]
 ThresholdFormula = Literal["per-period", "literal"]
 
 _WEIGHTED = ("unlabelled_batch", "weight", "ramp", "ramp_share")
@@ -49,8 +50,9 @@ class SemiSupervisedConfig:
         threshold_step, threshold_period: σd and K: it falls by σd every K epochs.
         threshold_formula: "per-period", Algorithm 2, or the text's "literal" one; see
             `core.semi_supervised.threshold`.
-        epsilon, xi, power_iterations: of VAT: length of the perturbation, of the probe, and how
-            often it is refined.
+        epsilon, xi, power_iterations: of VAT: length of the perturbation, of the probe (0: the
+            limit; see `core.semi_supervised.vat.virtual_adversarial_direction`), and how often it
+            is refined.
         entropy: weight of entropy minimisation beside VAT's term (VAT + EM).
         temperature, augmentations: of MixMatch: T of sharpening, K views of each unlabelled image.
         dominant: of MixMatch: λ becomes max(λ, 1 − λ).
@@ -68,7 +70,7 @@ class SemiSupervisedConfig:
     threshold_period: int = 30
     threshold_formula: ThresholdFormula = "per-period"
     epsilon: float = 6.0
-    xi: float = 1e-6
+    xi: float = 0.0
     power_iterations: int = 1
     entropy: float = 0.0
     temperature: float = 0.5
@@ -90,10 +92,10 @@ class SemiSupervisedConfig:
             raise ValueError(
                 f"unlabelled_batch must be None or at least 1, got {self.unlabelled_batch}"
             )
-        for name in ("weight", "threshold_step", "entropy"):
+        for name in ("weight", "threshold_step", "xi", "entropy"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        for name in ("epsilon", "xi", "temperature"):
+        for name in ("epsilon", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.ramp not in get_args(Ramp):

@@ -29,7 +29,7 @@ GOOD = {
         ("mean-teacher", {"ema": None}, "mean-teacher needs ema in [0, 1), got None"),
         ("mean-teacher", {"ema": 1.0}, "mean-teacher needs ema in [0, 1), got 1.0"),
         ("vat", {"epsilon": 0.0}, "epsilon must be positive and finite, got 0.0"),
-        ("vat", {"xi": float("inf")}, "xi must be positive and finite, got inf"),
+        ("vat", {"xi": float("inf")}, "xi must be finite and at least 0, got inf"),
         ("vat", {"power_iterations": 0}, "power_iterations must be at least 1, got 0"),
         ("pseudo-label", {"threshold": 1.5}, "threshold must lie in [0, 1], got 1.5"),
         ("pseudo-label", {"threshold_period": 0}, "threshold_period must be at least 1, got 0"),

@@ -1,0 +1,57 @@
+"""A model's exponential moving average: Mean Teacher's teacher, and what MixMatch evaluates."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from core.wrapped_models import unwrap
+
+
+class MovingAverage:
+    """`average ← decay·average + (1 − decay)·parameter`, for every parameter, from its first value.
+
+    Buffers are the model's own, copied: BatchNorm's running statistics are averages already, and a
+    counter has no average. That is what Oliver et al. and the authors of MixMatch release; neither
+    lets the decay warm up, as the authors of Mean Teacher do.
+
+    Args:
+        model: what is averaged, as it stands now; it may be wrapped (see `unwrap`).
+        decay: in [0, 1).
+
+    Attributes:
+        model: the average, a module of its own without gradients. Modes (train, eval) are the
+            caller's affair.
+
+    Raises:
+        ValueError: decay lies outside [0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay of a moving average must lie in [0, 1), got {decay}")
+        self.model = copy.deepcopy(unwrap(model)).requires_grad_(False)
+        self.model.zero_grad()  # gradients that stood there were copied too
+        self._average = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """One step towards `model`, after the optimizer's. `model` is only read."""
+        model = unwrap(model)
+        own, others = dict(self.model.named_parameters()), dict(model.named_parameters())
+        self._average(list(own.values()), [others[name] for name in own], 0)
+        buffers = dict(model.named_buffers())
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(buffers[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged network's; the tensors are live."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; copies."""
+        self.model.load_state_dict(state)
