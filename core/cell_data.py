@@ -64,11 +64,7 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
     Raises:
         ValueError: the source has another image size than `config` names, or too few images.
     """
-    if config.image_size not in (None, source.image_size):
-        raise ValueError(
-            f"the source {source.name!r} has images of {source.image_size} pixels, the "
-            f"configuration says image_size={config.image_size}; load the source at that size"
-        )
+    check_image_size(config, source)
     splits = draw_splits(config, source)
     labels = _training_labels(config, source, splits)
     given = source.train_labels.copy()
@@ -79,9 +75,23 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
         held_out=source.images("train", labels.held_out, device),
         meta=source.images("train", splits.meta_validation, device),
         test=source.images("test", None, device),
-        transform=Transform.fit(train, flip=config.flip, translate=config.translate),
+        transform=fit_transform(config, train),
         true_labels=labels.true,
     )
+
+
+def check_image_size(config: TrainingConfig, source: Source) -> None:
+    """Raises ValueError where the source was loaded at another size than `config` names."""
+    if config.image_size not in (None, source.image_size):
+        raise ValueError(
+            f"the source {source.name!r} has images of {source.image_size} pixels, the "
+            f"configuration says image_size={config.image_size}; load the source at that size"
+        )
+
+
+def fit_transform(config: TrainingConfig, images: ImageSet) -> Transform:
+    """The augmentation of `config`, and its normalisation by the statistics of `images`."""
+    return Transform.fit(images, flip=config.flip, translate=config.translate)
 
 
 def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:
@@ -131,7 +141,8 @@ def _held_out(config: TrainingConfig, given: Tensor, num_classes: int) -> Tensor
 
 
 def draw_splits(config: TrainingConfig, source: Source) -> Splits:
-    """The training and meta-validation images of `config`, the former cut to its long tail.
+    """The training and meta-validation images of `config`, the former cut to its long tail, or
+    parted into labelled and unlabelled ones.
 
     Raises:
         ValueError: the source has too few images.
@@ -142,6 +153,7 @@ def draw_splits(config: TrainingConfig, source: Source) -> Splits:
         meta_size=config.meta_size,
         train_size=config.train_size,
         seed=config.seed,
+        labelled=None if config.semi is None else config.semi.labelled,
         classes=source.classes,
     )
     kept = long_tail(

@@ -11,6 +11,7 @@ from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import DEFAULT, Reading
+from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
 from core.validation_gradient import ValidationGradient
 
 PolicyKind = Literal[
@@ -156,6 +157,9 @@ class TrainingConfig:
             "constant": lr throughout.
         milestones: epochs (counted from 0) at which "step" decays.
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
+        semi: how unlabelled images train beside few labelled ones; None: all images are labelled.
+            An epoch is then one pass over the unlabelled images, batch_size counts labelled ones,
+            and meta-validation images that train as well are added to these.
         seed: of everything random; cells that differ in the policy alone share their initial
             weights, splits, long tail, wrong labels, order of data and augmentation.
     """
@@ -186,6 +190,7 @@ class TrainingConfig:
     imbalance: float = 1.0
     folds: int = 0
     fold: int = 0
+    semi: SemiSupervisedConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
@@ -232,6 +237,21 @@ class TrainingConfig:
             raise ValueError(
                 "folds=1 holds out every training image; give 2 or more, or meta_in_training"
             )
+        if self.semi is not None:
+            self._check_semi(self.semi)
+
+    def _check_semi(self, semi: SemiSupervisedConfig) -> None:
+        for name in ("label_noise", "imbalance", "folds"):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"a semi-supervised training has no use for {name}={value!r}; leave it out"
+                )
+        if semi.kind not in MIXING_KINDS and self.policy.kind != "none":
+            raise ValueError(
+                f"{semi.kind} mixes no samples and has no use for the policy {self.policy.kind}; "
+                f"{' and '.join(MIXING_KINDS)} do"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -262,6 +282,8 @@ class TrainingConfig:
                 policy["quantiles"] = tuple(policy["quantiles"])
             values["policy"] = PolicyConfig(**policy)
             values["milestones"] = tuple(values.get("milestones", ()))
+            if values.get("semi") is not None:
+                values["semi"] = SemiSupervisedConfig(**values["semi"])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"training settings cannot be read: {error}") from error

@@ -15,7 +15,7 @@ LEVELS = 101
 
 
 class LambdaStatistics:
-    """Collects the interpolations of an epoch."""
+    """Collects the interpolations of an epoch; of a method that mixes nothing there are none."""
 
     def __init__(self) -> None:
         self._lam: list[Tensor] = []
@@ -31,7 +31,9 @@ class LambdaStatistics:
 
     def metrics(self) -> dict[str, float]:
         """lam_mean and quantiles lam_q05 to lam_q95; of a learned policy also lam_change, the mean
-        size of λ's change by learning, and hypergradient_rms."""
+        size of λ's change by learning, and hypergradient_rms. Nothing of nothing."""
+        if not self._lam:
+            return {}
         lam = torch.cat(self._lam).float().cpu().sort().values
         out = {"lam_mean": float(lam.mean())}
         for q in QUANTILES:
@@ -43,10 +45,17 @@ class LambdaStatistics:
 
     def histogram(self) -> list[int]:
         """Counts of λ in 20 equal bins over [0, 1]."""
+        if not self._lam:
+            return [0] * BINS
         lam = torch.cat(self._lam).float().cpu()
         return [int(n) for n in torch.histc(lam, bins=BINS, min=0.0, max=1.0)]
 
     def quantile_function(self) -> list[float]:
-        """λ at 101 equally spaced levels from 0 to 1, to six digits; linear between the samples."""
+        """λ at 101 equally spaced levels from 0 to 1, to six digits; linear between the samples.
+
+        Empty of nothing.
+        """
+        if not self._lam:
+            return []
         lam = torch.cat(self._lam).double().cpu().numpy()
         return [round(float(q), 6) for q in np.quantile(lam, np.linspace(0.0, 1.0, LEVELS))]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NAMES = ("order", "augmentation", "policy", "meta")
+NAMES = ("order", "augmentation", "policy", "meta", "unlabelled_order", "unlabelled_augmentation")
 
 LONG_TAIL, LABEL_NOISE, FOLDS = 101, 102, 103
 """Numbers of the streams that choose the training data, away from those of NAMES (1, 2, ...)."""
@@ -45,4 +45,5 @@ class RandomStreams:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`; the tensors may lie on any device."""
         for name, g in self._generators.items():
-            g.set_state(state[name].cpu())
+            if name in state:  # a checkpoint may be older than the stream
+                g.set_state(state[name].cpu())

@@ -17,7 +17,7 @@ from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
 from core.data import Source, load_source
-from core.evaluation import evaluate, predict
+from core.evaluation import Evaluation, evaluate, predict
 from core.lambda_statistics import LambdaStatistics
 from core.metamixup import mixed_step
 from core.models import build_model
@@ -57,6 +57,8 @@ class TrainingResult:
         parameters: number of parameters of the model.
         history: one dictionary an epoch; see `fit`.
         lam_histogram, lam_histogram_first: counts of λ in 20 bins, last and first epoch.
+        median_error: percent; of semi-supervised trainings the median test error over the last 20
+            epochs, as MixMatch reports it; else None.
         lam_quantiles: λ of the last epoch at the levels 0, 0.01, …, 1, what `Frozen` draws from; in
             results that were stored before, empty.
         scores: of policies that keep them, the score of each training image, to five digits, in the
@@ -81,6 +83,7 @@ class TrainingResult:
     lam_quantiles: list[float] = field(default_factory=list)
     scores: list[float] | None = None
     probabilities: list[list[float]] | None = None
+    median_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -106,7 +109,8 @@ def fit(
 
     The same configuration and seed give bit-identical numbers on the CPU, alone, in any process and
     after a resume. torch's global random stream and thread count are as before on return. The test
-    images are used once, after the last epoch. A single image left over by the batch size joins the
+    images are used once, after the last epoch (in a semi-supervised training after each of the last
+    20), and select nothing. A single image left over by the batch size joins the
     last batch.
 
     Args:
@@ -129,7 +133,7 @@ def fit(
     if source is None:
         source = load_source(config.dataset, root=data_root, image_size=config.image_size)
     with reproducible(config.seed, device=device, threads=threads):
-        training = Training(config, source, device)
+        training = start(config, source, device)
         state = load_checkpoint(directory, training.device) if directory is not None else None
         if state is not None and state["config"] == config.to_dict() and "policy" in state:
             training.load_state_dict(state)
@@ -147,6 +151,16 @@ def fit(
             if on_epoch is not None:
                 on_epoch(metrics)
         return training.result()
+
+
+def start(config: TrainingConfig, source: Source, device: torch.device | str) -> Training:
+    """The training that `config` describes, at its beginning; see `Training`."""
+    if config.semi is None:
+        return Training(config, source, device)
+    # Here and not above: it builds on this module.
+    from core.semi_supervised.training import SemiSupervisedTraining
+
+    return SemiSupervisedTraining(config, source, device)
 
 
 @contextmanager
@@ -200,7 +214,7 @@ class Training:
         self.device = torch.device(device)
         self.history: list[Metrics] = []
         self.policy = config.policy.build()
-        self._data = prepare_data(config, source, self.device)
+        self._load(source)
         self._model = build_model(
             config.model,
             in_channels=source.in_channels,
@@ -212,6 +226,9 @@ class Training:
         self._streams = RandomStreams(config.seed)
         self._histograms: list[list[int]] = []
         self._quantiles: list[float] = []
+
+    def _load(self, source: Source) -> None:
+        self._data = prepare_data(self.config, source, self.device)
 
     def epoch(self) -> Metrics:
         """Train the next epoch, evaluate on the meta-validation images; returns its metrics.
@@ -236,7 +253,7 @@ class Training:
 
     def result(self) -> TrainingResult:
         """What it has given so far, at least one epoch; reads the test images."""
-        test = evaluate(self._model, self._data.test, self._data.transform)
+        test = self._test()
         last = self.history[-1]
         return TrainingResult(
             test_error=test.error,
@@ -254,6 +271,9 @@ class Training:
             scores=None if self.policy.scores is None else _rounded(self.policy.scores),
             probabilities=self._predictions() if self.config.folds else None,
         )
+
+    def _test(self) -> Evaluation:
+        return evaluate(self._model, self._data.test, self._data.transform)
 
     def _predictions(self) -> list[list[float]]:
         held_out = predict(self._model, self._data.held_out, self._data.transform)

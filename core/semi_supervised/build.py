@@ -1,0 +1,28 @@
+"""From a method's settings to the method itself."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from core.policies import Policy
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.semi_supervised.method import SemiSupervisedMethod
+from core.semi_supervised.pseudo_label import PseudoLabel
+from core.semi_supervised.supervised import SupervisedOnly
+
+
+def build_method(
+    config: SemiSupervisedConfig, model: nn.Module, policy: Policy
+) -> SemiSupervisedMethod:
+    """The method, at the beginning of a training.
+
+    Args:
+        config: which one.
+        model: as it starts; methods that keep a moving average begin with a copy of it.
+        policy: how the methods that mix samples do.
+    """
+    if config.kind == "supervised":
+        return SupervisedOnly()
+    if config.kind == "pseudo-label":
+        return PseudoLabel(config, policy)
+    raise ValueError(f"no method of kind {config.kind!r}")

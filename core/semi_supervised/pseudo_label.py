@@ -1,0 +1,149 @@
+"""Pseudo-labels, with a threshold that stands or falls (APL), and with MixUp or MetaMixUp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.metamixup import mixed_step
+from core.mixing import soft_labels
+from core.pairing import Pairing
+from core.policies import Policy
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.semi_supervised.held_statistics import statistics_held
+from core.semi_supervised.method import SemiBatch, SemiStep
+from core.semi_supervised.ramp import ramp
+from core.semi_supervised.threshold import threshold_at
+
+
+def pseudo_labels(probabilities: Tensor, threshold: float) -> Tensor:
+    """The most probable class where its probability exceeds the threshold (Algorithm 2, line 3).
+
+    Args:
+        probabilities: [U, C], floating, rows summing to 1.
+        threshold: σ. Of 0 or less every label is accepted.
+
+    Returns:
+        [U], int64; −1 where none is accepted. Not differentiable.
+    """
+    confidence, label = probabilities.detach().max(dim=1)
+    return torch.where(confidence > threshold, label, torch.full_like(label, -1))
+
+
+def weighted_targets(
+    y: Tensor, accepted: Tensor, *, num_classes: int, unlabelled: int, weight: float
+) -> Tensor:
+    """Soft labels whose size is the sample's weight, for the two terms of the loss in one mean.
+
+    `soft_cross_entropy` is linear in the target. Rows of size n/B and weight·n/U, with n rows in
+    all, make its mean over the rows the mean over the B labelled images plus weight times the mean
+    over all U unlabelled ones, of which those without a label count 0 (L_s + L_us, Algorithm 2,
+    line 9; Eq. 12). Within one of the two parts all sizes are equal, so a mixed label has it too.
+
+    Args:
+        y: [B], int64, true labels.
+        accepted: [A], int64, pseudo-labels.
+        num_classes: C.
+        unlabelled: U ≥ A, the unlabelled images before any was left out.
+        weight: of the unlabelled term.
+
+    Returns:
+        [B + A, C], float32; n = B + A.
+    """
+    n = len(y) + len(accepted)
+    labelled = soft_labels(y, num_classes) * (n / len(y))
+    if not len(accepted):
+        return labelled
+    return torch.cat([labelled, soft_labels(accepted, num_classes) * (weight * n / unlabelled)])
+
+
+class PseudoLabel:
+    """Confident predictions as labels (Lee 2013), mixed as a policy says (Algorithm 2).
+
+    Each step labels the unlabelled images by the network as it stands, in training mode as in the
+    step itself; those below the threshold are left out of it. The labelled images and the accepted
+    ones are mixed each among themselves, with a λ for each (2B in all where all are accepted).
+    A learned policy learns all of them on the sum of both losses. With `NoMix` this is plain
+    pseudo-labelling.
+
+    The labelling pass moves no statistics of BatchNorm; the step's does, on mixed images, as MixUp.
+
+    Args:
+        config: of kind "pseudo-label".
+        policy: how samples are mixed.
+    """
+
+    views = 1
+
+    def __init__(self, config: SemiSupervisedConfig, policy: Policy):
+        self._config = config
+        self._policy = policy
+        self.needs_meta_validation = policy.needs_meta_validation
+
+    def step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: SemiBatch,
+        *,
+        generator: torch.Generator,
+    ) -> SemiStep:
+        """See `SemiSupervisedMethod`."""
+        (x, y), (images,) = batch.labelled, batch.views
+        with torch.no_grad(), statistics_held(model):
+            probabilities = model(images).softmax(dim=1)
+        labels = pseudo_labels(probabilities, self._threshold(batch.epoch))
+        taken = labels >= 0
+        inputs = torch.cat([x, images[taken]])
+        targets = weighted_targets(
+            y,
+            labels[taken],
+            num_classes=probabilities.shape[1],
+            unlabelled=len(images),
+            weight=self._config.weight
+            * ramp(self._config.ramp, batch.progress, self._config.ramp_share),
+        )
+        mixed = inputs, targets.to(torch.promote_types(inputs.dtype, torch.float32))
+        interpolation = self._policy(
+            model,
+            optimizer,
+            mixed,
+            batch.val,
+            generator=generator,
+            indices=torch.cat([batch.indices[: len(x)], batch.indices[len(x) :][taken.cpu()]]),
+            pairing=Pairing((len(x), len(inputs) - len(x))),
+        )
+        result = mixed_step(model, optimizer, mixed, interpolation)
+        return SemiStep(
+            result.loss,
+            samples=len(images) + len(inputs) + interpolation.extra_samples,
+            interpolation=interpolation,
+            pseudo_labels=labels,
+        )
+
+    def evaluated(self, model: nn.Module) -> nn.Module:
+        """The model itself."""
+        return model
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        """The threshold."""
+        return {"threshold": self._threshold(epoch)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the policy's state is the training's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes nothing."""
+
+    def _threshold(self, epoch: int) -> float:
+        c = self._config
+        return threshold_at(
+            epoch,
+            start=c.threshold,
+            step=c.threshold_step,
+            period=c.threshold_period,
+            formula=c.threshold_formula,
+        )
