@@ -15,6 +15,7 @@ from core.models.classifier import ImageClassifier
 from core.models.cnn import CNN, DigitsCNN
 from core.models.preact_resnet import PreActResNet
 from core.models.resnet import ResNet
+from core.models.smooth import smoothed
 from core.models.wide_resnet import WideResNet
 
 __all__ = ["MODELS", "ImageClassifier", "build_model"]
@@ -22,6 +23,8 @@ __all__ = ["MODELS", "ImageClassifier", "build_model"]
 _CONSTRUCTORS: dict[str, Callable[..., ImageClassifier]] = {
     "cnn": CNN,
     "digits_cnn": DigitsCNN,
+    "cnn_smooth": lambda *sizes: smoothed(CNN(*sizes)),
+    "digits_cnn_smooth": lambda *sizes: smoothed(DigitsCNN(*sizes)),
     "preact_resnet18": partial(PreActResNet, blocks=(2, 2, 2, 2)),
     "preact_resnet34": partial(PreActResNet, blocks=(3, 4, 6, 3)),
     "wrn_28_10": partial(WideResNet, depth=28, widen_factor=10),
@@ -49,6 +52,8 @@ def build_model(
             ==================  ===================================================  ==============
             cnn                 "3-layer CNN", MNIST and Fashion-MNIST (width 32)     4
             digits_cnn          small network for 8x8 digits (width 16)               2
+            cnn_smooth          cnn with GELU and average pooling (width 32)          4
+            digits_cnn_smooth   digits_cnn with the same (width 16)                   2
             preact_resnet18     CIFAR, SVHN, ImageNet crops (width 64)                8
             preact_resnet34     the same, deeper (width 64)                           8
             wrn_28_10           Wide-ResNet-28-10, supervised (width 16)              4

@@ -19,6 +19,8 @@ from core.models.wide_resnet import WideBlock, WideResNet
 SMALLEST = {
     "cnn": 4,
     "digits_cnn": 2,
+    "cnn_smooth": 4,
+    "digits_cnn_smooth": 2,
     "preact_resnet18": 8,
     "preact_resnet34": 8,
     "wrn_28_10": 4,
@@ -30,6 +32,8 @@ SMALLEST = {
 NARROW = {
     "cnn": 4,
     "digits_cnn": 4,
+    "cnn_smooth": 4,
+    "digits_cnn_smooth": 4,
     "preact_resnet18": 4,
     "preact_resnet34": 4,
     "wrn_28_10": 1,
@@ -116,6 +120,8 @@ def resnet50_by_hand(c: int, classes: int) -> int:
 BY_HAND: dict[str, Callable[[int, int, int], int]] = {
     "cnn": cnn_by_hand,
     "digits_cnn": digits_by_hand,
+    "cnn_smooth": cnn_by_hand,
+    "digits_cnn_smooth": digits_by_hand,
     "preact_resnet18": lambda c, _, classes: preact_by_hand(c, classes, (2, 2, 2, 2)),
     "preact_resnet34": lambda c, _, classes: preact_by_hand(c, classes, (3, 4, 6, 3)),
     "wrn_28_10": lambda c, _, classes: wide_by_hand(c, classes, 10),
@@ -215,6 +221,8 @@ def test_width_sets_the_first_convolution_and_scales_the_features() -> None:
     published = {
         "cnn": (32, 512),
         "digits_cnn": (16, 64),
+        "cnn_smooth": (32, 512),
+        "digits_cnn_smooth": (16, 64),
         "preact_resnet18": (64, 512),
         "preact_resnet34": (64, 512),
         "wrn_28_10": (16, 640),
@@ -369,8 +377,8 @@ def test_strides_and_what_precedes_the_pooling(name: str) -> None:
     stages = {PreActResNet: 4, WideResNet: 8, ResNet: 4}
     if type(model) in stages:
         assert maps[0].shape[-1] == stages[type(model)]
-    # No final BN-ReLU in the PreActResNets; LeakyReLU lets negative values through.
-    signed = name in ("preact_resnet18", "preact_resnet34", "wrn_28_2_leaky")
+    # No final BN-ReLU in the PreActResNets; LeakyReLU and GELU let negative values through.
+    signed = name in ("preact_resnet18", "preact_resnet34", "wrn_28_2_leaky") or "smooth" in name
     assert bool((features < 0).any()) == signed
 
 

@@ -1,0 +1,1 @@
+"""Measurements on trained networks. They read a network and train nothing."""
