@@ -20,7 +20,7 @@ def draw(streams: RandomStreams, name: str) -> list[float]:
 
 def test_every_seed_and_purpose_has_a_stream_of_its_own() -> None:
     drawn = {(s, n): draw(RandomStreams(s), n) for s, n in itertools.product(range(3), NAMES)}
-    assert len({tuple(values) for values in drawn.values()}) == 12
+    assert len({tuple(values) for values in drawn.values()}) == 3 * len(NAMES) == 18
     assert all(draw(RandomStreams(s), n) == values for (s, n), values in drawn.items())
 
 
@@ -59,3 +59,12 @@ def test_going_on_from_a_state() -> None:
     other.load_state_dict(streams.state_dict())
     for name in NAMES:
         assert draw(other, name) == draw(streams, name)
+
+
+def test_a_checkpoint_from_before_a_stream_existed() -> None:
+    streams, other = RandomStreams(0), RandomStreams(1)
+    draw(streams, "policy")
+    older = {name: streams.state_dict()[name] for name in ("order", "augmentation", "policy")}
+    other.load_state_dict(older)
+    assert draw(other, "policy") == draw(streams, "policy")
+    assert draw(other, "unlabelled_order") == draw(RandomStreams(1), "unlabelled_order")

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.metamixup import learn_interpolation
+from core.pairing import Pairing
+from core.policies import Beta, Fixed, Learned, NoMix, Policy
+from core.reading import DEFAULT
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.semi_supervised.method import SemiBatch, SemiStep
+from core.semi_supervised.pseudo_label import PseudoLabel, pseudo_labels, weighted_targets
+
+B, U, C = 4, 6, 3
+
+
+def make_model() -> nn.Linear:
+    model = nn.Linear(5, C).double()
+    r = torch.Generator().manual_seed(0)
+    model.weight.data = 2 * torch.randn(C, 5, generator=r, dtype=torch.float64)
+    model.bias.data.zero_()
+    return model
+
+
+def make_batch(epoch: int = 0, progress: float = 0.0) -> SemiBatch:
+    r = torch.Generator().manual_seed(1)
+
+    def images(n: int) -> Tensor:
+        return torch.randn(n, 5, generator=r, dtype=torch.float64)
+
+    labels = torch.randint(C, (B,), generator=r)
+    val = images(7), torch.randint(C, (7,), generator=r)
+    return SemiBatch((images(B), labels), (images(U),), torch.arange(B + U), val, epoch, progress)
+
+
+def take_step(
+    policy: Policy, batch: SemiBatch | None = None, **settings: Any
+) -> tuple[SemiStep, nn.Linear]:
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    settings = {"threshold": 0.8, **settings}
+    method = PseudoLabel(SemiSupervisedConfig("pseudo-label", labelled=B, **settings), policy)
+    generator = torch.Generator().manual_seed(3)
+    return method.step(model, optimizer, batch or make_batch(), generator=generator), model
+
+
+def test_confident_predictions_become_labels() -> None:
+    p = torch.tensor([[0.96, 0.03, 0.01], [0.02, 0.95, 0.03], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]])
+    assert pseudo_labels(p, 0.95).tolist() == [0, -1, -1, 2]
+    assert pseudo_labels(p, 0.0).tolist() == [0, 1, 2, 2]
+
+
+def test_the_loss_is_the_sum_of_both_means_with_those_left_out_counted_as_none() -> None:
+    batch, model = make_batch(), make_model()
+    (x, y), (u,) = batch.labelled, batch.views
+    p = model(u).softmax(1).detach().numpy()
+    logits = model(x).detach()
+    total = sum(-math.log(float(logits[i].softmax(0)[int(y[i])])) for i in range(B)) / B
+    accepted = [row for row in p if row.max() > 0.8]
+    assert 0 < len(accepted) < U
+    total += 0.5 * sum(-math.log(float(row.max())) for row in accepted) / U
+    step, _ = take_step(NoMix(), weight=0.5)
+    assert float(step.loss) == pytest.approx(total, rel=1e-6)
+    assert step.pseudo_labels is not None
+    assert step.pseudo_labels.tolist() == [
+        int(row.argmax()) if row.max() > 0.8 else -1 for row in p
+    ]
+    assert step.samples == U + B + len(accepted)
+
+
+def test_the_step_follows_the_gradient_of_that_loss() -> None:
+    batch, model = make_batch(), make_model()
+    (x, y), (u,) = batch.labelled, batch.views
+    logits = model(u)
+    confidence, label = logits.softmax(1).detach().max(1)
+    each = F.cross_entropy(logits, label, reduction="none")
+    loss = F.cross_entropy(model(x), y) + (each * (confidence > 0.8)).sum() / U
+    (gradient,) = torch.autograd.grad(loss, model.weight)
+    _, stepped = take_step(NoMix())
+    torch.testing.assert_close(stepped.weight, model.weight - 0.5 * gradient)
+
+
+def test_the_weight_comes_up() -> None:
+    _, plain = take_step(NoMix(), threshold=1.0)
+    start, halfway = make_batch(), make_batch(progress=0.25)
+    _, off = take_step(NoMix(), start, ramp="linear", ramp_share=0.5)
+    _, half = take_step(NoMix(), halfway, ramp="linear", ramp_share=0.5)
+    _, full = take_step(NoMix())
+    torch.testing.assert_close(off.weight, plain.weight)
+    torch.testing.assert_close(half.weight, (plain.weight + full.weight) / 2)
+
+
+def test_nothing_is_accepted() -> None:
+    step, model = take_step(NoMix(), threshold=1.0)
+    by_hand = make_model()
+    x, y = make_batch().labelled
+    (gradient,) = torch.autograd.grad(F.cross_entropy(by_hand(x), y), by_hand.weight)
+    assert step.pseudo_labels is not None
+    assert step.pseudo_labels.tolist() == [-1] * U
+    torch.testing.assert_close(model.weight, by_hand.weight - 0.5 * gradient)
+    assert take_step(Learned(), threshold=1.0)[0].interpolation is not None
+
+
+def test_the_threshold_falls_by_epoch() -> None:
+    """APL: with σd = 0.4 and K = 2, epoch 4 stands at 0.8 − 0.8 = 0 and accepts all."""
+    apl = {"threshold_step": 0.4, "threshold_period": 2}
+    early, _ = take_step(NoMix(), make_batch(epoch=1), **apl)
+    late, _ = take_step(NoMix(), make_batch(epoch=4), **apl)
+    assert early.pseudo_labels is not None
+    assert late.pseudo_labels is not None
+    assert int(early.pseudo_labels.min()) == -1
+    assert int(late.pseudo_labels.min()) >= 0
+
+
+def test_labelled_and_unlabelled_images_are_mixed_apart() -> None:
+    """Algorithm 2: 2B coefficients where all are accepted, pairs within either part."""
+    step, _ = take_step(Beta(1.0, per_sample=True), threshold=0.0)
+    given = step.interpolation
+    assert given is not None
+    assert given.lam.shape == (B + U,)
+    assert given.partner[:B].max() < B <= given.partner[B:].min()
+    assert len(given.lam.unique()) == B + U
+
+
+def test_a_mixed_step_by_hand() -> None:
+    batch, model = make_batch(), make_model()
+    step, stepped = take_step(Fixed(0.3), batch, threshold=0.0, weight=0.5)
+    assert step.interpolation is not None
+    partner = step.interpolation.partner
+    (x, y), (u,) = batch.labelled, batch.views
+    label = model(u).argmax(1)
+    loss = torch.zeros((), dtype=torch.float64)
+    for images, target, at, weight in (
+        (x, y, partner[:B], 1.0),
+        (u, label, partner[B:] - B, 0.5),
+    ):
+        logits = model(0.3 * images + 0.7 * images[at])
+        own = F.cross_entropy(logits, target)
+        loss = loss + weight * (0.3 * own + 0.7 * F.cross_entropy(logits, target[at]))
+    (gradient,) = torch.autograd.grad(loss, model.weight)
+    assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-6)
+    torch.testing.assert_close(stepped.weight, model.weight - 0.5 * gradient, rtol=1e-6, atol=1e-8)
+
+
+def test_lam_is_learned_on_the_sum_of_both_losses() -> None:
+    """Algorithm 2, lines 9 to 11, against central differences of an unroll by hand in float64."""
+    batch, model = make_batch(), make_model()
+    step, _ = take_step(Learned(), batch, threshold=0.0, weight=0.5)
+    given = step.interpolation
+    assert given is not None
+    assert given.hypergradient is not None
+    (x, y), (u,) = batch.labelled, batch.views
+    assert batch.val is not None
+    val_x, val_y = batch.val
+    label = model(u).argmax(1)
+
+    def meta_loss(lam: Tensor) -> Tensor:
+        weight = model.weight.detach().clone().requires_grad_()
+        bias = model.bias.detach().clone().requires_grad_()
+        loss = torch.zeros((), dtype=torch.float64)
+        for part, images, target, w in (
+            (slice(0, B), x, y, 1.0),
+            (slice(B, B + U), u, label, 0.5),
+        ):
+            at = given.partner[part] - part.start
+            share = lam[part, None]
+            logits = F.linear(share * images + (1 - share) * images[at], weight, bias)
+            one_hot = F.one_hot(target, C).double()
+            mixed = share * one_hot + (1 - share) * one_hot[at]
+            loss = loss - w * (mixed * logits.log_softmax(1)).sum(1).mean()
+        dw, db = torch.autograd.grad(loss, (weight, bias))
+        return F.cross_entropy(F.linear(val_x, weight - 0.5 * dw, bias - 0.5 * db), val_y).detach()
+
+    lam0 = given.lam_init
+    for i in range(B + U):
+        step_i = torch.zeros(B + U, dtype=torch.float64)
+        step_i[i] = 1e-5
+        slope = float(meta_loss(lam0 + step_i) - meta_loss(lam0 - step_i)) / 2e-5
+        assert float(given.hypergradient[i]) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    assert given.meta_loss is not None
+    assert float(given.meta_loss) == pytest.approx(float(meta_loss(lam0)), rel=1e-6)
+
+
+def test_the_placebo_moves_as_much_and_others() -> None:
+    learned, _ = take_step(Learned(), threshold=0.0)
+    placebo, _ = take_step(Learned(placebo=True), threshold=0.0)
+    assert learned.interpolation is not None
+    assert placebo.interpolation is not None
+    assert torch.equal(learned.interpolation.lam_init, placebo.interpolation.lam_init)
+    assert not torch.equal(learned.interpolation.lam, placebo.interpolation.lam)
+
+
+def test_labelling_neither_moves_statistics_nor_keeps_a_graph() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, C)).double()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = PseudoLabel(SemiSupervisedConfig("pseudo-label", labelled=B, threshold=0.0), NoMix())
+    batch = make_batch()
+    step = method.step(model, optimizer, batch, generator=torch.Generator())
+    assert not step.loss.requires_grad
+    assert int(model[1].num_batches_tracked) == 1
+    hidden = F.linear(
+        torch.cat([batch.labelled[0], batch.views[0]]), before["0.weight"], before["0.bias"]
+    )
+    torch.testing.assert_close(model[1].running_mean, 0.1 * hidden.mean(0))
+
+
+def test_weighted_targets_of_nothing_accepted() -> None:
+    y = torch.tensor([2, 0])
+    nothing = torch.zeros(0, dtype=torch.int64)
+    target = weighted_targets(y, nothing, num_classes=3, unlabelled=5, weight=1.0)
+    assert target.tolist() == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    taken = weighted_targets(y, torch.tensor([1]), num_classes=3, unlabelled=5, weight=2.0)
+    assert taken.tolist() == [[0.0, 0.0, 1.5], [1.5, 0.0, 0.0], [0.0, pytest.approx(1.2), 0.0]]
+
+
+def test_the_meta_stage_is_that_of_learn_interpolation() -> None:
+    batch = make_batch()
+    step, _ = take_step(Learned(), batch, threshold=0.0)
+    model = make_model()
+    (x, y), (u,) = batch.labelled, batch.views
+    target = weighted_targets(y, model(u).argmax(1), num_classes=C, unlabelled=U, weight=1.0)
+    assert batch.val is not None
+    again = learn_interpolation(
+        model,
+        (torch.cat([x, u]), target.double()),
+        batch.val,
+        lr=0.5,
+        reading=DEFAULT,
+        pairing=Pairing((B, U)),
+        generator=torch.Generator().manual_seed(3),
+    )
+    assert step.interpolation is not None
+    assert torch.equal(step.interpolation.lam, again.lam)
