@@ -1,0 +1,138 @@
+"""The truth is the toy network as formulas, its loss written out, differentiated by autograd."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.semi_supervised.averaging import MovingAverage
+from core.semi_supervised.consistency import MeanTeacher, PiModel, probability_distance
+from core.semi_supervised.method import SemiBatch
+
+B, U, RATE, DECAY = 4, 3, 0.3, 0.75
+
+
+def make_batch(toy: SimpleNamespace, progress: float = 0.0) -> SemiBatch:
+    (x, y), views = toy.make_data(B).batch, [toy.make_data(U, seed=s).batch[0] for s in (2, 3)]
+    return SemiBatch((x, y), tuple(views), torch.arange(B + U), None, 0, progress)
+
+
+def take_step(
+    method: PiModel | MeanTeacher, net: nn.Module, batch: SemiBatch
+) -> tuple[dict[str, Tensor], float]:
+    """The parameters before the step, and its loss."""
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
+    step = method.step(net, optimizer, batch, generator=torch.Generator())
+    assert not step.loss.requires_grad
+    assert step.samples == 2 * (B + U)
+    return before, float(step.loss)
+
+
+def expected_step(
+    toy: SimpleNamespace,
+    net: nn.Module,
+    batch: SemiBatch,
+    student: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    weight: float,
+    masks: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[dict[str, Tensor], float]:
+    """Parameters after one step of gradient descent, and the loss, from formulas."""
+    (x, y), (first, second) = batch.labelled, batch.views
+    theta = {name: p.detach().clone().requires_grad_() for name, p in student.items()}
+    logits = toy.explicit_logits(net, theta, torch.cat([x, first]), masks[0])
+    told = toy.explicit_logits(net, teacher, torch.cat([x, second]), masks[1])[B:]
+    p, q = (torch.exp(z) / torch.exp(z).sum(1, keepdim=True) for z in (logits[B:], told.detach()))
+    distance = ((p - q) ** 2).sum() / (U * toy.CLASSES)
+    loss = toy.explicit_loss(logits[:B], toy.one_hot(y)) + weight * distance
+    slopes = torch.autograd.grad(loss, list(theta.values()))
+    after = {n: p.detach() - RATE * g for (n, p), g in zip(theta.items(), slopes, strict=True)}
+    return after, loss.item()
+
+
+def assert_close(net: nn.Module, expected: Mapping[str, Tensor]) -> None:
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_the_distance_by_hand() -> None:
+    p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.25, 0.5]])
+    logits, target = p.log().requires_grad_(), (q.log() + 7).requires_grad_()
+    distance = probability_distance(logits, target)
+    assert distance.item() == pytest.approx(0.125 / 3, rel=1e-6)
+    distance.backward()
+    assert target.grad is None
+    # 2/3 · (diag(p) − ppᵀ)(p − q), with p − q = (1/4, 0, −1/4)
+    expected = torch.tensor([[2 / 3 * 3 / 32, 2 / 3 * -1 / 64, 2 / 3 * -5 / 64]])
+    torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("drop", [False, True])
+def test_pi_model_takes_the_step_of_the_formulas(
+    norm: bool, drop: bool, toy: SimpleNamespace
+) -> None:
+    net, batch = toy.make_net(norm=norm, drop=drop), make_batch(toy, progress=0.1)
+    masks = tuple(toy.masks(net, (B + U, B + U)))
+    before, loss = take_step(PiModel(20.0, "linear", 0.4), net, batch)
+    after, expected = expected_step(toy, net, batch, before, before, 20.0 * 0.25, masks)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert_close(net, after)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("drop", [False, True])
+def test_mean_teacher_takes_the_step_of_the_formulas(
+    norm: bool, drop: bool, toy: SimpleNamespace
+) -> None:
+    """The target is the teacher's own pass on its own view; the student's own pass is trained."""
+    net, batch = toy.make_net(norm=norm, drop=drop), make_batch(toy)
+    teacher = MovingAverage(toy.make_net(norm=norm, drop=drop, seed=9), DECAY)
+    old = {name: p.clone() for name, p in teacher.model.named_parameters()}
+    masks = tuple(toy.masks(net, (B + U, B + U)))
+    teacher.model.eval()  # as an evaluation leaves it that does not care
+    before, loss = take_step(MeanTeacher(teacher, 8.0), net, batch)
+    after, expected = expected_step(toy, net, batch, before, old, 8.0, masks)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert_close(net, after)
+    assert_close(
+        teacher.model, {name: DECAY * old[name] + (1 - DECAY) * after[name] for name in after}
+    )
+
+
+def test_the_student_gets_gradients_from_the_teacher_and_the_teacher_none(
+    toy: SimpleNamespace,
+) -> None:
+    net, batch = toy.make_net(norm=True), make_batch(toy)
+    alone = copy.deepcopy(net)
+    teacher = MovingAverage(toy.make_net(norm=True, seed=9), DECAY)
+    method = MeanTeacher(teacher, 8.0)
+    take_step(method, net, batch)
+    take_step(MeanTeacher(MovingAverage(alone, DECAY), 0.0), alone, batch)
+    for (name, p), q in zip(net.named_parameters(), alone.parameters(), strict=True):
+        assert p.grad is not None
+        if name != "inp.bias":  # BatchNorm takes it away
+            assert not torch.allclose(p.grad, q.grad, rtol=1e-3), name
+    assert all(p.grad is None and not p.requires_grad for p in teacher.model.parameters())
+    assert method.evaluated(net) is teacher.model
+
+
+@pytest.mark.parametrize("kind", ["pi", "mean-teacher"])
+def test_running_statistics_move_by_the_clean_pass_alone(kind: str, toy: SimpleNamespace) -> None:
+    net, batch = toy.make_net(norm=True), make_batch(toy)
+    teacher = MovingAverage(net, DECAY)
+    mean, variance = net.norm.running_mean.clone(), net.norm.running_var.clone()
+    x = torch.cat([batch.labelled[0], batch.views[0]])
+    h = (x @ net.inp.weight.T + net.inp.bias).detach()
+    take_step(PiModel(1.0) if kind == "pi" else MeanTeacher(teacher, 1.0), net, batch)
+    torch.testing.assert_close(net.norm.running_mean, 0.9 * mean + 0.1 * h.mean(0))
+    torch.testing.assert_close(net.norm.running_var, 0.9 * variance + 0.1 * h.var(0))
+    assert int(net.norm.num_batches_tracked) == 1
+    if kind == "mean-teacher":
+        assert toy.identical(dict(teacher.model.named_buffers()), dict(net.named_buffers()))

@@ -1,0 +1,195 @@
+"""The truth is a softmax of a linear map; its divergence has the Hessian Wᵀ(diag p − ppᵀ)W."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.models import build_model
+from core.semi_supervised.method import SemiBatch
+from core.semi_supervised.vat import (
+    VAT,
+    kl_divergence,
+    mean_entropy,
+    virtual_adversarial_direction,
+)
+
+B, U, FEATURES, CLASSES = 3, 4, 6, 5
+
+
+def linear(seed: int = 0) -> tuple[nn.Linear, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    model = nn.Linear(FEATURES, CLASSES).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64))
+    return model, torch.randn(U, FEATURES, generator=g, dtype=torch.float64)
+
+
+def hessians(model: nn.Linear, x: Tensor) -> Tensor:
+    """[U, FEATURES, FEATURES]: of KL(p(x) ‖ p(x + r)) in r at r = 0."""
+    z = x @ model.weight.T.detach() + model.bias.detach()
+    p = torch.exp(z) / torch.exp(z).sum(1, keepdim=True)
+    fisher = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    w = model.weight.detach()
+    return w.T @ fisher @ w
+
+
+def divergence_of(model: nn.Module, x: Tensor):  # type: ignore[no-untyped-def]
+    clean = model(x).detach()
+    return lambda r: kl_divergence(clean, model(x + r)).sum()
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.double().flatten(1), b.double().flatten(1)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def unit(d: Tensor) -> Tensor:
+    return d / d.norm(dim=1, keepdim=True)
+
+
+def starts(*shape: int, seed: int = 3) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(shape or (U, FEATURES), generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("xi", [0.0, 1e-5])
+def test_the_direction_is_the_top_eigenvector(xi: float) -> None:
+    model, x = linear()
+    found = virtual_adversarial_direction(
+        divergence_of(model, x), starts(), xi=xi, power_iterations=100
+    )
+    values, vectors = torch.linalg.eigh(hessians(model, x))
+    assert bool(
+        (values[:, -2] / values[:, -1] < 0.95).all()
+    )  # else 100 iterations do not part them
+    assert bool((cosine(found, vectors[:, :, -1]).abs() > 0.999).all())
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(U, dtype=torch.float64))
+
+
+def test_one_iteration_is_one_product_with_the_hessian() -> None:
+    model, x = linear(1)
+    found = virtual_adversarial_direction(divergence_of(model, x), starts())
+    expected = unit((hessians(model, x) @ starts().unsqueeze(2)).squeeze(2))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_divergence_along_it_is_half_the_top_eigenvalue() -> None:
+    model, x = linear(2)
+    epsilon = 0.01
+    divergence = divergence_of(model, x)
+    direction = virtual_adversarial_direction(divergence, starts(), power_iterations=100)
+    top = torch.linalg.eigvalsh(hessians(model, x))[:, -1]
+    found = kl_divergence(model(x), model(x + epsilon * direction))
+    torch.testing.assert_close(found.detach(), 0.5 * epsilon**2 * top, rtol=0.02, atol=0.0)
+
+
+def test_in_float32_the_limit_is_exact_and_the_published_probe_is_noise() -> None:
+    """Why xi is 0 by default. A probe of norm 1e-6 is below the last digit of most pixels."""
+    torch.manual_seed(0)
+    model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=16)
+    x = torch.randn(8, 1, 16, 16)
+    nn.init.normal_(model.classifier.weight, std=0.3)
+    start = starts(*x.shape)
+    found = {
+        xi: virtual_adversarial_direction(divergence_of(model, x), start.float(), xi=xi)
+        for xi in (0.0, 1e-6)
+    }
+    expected = virtual_adversarial_direction(
+        divergence_of(model.double(), x.double()), start, xi=1e-6
+    )
+    assert cosine(found[0.0], expected).min() > 0.99999
+    assert cosine(found[1e-6], expected).mean() < 0.7
+
+
+def test_a_flat_sample_gets_no_perturbation_and_an_almost_flat_one_a_whole_one() -> None:
+    model, x = linear()
+    with torch.no_grad():
+        model.weight.mul_(1e-4 / model.weight.norm())
+        model.bias.copy_(torch.tensor([80.0, 0.0, 0.0, 0.0, 0.0]))
+    model = model.float()
+    found = virtual_adversarial_direction(divergence_of(model, x.float()), starts().float())
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(U))  # curvature 1e-43
+    nn.init.zeros_(model.weight)
+    found = virtual_adversarial_direction(divergence_of(model, x.float()), starts().float())
+    assert torch.equal(found, torch.zeros(U, FEATURES))
+
+
+def test_divergence_and_entropy_by_hand() -> None:
+    p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
+    clean, perturbed = p.log().requires_grad_(), (q.log() - 3).requires_grad_()
+    divergence = kl_divergence(clean, perturbed)
+    assert divergence.tolist() == pytest.approx([0.5 * math.log(4 / 3)], rel=1e-5)
+    divergence.sum().backward()
+    assert clean.grad is None
+    torch.testing.assert_close(perturbed.grad, q - p)
+    logits = torch.stack([torch.zeros(4), torch.tensor([0.5, 0.25, 0.125, 0.125]).log() + 2])
+    expected = (math.log(4) + 1.75 * math.log(2)) / 2
+    assert mean_entropy(logits).item() == pytest.approx(expected, rel=1e-6)
+    assert mean_entropy(torch.tensor([[500.0, 0.0]])).item() == 0
+
+
+def make_batch(x: Tensor, unlabelled: Tensor, progress: float = 0.0) -> SemiBatch:
+    y = torch.arange(len(x)) % 3
+    return SemiBatch((x, y), (unlabelled,), torch.arange(B + U), None, 0, progress)
+
+
+@pytest.mark.parametrize("entropy", [0.0, 0.1])
+def test_a_step_is_that_of_the_formulas(entropy: float) -> None:
+    model, unlabelled = linear(4)
+    x = starts(B, FEATURES, seed=8)
+    batch = make_batch(x, unlabelled, progress=0.2)
+    method = VAT(0.3, "linear", 0.4, epsilon=1.5, entropy=entropy)
+    w, b = (p.detach().clone().requires_grad_() for p in model.parameters())
+    d = starts(seed=11)
+    r = 1.5 * unit((hessians(model, unlabelled) @ d.unsqueeze(2)).squeeze(2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    step = method.step(model, optimizer, batch, generator=torch.Generator().manual_seed(11))
+
+    def log_p(z: Tensor) -> Tensor:
+        return z - torch.logsumexp(z, 1, keepdim=True)
+
+    clean = log_p(unlabelled @ w.T + b)
+    told = clean.detach()
+    away = log_p((unlabelled + r) @ w.T + b)
+    loss = -log_p(x @ w.T + b)[torch.arange(B), batch.labelled[1]].sum() / B
+    loss = loss + 0.3 * 0.5 * (told.exp() * (told - away)).sum() / U
+    loss = loss - entropy * (clean.exp() * clean).sum() / U
+    slopes = torch.autograd.grad(loss, [w, b])
+    assert float(step.loss) == pytest.approx(loss.item(), rel=1e-12)
+    assert not step.loss.requires_grad
+    assert step.samples == 3 * (B + U)
+    torch.testing.assert_close(model.weight, w - 0.5 * slopes[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model.bias, b - 0.5 * slopes[1], rtol=1e-10, atol=1e-12)
+
+
+def test_all_passes_have_the_masks_and_the_mixture_of_the_clean_one(toy: SimpleNamespace) -> None:
+    """With other masks or batch statistics there is a divergence, and a slope, without any r."""
+    net = toy.make_net(norm=True, drop=True)
+    x, unlabelled = toy.make_data(B).batch[0], toy.make_data(U, seed=2).batch[0]
+    with torch.random.fork_rng(devices=[]):
+        copy.deepcopy(net)(torch.cat([x, unlabelled]))
+        stream = torch.get_rng_state()
+    kept: list[Tensor] = []
+    net.drop.register_forward_hook(lambda module, given, out: kept.append(out.detach() != 0))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    (mask,) = toy.masks(net, (B + U,))
+    loss = toy.explicit_loss(
+        toy.explicit_logits(net, dict(net.named_parameters()), torch.cat([x, unlabelled]), mask)[
+            :B
+        ],
+        toy.one_hot(torch.arange(B) % 3),
+    )
+    method = VAT(1e6, epsilon=1e-9, power_iterations=2)
+    step = method.step(net, optimizer, make_batch(x, unlabelled), generator=torch.Generator())
+    assert step.samples == 4 * (B + U)
+    assert len(kept) == 4
+    assert all(torch.equal(mask, kept[0]) for mask in kept)
+    assert float(step.loss) == pytest.approx(loss.item(), rel=1e-9)
+    assert torch.equal(torch.get_rng_state(), stream)  # one pass's draws
