@@ -6,9 +6,11 @@ from torch import nn
 
 from core.policies import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.semi_supervised.consistency import MeanTeacher, PiModel
 from core.semi_supervised.method import SemiSupervisedMethod
 from core.semi_supervised.pseudo_label import PseudoLabel
 from core.semi_supervised.supervised import SupervisedOnly
+from core.semi_supervised.vat import VAT
 
 
 def build_method(
@@ -25,4 +27,10 @@ def build_method(
         return SupervisedOnly()
     if config.kind == "pseudo-label":
         return PseudoLabel(config, policy)
+    if config.kind == "pi-model":
+        return PiModel(config)
+    if config.kind == "mean-teacher":
+        return MeanTeacher(config, model)
+    if config.kind == "vat":
+        return VAT(config)
     raise ValueError(f"no method of kind {config.kind!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from core.semi_supervised.ramp import Ramp
+from core.semi_supervised.ramp import Ramp, ramp
 
 SemiKind = Literal["supervised", "pi-model", "mean-teacher", "vat", "pseudo-label", "mixmatch"]
 SEMI_KINDS: tuple[SemiKind, ...] = get_args(SemiKind)
@@ -114,3 +114,7 @@ class SemiSupervisedConfig:
                 f"threshold_formula must be one of {', '.join(get_args(ThresholdFormula))}; got "
                 f"{self.threshold_formula!r}"
             )
+
+    def weight_at(self, progress: float) -> float:
+        """The weight of the unlabelled term when so much of the training, in [0, 1], is done."""
+        return self.weight * ramp(self.ramp, progress, self.ramp_share)

@@ -8,7 +8,6 @@ is the one that moves its running statistics; the other gives the target and get
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,48 +15,25 @@ from torch import Tensor, nn
 
 from core.mixing import soft_cross_entropy
 from core.semi_supervised.averaging import MovingAverage
+from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.held_statistics import statistics_held
-from core.semi_supervised.method import SemiBatch, SemiStep
-from core.semi_supervised.ramp import Ramp, ramp
+from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
 from core.wrapped_models import unwrap
 
 
-class CarriesNothing:
-    """Of methods that carry nothing from step to step and are judged by the model itself."""
-
-    needs_meta_validation = False
-
-    def evaluated(self, model: nn.Module) -> nn.Module:
-        """The model itself."""
-        return model
-
-    def metrics(self, epoch: int) -> dict[str, float]:
-        """None."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""
-
-
-@dataclass(frozen=True)
 class PiModel(CarriesNothing):
     """Two views of an image shall be classified alike (Laine and Aila 2017).
 
     The target is the same network's pass on the second view, in training mode, dropout and all.
 
-    Attributes:
-        weight: of the distance; 20 in Oliver et al.
-        ramp, ramp_share: how the weight comes up; see `ramp`.
+    Args:
+        config: of kind "pi-model"; the weight of the distance is 20 in Oliver et al.
     """
 
-    weight: float
-    ramp: Ramp = "none"
-    ramp_share: float = 0.0
     views = 2
+
+    def __init__(self, config: SemiSupervisedConfig) -> None:
+        self._config = config
 
     def step(
         self,
@@ -68,7 +44,7 @@ class PiModel(CarriesNothing):
         generator: torch.Generator,
     ) -> SemiStep:
         """See `SemiSupervisedMethod`. Draws nothing from `generator`."""
-        weight = self.weight * ramp(self.ramp, batch.progress, self.ramp_share)
+        weight = self._config.weight_at(batch.progress)
         return _consistency_step(model, model, optimizer, batch, weight)
 
 
@@ -80,24 +56,21 @@ class MeanTeacher:
     evaluated, as its authors do. (Oliver et al. evaluate the student.)
 
     Args:
-        teacher: the moving average of the model that will be trained; decay 0.95 in Oliver et al.
-        weight: of the distance; 8 in Oliver et al.
-        ramp, ramp_share: how the weight comes up; see `ramp`.
+        config: of kind "mean-teacher"; in Oliver et al. the weight of the distance is 8 and the
+            decay of the average 0.95.
+        model: that will be trained; the teacher starts as its copy.
+
+    Attributes:
+        teacher: the moving average.
     """
 
     views = 2
     needs_meta_validation = False
 
-    def __init__(
-        self,
-        teacher: MovingAverage,
-        weight: float,
-        ramp: Ramp = "none",
-        ramp_share: float = 0.0,
-    ) -> None:
-        self.teacher, self.weight = teacher, weight
-        self.ramp: Ramp = ramp
-        self.ramp_share = ramp_share
+    def __init__(self, config: SemiSupervisedConfig, model: nn.Module) -> None:
+        assert config.ema is not None
+        self._config = config
+        self.teacher = MovingAverage(model, config.ema)
 
     def step(
         self,
@@ -108,10 +81,10 @@ class MeanTeacher:
         generator: torch.Generator,
     ) -> SemiStep:
         """See `SemiSupervisedMethod`. Draws nothing from `generator`."""
-        weight = self.weight * ramp(self.ramp, batch.progress, self.ramp_share)
-        student = unwrap(model)
+        weight = self._config.weight_at(batch.progress)
         # Evaluation may have left it in another mode.
-        for own, students in zip(self.teacher.model.modules(), student.modules(), strict=True):
+        modules = zip(self.teacher.model.modules(), unwrap(model).modules(), strict=True)
+        for own, students in modules:
             own.training = students.training
         step = _consistency_step(model, self.teacher.model, optimizer, batch, weight)
         self.teacher.update(model)

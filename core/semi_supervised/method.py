@@ -92,3 +92,24 @@ class SemiSupervisedMethod(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+
+
+class CarriesNothing:
+    """Of methods that carry nothing from step to step and are judged by the model itself."""
+
+    needs_meta_validation = False
+
+    def evaluated(self, model: nn.Module) -> nn.Module:
+        """The model itself."""
+        return model
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes nothing."""

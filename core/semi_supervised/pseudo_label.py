@@ -14,7 +14,6 @@ from core.policies import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.held_statistics import statistics_held
 from core.semi_supervised.method import SemiBatch, SemiStep
-from core.semi_supervised.ramp import ramp
 from core.semi_supervised.threshold import threshold_at
 
 
@@ -102,8 +101,7 @@ class PseudoLabel:
             labels[taken],
             num_classes=probabilities.shape[1],
             unlabelled=len(images),
-            weight=self._config.weight
-            * ramp(self._config.ramp, batch.progress, self._config.ramp_share),
+            weight=self._config.weight_at(batch.progress),
         )
         mixed = inputs, targets.to(torch.promote_types(inputs.dtype, torch.float32))
         interpolation = self._policy(

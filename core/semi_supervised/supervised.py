@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from core.mixing import soft_cross_entropy
-from core.semi_supervised.method import SemiBatch, SemiStep
+from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
 
 
-class SupervisedOnly:
+class SupervisedOnly(CarriesNothing):
     """Cross-entropy on the labelled images, as many steps as the other methods take."""
 
     views = 0
-    needs_meta_validation = False
 
     def step(
         self,
@@ -32,18 +29,3 @@ class SupervisedOnly:
         loss.backward()
         optimizer.step()
         return SemiStep(loss.detach(), samples=len(x))
-
-    def evaluated(self, model: nn.Module) -> nn.Module:
-        """The model itself."""
-        return model
-
-    def metrics(self, epoch: int) -> dict[str, float]:
-        """None."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""

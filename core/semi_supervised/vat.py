@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from core.engines.replay import Replay
 from core.mixing import soft_cross_entropy
-from core.semi_supervised.consistency import CarriesNothing
+from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.held_statistics import statistics_held
-from core.semi_supervised.method import SemiBatch, SemiStep
-from core.semi_supervised.ramp import Ramp, ramp
+from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
 from core.wrapped_models import unwrap
 
 
-@dataclass(frozen=True)
 class VAT(CarriesNothing):
     """The prediction shall hold where a small perturbation would change it most.
 
@@ -26,23 +23,20 @@ class VAT(CarriesNothing):
     at r = 0, and the power iteration would follow that noise and not the curvature. For the same
     reason all passes take the same view. Only the unlabelled images are perturbed and compared.
 
-    Attributes:
-        weight: of the divergence; 0.3 in Oliver et al. (who take it the other way round, from the
-            perturbed prediction to the clean one; to second order in r both are the same).
-        ramp, ramp_share: how the weight comes up; see `ramp`.
-        epsilon: L2 norm of the perturbation of one image, on the scale of the normalised input.
-        xi, power_iterations: see `virtual_adversarial_direction`.
-        entropy: weight of the entropy of the clean predictions on unlabelled images; not ramped.
+    The entropy is that of the clean predictions on the unlabelled images, and its weight does not
+    ramp up. (Oliver et al. take it of the perturbed ones, and the divergence the other way round,
+    from the perturbed prediction to the clean; to second order in r both divergences are the same.)
+
+    Args:
+        config: of kind "vat". In Oliver et al. the weight of the divergence is 0.3. `epsilon` is
+            the L2 norm of the perturbation of one image, on the scale of the normalised input; for
+            `xi` and `power_iterations` see `virtual_adversarial_direction`.
     """
 
-    weight: float
-    ramp: Ramp = "none"
-    ramp_share: float = 0.0
-    epsilon: float = 6.0
-    xi: float = 0.0
-    power_iterations: int = 1
-    entropy: float = 0.0
     views = 1
+
+    def __init__(self, config: SemiSupervisedConfig) -> None:
+        self._config = config
 
     def step(
         self,
@@ -73,17 +67,17 @@ class VAT(CarriesNothing):
             # Compiled graphs have no double backward.
             lambda r: divergence(unwrap(model), r).sum(),
             start,
-            xi=self.xi,
-            power_iterations=self.power_iterations,
+            xi=self._config.xi,
+            power_iterations=self._config.power_iterations,
         )
-        weight = self.weight * ramp(self.ramp, batch.progress, self.ramp_share)
+        weight = self._config.weight_at(batch.progress)
         loss = soft_cross_entropy(logits[:n], y)
-        loss = loss + weight * divergence(model, self.epsilon * direction).mean()
-        if self.entropy > 0:
-            loss = loss + self.entropy * mean_entropy(logits[n:])
+        loss = loss + weight * divergence(model, self._config.epsilon * direction).mean()
+        if self._config.entropy > 0:
+            loss = loss + self._config.entropy * mean_entropy(logits[n:])
         loss.backward()
         optimizer.step()
-        passes = 2 + self.power_iterations
+        passes = 2 + self._config.power_iterations
         return SemiStep(loss=loss.detach(), samples=passes * (n + len(unlabelled)))
 
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from core.semi_supervised.averaging import MovingAverage
+from core.semi_supervised.config import SemiKind, SemiSupervisedConfig
 from core.semi_supervised.consistency import MeanTeacher, PiModel, probability_distance
 from core.semi_supervised.method import SemiBatch
 
 B, U, RATE, DECAY = 4, 3, 0.3, 0.75
+
+
+def config(kind: SemiKind, **settings: Any) -> SemiSupervisedConfig:
+    return SemiSupervisedConfig(kind, labelled=B, **settings)
+
+
+def mean_teacher(start: nn.Module, **settings: Any) -> MeanTeacher:
+    return MeanTeacher(config("mean-teacher", ema=DECAY, **settings), start)
 
 
 def make_batch(toy: SimpleNamespace, progress: float = 0.0) -> SemiBatch:
@@ -80,7 +89,9 @@ def test_pi_model_takes_the_step_of_the_formulas(
 ) -> None:
     net, batch = toy.make_net(norm=norm, drop=drop), make_batch(toy, progress=0.1)
     masks = tuple(toy.masks(net, (B + U, B + U)))
-    before, loss = take_step(PiModel(20.0, "linear", 0.4), net, batch)
+    before, loss = take_step(
+        PiModel(config("pi-model", weight=20.0, ramp="linear", ramp_share=0.4)), net, batch
+    )
     after, expected = expected_step(toy, net, batch, before, before, 20.0 * 0.25, masks)
     assert loss == pytest.approx(expected, rel=1e-12)
     assert_close(net, after)
@@ -93,17 +104,16 @@ def test_mean_teacher_takes_the_step_of_the_formulas(
 ) -> None:
     """The target is the teacher's own pass on its own view; the student's own pass is trained."""
     net, batch = toy.make_net(norm=norm, drop=drop), make_batch(toy)
-    teacher = MovingAverage(toy.make_net(norm=norm, drop=drop, seed=9), DECAY)
-    old = {name: p.clone() for name, p in teacher.model.named_parameters()}
+    method = mean_teacher(toy.make_net(norm=norm, drop=drop, seed=9), weight=8.0)
+    teacher = method.evaluated(net)
+    old = {name: p.clone() for name, p in teacher.named_parameters()}
     masks = tuple(toy.masks(net, (B + U, B + U)))
-    teacher.model.eval()  # as an evaluation leaves it that does not care
-    before, loss = take_step(MeanTeacher(teacher, 8.0), net, batch)
+    teacher.eval()  # as an evaluation leaves it that does not care
+    before, loss = take_step(method, net, batch)
     after, expected = expected_step(toy, net, batch, before, old, 8.0, masks)
     assert loss == pytest.approx(expected, rel=1e-12)
     assert_close(net, after)
-    assert_close(
-        teacher.model, {name: DECAY * old[name] + (1 - DECAY) * after[name] for name in after}
-    )
+    assert_close(teacher, {name: DECAY * old[name] + (1 - DECAY) * after[name] for name in after})
 
 
 def test_the_student_gets_gradients_from_the_teacher_and_the_teacher_none(
@@ -111,28 +121,27 @@ def test_the_student_gets_gradients_from_the_teacher_and_the_teacher_none(
 ) -> None:
     net, batch = toy.make_net(norm=True), make_batch(toy)
     alone = copy.deepcopy(net)
-    teacher = MovingAverage(toy.make_net(norm=True, seed=9), DECAY)
-    method = MeanTeacher(teacher, 8.0)
+    method = mean_teacher(toy.make_net(norm=True, seed=9), weight=8.0)
     take_step(method, net, batch)
-    take_step(MeanTeacher(MovingAverage(alone, DECAY), 0.0), alone, batch)
+    take_step(mean_teacher(alone, weight=0.0), alone, batch)
     for (name, p), q in zip(net.named_parameters(), alone.parameters(), strict=True):
         assert p.grad is not None
         if name != "inp.bias":  # BatchNorm takes it away
             assert not torch.allclose(p.grad, q.grad, rtol=1e-3), name
-    assert all(p.grad is None and not p.requires_grad for p in teacher.model.parameters())
-    assert method.evaluated(net) is teacher.model
+    teacher = method.evaluated(net)
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("kind", ["pi", "mean-teacher"])
+@pytest.mark.parametrize("kind", ["pi-model", "mean-teacher"])
 def test_running_statistics_move_by_the_clean_pass_alone(kind: str, toy: SimpleNamespace) -> None:
     net, batch = toy.make_net(norm=True), make_batch(toy)
-    teacher = MovingAverage(net, DECAY)
+    method = PiModel(config("pi-model")) if kind == "pi-model" else mean_teacher(net)
     mean, variance = net.norm.running_mean.clone(), net.norm.running_var.clone()
     x = torch.cat([batch.labelled[0], batch.views[0]])
     h = (x @ net.inp.weight.T + net.inp.bias).detach()
-    take_step(PiModel(1.0) if kind == "pi" else MeanTeacher(teacher, 1.0), net, batch)
+    take_step(method, net, batch)
     torch.testing.assert_close(net.norm.running_mean, 0.9 * mean + 0.1 * h.mean(0))
     torch.testing.assert_close(net.norm.running_var, 0.9 * variance + 0.1 * h.var(0))
     assert int(net.norm.num_batches_tracked) == 1
-    if kind == "mean-teacher":
-        assert toy.identical(dict(teacher.model.named_buffers()), dict(net.named_buffers()))
+    evaluated = method.evaluated(net)
+    assert toy.identical(dict(evaluated.named_buffers()), dict(net.named_buffers()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from core.models import build_model
+from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch
 from core.semi_supervised.vat import (
     VAT,
@@ -135,6 +137,10 @@ def test_divergence_and_entropy_by_hand() -> None:
     assert mean_entropy(torch.tensor([[500.0, 0.0]])).item() == 0
 
 
+def vat(**settings: Any) -> VAT:
+    return VAT(SemiSupervisedConfig("vat", labelled=B, **settings))
+
+
 def make_batch(x: Tensor, unlabelled: Tensor, progress: float = 0.0) -> SemiBatch:
     y = torch.arange(len(x)) % 3
     return SemiBatch((x, y), (unlabelled,), torch.arange(B + U), None, 0, progress)
@@ -145,7 +151,7 @@ def test_a_step_is_that_of_the_formulas(entropy: float) -> None:
     model, unlabelled = linear(4)
     x = starts(B, FEATURES, seed=8)
     batch = make_batch(x, unlabelled, progress=0.2)
-    method = VAT(0.3, "linear", 0.4, epsilon=1.5, entropy=entropy)
+    method = vat(weight=0.3, ramp="linear", ramp_share=0.4, epsilon=1.5, entropy=entropy)
     w, b = (p.detach().clone().requires_grad_() for p in model.parameters())
     d = starts(seed=11)
     r = 1.5 * unit((hessians(model, unlabelled) @ d.unsqueeze(2)).squeeze(2))
@@ -186,7 +192,7 @@ def test_all_passes_have_the_masks_and_the_mixture_of_the_clean_one(toy: SimpleN
         ],
         toy.one_hot(torch.arange(B) % 3),
     )
-    method = VAT(1e6, epsilon=1e-9, power_iterations=2)
+    method = vat(weight=1e6, epsilon=1e-9, power_iterations=2)
     step = method.step(net, optimizer, make_batch(x, unlabelled), generator=torch.Generator())
     assert step.samples == 4 * (B + U)
     assert len(kept) == 4
