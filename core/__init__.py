@@ -3,6 +3,7 @@
 The centre is `metamixup_step`: one training step whose λ are learned by hypergradient.
 """
 
+from core.adamixup import AdaMixUp
 from core.amortised import Amortised
 from core.area_mixing import AreaMixing
 from core.blocks import blocks
@@ -25,6 +26,7 @@ __all__ = [
     "PAPER",
     "READINGS",
     "SCORES",
+    "AdaMixUp",
     "Amortised",
     "AreaMixing",
     "Beta",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from core.adamixup import AdaMixUp
 from core.amortised import Amortised
 from core.data.label_noise import NOISE_KINDS, NoiseKind
+from core.models import ImageClassifier
 from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import DEFAULT, Reading
@@ -15,7 +17,16 @@ from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
 from core.validation_gradient import ValidationGradient
 
 PolicyKind = Literal[
-    "none", "beta", "fixed", "frozen", "learned", "placebo", "scores", "scores-placebo"
+    "none",
+    "beta",
+    "fixed",
+    "frozen",
+    "learned",
+    "placebo",
+    "scores",
+    "scores-placebo",
+    "adamixup",
+    "adamixup-no-discriminator",
 ]
 
 _READINGS: Mapping[str, Reading] = {
@@ -25,6 +36,9 @@ _READINGS: Mapping[str, Reading] = {
     "scores-placebo": SCORES,
 }
 """The kinds that learn, and how each does by default."""
+
+_DISCRIMINATOR: Mapping[str, bool] = {"adamixup": True, "adamixup-no-discriminator": False}
+"""The kinds that have networks of their own, and which of them discriminates."""
 
 _SGD_MOMENTUM = 0.9
 
@@ -36,7 +50,8 @@ class PolicyConfig:
     Attributes:
         kind: "none", "beta" (needs alpha), "fixed" (needs lam), "frozen" (needs quantiles); those
             that learn (reading): "learned" and its "placebo", and with a score for each training
-            sample "scores" and "scores-placebo".
+            sample "scores" and "scores-placebo"; those that have networks of their own: "adamixup"
+            and, without its intrusion discriminator, "adamixup-no-discriminator".
         alpha: of Beta(alpha, alpha).
         per_sample: one draw for each sample instead of one for the batch.
         lam: the fixed λ.
@@ -62,9 +77,11 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if self.reading is None and self.kind in _READINGS:
             object.__setattr__(self, "reading", _READINGS[self.kind])
-        self.build()
+        if self.kind not in _DISCRIMINATOR:
+            self.build()
         needed = {
             "none": (),
+            **dict.fromkeys(_DISCRIMINATOR, ()),
             "beta": ("alpha", "per_sample"),
             "fixed": ("lam",),
             "frozen": ("quantiles",),
@@ -76,8 +93,12 @@ class PolicyConfig:
                     f"policy {self.kind} has no use for {field.name}={value!r}; leave it out"
                 )
 
-    def build(self) -> Policy:
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> Policy:
         """The policy itself.
+
+        Args:
+            network: makes a network like the one to train, with weights of its own. The kinds that
+                have networks of their own need it.
 
         Raises:
             ValueError: the kind is unknown, a value it needs is missing or out of range.
@@ -98,9 +119,12 @@ class PolicyConfig:
             return Frozen(self.quantiles)
         if self.kind in _READINGS:
             return self._learned()
+        if self.kind in _DISCRIMINATOR:
+            if network is None:
+                raise ValueError(f"policy {self.kind} has a network of its own and needs `network`")
+            return AdaMixUp(network(), discriminator=_DISCRIMINATOR[self.kind])
         raise ValueError(
-            "policy kind must be none, beta, fixed, frozen, learned, placebo, scores or "
-            f"scores-placebo; got {self.kind!r}"
+            f"policy kind must be one of {', '.join(get_args(PolicyKind))}; got {self.kind!r}"
         )
 
     def _learned(self) -> Policy:
@@ -247,6 +271,11 @@ class TrainingConfig:
                 raise ValueError(
                     f"a semi-supervised training has no use for {name}={value!r}; leave it out"
                 )
+        if self.policy.kind in _DISCRIMINATOR:
+            raise ValueError(
+                f"policy {self.policy.kind} mixes half of a labelled batch within itself, and a "
+                "semi-supervised training cannot interpolate by it"
+            )
         if semi.kind not in MIXING_KINDS and self.policy.kind != "none":
             raise ValueError(
                 f"{semi.kind} mixes no samples and has no use for the policy {self.policy.kind}; "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from core.losses import mixed_loss
-from core.mixing import Loss, mix_inputs, mix_labels, soft_cross_entropy
+from core.mixing import Batch, Loss, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing_kinds import INPUT, Mixing
 from core.pairing import Pairing
 from core.wrapped_models import eager_if_hooked, unwrap
@@ -58,6 +58,10 @@ class Interpolation:
     def loss(self, logits: Tensor, y: Tensor, loss: Loss = soft_cross_entropy) -> Tensor:
         """The loss of the mixed batch. Scalar; see `core.losses.mixed_loss`."""
         return mixed_loss(loss, logits, y, self.lam, self.partner)
+
+    def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:
+        """What the real step descends: the mixed batch's loss (Algorithm 1, line 8). Scalar."""
+        return self.loss(self.logits(model, batch[0]), batch[1], loss)
 
     def mix_inputs(self, x: Tensor) -> Tensor:
         """The mixed inputs (Eq. 4), [B, ...], of a mixing of whole inputs."""

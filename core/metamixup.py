@@ -138,7 +138,7 @@ def learn_interpolation(
     for _ in range(reading.meta_steps):
         lam = reading.virtual(z)
         known = None if validation_gradient is None else validation_gradient.last()
-        with _autocast(x.device.type, autocast):
+        with autocast_region(x.device.type, autocast):
             meta = meta_gradient(
                 model, batch, val_batch, lam, partner,
                 engine=engine, loss=loss, mixing=mixing, last_blocks=last_blocks,
@@ -275,9 +275,8 @@ def mixed_step(
     def backward() -> Tensor:
         if index == 0:
             optimizer.zero_grad(set_to_none=True)
-        with _autocast(batch[0].device.type, autocast):
-            logits = interpolation.logits(model, batch[0])
-            value = interpolation.loss(logits, batch[1], loss)
+        with autocast_region(batch[0].device.type, autocast):
+            value = interpolation.objective(model, batch, loss)
         share = value / count if count > 1 else value
         (share if scaler is None else scaler.scale(share)).backward()
         if clip_grad_norm is not None and index == count - 1:
@@ -299,7 +298,7 @@ def mixed_step(
                 scaler.update()
     return StepResult(
         loss=value,
-        lam=interpolation.lam,
+        lam=interpolation.lam.detach(),
         lam_init=interpolation.lam_init,
         partner=interpolation.partner,
         hypergradient=interpolation.hypergradient,
@@ -340,7 +339,8 @@ def _check_real_step(
         )
 
 
-def _autocast(
+def autocast_region(
     device_type: str, dtype: torch.dtype | None
 ) -> contextlib.AbstractContextManager[object]:
+    """Autocast to `dtype`, or the region that the caller is in where it is None."""
     return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.adamixup import AdaMixUp
 from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
@@ -20,7 +21,7 @@ from core.data import Source, load_source
 from core.evaluation import Evaluation, evaluate, predict
 from core.lambda_statistics import LambdaStatistics
 from core.metamixup import mixed_step
-from core.models import build_model
+from core.models import ImageClassifier, build_model
 from core.optimisers import build_optimizer
 from core.policies import Policy
 from core.random_streams import RandomStreams
@@ -50,7 +51,8 @@ class TrainingResult:
     Attributes:
         test_error, test_top5_error: percent; top-5 only for 100 classes or more.
         val_error: percent, on the meta-validation images after the last epoch.
-        train_loss: mean loss of the mixed batches in the last epoch.
+        train_loss: mean loss of the mixed batches in the last epoch; of AdaMixUp the sum of its
+            two losses.
         train_seconds: wall time of the training steps, evaluation and checkpoints not counted.
         samples_seen: samples sent forward in training, virtual and validation passes counted.
         epochs: epochs trained.
@@ -67,6 +69,7 @@ class TrainingResult:
         probabilities: of a training that holds out a fold, [M][C]: its prediction for each of these
             images, to five digits, in the order of `core.cell_data.draw_labels(...).held_out`; else
             None.
+        policy_parameters: number of parameters of the policy's own networks.
     """
 
     test_error: float
@@ -84,6 +87,7 @@ class TrainingResult:
     scores: list[float] | None = None
     probabilities: list[list[float]] | None = None
     median_error: float | None = None
+    policy_parameters: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -122,8 +126,8 @@ def fit(
         threads: intra-op threads of torch; part of what makes CPU numbers reproducible.
         on_epoch: called for each epoch in order, those before a resume included, with epoch (from
             1), train_loss, val_loss, val_error (percent), lr, train_seconds and samples_seen
-            (cumulative), lam_mean, lam_q05 to lam_q95, and of learned policies lam_change,
-            hypergradient_rms and meta_loss.
+            (cumulative), lam_mean, lam_q05 to lam_q95, of learned policies lam_change,
+            hypergradient_rms and meta_loss, and those of `AdaMixUp.metrics`.
 
     Raises:
         DivergenceError: the loss became NaN or infinite.
@@ -213,16 +217,21 @@ class Training:
         self.config = config
         self.device = torch.device(device)
         self.history: list[Metrics] = []
-        self.policy = config.policy.build()
         self._load(source)
-        self._model = build_model(
-            config.model,
-            in_channels=source.in_channels,
-            num_classes=source.num_classes,
-            image_size=source.image_size,
-            width=config.width,
-        ).to(self.device)
-        self._optimizer = build_optimizer(config, self._model)
+
+        def network() -> ImageClassifier:
+            return build_model(
+                config.model,
+                in_channels=source.in_channels,
+                num_classes=source.num_classes,
+                image_size=source.image_size,
+                width=config.width,
+            ).to(self.device)
+
+        self._model = network()
+        self.policy = config.policy.build(network)
+        trained = nn.ModuleList([self._model, _networks(self.policy)])
+        self._optimizer = build_optimizer(config, trained)
         self._streams = RandomStreams(config.seed)
         self._histograms: list[list[int]] = []
         self._quantiles: list[float] = []
@@ -270,6 +279,7 @@ class Training:
             lam_quantiles=self._quantiles,
             scores=None if self.policy.scores is None else _rounded(self.policy.scores),
             probabilities=self._predictions() if self.config.folds else None,
+            policy_parameters=sum(p.numel() for p in _networks(self.policy).parameters()),
         )
 
     def _test(self) -> Evaluation:
@@ -306,6 +316,11 @@ class Training:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         self.history, self._histograms = state["history"], state["histograms"]
         self._quantiles = state["quantiles"]
+
+
+def _networks(policy: Policy) -> nn.ModuleList:
+    """The networks of a policy that learn with the model; of most policies none."""
+    return policy.networks if isinstance(policy, AdaMixUp) else nn.ModuleList()
 
 
 def _rounded(values: Tensor) -> list[float]:
@@ -374,6 +389,7 @@ def _epoch(
         "train_seconds": seconds,
         "samples_seen": seen,
         **statistics.metrics(),
+        **(policy.metrics() if isinstance(policy, AdaMixUp) else {}),
     }
     if meta_stages:
         metrics["meta_loss"] = float(meta_total) / meta_stages

@@ -11,13 +11,18 @@ from hpo.cells import Status
 LEARNED = ("learned", "placebo", "scores", "scores-placebo")
 """Kinds of policy with a meta stage."""
 
+_ADAMIXUP = {"adamixup": 3.0, "adamixup-no-discriminator": 1.5}
+"""Samples that a step sends forward and back, over those of its batch."""
+
 ROUNDING = 1e-9
 """Of sums of units: ten tenths of a budget spend it."""
 
 
 def weight(policy: PolicyConfig) -> float:
     """Rough cost of an epoch under the policy, in units of a plain one: a meta stage costs 3.5."""
-    return 1.0 + 3.5 / policy.every if policy.kind in LEARNED else 1.0
+    if policy.kind in LEARNED:
+        return 1.0 + 3.5 / policy.every
+    return _ADAMIXUP.get(policy.kind, 1.0)
 
 
 def units(training: TrainingConfig, epochs: float) -> float:

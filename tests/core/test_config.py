@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from core.adamixup import AdaMixUp
 from core.amortised import Amortised
 from core.config import PolicyConfig, TrainingConfig
+from core.models.cnn import DigitsCNN
 from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix
 from core.reading import DEFAULT, PAPER, Reading
@@ -38,6 +40,7 @@ POLICIES = [
         PersistentScores(DEFAULT, placebo=True, last_blocks=2),
     ),
 ]
+ADAMIXUP = [PolicyConfig("adamixup"), PolicyConfig("adamixup-no-discriminator")]
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -82,13 +85,32 @@ def test_scores_of_one_training_are_its_own() -> None:
     assert other.validation_gradient is not one.validation_gradient
 
 
+@pytest.mark.parametrize("policy", ADAMIXUP, ids=str)
+def test_adamixup_gets_a_network_of_its_own(policy: PolicyConfig) -> None:
+    made = []
+
+    def network() -> DigitsCNN:
+        made.append(DigitsCNN(1, 10, 8))
+        return made[-1]
+
+    one, other = policy.build(network), policy.build(network)
+    for built, own in zip((one, other), made, strict=True):
+        assert isinstance(built, AdaMixUp)
+        assert built.policy_generator.backbone is own
+        assert (built.discriminator is not None) == (policy.kind == "adamixup")
+    with pytest.raises(ValueError, match="a network of its own and needs `network`"):
+        policy.build()
+
+
 def test_the_exact_policy_keeps_nothing() -> None:
     written_out = PolicyConfig("learned", last_blocks=None, refresh_every=1, every=1)
     assert written_out == PolicyConfig("learned")
     assert written_out.build() == Learned(DEFAULT)
 
 
-@pytest.mark.parametrize("policy", [*(policy for policy, _ in POLICIES), *CHEAPER], ids=str)
+@pytest.mark.parametrize(
+    "policy", [*(policy for policy, _ in POLICIES), *CHEAPER, *ADAMIXUP], ids=str
+)
 def test_round_trip_through_json(policy: PolicyConfig) -> None:
     original = config(
         policy=policy,
@@ -163,7 +185,7 @@ def test_missing_fields_are_named(missing: str) -> None:
     [
         (
             {"kind": "mixup"},
-            "none, beta, fixed, frozen, learned, placebo, scores or .*; got 'mixup'",
+            "none, beta, fixed, .*adamixup-no-discriminator; got 'mixup'",
         ),
         ({"kind": "beta"}, "policy beta needs alpha"),
         ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
@@ -191,6 +213,7 @@ def test_missing_fields_are_named(missing: str) -> None:
         ({"kind": "scores", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
         ({"kind": "scores", "reading": PAPER}, 'needs projection="sigmoid_before"'),
         ({"kind": "scores", "alpha": 1.0}, "policy scores has no use for alpha=1.0"),
+        ({"kind": "adamixup", "alpha": 1.0}, "policy adamixup has no use for alpha=1.0"),
         ({"kind": "scores-placebo", "lam": 0.1}, "policy scores-placebo has no use for lam=0.1"),
     ],
 )

@@ -4,6 +4,7 @@ test_training_resume.py."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import json
@@ -54,6 +55,11 @@ POLICIES = {
     "scores": PolicyConfig("scores"),
     "scores placebo": PolicyConfig("scores-placebo", every=4),
 }
+ADAMIXUP = {
+    "adamixup": PolicyConfig("adamixup"),
+    "adamixup without": PolicyConfig("adamixup-no-discriminator"),
+}
+"""These see a batch several times, each with dropout of its own."""
 LEARNED = tuple(name for name, policy in POLICIES.items() if policy.reading is not None)
 
 digits = functools.cache(lambda: load_source("digits"))
@@ -66,7 +72,7 @@ def run(config: TrainingConfig, **options: Any) -> TrainingResult:
 @functools.cache
 def trained(policy: str) -> TrainingResult:
     """A training of CONFIG under one policy. Not to be changed."""
-    return run(replace(CONFIG, policy=POLICIES[policy]))
+    return run(replace(CONFIG, policy={**POLICIES, **ADAMIXUP}[policy]))
 
 
 def numbers(result: TrainingResult) -> dict[str, Any]:
@@ -145,7 +151,7 @@ def test_policies_share_weights_order_augmentation_and_dropout(
     model: str, steps: list[Step]
 ) -> None:
     by_policy = {}
-    for name, policy in POLICIES.items():
+    for name, policy in {**POLICIES, **ADAMIXUP}.items():
         steps.clear()
         run(replace(CONFIG, model=model, width=4, policy=policy, epochs=2))
         by_policy[name] = list(steps)
@@ -157,7 +163,8 @@ def test_policies_share_weights_order_augmentation_and_dropout(
         for a, b in zip(first, taken, strict=True):
             assert torch.equal(a.x, b.x), name
             assert torch.equal(a.y, b.y), name
-            assert torch.equal(a.stream, b.stream), name  # the dropout masks of the real step
+            if name not in ADAMIXUP:
+                assert torch.equal(a.stream, b.stream), name  # the dropout masks of the real step
             assert a.lr == b.lr, name
 
 
@@ -389,10 +396,10 @@ def test_scores_of_the_checkpoint_are_those_of_the_training_images(tmp_path: Pat
 # ------------------------------------------------------------------------------- what it reports
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [*POLICIES, *ADAMIXUP])
 def test_what_each_epoch_reports(policy: str) -> None:
     seen: list[Metrics] = []
-    result = run(replace(CONFIG, policy=POLICIES[policy]), on_epoch=seen.append)
+    result = run(replace(CONFIG, policy={**POLICIES, **ADAMIXUP}[policy]), on_epoch=seen.append)
     assert seen == result.history
     names = {
         "epoch", "train_loss", "val_loss", "val_error", "lr", "train_seconds", "samples_seen",
@@ -400,6 +407,13 @@ def test_what_each_epoch_reports(policy: str) -> None:
     }  # fmt: skip
     if policy in LEARNED:
         names |= {"lam_change", "hypergradient_rms", "meta_loss"}
+    if policy in ADAMIXUP:
+        names |= {"region_low", "region_high"}
+        assert all(0 < m["region_low"] < m["region_high"] < 1 for m in seen)
+    if policy == "adamixup":
+        names |= {"discriminator_loss", "discriminator_accuracy"}
+        assert all(m["discriminator_loss"] < m["train_loss"] for m in seen)
+        assert all(0 <= m["discriminator_accuracy"] <= 100 for m in seen)
     assert all(set(m) == names for m in seen)
     assert all(math.isfinite(value) for m in seen for value in m.values())
     assert [m["epoch"] for m in seen] == [1, 2, 3]
@@ -422,6 +436,10 @@ def test_what_each_epoch_reports(policy: str) -> None:
         ("placebo", 50 + 50 + 4 * 8),
         ("last blocks", 50 + 50 + 4 * 8),
         ("scores", 50 + 50 + 4 * 8),
+        # Of 16 images 8 and of 2 both are mixed, 26 in all. They pass the generator; mixed and
+        # plain the classifier; mixed, plain and with the unseen 24 the discriminator.
+        ("adamixup without", 26 + 2 * 26),
+        ("adamixup", 26 + 2 * 26 + 2 * 26 + 24),
     ],
 )
 def test_samples_seen_by_hand(policy: str, epoch: int) -> None:
@@ -429,6 +447,30 @@ def test_samples_seen_by_hand(policy: str, epoch: int) -> None:
     assert [m["samples_seen"] for m in result.history] == [epoch, 2 * epoch, 3 * epoch]
     assert result.samples_seen == 3 * epoch
     assert type(result.samples_seen) is int
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_networks_of_adamixup_are_counted_and_trained_with_the_model(optimizer: Any) -> None:
+    counts = {}
+    for name, policy in ADAMIXUP.items():
+        config = replace(CONFIG, policy=policy, optimizer=optimizer, weight_decay=0.5)
+        with training.reproducible(0, device="cpu", threads=1):
+            running = training.Training(config, digits(), "cpu")
+            before = copy.deepcopy(running.policy.state_dict())
+            running.epoch()
+        after = running.policy.state_dict()
+        assert all(not torch.equal(before[key], after[key]) for key in before)
+        # Weight decay holds for them too: heads that hardly learn yet shrink.
+        if optimizer == "adamw":
+            head = "0.backbone.trunk.0.weight"
+            assert float(after[head].norm()) < float(before[head].norm())
+        counts[name] = running.result().policy_parameters
+    # Trunk 37,632, linear 100, linear 3; linear 10 and linear 2.
+    assert counts["adamixup without"] == 37_632 + 65 * 100 + 101 * 3
+    assert counts["adamixup"] == counts["adamixup without"] + 65 * 10 + 11 * 2
+    assert trained("adamixup").policy_parameters == counts["adamixup"]
+    assert trained("adamixup").parameters == trained("none").parameters == 38_282
+    assert trained("none").policy_parameters == 0
 
 
 @pytest.mark.parametrize(
@@ -526,8 +568,9 @@ def test_a_frozen_policy_takes_up_what_learning_ended_with() -> None:
 
 def test_results_of_before_are_read() -> None:
     stored = trained("none").to_dict()
-    del stored["lam_quantiles"]
+    del stored["lam_quantiles"], stored["policy_parameters"]
     assert TrainingResult.from_dict(stored).lam_quantiles == []
+    assert TrainingResult.from_dict(stored).policy_parameters == 0
 
 
 def test_the_paper_to_the_letter_hardly_moves_lam_and_the_default_does(steps: list[Step]) -> None:

@@ -46,6 +46,9 @@ POLICIES = {
     "amortised_placebo": PolicyConfig("placebo", every=2, refresh_every=2, last_blocks=2),
     "scores": PolicyConfig("scores"),
     "scores_placebo": PolicyConfig("scores-placebo", every=2, refresh_every=2),
+    # Networks of their own.
+    "adamixup": PolicyConfig("adamixup"),
+    "adamixup_no_discriminator": PolicyConfig("adamixup-no-discriminator"),
 }
 CELLS = [
     TrainingConfig(

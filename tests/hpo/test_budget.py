@@ -22,6 +22,8 @@ LEARNED = replace(PLAIN, policy=PolicyConfig("learned"))
         (PolicyConfig("learned"), 4.5),
         (PolicyConfig("placebo", every=7), 1.5),
         (PolicyConfig("scores", every=2), 2.75),
+        (PolicyConfig("adamixup"), 3.0),
+        (PolicyConfig("adamixup-no-discriminator"), 1.5),
     ],
 )
 def test_the_cost_of_an_epoch_is_that_of_its_policy(policy: PolicyConfig, expected: float) -> None:

@@ -1,0 +1,289 @@
+"""AdaMixUp: λ from a region that a network chooses for each pair, guarded against intrusion.
+
+Guo, Mao and Zhang, "MixUp as Locally Linear Out-of-Manifold Regularization" (AAAI 2019), in the
+form of the code that they released (SITE5039/AdaMixUp). Three networks learn by one optimizer and
+one loss, without any stop-gradient: the classifier; the *policy generator*, which gives every pair
+the region [a, a + b] that its λ is drawn from; the *intrusion discriminator* on the classifier's
+features, which tells mixed images from real ones. Its cross-entropy reaches the generator too, and
+draws it towards mixed images that do not pass for real ones.
+
+Shapes here: B batch, h its first half (the larger one where B is odd, and all of a batch of two),
+u = B − h the rest, D features. The first half is mixed within itself. The classifier
+learns from its mixed and from its plain images; the other half, which no λ has touched, is seen by
+the discriminator alone. One pass over the data so trains the classifier on half of the labels.
+(In the released code partners come from the whole batch, so "unseen" images may be mixed in.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.adamixup_networks import IntrusionDiscriminator, PolicyGenerator
+from core.interpolation import Interpolation
+from core.losses import mixed_loss
+from core.metamixup import StepResult, autocast_region, mixed_step
+from core.mixing import Batch, Loss, check_batch, draw_partners, mix_inputs, soft_cross_entropy
+from core.models.classifier import ImageClassifier
+from core.pairing import ANY, Pairing
+from core.semi_supervised.held_statistics import statistics_held
+from core.wrapped_models import unwrap
+
+REAL, MIXED = 1, 0
+"""Classes of the intrusion discriminator."""
+
+
+class AdaMixUp:
+    """AdaMixUp as a `Policy`: it gives a batch its λ, and the loss through which all of it learns.
+
+    Its networks belong to one training, and their parameters into its optimizer, with the weight
+    decay of the rest. They stay in training mode. BatchNorm's running statistics of the classifier
+    move in the classifier's own pass and not in the discriminator's; the generator's are never
+    read. What is random is drawn from the stream in this order: partners [h], the two masks of the
+    generator's input, one number [h] for each region.
+
+    The released code shows the generator unscaled pixels; here it sees what the classifier sees.
+
+    Args:
+        backbone: a network like the one to train, not that one: the policy generator takes it over.
+        discriminator: False is AdaMixUp without the intrusion discriminator.
+
+    Example:
+        >>> import torch, core
+        >>> from core.models import build_model
+        >>> def network():
+        ...     return build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8)
+        >>> model, adamixup = network(), core.AdaMixUp(network())
+        >>> optimizer = torch.optim.SGD([*model.parameters(), *adamixup.parameters()], lr=0.1)
+        >>> x, y = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
+        >>> result = adamixup.step(model, optimizer, (x, y))
+        >>> result.lam.shape
+        torch.Size([4])
+    """
+
+    needs_meta_validation = False
+    scores = None
+
+    def __init__(self, backbone: ImageClassifier, *, discriminator: bool = True):
+        # Before the generator takes the backbone's classifier away.
+        self.discriminator = IntrusionDiscriminator(backbone.classifier) if discriminator else None
+        self.policy_generator = PolicyGenerator(backbone)
+        self._record = _Record()
+
+    @property
+    def networks(self) -> nn.ModuleList:
+        """The generator and, if there is one, the discriminator: what learns beside the model."""
+        found = (self.policy_generator, self.discriminator)
+        return nn.ModuleList(network for network in found if network is not None)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Of its networks, for the optimizer."""
+        return list(self.networks.parameters())
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> AdaMixUpInterpolation:
+        """λ and partners of the first half, attached to the graph of the policy generator.
+
+        Raises:
+            ValueError: the batch has a single sample; the optimizer does not hold the networks, or
+                is LBFGS; `model` has no features; pairs are asked for that it does not make.
+        """
+        check_batch(batch, "training")
+        self._check(model, optimizer, pairing)
+        x = batch[0]
+        h = first_half(x.shape[0])
+        first = x[:h]
+        partner = draw_partners(h, generator=generator, device=x.device)
+        masks = [_truncated_normal(first, generator) for _ in range(2)]
+        both = (masks[0] * first + masks[1] * first[partner]) / 2
+        a, b, _ = self.policy_generator(both).unbind(dim=1)
+        source = generator.device if generator is not None else torch.device("cpu")
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        share = torch.rand(h, generator=generator, device=source, dtype=dtype).to(x.device)
+        # Rounding can take a + b, and so λ, a little above 1.
+        lam = (a + share * b).to(dtype).clamp(max=1)
+        self._record.add("region_low", a.mean())
+        self._record.add("region_high", (a + b).mean())
+        passes = 4 * h if self.discriminator is not None else 3 * h - x.shape[0]
+        return AdaMixUpInterpolation(
+            lam,
+            partner,
+            lam.detach(),
+            extra_samples=passes,
+            discriminator=self.discriminator,
+            record=self._record,
+        )
+
+    def step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        *,
+        loss: Loss = soft_cross_entropy,
+        generator: torch.Generator | None = None,
+        autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        clip_grad_norm: float | None = None,
+        micro_batch: tuple[int, int] = (0, 1),
+    ) -> StepResult:
+        """One iteration in an ordinary training loop: all networks learn from the batch.
+
+        Args:
+            model: has `features(x)` [n, D] beside its logits [n, C], as `core.models` have.
+            optimizer: holds the model's parameters and `parameters()`.
+            batch: x [B, ...] floating, B ≥ 2; y [B] integer or [B, C] soft.
+            loss, generator, autocast, scaler, clip_grad_norm, micro_batch: as in `metamixup_step`.
+
+        Returns:
+            `StepResult`; its loss is the sum of both cross-entropies, `lam` and `partner` are [h].
+
+        Raises:
+            ValueError: as a call.
+        """
+        with autocast_region(batch[0].device.type, autocast):
+            interpolation = self(model, optimizer, batch, generator=generator, loss=loss)
+        return mixed_step(
+            model,
+            optimizer,
+            batch,
+            interpolation,
+            loss=loss,
+            autocast=autocast,
+            scaler=scaler,
+            clip_grad_norm=clip_grad_norm,
+            micro_batch=micro_batch,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the steps since the last call.
+
+        region_low and region_high, a and a + b; with a discriminator discriminator_loss and
+        discriminator_accuracy, in percent: the mean of the shares of real and of mixed images that
+        it recognises, so that any guess without looking gives 50.
+        """
+        return self._record.take()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of its networks. (What `metrics` has not told yet is no part of it.)"""
+        return self.networks.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.networks.load_state_dict(state)
+
+    def _check(self, model: nn.Module, optimizer: torch.optim.Optimizer, pairing: Pairing) -> None:
+        if pairing != ANY:
+            raise ValueError(
+                f"AdaMixUp pairs the first half of a batch and nothing else: {pairing}"
+            )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError(
+                "LBFGS evaluates its gradient several times a step, and the graph of AdaMixUp's λ "
+                "is there for one; use another optimizer"
+            )
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if any(id(p) not in held for p in self.parameters()):
+            raise ValueError(
+                "the optimizer does not hold AdaMixUp's own networks, which would never learn; "
+                "build it on [*model.parameters(), *adamixup.parameters()]"
+            )
+        if self.discriminator is not None and not hasattr(unwrap(model), "features"):
+            raise ValueError(
+                f"the intrusion discriminator needs {type(unwrap(model)).__name__}.features(x), "
+                "[n, D], which the models of core.models have; or give discriminator=False"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaMixUpInterpolation(Interpolation):
+    """What AdaMixUp decides for one batch: `lam`, `partner` [h] and `lam_init` of the first half.
+
+    Attributes:
+        discriminator: learns in `objective`; None without.
+        record: where `objective` notes what `AdaMixUp.metrics` tells.
+    """
+
+    discriminator: IntrusionDiscriminator | None
+    record: _Record
+
+    def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:
+        """The loss that all networks learn by, without weight decay, which is the optimizer's.
+
+        The classifier's on [mixed, x1], a mean over 2h, plus the discriminator's cross-entropy on
+        [unseen, x1] as real and mixed as not, a mean over B + h. Scalar.
+        """
+        x, y = batch
+        h = len(self.lam)
+        first, unseen = x[:h], x[h:]
+        mixed = mix_inputs(first, self.lam, self.partner)
+        logits = model(torch.cat([mixed, first]))
+        of_mixed = mixed_loss(loss, logits[:h], y[:h], self.lam, self.partner)
+        value = (of_mixed + loss(logits[h:], y[:h])) / 2
+        if self.discriminator is None:
+            return value
+        with statistics_held(model):
+            plain = cast(ImageClassifier, unwrap(model))
+            features = plain.features(torch.cat([unseen, first, mixed]))
+        told = self.discriminator(features)
+        n = x.shape[0]
+        truth = torch.full((n + h,), REAL, device=told.device)
+        truth[n:] = MIXED
+        intrusion = F.cross_entropy(told, truth)
+        right = (told.argmax(dim=1) == truth).double()
+        self.record.add("discriminator_loss", intrusion)
+        self.record.add("discriminator_accuracy", 50 * (right[:n].mean() + right[n:].mean()))
+        return value + intrusion
+
+
+class _Record:
+    """Means of named numbers since they were last taken. They stay on their device until then."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """One more value of `name`, a scalar."""
+        self._sums[name] = self._sums.get(name, 0) + value.detach().double()
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means, and begin anew."""
+        found = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return found
+
+
+def first_half(n: int) -> int:
+    """How many of n samples AdaMixUp mixes: half, rounded up; of two both, a pair being two.
+
+    Raises:
+        ValueError: n is below 2.
+    """
+    if n < 2:
+        raise ValueError(f"AdaMixUp mixes two samples or more, got a batch of {n}")
+    return max(2, (n + 1) // 2)
+
+
+def _truncated_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """N(0, 1) cut at ±2, by inversion: one draw an element, where the stream is. As `like`."""
+    source = generator.device if generator is not None else torch.device("cpu")
+    levels = torch.rand(like.shape, generator=generator, device=source, dtype=torch.float64)
+    edge = torch.special.erf(torch.tensor(2.0, dtype=torch.float64).sqrt())
+    values = 2**0.5 * torch.special.erfinv((2 * levels - 1) * edge)
+    return values.to(device=like.device, dtype=like.dtype)
