@@ -8,6 +8,7 @@ from core.policies import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.consistency import MeanTeacher, PiModel
 from core.semi_supervised.method import SemiSupervisedMethod
+from core.semi_supervised.mixmatch import MixMatch
 from core.semi_supervised.pseudo_label import PseudoLabel
 from core.semi_supervised.supervised import SupervisedOnly
 from core.semi_supervised.vat import VAT
@@ -33,4 +34,6 @@ def build_method(
         return MeanTeacher(config, model)
     if config.kind == "vat":
         return VAT(config)
+    if config.kind == "mixmatch":
+        return MixMatch(config, model, policy)
     raise ValueError(f"no method of kind {config.kind!r}")

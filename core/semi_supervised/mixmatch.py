@@ -1,0 +1,244 @@
+"""MixMatch (Berthelot et al. 2019), alone, without its MixUp and with λ learned by hypergradient.
+
+Equations are numbered as in that paper; what it leaves open is as in its authors' code
+(google-research/mixmatch), here called the source. Legend: B labelled and U unlabelled images, K
+views of each unlabelled one, C classes; n = B + K·U rows, the labelled ones first, then view after
+view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.mixing import mix_labels, soft_cross_entropy, soft_labels
+from core.mixing_kinds import INPUT
+from core.pairing import Pairing
+from core.policies import Policy
+from core.semi_supervised.averaging import MovingAverage
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.semi_supervised.held_statistics import statistics_held
+from core.semi_supervised.method import SemiBatch, SemiStep
+
+
+def sharpen(p: Tensor, temperature: float) -> Tensor:
+    """`p_c^(1/T) / Σ_c p_c^(1/T)` of each row (Eq. 7): towards one-hot as T → 0, p itself at T = 1.
+
+    Args:
+        p: [n, C], floating, rows summing to 1.
+        temperature: T, positive and finite.
+
+    Returns:
+        [n, C], rows summing to 1.
+    """
+    # By logarithms, so that a small T does not underflow to 0/0.
+    return torch.softmax(p.log() / temperature, dim=1)
+
+
+def guess_labels(model: nn.Module, views: Sequence[Tensor], temperature: float) -> Tensor:
+    """One label for all views of an image: the mean prediction (Eq. 6), sharpened.
+
+    In the model's own mode, so in training by batch statistics, those of each view's batch, as the
+    source does; no running statistics move.
+
+    Args:
+        model: maps x [U, ...] to logits [U, C].
+        views: K tensors [U, ...], floating, of the same images in the same order.
+        temperature: of `sharpen`.
+
+    Returns:
+        [U, C], rows summing to 1, without a graph.
+    """
+    with torch.no_grad(), statistics_held(model):
+        predictions = torch.stack([torch.softmax(model(view), dim=1) for view in views])
+    return sharpen(predictions.mean(0), temperature)
+
+
+def interleaved(sizes: Sequence[int], device: torch.device | str = "cpu") -> list[Tensor]:
+    """Rows of the passes that labelled and unlabelled samples are forwarded in.
+
+    Running statistics are to move by one pass only, and it must not be the labelled samples' alone.
+    Each of the K + 1 batches is cut into K + 1 parts, and part i of batch 0 changes places with
+    part i of batch i. Parts are of equal size, those that cannot be come last and are one larger.
+    Batches of different sizes, which the source does not have, are cut each for itself.
+
+    Args:
+        sizes: rows of the labelled batch, then of each view, at least 1 each.
+        device: of the result; where the rows are, no step has to wait for a copy.
+
+    Returns:
+        K + 1 tensors of row numbers, int64, a permutation of the rows when joined; none is empty.
+    """
+    k = len(sizes)
+    parts = []
+    for rows in torch.arange(sum(sizes), device=device).split(list(sizes)):
+        small, larger = divmod(len(rows), k)
+        parts.append(list(rows.split([small] * (k - larger) + [small + 1] * larger)))
+    for i in range(1, k):
+        parts[0][i], parts[i][i] = parts[i][i], parts[0][i]
+    return [torch.cat(part) for part in parts]
+
+
+def interleaved_logits(model: nn.Module, x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The network's output in passes of `interleaved` rows; only the first moves BatchNorm.
+
+    Each pass is normalised by its own batch statistics, as in the source.
+
+    Args:
+        model: maps x [m, ...] to logits [m, C].
+        x: [n, ...], floating, the joined batches.
+        sizes: see `interleaved`; they sum to n.
+
+    Returns:
+        [n, C] in the order of x.
+    """
+    rows = interleaved(sizes, x.device)
+    logits = [model(x[rows[0]])]
+    with statistics_held(model):
+        logits += [model(x[others]) for others in rows[1:]]
+    return torch.cat(logits)[torch.cat(rows).argsort()]
+
+
+@dataclass(frozen=True)
+class MixMatchLoss:
+    """Cross-entropy on the labelled rows, and λu times the squared error of the unlabelled ones.
+
+    The very same object gives the loss of the real batch, of the virtual batch that λ is learned
+    by, and, as plain cross-entropy, of the validation batch; so the hypergradient is that of
+    MixMatch's own objective.
+
+    Attributes:
+        labelled: B; rows from there on are unlabelled.
+        weight: λu at this step.
+    """
+
+    labelled: int
+    weight: float
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of labelled samples, those of validation. Scalar."""
+        return soft_cross_entropy(logits, target)
+
+    def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+        """`Lx + λu·Lu` (Eqs. 3 to 5). Scalar, differentiable in logits (twice) and lam.
+
+        Lu is the mean of the squared difference of probabilities over rows and classes: λu of the
+        source is for this mean.
+
+        Args:
+            logits: [n, C], floating, of the mixed batch, B < n.
+            y: [n, C], soft labels before mixing, guesses for the unlabelled rows.
+            lam: [n], floating.
+            partner: [n], int64.
+        """
+        target = mix_labels(y, lam, partner, logits.shape[1])
+        supervised = soft_cross_entropy(logits[: self.labelled], target[: self.labelled])
+        difference = torch.softmax(logits[self.labelled :], dim=1) - target[self.labelled :]
+        return supervised + self.weight * difference.square().mean()
+
+
+class MixMatch:
+    """MixMatch: guess labels, mix all rows with all, cross-entropy and squared error.
+
+    The policy decides how rows are mixed: `Beta(0.75, per_sample=True)` is MixMatch, `NoMix` is
+    its ablation without MixUp, `Learned` is MixMatch + MetaMixUp. With the same λ they give the
+    same loss to the last bit.
+
+    Labels are guessed before anything is mixed and are constants for both the real step and the
+    hypergradient. In the hypergradient's virtual step all rows are one pass, and one batch to
+    BatchNorm; the real step forwards them in K + 1 interleaved passes, each normalised by itself.
+
+    The source decays the weights of its layers by 1 − lr·wd after each Adam step; with AdamW the
+    same happens to all parameters. The moving average has the parameters' averages, and the running
+    statistics as they are.
+
+    In the source λu is 75 on CIFAR-10 and 250 on SVHN and comes up linearly over 1/64 of the
+    training, K = 2, T = 0.5 and the decay of the average 0.999.
+
+    Args:
+        config: of kind "mixmatch".
+        model: the one that will be trained; the moving average begins with a copy of it.
+        policy: how rows are mixed, of whole inputs (`InputMixing`).
+    """
+
+    def __init__(self, config: SemiSupervisedConfig, model: nn.Module, policy: Policy):
+        assert config.ema is not None
+        self._config = config
+        self._policy = policy
+        self._average = MovingAverage(model, config.ema)
+        self._pairing = Pairing(dominant=config.dominant)
+        self.views = config.augmentations
+        self.needs_meta_validation = policy.needs_meta_validation
+
+    def step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: SemiBatch,
+        *,
+        generator: torch.Generator,
+    ) -> SemiStep:
+        """One step; see `SemiSupervisedMethod`.
+
+        Raises:
+            ValueError: the batch has another number of views than K; the policy mixes anything but
+                whole inputs, which cannot be forwarded in parts.
+        """
+        if len(batch.views) != self.views:
+            raise ValueError(f"MixMatch wants {self.views} views, got {len(batch.views)}")
+        x, y, sizes = self._rows(model, batch)
+        labelled = sizes[0]
+        loss = MixMatchLoss(labelled, self._config.weight_at(batch.progress))
+        indices = [batch.indices[:labelled], batch.indices[labelled:].repeat(self.views)]
+        interpolation = self._policy(
+            model,
+            optimizer,
+            (x, y),
+            batch.val,
+            generator=generator,
+            loss=loss,
+            indices=torch.cat(indices),
+            pairing=self._pairing,
+        )
+        if interpolation.mixing != INPUT:
+            raise ValueError(
+                "MixMatch forwards its samples in interleaved parts, so it can mix whole inputs "
+                f"only; got {interpolation.mixing}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        logits = interleaved_logits(model, interpolation.mix_inputs(x), sizes)
+        value = interpolation.loss(logits, y, loss)
+        value.backward()
+        optimizer.step()
+        self._average.update(model)
+        guessed = len(x) - labelled
+        samples = guessed + interpolation.extra_samples + len(x)
+        return SemiStep(value.detach(), samples, interpolation)
+
+    def evaluated(self, model: nn.Module) -> nn.Module:
+        """The moving average."""
+        return self._average.model
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the moving average: the policy's state is the training's."""
+        return {"average": self._average.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._average.load_state_dict(state["average"])
+
+    def _rows(self, model: nn.Module, batch: SemiBatch) -> tuple[Tensor, Tensor, list[int]]:
+        """All rows x [n, ...], their labels y [n, C], guesses included, and the K + 1 sizes."""
+        x, y = batch.labelled
+        guess = guess_labels(model, batch.views, self._config.temperature)
+        known = soft_labels(y, guess.shape[1], dtype=guess.dtype)
+        sizes = [len(y), *[len(guess)] * self.views]
+        return torch.cat([x, *batch.views]), torch.cat([known, guess.repeat(self.views, 1)]), sizes
