@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from core.adamixup import AdaMixUp
 from core.amortised import Amortised
+from core.analysis.config import AnalysisConfig
 from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.models import ImageClassifier
 from core.persistent_scores import SCORES, PersistentScores
@@ -184,6 +185,7 @@ class TrainingConfig:
         semi: how unlabelled images train beside few labelled ones; None: all images are labelled.
             An epoch is then one pass over the unlabelled images, batch_size counts labelled ones,
             and meta-validation images that train as well are added to these.
+        analysis: what is looked at beside the errors, which changes nothing in the training.
         seed: of everything random; cells that differ in the policy alone share their initial
             weights, splits, long tail, wrong labels, order of data and augmentation.
     """
@@ -215,6 +217,7 @@ class TrainingConfig:
     folds: int = 0
     fold: int = 0
     semi: SemiSupervisedConfig | None = None
+    analysis: AnalysisConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
@@ -276,6 +279,8 @@ class TrainingConfig:
                 f"policy {self.policy.kind} mixes half of a labelled batch within itself, and a "
                 "semi-supervised training cannot interpolate by it"
             )
+        if self.analysis is not None:
+            raise ValueError("a semi-supervised training is not analysed; leave analysis out")
         if semi.kind not in MIXING_KINDS and self.policy.kind != "none":
             raise ValueError(
                 f"{semi.kind} mixes no samples and has no use for the policy {self.policy.kind}; "
@@ -287,7 +292,10 @@ class TrainingConfig:
         policy = asdict(self.policy)
         if self.policy.quantiles is not None:
             policy["quantiles"] = list(self.policy.quantiles)
-        return {**asdict(self), "policy": policy, "milestones": list(self.milestones)}
+        told = {**asdict(self), "policy": policy, "milestones": list(self.milestones)}
+        if self.analysis is not None:
+            told["analysis"]["pair_epochs"] = list(self.analysis.pair_epochs)
+        return told
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
@@ -313,6 +321,10 @@ class TrainingConfig:
             values["milestones"] = tuple(values.get("milestones", ()))
             if values.get("semi") is not None:
                 values["semi"] = SemiSupervisedConfig(**values["semi"])
+            if values.get("analysis") is not None:
+                analysis = dict(values["analysis"])
+                analysis["pair_epochs"] = tuple(analysis.get("pair_epochs", ()))
+                values["analysis"] = AnalysisConfig(**analysis)
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"training settings cannot be read: {error}") from error

@@ -24,14 +24,20 @@ class Evaluation:
     top5_error: float | None
 
 
-def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evaluation:
-    """The model in evaluation mode on every image once. Modes are as before on return, also of
-    parts that stand in another mode than the whole (frozen BatchNorm)."""
+def evaluate(
+    model: nn.Module, images: ImageSet, transform: Transform, indices: Tensor | None = None
+) -> Evaluation:
+    """The model in evaluation mode on every image once, or on those at `indices` (int64 [n]).
+
+    Modes are as before on return, also of parts that stand in another mode than the whole (frozen
+    BatchNorm).
+    """
+    rows = torch.arange(len(images)) if indices is None else indices
     total = torch.zeros((), dtype=torch.float64)
     wrong = wrong5 = 0
     classes = 0
-    with _evaluating(model):
-        for pixels, labels in images.batches(torch.arange(len(images)).split(BATCH)):
+    with evaluating(model):
+        for pixels, labels in images.batches(rows.split(BATCH)):
             logits = model(transform.evaluate(pixels))
             classes = logits.shape[1]
             total += soft_cross_entropy(logits, labels).double().cpu() * len(labels)
@@ -39,7 +45,7 @@ def evaluate(model: nn.Module, images: ImageSet, transform: Transform) -> Evalua
             if classes >= 100:
                 top5 = logits.topk(5, dim=1).indices
                 wrong5 += int((top5 != labels.unsqueeze(1)).all(dim=1).sum())
-    n = len(images)
+    n = len(rows)
     return Evaluation(
         loss=float(total) / n,
         error=100 * wrong / n,
@@ -52,7 +58,7 @@ def predict(model: nn.Module, images: ImageSet, transform: Transform) -> Tensor:
 
     In evaluation mode, and modes are as before on return, as in `evaluate`.
     """
-    with _evaluating(model):
+    with evaluating(model):
         batches = images.batches(torch.arange(len(images)).split(BATCH))
         return torch.cat(
             [model(transform.evaluate(x)).double().softmax(dim=1).cpu() for x, _ in batches]
@@ -60,7 +66,9 @@ def predict(model: nn.Module, images: ImageSet, transform: Transform) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode and no gradient is kept; modes are as before after,
+    also of parts that stand in another mode than the whole."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.inference_mode():

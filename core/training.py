@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core.adamixup import AdaMixUp
+from core.analysis.observer import Findings, Observer
 from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
@@ -70,6 +71,7 @@ class TrainingResult:
             images, to five digits, in the order of `core.cell_data.draw_labels(...).held_out`; else
             None.
         policy_parameters: number of parameters of the policy's own networks.
+        findings: of what `TrainingConfig.analysis` asks for; else None.
     """
 
     test_error: float
@@ -88,6 +90,7 @@ class TrainingResult:
     probabilities: list[list[float]] | None = None
     median_error: float | None = None
     policy_parameters: int = 0
+    findings: Findings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -96,7 +99,10 @@ class TrainingResult:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingResult:
         """The inverse of `to_dict`."""
-        return cls(**data)
+        values = dict(data)
+        if values.get("findings") is not None:
+            values["findings"] = Findings(**values["findings"])
+        return cls(**values)
 
 
 def fit(
@@ -127,7 +133,8 @@ def fit(
         on_epoch: called for each epoch in order, those before a resume included, with epoch (from
             1), train_loss, val_loss, val_error (percent), lr, train_seconds and samples_seen
             (cumulative), lam_mean, lam_q05 to lam_q95, of learned policies lam_change,
-            hypergradient_rms and meta_loss, and those of `AdaMixUp.metrics`.
+            hypergradient_rms and meta_loss, those of `AdaMixUp.metrics`, and what
+            `config.analysis` adds.
 
     Raises:
         DivergenceError: the loss became NaN or infinite.
@@ -217,6 +224,7 @@ class Training:
         self.config = config
         self.device = torch.device(device)
         self.history: list[Metrics] = []
+        self._observer: Observer | None = None
         self._load(source)
 
         def network() -> ImageClassifier:
@@ -238,6 +246,9 @@ class Training:
 
     def _load(self, source: Source) -> None:
         self._data = prepare_data(self.config, source, self.device)
+        analysis, epochs = self.config.analysis, self.config.epochs
+        if analysis is not None:
+            self._observer = Observer(analysis, self._data, source.num_classes, epochs)
 
     def epoch(self) -> Metrics:
         """Train the next epoch, evaluate on the meta-validation images; returns its metrics.
@@ -253,6 +264,7 @@ class Training:
             self.policy,
             self._data,
             self._streams,
+            self._observer,
             self.history,
         )
         self.history.append(metrics)
@@ -280,6 +292,7 @@ class Training:
             scores=None if self.policy.scores is None else _rounded(self.policy.scores),
             probabilities=self._predictions() if self.config.folds else None,
             policy_parameters=sum(p.numel() for p in _networks(self.policy).parameters()),
+            findings=None if self._observer is None else self._observer.findings(self._model),
         )
 
     def _test(self) -> Evaluation:
@@ -302,6 +315,7 @@ class Training:
             "history": self.history,
             "histograms": self._histograms,
             "quantiles": self._quantiles,
+            "observer": None if self._observer is None else self._observer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -316,6 +330,8 @@ class Training:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         self.history, self._histograms = state["history"], state["histograms"]
         self._quantiles = state["quantiles"]
+        if self._observer is not None:
+            self._observer.load_state_dict(state["observer"])
 
 
 def _networks(policy: Policy) -> nn.ModuleList:
@@ -331,11 +347,12 @@ def _rounded(values: Tensor) -> list[float]:
 def _epoch(
     config: TrainingConfig,
     epoch: int,
-    model: nn.Module,
+    model: ImageClassifier,
     optimizer: torch.optim.Optimizer,
     policy: Policy,
     data: CellData,
     streams: RandomStreams,
+    observer: Observer | None,
     history: list[Metrics],
 ) -> tuple[Metrics, LambdaStatistics]:
     """One epoch of training and the evaluation after it. Returns metrics and what λ did."""
@@ -366,6 +383,8 @@ def _epoch(
         )
         result = mixed_step(model, optimizer, batch, interpolation)
         statistics.add(interpolation)
+        if observer is not None:
+            observer.step(indices, interpolation)
         total += result.loss.double() * len(labels)
         seen += len(labels) + interpolation.extra_samples
         if result.meta_loss is not None:
@@ -391,6 +410,8 @@ def _epoch(
         **statistics.metrics(),
         **(policy.metrics() if isinstance(policy, AdaMixUp) else {}),
     }
+    if observer is not None:
+        metrics |= observer.epoch(epoch + 1, model)
     if meta_stages:
         metrics["meta_loss"] = float(meta_total) / meta_stages
     return metrics, statistics

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
 from hpo.population import Population
 
@@ -48,6 +49,8 @@ class Cell:
         reading of a learned policy enters whole: its defaults are meant to move with the evidence.
         """
         training = self.training.to_dict()
+        if training["analysis"] is not None:
+            training["analysis"] = _set(AnalysisConfig, training["analysis"])
         policy = _set(PolicyConfig, training.pop("policy"))
         parts = [SCHEMA, self.method, self.purpose, _set(TrainingConfig, training), policy]
         if self.population is not None:
@@ -196,7 +199,7 @@ def _population(data: Mapping[str, Any]) -> Population | None:
     return Population(**data["population"]) if "population" in data else None
 
 
-def _set(kind: type[TrainingConfig] | type[PolicyConfig], values: Mapping[str, Any]) -> Any:
+def _set(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """The settings that differ from the defaults of their dataclass."""
     defaults = {field.name: field.default for field in fields(kind)}
     defaults |= {n: list(d) for n, d in defaults.items() if isinstance(d, tuple)}  # as JSON has it

@@ -1,1 +1,1 @@
-"""Measurements on trained networks. They read a network and train nothing."""
+"""Measurements on networks, trained or in training. They train nothing."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from core.models.classifier import ImageClassifier
-from core.models.cnn import CNN, DigitsCNN
+from core.models.cnn import CNN, DigitsCNN, PlaneCNN
 from core.models.preact_resnet import PreActResNet
 from core.models.resnet import ResNet
 from core.models.smooth import smoothed
@@ -22,6 +22,7 @@ __all__ = ["MODELS", "ImageClassifier", "build_model"]
 
 _CONSTRUCTORS: dict[str, Callable[..., ImageClassifier]] = {
     "cnn": CNN,
+    "cnn_2d": PlaneCNN,
     "digits_cnn": DigitsCNN,
     "cnn_smooth": lambda *sizes: smoothed(CNN(*sizes)),
     "digits_cnn_smooth": lambda *sizes: smoothed(DigitsCNN(*sizes)),
@@ -51,6 +52,7 @@ def build_model(
             name                what it is                                           smallest image
             ==================  ===================================================  ==============
             cnn                 "3-layer CNN", MNIST and Fashion-MNIST (width 32)     4
+            cnn_2d              cnn with two features, Fig. 4 (width 32)              4
             digits_cnn          small network for 8x8 digits (width 16)               2
             cnn_smooth          cnn with GELU and average pooling (width 32)          4
             digits_cnn_smooth   digits_cnn with the same (width 16)                   2
@@ -64,7 +66,7 @@ def build_model(
 
         in_channels: channels of the images, at least 1.
         num_classes: C, at least 2.
-        image_size: height and width of the images in pixels. The two CNNs are made for exactly
+        image_size: height and width of the images in pixels. The CNNs are made for exactly
             this size; the others take any size above their smallest.
         width: channels of the first convolution, which scales every layer; None takes the
             published width. A narrow model of the same shape trains in a fraction of the time.

@@ -41,6 +41,7 @@ def trunk(*indices: int) -> list[str]:
 
 OURS = {
     "cnn": [*trunk(0, 3, 5, 8, 11), "classifier"],
+    "cnn_2d": [*trunk(0, 3, 5, 8, 11, 14), "classifier"],
     "digits_cnn": [*trunk(0, 2, 6), "classifier"],
     "preact_resnet18": [*trunk(*range(9)), "classifier"],
     "preact_resnet34": [*trunk(*range(17)), "classifier"],

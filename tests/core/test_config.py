@@ -8,6 +8,7 @@ import pytest
 
 from core.adamixup import AdaMixUp
 from core.amortised import Amortised
+from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
 from core.models.cnn import DigitsCNN
 from core.persistent_scores import SCORES, PersistentScores
@@ -126,6 +127,7 @@ def test_round_trip_through_json(policy: PolicyConfig) -> None:
         imbalance=50.0,
         folds=5,
         fold=4,
+        analysis=AnalysisConfig(pair_epochs=(3, 30), mixed_samples=7),
     )
     text = json.dumps(original.to_dict(), allow_nan=False)
     again = TrainingConfig.from_dict(json.loads(text))
@@ -142,6 +144,7 @@ def test_defaults_are_the_papers() -> None:
     assert (c.flip, c.translate, c.meta_in_training) == (True, 0, False)
     assert (c.label_noise, c.label_noise_kind, c.imbalance) == (0.0, "symmetric", 1.0)
     assert (c.folds, c.fold) == (0, 0)
+    assert c.analysis is None
 
 
 def test_missing_settings_take_their_defaults() -> None:

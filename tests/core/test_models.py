@@ -18,6 +18,7 @@ from core.models.wide_resnet import WideBlock, WideResNet
 
 SMALLEST = {
     "cnn": 4,
+    "cnn_2d": 4,
     "digits_cnn": 2,
     "cnn_smooth": 4,
     "digits_cnn_smooth": 2,
@@ -31,6 +32,7 @@ SMALLEST = {
 # Narrow enough for a CPU; widen_factor 10 multiplies.
 NARROW = {
     "cnn": 4,
+    "cnn_2d": 4,
     "digits_cnn": 4,
     "cnn_smooth": 4,
     "digits_cnn_smooth": 4,
@@ -82,6 +84,12 @@ def cnn_by_hand(c: int, size: int, classes: int) -> int:
     return conv(c, 32, bias=True) + 3 * conv(32, 32, bias=True) + hidden + linear(512, classes)
 
 
+def plane_by_hand(c: int, size: int, classes: int) -> int:
+    return (
+        cnn_by_hand(c, size, classes) - linear(512, classes) + linear(512, 2) + linear(2, classes)
+    )
+
+
 def digits_by_hand(c: int, size: int, classes: int) -> int:
     hidden = linear(32 * (size // 2) ** 2, 64)
     return conv(c, 16, bias=True) + conv(16, 32, bias=True) + hidden + linear(64, classes)
@@ -119,6 +127,7 @@ def resnet50_by_hand(c: int, classes: int) -> int:
 
 BY_HAND: dict[str, Callable[[int, int, int], int]] = {
     "cnn": cnn_by_hand,
+    "cnn_2d": plane_by_hand,
     "digits_cnn": digits_by_hand,
     "cnn_smooth": cnn_by_hand,
     "digits_cnn_smooth": digits_by_hand,
@@ -160,6 +169,7 @@ def test_parameters_follow_the_hand_arithmetic(name: str, c: int, size: int, cla
 
 def test_parameters_of_the_cnns_as_documented() -> None:
     assert count("cnn", 1, 28, 10) == 836_522
+    assert count("cnn_2d", 1, 28, 10) == 832_448
     assert count("digits_cnn", 1, 8, 10) == 38_282
 
 
@@ -204,7 +214,7 @@ def test_without_a_fixed_hidden_layer_any_input_size_works(name: str) -> None:
         assert model(images(1, 3, 17)).shape == (1, 10)
 
 
-@pytest.mark.parametrize("name", ["cnn", "digits_cnn"])
+@pytest.mark.parametrize("name", ["cnn", "cnn_2d", "digits_cnn"])
 def test_the_cnns_name_the_size_they_were_built_for(name: str) -> None:
     with pytest.raises(ValueError, match=r"built for images of 8x8 pixels, got 16x16"):
         narrow(name, 1, 10, 8)(images(1, 1, 16))
@@ -220,6 +230,7 @@ def test_a_batch_of_one(name: str, training: bool) -> None:
 def test_width_sets_the_first_convolution_and_scales_the_features() -> None:
     published = {
         "cnn": (32, 512),
+        "cnn_2d": (32, 2),
         "digits_cnn": (16, 64),
         "cnn_smooth": (32, 512),
         "digits_cnn_smooth": (16, 64),
@@ -239,7 +250,7 @@ def test_width_sets_the_first_convolution_and_scales_the_features() -> None:
                 )
             stem = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
             assert stem.out_channels == factor * width
-            assert model.classifier.in_features == factor * size
+            assert model.classifier.in_features == (2 if name == "cnn_2d" else factor * size)
 
 
 # Errors.
@@ -377,8 +388,10 @@ def test_strides_and_what_precedes_the_pooling(name: str) -> None:
     stages = {PreActResNet: 4, WideResNet: 8, ResNet: 4}
     if type(model) in stages:
         assert maps[0].shape[-1] == stages[type(model)]
-    # No final BN-ReLU in the PreActResNets; LeakyReLU and GELU let negative values through.
-    signed = name in ("preact_resnet18", "preact_resnet34", "wrn_28_2_leaky") or "smooth" in name
+    # No final BN-ReLU in the PreActResNets, nor an activation before the plane; LeakyReLU and GELU
+    # let negative values through.
+    unrectified = ("preact_resnet18", "preact_resnet34", "wrn_28_2_leaky", "cnn_2d")
+    signed = name in unrectified or "smooth" in name
     assert bool((features < 0).any()) == signed
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
 from core.reading import DEFAULT, PAPER
 from hpo.cells import Cell, CellRecord, CellStore, StoreError, partial_result
@@ -61,6 +62,7 @@ OTHER_VALUES: dict[str, Any] = {
     "imbalance": 50.0,
     "folds": 5,
     "fold": 1,
+    "analysis": AnalysisConfig(),
 }
 
 POLICIES = [
@@ -109,7 +111,15 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
     stored = json.loads(path.read_text())
     for name in ("last_blocks", "refresh_every", "every", "quantiles"):
         del stored["config"]["policy"][name]
-    for name in ("label_noise", "label_noise_kind", "imbalance", "folds", "fold", "optimizer"):
+    for name in (
+        "label_noise",
+        "label_noise_kind",
+        "imbalance",
+        "folds",
+        "fold",
+        "analysis",
+        "optimizer",
+    ):
         del stored["config"][name]
     path.write_text(json.dumps(stored))
     loaded = store.load("metamixup-digits-s0-0a4d07d3")
@@ -298,3 +308,24 @@ def test_a_training_cut_short_keeps_its_cost_and_its_curve() -> None:
     assert partial_result(history) == expected
     nothing = {"history": [], "epochs": 0, "train_seconds": 0.0, "samples_seen": 0}
     assert partial_result([]) == nothing
+
+
+def test_an_analysis_is_known_by_what_it_asks_for() -> None:
+    """By the settings that differ from its defaults, so that one added later leaves ids alone."""
+    ids = [
+        Cell("beta-1", replace(TRAINING, analysis=analysis)).id
+        for analysis in (
+            None,
+            AnalysisConfig(),
+            AnalysisConfig(pair_epochs=(3,)),
+            AnalysisConfig(pair_epochs=(3, 30)),
+            AnalysisConfig(mixed_samples=3),
+            AnalysisConfig(plane_images=3),
+            AnalysisConfig(unmixed_images=3),
+        )
+    ]
+    assert len(set(ids)) == len(ids)
+    assert ids[0] == GOLDEN
+    assert ids[3] == "beta-1-digits-s0-fbd41ce0"
+    cell = Cell("beta-1", replace(TRAINING, analysis=AnalysisConfig(pair_epochs=(3, 30))))
+    assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell

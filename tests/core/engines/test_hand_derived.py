@@ -509,7 +509,7 @@ def test_the_last_pass_computes_no_weight_gradients() -> None:
 
 # --------------------------------------------------------------------------------- whole networks
 
-SIZES = {"cnn": (12, 3), "digits_cnn": (8, 4), "resnet50": (16, 2)}
+SIZES = {"cnn": (12, 3), "cnn_2d": (12, 3), "digits_cnn": (8, 4), "resnet50": (16, 2)}
 """Image size and width; (8, 4) for the deep ones, (8, 2) for the wide ones."""
 
 

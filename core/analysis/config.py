@@ -1,0 +1,54 @@
+"""What is to be looked at while a network trains, as a frozen dataclass that turns into JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """What is looked at in one training beside its errors. It changes nothing in the training.
+
+    Attributes:
+        unmixed_images: training images whose loss, unmixed and not augmented, is taken after each
+            epoch (metric unmixed_loss), evenly spaced over the training set.
+        pair_epochs: epochs, counted from 1, of which the mean λ of each pair of classes is kept;
+            see `pairs_at`.
+        plane_images: test images, evenly spaced, whose features are kept at the end; the network
+            must have two of them, as cnn_2d has.
+        mixed_samples: mixed samples of the training, as many of each epoch, whose distance to real
+            samples of other classes is taken at the end; see `core.analysis.intrusion`.
+
+    Raises:
+        ValueError: a number is negative; epochs do not rise, or start below 1.
+    """
+
+    unmixed_images: int = 0
+    pair_epochs: tuple[int, ...] = ()
+    plane_images: int = 0
+    mixed_samples: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "pair_epochs" and value < 0:
+                raise ValueError(f"{field.name} must be at least 0, got {value}")
+        for before, epoch in zip((0, *self.pair_epochs), self.pair_epochs, strict=False):
+            if epoch <= before:
+                raise ValueError(
+                    f"pair_epochs must rise from at least 1, got {epoch} after {before}"
+                )
+
+    def pairs_at(self, epochs: int) -> tuple[int, ...]:
+        """The epochs of a training of so many in which λ is kept for pairs of classes.
+
+        In one that is shorter than the last of `pair_epochs` all are scaled to it, and rounded up;
+        of a longer one the last epoch comes after them.
+        """
+        if not self.pair_epochs:
+            return ()
+        last = self.pair_epochs[-1]
+        if epochs < last:
+            # In whole numbers: a fraction that is rounded up must not depend on rounding.
+            return tuple(sorted({-(-epoch * epochs // last) for epoch in self.pair_epochs}))
+        return tuple(sorted({*self.pair_epochs, epochs}))

@@ -1,0 +1,162 @@
+"""Looks at a training as it goes, by its configuration: collects, and tells at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.analysis.class_pairs import label_entropy, mean_by_class_pair
+from core.analysis.config import AnalysisConfig
+from core.analysis.intrusion import MixedPairs, intrusion
+from core.cell_data import CellData
+from core.data import ImageSet
+from core.evaluation import BATCH, evaluate, evaluating
+from core.interpolation import Interpolation
+from core.models import ImageClassifier
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an analysis found. What was not asked for is empty.
+
+    Attributes:
+        pair_epochs, pair_lam: epochs, and of each the mean λ by classes, [C][C]; see
+            `mean_by_class_pair`.
+        plane, plane_labels: of test images the two features, [n][2] to five digits, and labels [n].
+        intrusion: the fields of `core.analysis.intrusion.Intrusion`.
+    """
+
+    pair_epochs: list[int] = field(default_factory=list)
+    pair_lam: list[list[list[float | None]]] = field(default_factory=list)
+    plane: list[list[float]] = field(default_factory=list)
+    plane_labels: list[int] = field(default_factory=list)
+    intrusion: dict[str, float] = field(default_factory=dict)
+
+
+class Observer:
+    """Looks at one training. Draws nothing, and leaves model and data as they are.
+
+    Args:
+        config: what to look at.
+        data: what the training reads.
+        num_classes: C.
+        epochs: of the whole training.
+
+    Raises:
+        ValueError: more images are asked for than there are.
+    """
+
+    def __init__(self, config: AnalysisConfig, data: CellData, num_classes: int, epochs: int):
+        for name, images in (("unmixed_images", data.train), ("plane_images", data.test)):
+            if getattr(config, name) > len(images):
+                raise ValueError(
+                    f"{name}={getattr(config, name)} of {len(images)} images; choose fewer"
+                )
+        self._config, self._data = config, data
+        self._num_classes, self._epochs = num_classes, epochs
+        self._pairs_at = config.pairs_at(epochs)
+        self._pair_lam: list[list[list[float | None]]] = []
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._mixed: list[MixedPairs] = []
+        self._unmixed = _spaced(data.train, config.unmixed_images)
+
+    def step(self, indices: Tensor, interpolation: Interpolation) -> None:
+        """Take in one step: `indices` int64 [B] are the positions of its images in the training
+        set."""
+        # Not the interpolation itself, which may hold on to a graph.
+        self._steps.append((indices, interpolation.partner, interpolation.lam.detach()))
+
+    def epoch(self, number: int, model: ImageClassifier) -> dict[str, float]:
+        """End the epoch of this number, from 1; its metrics: label_entropy, and unmixed_loss where
+        it is asked for."""
+        pairs, self._steps = _pairs(self._steps), []
+        labels = self._data.train.labels
+        classes = labels[pairs.first], labels[pairs.second]
+        metrics = {"label_entropy": label_entropy(pairs.lam, *classes)}
+        if number in self._pairs_at:
+            self._pair_lam.append(mean_by_class_pair(pairs.lam, *classes, self._num_classes))
+        wanted = self._config.mixed_samples
+        share = wanted * number // self._epochs - wanted * (number - 1) // self._epochs
+        # The order of an epoch is random, so its first pairs are as good as any.
+        self._mixed.append(MixedPairs(pairs.first[:share], pairs.second[:share], pairs.lam[:share]))
+        if len(self._unmixed):
+            metrics["unmixed_loss"] = self._unmixed_loss(model)
+        return metrics
+
+    def findings(self, model: ImageClassifier) -> Findings:
+        """What was found, with what is to be measured of the trained model.
+
+        Raises:
+            ValueError: `plane_images` of a network that has not two features.
+        """
+        plane = _spaced(self._data.test, self._config.plane_images)
+        mixed = _joined(self._mixed)
+        found: dict[str, float] = {}
+        if len(mixed):
+            found = asdict(intrusion(model, self._data.train, self._data.transform, mixed))
+        return Findings(
+            pair_epochs=list(self._pairs_at[: len(self._pair_lam)]),
+            pair_lam=self._pair_lam,
+            plane=self._plane(model, plane) if len(plane) else [],
+            plane_labels=self._data.test.labels[plane].tolist(),
+            intrusion=found,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has collected, tensors and plain types."""
+        mixed = _joined(self._mixed)
+        return {
+            "pair_lam": self._pair_lam,
+            "first": mixed.first,
+            "second": mixed.second,
+            "lam": mixed.lam,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._pair_lam = state["pair_lam"]
+        mixed = (state[name].cpu() for name in ("first", "second", "lam"))
+        self._mixed = [MixedPairs(*mixed)]
+
+    def _unmixed_loss(self, model: ImageClassifier) -> float:
+        return evaluate(model, self._data.train, self._data.transform, self._unmixed).loss
+
+    def _plane(self, model: ImageClassifier, indices: Tensor) -> list[list[float]]:
+        size = model.classifier.in_features
+        if size != 2:
+            raise ValueError(
+                f"plane_images needs a network with 2 features, this one has {size}; choose the "
+                "model cnn_2d"
+            )
+        with evaluating(model):
+            batches = self._data.test.batches(indices.split(BATCH))
+            features = [model.features(self._data.transform.evaluate(x)) for x, _ in batches]
+        return [[float(f"{value:.5g}") for value in row] for row in torch.cat(features).tolist()]
+
+
+def _spaced(images: ImageSet, count: int) -> Tensor:
+    """Positions of so many images, evenly spaced over the set."""
+    return torch.arange(count) * len(images) // max(1, count)
+
+
+def _pairs(steps: list[tuple[Tensor, Tensor, Tensor]]) -> MixedPairs:
+    """The pairs of an epoch, on the CPU in order."""
+    parts = []
+    for indices, partner, lam in steps:
+        rows = indices.cpu()
+        # A policy may mix a part of the batch only: the first of it, among themselves.
+        parts.append(MixedPairs(rows[: len(lam)], rows[partner.cpu()], lam.cpu()))
+    return _joined(parts)
+
+
+def _joined(parts: list[MixedPairs]) -> MixedPairs:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return MixedPairs(
+        torch.cat([nothing, *(part.first for part in parts)]),
+        torch.cat([nothing, *(part.second for part in parts)]),
+        torch.cat([torch.zeros(0), *(part.lam.float() for part in parts)]),
+    )
