@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ OVERRIDES = {
     "imbalance": float,
 }
 """Settings of `TrainingConfig` that have a flag of their own."""
+
+Adapted = Callable[[TrainingConfig], TrainingConfig]
+"""What a study makes of a preset's training, before the user's own settings."""
 
 _CHOICES = {"model": MODELS, "label_noise_kind": NOISE_KINDS}
 
@@ -77,12 +80,18 @@ class Options:
     data_root: Path | None
     fresh: bool
 
-    def load(self, dataset: str) -> tuple[TrainingConfig, Source]:
+    def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
         """The training all rows share on a data set, and the data.
 
         The preset's sizes are cut to what a small data set has; what the user asked for is not.
+
+        Args:
+            dataset: its name.
+            adapted: what the study makes of the preset's training.
         """
         training = presets.training(dataset, self.preset)
+        if adapted is not None:
+            training = adapted(training)
         size = self.overrides.get("image_size", training.image_size)
         source = load_source(dataset, root=self.data_root, image_size=size)
         return replace(presets.fit_to(training, source), **self.overrides), source

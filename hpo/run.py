@@ -18,7 +18,7 @@ from core.models import build_model
 from hpo import output_folder, plots, presets, report
 from hpo.anytime_report import write_anytime_report
 from hpo.cells import CellRecord, CellStore, StoreError
-from hpo.command_line import Options, parse
+from hpo.command_line import Adapted, Options, parse
 from hpo.controls import controls_report
 from hpo.label_errors import label_errors
 from hpo.markdown import to_markdown
@@ -48,6 +48,7 @@ def run_study(
     arguments: Sequence[str] | None = None,
     *,
     extras: Sequence[ExtraReport] = (),
+    adapted: Adapted | None = None,
 ) -> int:
     """Train what is missing, report everything; the `main` of a script in `studies/`.
 
@@ -62,6 +63,7 @@ def run_study(
         extras: parts of the report that this study has beside the table and the labels to look at
             first, in this order. One that fails is named in an error, and the rest of the report
             stands.
+        adapted: what this study makes of the preset's training, before the user's own settings.
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
@@ -75,7 +77,7 @@ def run_study(
         return UNUSABLE
     try:
         with output_folder.locked(options.output):
-            return _run(study, chosen, options, [controls_report, label_errors, *extras])
+            return _run(study, chosen, options, [controls_report, label_errors, *extras], adapted)
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -89,10 +91,14 @@ def run_study(
 
 
 def _run(
-    study: str, rows: Sequence[StudyRow], options: Options, extras: Sequence[ExtraReport]
+    study: str,
+    rows: Sequence[StudyRow],
+    options: Options,
+    extras: Sequence[ExtraReport],
+    adapted: Adapted | None,
 ) -> int:
     begun = time.monotonic()
-    plan, sources = prepare(study, rows, options)
+    plan, sources = prepare(study, rows, options, adapted)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     previous = output_folder.study_id(options.output, study)
     identity = previous
@@ -134,7 +140,10 @@ def _run(
 
 
 def prepare(
-    study: str, rows: Sequence[StudyRow], options: Options
+    study: str,
+    rows: Sequence[StudyRow],
+    options: Options,
+    adapted: Adapted | None = None,
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Load the data sets and plan the study; raises what a training would later stumble over."""
     if options.address is not None:
@@ -144,7 +153,7 @@ def prepare(
     base: dict[str, TrainingConfig] = {}
     sources: dict[SourceKey, Source] = {}
     for dataset in options.datasets:
-        training, source = options.load(dataset)
+        training, source = options.load(dataset, adapted)
         for own in dict.fromkeys(replace(training, **row.training) for row in rows):
             build_model(
                 own.model,

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from core.config import PolicyConfig
+from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, source_from_arrays
 from hpo import command_line, presets
 from hpo.command_line import Options
@@ -136,6 +137,26 @@ def test_an_override_replaces_that_setting_alone(
     training, source = options.load("mnist")
     assert source is MANY
     assert training.to_dict() == before | {flag: value}
+
+
+def test_a_study_changes_the_preset_and_the_user_has_the_last_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def load_source(name: str, root: Path | None, image_size: int | None) -> Source:
+        seen.append(image_size)
+        return FEW
+
+    def adapted(training: TrainingConfig) -> TrainingConfig:
+        return replace(training, model="cnn_smooth", lr=0.3, image_size=9, meta_size=60)
+
+    monkeypatch.setattr(command_line, "load_source", load_source)
+    training, _ = parse("--lr", "0.7").load("mnist", adapted)
+    # Its sizes are cut to a small data set as the preset's are.
+    told = (training.model, training.lr, training.image_size, training.meta_size)
+    assert told == ("cnn_smooth", 0.7, 9, 20)
+    assert seen == [9]
 
 
 def test_a_small_data_set_cuts_the_preset_and_not_the_flags(
