@@ -91,7 +91,14 @@ def check_image_size(config: TrainingConfig, source: Source) -> None:
 
 def fit_transform(config: TrainingConfig, images: ImageSet) -> Transform:
     """The augmentation of `config`, and its normalisation by the statistics of `images`."""
-    return Transform.fit(images, flip=config.flip, translate=config.translate)
+    return Transform.fit(
+        images,
+        normalisation=config.normalisation,
+        flip=config.flip,
+        translate=config.translate,
+        padding=config.padding,
+        noise=config.noise,
+    )
 
 
 def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:

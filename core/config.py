@@ -10,6 +10,7 @@ from core.adamixup import AdaMixUp
 from core.amortised import Amortised
 from core.analysis.config import AnalysisConfig
 from core.data.label_noise import NOISE_KINDS, NoiseKind
+from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding
 from core.models import ImageClassifier
 from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
@@ -182,6 +183,8 @@ class TrainingConfig:
             "constant": lr throughout.
         milestones: epochs (counted from 0) at which "step" decays.
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
+        normalisation, padding, noise: how images become numbers, what a shift lets in, and Gaussian
+            noise in training: see `core.data.Transform`.
         semi: how unlabelled images train beside few labelled ones; None: all images are labelled.
             An epoch is then one pass over the unlabelled images, batch_size counts labelled ones,
             and meta-validation images that train as well are added to these.
@@ -216,6 +219,9 @@ class TrainingConfig:
     imbalance: float = 1.0
     folds: int = 0
     fold: int = 0
+    normalisation: Normalisation = "standard"
+    padding: Padding = "zero"
+    noise: float = 0.0
     semi: SemiSupervisedConfig | None = None
     analysis: AnalysisConfig | None = None
 
@@ -242,6 +248,19 @@ class TrainingConfig:
             )
         if self.schedule not in ("cosine", "step", "constant"):
             raise ValueError(f"schedule must be cosine, step or constant, got {self.schedule!r}")
+        if self.normalisation not in NORMALISATIONS:
+            raise ValueError(
+                f"normalisation must be {', '.join(NORMALISATIONS)}; got {self.normalisation!r}"
+            )
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
+        if self.padding != "zero" and self.translate == 0:
+            raise ValueError(
+                f"padding={self.padding!r} has no use without translate; give translate, or leave "
+                "it out"
+            )
+        if not 0 <= self.noise < float("inf"):
+            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
         if not 0 <= self.label_noise <= 1:
             raise ValueError(f"label_noise must lie in [0, 1], got {self.label_noise}")
         if self.label_noise_kind not in NOISE_KINDS:

@@ -11,20 +11,26 @@ from core.data.long_tail import long_tail
 from core.data.sources import Source, load_source
 from core.data.splits import Splits, make_splits
 from core.data.streaming import StreamedImages
-from core.data.transforms import Transform
+from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding, Transform
+from core.data.whitening import Whitening
 
 __all__ = [
     "DATASETS",
     "NOISE_KINDS",
+    "NORMALISATIONS",
+    "PADDINGS",
     "DataFileError",
     "DatasetSpec",
     "DeviceImages",
     "ImageSet",
     "NoiseKind",
+    "Normalisation",
+    "Padding",
     "Source",
     "Splits",
     "StreamedImages",
     "Transform",
+    "Whitening",
     "default_root",
     "flip_labels",
     "load_source",

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from core.data.images import ImageSet
+from core.data.whitening import Whitening
 
-__all__ = ["Transform"]
+__all__ = ["NORMALISATIONS", "PADDINGS", "Normalisation", "Padding", "Transform"]
+
+Normalisation = Literal["standard", "unit", "gcn-zca"]
+NORMALISATIONS: tuple[Normalisation, ...] = ("standard", "unit", "gcn-zca")
+"""Mean 0 and variance 1 in each channel; [-1, 1]; contrast and ZCA, see `core.data.whitening`."""
+
+Padding = Literal["zero", "reflect"]
+PADDINGS: tuple[Padding, ...] = ("zero", "reflect")
 
 _FIT_LIMIT = 100_000
 _FIT_BATCH = 256
@@ -33,9 +42,12 @@ def _constants(
 class Transform:
     """uint8 images to normalised floats, with random flips and translations for training.
 
-    mean and std are those of pixel/255, one for each channel. flip mirrors each image left to right
-    with probability 1/2. translate t shifts each image by whole pixels, uniform in [-t, t] along
-    each axis; what enters is the mean (zero after normalisation).
+    mean and std are those of pixel/255, one for each channel. whitening, where given, is applied
+    after them. flip mirrors each image left to right with probability 1/2. translate t shifts each
+    image by whole pixels, uniform in [-t, t] along each axis; what enters is zero, the mean after
+    normalisation, or the image reflected at its border (padding "reflect", the border itself not
+    repeated). noise is the standard deviation of Gaussian noise on every value of a training image,
+    in units of the normalised image.
 
     Raises ValueError when a size does not fit.
     """
@@ -44,6 +56,9 @@ class Transform:
     std: tuple[float, ...]
     flip: bool = False
     translate: int = 0
+    padding: Padding = "zero"
+    noise: float = 0.0
+    whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
@@ -54,35 +69,50 @@ class Transform:
             raise ValueError(f"std must be positive, got {self.std}")
         if self.translate < 0:
             raise ValueError(f"translate must be >= 0 pixels, got {self.translate}")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
+        if not 0 <= self.noise < float("inf"):
+            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
 
     @classmethod
-    def fit(cls, images: ImageSet, *, flip: bool = False, translate: int = 0) -> Transform:
-        """Take the statistics of images: exact integer sums over every pixel of each channel.
+    def fit(
+        cls,
+        images: ImageSet,
+        *,
+        normalisation: Normalisation = "standard",
+        flip: bool = False,
+        translate: int = 0,
+        padding: Padding = "zero",
+        noise: float = 0.0,
+    ) -> Transform:
+        """Normalise as images ask for; the other arguments are those of the class.
 
-        Of a set of more than 100,000 images, which only streamed ones are, 100,000 evenly spaced
-        ones are read. A channel that is constant gets std 1, so that it becomes zero.
+        "standard" takes their statistics: exact integer sums over every pixel of each channel. Of a
+        set of more than 100,000 images, which only streamed ones are, 100,000 evenly spaced ones
+        are read. A channel that is constant gets std 1, so that it becomes zero. "unit" maps pixels
+        to [-1, 1], pixel/127.5 - 1, and reads one image, to count its channels. "gcn-zca" is
+        `Whitening.fit`; there, too, "zero" padding stands for the mean image.
+
+        Raises ValueError when there are no images, or too few or too large ones to whiten.
         """
-        total = len(images)
-        if total == 0:
+        if len(images) == 0:
             raise ValueError("cannot take statistics of an empty image set")
-        count = min(total, _FIT_LIMIT)
-        rows = torch.arange(count) * total // count
-        pixels = 0
-        sums: list[int] = []
-        squares: list[int] = []
-        for x, _ in images.batches(rows.split(_FIT_BATCH)):
-            values = x.to(torch.int32)
-            part = values.sum(dim=(0, 2, 3), dtype=torch.int64).tolist()
-            part_squares = values.square().sum(dim=(0, 2, 3), dtype=torch.int64).tolist()
-            sums = [a + b for a, b in zip(sums or [0] * len(part), part, strict=True)]
-            squares = [a + b for a, b in zip(squares or [0] * len(part), part_squares, strict=True)]
-            pixels += x[:, 0].numel()
-        mean = tuple(s / pixels / 255 for s in sums)
-        # n * sum(x^2) - sum(x)^2 in whole numbers loses nothing to cancellation.
-        variance = [
-            (pixels * sq - s * s) / pixels**2 / 255**2 for s, sq in zip(sums, squares, strict=True)
-        ]
-        return cls(mean, tuple(v**0.5 if v > 0 else 1.0 for v in variance), flip, translate)
+        whitening = None
+        if normalisation == "standard":
+            mean, std = _statistics(images)
+        else:
+            x, _ = next(images.batches([torch.zeros(1, dtype=torch.int64)]))
+            channels = x.shape[1]
+            if normalisation == "unit":
+                mean, std = (0.5,) * channels, (0.5,) * channels
+            elif normalisation == "gcn-zca":
+                whitening = Whitening.fit(images)
+                mean, std = (0.0,) * channels, (1 / 255,) * channels  # pixels as they are
+            else:
+                raise ValueError(
+                    f"normalisation must be {', '.join(NORMALISATIONS)}; got {normalisation!r}"
+                )
+        return cls(mean, std, flip, translate, padding, noise, whitening)
 
     def train(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Augment and normalise x uint8 [B, C, H, W]; returns float32 of the same shape.
@@ -90,9 +120,15 @@ class Transform:
         Numbers are drawn from generator on its own device, which may be another than x's, so that a
         CPU generator gives the same augmentation on every device.
         """
-        normalised = self.evaluate(x)
+        moved = self._moved(self.evaluate(x), generator)
+        if not self.noise:
+            return moved
+        noise = torch.randn(x.shape, generator=generator, device=generator.device)
+        return moved + self.noise * noise.to(x.device)
+
+    def _moved(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if not (self.flip or self.translate):
-            return normalised
+            return x
         batch, channels, height, width = x.shape
         t = self.translate
         if t >= min(height, width):
@@ -110,11 +146,12 @@ class Transform:
             columns = torch.where(mirror.to(x.device), stride - 1 - columns, columns)
         # One gather does the flip and both shifts, and is the same for every channel.
         source = (rows.unsqueeze(2) * stride + columns.unsqueeze(1)).view(batch, 1, -1)
-        padded = pad(normalised, (t, t, t, t)).flatten(2)
+        mode = "reflect" if self.padding == "reflect" else "constant"
+        padded = pad(x, (t, t, t, t), mode=mode).flatten(2)
         return padded.gather(2, source.expand(-1, channels, -1)).view(x.shape)
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """Normalise x uint8 [B, C, H, W] to float32: (x/255 - mean) / std."""
+        """Normalise x uint8 [B, C, H, W] to float32: (x/255 - mean) / std, then whitening."""
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != len(self.mean):
             raise ValueError(
                 f"expected uint8 [B, {len(self.mean)}, H, W], got {x.dtype} {tuple(x.shape)}"
@@ -123,4 +160,30 @@ class Transform:
         # Strides of one-channel images are ambiguous, and convolutions choose their algorithm by
         # them: in canonical form the same pixels give the same bits, wherever they came from.
         canonical = x.to(torch.float32, memory_format=torch.contiguous_format)
-        return canonical.sub_(mean).div_(std)
+        scaled = canonical.sub_(mean).div_(std)
+        return scaled if self.whitening is None else self.whitening(scaled)
+
+
+def _statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of one image or more."""
+    total = len(images)
+    count = min(total, _FIT_LIMIT)
+    rows = torch.arange(count) * total // count
+    pixels = 0
+    sums: list[int] = []
+    squares: list[int] = []
+    for x, _ in images.batches(rows.split(_FIT_BATCH)):
+        values = x.to(torch.int32)
+        part = values.sum(dim=(0, 2, 3), dtype=torch.int64).tolist()
+        part_squares = values.square().sum(dim=(0, 2, 3), dtype=torch.int64).tolist()
+        sums = [a + b for a, b in zip(sums or [0] * len(part), part, strict=True)]
+        squares = [a + b for a, b in zip(squares or [0] * len(part), part_squares, strict=True)]
+        pixels += x[:, 0].numel()
+    # n * sum(x^2) - sum(x)^2 in whole numbers loses nothing to cancellation.
+    variance = [
+        (pixels * sq - s * s) / pixels**2 / 255**2 for s, sq in zip(sums, squares, strict=True)
+    ]
+    return (
+        tuple(s / pixels / 255 for s in sums),
+        tuple(v**0.5 if v > 0 else 1.0 for v in variance),
+    )

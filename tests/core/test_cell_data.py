@@ -16,6 +16,7 @@ from core.data import (
     ImageSet,
     Source,
     StreamedImages,
+    Transform,
     flip_labels,
     load_source,
     long_tail,
@@ -79,6 +80,26 @@ def test_normalisation_is_that_of_the_training_images() -> None:
     assert data.transform.mean == pytest.approx((pixels.mean(),))
     assert data.transform.std == pytest.approx((pixels.std(),))
     assert (data.transform.flip, data.transform.translate) == (True, 2)
+
+
+def test_whitening_is_that_of_the_training_images() -> None:
+    r = np.random.default_rng(0)
+    images, labels = r.integers(0, 256, (80, 4, 4), dtype=np.uint8), np.arange(80) % 3
+    source = source_from_arrays("n", images[:60], labels[:60], images[60:], labels[60:])
+    data = prepare_data(replace(CONFIG, normalisation="gcn-zca"), source, "cpu")
+    assert data.transform.whitening is not None
+    (x, _), *_ = data.train.batches([torch.arange(30)])
+    out = data.transform.evaluate(x).flatten(1)
+    assert float(out.mean(0).abs().max()) < 1e-4
+    assert (
+        float(data.transform.evaluate(torch.from_numpy(images[:, None])).mean(0).abs().max()) > 0.01
+    )
+
+
+def test_the_transform_is_the_configurations() -> None:
+    config = replace(CONFIG, translate=2, normalisation="unit", padding="reflect", noise=0.15)
+    transform = prepare_data(config, numbered(), "cpu").transform
+    assert transform == Transform((0.5,), (0.5,), False, 2, "reflect", 0.15)
 
 
 def test_a_source_of_another_size_is_refused() -> None:

@@ -127,6 +127,10 @@ def test_round_trip_through_json(policy: PolicyConfig) -> None:
         imbalance=50.0,
         folds=5,
         fold=4,
+        translate=2,
+        normalisation="gcn-zca",
+        padding="reflect",
+        noise=0.15,
         analysis=AnalysisConfig(pair_epochs=(3, 30), mixed_samples=7),
     )
     text = json.dumps(original.to_dict(), allow_nan=False)
@@ -141,6 +145,7 @@ def test_defaults_are_the_papers() -> None:
     assert (c.epochs, c.batch_size, c.meta_size, c.lr) == (600, 128, 1000, 0.1)
     assert (c.momentum, c.weight_decay, c.schedule) == (0.9, 1e-4, "cosine")
     assert c.optimizer == "sgd"
+    assert (c.normalisation, c.padding, c.noise) == ("standard", "zero", 0.0)
     assert (c.flip, c.translate, c.meta_in_training) == (True, 0, False)
     assert (c.label_noise, c.label_noise_kind, c.imbalance) == (0.0, "symmetric", 1.0)
     assert (c.folds, c.fold) == (0, 0)
@@ -247,6 +252,12 @@ def test_policies_out_of_range_are_refused(values: dict[str, Any], message: str)
         ("lr_decay", 10.0, r"lr_decay must lie in \(0, 1\], got 10.0"),
         ("schedule", "linear", "schedule must be cosine, step or constant, got 'linear'"),
         ("optimizer", "rmsprop", "optimizer must be sgd, adam or adamw, got 'rmsprop'"),
+        ("normalisation", "l2", "normalisation must be standard, unit, gcn-zca; got 'l2'"),
+        ("padding", "edge", "padding must be zero or reflect, got 'edge'"),
+        ("padding", "reflect", "'reflect' has no use without translate; give translate, or leave"),
+        ("noise", -0.1, "noise must be finite and at least 0, got -0.1"),
+        ("noise", float("nan"), "noise must be finite and at least 0, got nan"),
+        ("noise", float("inf"), "noise must be finite and at least 0, got inf"),
         ("label_noise", -0.1, r"label_noise must lie in \[0, 1\], got -0.1"),
         ("label_noise", 40, r"label_noise must lie in \[0, 1\], got 40"),
         ("label_noise", float("nan"), r"label_noise must lie in \[0, 1\], got nan"),

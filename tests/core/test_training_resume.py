@@ -204,6 +204,18 @@ def test_wrong_labels_and_a_long_tail_are_the_same_after_every_interruption(
         assert whole(replace(config, **change)) != expected
 
 
+@pytest.mark.usefixtures("each_epoch_kept")
+def test_noise_and_whitening_are_the_same_after_every_interruption(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"normalisation": "gcn-zca", "padding": "reflect", "noise": 0.15}
+    config = replace(CNN, **changes)
+    expected = whole(config)
+    for at in range(1, EPOCHS + 1):
+        interrupt(config, tmp_path, at)
+    assert resume(config, tmp_path) == expected
+    for name in changes:
+        assert whole(replace(config, **{name: getattr(CNN, name)})) != expected
+
+
 @pytest.mark.parametrize(("at", "kept"), [(1, 0), (2, 2), (3, 2), (4, 4), (5, 5)])
 def test_checkpoints_every_other_epoch(
     at: int, kept: int, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ import pytest
 from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
 from core.reading import DEFAULT, PAPER
+from core.semi_supervised.config import SemiSupervisedConfig
 from hpo.cells import Cell, CellRecord, CellStore, StoreError, partial_result
 
 MakeRecord = Callable[..., CellRecord]
@@ -32,8 +33,9 @@ GOLDENS: dict[str, tuple[str, PolicyConfig]] = {
     "placebo-digits-s0-e23ddfc7": ("placebo", PolicyConfig("placebo", reading=DEFAULT)),
 }  # fmt: skip
 """As they were before policies had `last_blocks`, `refresh_every`, `every` and `quantiles`, and
-trainings `label_noise`, `label_noise_kind`, `imbalance`, `folds`, `fold` and `optimizer`. That of a
-learned policy changes where the default reading does."""
+trainings `label_noise`, `label_noise_kind`, `imbalance`, `folds`, `fold`, `optimizer`,
+`normalisation`, `padding`, `noise`, `semi` and `analysis`. That of a learned policy changes where
+the default reading does."""
 
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "mnist",
@@ -62,6 +64,10 @@ OTHER_VALUES: dict[str, Any] = {
     "imbalance": 50.0,
     "folds": 5,
     "fold": 1,
+    "normalisation": "unit",
+    "padding": "reflect",
+    "noise": 0.15,
+    "semi": SemiSupervisedConfig("pseudo-label", labelled=100),
     "analysis": AnalysisConfig(),
 }
 
@@ -119,6 +125,10 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
         "fold",
         "analysis",
         "optimizer",
+        "normalisation",
+        "padding",
+        "noise",
+        "semi",
     ):
         del stored["config"][name]
     path.write_text(json.dumps(stored))
@@ -138,10 +148,12 @@ def test_equal_cells_have_equal_ids_however_they_were_made() -> None:
 def test_any_other_value_of_any_setting_gives_another_id() -> None:
     assert set(OTHER_VALUES) == {field.name for field in fields(TrainingConfig)}
     cells = [CELL, replace(CELL, method="beta-2"), replace(CELL, purpose="search")]
-    # The kind of noise means nothing without noise, nor a fold without folds.
+    # The kind of noise means nothing without noise, nor a fold without folds, nor what a shift
+    # lets in without one.
     needs = {
         "label_noise_kind": {"label_noise": OTHER_VALUES["label_noise"]},
         "fold": {"folds": OTHER_VALUES["folds"]},
+        "padding": {"translate": OTHER_VALUES["translate"]},
     }
     cells += [
         replace(CELL, training=replace(TRAINING, **needs.get(name, {}), **{name: value}))

@@ -49,6 +49,17 @@ def test_evaluate_normalises() -> None:
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_unit_maps_pixels_to_minus_one_to_one() -> None:
+    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(4, 2, 16, 16)
+    images = DeviceImages(x.numpy(), np.zeros(4, np.int64))
+    transform = Transform.fit(images, normalisation="unit", translate=1)
+    out = transform.evaluate(x)
+    expected = (np.arange(256) / 127.5 - 1).reshape(1, 1, 16, 16)
+    np.testing.assert_allclose(out.numpy(), np.broadcast_to(expected, x.shape), atol=1e-7)
+    assert (float(out.min()), float(out.max())) == (-1, 1)
+    assert transform.translate == 1
+
+
 def one_sample(image: np.ndarray, mirrored: bool, down: int, right: int) -> np.ndarray:
     """The augmentation of one normalised image [C, H, W], pixel by pixel."""
     channels, height, width = image.shape
@@ -91,6 +102,52 @@ def test_train_is_a_flip_and_a_shift_of_every_sample(flip: bool, translate: int)
     )
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_reflect_padding_is_numpys(flip: bool) -> None:
+    x = random_images(300, 2, 7)
+    transform = Transform((0.4, 0.6), (0.2, 0.3), flip, 2, padding="reflect")
+    out = transform.train(x, generator()).numpy()
+    seen = set()
+    for image, result in zip(transform.evaluate(x).numpy(), out, strict=True):
+        padded = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="reflect")
+        matches = [
+            (mirrored, top, left)
+            for mirrored in ((False, True) if flip else (False,))
+            for top in range(5)
+            for left in range(5)
+            if np.array_equal(
+                (padded[:, :, ::-1] if mirrored else padded)[:, top : top + 7, left : left + 7],
+                result,
+            )
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) == (50 if flip else 25)
+    # The draws are those of zero padding.
+    zero = Transform((0.4, 0.6), (0.2, 0.3), flip, 2).train(x, generator()).numpy()
+    inside = zero != 0
+    assert 0.5 < inside.mean() < 0.9
+    np.testing.assert_array_equal(zero[inside], out[inside])
+
+
+def test_noise_is_gaussian_and_added_in_training_alone() -> None:
+    x = random_images(300, 1, 6)
+    plain = Transform((0.5,), (0.25,), flip=True, translate=1)
+    noisy = Transform((0.5,), (0.25,), flip=True, translate=1, noise=0.15)
+    assert torch.equal(noisy.evaluate(x), plain.evaluate(x))
+    out = noisy.train(x, generator(1))
+    assert out.dtype == torch.float32
+    # Flips and shifts are drawn first, so they are the same ones.
+    noise = (out - plain.train(x, generator(1))).double().flatten().numpy()
+    count = len(noise)  # 10,800; each bound is five standard deviations
+    assert abs(noise.mean()) < 5 * 0.15 / count**0.5
+    assert abs(noise.std() / 0.15 - 1) < 5 / (2 * count) ** 0.5
+    assert abs((noise**4).mean() / 0.15**4 - 3) < 5 * (96 / count) ** 0.5
+    assert np.unique(noise).size > 0.9 * count
+    assert torch.equal(noisy.train(x, generator(1)), out)
+    assert not torch.equal(noisy.train(x, generator(2)), out)
+
+
 def test_the_generator_fixes_the_augmentation() -> None:
     x = random_images(50, 1, 6)
     transform = Transform((0.5,), (0.5,), flip=True, translate=2)
@@ -116,7 +173,7 @@ def test_without_augmentation_nothing_is_drawn_and_the_input_stays() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_cpu_generator_gives_the_same_augmentation_on_a_gpu() -> None:
     x = random_images(50, 3, 8)
-    transform = Transform((0.5,) * 3, (0.5,) * 3, flip=True, translate=2)
+    transform = Transform((0.5,) * 3, (0.5,) * 3, True, 2, padding="reflect", noise=0.3)
     there = transform.train(x.cuda(), generator(1))
     assert there.is_cuda
     torch.testing.assert_close(there.cpu(), transform.train(x, generator(1)))
@@ -129,6 +186,15 @@ def test_errors_name_value_and_limit() -> None:
         Transform((0.5,), (0.0,))
     with pytest.raises(ValueError, match="translate must be >= 0 pixels, got -1"):
         Transform((0.5,), (0.5,), translate=-1)
+    with pytest.raises(ValueError, match="padding must be zero or reflect, got 'edge'"):
+        Transform((0.5,), (0.5,), padding="edge")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="noise must be finite and at least 0, got -1"):
+        Transform((0.5,), (0.5,), noise=-1)
+    with pytest.raises(ValueError, match="normalisation must be standard, unit, gcn-zca; got 'l2'"):
+        Transform.fit(
+            DeviceImages(np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, np.int64)),
+            normalisation="l2",  # type: ignore[arg-type]
+        )
     with pytest.raises(ValueError, match="translate=4 would push images of 4x4 pixels out"):
         Transform((0.5,), (0.5,), translate=4).train(random_images(1, 1, 4), generator())
     with pytest.raises(ValueError, match=r"expected uint8 \[B, 1, H, W\], got torch.float32"):
