@@ -117,6 +117,24 @@ def test_lambda_stays_in_the_unit_interval(bias: Any, region: float, dtype: torc
     assert float(found.lam.detach().max()) <= 1
 
 
+def test_rounding_takes_no_lambda_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the largest u of float32, where a + u·b rounds to 1.0000001."""
+    s = tiny(n=64)
+    s.ada.networks.float()
+    s.batch = (s.batch[0].float(), s.batch[1])
+    outputs(s.ada.policy_generator, (2.6418, -0.30742, -22.031))
+    almost = 1 - 2**-24
+    monkeypatch.setattr(
+        torch,
+        "rand",
+        lambda size, dtype, **_: torch.ones(size, dtype=dtype) * almost,
+    )
+    lam = ask(s).lam.detach()
+    a, b, _ = s.ada.policy_generator(s.batch[0][:1]).detach()[0]
+    assert float(a + almost * b) > 1
+    assert float(lam.max()) == 1
+
+
 def test_each_pair_has_a_region_of_its_own() -> None:
     s = tiny()
     found = ask(s)
