@@ -52,6 +52,18 @@ CASES = {
         "pseudo-label", Beta(0.7, per_sample=True), falls_back=False, threshold=0.45
     ),
     "metamixup + pseudo-label": case("pseudo-label", Learned(), falls_back=False, threshold=0.45),
+    "mixmatch without mixup": case("mixmatch", weight=5.0, ema=0.8),
+    "mixmatch": case(
+        "mixmatch",
+        Beta(0.75, per_sample=True),
+        falls_back=False,
+        weight=5.0,
+        ramp="linear",
+        ramp_share=0.25,
+        ema=0.8,
+        augmentations=3,
+    ),
+    "mixmatch + metamixup": case("mixmatch", Learned(), falls_back=False, weight=5.0, ema=0.8),
 }
 every_method = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
