@@ -117,22 +117,27 @@ def test_lambda_stays_in_the_unit_interval(bias: Any, region: float, dtype: torc
     assert float(found.lam.detach().max()) <= 1
 
 
+class Given(nn.Module):
+    """A policy generator that gives every pair the same (a, b, c), in float32."""
+
+    def __init__(self, *abc: float) -> None:
+        super().__init__()
+        self.abc = nn.Parameter(torch.tensor(abc))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.abc.expand(len(x), 3)
+
+
 def test_rounding_takes_no_lambda_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the largest u of float32, where a + u·b rounds to 1.0000001."""
-    s = tiny(n=64)
-    s.ada.networks.float()
+    """A softmax whose a + u·b rounds to 1.0000001, at the largest u of float32."""
+    s = tiny()
     s.batch = (s.batch[0].float(), s.batch[1])
-    outputs(s.ada.policy_generator, (2.6418, -0.30742, -22.031))
-    almost = 1 - 2**-24
-    monkeypatch.setattr(
-        torch,
-        "rand",
-        lambda size, dtype, **_: torch.ones(size, dtype=dtype) * almost,
-    )
-    lam = ask(s).lam.detach()
-    a, b, _ = s.ada.policy_generator(s.batch[0][:1]).detach()[0]
-    assert float(a + almost * b) > 1
-    assert float(lam.max()) == 1
+    s.ada.policy_generator = Given(0.976569414138794, 0.02343066968023777, 3.63e-09)
+    s.optimizer = sgd(s.model, s.ada)
+    almost = torch.tensor(1 - 2**-24)
+    assert float(torch.tensor(0.976569414138794) + almost * torch.tensor(0.02343066968023777)) > 1
+    monkeypatch.setattr(torch, "rand", lambda size, dtype, **_: almost.to(dtype).expand(size))
+    assert ask(s).lam.tolist() == [1.0] * 4
 
 
 def test_each_pair_has_a_region_of_its_own() -> None:
