@@ -35,7 +35,6 @@ class MovingAverage:
         if not 0 <= decay < 1:
             raise ValueError(f"decay of a moving average must lie in [0, 1), got {decay}")
         self.model = copy.deepcopy(unwrap(model)).requires_grad_(False)
-        self.model.zero_grad()  # gradients that stood there were copied too
         self._average = get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()

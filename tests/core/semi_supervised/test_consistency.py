@@ -133,13 +133,19 @@ def test_the_student_gets_gradients_from_the_teacher_and_the_teacher_none(
 
 
 @pytest.mark.parametrize("kind", ["pi-model", "mean-teacher"])
-def test_running_statistics_move_by_the_clean_pass_alone(kind: str, toy: SimpleNamespace) -> None:
+def test_statistics_move_and_a_graph_is_kept_by_the_clean_pass_alone(
+    kind: str, toy: SimpleNamespace
+) -> None:
     net, batch = toy.make_net(norm=True), make_batch(toy)
     method = PiModel(config("pi-model")) if kind == "pi-model" else mean_teacher(net)
     mean, variance = net.norm.running_mean.clone(), net.norm.running_var.clone()
     x = torch.cat([batch.labelled[0], batch.views[0]])
+    graphs: list[bool] = []
+    for network in {net, method.evaluated(net)}:
+        network.register_forward_hook(lambda module, x, out: graphs.append(out.requires_grad))
     h = (x @ net.inp.weight.T + net.inp.bias).detach()
     take_step(method, net, batch)
+    assert graphs == [True, False]
     torch.testing.assert_close(net.norm.running_mean, 0.9 * mean + 0.1 * h.mean(0))
     torch.testing.assert_close(net.norm.running_var, 0.9 * variance + 0.1 * h.var(0))
     assert int(net.norm.num_batches_tracked) == 1

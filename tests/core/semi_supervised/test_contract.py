@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.policies import Beta, Learned, NoMix, Policy
 from core.semi_supervised.build import build_method
-from core.semi_supervised.config import SemiKind, SemiSupervisedConfig
+from core.semi_supervised.config import SEMI_KINDS, SemiKind, SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 
 B, U, M = 5, 4, 3
@@ -129,6 +129,10 @@ def saved_and_loaded(state: Mapping[str, Any]) -> Any:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def test_every_kind_is_here() -> None:
+    assert {case.config.kind for case in CASES.values()} == set(SEMI_KINDS)
 
 
 @every_method
