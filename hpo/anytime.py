@@ -175,7 +175,7 @@ class Line:
     Attributes:
         at: error over seeds at each of FRACTIONS of the budget; NaN until all seeds that come to an
             incumbent at all have one.
-        against: the paired comparison with each of REFERENCES at the end, and its p-value after
+        against: the paired comparison with each of the references at the end, and its p-value after
             Holm's method over all comparisons of the data set; without those with itself.
     """
 
@@ -185,13 +185,17 @@ class Line:
     against: Mapping[str, tuple[PairedComparison, float]]
 
 
-def compare(found: Mapping[SearchKey, Sequence[Point]], budget: float) -> list[Line]:
-    """Where the strategies stand, data set by data set."""
+def compare(
+    found: Mapping[SearchKey, Sequence[Point]],
+    budget: float,
+    references: Sequence[str] = REFERENCES,
+) -> list[Line]:
+    """Where the strategies stand, data set by data set; compared with each of `references`."""
     lines = []
     for dataset in dict.fromkeys(dataset for _, dataset, _ in found):
         methods = list(dict.fromkeys(method for method, name, _ in found if name == dataset))
         ends = {method: errors_at(found, method, dataset, budget) for method in methods}
-        pairs = [(m, r) for m in methods for r in REFERENCES if r in ends and m != r]
+        pairs = [(m, r) for m in methods for r in references if r in ends and m != r]
         # One difference, told from both sides, is one comparison.
         distinct = list({frozenset(pair): pair for pair in reversed(pairs)}.values())
         compared = {pair: _paired(ends[pair[0]], ends[pair[1]]) for pair in pairs}
@@ -205,7 +209,7 @@ def compare(found: Mapping[SearchKey, Sequence[Point]], budget: float) -> list[L
                 at.append(mean_interval(list(errors.values()) if complete else []))
             against = {
                 reference: (compared[method, reference], p_holm[frozenset((method, reference))])
-                for reference in REFERENCES
+                for reference in references
                 if (method, reference) in compared
             }
             lines.append(Line(method, dataset, tuple(at), against))

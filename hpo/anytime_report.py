@@ -68,25 +68,31 @@ def write_anytime_report(
     return AnytimeReport(text, [csv, markdown, picture], summary)
 
 
-def anytime_markdown(lines: Sequence[Line], labels: Mapping[str, str], budget: float) -> str:
+def anytime_markdown(
+    lines: Sequence[Line],
+    labels: Mapping[str, str],
+    budget: float,
+    references: Sequence[str] = REFERENCES,
+) -> str:
     """Tables of where strategies stand, one for each data set, with notes.
 
     Args:
         lines: of `hpo.anytime.compare`.
         labels: how strategies are called.
         budget: in units of a plain training.
+        references: what they were compared with.
     """
     parts = []
     for dataset in dict.fromkeys(line.dataset for line in lines):
         here = [line for line in lines if line.dataset == dataset]
-        references = [name for name in REFERENCES if any(line.method == name for line in here)]
+        there = [name for name in references if any(line.method == name for line in here)]
         header = [
             "strategy",
             *(f"at {fraction * budget:g} units" for fraction in FRACTIONS),
             "n",
-            *(text for name in references for text in (f"− {labels[name]}", "p (Holm)")),
+            *(text for name in there for text in (f"− {labels[name]}", "p (Holm)")),
         ]
-        cells = [[*_standing(line, labels), *_against(line, references)] for line in here]
+        cells = [[*_standing(line, labels), *_against(line, there)] for line in here]
         parts += [f"## {dataset}", padded_table(header, cells)]
     return "\n\n".join([*parts, _legend(budget)])
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
+from core.semi_supervised.config import SemiSupervisedConfig
 from hpo.population import Population
 
 SCHEMA = 1
@@ -52,6 +53,8 @@ class Cell:
         if training["analysis"] is not None:
             training["analysis"] = _set(AnalysisConfig, training["analysis"])
         policy = _set(PolicyConfig, training.pop("policy"))
+        if self.training.semi is not None:
+            training["semi"] = _set(SemiSupervisedConfig, training["semi"])
         parts = [SCHEMA, self.method, self.purpose, _set(TrainingConfig, training), policy]
         if self.population is not None:
             parts.append(asdict(self.population))

@@ -13,7 +13,7 @@ import torch
 from core.config import TrainingConfig
 from core.data import DATASETS, NOISE_KINDS, Source, load_source
 from core.models import MODELS
-from hpo import presets
+from hpo import presets, semi_presets
 from hpo.plan import META_SUFFIX, StudyRow, check_sources, with_meta_images
 
 OVERRIDES = {
@@ -50,6 +50,8 @@ class Options:
 
     Attributes:
         datasets, preset, seeds, rows: what to train; rows None is all of the study's.
+        semi_supervised: the study is one of semi-supervised learning, with presets of its own.
+        labels: labelled images of such a study, or None for the preset's number.
         overrides: settings of the training that replace the preset's.
         search_trials: trials of the search for α, or None for the preset's.
         budget: of each strategy, in units of a plain training, or None for the preset's.
@@ -79,6 +81,8 @@ class Options:
     gpus_per_cell: float
     data_root: Path | None
     fresh: bool
+    semi_supervised: bool = False
+    labels: int | None = None
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
         """The training all rows share on a data set, and the data.
@@ -89,12 +93,20 @@ class Options:
             dataset: its name.
             adapted: what the study makes of the preset's training.
         """
-        training = presets.training(dataset, self.preset)
+        if self.semi_supervised:
+            epochs = self.overrides.get("epochs")
+            training = semi_presets.training(dataset, self.preset, epochs=epochs)
+        else:
+            training = presets.training(dataset, self.preset)
         if adapted is not None:
             training = adapted(training)
         size = self.overrides.get("image_size", training.image_size)
         source = load_source(dataset, root=self.data_root, image_size=size)
-        return replace(presets.fit_to(training, source), **self.overrides), source
+        fit_to = semi_presets.fit_to if self.semi_supervised else presets.fit_to
+        training = replace(fit_to(training, source), **self.overrides)
+        if self.labels is not None and training.semi is not None:
+            training = replace(training, semi=replace(training.semi, labelled=self.labels))
+        return training, source
 
     def chosen(self, rows: Sequence[StudyRow]) -> list[StudyRow]:
         """The rows asked for, in the table's order, those with "+meta" last.
@@ -129,6 +141,7 @@ def parse(
     arguments: Sequence[str] | None = None,
     *,
     budgeted: bool = False,
+    semi_supervised: bool = False,
 ) -> Options:
     """Read the command line. Exits with a message on a flag it does not know.
 
@@ -138,6 +151,8 @@ def parse(
         arguments: the command line, `sys.argv[1:]` by default.
         budgeted: its rows spend a budget by strategies: there is a flag for it, and none for the
             length of the search.
+        semi_supervised: its trainings have few labels: there is a flag for how many, and more
+            presets.
 
     Raises:
         ValueError: a value is out of range.
@@ -154,7 +169,10 @@ def parse(
         metavar="NAME",
         help=f"repeatable; one of {', '.join(DATASETS)}, or folder:PATH (default: digits)",
     )
-    add("--preset", default="quick", choices=presets.PRESETS, help="default: quick")
+    names = semi_presets.PRESETS if semi_supervised else presets.PRESETS
+    add("--preset", default="quick", choices=names, help="default: quick")
+    if semi_supervised:
+        add("--labels", type=int, metavar="N", help="labelled images (default: the preset's)")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each row (default: 3)")
     add(
         "--rows",
@@ -171,7 +189,7 @@ def parse(
         add("--budget", type=float, metavar="X", help="of each strategy, in plain trainings")
     else:
         add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
-    parser.set_defaults(budget=None, search_trials=None)
+    parser.set_defaults(budget=None, search_trials=None, labels=None)
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
@@ -190,6 +208,7 @@ def parse(
         ("--workers", args.workers),
         ("--threads", args.threads),
         ("--search-trials", args.search_trials),
+        ("--labels", args.labels),
     ):
         if value is not None and value < 1:
             raise ValueError(f"{flag} must be at least 1, got {value}")
@@ -214,6 +233,8 @@ def parse(
         gpus_per_cell=gpus,
         data_root=args.data_root,
         fresh=args.fresh,
+        semi_supervised=semi_supervised,
+        labels=args.labels,
     )
 
 

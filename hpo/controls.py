@@ -1,11 +1,14 @@
 """Does learning pay? Every learned row against its placebo, its frozen row and the best Beta.
 
+In place of the best Beta a row may name its counterpart, which mixes with a Beta distribution and
+shares all else (`hpo.report.Row.counterpart`).
+
 Reads what the study's report reads; the test set selects nothing here either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,15 +38,13 @@ COLUMNS = (
 LEVEL = 0.05
 _NAN = float("nan")
 
-_NAMES = {"placebo": "placebo", "frozen": "frozen λ", "best beta": "best Beta"}
+_NAMES = {
+    "placebo": "placebo",
+    "frozen": "frozen λ",
+    "best beta": "best Beta",
+    "counterpart": "the same with MixUp",
+}
 """Of the controls, for people."""
-
-_HEADER = (
-    "learned",
-    *(part for name in _NAMES.values() for part in (f"− {name}", "p (Holm)")),
-    "time",
-    "samples",
-)
 
 
 def controls_report(outcome: Outcome) -> Extra:
@@ -114,15 +115,16 @@ def controls_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
         }
         if len(datasets) > 1:
             parts.append(f"### {dataset}")
-        table = [_cells(labels[method], lines) for method, lines in by_method.items()]
-        parts.append(padded_table(_HEADER, table))
+        controls = list(here["control"].unique())
+        table = [_cells(labels[method], lines, controls) for method, lines in by_method.items()]
+        parts.append(padded_table(_header(controls), table))
         verdicts = [
             _verdict(labels[method], lines)
             for method, lines in by_method.items()
             if any(line["control_method"] for line in lines[:2])
         ]
         parts += ["\n".join(verdicts)] if verdicts else []
-    parts.append(_legend(int(frame["p_value"].notna().sum())))
+    parts.append(_legend(int(frame["p_value"].notna().sum()), frame["control"].unique()))
     return "\n\n".join(parts)
 
 
@@ -131,6 +133,9 @@ def _controls_of(row: Row, rows: Sequence[Row], here: pd.DataFrame) -> Iterator[
     own = {other.family: other.key for other in rows if other.control_of == row.key}
     for family in ("placebo", "frozen"):
         yield family, own.get(family, "")
+    if row.counterpart is not None:
+        yield "counterpart", row.counterpart if (here["method"] == row.counterpart).any() else ""
+        return
     best = here.loc[here["best_beta"], "method"]
     yield "best beta", best.iloc[0] if len(best) else ""
 
@@ -182,9 +187,19 @@ def _metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
     return metrics
 
 
-def _cells(label: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+def _header(controls: Sequence[str]) -> list[str]:
+    compared = [part for name in controls for part in (f"− {_NAMES[name]}", "p (Holm)")]
+    return ["learned", *compared, "time", "samples"]
+
+
+def _cells(label: str, lines: Sequence[Mapping[str, Any]], controls: Sequence[str]) -> list[str]:
     cells = [label]
-    for line in lines:
+    by_control = {line["control"]: line for line in lines}
+    for control in controls:
+        line = by_control.get(control)
+        if line is None:
+            cells += [number(_NAN, "{}"), number(_NAN, "{}")]
+            continue
         cells += [difference(line["difference"], line["ci_low"], line["ci_high"])]
         cells += [probability(line["p_holm"])]
     beta = lines[-1]
@@ -203,16 +218,20 @@ def _verdict(label: str, lines: Sequence[Mapping[str, Any]]) -> str:
     return text + (f"; not there: {', '.join(missing)}." if missing else ".")
 
 
-def _legend(comparisons: int) -> str:
+def _legend(comparisons: int, controls: Collection[str]) -> str:
+    beta = "best Beta: as in the table above."
+    rival = "the best Beta, its search included"
+    if "counterpart" in controls:
+        beta = "the same with MixUp: λ drawn from a Beta distribution, all else equal."
+        rival = "the same with MixUp"
     return "\n".join(
         [
             "- placebo: the same training with hypergradients permuted within the batch. frozen λ: "
-            "drawn from the distribution that learning ended with, nothing learned. best Beta: as "
-            "in the table above.",
+            f"drawn from the distribution that learning ended with, nothing learned. {beta}",
             "- differences of mean test error over the seeds that both have (negative: learning "
             "makes fewer errors), with 95 % interval; p of the paired t test, adjusted by Holm's "
             f"method for all {comparisons} comparisons of this study.",
-            "- time and samples: of one learned training, over those of the best Beta, its search "
-            "included. The errors are at equal epochs; above 1× the best Beta got there for less.",
+            f"- time and samples: of one learned training, over those of {rival}. The errors are "
+            "at equal epochs; above 1× the other got there for less.",
         ]
     )

@@ -9,11 +9,28 @@ from typing import Any
 import pandas as pd
 
 _HEADER = ("method", "error (%)", "n", "− best Beta †", "p", "p (Holm)", "cost", "samples", "paper")
+_SEMI_HEADER = (
+    "method",
+    "error (%)",
+    "median (%)",
+    "n",
+    "labels",
+    "+ meta",
+    "− reference ‡",
+    "p",
+    "p (Holm)",
+    "cost",
+    "samples",
+    "paper",
+)
+"""Of tables with a reference row."""
+
 _NONE = "–"
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """The frame of `hpo.report.build_table` as one Markdown table for each data set, with notes.
+    """The frame of `hpo.report.build_table` as one Markdown table for each data set, with notes; or
+    that of `hpo.semi_table.semi_table`.
 
     What has no value is a dash. The cost is the training time in units of the row of family
     "none".
@@ -23,13 +40,29 @@ def to_markdown(frame: pd.DataFrame) -> str:
         lines = frame[frame["dataset"] == dataset].to_dict("records")
         parts += [f"## {dataset}", _table(lines)]
         parts += _remarks(lines)
-    parts.append(_legend())
+    parts.append(_semi_legend() if "reference" in frame else _legend())
     return "\n\n".join(parts)
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> str:
-    unit = next((line["train_seconds"] for line in lines if line["family"] == "none"), math.nan)
+    of_unit = _unit(lines)
+    unit = math.nan if of_unit is None else of_unit["train_seconds"]
+    if "reference" in lines[0]:
+        reference = _reference(lines)
+        return padded_table(_SEMI_HEADER, [_semi_cells(line, unit, reference) for line in lines])
     return padded_table(_HEADER, [_cells(line, unit) for line in lines])
+
+
+def _reference(lines: Sequence[Mapping[str, Any]]) -> str | None:
+    """The method that the others are compared with, of a table that has a reference row."""
+    return next((line["reference"] for line in lines if line.get("reference")), None)
+
+
+def _unit(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row in whose training time cost is told: of family "none", or else the reference."""
+    plain = [line for line in lines if line["family"] == "none"]
+    plain += [line for line in lines if line["method"] == _reference(lines)]
+    return plain[0] if plain else None
 
 
 def padded_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -60,6 +93,28 @@ def _cells(line: Mapping[str, Any], unit: float) -> tuple[str, ...]:
         error(line),
         str(line["n_seeds"]),
         difference(line["diff_vs_best_beta"], line["diff_ci_low"], line["diff_ci_high"]),
+        probability(line["p_value"]),
+        probability(line["p_holm"]),
+        number(line["train_seconds"] / unit, "{:.2f}×"),
+        _count(line["samples_seen"]),
+        number(line["paper_error"], "{:.2f}"),
+    )
+
+
+def _semi_cells(line: Mapping[str, Any], unit: float, reference: str | None) -> tuple[str, ...]:
+    mark = " ‡" if line["method"] == reference else ""
+    median = {
+        "mean_error": line["median_error"],
+        "ci_high": line["median_ci_high"],
+    }
+    return (
+        line["label"] + mark,
+        error(line),
+        error(median),
+        str(line["n_seeds"]),
+        number(line["labels"], "{:.0f}"),
+        number(line["labels_with_meta"], "{:.0f}"),
+        difference(line["diff_vs_reference"], line["diff_ci_low"], line["diff_ci_high"]),
         probability(line["p_value"]),
         probability(line["p_holm"]),
         number(line["train_seconds"] / unit, "{:.2f}×"),
@@ -102,8 +157,8 @@ def _count(value: float) -> str:
 def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The unit of cost, what searches found, and what is missing, of one data set's table."""
     remarks = []
-    unit = next((line for line in lines if line["family"] == "none" and line["n_seeds"] > 0), None)
-    if unit is not None:
+    unit = _unit(lines)
+    if unit is not None and unit["n_seeds"] > 0:
         remarks.append(f"- 1.00× is {unit['train_seconds']:.3g} s of training.")
     remarks += [
         f"- {line['label']}: {line['setting']}."
@@ -117,7 +172,34 @@ def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         said = " and ".join(f"{count} {what}" for count, what in counts if count)
         if said:
             remarks.append(f"- {line['label']}: of {complete} trainings {said}.")
+    remarks += _verdicts(lines)
     return ["\n".join(remarks)] if remarks else []
+
+
+def _verdicts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which rows have fewer errors than the reference row, and which have not."""
+    reference = _reference(lines)
+    name = next((line["label"] for line in lines if line["method"] == reference), None)
+    compared = [
+        line
+        for line in lines
+        if not math.isnan(line.get("diff_vs_reference", math.nan))
+        and line["family"] not in ("placebo", "frozen")
+    ]
+    if name is None or not compared:
+        return []
+    below = [line["label"] for line in compared if line["diff_vs_reference"] < 0]
+    sure = [
+        line["label"]
+        for line in compared
+        if line["diff_vs_reference"] < 0 and line["p_holm"] < 0.05
+    ]
+    above = [line["label"] for line in compared if line["label"] not in below]
+    return [
+        f"- Mean error below that of {name}: {', '.join(below) or 'none'}.",
+        f"- Of these with p (Holm) < 0.05: {', '.join(sure) or 'none'}.",
+        f"- Not better than {name}: {', '.join(above) or 'none'}.",
+    ]
 
 
 def _legend() -> str:
@@ -134,5 +216,25 @@ def _legend() -> str:
             "training, virtual and validation passes counted. Both are the mean of one training, "
             "plus the whole search where one was needed; of a frozen row plus the training whose λ "
             "it draws.",
+        ]
+    )
+
+
+def _semi_legend() -> str:
+    return "\n".join(
+        [
+            "- error: mean over n seeds of the test error after the last epoch, ± half the width "
+            "of its 95 % Student-t interval. median: the same of the median over a training's last "
+            "20 epochs (all of a shorter one). Where a method keeps a moving average of the "
+            "weights, that is what is evaluated. The test set selects nothing.",
+            "- labels: labelled training images. + meta: with the meta-validation images whose "
+            "labels the row uses besides, to learn λ or to train.",
+            "- ‡ reference: the column is the mean difference of the error after the last epoch to "
+            "it over the seeds that both have (negative: fewer errors), with 95 % interval; p of "
+            "the paired t test, then adjusted by Holm's method for the comparisons of one data "
+            "set, those of controls apart.",
+            "- cost: training time, evaluation not counted. samples: samples sent forward in "
+            "training, all passes counted. Both are the mean of one training; of a frozen row plus "
+            "the training whose λ it draws.",
         ]
     )

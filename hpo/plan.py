@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import Any
 
 from core.config import PolicyConfig, PolicyKind, TrainingConfig
@@ -12,6 +13,21 @@ from hpo.cells import Cell
 from hpo.report import Row
 from hpo.search import SEARCH_METHOD, Search, SearchSettings, alpha_search
 from hpo.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class SemiRow:
+    """How a row of a semi-supervised study trains.
+
+    Attributes:
+        method: of `hpo.semi_presets.METHODS`; the preset says with which settings.
+        own: fields of `SemiSupervisedConfig` that this row has for itself.
+        paper_errors: the paper's own number in percent, by data set and number of labels.
+    """
+
+    method: str
+    own: Mapping[str, Any] = field(default_factory=dict)
+    paper_errors: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,8 @@ class StudyRow:
         frozen_from: key of the row of the same study whose λ it draws: those that the training of
             the same data set and seed ended with (see `core.Frozen`), as soon as it has.
         strategy: how it spends the study's budget, each seed for itself, instead of one training.
+        semi: how it trains with few labels; `hpo.semi_rows` makes settings of it.
+        by_dataset: more settings of its own, by data set.
 
     Raises:
         ValueError: training names what is no setting, or one that all rows share; a row that
@@ -38,10 +56,12 @@ class StudyRow:
     training: Mapping[str, Any] = field(default_factory=dict)
     frozen_from: str | None = None
     strategy: Strategy | None = None
+    semi: SemiRow | None = None
+    by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         own = [f.name for f in fields(TrainingConfig) if f.name not in _SHARED]
-        for name in self.training:
+        for name in chain(self.training, *self.by_dataset.values()):
             if name not in own:
                 why = "is shared by all rows" if name in _SHARED else "is no setting of a training"
                 raise ValueError(
@@ -62,6 +82,10 @@ class StudyRow:
                 f"row {self.row.key} has a strategy of its own: no policy, and nothing to freeze"
             )
 
+    def settings(self, dataset: str) -> dict[str, Any]:
+        """What its trainings on a data set have for themselves."""
+        return {**self.by_dataset.get(dataset, {}), **self.training}
+
     @property
     def meta_in_training(self) -> bool:
         """Whether it trains on the meta-validation images too."""
@@ -75,7 +99,8 @@ class StudyRow:
     @property
     def weight(self) -> float:
         """Rough cost in units of a plain training, to start the long ones first."""
-        return 1.0 if self.policy is None else weight(self.policy)
+        semi = 1.0 if self.semi is None else _SEMI_WEIGHTS.get(self.semi.method, 1.0)
+        return semi if self.policy is None else semi * weight(self.policy)
 
 
 def with_meta_images(row: StudyRow) -> StudyRow:
@@ -165,6 +190,10 @@ def check_sources(rows: Sequence[StudyRow]) -> None:
 _PLACEBOS: Mapping[PolicyKind, PolicyKind] = {"learned": "placebo", "scores": "scores-placebo"}
 """By kind of policy the kind of its placebo."""
 
+_SEMI_WEIGHTS = {"supervised-only": 0.5, "mean-teacher": 1.5, "pi-model": 1.5, "mixmatch": 2.0}
+_SEMI_WEIGHTS |= {"vat": 2.5, "vat-em": 2.5}
+"""Rough cost of a step, in units of one with pseudo-labels."""
+
 _SHARED = ("dataset", "image_size", "policy", "seed")
 """Of the settings of a training those that a row cannot have for itself."""
 
@@ -196,6 +225,7 @@ class Plan:
         base: the training of each data set; its policy and seed are replaced.
         search: how searches are run.
         budget: of each row that has a strategy, data set and seed, in units of a plain training.
+        reference: key of the row that the others are compared with; None: the best Beta.
 
     Raises:
         ValueError: as `check_sources`; a row has a strategy and there is no budget.
@@ -208,6 +238,7 @@ class Plan:
     base: Mapping[str, TrainingConfig]
     search: SearchSettings
     budget: float | None = None
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         check_sources(self.rows)
@@ -237,6 +268,11 @@ class Plan:
         return [c for c in cells if (c.dataset, c.seed) == (source.dataset, source.seed)]
 
     @property
+    def table_rows(self) -> list[StudyRow]:
+        """The rows that have one training for each data set and seed."""
+        return [row for row in self.rows if row.strategy is None]
+
+    @property
     def searches(self) -> bool:
         """Whether a row needs the search."""
         return any(row.searched for row in self.rows)
@@ -255,7 +291,7 @@ class Plan:
         for row, strategy in sorted(strategies, key=lambda pair: -pair[1].cost(budget)):
             for dataset in self.datasets:
                 for seed in self.seeds:
-                    base = replace(self.base[dataset], **row.training, seed=seed)
+                    base = replace(self.base[dataset], **row.settings(dataset), seed=seed)
                     search = strategy.search(base, row.row.key, self.search, budget)
                     found[row.row.key, dataset, seed] = search
         return found
@@ -277,5 +313,6 @@ class Plan:
         assert policy is not None
         for dataset in self.datasets:
             for seed in self.seeds:
-                training = replace(self.base[dataset], **row.training, policy=policy, seed=seed)
+                own = row.settings(dataset)
+                training = replace(self.base[dataset], **own, policy=policy, seed=seed)
                 yield Cell(row.row.key, training)

@@ -53,6 +53,7 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
     """
     reached: list[float] = []
     marks: set[str] = set()
+    references = {line.get("reference") for line in lines} - {None, ""}
     for y, line in enumerate(lines):
         if line["n_seeds"] == 0:
             continue
@@ -69,6 +70,9 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
         if line["best_beta"]:
             marks.add("best")
             ax.axvline(line["mean_error"], color=color, lw=0.9, ls="--", zorder=1)
+        if line["method"] in references:
+            marks.add("reference")
+            ax.axvline(line["mean_error"], color=_GREY, lw=0.9, ls=":", zorder=1)
     low, high = (min(reached), max(reached)) if reached else (0.0, 1.0)
     margin = 0.05 * (high - low) or 0.5
     low, high = max(0.0, low - margin), high + margin
@@ -108,6 +112,7 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
     handles = {
         "seed": Line2D([], [], marker="o", ls="", color=_GREY, alpha=0.3, label="one seed"),
         "best": Line2D([], [], color=blue, lw=0.9, ls="--", label="best Beta by validation"),
+        "reference": Line2D([], [], color=_GREY, lw=0.9, ls=":", label="reference"),
         "paper": Line2D([], [], label="the paper's number", **star),
     }
     mean = Line2D([], [], marker="o", color=_GREY, label="mean and 95 % interval")

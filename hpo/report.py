@@ -63,6 +63,10 @@ _DIGITS = {
     "mean_error": 4,
     "ci_low": 4,
     "ci_high": 4,
+    "median_error": 4,
+    "median_ci_low": 4,
+    "median_ci_high": 4,
+    "diff_vs_reference": 4,
     "mean_val_error": 4,
     "diff_vs_best_beta": 4,
     "diff_ci_low": 4,
@@ -88,6 +92,8 @@ class Row:
         paper_error: the paper's own number in percent, by data set.
         control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
             a frozen row bears the cost of that row's training, which it needs.
+        counterpart: of a learned row the key of the one that draws λ from a Beta distribution and
+            shares all else, its third control; None: the best Beta is.
     """
 
     key: str
@@ -96,6 +102,7 @@ class Row:
     family: Family
     paper_error: Mapping[str, float] = field(default_factory=dict)
     control_of: str | None = None
+    counterpart: str | None = None
 
 
 def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:

@@ -20,11 +20,16 @@ from hpo.anytime_report import write_anytime_report
 from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.command_line import Adapted, Options, parse
 from hpo.controls import controls_report
+from hpo.grid_contrast import grid_cost
 from hpo.label_errors import label_errors
 from hpo.markdown import to_markdown
 from hpo.outcome import Extra, ExtraReport, Outcome
 from hpo.plan import Plan, SourceKey, StudyRow, source_key
+from hpo.preamble import preamble_of
 from hpo.progress import Progress, clock
+from hpo.pseudo_labels import pseudo_labels
+from hpo.semi_rows import with_presets
+from hpo.semi_table import semi_table, summary_metrics
 from hpo.study import StudyError, StudyRun
 from hpo.tracking import (
     StudyTracker,
@@ -38,8 +43,6 @@ CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: some cell's worker or a part of the report failed; the study could not run; it was
 interrupted."""
 
-_OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
-
 
 def run_study(
     study: str,
@@ -49,6 +52,7 @@ def run_study(
     *,
     extras: Sequence[ExtraReport] = (),
     adapted: Adapted | None = None,
+    reference: str | None = None,
 ) -> int:
     """Train what is missing, report everything; the `main` of a script in `studies/`.
 
@@ -64,20 +68,25 @@ def run_study(
             first, in this order. One that fails is named in an error, and the rest of the report
             stands.
         adapted: what this study makes of the preset's training, before the user's own settings.
+        reference: of a semi-supervised study the key of the row that the others are compared with.
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
     """
     try:
         budgeted = any(row.strategy is not None for row in rows)
-        options = parse(study, description, arguments, budgeted=budgeted)
+        few_labels = any(row.semi is not None for row in rows)
+        options = parse(
+            study, description, arguments, budgeted=budgeted, semi_supervised=few_labels
+        )
         chosen = options.chosen(rows)
     except ValueError as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
     try:
         with output_folder.locked(options.output):
-            return _run(study, chosen, options, [controls_report, label_errors, *extras], adapted)
+            parts = [controls_report, label_errors, pseudo_labels, *extras]
+            return _run(study, chosen, options, parts, adapted, reference)
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -96,9 +105,10 @@ def _run(
     options: Options,
     extras: Sequence[ExtraReport],
     adapted: Adapted | None,
+    reference: str | None,
 ) -> int:
     begun = time.monotonic()
-    plan, sources = prepare(study, rows, options, adapted)
+    plan, sources = prepare(study, rows, options, adapted, reference)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     previous = output_folder.study_id(options.output, study)
     identity = previous
@@ -112,7 +122,12 @@ def _run(
         experiment=study,
         study_id=identity,
         previous_study_id=previous if options.fresh else None,
-        params={"preset": options.preset, "seeds": options.seeds, **options.overrides},
+        params={
+            "preset": options.preset,
+            "seeds": options.seeds,
+            **({} if options.labels is None else {"labels": options.labels}),
+            **options.overrides,
+        },
     ) as tracker:
         progress = Progress()
         about = "about " if plan.budget is not None else ""
@@ -144,6 +159,7 @@ def prepare(
     rows: Sequence[StudyRow],
     options: Options,
     adapted: Adapted | None = None,
+    reference: str | None = None,
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Load the data sets and plan the study; raises what a training would later stumble over."""
     if options.address is not None:
@@ -153,8 +169,12 @@ def prepare(
     base: dict[str, TrainingConfig] = {}
     sources: dict[SourceKey, Source] = {}
     for dataset in options.datasets:
-        training, source = options.load(dataset, adapted)
-        for own in dict.fromkeys(replace(training, **row.training) for row in rows):
+        base[dataset], source = options.load(dataset, adapted)
+        sources[source_key(base[dataset])] = source
+    rows = with_presets(rows, base, sources, options.preset, options.overrides)
+    for dataset, training in base.items():
+        source = sources[source_key(training)]
+        for own in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
             build_model(
                 own.model,
                 in_channels=source.in_channels,
@@ -163,15 +183,15 @@ def prepare(
                 width=own.width,
             )
             draw_labels(own, source)
-        base[dataset] = training
-        sources[source_key(training)] = source
     search = presets.search(options.preset)
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)
     budget = None
     if any(row.strategy is not None for row in rows):
-        budget = presets.budget(options.preset) if options.budget is None else options.budget
-    return Plan(study, rows, options.datasets, range(options.seeds), base, search, budget), sources
+        budget = options.budget or grid_cost(rows) or presets.budget(options.preset)
+    seeds = range(options.seeds)
+    plan = Plan(study, rows, options.datasets, seeds, base, search, budget, reference)
+    return plan, sources
 
 
 def _report(
@@ -185,8 +205,8 @@ def _report(
 ) -> bool:
     """Write, track and print everything. Returns whether no part of it failed."""
     records = run.records
-    preamble = _preamble(plan, run, options)
-    if plan.budget is None:
+    preamble = preamble_of(plan, run.records, options.preset)
+    if plan.table_rows:
         complete, files, text, summary = _table(plan, records, sources, options, extras, preamble)
     else:
         written = write_anytime_report(plan, records, options.output, preamble)
@@ -214,7 +234,9 @@ def _table(
     preamble: str,
 ) -> tuple[bool, list[Path], str, list[SummaryRow]]:
     """The report of a table: whether it is complete, its files, text, and lines for MLflow."""
-    frame = report.build_table(records, [row.row for row in plan.rows], plan.datasets)
+    frame = report.build_table(records, [row.row for row in plan.table_rows], plan.datasets)
+    if any(row.semi is not None for row in plan.rows):
+        frame = semi_table(frame, records, plan.reference)
     files = report.write_report(options.output, plan.study, frame, preamble)
     picture = options.output / f"{plan.study}.png"
     plots.save_figure(plots.study_figure(frame, records), picture)
@@ -225,7 +247,7 @@ def _table(
     if appendix:
         report.write_report(options.output, plan.study, frame, preamble, appendix)
     files = [*files, picture, *(path for extra in found for path in extra.files)]
-    metrics: dict[tuple[str, str], dict[str, float]] = {}
+    metrics = summary_metrics(frame)
     for extra in found:
         for key, values in extra.metrics.items():
             metrics.setdefault(key, {}).update(values)
@@ -247,53 +269,6 @@ def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
             file=sys.stderr,
         )
         return None
-
-
-def _preamble(plan: Plan, run: StudyRun, options: Options) -> str:
-    """What was run, for the head of the Markdown report."""
-    lines = [f"Preset `{options.preset}`, {len(plan.seeds)} seeds.", *environments(run.records)]
-    for dataset, t in plan.base.items():
-        size = f"{t.train_size} training" if t.train_size else "all other training"
-        pixels = f" at {t.image_size}×{t.image_size}" if t.image_size else ""
-        lines.append(
-            f"{dataset}{pixels}: {t.model}, {size} and {t.meta_size} meta-validation images, "
-            f"{t.epochs} epochs, batch {t.batch_size}, {_OPTIMIZERS[t.optimizer]} {t.lr} with "
-            f"{t.schedule} schedule."
-            f"{scenario(t)}"
-        )
-    for row in plan.rows:
-        if row.training:
-            own = ", ".join(f"{name}={value}" for name, value in row.training.items())
-            lines.append(f"{row.row.label}: {own}.")
-    return "\n".join(lines)
-
-
-def scenario(training: TrainingConfig) -> str:
-    """What was done to the training images, as sentences behind a space; "" where nothing was."""
-    told = ""
-    if training.imbalance > 1:
-        told += (
-            f" Training images cut to a long tail, largest over smallest class "
-            f"{training.imbalance:g}, at least one of each."
-        )
-    if training.label_noise > 0:
-        told += (
-            f" {100 * training.label_noise:g} % of the training labels of each class are wrong "
-            f"({training.label_noise_kind})."
-        )
-    return told
-
-
-def environments(records: Sequence[CellRecord]) -> list[str]:
-    """One line that says where the final trainings ran; a second one where that differs."""
-    finished = [r for r in records if r.status == "finished"]
-    finals = [r for r in finished if r.cell.purpose == "final"] or finished
-    told = [sorted((k, v) for k, v in r.environment.items() if k != "data") for r in finals]
-    seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in told}
-    lines = [f"Trained with {text}." for text in sorted(seen)]
-    if len(seen) > 1:
-        lines.append("Trained in different places: times, and on GPUs errors, compare with care.")
-    return lines
 
 
 def _shown(path: Path) -> str:

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.config import PolicyConfig, TrainingConfig
 from core.reading import Reading
+from core.semi_supervised.config import SemiSupervisedConfig
 from hpo.budget import Budget
 from hpo.cells import Cell, Status
 from hpo.spaces import BETA_ALPHA, Space, suggest
@@ -236,7 +237,7 @@ class SpaceSearch:
                 f"{self._base.dataset} finished; see their errors above, lower --lr"
             )
         best = min(finished, key=lambda t: (t.value, t.number))
-        return {name: float(best.params[name]) for name in self._space}
+        return {name: best.params[name] for name in self._space}
 
     def _sampler(self, seed: int) -> BaseSampler:
         if self.settings.sampler == "random":
@@ -273,27 +274,33 @@ def alpha_search(
 def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingConfig:
     """The training with `values` in place of its own.
 
-    A name is a setting of the training ("lr", "weight_decay"), of its policy ("alpha") or of the
-    reading of a policy that learns ("step_size").
+    A name is a setting of the training ("lr", "weight_decay"), of its policy ("alpha"), of the
+    reading of a policy that learns ("step_size"), or of a semi-supervised method
+    ("threshold_step").
 
     Raises:
-        ValueError: a name is none of these, or the policy has no reading.
+        ValueError: a name is none of these, or the training has no reading or no such method.
     """
-    policy, reading = base.policy, base.policy.reading
+    policy, reading, semi = base.policy, base.policy.reading, base.semi
     for name, value in values.items():
-        if name in _names(TrainingConfig) - {"policy"}:
+        if name in _names(TrainingConfig) - {"policy", "semi"}:
             base = replace(base, **{name: value})  # type: ignore[arg-type]
         elif name in _names(PolicyConfig) - {"kind", "reading"}:
             policy = replace(policy, **{name: value})  # type: ignore[arg-type]
         elif name in _names(Reading) and reading is not None:
             reading = replace(reading, **{name: value})  # type: ignore[arg-type]
+        elif name in _names(SemiSupervisedConfig) - {"kind", "labelled"} and semi is not None:
+            semi = replace(semi, **{name: value})  # type: ignore[arg-type]
         else:
             raise ValueError(
                 f"cannot search over {name!r}: it is no setting of a training, of its policy "
-                f"{policy.kind}, or of a reading that this policy has"
+                f"{policy.kind}, of a reading that this policy has, or of a semi-supervised method "
+                "that it trains by"
             )
-    return replace(base, policy=replace(policy, reading=reading))
+    return replace(base, policy=replace(policy, reading=reading), semi=semi)
 
 
-def _names(kind: type[TrainingConfig] | type[PolicyConfig] | type[Reading]) -> set[str]:
+def _names(
+    kind: type[TrainingConfig] | type[PolicyConfig] | type[Reading] | type[SemiSupervisedConfig],
+) -> set[str]:
     return {field.name for field in fields(kind)}

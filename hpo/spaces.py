@@ -25,7 +25,22 @@ class Float:
             raise ValueError(f"a logarithmic scale needs low > 0, got {self.low}")
 
 
-Space = Mapping[str, Float]
+@dataclass(frozen=True)
+class Int:
+    """A whole number from low to high, both included, searched on a logarithmic scale if `log`."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got [{self.low}, {self.high}]")
+        if self.log and self.low < 1:
+            raise ValueError(f"a logarithmic scale needs low >= 1, got {self.low}")
+
+
+Space = Mapping[str, Float | Int]
 
 BETA_ALPHA: Space = {"alpha": Float(0.05, 8.0, log=True)}
 """α of Beta(α, α): from nearly unmixed to λ close to 1/2."""
@@ -44,16 +59,31 @@ SCORES_STEP: Space = {"step_size": Float(0.05, 2.0, log=True)}
 """How far a meta stage moves persistent scores, around their default of 0.5: they add up."""
 
 
+def threshold_fall(epochs: int) -> Space:
+    """How the threshold of asynchronous pseudo-labels falls: by σd, every K of so many epochs."""
+    return {
+        "threshold_step": Float(0.005, 0.3, log=True),
+        "threshold_period": Int(1, max(2, epochs // 2), log=True),
+    }
+
+
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, float]:
-    """One value for each name, suggested by Optuna's trial."""
-    return {name: trial.suggest_float(name, d.low, d.high, log=d.log) for name, d in space.items()}
+    """One value for each name, suggested by Optuna's trial; an int from an `Int`."""
+    return {
+        name: trial.suggest_int(name, d.low, d.high, log=d.log)
+        if isinstance(d, Int)
+        else trial.suggest_float(name, d.low, d.high, log=d.log)
+        for name, d in space.items()
+    }
 
 
 def tune_space(space: Space) -> dict[str, Any]:
     """The space in Ray Tune's terms, for `Tuner(param_space=...)` of a user's own."""
     from ray import tune
 
-    return {
-        name: (tune.loguniform if d.log else tune.uniform)(d.low, d.high)
-        for name, d in space.items()
-    }
+    def domain(d: Float | Int) -> Any:
+        if isinstance(d, Int):  # Tune leaves the upper end out
+            return (tune.lograndint if d.log else tune.randint)(d.low, d.high + 1)
+        return (tune.loguniform if d.log else tune.uniform)(d.low, d.high)
+
+    return {name: domain(d) for name, d in space.items()}

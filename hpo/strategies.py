@@ -7,7 +7,7 @@ are compared seed by seed share splits, and those that start from the same setti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -78,13 +78,14 @@ class Sampled:
 
     Attributes:
         policy: what the settings found are put into.
-        space: over which settings; see `hpo.search.configured`.
+        space: over which settings, see `hpo.search.configured`; or what makes it for a training of
+            so many epochs.
         sampler: "tpe" or "random".
         halving: whether trials that are behind are stopped (ASHA).
     """
 
     policy: PolicyConfig
-    space: Space
+    space: Space | Callable[[int], Space]
     sampler: Literal["tpe", "random"] = "tpe"
     halving: bool = True
 
@@ -100,7 +101,8 @@ class Sampled:
             halving=self.halving,
         )
         tuned = replace(base, policy=self.policy)
-        return SpaceSearch(tuned, own, self.space, method=method, budget=Budget(budget))
+        space = self.space(base.epochs) if callable(self.space) else self.space
+        return SpaceSearch(tuned, own, space, method=method, budget=Budget(budget))
 
     def expected(self, budget: float) -> int:
         """See `Strategy`."""

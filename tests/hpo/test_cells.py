@@ -165,6 +165,33 @@ def test_any_other_value_of_any_setting_gives_another_id() -> None:
     assert all(re.fullmatch("[0-9a-f]{8}", digest) for digest in digests)
 
 
+SEMI = SemiSupervisedConfig("pseudo-label", 100, threshold_step=0.05)
+
+
+def test_of_a_semi_supervised_method_what_is_not_the_default_is_in_the_id() -> None:
+    def digest(semi: SemiSupervisedConfig) -> str:
+        return Cell("apl", replace(TRAINING, semi=semi)).id
+
+    # As it is on disk: a field that comes later, at its default, must leave it alone.
+    assert digest(SEMI) == "apl-digits-s0-a85f0bb4"
+    others = [
+        replace(SEMI, labelled=200),
+        replace(SEMI, threshold_step=0.1),
+        replace(SEMI, threshold_period=6),
+        replace(SEMI, threshold_formula="literal"),
+        replace(SEMI, weight=2.0),
+        replace(SEMI, ramp="linear", ramp_share=0.1),
+        SemiSupervisedConfig("mixmatch", 100, ema=0.9),
+        SemiSupervisedConfig("mixmatch", 100, ema=0.99),
+    ]
+    assert len({digest(semi) for semi in [SEMI, *others]}) == 1 + len(others)
+
+
+def test_a_semi_supervised_cell_survives_json() -> None:
+    cell = Cell("apl", replace(TRAINING, semi=SEMI))
+    assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+
+
 def test_the_id_can_be_read_and_can_be_a_folder() -> None:
     training = replace(
         TRAINING, dataset="folder:/home/me/très long/" + "x" * 50 + "/ima ges", seed=7

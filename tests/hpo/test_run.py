@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.config import PolicyConfig, TrainingConfig
-from hpo import command_line, run
+from hpo import command_line, preamble, run
 from hpo.cells import CellRecord, CellStore
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow, controls
@@ -37,7 +37,7 @@ NOISE = " {} % of the training labels of each class are wrong ({})."
 def test_the_report_says_what_was_done_to_the_training_images(
     changes: dict[str, Any], told: str
 ) -> None:
-    assert run.scenario(replace(TRAINING, **changes)) == told
+    assert preamble.scenario(replace(TRAINING, **changes)) == told
 
 
 def test_every_cell_of_a_study_is_of_the_scenario(tmp_path: Path) -> None:

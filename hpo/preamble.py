@@ -1,0 +1,78 @@
+"""What was run, for the head of a study's Markdown report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+from core.config import TrainingConfig
+from hpo.cells import CellRecord
+from hpo.plan import Plan, StudyRow
+
+_OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
+def preamble_of(plan: Plan, records: Sequence[CellRecord], preset: str) -> str:
+    """Preset, seeds, where it trained, the trainings of each data set, and what rows have for
+    themselves; a control has what its row has."""
+    lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.", *environments(records)]
+    for dataset, t in plan.base.items():
+        size = f"{t.train_size} training" if t.train_size else "all other training"
+        pixels = f" at {t.image_size}×{t.image_size}" if t.image_size else ""
+        lines.append(
+            f"{dataset}{pixels}: {t.model}, {size} and {t.meta_size} meta-validation images, "
+            f"{t.epochs} epochs, batch {t.batch_size}, {_OPTIMIZERS[t.optimizer]} {t.lr} with "
+            f"{t.schedule} schedule."
+            f"{scenario(t)}"
+        )
+    for row in (row for row in plan.rows if row.row.control_of is None):
+        found = {d: _own(t, row, d) for d, t in plan.base.items()}
+        if len(set(found.values())) == 1:
+            found = {"": next(iter(found.values()))}
+        for dataset, own in found.items():
+            where = f" on {dataset}" if dataset else ""
+            lines += [f"{row.row.label}{where}: {own}."] if own else []
+    return "\n".join(lines)
+
+
+def scenario(training: TrainingConfig) -> str:
+    """What was done to the training images, as sentences behind a space; "" where nothing was."""
+    told = ""
+    if training.imbalance > 1:
+        told += (
+            f" Training images cut to a long tail, largest over smallest class "
+            f"{training.imbalance:g}, at least one of each."
+        )
+    if training.label_noise > 0:
+        told += (
+            f" {100 * training.label_noise:g} % of the training labels of each class are wrong "
+            f"({training.label_noise_kind})."
+        )
+    if training.semi is not None:
+        told += f" {training.semi.labelled} training images are labelled, the others are not."
+    return told
+
+
+def environments(records: Sequence[CellRecord]) -> list[str]:
+    """One line that says where the final trainings ran; a second one where that differs."""
+    finished = [r for r in records if r.status == "finished"]
+    finals = [r for r in finished if r.cell.purpose == "final"] or finished
+    told = [sorted((k, v) for k, v in r.environment.items() if k != "data") for r in finals]
+    seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in told}
+    lines = [f"Trained with {text}." for text in sorted(seen)]
+    if len(seen) > 1:
+        lines.append("Trained in different places: times, and on GPUs errors, compare with care.")
+    return lines
+
+
+def _own(training: TrainingConfig, row: StudyRow, dataset: str) -> str:
+    """What a row has for itself on a data set: of its method what is not the default, of the preset
+    what is not shared, and all that the study gave it."""
+    told = dict(row.by_dataset.get(dataset, {}))
+    semi = told.pop("semi", None)
+    told = {name: value for name, value in told.items() if value != getattr(training, name)}
+    if semi is not None:
+        defaults = {field.name: field.default for field in fields(semi)}
+        method = {name: value for name, value in asdict(semi).items() if value != defaults[name]}
+        told = {**{name: method[name] for name in method if name != "labelled"}, **told}
+    return ", ".join(f"{name}={value}" for name, value in {**told, **row.training}.items())

@@ -1,0 +1,123 @@
+"""The table of a semi-supervised study: two errors, two label budgets, one row as reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from core.config import TrainingConfig
+from hpo.budget import LEARNED
+from hpo.cells import CellRecord
+from hpo.report import COLUMNS as PLAIN
+from hpo.report import errors_by_seed
+from hpo.statistics import holm, mean_interval, paired_comparison
+
+_ERRORS = ("median_error", "median_ci_low", "median_ci_high")
+_LABELS = ("labels", "labels_with_meta")
+_COMPARISON = ("diff_vs_reference", "diff_ci_low", "diff_ci_high", "p_value", "p_holm", "reference")
+CONTROLS = ("placebo", "frozen")
+_NAN = float("nan")
+
+
+def _columns() -> tuple[str, ...]:
+    found: list[str] = []
+    for name in PLAIN:
+        if name == "diff_vs_best_beta":
+            found += _COMPARISON
+        elif name not in _COMPARISON:
+            found.append(name)
+        found += _ERRORS if name == "ci_high" else _LABELS if name == "paper_error" else ()
+    return tuple(found)
+
+
+COLUMNS = _columns()
+"""Those of `hpo.report.COLUMNS` with the reference row in place of the best Beta, and besides the
+median error and the label budget. Errors and differences in percent."""
+
+
+def semi_table(
+    frame: pd.DataFrame, records: Sequence[CellRecord], reference: str | None
+) -> pd.DataFrame:
+    """The table with what semi-supervised studies report beside; see COLUMNS.
+
+    ``median_error`` is the mean over seeds of the median test error of a training's last 20 epochs,
+    with its 95 % interval. ``labels`` is the number of labelled images, ``labels_with_meta`` the
+    meta-validation images besides where the row needs their labels: to learn λ, or to train. Rows
+    are compared with the reference by a paired t test over the seeds that both have; p is adjusted
+    by Holm's method over the comparisons of one data set, without those of controls, which nobody
+    claims to be better. No row is the best Beta.
+
+    Args:
+        frame: of `hpo.report.build_table`.
+        records: those that it was made from.
+        reference: key of the row that the others are compared with, if it is there.
+    """
+    lines: list[dict[str, Any]] = []
+    for dataset in frame["dataset"].unique():
+        here = [r for r in records if r.cell.dataset == dataset and r.cell.purpose == "final"]
+        entries = frame[frame["dataset"] == dataset].to_dict("records")
+        for entry in entries:
+            own = [record for record in here if record.cell.method == entry["method"]]
+            entry |= _medians(own) | _budget(own) | dict.fromkeys(_COMPARISON[:-1], _NAN)
+            entry |= {"reference": "", "best_beta": False}
+        _compare(entries, here, reference)
+        lines += entries
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def summary_metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """What the summary run of a (method, data set) gets of the columns that other studies have not.
+
+    Args:
+        frame: of `semi_table`, or of another study: nothing.
+    """
+    names = [name for name in (*_ERRORS, *_LABELS, *_COMPARISON[:-1]) if name in frame]
+    if "reference" not in frame:
+        return {}
+    return {
+        (line["method"], line["dataset"]): {name: float(line[name]) for name in names}
+        for line in frame.to_dict("records")
+    }
+
+
+def _medians(records: Sequence[CellRecord]) -> dict[str, float]:
+    finished = [r.result["median_error"] for r in records if r.status == "finished"]
+    found = mean_interval([float(error) for error in finished])
+    return dict(zip(_ERRORS, (found.mean, found.low, found.high), strict=True))
+
+
+def _budget(records: Sequence[CellRecord]) -> dict[str, float]:
+    training = records[0].cell.training if records else None
+    if training is None or training.semi is None:
+        return dict.fromkeys(_LABELS, _NAN)
+    labels = training.semi.labelled
+    meta = training.meta_size if needs_meta_labels(training) else 0
+    return {"labels": labels, "labels_with_meta": labels + meta}
+
+
+def needs_meta_labels(training: TrainingConfig) -> bool:
+    """Whether a result rests on the labels of the meta-validation images: λ was learned from them,
+    or drawn from what such a training ended with, or they were trained on."""
+    return training.policy.kind in (*LEARNED, "frozen") or training.meta_in_training
+
+
+def _compare(
+    entries: Sequence[dict[str, Any]], records: Sequence[CellRecord], reference: str | None
+) -> None:
+    """Fill in the comparison of one data set's rows with the reference."""
+    theirs = errors_by_seed(records, reference) if reference is not None else {}
+    if not theirs:
+        return
+    others = [entry for entry in entries if entry["method"] != reference]
+    for entry in others:
+        own = errors_by_seed(records, entry["method"])
+        shared = sorted(own.keys() & theirs.keys())
+        found = paired_comparison([own[s] for s in shared], [theirs[s] for s in shared])
+        numbers = (found.difference, found.low, found.high, found.p_value)
+        entry |= dict(zip(_COMPARISON, numbers, strict=False)) | {"reference": reference}
+    claims = [entry for entry in others if entry["family"] not in CONTROLS]
+    adjusted = holm([entry["p_value"] for entry in claims])
+    for entry, p_holm in zip(claims, adjusted, strict=True):
+        entry["p_holm"] = p_holm
