@@ -42,6 +42,11 @@ _STYLES: Mapping[str, tuple[str, str]] = {
 }
 
 
+def family_style(family: str) -> tuple[str, str]:
+    """Colour and marker of a family of rows."""
+    return _STYLES[family]
+
+
 def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) -> set[str]:
     """Mean error with interval for each row from top to bottom; seeds of ``records`` as dots.
 

@@ -51,6 +51,7 @@ def run_study(
     arguments: Sequence[str] | None = None,
     *,
     extras: Sequence[ExtraReport] = (),
+    figure: ExtraReport | None = None,
     adapted: Adapted | None = None,
     reference: str | None = None,
 ) -> int:
@@ -67,6 +68,8 @@ def run_study(
         extras: parts of the report that this study has beside the table and the labels to look at
             first, in this order. One that fails is named in an error, and the rest of the report
             stands.
+        figure: of a study that is a figure; first of the extras. The files of the study's name are
+            its own, and those of the table are called STUDY-errors.
         adapted: what this study makes of the preset's training, before the user's own settings.
         reference: of a semi-supervised study the key of the row that the others are compared with.
 
@@ -85,8 +88,10 @@ def run_study(
         return UNUSABLE
     try:
         with output_folder.locked(options.output):
-            parts = [controls_report, label_errors, pseudo_labels, *extras]
-            return _run(study, chosen, options, parts, adapted, reference)
+            own = [] if figure is None else [figure]
+            parts = [*own, controls_report, label_errors, pseudo_labels, *extras]
+            table = f"{study}-errors" if own else study
+            return _run(study, chosen, options, parts, table, adapted, reference)
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -104,6 +109,7 @@ def _run(
     rows: Sequence[StudyRow],
     options: Options,
     extras: Sequence[ExtraReport],
+    table: str,
     adapted: Adapted | None,
     reference: str | None,
 ) -> int:
@@ -149,7 +155,8 @@ def _run(
             run_on_ray(run, sources, demand, output=options.output, device=options.device)
         run.tidy()
         progress.close()
-        complete = _report(plan, run, sources, tracker, options, extras, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        complete = _report(plan, run, sources, tracker, options, extras, table, seconds)
     crashed = any(record.status == "crashed" for record in run.records)
     return CRASHED if crashed or not complete else 0
 
@@ -201,13 +208,16 @@ def _report(
     tracker: StudyTracker,
     options: Options,
     extras: Sequence[ExtraReport],
+    table: str,
     seconds: float,
 ) -> bool:
     """Write, track and print everything. Returns whether no part of it failed."""
     records = run.records
     preamble = preamble_of(plan, run.records, options.preset)
     if plan.table_rows:
-        complete, files, text, summary = _table(plan, records, sources, options, extras, preamble)
+        complete, files, text, summary = _table(
+            plan, records, sources, options, extras, table, preamble
+        )
     else:
         written = write_anytime_report(plan, records, options.output, preamble)
         complete, files = True, written.files
@@ -231,21 +241,22 @@ def _table(
     sources: Mapping[SourceKey, Source],
     options: Options,
     extras: Sequence[ExtraReport],
+    name: str,
     preamble: str,
 ) -> tuple[bool, list[Path], str, list[SummaryRow]]:
     """The report of a table: whether it is complete, its files, text, and lines for MLflow."""
     frame = report.build_table(records, [row.row for row in plan.table_rows], plan.datasets)
     if any(row.semi is not None for row in plan.rows):
         frame = semi_table(frame, records, plan.reference)
-    files = report.write_report(options.output, plan.study, frame, preamble)
-    picture = options.output / f"{plan.study}.png"
+    files = report.write_report(options.output, name, frame, preamble)
+    picture = options.output / f"{name}.png"
     plots.save_figure(plots.study_figure(frame, records), picture)
     outcome = Outcome(plan, records, sources, frame, options.output)
     made = (_made(report_of, outcome) for report_of in extras)
     found = [extra for extra in made if extra is not None]
     appendix = "\n\n".join(extra.markdown.strip() for extra in found if extra.markdown)
     if appendix:
-        report.write_report(options.output, plan.study, frame, preamble, appendix)
+        report.write_report(options.output, name, frame, preamble, appendix)
     files = [*files, picture, *(path for extra in found for path in extra.files)]
     metrics = summary_metrics(frame)
     for extra in found:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 class AnalysisConfig:
     """What is looked at in one training beside its errors. It changes nothing in the training.
 
+    A number larger than that of the images there are takes all of them.
+
     Attributes:
         unmixed_images: training images whose loss, unmixed and not augmented, is taken after each
             epoch (metric unmixed_loss), evenly spaced over the training set.

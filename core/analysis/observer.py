@@ -45,17 +45,9 @@ class Observer:
         data: what the training reads.
         num_classes: C.
         epochs: of the whole training.
-
-    Raises:
-        ValueError: more images are asked for than there are.
     """
 
     def __init__(self, config: AnalysisConfig, data: CellData, num_classes: int, epochs: int):
-        for name, images in (("unmixed_images", data.train), ("plane_images", data.test)):
-            if getattr(config, name) > len(images):
-                raise ValueError(
-                    f"{name}={getattr(config, name)} of {len(images)} images; choose fewer"
-                )
         self._config, self._data = config, data
         self._num_classes, self._epochs = num_classes, epochs
         self._pairs_at = config.pairs_at(epochs)
@@ -139,7 +131,8 @@ class Observer:
 
 
 def _spaced(images: ImageSet, count: int) -> Tensor:
-    """Positions of so many images, evenly spaced over the set."""
+    """Positions of so many images, all of them at most, evenly spaced over the set."""
+    count = min(count, len(images))
     return torch.arange(count) * len(images) // max(1, count)
 
 

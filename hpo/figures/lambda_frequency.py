@@ -1,0 +1,172 @@
+"""Figure 6: relative frequency of λ, MetaMixUp beside MixUp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from hpo.figures.common import (
+    COLOURS,
+    Results,
+    canvas,
+    compared,
+    results_of,
+    table_line,
+    told,
+    written,
+)
+from hpo.markdown import padded_table
+from hpo.outcome import Extra, Outcome
+from hpo.plan import StudyRow
+from hpo.plot_panels import short_name
+from hpo.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+END = 0.1
+"""λ within it of 0 or 1 is near."""
+
+_REFERENCE = "beta-1"
+_EPOCHS = {"first": "lam_histogram_first", "last": "lam_histogram"}
+
+
+def lambda_frequency(outcome: Outcome) -> Extra:
+    """Draw the figure: of each row but the reference a panel, the reference beside it."""
+    frame = frequency_table(outcome)
+    return written(outcome, frame, frequency_figure(frame), _text(outcome))
+
+
+def frequency_table(outcome: Outcome) -> pd.DataFrame:
+    """One line for each data set, row, epoch (first, last) and bin: part of λ in it (percent).
+
+    Mean over seeds with 95 % interval; `beta_1` is the part that Beta(1, 1) has in every bin.
+    """
+    lines: list[dict[str, Any]] = []
+    for dataset in outcome.plan.datasets:
+        for row in outcome.plan.rows:
+            results = results_of(outcome, dataset, row)
+            for epoch, name in _EPOCHS.items():
+                parts = [_frequencies(result[name]) for result in results.values()]
+                for at, values in enumerate(zip(*parts, strict=True)):
+                    bins = len(parts[0])
+                    lines.append(
+                        {
+                            "dataset": dataset,
+                            "method": row.row.key,
+                            "label": row.row.label,
+                            "epoch": epoch,
+                            "low": at / bins,
+                            "high": (at + 1) / bins,
+                            "beta_1": 100 / bins,
+                            **table_line(mean_interval(values)),
+                        }
+                    )
+    columns = ["dataset", "method", "label", "epoch", "low", "high", "beta_1"]
+    return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
+
+
+def frequency_figure(frame: pd.DataFrame) -> Figure:
+    """Bars of the last epoch, a dashed line of the first; MixUp drawn and exact.
+
+    Args:
+        frame: of `frequency_table`, not empty.
+    """
+    datasets = list(frame["dataset"].unique())
+    methods = [m for m in frame["method"].unique() if m != _REFERENCE] or [_REFERENCE]
+    figure = canvas(5.2 * len(methods), 3.5 * len(datasets) + 0.7)
+    axes = figure.subplots(len(datasets), len(methods), squeeze=False)
+    for row, dataset in zip(axes, datasets, strict=True):
+        for ax, method in zip(row, methods, strict=True):
+            here = frame[frame["dataset"] == dataset]
+            _draw(ax, here[here["method"] == method], here[here["method"] == _REFERENCE])
+            ax.set_xlabel("λ")
+        row[0].set_ylabel(f"{short_name(dataset)}\nrelative frequency (%)")
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw(ax: Axes, own: pd.DataFrame, reference: pd.DataFrame) -> None:
+    blue, red = COLOURS[0], COLOURS[1]
+    last, first = (own[own["epoch"] == epoch] for epoch in ("last", "first"))
+    for part, colour, label, shift in (
+        (reference[reference["epoch"] == "last"], red, "MixUp, as drawn", 0.27),
+        (last, blue, "MetaMixUp, last epoch", 0.73),
+    ):
+        if part.empty:
+            continue
+        width = part["high"] - part["low"]
+        half = (part["ci_high"] - part["mean"]).fillna(0)
+        ax.bar(
+            part["low"] + shift * width, part["mean"], 0.44 * width, color=colour, alpha=0.75,
+            yerr=half, error_kw={"lw": 0.8}, label=label,
+        )  # fmt: skip
+    if not first.empty:
+        edges = [*first["low"], first["high"].iloc[-1]]
+        ax.stairs(first["mean"], edges, color="black", lw=1.0, ls="--",
+                  label="MetaMixUp, first epoch")  # fmt: skip
+        ax.axhline(first["beta_1"].iloc[0], color=red, lw=1.2, label="Beta(1, 1)")
+        ax.set_title(first["label"].iloc[0], fontsize=10)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(bottom=0)
+    ax.grid(axis="y", lw=0.4, alpha=0.5)
+
+
+def _frequencies(histogram: list[int]) -> list[float]:
+    counts = np.asarray(histogram, dtype=float)
+    return list(100 * counts / counts.sum())
+
+
+def near(histogram: list[int], end: float = END) -> tuple[float, float]:
+    """Parts of λ, in percent, within `end` of 0 and of 1, of equal bins over [0, 1]."""
+    parts = _frequencies(histogram)
+    bins = round(end * len(parts))
+    return sum(parts[:bins]), sum(parts[-bins:])
+
+
+def _text(outcome: Outcome) -> str:
+    parts = [f"## λ within {END:g} of 0 and of 1, in percent"]
+    for dataset in outcome.plan.datasets:
+        found = {row.row.key: results_of(outcome, dataset, row) for row in outcome.plan.rows}
+        table = [_cells(row, found[row.row.key]) for row in outcome.plan.rows]
+        head = ("policy", "near 0, first", "near 1, first", "near 0, last", "near 1, last")
+        parts += [f"{dataset}:", padded_table(head, table)]
+        parts += [
+            "\n".join(
+                _verdict(row, found[row.row.key])
+                for row in outcome.plan.rows
+                if row.row.key != _REFERENCE and found[row.row.key]
+            )
+        ]
+    parts.append(
+        '- Beta(1, 1) has 10 % near each end. The paper: "a higher frequency of 0 and 1 has '
+        'occurred in MetaMixUp compared to MixUp". Mean over seeds ± half of the 95 % interval.'
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _cells(row: StudyRow, results: Results) -> list[str]:
+    cells = [row.row.label]
+    for name in _EPOCHS.values():
+        ends = [near(result[name]) for result in results.values()]
+        cells += [told(mean_interval([pair[at] for pair in ends]), 1) for at in range(2)]
+    return cells
+
+
+def _verdict(row: StudyRow, results: Mapping[int, Mapping[str, Any]]) -> str:
+    """Whether the last epoch shows the paper's figure, each end against the exact 10 %."""
+    ends = {seed: near(result["lam_histogram"]) for seed, result in results.items()}
+    exact = dict.fromkeys(ends, 100 * END)
+    intervals = [mean_interval([pair[at] for pair in ends.values()]) for at in range(2)]
+    above = [interval.low > 100 * END for interval in intervals]
+    verdict = {2: "is there", 1: "is there at one end only"}.get(sum(above), "is not there")
+    differences = ", ".join(
+        f"near {at}: {compared({s: pair[at] for s, pair in ends.items()}, exact, 1)}"
+        for at in range(2)
+    )
+    return f"- {row.row.label}: the paper's figure {verdict}. Minus Beta(1, 1), {differences}."

@@ -1,0 +1,153 @@
+"""Figure 2: the training loss of each policy against epochs, on mixed and on unmixed images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from hpo.figures.common import (
+    COLOURS,
+    DASHES,
+    Results,
+    canvas,
+    compared,
+    intervals,
+    results_of,
+    table_line,
+    told,
+    written,
+)
+from hpo.markdown import padded_table
+from hpo.outcome import Extra, Outcome
+from hpo.plot_panels import short_name
+from hpo.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+QUANTITIES: Mapping[str, str] = {
+    "train_loss": "training loss on mixed images",
+    "label_entropy": "least possible: entropy of the mixed labels",
+    "excess": "training loss on mixed images − least possible",
+    "unmixed_loss": "loss on unmixed training images",
+}
+"""What is measured in each epoch. excess is train_loss − label_entropy, the mean Kullback-Leibler
+divergence of the network's prediction from the mixed label."""
+
+_PANELS = ("train_loss", "excess", "unmixed_loss")
+
+
+def loss_curves(outcome: Outcome) -> Extra:
+    """Draw the figure; the cells must have been analysed with `unmixed_images`."""
+    frame = loss_table(outcome)
+    return written(outcome, frame, loss_figure(frame), _text(outcome))
+
+
+def loss_table(outcome: Outcome) -> pd.DataFrame:
+    """One line for each data set, row, quantity of QUANTITIES and epoch, with 95 % interval.
+
+    Epochs that not every seed has come to are left out.
+    """
+    lines: list[dict[str, Any]] = []
+    for dataset in outcome.plan.datasets:
+        for row in outcome.plan.rows:
+            results = results_of(outcome, dataset, row)
+            for quantity in QUANTITIES:
+                series = [_curve(result, quantity) for result in results.values()]
+                shortest = min(map(len, series), default=0)
+                found = intervals(curve[:shortest] for curve in series)
+                for epoch, interval in enumerate(found, 1):
+                    lines.append(
+                        {
+                            "dataset": dataset,
+                            "method": row.row.key,
+                            "label": row.row.label,
+                            "quantity": quantity,
+                            "epoch": epoch,
+                            **table_line(interval),
+                        }
+                    )
+    columns = ["dataset", "method", "label", "quantity", "epoch"]
+    return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
+
+
+def loss_figure(frame: pd.DataFrame) -> Figure:
+    """A row of panels for each data set; bands are 95 % intervals over seeds.
+
+    Args:
+        frame: of `loss_table`, not empty.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    datasets = list(frame["dataset"].unique())
+    methods = {method: at for at, method in enumerate(frame["method"].unique())}
+    figure = canvas(4.6 * len(_PANELS), 3.7 * len(datasets) + 0.6)
+    axes = figure.subplots(len(datasets), len(_PANELS), squeeze=False)
+    for row, dataset in zip(axes, datasets, strict=True):
+        for ax, quantity in zip(row, _PANELS, strict=True):
+            here = frame[(frame["dataset"] == dataset) & (frame["quantity"] == quantity)]
+            for (method, label), part in here.groupby(["method", "label"], sort=False):
+                _draw(ax, part, methods[method], label)
+            ax.set_title(QUANTITIES[quantity], fontsize=10)
+            ax.set_xlabel("epoch")
+            ax.set_ylim(bottom=0)
+            ax.set_xlim(left=1)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.grid(lw=0.4, alpha=0.5)
+        row[0].set_ylabel(f"{short_name(dataset)}\ncross-entropy (nats)")
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(methods), frameon=False)
+    return figure
+
+
+def _draw(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
+    colour = COLOURS[at % len(COLOURS)]
+    ax.plot(part["epoch"], part["mean"], DASHES[at % len(DASHES)], color=colour, lw=1.6,
+            label=label)  # fmt: skip
+    ax.fill_between(part["epoch"], part["ci_low"], part["ci_high"], color=colour, alpha=0.14, lw=0)
+
+
+def _curve(result: Mapping[str, Any], quantity: str) -> list[float]:
+    """By epoch; NaN where it was not recorded."""
+    history = result["history"]
+    if quantity == "excess":
+        return [m["train_loss"] - m.get("label_entropy", math.nan) for m in history]
+    return [m.get(quantity, math.nan) for m in history]
+
+
+def _text(outcome: Outcome) -> str:
+    parts = ["## Training loss in the last epoch"]
+    for dataset in outcome.plan.datasets:
+        by_row = {row.row.key: results_of(outcome, dataset, row) for row in outcome.plan.rows}
+        lasts = {key: {q: _last(results, q) for q in QUANTITIES} for key, results in by_row.items()}
+        labels = {row.row.key: row.row.label for row in outcome.plan.rows}
+        table = [
+            [labels[key], *(told(mean_interval(list(found[q].values()))) for q in QUANTITIES)]
+            for key, found in lasts.items()
+        ]
+        parts += [f"{dataset}:", padded_table(("policy", *QUANTITIES), table)]
+        reference = lasts.get("beta-1")
+        for row in outcome.plan.rows:
+            if row.row.family == "learned" and reference is not None:
+                own = lasts[row.row.key]
+                differences = "; ".join(
+                    f"{q} {compared(own[q], reference[q])}"
+                    for q in ("train_loss", "excess", "unmixed_loss")
+                )
+                parts.append(f"- {row.row.label} − {labels['beta-1']}: {differences}.")
+    parts.append(
+        "- train_loss is of images mixed by the policy itself, so policies are compared on "
+        "different data; with λ nearer to 0 and 1 its least possible value, label_entropy, is "
+        "lower, whatever the network does. excess is what is left above it. unmixed_loss is of "
+        "training images as they are, in evaluation mode.\n"
+        "- differences are paired over seeds, with 95 % interval and p of the t test."
+    )
+    return "\n\n".join(parts)
+
+
+def _last(results: Results, quantity: str) -> dict[int, float]:
+    return {seed: _curve(result, quantity)[-1] for seed, result in results.items()}

@@ -1,0 +1,192 @@
+"""Figure 4: features of test images in the plane, and how often they collide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from hpo.figures.common import Results, canvas, compared, results_of, told, written
+from hpo.markdown import padded_table
+from hpo.outcome import Extra, Outcome
+from hpo.plot_panels import short_name
+from hpo.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Paul Tol's muted palette, safe for the colour-blind, and black; with the shapes beside them
+# and the names in the picture no class is told by colour alone.
+_COLOURS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
+    "#AA4499", "#000000",
+)  # fmt: skip
+_MARKERS = "os^Dv<>PXp"
+_REFERENCE = "beta-1"
+
+
+def plane(outcome: Outcome) -> Extra:
+    """Draw the figure; the cells must have been analysed with `plane_images`."""
+    frame = plane_table(outcome)
+    return written(outcome, frame, plane_figure(frame), _text(outcome))
+
+
+def plane_table(outcome: Outcome) -> pd.DataFrame:
+    """One line for each image of each data set and row, of the lowest seed that finished.
+
+    Columns: dataset, method, label, seed, test_error (percent, of the whole network), class_name,
+    class_index, x, y: the image's two features.
+    """
+    lines: list[dict[str, Any]] = []
+    for dataset in outcome.plan.datasets:
+        names = next(s.classes for key, s in outcome.sources.items() if key[0] == dataset)
+        for row in outcome.plan.rows:
+            results = _with_planes(results_of(outcome, dataset, row))
+            if not results:
+                continue
+            seed = min(results)
+            found = results[seed]["findings"]
+            for (x, y), label in zip(found["plane"], found["plane_labels"], strict=True):
+                lines.append(
+                    {
+                        "dataset": dataset,
+                        "method": row.row.key,
+                        "label": row.row.label,
+                        "seed": seed,
+                        "test_error": results[seed]["test_error"],
+                        "class_name": names[label],
+                        "class_index": label,
+                        "x": x,
+                        "y": y,
+                    }
+                )
+    columns = ["dataset", "method", "label", "seed", "test_error"]
+    return pd.DataFrame(lines, columns=[*columns, "class_name", "class_index", "x", "y"])
+
+
+def plane_figure(frame: pd.DataFrame) -> Figure:
+    """A row of panels for each data set, one for each row of the study.
+
+    Args:
+        frame: of `plane_table`.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if frame.empty:
+        raise ValueError("no finished training has features in the plane; train with cnn_2d")
+    datasets, methods = list(frame["dataset"].unique()), list(frame["method"].unique())
+    figure = canvas(4.9 * len(methods) + 0.4, 4.9 * len(datasets))
+    axes = figure.subplots(len(datasets), len(methods), squeeze=False)
+    for row, dataset in zip(axes, datasets, strict=True):
+        for ax, method in zip(row, methods, strict=True):
+            here = frame[(frame["dataset"] == dataset) & (frame["method"] == method)]
+            if here.empty:
+                ax.set_axis_off()
+                continue
+            _scatter(ax, here)
+            first = here.iloc[0]
+            ax.set_title(
+                f"{first['label']}, {short_name(dataset)}\nseed {first['seed']}, test error "
+                f"{first['test_error']:.1f} %",
+                fontsize=10,
+            )
+            ax.set_xlabel("first feature")
+        row[0].set_ylabel("second feature")
+    return figure
+
+
+def collisions(features: np.ndarray, labels: np.ndarray) -> float:
+    """Part of the images, in percent, whose nearest other image has another label.
+
+    Unlike distances it does not change where features are stretched as a whole.
+
+    Args:
+        features: [n, 2], n at least 2.
+        labels: [n].
+    """
+    # The nearest two: of an image that coincides with others it may be itself or not.
+    _, nearest = cKDTree(features).query(features, k=2)
+    own = np.arange(len(features))
+    other = np.where(nearest[:, 0] == own, nearest[:, 1], nearest[:, 0])
+    return float(100 * np.mean(labels[other] != labels))
+
+
+def _scatter(ax: Axes, here: pd.DataFrame) -> None:
+    from matplotlib.patheffects import withStroke
+
+    for index, part in here.groupby("class_index"):
+        at = int(index)
+        ax.scatter(
+            part["x"], part["y"], s=11, marker=_MARKERS[at % 10], color=_COLOURS[at % 10],
+            alpha=0.8, linewidths=0,
+        )  # fmt: skip
+    for index, part in here.groupby("class_index"):
+        ax.annotate(
+            part["class_name"].iloc[0],
+            (part["x"].median(), part["y"].median()),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=_COLOURS[int(index) % 10],
+            fontweight="bold",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+    ax.grid(lw=0.4, alpha=0.5)
+
+
+def _with_planes(results: Results) -> Results:
+    return {
+        seed: result
+        for seed, result in results.items()
+        if (result.get("findings") or {}).get("plane")
+    }
+
+
+def _text(outcome: Outcome) -> str:
+    parts = ["## Features in the plane"]
+    for dataset in outcome.plan.datasets:
+        found: dict[str, Mapping[int, float]] = {}
+        table = []
+        for row in outcome.plan.rows:
+            results = _with_planes(results_of(outcome, dataset, row))
+            found[row.row.key] = {
+                seed: collisions(*_arrays(result)) for seed, result in results.items()
+            }
+            errors = [float(result["test_error"]) for result in results.values()]
+            values = list(found[row.row.key].values())
+            table.append(
+                [
+                    row.row.label,
+                    str(len(values)),
+                    told(mean_interval(values), 2),
+                    told(mean_interval(errors), 2),
+                ]
+            )
+        head = ("policy", "n", "collisions (%)", "test error (%)")
+        parts += [f"{dataset}:", padded_table(head, table)]
+        labels = {row.row.key: row.row.label for row in outcome.plan.rows}
+        if found.get(_REFERENCE):
+            parts.append(
+                "\n".join(
+                    f"- {labels[key]} − {labels[_REFERENCE]}, collisions: "
+                    f"{compared(values, found[_REFERENCE], 2)}."
+                    for key, values in found.items()
+                    if key != _REFERENCE
+                )
+            )
+    parts.append(
+        "- collisions: part of the images whose nearest other image in the plane has another "
+        "label. Differences are paired over seeds, with 95 % interval and p of the t test. The "
+        "picture is of one seed; the numbers are of all."
+    )
+    return "\n\n".join(parts)
+
+
+def _arrays(result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    findings = result["findings"]
+    return np.asarray(findings["plane"]), np.asarray(findings["plane_labels"])

@@ -1,0 +1,26 @@
+"""Rows that several figures have, under the keys that they have in Table II.
+
+With the same settings they are the same cells: what one study has trained below an output folder,
+the next one takes.
+"""
+
+from __future__ import annotations
+
+from core.config import PolicyConfig
+from core.reading import DEFAULT, PAPER
+from hpo.plan import StudyRow
+from hpo.report import Row
+
+NONE = StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none"))
+
+MIXUP = StudyRow(Row("beta-1", "MixUp (α = 1)", "alpha=1", "beta"), PolicyConfig("beta", alpha=1.0))
+
+METAMIXUP = StudyRow(
+    Row("metamixup", "MetaMixUp (default)", "reading=default", "learned"),
+    PolicyConfig("learned", reading=DEFAULT),
+)
+
+METAMIXUP_PAPER = StudyRow(
+    Row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned"),
+    PolicyConfig("learned", reading=PAPER),
+)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpo.figures.plane import collisions, plane, plane_figure, plane_table
+from hpo.figures.rows import METAMIXUP, MIXUP
+from hpo.outcome import Outcome
+
+
+def points(*rows: tuple[float, float, int], **more: Any) -> dict[str, Any]:
+    findings = {"plane": [[x, y] for x, y, _ in rows], "plane_labels": [c for *_, c in rows]}
+    return {"findings": findings, **more}
+
+
+APART = points((0, 0, 0), (1, 0, 0), (9, 9, 2), (9, 8, 2), test_error=3.0)
+MIXED = points((0, 0, 0), (1, 0, 2), (9, 9, 2), (9, 8, 0), test_error=50.0)
+HALF = points((0, 0, 0), (1, 0, 0), (9, 9, 2), (9, 8, 0), test_error=20.0)
+
+
+@pytest.fixture
+def outcome(make_outcome: Callable[..., Outcome]) -> Outcome:
+    return make_outcome([MIXUP, METAMIXUP], {"beta-1": [MIXED, HALF], "metamixup": [APART] * 2})
+
+
+def test_collisions_against_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 2)), rng.integers(0, 3, 60)
+    distances = np.linalg.norm(features[:, None] - features, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    expected = 100 * np.mean(labels[distances.argmin(1)] != labels)
+    assert collisions(features, labels) == pytest.approx(expected)
+    assert collisions(7 * features + 3, labels) == pytest.approx(expected)
+
+
+def test_images_at_one_place_collide_with_each_other() -> None:
+    features = np.zeros((2, 2))
+    assert collisions(features, np.array([0, 1])) == 100
+    assert collisions(features, np.array([1, 1])) == 0
+
+
+def test_the_picture_is_of_the_lowest_seed(outcome: Outcome) -> None:
+    frame = plane_table(outcome)
+    assert len(frame) == 8
+    mixup = frame[frame["method"] == "beta-1"]
+    assert set(mixup["seed"]) == {0}
+    assert set(mixup["test_error"]) == {50.0}
+    assert mixup["class_name"].tolist() == ["ant", "cow", "cow", "ant"]
+    figure = plane_figure(frame)
+    left, right = figure.axes
+    assert left.get_title().startswith("MixUp (α = 1), digits\nseed 0, test error 50.0 %")
+    assert right.get_title().startswith("MetaMixUp (default)")
+    assert sorted(text.get_text() for text in left.texts) == ["ant", "cow"]
+    drawn = np.concatenate([np.asarray(part.get_offsets()) for part in right.collections])
+    assert sorted(map(tuple, drawn.tolist())) == [(0, 0), (1, 0), (9, 8), (9, 9)]
+
+
+def test_the_numbers_are_of_all_seeds(outcome: Outcome) -> None:
+    """100 and 50 percent of four images collide, against none."""
+    text = plane(outcome).markdown
+    assert "| MixUp (α = 1)       |   2 | 75.00 ± 317.66 | 35.00 ± 190.59 |" in text
+    assert "MetaMixUp (default) − MixUp (α = 1), collisions: −75.00 [" in text
+
+
+def test_without_features_it_says_so(make_outcome: Callable[..., Outcome]) -> None:
+    outcome = make_outcome([MIXUP], {"beta-1": [{}]})
+    with pytest.raises(ValueError, match="no finished training has features in the plane"):
+        plane(outcome)
