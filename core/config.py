@@ -283,6 +283,12 @@ class TrainingConfig:
             raise ValueError(
                 "folds=1 holds out every training image; give 2 or more, or meta_in_training"
             )
+        curvature = self.analysis is not None and self.analysis.curvature_pairs
+        if curvature and not self.model.endswith("_smooth"):
+            raise ValueError(
+                f"curvature_pairs needs a smooth network, and the gradient of {self.model} jumps; "
+                "choose cnn_smooth or digits_cnn_smooth"
+            )
         if self.semi is not None:
             self._check_semi(self.semi)
 

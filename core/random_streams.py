@@ -10,8 +10,9 @@ from torch import Tensor
 
 NAMES = ("order", "augmentation", "policy", "meta", "unlabelled_order", "unlabelled_augmentation")
 
-LONG_TAIL, LABEL_NOISE, FOLDS = 101, 102, 103
-"""Numbers of the streams that choose the training data, away from those of NAMES (1, 2, ...)."""
+LONG_TAIL, LABEL_NOISE, FOLDS, PAIRS = 101, 102, 103, 104
+"""Numbers of the streams that choose the training data, and pairs of it to look at, away from those
+of NAMES (1, 2, ...)."""
 
 
 def derived_generator(seed: int, stream: int) -> torch.Generator:

@@ -20,6 +20,9 @@ class AnalysisConfig:
             must have two of them, as cnn_2d has.
         mixed_samples: mixed samples of the training, as many of each epoch, whose distance to real
             samples of other classes is taken at the end; see `core.analysis.intrusion`.
+        curvature_pairs: pairs of training images on which both sides of Proposition 1 are measured
+            at some epochs (metrics logit_kappa and so on; see `core.analysis.curvature`); the
+            network must be smooth, as cnn_smooth is.
 
     Raises:
         ValueError: a number is negative; epochs do not rise, or start below 1.
@@ -29,6 +32,7 @@ class AnalysisConfig:
     pair_epochs: tuple[int, ...] = ()
     plane_images: int = 0
     mixed_samples: int = 0
+    curvature_pairs: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.analysis.class_pairs import label_entropy, mean_by_class_pair
 from core.analysis.config import AnalysisConfig
+from core.analysis.curvature import draw_pairs, look, looks_at
 from core.analysis.intrusion import MixedPairs, intrusion
 from core.cell_data import CellData
 from core.data import ImageSet
@@ -55,6 +56,8 @@ class Observer:
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._mixed: list[MixedPairs] = []
         self._unmixed = _spaced(data.train, config.unmixed_images)
+        pairs = config.curvature_pairs
+        self._curvature = draw_pairs(data, pairs) if pairs else None
 
     def step(self, indices: Tensor, interpolation: Interpolation) -> None:
         """Take in one step: `indices` int64 [B] are the positions of its images in the training
@@ -63,8 +66,8 @@ class Observer:
         self._steps.append((indices, interpolation.partner, interpolation.lam.detach()))
 
     def epoch(self, number: int, model: ImageClassifier) -> dict[str, float]:
-        """End the epoch of this number, from 1; its metrics: label_entropy, and unmixed_loss where
-        it is asked for."""
+        """End the epoch of this number, from 1; its metrics: label_entropy, and where it is asked
+        for unmixed_loss, and what `core.analysis.curvature.look` sees."""
         pairs, self._steps = _pairs(self._steps), []
         labels = self._data.train.labels
         classes = labels[pairs.first], labels[pairs.second]
@@ -77,6 +80,8 @@ class Observer:
         self._mixed.append(MixedPairs(pairs.first[:share], pairs.second[:share], pairs.lam[:share]))
         if len(self._unmixed):
             metrics["unmixed_loss"] = self._unmixed_loss(model)
+        if self._curvature is not None and number in looks_at(self._epochs):
+            metrics |= look(model, self._curvature)
         return metrics
 
     def findings(self, model: ImageClassifier) -> Findings:

@@ -1,0 +1,94 @@
+"""Proposition 1: is MixUp's loss a lower bound of the gradient's Lipschitz constant, and does it
+bind?
+
+The paper (section III-A): if the gradient of f is κ-Lipschitz, then for all x, x′ and λ in [0, 1]
+
+    |f(λx + (1−λ)x′) − [λf(x) + (1−λ)f(x′)]| ≤ λ(1−λ)·κ/2·‖x − x′‖²        (P2)
+
+and from it: "controlling the Lipschitz constant of the gradient necessarily requires minimizing
+MixUp loss", and "minimizing MixUp loss helps controlling the Lipschitz constant".
+
+The inequality is right (so no pair of images may violate it) and sharp. What it assumes and does
+not say stands in `core.analysis.proposition1`, each point with a test: it needs a gradient without
+jumps, which no ReLU network has; it bounds κ from below, so that a small left side does not make κ
+small; and MixUp's loss is not its left side unless f fits the labels. What is left to experiment:
+how near to κ the ratio comes, and what training with each policy does to κ.
+
+Rows: no mixing, MixUp, MetaMixUp in the paper's and in the default reading, the placebo of the
+latter. Networks are those of the presets with GELU for ReLU and average for max-pooling
+(`cnn_smooth`, `digits_cnn_smooth`; for data whose preset is a residual network `cnn_smooth` too),
+and f is the logit, then the probability, of the label of x. Each training is looked at after epochs
+1, 2, 5, 10, 20, 50, ... and the last: 32 pairs of training images, κ by power iteration on
+Hessian-vector products with respect to the image at five points of each segment. A true κ may be
+larger than what these points show, which makes (P2) hold all the more.
+
+The paper has no numbers to compare with.
+
+    python studies/proposition1.py                                    (digits, three seeds)
+    python studies/proposition1.py --dataset fashion_mnist --seeds 3
+    ray submit CLUSTER.yaml studies/proposition1.py -- --dataset mnist --output /shared/p1
+
+Beside the files of every study it leaves `proposition1-looks.csv` (every look),
+`proposition1-curvature.csv` (what the networks ended with) and `proposition1-curvature.png`; the
+curves are metrics of each cell's run in MLflow (`logit_kappa`, `probability_ratio`, ...). Run
+again, a command goes on where it was; finished cells are never trained twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from core.analysis.config import AnalysisConfig
+from core.config import PolicyConfig, TrainingConfig
+from core.reading import DEFAULT, PAPER
+from hpo.plan import StudyRow, controls
+from hpo.proposition1_report import proposition1_report
+from hpo.report import Family, Row
+from hpo.run import run_study
+
+PAIRS = 32
+SMOOTH = {"digits_cnn": "digits_cnn_smooth"}
+"""The smooth counterpart of a preset's network; of all others it is cnn_smooth."""
+
+
+def rows() -> list[StudyRow]:
+    """No mixing, MixUp, the two readings, the placebo."""
+    paper, default = (PolicyConfig("learned", reading=r) for r in (PAPER, DEFAULT))
+    learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
+    return [
+        _row("none", "No MixUp", "none", "none", PolicyConfig("none")),
+        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", PolicyConfig("beta", alpha=1.0)),
+        _row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned", paper),
+        learned,
+        *(row for row in controls(learned, plain=True) if row.row.family == "placebo"),
+    ]
+
+
+def _row(key: str, label: str, setting: str, family: Family, policy: PolicyConfig) -> StudyRow:
+    return StudyRow(Row(key, label, setting, family), policy)
+
+
+def looked_at(training: TrainingConfig) -> TrainingConfig:
+    """A preset's training with a smooth network, looked at."""
+    model = training.model
+    if not model.endswith("_smooth"):
+        model = SMOOTH.get(model, "cnn_smooth")
+    return replace(training, model=model, analysis=AnalysisConfig(curvature_pairs=PAIRS))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study; returns the exit status."""
+    return run_study(
+        "proposition1",
+        rows(),
+        __doc__,
+        arguments,
+        extras=[proposition1_report],
+        adapted=looked_at,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

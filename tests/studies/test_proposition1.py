@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core.config import PolicyConfig, TrainingConfig
+from core.reading import DEFAULT, PAPER
+from hpo import presets
+from studies.proposition1 import PAIRS, looked_at, main, rows
+
+
+def test_the_rows() -> None:
+    table = {row.row.key: row for row in rows()}
+    assert list(table) == ["none", "beta-1", "metamixup-paper", "metamixup", "placebo"]
+    policies = {key: row.policy for key, row in table.items()}
+    assert policies["beta-1"] == PolicyConfig("beta", alpha=1.0)
+    assert policies["metamixup-paper"] == PolicyConfig("learned", reading=PAPER)
+    assert policies["metamixup"] == PolicyConfig("learned", reading=DEFAULT)
+    assert policies["placebo"] == PolicyConfig("placebo", reading=DEFAULT)
+    assert table["placebo"].row.control_of == "metamixup"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "preset", "model"),
+    [
+        ("digits", "quick", "digits_cnn_smooth"),
+        ("digits", "paper", "digits_cnn_smooth"),
+        ("fashion_mnist", "smoke", "cnn_smooth"),
+        ("cifar10", "paper", "cnn_smooth"),
+    ],
+)
+def test_every_preset_gets_a_smooth_network(dataset: str, preset: str, model: str) -> None:
+    before = presets.training(dataset, preset)
+    training = looked_at(before)
+    assert training.model == model
+    assert training.analysis is not None
+    assert training.analysis.curvature_pairs == PAIRS
+    assert {n: v for n, v in training.to_dict().items() if n not in ("model", "analysis")} == {
+        n: v for n, v in before.to_dict().items() if n not in ("model", "analysis")
+    }
+
+
+def test_a_network_of_ones_own_must_be_smooth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--preset", "smoke", "--model", "digits_cnn", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "the gradient of digits_cnn jumps; choose cnn_smooth" in capsys.readouterr().err
+    assert isinstance(looked_at(presets.training("digits", "quick")), TrainingConfig)
+
+
+@pytest.mark.slow
+def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--preset", "smoke", "--seeds", "1", "--epochs", "1", "--rows", "none,beta-1"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "(P2): no pair violates it" in told
+    looks = pd.read_csv(tmp_path / "proposition1-looks.csv")
+    assert sorted(zip(looks["method"], looks["output"], strict=True)) == [
+        (method, output) for method in ("beta-1", "none") for output in ("logit", "probability")
+    ]
+    assert (looks["ratio"] <= looks["kappa"]).all()
+    names = {path.name for path in tmp_path.iterdir()}
+    expected = {f"proposition1{end}" for end in (".csv", ".md", ".png", "-curvature.png")}
+    assert expected <= names
