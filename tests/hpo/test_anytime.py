@@ -203,6 +203,15 @@ def test_differences_over_seeds_with_holm_over_all_of_the_data_set() -> None:
     assert set(found["metamixup"].against) == {"tpe-alpha-asha"}
 
 
+def test_a_study_can_have_another_reference() -> None:
+    ends = {"grid": [1.0, 2.0, 4.0], "search": [2.0, 2.5, 4.0], "metamixup": [3.0, 2.0, 1.0]}
+    found = {line.method: line for line in compare(make_curves(ends), 4.0, references=("grid",))}
+    assert {method: set(line.against) for method, line in found.items()} == {
+        "grid": set(), "search": {"grid"}, "metamixup": {"grid"},
+    }  # fmt: skip
+    assert found["search"].against["grid"][0].difference == pytest.approx(0.5)
+
+
 def test_data_sets_are_families_of_their_own() -> None:
     one = make_curves({"metamixup": [1.0, 2.0, 3.0], "other": [2.0, 2.5, 4.0]})
     both = one | {(m, "mnist", s): found for (m, _, s), found in one.items()}

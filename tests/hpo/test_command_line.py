@@ -9,7 +9,7 @@ import pytest
 
 from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, source_from_arrays
-from hpo import command_line, presets
+from hpo import command_line, presets, semi_presets
 from hpo.command_line import Options
 from hpo.plan import StudyRow, controls
 from hpo.report import Row
@@ -88,6 +88,30 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
         data_root=Path("/data"),
         fresh=True,
     )
+
+
+def test_semi_supervised_studies_have_labels_and_more_presets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def semi(*arguments: str) -> Options:
+        return command_line.parse("table3", "", arguments, semi_supervised=True)
+
+    monkeypatch.setattr(command_line, "load_source", lambda name, root, image_size: MANY)
+    for preset in ("paper", "oliver", "mixmatch"):
+        training, _ = semi("--preset", preset, "--epochs", "20", "--lr", "0.5").load("mnist")
+        expected = semi_presets.training("mnist", preset, epochs=20)
+        # Of 5,000 images a tenth is labelled, and 500 are for meta-validation.
+        assert expected.semi is not None
+        few = replace(expected.semi, labelled=500)
+        assert training == replace(expected, lr=0.5, semi=few)
+    training, _ = semi("--labels", "700").load("mnist")
+    assert training.semi is not None
+    assert training.semi.labelled == 700
+    assert parse().labels is None
+    for wrong in (lambda: parse("--labels", "3"), lambda: parse("--preset", "oliver")):
+        with pytest.raises(SystemExit):
+            wrong()
+        assert "error" in capsys.readouterr().err
 
 
 def test_strategies_have_a_budget_in_place_of_trials(capsys: pytest.CaptureFixture[str]) -> None:

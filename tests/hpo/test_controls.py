@@ -206,6 +206,25 @@ def test_the_table_for_people(tmp_path: Path, make_records: MakeRecords) -> None
     assert not [line for line in lines if line.startswith("- Alone")]
 
 
+def test_a_counterpart_stands_in_for_the_best_beta(
+    tmp_path: Path, make_records: MakeRecords
+) -> None:
+    """beta-1 is not the best Beta, and is what this row is held against."""
+    mine = replace(MINE, row=replace(MINE.row, counterpart="beta-1"))
+    other = replace(ALONE, row=replace(ALONE.row, counterpart="not-there"))
+    rows = [mine if row is MINE else other if row is ALONE else row for row in ROWS]
+    extra = controls_report(outcome(tmp_path, make_records(), rows))
+    frame = table(extra)
+    assert list(dict.fromkeys(frame.index.get_level_values("method"))) == ["mine"]
+    lines = of(frame, "mine")
+    assert list(lines.index) == ["placebo", "frozen", "counterpart"]
+    assert lines.loc["counterpart", "control_method"] == "beta-1"
+    assert lines.loc["counterpart", "difference"] == pytest.approx(2.0)
+    assert "− the same with MixUp" in extra.markdown
+    assert "best Beta" not in extra.markdown
+    assert extra.metrics["mine", "digits"]["minus_counterpart"] == pytest.approx(2.0)
+
+
 def test_more_errors_are_no_success_however_sure(tmp_path: Path, make_records: MakeRecords) -> None:
     worse = {"mine-placebo": [1.0, 2.001, 3.002]}
     text = controls_report(outcome(tmp_path, make_records(**worse))).markdown

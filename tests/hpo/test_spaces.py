@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 
-from hpo.spaces import BETA_ALPHA, Float, Space, suggest, tune_space
+from hpo.spaces import BETA_ALPHA, Float, Int, Space, suggest, threshold_fall, tune_space
 
 SPACE: Space = {"alpha": Float(0.1, 10.0, log=True), "step": Float(-1.0, 3.0)}
 
@@ -41,6 +41,28 @@ def test_every_framework_draws_from_the_declared_space(road: str) -> None:
     np.testing.assert_allclose(inner, [0.0, 1.0, 2.0], atol=0.25)
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_whole_numbers_are_drawn_with_both_ends(log: bool) -> None:
+    space: Space = {"k": Int(2, 5, log=log)}
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    by_optuna = [suggest(study.ask(), space)["k"] for _ in range(200)]
+    random = np.random.RandomState(0)
+    by_tune = tune_space(space)["k"].sample(size=200, random_state=random)
+    for drawn in (by_optuna, by_tune):
+        assert set(drawn) == {2, 3, 4, 5}
+        assert all(isinstance(k, (int, np.integer)) for k in drawn)
+
+
+def test_the_fall_of_the_threshold_is_searched_around_the_papers() -> None:
+    for epochs in (2, 40, 200):
+        space = threshold_fall(epochs)
+        step, period = space["threshold_step"], space["threshold_period"]
+        assert step.low < 0.01 < 0.2 < step.high
+        assert isinstance(period, Int)
+        assert 1 <= period.low < period.high <= max(2, epochs)
+        assert period.high >= 0.15 * epochs
+
+
 def test_alpha_is_searched_around_one_on_a_log_scale() -> None:
     alpha = BETA_ALPHA["alpha"]
     assert alpha.log
@@ -60,3 +82,17 @@ def test_alpha_is_searched_around_one_on_a_log_scale() -> None:
 def test_an_impossible_range_is_refused(arguments: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Float(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, 2), r"low must be below high, got \[2, 2\]"),
+        ((0, 3, True), "needs low >= 1, got 0"),
+    ],
+)
+def test_an_impossible_range_of_whole_numbers_is_refused(
+    arguments: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Int(*arguments)  # type: ignore[arg-type]

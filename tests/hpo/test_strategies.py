@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from core.config import PolicyConfig, TrainingConfig
+from core.semi_supervised.config import SemiSupervisedConfig
 from hpo.anytime import curves
 from hpo.cells import Cell, CellRecord, CellStore, partial_result
 from hpo.plan import Plan, StudyRow, search_key, with_meta_images
 from hpo.progress import Progress
 from hpo.report import Row
 from hpo.search import SearchSettings, SpaceSearch, configured
-from hpo.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION
+from hpo.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
 from hpo.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
 from hpo.study import StudyRun
 
@@ -347,7 +348,36 @@ def test_settings_go_where_they_belong() -> None:
     assert configured(replace(BASE, policy=BETA), {"alpha": 0.3}).policy.alpha == 0.3
 
 
-@pytest.mark.parametrize("name", ["alpah", "policy", "kind", "reading", "step_size"])
+def test_settings_of_a_semi_supervised_method_go_there_and_nowhere_else() -> None:
+    semi = SemiSupervisedConfig("pseudo-label", 50, threshold_step=0.05)
+    apl = replace(BASE, policy=BETA, semi=semi)
+    found = configured(apl, {"threshold_step": 0.2, "threshold_period": 7, "alpha": 0.3})
+    expected = replace(semi, threshold_step=0.2, threshold_period=7)
+    assert found == replace(apl, semi=expected, policy=PolicyConfig("beta", alpha=0.3))
+    for name in ("labelled", "semi"):
+        with pytest.raises(ValueError, match=f"cannot search over '{name}'"):
+            configured(apl, {name: 1})
+
+
+def test_a_space_can_follow_from_the_length_of_a_training() -> None:
+    semi = SemiSupervisedConfig("pseudo-label", 50, threshold_step=0.05)
+    seen: list[int] = []
+
+    def space(epochs: int) -> Space:
+        seen.append(epochs)
+        return {"threshold_period": Int(epochs, epochs + 1)}
+
+    base = replace(BASE, semi=semi)
+    search = Sampled(BETA, space).search(base, "apl", SearchSettings(), 3.0)
+    found = search.next().training.semi
+    assert seen == [base.epochs]
+    assert found is not None
+    assert found.threshold_period in (base.epochs, base.epochs + 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["alpah", "policy", "kind", "reading", "step_size", "threshold_step"]
+)
 def test_settings_that_belong_nowhere_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"cannot search over '{name}'"):
         configured(replace(BASE, policy=BETA), {name: 1.0})

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from core.config import PolicyConfig
+from core.data import Source, load_source
+from hpo import semi_presets
+from hpo.plan import SemiRow, SourceKey, StudyRow, controls, source_key, with_meta_images
+from hpo.report import Row
+from hpo.semi_rows import with_presets
+
+PAPER = {("digits", 50): 9.0, ("digits", 100): 8.0, ("cifar10", 50): 7.0}
+SUPERVISED = StudyRow(
+    Row("sup", "Sup", "", "none"),
+    PolicyConfig("none"),
+    semi=SemiRow("supervised-only", paper_errors=PAPER),
+)
+LEARNED = StudyRow(
+    Row("meta", "Meta", "", "learned"),
+    PolicyConfig("learned"),
+    semi=SemiRow("apl", {"threshold_step": 0.2}, PAPER),
+)
+BASE = {"digits": semi_presets.training("digits", "quick")}
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[SourceKey, Source]:
+    return {source_key(BASE["digits"]): load_source("digits")}
+
+
+def test_a_row_gets_its_methods_settings_and_its_own_go_first(
+    sources: dict[SourceKey, Source],
+) -> None:
+    plain, learned = with_presets([SUPERVISED, LEARNED], BASE, sources, "quick", ())
+    assert plain.settings("digits")["semi"] == BASE["digits"].semi
+    semi = learned.settings("digits")["semi"]
+    assert (semi.kind, semi.labelled, semi.threshold_step) == ("pseudo-label", 50, 0.2)
+    assert semi.threshold_period == round(0.15 * BASE["digits"].epochs)
+
+
+def test_what_the_command_line_gave_goes_before_a_methods_rate(
+    sources: dict[SourceKey, Source],
+) -> None:
+    [ours] = with_presets([SUPERVISED], BASE, sources, "oliver", ())
+    [theirs] = with_presets([SUPERVISED], BASE, sources, "oliver", {"lr"})
+    assert ours.settings("digits")["lr"] == 3e-3
+    assert "lr" not in theirs.settings("digits")
+
+
+def test_the_papers_number_is_of_the_same_data_set_labels_and_images(
+    sources: dict[SourceKey, Source],
+) -> None:
+    rows = [LEARNED, *controls(LEARNED), SUPERVISED, with_meta_images(SUPERVISED)]
+    found = with_presets(rows, BASE, sources, "quick", ())
+    shown = {row.row.key: row.row.paper_error for row in found}
+    assert shown == {
+        "meta": {"digits": 9.0},
+        "meta-placebo": {},
+        "meta-frozen": {},
+        "sup": {"digits": 9.0},
+        "sup+meta": {},
+    }
+
+
+def test_rows_of_other_studies_stay_as_they_are(sources: dict[SourceKey, Source]) -> None:
+    row = StudyRow(Row("none", "None", "", "none"), PolicyConfig("none"), {"meta_size": 7})
+    assert with_presets([row], BASE, sources, "quick", ()) == [row]

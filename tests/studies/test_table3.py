@@ -1,0 +1,150 @@
+"""Table III: its rows, and a smoke run of all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core.config import PolicyConfig
+from hpo.cells import CellStore
+from hpo.command_line import parse
+from hpo.run import prepare
+from studies import table3
+
+THIRTEEN = [
+    "supervised-only",
+    "pseudo-label",
+    "pi-model",
+    "mean-teacher",
+    "vat",
+    "vat-em",
+    "mixup-pseudo-label",
+    "mixup-apl",
+    "metamixup-pseudo-label",
+    "metamixup-apl",
+    "mixmatch-no-mixup",
+    "mixmatch",
+    "mixmatch-metamixup",
+]
+SMALL = ["--preset", "smoke", "--dataset", "digits"]
+
+
+def test_the_rows_are_the_papers_in_its_order_and_controls_after_them() -> None:
+    table = table3.rows()
+    assert [row.row.key for row in table[:13]] == THIRTEEN
+    learned = [row.row.key for row in table if row.row.family == "learned"]
+    assert learned == [key for key in THIRTEEN if "metamixup" in key]
+    assert [row.row.key for row in table[13:]] == [
+        f"{key}-{control}" for key in learned for control in ("placebo", "frozen")
+    ]
+    by_key = {row.row.key: row for row in table}
+    for key in learned:
+        counterpart = by_key[by_key[key].row.counterpart]
+        assert counterpart.semi.method == by_key[key].semi.method
+        assert counterpart.policy.kind == "beta"
+
+
+def test_methods_that_differ_in_one_thing_differ_in_nothing_else() -> None:
+    """MixMatch without MixUp, with it and with MetaMixUp; APL and pseudo-labels, as they mix."""
+    options = parse("table3", "", [*SMALL, "--seeds", "1"], semi_supervised=True)
+    plan, _ = prepare("table3", table3.rows(), options, reference=table3.REFERENCE)
+    cells = {cell.method: cell.training for cell in plan.fixed_cells()}
+    for group in (
+        ("mixmatch-no-mixup", "mixmatch", "mixmatch-metamixup", "mixmatch-metamixup-placebo"),
+        ("pseudo-label", "mixup-pseudo-label", "metamixup-pseudo-label"),
+        ("mixup-apl", "metamixup-apl", "metamixup-apl-placebo"),
+    ):
+        told = [{**cells[method].to_dict(), "policy": None} for method in group]
+        assert all(one == told[0] for one in told), group
+        assert len({cells[method].policy for method in group}) == len(group)
+    assert cells["mixmatch"].policy == PolicyConfig("beta", alpha=0.75, per_sample=True)
+    assert cells["vat-em"].semi.entropy > 0 == cells["vat"].semi.entropy
+    assert cells["mixup-apl"].semi.threshold_step == 0.05
+    assert plan.size == 19
+
+
+@pytest.mark.parametrize(
+    ("column", "errors"),
+    [
+        (("cifar10", 1000), {"supervised-only": 35.95, "metamixup-apl": 20.66, "mixmatch": 7.87}),
+        (("cifar10", 4000), {"supervised-only": 20.34, "metamixup-apl": 11.50, "mixmatch": 6.42}),
+        (("svhn", 500), {"supervised-only": 17.71, "metamixup-apl": 6.05, "mixmatch": 3.79}),
+        (("svhn", 1000), {"supervised-only": 12.93, "metamixup-apl": 5.34, "mixmatch": 3.32}),
+    ],
+)
+def test_the_papers_numbers_stand_in_its_columns(
+    column: tuple[str, int], errors: dict[str, float]
+) -> None:
+    found = {row.row.key: row.semi.paper_errors.get(column) for row in table3.rows()}
+    assert {key: found[key] for key in errors} == errors
+    without = {("cifar10", 4000): 10.97, ("svhn", 1000): 4.89}
+    assert found["mixmatch-no-mixup"] == without.get(column)
+
+
+def test_some_rows_train_and_are_reported(
+    tmp_path: Path, without_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "supervised-only,pseudo-label,mixup-apl,metamixup-apl,metamixup-apl-placebo"
+    command = [*SMALL, "--seeds", "2", "--rows", rows, "--labels", "30", "--output", str(tmp_path)]
+    assert table3.main(command) == 0
+    said = capsys.readouterr().out
+    assert "- Not better than Supervised-Only: " in said or "below that of Supervised-Only" in said
+    frame = pd.read_csv(tmp_path / "table3.csv").set_index("method")
+    assert list(frame.index) == rows.split(",")
+    assert (frame["n_seeds"] == 2).all()
+    assert (frame["labels"] == 30).all()
+    meta = frame["labels_with_meta"] - frame["labels"]
+    assert meta.to_dict() == {
+        key: 50 if key.startswith("metamixup") else 0 for key in rows.split(",")
+    }
+    assert frame["median_error"].between(0, 100).all()
+    assert frame["paper_error"].isna().all()
+    compared = frame["diff_vs_reference"].dropna()
+    others = (
+        frame.drop("supervised-only")["mean_error"] - frame.loc["supervised-only", "mean_error"]
+    )
+    pd.testing.assert_series_equal(compared, others, check_names=False, atol=1e-3)
+    statistics = pd.read_csv(tmp_path / "table3-pseudo-labels.csv")
+    assert set(statistics["method"]) == set(rows.split(",")) - {"supervised-only"}
+    assert (statistics["accepted"] > 0).any()
+    controls = pd.read_csv(tmp_path / "table3-controls.csv").set_index("control")
+    assert controls["control_method"].fillna("").to_dict() == {
+        "placebo": "metamixup-apl-placebo",
+        "frozen": "",
+        "counterpart": "mixup-apl",
+    }
+    report = (tmp_path / "table3.md").read_text()
+    assert "30 training images are labelled" in report
+    assert "MixUp + APL: kind=pseudo-label" in report
+    stored = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/result.json")}
+    assert table3.main(command) == 0
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/result.json")} == stored
+
+
+@pytest.mark.slow
+def test_a_smoke_run_has_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert table3.main([*SMALL, "--seeds", "1", "--output", str(tmp_path)]) == 0
+    frame = pd.read_csv(tmp_path / "table3.csv")
+    assert list(frame["method"][:13]) == THIRTEEN
+    assert len(frame) == 19
+    assert (frame["n_seeds"] == 1).all()
+    records = CellStore(tmp_path).records()
+    assert {record.cell.training.semi.labelled for record in records} == {50}
+    for name in ("table3.png", "table3-pseudo-labels.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+    assert "MixMatch + MetaMixUp" in capsys.readouterr().out
+
+
+def test_what_cannot_be_is_said_before_anything_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, said in (
+        (["--labels", "0"], "--labels must be at least 1"),
+        (["--label-noise", "0.4"], "semi-supervised training has no use for label_noise"),
+        (["--rows", "mixmatch-metamixup-frozen"], "add it: --rows mixmatch-metamixup"),
+    ):
+        assert table3.main([*SMALL, *flags, "--output", str(tmp_path)]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("cells/*"))
