@@ -44,6 +44,8 @@ def test_the_rows_are_the_papers_in_its_order_and_controls_after_them() -> None:
         counterpart = by_key[by_key[key].row.counterpart]
         assert counterpart.semi.method == by_key[key].semi.method
         assert counterpart.policy.kind == "beta"
+        # λ starts from the distribution that it replaces.
+        assert by_key[key].policy.reading.init_alpha == counterpart.policy.alpha
 
 
 def test_methods_that_differ_in_one_thing_differ_in_nothing_else() -> None:
