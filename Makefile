@@ -4,12 +4,14 @@ CONSTRAINTS ?= constraints.txt
 OUTPUT ?= results
 PORT ?= 5000
 ARGS ?=
+PRESET ?= quick
 BIN := .venv/bin
 
-.PHONY: help install table2 test test-fast lint ui clean
+.PHONY: help install table2 paper test test-fast lint ui clean
 
 help:
 	@echo "make table2    Table II on scikit-learn's digits, three seeds (ARGS=... adds flags)"
+	@echo "make paper     every table and figure of the paper, one report (PRESET=smoke, quick or paper)"
 	@echo "make test      all tests;  make test-fast leaves the slow ones out"
 	@echo "make ui        MLflow UI of $(OUTPUT) on http://127.0.0.1:$(PORT)"
 	@echo "make lint      ruff and mypy"
@@ -24,6 +26,9 @@ install: .venv/.installed
 
 table2: install
 	$(BIN)/python studies/table2.py --dataset digits --preset quick --seeds 3 --output $(OUTPUT) $(ARGS)
+
+paper: install
+	$(BIN)/python studies/reproduce.py --preset $(PRESET) --output $(OUTPUT) $(ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,0 +1,188 @@
+"""Parts run, fail and are reported, with studies that the tests make up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from hpo.reproduction import (
+    INTERRUPTED,
+    Part,
+    State,
+    Study,
+    read_states,
+    run_parts,
+    write_report,
+)
+
+GOOD = Part("good", "good", "Table I: good", "It is good.", ("digits",))
+BAD = Part("bad", "bad", "Figure 2: bad", "It is bad.", ("digits",), ("--labels", "7"), "own")
+LAST = Part("last", "last", "Figure 3: last", "It is last.", ("digits",))
+PARTS = (GOOD, BAD, LAST)
+
+
+def leaves(output: Path, *names: str) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = output / name
+        if path.suffix == ".png":
+            path.write_bytes(b"picture " + name.encode())
+        else:
+            path.write_text(f"# {path.stem}\n\nPreset `quick`.\n\n## digits\n\n| a |\n| --- |\n")
+
+
+def run(
+    output: Path, bad: Callable[[Sequence[str]], int]
+) -> tuple[dict[str, State], list[tuple[str, list[str]]]]:
+    """All parts, the second one as given; the states, and what was called with which flags."""
+    calls: list[tuple[str, list[str]]] = []
+
+    def studies(part: Part) -> Study:
+        def study(arguments: Sequence[str]) -> int:
+            calls.append((part.key, list(arguments)))
+            if part is BAD:
+                return bad(arguments)
+            leaves(output / part.folder, f"{part.study}.md", f"{part.study}.png")
+            return 0
+
+        return study
+
+    return run_parts(PARTS, studies, lambda part: ["--x", *part.flags], output, "quick"), calls
+
+
+def told(message: str, status: int) -> Callable[[Sequence[str]], int]:
+    def study(arguments: Sequence[str]) -> int:
+        print("warming up", file=sys.stderr)
+        print(f"bad: error: {message}", file=sys.stderr)
+        print("later", file=sys.stderr)
+        return status
+
+    return study
+
+
+def raises(error: BaseException) -> Callable[[Sequence[str]], int]:
+    def study(arguments: Sequence[str]) -> int:
+        raise error
+
+    return study
+
+
+def test_each_part_gets_its_flags_and_its_folder(tmp_path: Path) -> None:
+    ended, calls = run(tmp_path, lambda arguments: 0)
+    assert calls == [
+        ("good", ["--x", "--output", str(tmp_path)]),
+        ("bad", ["--x", "--labels", "7", "--output", str(tmp_path / "own")]),
+        ("last", ["--x", "--output", str(tmp_path)]),
+    ]
+    assert [state.status for state in ended.values()] == [0, 0, 0]
+    assert read_states(tmp_path) == ended
+    assert all(state.preset == "quick" and state.seconds >= 0 for state in ended.values())
+
+
+@pytest.mark.parametrize(
+    ("bad", "status", "error"),
+    [
+        (told("no such data", 2), 2, "no such data"),
+        (told("a worker died", 1), 1, "a worker died"),
+        (told("it recovered", 0), 0, ""),
+        (raises(RuntimeError("broken")), 1, "RuntimeError: broken"),
+        (raises(SystemExit(2)), 2, ""),
+        (raises(SystemExit("gone")), 1, ""),
+    ],
+)
+def test_a_part_that_fails_is_told_and_the_rest_goes_on(
+    bad: Callable[[Sequence[str]], int],
+    status: int,
+    error: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stderr = sys.stderr
+    ended, calls = run(tmp_path, bad)
+    assert [key for key, _ in calls] == ["good", "bad", "last"]
+    assert (ended["bad"].status, ended["bad"].error) == (status, error)
+    assert ended["last"].status == 0
+    assert sys.stderr is stderr
+    shown = capsys.readouterr().err
+    if error:
+        assert error in shown
+
+
+@pytest.mark.parametrize("bad", [raises(KeyboardInterrupt()), lambda arguments: INTERRUPTED])
+def test_an_interrupt_ends_it_and_keeps_what_is_done(
+    bad: Callable[[Sequence[str]], int], tmp_path: Path
+) -> None:
+    ended, calls = run(tmp_path, bad)
+    assert [key for key, _ in calls] == ["good", "bad"]
+    assert ended["bad"].status == INTERRUPTED
+    assert list(read_states(tmp_path)) == ["good"]
+
+
+def test_states_of_another_run_are_kept(tmp_path: Path) -> None:
+    run(tmp_path, told("no", 2))
+    ended = run_parts([LAST], lambda part: lambda arguments: 0, lambda part: [], tmp_path, "smoke")
+    assert list(ended) == ["last"]
+    states = read_states(tmp_path)
+    assert list(states) == ["good", "bad", "last"]
+    assert (states["last"].preset, states["good"].preset) == ("smoke", "quick")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    for text in ("{", '{"a": {"no": 1}}', "[1]"):
+        (tmp_path / "reproduction.json").write_text(text)
+        with pytest.raises(ValueError, match=r"reproduction\.json is not readable"):
+            read_states(tmp_path)
+
+
+def test_the_report_has_every_text_and_picture(tmp_path: Path) -> None:
+    leaves(
+        tmp_path, "good.md", "good.png", "good-more.png", "good-errors.md", "other.md", "goods.png"
+    )
+    leaves(tmp_path / "own", "bad.png")
+    states = {"good": State(0, 61.0, "quick", ""), "bad": State(1, 2.0, "quick", "a | broke")}
+    (tmp_path / "reproduction.json").write_text(
+        json.dumps({key: vars(state) for key, state in states.items()})
+    )
+    markdown, html = write_report(tmp_path, PARTS)
+    text = markdown.read_text()
+    lines = text.splitlines()
+    assert "| [Table I: good](#table-i-good) | quick | done | 1m01s |" in lines
+    bad = "**failed** (status 1): a / broke"
+    assert f"| [Figure 2: bad](#figure-2-bad) | quick | {bad} | 2s |" in lines
+    assert "| [Figure 3: last](#figure-3-last) | – | not run | – |" in lines
+    places = [text.index(part.title, text.index("## ")) for part in PARTS]
+    assert places == sorted(places)
+    good = text[text.index("## Table I") : text.index("## Figure 2")]
+    assert "*The paper:* It is good." in good
+    assert good.count("Preset `quick`.") == 2
+    assert "#### digits" in good  # below the part's own heading
+    pictures = [line for line in good.splitlines() if line.startswith("![")]
+    assert pictures == ["![good](good.png)", "![good-more](good-more.png)"]
+    assert f"This part: {bad}." in text
+    assert "![bad](own/bad.png)" in text
+    assert "other" not in text
+    page = html.read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert 'id="table-i-good"' in page
+    assert 'href="#table-i-good"' in page
+
+
+def test_a_part_from_before_and_one_that_left_nothing(tmp_path: Path) -> None:
+    leaves(tmp_path, "good.md")
+    run_parts([LAST], lambda part: lambda arguments: 0, lambda part: [], tmp_path, "quick")
+    text = write_report(tmp_path, PARTS)[0].read_text()
+    assert "| [Table I: good](#table-i-good) | – | from an earlier run | – |" in text
+    assert "(#figure-3-last) | quick | left no files |" in text
+
+
+def test_headings_in_code_stay_and_only_the_first_goes(tmp_path: Path) -> None:
+    (tmp_path / "good.md").write_text("# good\n\n# Again\n\n```\n# comment\n```\n## End\n")
+    text = write_report(tmp_path, [GOOD])[0].read_text()
+    assert "### Again" in text
+    assert "\n# comment" in text
+    assert "#### End" in text
+    assert "# good" not in text
