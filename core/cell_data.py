@@ -163,6 +163,11 @@ def draw_splits(config: TrainingConfig, source: Source) -> Splits:
         labelled=None if config.semi is None else config.semi.labelled,
         classes=source.classes,
     )
+    if splits.unlabelled is not None and not len(splits.unlabelled):
+        raise ValueError(
+            f"labelled={len(splits.train)} leaves no unlabelled image; choose fewer labelled "
+            "images, or a larger train_size"
+        )
     kept = long_tail(
         source.train_labels[splits.train.numpy()],
         source.num_classes,

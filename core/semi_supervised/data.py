@@ -47,11 +47,6 @@ def prepare_semi_data(
     splits = draw_splits(config, source)
     assert splits.labelled is not None
     assert splits.unlabelled is not None
-    if not len(splits.unlabelled):
-        raise ValueError(
-            f"labelled={len(splits.labelled)} leaves no unlabelled image; choose fewer labelled "
-            "images, or a larger train_size"
-        )
     labelled = splits.labelled
     if config.meta_in_training:
         labelled = torch.cat([labelled, splits.meta_validation])

@@ -27,6 +27,7 @@ from core.data import (
 CONFIG = TrainingConfig(
     "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, flip=False
 )
+from core.semi_supervised import SemiSupervisedConfig
 
 
 def numbered() -> Source:
@@ -337,3 +338,14 @@ def test_a_gpu_gets_the_same_labels(changes: dict[str, Any]) -> None:
     here, there = (prepare_data(config, numbered(), device) for device in ("cpu", "cuda"))
     assert read(there.train) == read(here.train)
     assert torch.equal(there.flipped, here.flipped)
+
+
+def test_labels_for_all_leave_nothing_to_learn_without() -> None:
+    source = load_source("digits")
+    semi = SemiSupervisedConfig("supervised", labelled=100)
+    config = TrainingConfig(
+        "digits", "digits_cnn", PolicyConfig("none"), train_size=100, meta_size=50, semi=semi
+    )
+    with pytest.raises(ValueError, match="labelled=100 leaves no unlabelled image; choose fewer"):
+        draw_labels(config, source)
+    draw_labels(replace(config, train_size=101), source)
