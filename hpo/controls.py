@@ -136,7 +136,7 @@ def _controls_of(row: Row, rows: Sequence[Row], here: pd.DataFrame) -> Iterator[
     if row.counterpart is not None:
         yield "counterpart", row.counterpart if (here["method"] == row.counterpart).any() else ""
         return
-    best = here.loc[here["best_beta"], "method"]
+    best = here.loc[here["best_beta"] & (here["architecture"] == row.architecture), "method"]
     yield "best beta", best.iloc[0] if len(best) else ""
 
 

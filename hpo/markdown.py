@@ -29,19 +29,26 @@ _NONE = "–"
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """The frame of `hpo.report.build_table` as one Markdown table for each data set, with notes; or
-    that of `hpo.semi_table.semi_table`.
+    """The frame of `hpo.report.build_table` as one Markdown table for each data set, or in a study
+    of several architectures for each of both, with notes; or that of `hpo.semi_table.semi_table`.
 
     What has no value is a dash. The cost is the training time in units of the row of family
     "none".
     """
     parts: list[str] = []
-    for dataset in frame["dataset"].unique():
-        lines = frame[frame["dataset"] == dataset].to_dict("records")
-        parts += [f"## {dataset}", _table(lines)]
+    for (dataset, architecture), lines in _tables(frame).items():
+        parts += [f"## {dataset}" + (f", {architecture}" if architecture else ""), _table(lines)]
         parts += _remarks(lines)
     parts.append(_semi_legend() if "reference" in frame else _legend())
     return "\n\n".join(parts)
+
+
+def _tables(frame: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The lines of each data set and architecture, in the order of the frame."""
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in frame.to_dict("records"):
+        tables.setdefault((line["dataset"], line["architecture"]), []).append(line)
+    return tables
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -211,7 +218,7 @@ def _legend() -> str:
             "lowest mean error on the meta-validation images; the test set selects nothing. The "
             "column is the mean difference to it over the seeds that both have (negative: fewer "
             "errors), with 95 % interval; p of the paired t test, then adjusted by Holm's method "
-            "for the comparisons of one data set.",
+            "for the comparisons of one table.",
             "- cost: training time, evaluation not counted. samples: samples sent forward in "
             "training, virtual and validation passes counted. Both are the mean of one training, "
             "plus the whole search where one was needed; of a frozen row plus the training whose λ "

@@ -56,6 +56,7 @@ COLUMNS = (
     "best_beta",
     "label",
     "family",
+    "architecture",
 )
 """Of the CSV, in this order. Errors and differences in percent, times in seconds."""
 
@@ -94,6 +95,8 @@ class Row:
             a frozen row bears the cost of that row's training, which it needs.
         counterpart: of a learned row the key of the one that draws λ from a Beta distribution and
             shares all else, its third control; None: the best Beta is.
+        architecture: of a study of several, in which rows are compared with rows of their own; ""
+            where all rows have one.
     """
 
     key: str
@@ -103,6 +106,7 @@ class Row:
     paper_error: Mapping[str, float] = field(default_factory=dict)
     control_of: str | None = None
     counterpart: str | None = None
+    architecture: str = ""
 
 
 def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:
@@ -127,7 +131,8 @@ def build_table(
     all trials of its search, or the training that a frozen row draws from. The best Beta of a data
     set is the "beta" row with the lowest mean meta-validation error, among those with the most
     finished seeds. The others are compared with it by a paired t test over the seeds that both
-    have; p is adjusted by Holm's method over the comparisons of one data set.
+    have; p is adjusted by Holm's method over the comparisons of one data set. In a study of several
+    architectures all of this is so within each.
 
     Raises:
         ValueError: two final records have the same method, data set and seed.
@@ -138,7 +143,9 @@ def build_table(
     for dataset in datasets:
         here = [record for record in records if record.cell.dataset == dataset]
         entries = [_entry(row, dataset, here) for row in rows]
-        _compare(entries, {row.key: errors_by_seed(here, row.key) for row in rows})
+        errors = {row.key: errors_by_seed(here, row.key) for row in rows}
+        for architecture in dict.fromkeys(row.architecture for row in rows):
+            _compare([e for e in entries if e["architecture"] == architecture], errors)
         lines += entries
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -262,6 +269,7 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         "best_beta": False,
         "label": row.label,
         "family": row.family,
+        "architecture": row.architecture,
     }
 
 
@@ -275,7 +283,7 @@ def _setting(row: Row, finals: Sequence[CellRecord], trials: Sequence[CellRecord
 
 
 def _compare(entries: Sequence[dict[str, Any]], errors: Mapping[str, Mapping[int, float]]) -> None:
-    """Fill in the comparison with the best Beta of one data set."""
+    """Fill in the comparison with the best Beta of one data set and architecture."""
     betas = [e for e in entries if e["family"] == "beta" and e["n_seeds"] > 0]
     if not betas:
         return

@@ -300,3 +300,31 @@ def test_a_frozen_row_bears_the_training_that_it_draws_from(make_record: MakeRec
     assert (of["search_seconds"], of["train_seconds"]) == (41.0, 51.0)
     assert (of["search_samples"], of["samples_seen"]) == (3000, 4000)
     assert line(table, "metamixup")["search_seconds"] == 0
+
+
+def test_each_architecture_is_compared_with_its_own_best_beta(
+    make_record: Callable[..., CellRecord],
+) -> None:
+    errors = {"beta-1": [9.0, 9.5], "mine": [8.0, 7.5], "none": [9.5, 9.0]}
+    lower = {key: [value - 5 for value in values] for key, values in errors.items()}
+    records, rows = [], []
+    for name, own in (("small", errors), ("large", lower)):
+        for key, values in own.items():
+            family = {"beta-1": "beta", "none": "none"}.get(key, "extra")
+            rows.append(Row(f"{key}@{name}", key, "", family, architecture=name))  # type: ignore[arg-type]
+            records += [
+                make_record(f"{key}@{name}", seed, test_error=value, val_error=value)
+                for seed, value in enumerate(values)
+            ]
+    frame = build_table(records, rows, ["digits"])
+    assert list(frame[frame.best_beta].method) == ["beta-1@small", "beta-1@large"]
+    for key in ("mine", "none"):
+        small, large = (line(frame, f"{key}@{name}") for name in ("small", "large"))
+        for column in ("diff_vs_best_beta", "p_value", "p_holm"):
+            assert small[column] == large[column]
+        alone = build_table(records, rows[:3], ["digits"])
+        assert pd.Series(line(alone, f"{key}@small")).equals(pd.Series(small))
+    assert line(frame, "mine@large")["diff_vs_best_beta"] == -1.5
+    text = to_markdown(frame)
+    assert text.index("## digits, small") < text.index("## digits, large")
+    assert text.count("| mine ") == 2
