@@ -23,11 +23,11 @@ from core.data import (
     make_splits,
     source_from_arrays,
 )
+from core.semi_supervised import SemiSupervisedConfig
 
 CONFIG = TrainingConfig(
     "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, flip=False
 )
-from core.semi_supervised import SemiSupervisedConfig
 
 
 def numbered() -> Source:
