@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hpo.signals import exit_on_sigterm, restore_sigterm
+from hpo.tracking_details import MAP_KEY, map_image, maps_of, numbers_of, series_of
 from hpo.tracking_run import (
     DIGEST,
     STATUS_OF,
@@ -45,6 +46,8 @@ from hpo.tracking_uri import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hpo.cells import Cell, CellRecord
 
 __all__ = [
@@ -119,6 +122,7 @@ class StudyTracker:
         self._study_id = study_id
         self._runs: dict[str, TrackedRun] = {}
         self._files: list[Path] = []
+        self._maps: list[tuple[TrackedRun, int, np.ndarray]] = []
         self._writing = Writing(self.uri)
         self._closed = False
         exit_on_sigterm()  # or runs would stay RUNNING for ever
@@ -190,8 +194,13 @@ class StudyTracker:
             tags[DIGEST] = digest
         if record.error or "error" in run.stored_tags:
             tags["error"] = record.error or ""
-        run.finish(STATUS_OF[record.status], record.result, tags)
+        result = record.result
+        numbers = {**result, **numbers_of(result)}
+        run.finish(STATUS_OF[record.status], numbers, tags, series_of(result))
         self._sync(run)
+        self._maps += [(run, epoch, lam) for epoch, lam in maps_of(result).items()]
+        if self._maps:
+            self._writing.files(self._send_files)
 
     def summarise(self, rows: Iterable[SummaryRow]) -> None:
         """One summary run for each method and data set; a later call updates the same runs."""
@@ -326,6 +335,12 @@ class StudyTracker:
         while self._files:
             self._client.log_artifact(self._parent.run_id, str(self._files[0]))
             self._files.pop(0)
+        while self._maps and self._maps[0][0].run_id is not None:
+            run, epoch, lam = self._maps[0]
+            self._client.log_image(
+                run.run_id, map_image(lam), key=MAP_KEY, step=epoch, synchronous=True
+            )
+            self._maps.pop(0)
 
     def _end_runs(self, status: RunStatus) -> None:
         for run in self._runs.values():

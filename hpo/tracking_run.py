@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hpo.tracking_details import Series
+
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 # A pruned trial was stopped on purpose before its budget was spent. FINISHED is for runs that
@@ -107,6 +109,7 @@ class TrackedRun:
         self._noted: set[int] = set()
         self._pending: list[_Values] = []
         self._final = _Values(0, 0, {})
+        self._series: Series = {}
         self._final_tags: dict[str, str] = {}
 
     def add_epoch(self, metrics: Mapping[str, Any]) -> None:
@@ -117,7 +120,11 @@ class TrackedRun:
             self._pending.append(_Values.of(metrics, step))
 
     def finish(
-        self, status: RunStatus, metrics: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        status: RunStatus,
+        metrics: Mapping[str, Any],
+        tags: Mapping[str, str],
+        series: Series | None = None,
     ) -> None:
         """Note the end: metrics stand at the last epoch, values that are the latest are not sent.
 
@@ -125,12 +132,14 @@ class TrackedRun:
             status: terminal state of the run.
             metrics: numbers are logged, everything else in the mapping is left out.
             tags: added to the run's, after the metrics: a run that has them is complete.
+            series: metrics over steps of their own; they go with the digest among the tags.
         """
         self.status = status
         self.ended = False
         # Of two values at one step MLflow shows the later one: a millisecond tells them apart.
         self._final = _Values.of(metrics, max(self._noted, default=0), delay=1)
         self._final_tags = dict(tags)
+        self._series = series or {}
         self.tags |= tags
 
     def sync(self, client: Any, experiment_id: str) -> None:
@@ -208,6 +217,12 @@ class TrackedRun:
             if self._latest.get(key) != value
         ]
         tags = self._news(self._final_tags)
+        if DIGEST in tags:
+            metrics += [
+                Metric(key, value, self._final.timestamp, step)
+                for key, values in self._series.items()
+                for step, value in values
+            ]
         if metrics or tags:
             # The store takes metrics before tags.
             client.log_batch(

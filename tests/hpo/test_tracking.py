@@ -265,7 +265,7 @@ def test_epochs_are_buffered_and_split_at_mlflows_limit(
             tracker.epoch(record.cell.id, metrics)
         assert sizes == []
         tracker.end_cell(record)
-    assert [size for size in sizes if size > 10] == [996, 996, 708]
+    assert [size for size in sizes if size > 100] == [996, 996, 708]
     assert len(metric(output, record.cell.id, "lam_mean")) == 450
 
 
@@ -325,3 +325,61 @@ def test_nothing_is_printed_or_logged(
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+HISTOGRAM = [4, *[0] * 18, 12]
+FINDINGS = {
+    "pair_epochs": [1, 2],
+    "pair_lam": [[[0.25, None], [0.75, 0.5]], [[0.0, 1.0], [1.0, 0.0]]],
+    "plane": [],
+    "plane_labels": [],
+    "intrusion": {"mean": 3.5, "minimum": 0.25},
+}
+
+
+def test_the_histogram_of_lam_is_a_curve_over_lam(output: Path, make_record: MakeRecord) -> None:
+    """16 λ, a quarter in the lowest of 20 bins: 20 · 4 / 16 = 5 at 2.5 percent, rounded down."""
+    record = make_record(lam_histogram=HISTOGRAM, lam_histogram_first=[3] * 20)
+    with open_tracker(output) as tracker:
+        train(tracker, record)
+        tracker.end_cell(record)
+        tracker.end_cell(record)
+    name = record.cell.id
+    density = metric(output, name, "lam_density")
+    assert [step for step, _ in density] == list(range(2, 100, 5))
+    assert [value for _, value in density] == [5.0, *[0.0] * 18, 15.0]
+    assert [value for _, value in metric(output, name, "lam_density_first")] == [1.0] * 20
+
+
+def test_what_an_analysis_found_is_there_once(output: Path, make_record: MakeRecord) -> None:
+    record = make_record(findings=FINDINGS)
+    for _ in range(2):  # and again, by a driver that finds it complete
+        with open_tracker(output) as tracker:
+            tracker.end_cell(record)
+    name = record.cell.id
+    assert metric(output, name, "intrusion_mean") == [(2, 3.5)]
+    assert metric(output, name, "intrusion_minimum") == [(2, 0.25)]
+    spread = dict(metric(output, name, "lam_pair_spread"))
+    # Of 0.25, 0.75 and 0.5; of 0, 1, 1 and 0.
+    assert spread == pytest.approx({1: (0.125 / 3) ** 0.5, 2: 0.5})
+    images = sorted(path.name for path in (output / "mlartifacts").rglob("*.png"))
+    assert [image.split("+timestamp")[0] for image in images] == [
+        f"lam_by_class_pair+step+{epoch}" for epoch in (1, 2)
+    ]
+
+
+def test_maps_that_were_refused_are_sent_later(
+    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record(findings=FINDINGS)
+    with open_tracker(output) as tracker:
+        with monkeypatch.context() as refusal:
+
+            def refuse(*arguments: Any, **more: Any) -> None:
+                raise OSError("no room")
+
+            refusal.setattr(tracker._client, "log_image", refuse)
+            tracker.end_cell(record)
+        assert not list(output.rglob("*.png"))
+    assert len(list((output / "mlartifacts").rglob("*.png"))) == 2
+    assert statuses(output)[record.cell.id] == "FINISHED"

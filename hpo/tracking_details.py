@@ -1,0 +1,71 @@
+"""What MLflow keeps of a training's λ beside its metrics: histograms, intrusion, class-pair maps.
+
+The UI draws a metric over its step. A histogram is therefore a metric whose step is λ in percent,
+and the histograms of two runs lie over each other in one chart; maps are images with the epoch as
+step, and lie side by side in an image grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Series = Mapping[str, list[tuple[int, float]]]
+"""Values of a metric by step."""
+
+MAP_KEY = "lam_by_class_pair"
+"""Of the images."""
+
+_PIXELS = 480
+
+
+def series_of(result: Mapping[str, Any]) -> Series:
+    """Metrics over steps of their own.
+
+    lam_density, lam_density_first: of the last and the first epoch, the density of λ (1 is
+    uniform) at the middle of each bin, in percent. lam_pair_spread: standard deviation of mean λ
+    over pairs of classes, by epoch, where it was recorded.
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for name, histogram in (
+        ("lam_density", result.get("lam_histogram")),
+        ("lam_density_first", result.get("lam_histogram_first")),
+    ):
+        if histogram and sum(histogram):
+            bins, total = len(histogram), sum(histogram)
+            found[name] = [
+                (int(100 * (at + 0.5) / bins), bins * count / total)
+                for at, count in enumerate(histogram)
+            ]
+    maps = maps_of(result)
+    if maps:
+        found["lam_pair_spread"] = [(epoch, float(np.nanstd(lam))) for epoch, lam in maps.items()]
+    return found
+
+
+def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The distances of an analysed training: intrusion_mean, intrusion_minimum and so on."""
+    found: Mapping[str, float] = (result.get("findings") or {}).get("intrusion") or {}
+    return {f"intrusion_{name}": value for name, value in found.items()}
+
+
+def maps_of(result: Mapping[str, Any]) -> dict[int, np.ndarray]:
+    """Mean λ by classes [C, C] for each epoch in which it was recorded; NaN: no such pair."""
+    findings: Mapping[str, Any] = result.get("findings") or {}
+    recorded = zip(findings.get("pair_epochs", ()), findings.get("pair_lam", ()), strict=True)
+    return {epoch: np.array(lam, dtype=float) for epoch, lam in recorded}  # None becomes NaN
+
+
+def map_image(lam: np.ndarray) -> np.ndarray:
+    """A map as a picture, uint8 [H, H, 3]: from brown at λ = 0 over white to violet at 1.
+
+    The scale is the same for all, so that pictures can be compared; a pair that never came up is
+    grey. Rows and columns are the classes in order, without names.
+    """
+    from matplotlib import colormaps
+
+    shown = colormaps["PuOr"].with_extremes(bad="#8C8C8C")(np.ma.masked_invalid(lam), bytes=True)
+    side = max(1, _PIXELS // len(lam))
+    return np.asarray(shown)[:, :, :3].repeat(side, axis=0).repeat(side, axis=1)
