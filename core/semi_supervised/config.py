@@ -45,7 +45,8 @@ class SemiSupervisedConfig:
         ramp, ramp_share: how the weight comes up from 0, over which share of the training:
             "linear", "sigmoid" (exp(−5(1−x)²)), or not at all.
         ema: decay of the moving average of the weights: the teacher of "mean-teacher", what is
-            evaluated of "mixmatch". Needed by both.
+            evaluated of both. Needed by both. It remembers some 1/(1 − ema) steps: where the
+            training has few times as many, it still holds the initial weights, and errs by them.
         threshold: least probability of a pseudo-label that is accepted (σ0).
         threshold_step, threshold_period: σd and K: it falls by σd every K epochs.
         threshold_formula: "per-period", Algorithm 2, or the text's "literal" one; see

@@ -152,9 +152,9 @@ class MixMatch:
     hypergradient. In the hypergradient's virtual step all rows are one pass, and one batch to
     BatchNorm; the real step forwards them in K + 1 interleaved passes, each normalised by itself.
 
-    The source decays the weights of its layers by 1 − lr·wd after each Adam step; with AdamW the
-    same happens to all parameters. The moving average has the parameters' averages, and the running
-    statistics as they are.
+    The source decays the weights of its layers by 1 − lr·wd at each Adam step, biases and BatchNorm
+    not; `core.optimisers.build_optimizer` does so for "adamw". The moving average has the
+    parameters' averages, and the running statistics as they are.
 
     In the source λu is 75 on CIFAR-10 and 250 on SVHN and comes up linearly over 1/64 of the
     training, K = 2, T = 0.5 and the decay of the average 0.999.
