@@ -123,3 +123,14 @@ def test_an_interrupt_is_told(
     assert main(["--preset", "smoke", "--output", str(tmp_path)]) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert not (tmp_path / "reproduction.html").exists()
+
+
+@pytest.mark.slow
+def test_a_figure_for_real(tmp_path: Path) -> None:
+    arguments = ["--preset", "smoke", "--epochs", "1", "--output", str(tmp_path)]
+    assert main([*arguments, "--only", "figure6"]) == 0
+    text = (tmp_path / "reproduction.md").read_text()
+    assert "(#figure-6-frequency-of-λ) | smoke | done |" in text
+    page = (tmp_path / "reproduction.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list(tmp_path.glob("figure6*.png"))) >= 1
+    assert "<table>" in page
