@@ -9,7 +9,7 @@ import pytest
 
 from hpo.command_line import parse
 from studies import reproduce
-from studies.reproduce import MORE_LABELS, PARTS, main, parts_of
+from studies.reproduce import MORE, PARTS, main, parts_of
 
 
 def test_every_part_is_a_study_and_every_study_of_the_paper_is_a_part() -> None:
@@ -25,7 +25,7 @@ def test_every_part_is_a_study_and_every_study_of_the_paper_is_a_part() -> None:
     for part in PARTS:
         assert callable(importlib.import_module(f"studies.{part.study}").main)
     assert parts_of("smoke") == parts_of("quick") == PARTS
-    assert {part.study for part in MORE_LABELS} == {"table3", "table4"}
+    assert {part.study for part in MORE} == {"table1", "table3", "table4"}
 
 
 @pytest.fixture
@@ -78,6 +78,9 @@ def test_the_paper_has_its_own_data_sets(called: dict[str, list[str]], tmp_path:
     assert given["table2"] == ["cifar10", "cifar100", "svhn", "mnist"]
     assert given["figure6"] == ["mnist"]
     assert given["table3-cifar10-4000"] == ["cifar10"]
+    assert given["table1"] == ["mnist", "fashion_mnist"]
+    assert given["table1-imagenet"] == ["imagenet"]
+    assert "wrn_28_10" in called["table1-colour"]
     extra = called["table3-cifar10-4000"]
     options = parse("table3", "", extra, semi_supervised=True)
     assert (options.labels, options.seeds) == (4000, 5)
@@ -112,7 +115,7 @@ def test_an_unknown_part_is_named(
     called: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--only", "table2,table9", "--output", str(tmp_path)]) == 2
-    assert "unknown part 'table9'; choose among table2" in capsys.readouterr().err
+    assert "unknown part 'table9'; choose among table1, table2" in capsys.readouterr().err
     assert not called
 
 
