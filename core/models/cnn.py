@@ -67,9 +67,11 @@ class PlaneCNN(CNN):
     """The "3-layer CNN" with two features, to be drawn in the plane (Fig. 4).
 
     Between the hidden layer of :class:`CNN`, dropout included, and the classifier stands a linear
-    layer of two units without an activation, so that features lie anywhere in the plane. All of it
-    is initialised by He: classifier weights of 1e-3, as of :class:`CNN`, would leave two features
-    next to no gradient. Features: D = 2. Parameters: 832,448 for 1x28x28 and 10 classes.
+    layer of two units without an activation, so that features lie anywhere in the plane. It is
+    initialised as :class:`CNN`, but for the classifier, N(0, 0.1): 1e-3 leaves two features next to
+    no gradient, and at He's 0.7 one of three short trainings on Fashion-MNIST (14x14, MixUp, lr
+    0.05) stayed at the chance level, all features in one point; at 0.1 none did. D = 2.
+    Parameters: 832,448 for 1x28x28 and 10 classes.
 
     Args:
         in_channels: channels of the images.
@@ -88,7 +90,7 @@ class PlaneCNN(CNN):
         self.trunk.append(nn.Linear(16 * width, 2))
         self.classifier = nn.Linear(2, num_classes)
         _initialise(self)
-        nn.init.kaiming_normal_(self.classifier.weight, mode="fan_in", nonlinearity="linear")
+        nn.init.normal_(self.classifier.weight, std=0.1)
 
 
 class DigitsCNN(ImageClassifier):

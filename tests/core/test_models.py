@@ -540,3 +540,11 @@ def test_every_parameter_is_trained(name: str) -> None:
         assert parameter.grad is not None, key
         assert torch.isfinite(parameter.grad).all(), key
         assert parameter.grad.abs().max() > 0, key
+
+
+def test_the_plane_starts_with_logits_that_are_neither_flat_nor_steep() -> None:
+    """He's weights of the classifier let some trainings die, and 1e-3 gives no gradient."""
+    torch.manual_seed(0)
+    model = build_model("cnn_2d", in_channels=1, num_classes=1000, image_size=14)
+    assert model.classifier.weight.std().item() == pytest.approx(0.1, rel=0.1)
+    assert not model.classifier.bias.any()
