@@ -133,7 +133,8 @@ def figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         for ax in axes.flat
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    drawn.legend(named.values(), named, loc="outside lower center", ncols=4, frameon=False)
+    columns = 4 if max(map(len, named)) <= 32 else 2
+    drawn.legend(named.values(), named, loc="outside lower center", ncols=columns, frameon=False)
     return drawn
 
 
