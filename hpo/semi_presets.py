@@ -59,9 +59,9 @@ def training(dataset: str, preset: str, *, epochs: int | None = None) -> Trainin
     divided by 10 after 60, 120 and 180, flip and 2-pixel translation, 500 meta-validation images
     (digits, which the paper does not have: a small CNN and 200 of them).
 
-    `oliver`: WRN-28-2 with leaky ReLU, Adam, batch 100, about 500,000 steps, rate × 0.2 after four
-    fifths, images contrast-normalised and whitened, flipped, shifted by 2 pixels and with noise
-    (SVHN in [−1, 1], shifted alone).
+    `oliver`: WRN-28-2 with leaky ReLU, Adam, batch 100 (half of it labelled), about 500,000 steps,
+    rate × 0.2 after four fifths, images contrast-normalised and whitened, flipped, shifted by 2
+    pixels and with noise (SVHN in [−1, 1], shifted alone).
 
     `mixmatch`: the same network, Adam with decoupled weight decay 0.02, batch 64, about 2^20 steps,
     images in [−1, 1], flipped (but SVHN) and shifted by 4 pixels. In that code a moving average is
@@ -236,12 +236,14 @@ def _milestones(epochs: int) -> tuple[int, ...]:
 
 
 def _oliver(dataset: str) -> TrainingConfig:
-    epochs = {"svhn": 700, "mnist": 850, "fashion_mnist": 850, "digits": 1000}.get(dataset, 1100)
+    epochs = {"svhn": 350, "mnist": 425, "fashion_mnist": 425, "digits": 500}.get(dataset, 550)
     svhn = dataset == "svhn"
     return replace(
         _paper(dataset),
         model="digits_cnn" if dataset == "digits" else "wrn_28_2_leaky",
         epochs=epochs,
+        batch_size=50,  # and as many unlabelled images
+        meta_batch_size=50,
         optimizer="adam",
         weight_decay=0.0,
         lr=_OLIVER_RATES["supervised-only"],

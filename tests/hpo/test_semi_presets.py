@@ -92,9 +92,10 @@ def test_oliver_has_the_rates_and_weights_of_its_code() -> None:
     assert (base.noise, base.flip) == (0.15, True)
     svhn = training("svhn", "oliver")
     assert (svhn.normalisation, svhn.noise, svhn.flip) == ("unit", 0.0, False)
-    # 500,000 steps of 100 unlabelled images, of the 45,500 that 4,000 labels leave.
-    assert base.epochs * 455 == pytest.approx(500_000, rel=0.01)
-    assert svhn.epochs * 717 == pytest.approx(500_000, rel=0.01)
+    # 500,000 steps of 50 labelled and 50 unlabelled images, of the 45,500 that 4,000 labels leave.
+    assert (base.batch_size, svhn.batch_size) == (50, 50)
+    assert base.epochs * 910 == pytest.approx(500_000, rel=0.01)
+    assert svhn.epochs * 1434 == pytest.approx(500_000, rel=0.01)
 
 
 def test_mixmatch_has_the_settings_of_its_code() -> None:
