@@ -1,0 +1,95 @@
+"""What the paper's full study would take on N GPUs: a plan on paper, nothing is trained.
+
+Tables II to V with their controls and searches, on the data sets and numbers of labels of the
+paper, in its settings: cells, GPU-hours, wall time, storage, and where the cost lies, followed by
+every assumption. It takes seconds, needs no data and no GPU.
+
+    python studies/plan.py --preset paper --gpus 64
+    python studies/plan.py --gpus 8 --seeds 3 --tables table2,table5
+    python studies/plan.py --gpus 8 --gpu-tflops 60      (measured with your GPU and precision)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from hpo import presets, semi_presets
+from hpo.plan import StudyRow
+from hpo.plan_on_paper import Column, Table, jobs
+from hpo.plan_report import plan_report
+from studies import table2, table3, table4, table5
+
+_LABELLED = (("cifar10", 1000), ("cifar10", 4000), ("svhn", 500), ("svhn", 1000))
+_COLUMNS: Mapping[str, Sequence[tuple[str, int | None]]] = {
+    "table2": (("cifar10", None), ("cifar100", None), ("svhn", None), ("mnist", None)),
+    "table3": _LABELLED,
+    "table4": _LABELLED,
+    "table5": (("cifar10", 4000), ("svhn", 1000)),
+}
+"""Data set and number of labels of each column of the paper's."""
+
+_ROWS: Mapping[str, Callable[[], list[StudyRow]]] = {
+    "table2": table2.rows,
+    "table3": table3.rows,
+    "table4": table4.rows,
+    "table5": table5.rows,
+}
+
+
+def table(name: str, preset: str, epochs: int | None = None) -> Table:
+    """One of the paper's tables under a preset.
+
+    Args:
+        name: of its study.
+        preset: one of `hpo.presets.PRESETS`.
+        epochs: of all its trainings; None is the preset's.
+    """
+    columns = [_column(dataset, labels, preset, epochs) for dataset, labels in _COLUMNS[name]]
+    return Table(name, _ROWS[name](), columns, presets.search(preset))
+
+
+def _column(dataset: str, labels: int | None, preset: str, epochs: int | None) -> Column:
+    if labels is None:
+        training = presets.training(dataset, preset)
+        return Column(training if epochs is None else replace(training, epochs=epochs), dataset)
+    training = semi_presets.training(dataset, preset, epochs=epochs)
+    assert training.semi is not None
+    semi = replace(training.semi, labelled=labels)
+    return Column(replace(training, semi=semi), f"{dataset} {labels} labels")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="studies/plan.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--preset", default="paper", choices=presets.PRESETS, help="default: paper")
+    add("--gpus", type=int, default=8, metavar="N", help="default: 8")
+    add("--seeds", type=int, default=5, metavar="N", help="default: 5")
+    add("--epochs", type=int, metavar="N", help="of every training (default: the preset's)")
+    add("--tables", default=",".join(_ROWS), metavar="NAME,NAME", help="default: all")
+    throughput = "sustained TFLOP/s of one GPU in training (default: 20)"
+    add("--gpu-tflops", type=float, default=20.0, metavar="X", help=throughput)
+    args = parser.parse_args(arguments)
+    names = args.tables.split(",")
+    unknown = [name for name in names if name not in _ROWS]
+    if unknown:
+        parser.error(f"unknown table {unknown[0]!r}; choose among {', '.join(_ROWS)}")
+    for flag in ("gpus", "seeds", "epochs", "gpu_tflops"):
+        value = getattr(args, flag)
+        if value is not None and value <= 0:
+            parser.error(f"--{flag.replace('_', '-')} must be above 0, got {value:g}")
+    tables = [table(name, args.preset, args.epochs) for name in names]
+    planned = [job for each in tables for job in jobs(each, args.seeds)]
+    print(plan_report(planned, tables, args.seeds, args.gpus, args.gpu_tflops))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""`studies/plan.py` as a user runs it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from studies import plan
+
+
+def test_the_plan_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(["--preset", "paper", "--gpus", "64", "--tables", "table4"]) == 0
+    shown = capsys.readouterr().out
+    # 4 rows × 4 columns × 5 seeds of 200 epochs
+    assert re.search(r"\| table4 \| +80 \| +16,000 \|", shown)
+    assert "80 trainings" in shown
+    assert "wrn_28_2, 200 epochs" in shown
+    assert "20 TFLOP/s sustained" in shown
+
+
+def test_a_faster_gpu_takes_less_time(capsys: pytest.CaptureFixture[str]) -> None:
+    hours = []
+    for tflops in ("10", "40"):
+        plan.main(["--tables", "table4", "--seeds", "1", "--gpus", "1", "--gpu-tflops", tflops])
+        found = re.search(r"([\d,]+\.\d) hours on 1 GPUs", capsys.readouterr().out)
+        assert found is not None
+        hours.append(float(found[1].replace(",", "")))
+    assert hours[0] / hours[1] == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tables", "table9"], "unknown table 'table9'"),
+        (["--gpus", "0"], "--gpus must be above 0, got 0"),
+        (["--gpu-tflops", "-1"], "--gpu-tflops must be above 0"),
+    ],
+)
+def test_what_cannot_be_planned(
+    capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        plan.main(flags)
+    assert message in capsys.readouterr().err
