@@ -191,7 +191,8 @@ def parse(
         add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
     parser.set_defaults(budget=None, search_trials=None, labels=None)
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
+    store = "MLflow store (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"
+    add("--tracking-uri", metavar="URI", help=store)
     add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
     add("--workers", type=int, metavar="N", help="cells at a time (default: what fits)")
     add("--threads", type=int, default=1, metavar="N", help="CPU threads of a cell (default: 1)")

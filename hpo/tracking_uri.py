@@ -43,7 +43,13 @@ class TrackingError(RuntimeError):
 
 
 def default_tracking_uri(output: Path) -> str:
-    """``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``."""
+    """What the environment says, as everywhere in MLflow: ``MLFLOW_TRACKING_URI``.
+
+    Without it ``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``.
+    """
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
     return f"sqlite:///{(output.resolve() / 'mlflow.db').as_posix()}"
 
 

@@ -60,7 +60,8 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
     add("--repeats", type=int, metavar="N", help="rounds of the timing (default: the preset's)")
     add("--threads", type=int, metavar="N", help="CPU threads of torch (default: the cores)")
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
+    store = "MLflow store (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"
+    add("--tracking-uri", metavar="URI", help=store)
     add("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     precision = "forward passes under autocast (default: off; bf16 for paper on cuda)"
     add("--autocast", choices=("bf16", "off"), help=precision)

@@ -1,0 +1,236 @@
+"""mlflow/server.sh as a user starts it: whom it lets in, and what it leaves lying about."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpo.tracking_uri import default_tracking_uri
+
+ROOT = Path(__file__).parents[3]
+POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+needs_auth = pytest.mark.skipif(
+    find_spec("flask_wtf") is None, reason="needs mlflow[auth] (pip install '.[server]')"
+)
+
+
+def settings(path: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not below pytest's own, which another user, such as PostgreSQL's, may not enter."""
+    path = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+class Server:
+    """server.sh on a free port, until `end`."""
+
+    def __init__(self, folder: Path, store: str):
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            self.port = int(listening.getsockname()[1])
+        kept = ("PATH", "HOME", "LANG", "PYTHONPATH")
+        environment = {name: os.environ[name] for name in kept if name in os.environ}
+        environment |= {"PYTHON": sys.executable, "MLFLOW_PORT": f"{self.port}"}
+        self.folder = folder
+        self.log = folder.with_name(f"{folder.name}.log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                ["sh", str(ROOT / "mlflow/server.sh"), str(folder), store],
+                env={**environment, "MLFLOW_WORKERS": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def status(self, path: str, password: str | None = None, host: str | None = None) -> int:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        if password is not None:
+            pair = base64.b64encode(f"admin:{password}".encode()).decode()
+            request.add_header("Authorization", f"Basic {pair}")
+        if host is not None:
+            request.add_header("Host", host)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    def wait(self) -> None:
+        for _ in range(1200):  # a busy machine takes minutes
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                assert self.status("/health") == 200
+                return
+            except OSError:
+                time.sleep(0.5)
+        raise AssertionError(self.log.read_text())
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.log.unlink()
+
+
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
+def lets_in_whom_it_knows(server: Server) -> None:
+    password = settings(server.folder / "client.env")["MLFLOW_TRACKING_PASSWORD"]
+    assert server.status(SEARCH, password) == 200
+    assert server.status(SEARCH) == 401
+    assert server.status("/") == 401
+    assert server.status(SEARCH, "password1234") == 401
+    assert server.status(SEARCH, password, "evil.example") == 403
+    assert server.status(SEARCH, password, f"localhost:{server.port}") == 200
+
+
+@needs_auth
+@pytest.mark.slow
+def test_requests_without_credentials_or_for_another_host_are_refused(folder: Path) -> None:
+    server = Server(folder / "server", "sqlite")
+    try:
+        server.wait()
+        lets_in_whom_it_knows(server)
+        told = server.log.read_text()
+        client = settings(folder / "server/client.env")
+        saved_searches_are_understood(client)
+    finally:
+        server.end()
+    assert client["MLFLOW_TRACKING_PASSWORD"] not in told
+    for path in (folder / "server").rglob("*"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def saved_searches_are_understood(client: dict[str, str]) -> None:
+    """By the server, in a process that knows it from the environment alone, as a study does."""
+    searches = yaml.safe_load((ROOT / "mlflow/searches.yaml").read_text())
+    asked = [(search["filter"], search["order"]) for search in searches]
+    script = f"""
+from mlflow import MlflowClient
+client = MlflowClient()
+experiment = client.create_experiment("table2")
+good = client.create_run(experiment, tags={{"kind": "summary", "dataset": "digits"}})
+client.create_run(experiment, tags={{"kind": "summary", "dataset": "mnist"}})
+found = [client.search_runs([experiment], f, order_by=[o]) for f, o in {asked!r}]
+assert [run.info.run_id for run in found[0]] == [good.info.run_id]
+print(len(found))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **client},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == f"{len(searches)}"
+
+
+@needs_auth
+@pytest.mark.slow
+@pytest.mark.skipif(not POSTGRESQL, reason="needs PostgreSQL (Debian: postgresql)")
+@pytest.mark.skipif(find_spec("psycopg2") is None, reason="needs psycopg2 ('.[server]')")
+def test_with_postgresql_it_opens_no_second_port_and_comes_back_with_what_it_knew(
+    folder: Path,
+) -> None:
+    server = Server(folder / "server", "postgresql")
+    try:
+        server.wait()
+        lets_in_whom_it_knows(server)
+        first = settings(server.folder / "secrets.env")
+        arguments = (server.folder / "postgresql/data/postmaster.opts").read_text()
+        assert '"listen_addresses="' in arguments
+    finally:
+        server.end()
+    assert not (server.folder / "postgresql/data/postmaster.pid").exists(), "its database ended too"
+    again = Server(folder / "server", "postgresql")
+    try:
+        again.wait()
+        assert settings(again.folder / "secrets.env") == first
+        lets_in_whom_it_knows(again)
+    finally:
+        again.end()
+
+
+# ------------------------------------------------------------------------------ files, no server
+
+
+def test_secrets_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "secrets.env"
+    command = ["sh", str(ROOT / "mlflow/secrets.sh"), str(file)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    made = settings(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    secret = {name: v for name, v in made.items() if "PASSWORD" in name or "KEY" in name}
+    assert len(secret) == len(set(secret.values())) == 4
+    assert all(len(value) == 48 for value in secret.values())
+    assert not any(value in told for value in secret.values())
+    subprocess.run(command, capture_output=True, check=True)
+    assert settings(file) == made
+    other = tmp_path / "other.env"
+    subprocess.run([*command[:-1], str(other)], capture_output=True, check=True)
+    assert not set(secret.values()) & set(settings(other).values())
+    example = settings_of_the_example()
+    assert set(made) <= set(example)
+    assert not any(example[name] for name in secret), "the example has none"
+
+
+def settings_of_the_example() -> dict[str, str]:
+    lines = (ROOT / "mlflow/env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_the_compose_file_opens_one_port_on_loopback_and_holds_no_secret() -> None:
+    compose = yaml.safe_load((ROOT / "mlflow/compose.yaml").read_text())
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports == ["${MLFLOW_BIND:-127.0.0.1}:${MLFLOW_PORT:-5000}:5000"]
+    for service in compose["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if any(word in name for word in ("PASSWORD", "SECRET", "KEY")):
+                assert value.startswith("${"), name
+    server = compose["services"]["mlflow"]
+    assert "--app-name basic-auth" in server["command"]
+    assert server["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].startswith("${MLFLOW_NAMES:-local")
+
+
+def test_a_study_finds_the_server_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert default_tracking_uri(tmp_path) == "http://127.0.0.1:5000"
+
+
+def test_what_is_made_at_the_first_start_is_not_committed() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"/mlflow-server/", "/mlflow/.env"} <= set(ignored)
