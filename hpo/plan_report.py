@@ -12,6 +12,7 @@ from hpo.plan_on_paper import (
     META_STAGE_STEP_ELSE,
     RECORD_BYTES,
     TRACKING_BYTES,
+    Column,
     Job,
     Table,
 )
@@ -48,7 +49,8 @@ def plan_report(
         f"{wall:,.1f} hours on {gpus} GPUs ({total / gpus / wall:.0%} busy).",
         _bottleneck(longest, floor, total, wall, gpus),
         "Where the cost lies:\n\n"
-        + _table("row", jobs, hours, lambda job: f"{job.table} {job.row}", _MOST),
+        + _table("column", jobs, hours, lambda job: f"{job.table} {job.column}", _MOST),
+        _table("row", jobs, hours, lambda job: f"{job.table} {job.row}", _MOST),
         "Storage:\n" + "\n".join(f"- {line}" for line in _storage(jobs, tables, gpus)),
         "Assumed:\n" + "\n".join(f"- {line}" for line in _assumptions(tables, seeds, tflops)),
     ]
@@ -100,13 +102,17 @@ def _storage(jobs: Sequence[Job], tables: Sequence[Table], gpus: int) -> list[st
     checkpoints = sum(running) * 8 * CHECKPOINT_COPIES
     epochs = sum(job.epochs for job in jobs)
     specs = {DATASETS[c.training.dataset] for table in tables for c in table.columns}
-    pixels = sum((s.train_size + s.test_size) * s.in_channels * s.image_size**2 for s in specs)
+    pixels = sum(
+        (s.train_size + s.test_size) * s.in_channels * s.image_size**2
+        for s in specs
+        if not s.streamed
+    )
     return [
         f"checkpoints of running trainings: {_size(checkpoints)} at most, on shared storage; one "
         "that has ended keeps none",
         f"records: {_size(epochs * RECORD_BYTES)}, on shared storage",
         f"MLflow's database: {_size(epochs * TRACKING_BYTES)}",
-        f"pixels: {_size(pixels)} in the object store of each node",
+        f"pixels: {_size(pixels)} in the object store of each node; ImageNet stays in its files",
     ]
 
 
@@ -114,10 +120,7 @@ def _assumptions(tables: Sequence[Table], seeds: int, tflops: float) -> list[str
     meta = ", ".join(f"{name} {value:g}" for name, value in META_STAGE_STEP.items())
     described = [
         f"{table.name}: {len(table.rows)} rows × {seeds} seeds on "
-        + ", ".join(
-            f"{column.label} ({column.training.model}, {column.training.epochs} epochs)"
-            for column in table.columns
-        )
+        + ", ".join(f"{column.label} ({_trained(column)})" for column in table.columns)
         for table in tables
     ]
     return [
@@ -136,6 +139,12 @@ def _assumptions(tables: Sequence[Table], seeds: int, tflops: float) -> list[str
         "digits; figures and analyses apart",
         "tables share no training, though some rows are the same",
     ]
+
+
+def _trained(column: Column) -> str:
+    model = column.training.model
+    epochs = f"{column.training.epochs} epochs"
+    return epochs if model in column.label else f"{model}, {epochs}"
 
 
 def _size(count: float) -> str:

@@ -1,8 +1,8 @@
 """What the paper's full study would take on N GPUs: a plan on paper, nothing is trained.
 
-Tables II to V with their controls and searches, on the data sets and numbers of labels of the
-paper, in its settings: cells, GPU-hours, wall time, storage, and where the cost lies, followed by
-every assumption. It takes seconds, needs no data and no GPU.
+Tables I to V with their controls and searches, on the data sets, architectures and numbers of
+labels of the paper, in its settings: cells, GPU-hours, wall time, storage, and where the cost lies,
+followed by every assumption. It takes seconds, needs no data and no GPU.
 
     python studies/plan.py --preset paper --gpus 64
     python studies/plan.py --gpus 8 --seeds 3 --tables table2,table5
@@ -20,18 +20,26 @@ from hpo import presets, semi_presets
 from hpo.plan import StudyRow
 from hpo.plan_on_paper import Column, Table, jobs
 from hpo.plan_report import plan_report
-from studies import table2, table3, table4, table5
+from studies import table1, table2, table3, table4, table5
 
 _LABELLED = (("cifar10", 1000), ("cifar10", 4000), ("svhn", 500), ("svhn", 1000))
-_COLUMNS: Mapping[str, Sequence[tuple[str, int | None]]] = {
+_ARCHITECTURES = ("preact_resnet18", "preact_resnet34", "wrn_28_10")
+_TABLE1 = (
+    ("mnist", "cnn"),
+    ("fashion_mnist", "cnn"),
+    *((d, a) for d in ("svhn", "cifar10", "cifar100", "imagenet") for a in _ARCHITECTURES),
+)
+_COLUMNS: Mapping[str, Sequence[tuple[str, int | str | None]]] = {
+    "table1": _TABLE1,
     "table2": (("cifar10", None), ("cifar100", None), ("svhn", None), ("mnist", None)),
     "table3": _LABELLED,
     "table4": _LABELLED,
     "table5": (("cifar10", 4000), ("svhn", 1000)),
 }
-"""Data set and number of labels of each column of the paper's."""
+"""Of each column of the paper's the data set, and its number of labels or its architecture."""
 
 _ROWS: Mapping[str, Callable[[], list[StudyRow]]] = {
+    "table1": table1.rows,
     "table2": table2.rows,
     "table3": table3.rows,
     "table4": table4.rows,
@@ -47,18 +55,22 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
         preset: one of `hpo.presets.PRESETS`.
         epochs: of all its trainings; None is the preset's.
     """
-    columns = [_column(dataset, labels, preset, epochs) for dataset, labels in _COLUMNS[name]]
+    columns = [_column(dataset, which, preset, epochs) for dataset, which in _COLUMNS[name]]
     return Table(name, _ROWS[name](), columns, presets.search(preset))
 
 
-def _column(dataset: str, labels: int | None, preset: str, epochs: int | None) -> Column:
-    if labels is None:
-        training = presets.training(dataset, preset)
-        return Column(training if epochs is None else replace(training, epochs=epochs), dataset)
-    training = semi_presets.training(dataset, preset, epochs=epochs)
-    assert training.semi is not None
-    semi = replace(training.semi, labelled=labels)
-    return Column(replace(training, semi=semi), f"{dataset} {labels} labels")
+def _column(dataset: str, which: int | str | None, preset: str, epochs: int | None) -> Column:
+    if isinstance(which, int):
+        training = semi_presets.training(dataset, preset, epochs=epochs)
+        assert training.semi is not None
+        semi = replace(training.semi, labelled=which)
+        return Column(replace(training, semi=semi), f"{dataset} {which} labels")
+    training = presets.training(dataset, preset)
+    if epochs is not None:
+        training = replace(training, epochs=epochs)
+    if which is None:
+        return Column(training, dataset)
+    return Column(replace(training, model=which, width=None), f"{dataset} {which}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,17 @@ def test_the_plan_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "20 TFLOP/s sustained" in shown
 
 
+def test_table_one_has_a_column_for_each_data_set_and_architecture() -> None:
+    table = plan.table("table1", "paper", epochs=3)
+    assert len(table.columns) == 2 + 4 * 3
+    assert {c.training.epochs for c in table.columns} == {3}
+    assert [c.training.model for c in table.columns if c.training.dataset == "imagenet"] == [
+        "preact_resnet18",
+        "preact_resnet34",
+        "wrn_28_10",
+    ]
+
+
 def test_a_faster_gpu_takes_less_time(capsys: pytest.CaptureFixture[str]) -> None:
     hours = []
     for tflops in ("10", "40"):
