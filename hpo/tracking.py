@@ -2,7 +2,7 @@
 
 Only the driver of a study holds a `StudyTracker`; workers never import MLflow. Everything goes
 through `MlflowClient` with explicit run ids: no active run, no global state. While a store is away
-the study goes on, and what is missing is sent when the store is back, at the end at the latest.
+the study goes on, what is missing is kept on disk, and sent when the store is back.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import hashlib
 import json
 import logging
 import math
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hpo.signals import exit_on_sigterm, restore_sigterm
-from hpo.tracking_details import MAP_KEY, map_image, maps_of, numbers_of, series_of
+from hpo.tracking_details import maps_of, numbers_of, series_of
+from hpo.tracking_journal import Journal, map_line, send_map
 from hpo.tracking_run import (
     DIGEST,
     STATUS_OF,
@@ -34,16 +37,18 @@ from hpo.tracking_run import (
 )
 from hpo.tracking_uri import (
     TrackingError,
-    Writing,
     check_tracking_uri,
     default_tracking_uri,
     first_line,
     is_database,
+    local_tracking_uri,
     mlflow_settings,
     open_experiment,
     shown_uri,
     store_errors,
+    told_cause,
 )
+from hpo.tracking_writing import Writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,10 +124,15 @@ class StudyTracker:
 
         self.uri = uri if uri is not None else default_tracking_uri(output)
         check_tracking_uri(self.uri)
+        self._output = output
+        self._experiment = experiment
         self._study_id = study_id
         self._runs: dict[str, TrackedRun] = {}
+        self._behind: dict[str, TrackedRun] = {}  # what the store lacks something of, in order
         self._files: list[Path] = []
         self._maps: list[tuple[TrackedRun, int, np.ndarray]] = []
+        self._kept: set[str] = set()  # lines of files that are in the journal
+        self._journal = Journal(output, self.uri)
         self._writing = Writing(self.uri)
         self._closed = False
         exit_on_sigterm()  # or runs would stay RUNNING for ever
@@ -130,6 +140,8 @@ class StudyTracker:
             with mlflow_settings():
                 self._client: Any = MlflowClient(self.uri)
                 self._experiment_id = open_experiment(self._client, self.uri, experiment, output)
+                # What a study before this one left; files that are refused stay in it.
+                self._foreign = self._journal.send(self._client, self.uri).trouble != []
             self._parent = self._open(experiment, params, previous_study_id)
         except BaseException as error:
             restore_sigterm()
@@ -138,7 +150,7 @@ class StudyTracker:
             raise TrackingError(
                 f"the MLflow store {shown_uri(self.uri)} failed while opening the experiment "
                 f"{experiment!r}: {first_line(error)}"
-            ) from error
+            ) from told_cause(self.uri, error)
 
     @property
     def how_to_open(self) -> str:
@@ -197,10 +209,10 @@ class StudyTracker:
         result = record.result
         numbers = {**result, **numbers_of(result)}
         run.finish(STATUS_OF[record.status], numbers, tags, series_of(result))
-        self._sync(run)
         self._maps += [(run, epoch, lam) for epoch, lam in maps_of(result).items()]
+        self._sync(run)
         if self._maps:
-            self._writing.files(self._send_files)
+            self._try_files()
 
     def summarise(self, rows: Iterable[SummaryRow]) -> None:
         """One summary run for each method and data set; a later call updates the same runs."""
@@ -226,7 +238,7 @@ class StudyTracker:
     def log_figure_files(self, paths: Sequence[Path]) -> None:
         """Store finished tables and figures as artifacts of the parent run."""
         self._files += paths
-        self._writing.files(self._send_files)
+        self._try_files()
 
     def close(self, status: RunStatus) -> None:
         """End every run of this study and delete duplicates; a second call does nothing.
@@ -239,7 +251,7 @@ class StudyTracker:
                 FINISHED without them. So does every other run of the study that is RUNNING.
 
         Raises:
-            TrackingError: something could not be written, now or earlier.
+            TrackingError: something could not be written; the message says how to complete it.
         """
         if self._closed:
             return
@@ -254,7 +266,8 @@ class StudyTracker:
             raise
         finally:
             restore_sigterm()
-        self._writing.check()
+        if self._writing.trouble is not None:
+            raise TrackingError(self._incomplete(self._writing.trouble))
 
     def __enter__(self) -> StudyTracker:
         return self
@@ -291,7 +304,7 @@ class StudyTracker:
                 parent.sync(client, place)
         except BaseException:
             # The parent may be there, RUNNING, even if its id never arrived here.
-            with suppress(*store_errors()), mlflow_settings(brief=True):
+            with suppress(*store_errors()), mlflow_settings("brief"):
                 settle(client, stored_runs(client, place, self._study_id), {})
             raise
         return parent
@@ -329,7 +342,42 @@ class StudyTracker:
         return self._runs[key]
 
     def _sync(self, run: TrackedRun) -> None:
-        self._writing.records(lambda: run.sync(self._client, self._experiment_id))
+        """Write the run, and before it what the store has missed; what it does not take is kept."""
+        self._behind[run_key(run.tags)] = run
+        for key, waiting in list(self._behind.items()):
+            sent = self._writing.records(partial(waiting.sync, self._client, self._experiment_id))
+            del self._behind[key]
+            if not sent:  # it goes last, or one that the store does not want would hold up others
+                self._behind[key] = waiting
+        run.synced_at = time.monotonic()
+        if self._behind:
+            self._keep(line for waiting in self._behind.values() for line in waiting.unsent())
+        elif not (self._files or self._maps or self._foreign):
+            self._journal.clear()
+            self._kept.clear()
+
+    def _try_files(self) -> None:
+        self._writing.files(self._send_files)
+        lines = list(self._journal.file_lines(self._files))
+        lines += [map_line(run_key(run.tags), epoch, lam) for run, epoch, lam in self._maps]
+        fresh = {json.dumps(line): line for line in lines if json.dumps(line) not in self._kept}
+        self._kept |= fresh.keys()
+        self._keep(fresh.values())
+
+    def _keep(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        self._journal.append(self._study_id, self._experiment, lines)
+
+    def _incomplete(self, trouble: str) -> str:
+        command = ["python", "-m", "hpo.complete_tracking", str(self._output)]
+        if self.uri != local_tracking_uri(self._output):
+            command += ["--tracking-uri", shown_uri(self.uri)]
+        runs, files = len(self._behind), len(self._files) + len(self._maps)
+        return (
+            f"the MLflow store {shown_uri(self.uri)} is incomplete: {trouble}. The results are "
+            f"safe in the output folder, and what is missing (runs: {runs}, files: {files}) waits "
+            f"in {self._journal.path}; once the store works, `{shlex.join(command)}` sends it, and "
+            "so does the same study run again, without --fresh: it trains nothing twice"
+        )
 
     def _send_files(self) -> None:
         while self._files:
@@ -337,9 +385,7 @@ class StudyTracker:
             self._files.pop(0)
         while self._maps and self._maps[0][0].run_id is not None:
             run, epoch, lam = self._maps[0]
-            self._client.log_image(
-                run.run_id, map_image(lam), key=MAP_KEY, step=epoch, synchronous=True
-            )
+            send_map(self._client, str(run.run_id), epoch, lam)
             self._maps.pop(0)
 
     def _end_runs(self, status: RunStatus) -> None:
@@ -347,7 +393,7 @@ class StudyTracker:
             if run.status is None:
                 run.finish("KILLED" if status == "FINISHED" else status, {}, {})
             self._sync(run)
-        self._writing.files(self._send_files)
+        self._try_files()
         self._writing.records(self._settle)
         if not self._parent.ended:
             self._parent.finish(status, {}, {})

@@ -41,6 +41,7 @@ class StoredRun:
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    latest_at: int = 0  # milliseconds: when it began, or when it ended
 
     @property
     def key(self) -> str:
@@ -61,10 +62,6 @@ class _Values:
     timestamp: int
     values: Mapping[str, float]
 
-    @classmethod
-    def of(cls, metrics: Mapping[str, Any], step: int, delay: int = 0) -> _Values:
-        return cls(step, time.time_ns() // 1_000_000 + delay, _numbers(metrics))
-
 
 class TrackedRun:
     """A run that the study writes: a new one, or one that the store has from before.
@@ -76,6 +73,7 @@ class TrackedRun:
             another value, the new one becomes the tag ``latest.NAME``.
         stored: the run to continue; None creates one at the first `sync`.
         replaces: id of a run to delete (MLflow can restore it) at the first `sync`.
+        began: when it began, in milliseconds; None for now.
     """
 
     def __init__(
@@ -86,6 +84,7 @@ class TrackedRun:
         *,
         stored: StoredRun | None = None,
         replaces: str | None = None,
+        began: int | None = None,
     ) -> None:
         self.run_id = stored.run_id if stored else None
         self.ended = False
@@ -101,9 +100,14 @@ class TrackedRun:
         }
         self._name = name
         self._replaces = replaces
+        self._replaced = replaces
+        self._began = _now() if began is None else began
+        # A clock may go back, and of two values at one step MLflow shows the later one.
+        self._latest_at = max(self._began if stored is None else 0, before.latest_at)
         self._live = False
         self._params = {key: value for key, value in params.items() if key not in before.params}
-        self._tags = self._news({**tags, **latest})
+        self._opening_tags = {**tags, **latest}
+        self._tags = self._news(self._opening_tags)
         self._latest = dict(before.metrics)
         self._steps: set[int] | None = None if stored else set()
         self._noted: set[int] = set()
@@ -111,13 +115,23 @@ class TrackedRun:
         self._final = _Values(0, 0, {})
         self._series: Series = {}
         self._final_tags: dict[str, str] = {}
+        self._told_opening = False
+        self._told_epochs = 0
+        self._told_end = False
 
-    def add_epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Note the metrics of one epoch, at step ``metrics["epoch"]``; each step counts once."""
+    def add_epoch(self, metrics: Mapping[str, Any], *, at: int | None = None) -> None:
+        """Note the metrics of one epoch, at step ``metrics["epoch"]``; each step counts once.
+
+        Args:
+            metrics: numbers are logged, everything else in the mapping is left out.
+            at: when it ended, in milliseconds; None for now.
+        """
         step = int(metrics[_MARKER])
         if step not in self._noted:
+            at = _now() if at is None else at
             self._noted.add(step)
-            self._pending.append(_Values.of(metrics, step))
+            self._pending.append(_Values(step, at, _numbers(metrics)))
+            self._latest_at = max(self._latest_at, at)
 
     def finish(
         self,
@@ -125,6 +139,8 @@ class TrackedRun:
         metrics: Mapping[str, Any],
         tags: Mapping[str, str],
         series: Series | None = None,
+        *,
+        at: int | None = None,
     ) -> None:
         """Note the end: metrics stand at the last epoch, values that are the latest are not sent.
 
@@ -133,13 +149,14 @@ class TrackedRun:
             metrics: numbers are logged, everything else in the mapping is left out.
             tags: added to the run's, after the metrics: a run that has them is complete.
             series: metrics over steps of their own; they go with the digest among the tags.
+            at: when it ended, in milliseconds; None for now.
         """
         self.status = status
         self.ended = False
-        # Of two values at one step MLflow shows the later one: a millisecond tells them apart.
-        self._final = _Values.of(metrics, max(self._noted, default=0), delay=1)
-        self._final_tags = dict(tags)
-        self._series = series or {}
+        self._told_end = False
+        step = max(self._noted, default=0)
+        self._final = _Values(step, _now() if at is None else at, _numbers(metrics))
+        self._final_tags, self._series = dict(tags), series or {}
         self.tags |= tags
 
     def sync(self, client: Any, experiment_id: str) -> None:
@@ -156,16 +173,45 @@ class TrackedRun:
         self._open(client, experiment_id)
         self._send_epochs(client)
         if self.status is not None:
-            self._send_final(client)
-            client.set_terminated(self.run_id, self.status)
+            # A millisecond tells the final value from the last epoch's.
+            at = max(self._final.timestamp, self._latest_at + 1)
+            self._send_final(client, at)
+            client.set_terminated(self.run_id, self.status, end_time=at)
             self.ended = True
-        self.synced_at = time.monotonic()
+            self._latest_at = at
+        self._told_opening, self._told_epochs, self._told_end = False, 0, False
+
+    def unsent(self) -> list[dict[str, Any]]:
+        """What the store lacks and no call before has told: lines for `hpo.tracking_journal`."""
+        if self.ended:
+            return []
+        lines: list[dict[str, Any]] = []
+        if not self._told_opening:
+            opening = {
+                "name": self._name,
+                "tags": self._opening_tags,
+                "params": self._params,
+                "began": self._began,
+                "replaces": self._replaced,
+            }
+            lines.append({"opening": opening})
+        if fresh := self._pending[self._told_epochs :]:
+            lines.append({"epochs": [[epoch.timestamp, epoch.values] for epoch in fresh]})
+        if self.status is not None and not self._told_end:
+            final = self._final
+            end = {"status": self.status, "at": final.timestamp, "metrics": final.values}
+            lines.append({"end": {**end, "tags": self._final_tags, "series": self._series}})
+            self._told_end = True
+        self._told_opening, self._told_epochs = True, len(self._pending)
+        return [{"run": run_key(self._opening_tags), **line} for line in lines]
 
     def _open(self, client: Any, experiment_id: str) -> None:
         from mlflow.entities import Param, RunTag
 
         if self.run_id is None:
-            created = client.create_run(experiment_id, run_name=self._name, tags=self._tags)
+            created = client.create_run(
+                experiment_id, start_time=self._began, run_name=self._name, tags=self._tags
+            )
             self.run_id = created.info.run_id
             self.stored_tags |= self._tags
             self._tags = {}
@@ -192,6 +238,8 @@ class TrackedRun:
         if self._steps is None:
             history = client.get_metric_history(self.run_id, _MARKER)
             self._steps = {metric.step for metric in history}
+            times = [metric.timestamp for metric in history]
+            self._latest_at = max([self._latest_at, *times])
         fresh = [epoch for epoch in self._pending if epoch.step not in self._steps]
         # A request is one transaction, and whole epochs only: the marker never stands alone.
         for batch in _batches(fresh):
@@ -206,20 +254,20 @@ class TrackedRun:
             for epoch in batch:
                 self._steps.add(epoch.step)
                 self._latest |= epoch.values
-        self._pending = []
+        self._pending, self._told_epochs = [], 0
 
-    def _send_final(self, client: Any) -> None:
+    def _send_final(self, client: Any, at: int) -> None:
         from mlflow.entities import Metric, RunTag
 
         metrics = [
-            Metric(key, value, self._final.timestamp, self._final.step)
+            Metric(key, value, at, self._final.step)
             for key, value in self._final.values.items()
             if self._latest.get(key) != value
         ]
         tags = self._news(self._final_tags)
         if DIGEST in tags:
             metrics += [
-                Metric(key, value, self._final.timestamp, step)
+                Metric(key, value, at, step)
                 for key, values in self._series.items()
                 for step, value in values
             ]
@@ -255,9 +303,10 @@ def stored_runs(client: Any, experiment_id: str, study_id: str) -> list[StoredRu
             page_token=token or None,
         )
         for run in page:
-            data = run.data
+            data, info = run.data, run.info
+            latest_at = max(info.start_time or 0, info.end_time or 0)
             found.append(
-                StoredRun(run.info.run_id, run.info.status, data.tags, data.params, data.metrics)
+                StoredRun(info.run_id, info.status, data.tags, data.params, data.metrics, latest_at)
             )
         token = page.token or None
     return found
@@ -311,6 +360,10 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif value is not None:
             flat[f"{prefix}{key}"] = str(value)
     return flat
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -10,32 +10,27 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hpo.signals import signals_held_back
 
-# Read by MLflow at every request. The check asks twice; a running study tolerates a server
-# that restarts, for two minutes at most, and once that was in vain asks as briefly as the check.
-_CHECK_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-}
-_STUDY_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+Patience = Literal["brief", "running", "patient"]
+# Read by MLflow at every request: seconds for an answer, and how often to ask again. While cells
+# train, their workers wait for the driver, which must not wait for a server: what it does not take
+# at once is kept and sent later. Before and after, the server is given two minutes to restart.
+_PATIENCE: Mapping[Patience, tuple[str, str]] = {
+    "brief": ("4", "1"),
+    "running": ("10", "1"),
+    "patient": ("30", "3"),
 }
 # set_terminated prints two lines for each run otherwise.
-_SILENT_ENVIRONMENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+_SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 4
-_RETRY_SECONDS = 60.0
-
-_logger = logging.getLogger(__name__)
 
 
 class TrackingError(RuntimeError):
@@ -45,11 +40,13 @@ class TrackingError(RuntimeError):
 def default_tracking_uri(output: Path) -> str:
     """What the environment says, as everywhere in MLflow: ``MLFLOW_TRACKING_URI``.
 
-    Without it ``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``.
+    Without it `local_tracking_uri`.
     """
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    if named:
-        return named
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(output)
+
+
+def local_tracking_uri(output: Path) -> str:
+    """``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``."""
     return f"sqlite:///{(output.resolve() / 'mlflow.db').as_posix()}"
 
 
@@ -67,7 +64,7 @@ def check_tracking_uri(uri: str) -> None:
     from mlflow import MlflowClient
 
     try:
-        with _environment(_CHECK_ENVIRONMENT), _quiet():
+        with _environment(_limits("brief")), _quiet():
             if _scheme(uri) in _DATABASES:
                 _connect_once(uri)
             MlflowClient(uri).search_experiments(max_results=1)
@@ -75,7 +72,7 @@ def check_tracking_uri(uri: str) -> None:
         raise TrackingError(
             f"the MLflow store {shown_uri(uri)} cannot be used: {first_line(error)}. "
             f"{_way_out(uri)}"
-        ) from error
+        ) from told_cause(uri, error)
 
 
 def open_experiment(client: Any, uri: str, name: str, output: Path) -> str:
@@ -99,16 +96,16 @@ def open_experiment(client: Any, uri: str, name: str, output: Path) -> str:
 
 
 @contextmanager
-def mlflow_settings(*, brief: bool = False) -> Iterator[None]:
-    """MLflow calls inside are quiet, not cut short by Ctrl-C, and wait two minutes at most.
+def mlflow_settings(patience: Patience = "patient") -> Iterator[None]:
+    """MLflow calls inside are quiet and not cut short by Ctrl-C.
 
     Variables that the user has set keep their values; everything is put back afterwards.
 
     Args:
-        brief: wait about ten seconds only.
+        patience: a request waits about ten seconds at most if brief, twenty for a running study,
+            two minutes if patient.
     """
-    patience = _CHECK_ENVIRONMENT if brief else _STUDY_ENVIRONMENT
-    with signals_held_back(), _environment({**patience, **_SILENT_ENVIRONMENT}), _quiet():
+    with signals_held_back(), _environment({**_limits(patience), **_SILENT}), _quiet():
         yield
 
 
@@ -122,74 +119,27 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, OSError)
 
 
-class Writing:
-    """Writing to a store that may go away: it is asked again a minute later, and briefly."""
+def shown_uri(text: str) -> str:
+    """A URI, or a text with URIs in it, for people and logs: passwords are replaced by ``***``.
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._trouble: str | None = None
-        self._away = False
-        self._retry_at = float("-inf")
-        self._final = False
-
-    def records(self, action: Callable[[], None]) -> None:
-        """Do ``action``, unless the store failed less than a minute ago.
-
-        A failure is logged once, until the store is back.
-        """
-        if time.monotonic() < self._retry_at:
-            return
-        try:
-            with mlflow_settings(brief=self._away):
-                action()
-        except store_errors() as error:
-            self._note("records", error, quiet=self._away)
-            self._away = True
-            self._retry_at = time.monotonic() + _RETRY_SECONDS
-        else:
-            self._away = False
-
-    def files(self, action: Callable[[], None]) -> None:
-        """Likewise for artifacts; that they are refused does not keep records waiting."""
-        if time.monotonic() < self._retry_at:
-            return
-        try:
-            with mlflow_settings(brief=self._away):
-                action()
-        except Exception as error:  # boto3 is missing, a bucket refuses: anything
-            self._note("files", error)
-
-    def last_time(self, *, brief: bool = False) -> None:
-        """What comes now is the last attempt, made whatever failed before."""
-        self._trouble = None
-        self._retry_at = float("-inf")
-        self._final = True
-        self._away = self._away or brief
-
-    def check(self) -> None:
-        """Raise TrackingError if anything failed since `last_time`."""
-        if self._trouble is not None:
-            raise TrackingError(
-                f"the MLflow store {shown_uri(self._uri)} is incomplete: {self._trouble}. The "
-                "results are safe in the output folder; run the same command again once the "
-                "store works: it completes the store and trains nothing twice"
-            )
-
-    def _note(self, refused: str, error: Exception, *, quiet: bool = False) -> None:
-        self._trouble = first_line(error)
-        if not quiet and not self._final:
-            _logger.warning(
-                "the MLflow store %s does not take %s (%s); the study goes on and tries again "
-                "later",
-                shown_uri(self._uri),
-                refused,
-                self._trouble,
-            )
+    A password that contains ``@`` or ``/`` unquoted is hidden to its end.
+    """
+    text = re.sub(r"(://[^\s'\"/:@]*):[^\s'\"]*@", r"\1:***@", text)
+    return re.sub(
+        r"(?i)([?&][^\s'\"=&]*(?:passw|pwd|secret|token|key)[^\s'\"=&]*)=[^\s'\"&]*",
+        r"\1=***",
+        text,
+    )
 
 
-def shown_uri(uri: str) -> str:
-    """``uri`` for people and logs: a password in it is replaced by ``***``."""
-    return re.sub(r"//([^/:@]*):[^/@]*@", r"//\1:***@", uri)
+def without_user(uri: str) -> str:
+    """``uri`` without user and password: what tells one store from another."""
+    return re.sub(r"://[^/?]*@", "://", uri)
+
+
+def told_cause(uri: str, error: Exception) -> Exception | None:
+    """What a traceback may show as the cause: MLflow's error, unless it may repeat a password."""
+    return error if shown_uri(uri) == uri else None
 
 
 def is_database(uri: str) -> bool:
@@ -198,8 +148,11 @@ def is_database(uri: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its class name, without a final full stop."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error's text, or its class name, without a final full stop.
+
+    MLflow's own texts repeat the whole address; passwords in them are replaced as in `shown_uri`.
+    """
+    lines = shown_uri(str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(". ")
 
 
@@ -234,6 +187,16 @@ def _way_out(uri: str) -> str:
         return f"Check the path or address, the permissions and the database's driver, {default}."
     kinds = "http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or another database"
     return f"A tracking URI is {kinds}; give one of these, {default}."
+
+
+def _limits(patience: Patience) -> dict[str, str]:
+    seconds, retries = _PATIENCE[patience]
+    return {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": seconds,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries,
+        # A server or its proxy may ask for any pause, an hour too.
+        "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    }
 
 
 @contextmanager
