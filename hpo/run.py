@@ -122,7 +122,7 @@ def _run(
         check_tracking_uri(options.tracking_uri or default_tracking_uri(options.output))
         output_folder.set_aside(options.output)
         identity = output_folder.study_id(options.output, study, fresh=True)
-    with StudyTracker(
+    tracking = StudyTracker(
         options.tracking_uri,
         output=options.output,
         experiment=study,
@@ -134,8 +134,8 @@ def _run(
             **({} if options.labels is None else {"labels": options.labels}),
             **options.overrides,
         },
-    ) as tracker:
-        progress = Progress()
+    )
+    with tracking as tracker, Progress() as progress:
         about = "about " if plan.budget is not None else ""
         progress.say(f"{study}: {about}{plan.size} trainings, results in {_shown(options.output)}")
         fingerprints = {dataset: source.fingerprint() for (dataset, _), source in sources.items()}

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import re
+import struct
+import termios
+from contextlib import suppress
 from typing import TextIO
 
 import pytest
 
-from hpo.progress import Progress, clock
+from hpo.progress import Progress, clock, place_of
 
 
 def progress_of(workers: int, stream: TextIO | None = None) -> Progress:
@@ -125,3 +132,119 @@ def test_standard_output_stays_free_for_the_table(capsys: pytest.CaptureFixture[
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "cells 0/0" in captured.err
+
+
+def full(stream: TextIO) -> Progress:
+    progress = progress_of(2, stream)
+    progress.total, progress.kept, progress.done, progress.failed = 40, 10, 4, 1
+    progress.running, progress.best = 2, (4.256, "beta-1")
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (200, "cells 15/40 · 10 kept from before · 2 running · 1 failed · lowest validation error "
+         "4.26 % (beta-1) · 1m40s gone · about 8m20s left"),
+        (110, "cells 15/40 · 2 running · 1 failed · lowest validation error 4.26 % (beta-1) · "
+         "1m40s gone · about 8m20s left"),
+        (95, "cells 15/40 · 2 running · 1 failed · lowest validation error 4.26 % (beta-1) · about "
+         "8m20s left"),
+        (79, "cells 15/40 · 2 running · 1 failed · about 8m20s left"),
+        (45, "cells 15/40 · 1 failed · about 8m20s left"),
+        (20, "cells 15/40 · 1 fail"),
+    ],
+)  # fmt: skip
+def test_the_line_never_wraps(columns: int, text: str) -> None:
+    assert full(io.StringIO()).line(100, columns) == text
+
+
+def screen(written: str, columns: int) -> list[str]:
+    """What stands on a terminal that knows line feed, carriage return, and erasing a row."""
+    rows, at = [""], 0
+    for token in re.findall(r"\x1b\[2K|.|\n", written, re.DOTALL):
+        if token == "\x1b[2K":
+            rows[-1] = ""
+        elif token == "\r":
+            at = 0
+        elif token == "\n":
+            rows.append("")
+            at = 0
+        else:
+            if at == columns:
+                rows.append("")
+                at = 0
+            rows[-1] = rows[-1].ljust(at)[:at] + token + rows[-1][at + 1 :]
+            at += 1
+    return rows
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_in_a_real_terminal_one_row_stays(columns: int, time_of_day: Clock) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        with full(stream) as progress:
+            for second in range(20):
+                time_of_day.now = 1100.0 + second
+                progress.update()
+            progress.say("beta-1-digits-s0 diverged")
+        os.set_blocking(ours, False)
+        read = b""
+        with suppress(BlockingIOError):
+            while True:
+                read += os.read(ours, 4096)
+    os.close(ours)
+    written = read.decode().replace("\r\n", "\n")
+    rows = screen(written, columns)
+    assert len(rows) == 3
+    assert rows[0] == "beta-1-digits-s0 diverged"
+    assert rows[1].startswith("cells 15/40")
+    assert rows[2] == ""
+
+
+class OutStream(io.StringIO):
+    """As in ipykernel: no terminal, and its front end rewrites from a carriage return on."""
+
+
+OutStream.__module__ = "ipykernel.iostream"
+
+
+def test_in_a_notebook_one_line_stays(time_of_day: Clock) -> None:
+    stream = OutStream()
+    with full(stream) as progress:
+        for second in range(4):
+            time_of_day.now = 1100.0 + second / 2
+            progress.update()
+        progress.best = None  # the line gets shorter
+        time_of_day.now += 1
+        progress.update()
+        progress.say("beta-1-digits-s0 diverged")
+    written = stream.getvalue()
+    assert "\x1b" not in written
+    rows = [row.rstrip() for row in screen(written, 1000)]
+    last = progress.line(time_of_day.now - 1000.0)
+    assert rows == ["beta-1-digits-s0 diverged", last, ""]
+    # Not five times a second: each is a message to the browser.
+    assert written.count("lowest validation") == 2
+
+
+def test_a_terminal_that_cannot_rewrite_is_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert place_of(Terminal()) == "log"
+    monkeypatch.setenv("TERM", "xterm")
+    assert place_of(Terminal()) == "terminal"
+    assert place_of(io.StringIO()) == "log"
+
+
+def test_what_ends_the_study_has_a_line_of_its_own() -> None:
+    stream = Terminal()
+
+    def study() -> None:
+        with progress_of(1, stream) as progress:
+            progress.update(force=True)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        study()
+    assert stream.getvalue().endswith("gone\n")
