@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -73,6 +74,11 @@ def set_aside(output: Path) -> Path | None:
     cells = output / "cells"
     if not cells.exists():
         return None
-    aside = output / time.strftime("cells.before-%Y%m%d-%H%M%S")
+    name = time.strftime("cells.before-%Y%m%d-%H%M%S")
+    aside = output / name
+    for number in itertools.count(2):  # twice in a second, or the clock went back
+        if not aside.exists():
+            break
+        aside = output / f"{name}-{number}"
     cells.rename(aside)
     return aside

@@ -99,3 +99,15 @@ def test_cells_are_set_aside_not_deleted(tmp_path: Path) -> None:
     assert aside.name.startswith("cells.before-2")
     assert (aside / "beta-1" / "result.json").read_text() == "kept"
     assert not (tmp_path / "cells").exists()
+
+
+def test_cells_set_aside_at_the_same_second_are_all_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_folder.time, "strftime", lambda _: "cells.before-1")
+    for number in range(3):
+        (tmp_path / "cells" / "beta-1").mkdir(parents=True)
+        (tmp_path / "cells" / "beta-1" / "result.json").write_text(str(number))
+        output_folder.set_aside(tmp_path)
+    kept = sorted(path.read_text() for path in tmp_path.glob("cells.before-1*/beta-1/result.json"))
+    assert kept == ["0", "1", "2"]
