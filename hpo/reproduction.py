@@ -217,9 +217,14 @@ def _section(output: Path, part: Part, state: State | None) -> str:
     texts, pictures = _texts(output, part), _pictures(output, part)
     if state is None or state.status != 0:
         pieces.append(f"This part: {_told(state, bool(texts or pictures))}.")
+    told: list[str] = []
     for path in texts:
-        pieces.append(_demoted(path.read_text(encoding="utf-8")))
-    pieces += [f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in pictures]
+        blocks = _blocks(path.read_text(encoding="utf-8"), part.folder)
+        before = set(told)  # a figure's text stands in its table of errors too
+        told += [block for block in blocks if block not in before]
+    pieces += told
+    shown = [f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in pictures]
+    pieces += [picture for picture in shown if picture not in told]
     return "\n\n".join(pieces)
 
 
@@ -238,14 +243,21 @@ def _pictures(output: Path, part: Part) -> list[Path]:
     return [*([first] if first.is_file() else []), *others]
 
 
-def _demoted(text: str) -> str:
-    """Markdown without its first heading, the others two levels down; code blocks stay."""
-    lines, code = [], False
+def _blocks(text: str, folder: str) -> list[str]:
+    """Markdown without its first heading, the others two levels down, in parts that blank lines
+    divide; code blocks stay whole. Pictures beside it are addressed from above its folder."""
+    blocks: list[list[str]] = [[]]
+    code = False
     for number, line in enumerate(text.strip().splitlines()):
         code ^= line.startswith("```")
-        if re.match(r"#+ ", line) and not code:
-            if number == 0:
-                continue
-            line = f"##{line}"
-        lines.append(line)
-    return "\n".join(lines).strip()
+        if not line.strip() and not code:
+            blocks.append([])
+        elif code or not re.match(r"#+ ", line):
+            blocks[-1].append(_rebased(line, folder))
+        elif number:
+            blocks[-1].append(f"##{line}")
+    return ["\n".join(block) for block in blocks if block]
+
+
+def _rebased(line: str, folder: str) -> str:
+    return re.sub(r"(!\[[^\]]*\]\()([^)]+\))", rf"\1{folder}/\2", line) if folder else line

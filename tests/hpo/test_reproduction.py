@@ -158,7 +158,7 @@ def test_the_report_has_every_text_and_picture(tmp_path: Path) -> None:
     assert places == sorted(places)
     good = text[text.index("## Table I") : text.index("## Figure 2")]
     assert "*The paper:* It is good." in good
-    assert good.count("Preset `quick`.") == 2
+    assert good.count("Preset `quick`.") == 1  # it stands in both texts
     assert "#### digits" in good  # below the part's own heading
     pictures = [line for line in good.splitlines() if line.startswith("![")]
     assert pictures == ["![good](good.png)", "![good-more](good-more.png)"]
@@ -186,3 +186,29 @@ def test_headings_in_code_stay_and_only_the_first_goes(tmp_path: Path) -> None:
     assert "\n# comment" in text
     assert "#### End" in text
     assert "# good" not in text
+
+
+def test_what_stands_in_a_figure_and_in_its_table_is_shown_once(tmp_path: Path) -> None:
+    folder = tmp_path / BAD.folder
+    leaves(folder, "bad.png", "bad-errors.png")
+    figure = "## Loss\n\n| a |\n| --- |\n\nIt fell."
+    (folder / "bad.md").write_text(f"# bad\n\n![bad](bad.png)\n\n{figure}\n")
+    (folder / "bad-errors.md").write_text(f"# bad\n\n## digits\n\nerrors\n\nerrors\n\n{figure}\n")
+    text = write_report(tmp_path, [BAD])[0].read_text()
+    part = text[text.index("This part") :].split("\n\n")[1:]
+    assert part == [
+        "![bad](own/bad.png)",
+        "#### Loss",
+        "| a |\n| --- |",
+        "It fell.",
+        "#### digits",
+        "errors",
+        "errors",
+        "![bad-errors](own/bad-errors.png)\n",
+    ]
+
+
+def test_a_blank_line_does_not_divide_code(tmp_path: Path) -> None:
+    (tmp_path / "good.md").write_text("# good\n\n```\na\n\nb\n```\n\n```\nb\n```\n")
+    text = write_report(tmp_path, [GOOD])[0].read_text()
+    assert text.endswith("```\na\n\nb\n```\n\n```\nb\n```\n")
