@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.adamixup import AdaMixUp
-from core.analysis.observer import Findings, Observer
+from core.analysis.observer import Observer
 from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
@@ -26,83 +25,10 @@ from core.models import ImageClassifier, build_model
 from core.optimisers import build_optimizer
 from core.policies import Policy
 from core.random_streams import RandomStreams
+from core.training_result import DivergenceError, Metrics, TrainingResult
 
 CHECKPOINT_SECONDS = 10.0
 """Training seconds between two checkpoints; the last epoch is always kept."""
-
-Metrics = dict[str, float]
-
-
-class DivergenceError(RuntimeError):
-    """The loss became NaN or infinite. `history` holds the epochs before."""
-
-    def __init__(self, message: str, history: list[Metrics]):
-        super().__init__(message)
-        self.history = history
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The inherited one leaves `history` out, and the error could not cross processes.
-        return type(self), (str(self), self.history)
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What one training gave.
-
-    Attributes:
-        test_error, test_top5_error: percent; top-5 only for 100 classes or more.
-        val_error: percent, on the meta-validation images after the last epoch.
-        train_loss: mean loss of the mixed batches in the last epoch; of AdaMixUp the sum of its
-            two losses.
-        train_seconds: wall time of the training steps, evaluation and checkpoints not counted.
-        samples_seen: samples sent forward in training, virtual and validation passes counted.
-        epochs: epochs trained.
-        parameters: number of parameters of the model.
-        history: one dictionary an epoch; see `fit`.
-        lam_histogram, lam_histogram_first: counts of λ in 20 bins, last and first epoch.
-        median_error: percent; of semi-supervised trainings the median test error over the last 20
-            epochs, as MixMatch reports it; else None.
-        lam_quantiles: λ of the last epoch at the levels 0, 0.01, …, 1, what `Frozen` draws from; in
-            results that were stored before, empty.
-        scores: of policies that keep them, the score of each training image, to five digits, in the
-            order of `core.cell_data.prepare_data(...).train`; of others, and in results that were
-            stored before, None.
-        probabilities: of a training that holds out a fold, [M][C]: its prediction for each of these
-            images, to five digits, in the order of `core.cell_data.draw_labels(...).held_out`; else
-            None.
-        policy_parameters: number of parameters of the policy's own networks.
-        findings: of what `TrainingConfig.analysis` asks for; else None.
-    """
-
-    test_error: float
-    test_top5_error: float | None
-    val_error: float
-    train_loss: float
-    train_seconds: float
-    samples_seen: int
-    epochs: int
-    parameters: int
-    history: list[Metrics]
-    lam_histogram: list[int]
-    lam_histogram_first: list[int]
-    lam_quantiles: list[float] = field(default_factory=list)
-    scores: list[float] | None = None
-    probabilities: list[list[float]] | None = None
-    median_error: float | None = None
-    policy_parameters: int = 0
-    findings: Findings | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TrainingResult:
-        """The inverse of `to_dict`."""
-        values = dict(data)
-        if values.get("findings") is not None:
-            values["findings"] = Findings(**values["findings"])
-        return cls(**values)
 
 
 def fit(

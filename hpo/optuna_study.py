@@ -23,7 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.checkpoint import remove_checkpoints
 from core.config import TrainingConfig
 from core.data import Source, load_source
-from core.training import DivergenceError, Metrics, fit
+from core.training import fit
+from core.training_result import DivergenceError, Metrics
 from hpo import output_folder, presets
 from hpo.cells import Cell, CellStore, Status, partial_result
 from hpo.search import SearchSettings, SpaceSearch, alpha_search

@@ -27,7 +27,8 @@ import torch
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import PolicyConfig, TrainingConfig
 from core.data import Source
-from core.training import DivergenceError, Metrics, Training, reproducible
+from core.training import Training, reproducible
+from core.training_result import DivergenceError, Metrics
 from hpo.spaces import BETA_ALPHA
 
 _DEAD = float("inf")

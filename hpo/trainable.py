@@ -14,7 +14,8 @@ import torch
 from ray import tune
 
 from core.data import Source
-from core.training import DivergenceError, Metrics, fit
+from core.training import fit
+from core.training_result import DivergenceError, Metrics
 from hpo.cells import Cell, CellStore, partial_result
 from hpo.plan import SourceKey, source_key
 from hpo.population import fit_population

@@ -21,7 +21,8 @@ from core.semi_supervised.build import build_method
 from core.semi_supervised.data import prepare_semi_data
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.statistics import PseudoLabelStatistics
-from core.training import DivergenceError, Metrics, Training, TrainingResult, learning_rate
+from core.training import Training, learning_rate
+from core.training_result import DivergenceError, Metrics, TrainingResult
 
 LAST_EPOCHS = 20
 """Whose test errors `TrainingResult.median_error` is the median of (Berthelot et al. 2019)."""

@@ -15,7 +15,8 @@ from core.config import PolicyConfig, TrainingConfig
 from core.data import load_source
 from core.models import build_model
 from core.optimisers import build_optimizer
-from core.training import TrainingResult, fit
+from core.training import fit
+from core.training_result import TrainingResult
 
 CONFIG = TrainingConfig(
     "digits", "digits_cnn", PolicyConfig("none"), train_size=34, meta_size=20, epochs=3,

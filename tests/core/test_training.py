@@ -29,7 +29,8 @@ from core.checkpoint import load_checkpoint
 from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, Transform, load_source, make_splits
 from core.models import build_model
-from core.training import DivergenceError, Metrics, TrainingResult, fit, learning_rate
+from core.training import fit, learning_rate
+from core.training_result import DivergenceError, Metrics, TrainingResult
 
 NONE = PolicyConfig("none")
 CONFIG = TrainingConfig(

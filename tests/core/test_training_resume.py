@@ -22,7 +22,8 @@ import core.checkpoint
 from core import training
 from core.config import PolicyConfig, TrainingConfig
 from core.data import load_source
-from core.training import DivergenceError, Metrics, TrainingResult, fit
+from core.training import fit
+from core.training_result import DivergenceError, Metrics, TrainingResult
 
 EPOCHS, STEPS = 3, 3
 """Of every training here: 34 images in batches of 16, 16 and 2."""

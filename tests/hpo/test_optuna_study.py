@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 
 import hpo
 from core.data import Source, load_source
-from core.training import DivergenceError
+from core.training_result import DivergenceError
 from hpo import optuna_study, presets
 from hpo.cells import CellRecord, CellStore
 from hpo.optuna_study import main, open_storage, search_alpha

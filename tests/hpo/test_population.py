@@ -12,7 +12,8 @@ import torch
 
 from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, load_source
-from core.training import DivergenceError, Training, fit, reproducible
+from core.training import Training, fit, reproducible
+from core.training_result import DivergenceError
 from hpo import population as module
 from hpo.population import Population, first_alphas, fit_population, select
 

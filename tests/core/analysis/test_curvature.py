@@ -17,7 +17,8 @@ from core.cell_data import CellData, prepare_data
 from core.config import PolicyConfig, TrainingConfig
 from core.data import ImageSet, load_source
 from core.models import build_model
-from core.training import TrainingResult, fit
+from core.training import fit
+from core.training_result import TrainingResult
 
 CONFIG = TrainingConfig(
     "digits", "digits_cnn_smooth", PolicyConfig("beta", alpha=1.0), train_size=40, meta_size=20,

@@ -22,7 +22,8 @@ from core.checkpoint import load_checkpoint
 from core.config import PolicyConfig, TrainingConfig
 from core.data import load_source, make_splits
 from core.models import build_model
-from core.training import Metrics, TrainingResult, fit
+from core.training import fit
+from core.training_result import Metrics, TrainingResult
 
 ANALYSIS = AnalysisConfig(
     unmixed_images=20, pair_epochs=(3, 30, 90, 120), plane_images=30, mixed_samples=11

@@ -27,7 +27,8 @@ from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.data import SemiData, prepare_semi_data
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.training import SemiSupervisedTraining
-from core.training import DivergenceError, Metrics, TrainingResult, fit
+from core.training import fit
+from core.training_result import DivergenceError, Metrics, TrainingResult
 
 NONE, LEARNED = PolicyConfig("none"), PolicyConfig("learned")
 BETA = PolicyConfig("beta", alpha=0.75, per_sample=True)
