@@ -158,7 +158,6 @@ paper names none but σ0, and no ramp for pseudo-labels."""
 _REDUCED: Mapping[str, Mapping[str, Any]] = {
     "pseudo-label": _SIGMOID,
     "apl": _SIGMOID,
-    "mean-teacher": {"weight": 50.0},
     "mixmatch": {"weight": 10.0, "ema": 0.99, "ramp": "linear", "ramp_share": 0.4},
 }
 """Of trainings of some thousand steps. The sources' own are for half a million and more: a moving
