@@ -197,7 +197,11 @@ class Journal:
             stored = runs_to_continue(found)
             settle(client, found, {key: run.run_id for key, run in stored.items()})
             for key, lines in study.runs.items():
-                run = lines.tracked(stored.get(key))
+                try:
+                    run = lines.tracked(stored.get(key))
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    _logger.warning("what %s says of %s is damaged: %r", self.path, key, error)
+                    continue
                 if run is not None:
                     run.sync(client, place)
                 sent.runs += 1

@@ -377,6 +377,10 @@ def test_no_file_from_outside_the_folder_is_sent_away(
     place = {"study_id": "1234", "experiment": "table2"}
     names = [str(secret), "../secret.txt"]
     lines = [json.dumps({**place, "file": name}) for name in names]
+    lines += [
+        json.dumps({**place, "run": f"x{n}", "opening": opening})
+        for n, opening in enumerate(({}, 1, {"name": "x"}))
+    ]
     lines += ["[1]", '"text"', json.dumps({**place, "odd": 1}), json.dumps({"run": "x"})]
     pending(output).write_text("\n".join(lines))
     assert complete_tracking.main([str(output)]) == 0
