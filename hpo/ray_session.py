@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
 
 from hpo.study import StudyError
 
@@ -95,12 +96,13 @@ def session(demand: Demand) -> Iterator[Session]:
             ) from error
     else:
         try:
-            ray.init(
-                num_cpus=here * demand.threads,
-                include_dashboard=False,
-                object_store_memory=max(128 * _MIB, 2 * demand.data_bytes + 64 * _MIB),
-                **_QUIET,
-            )
+            with _loopback_only():
+                ray.init(
+                    num_cpus=here * demand.threads,
+                    include_dashboard=False,
+                    object_store_memory=max(128 * _MIB, 2 * demand.data_bytes + 64 * _MIB),
+                    **_QUIET,
+                )
             own = True
         except ValueError:  # there is a cluster here, whose resources are its own
             ray.init(**_QUIET)
@@ -111,6 +113,27 @@ def session(demand: Demand) -> Iterator[Session]:
         yield Session(here if own else demand.workers or room, own)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A cluster that is started inside is not to be reached from other machines.
+
+    On Linux Ray listens on all interfaces, for other nodes to join. What keeps it to 127.0.0.1 on
+    Windows and macOS is this switch, which the processes that it starts read in the environment.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    value = os.environ.get(variable)
+    if value is not None:  # the user's own word
+        yield
+        return
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[variable]
 
 
 def default_workers(threads: int) -> int:
