@@ -1,0 +1,192 @@
+"""`ray up` and `ray submit` with local.yaml, over a real sshd and rsync on this machine.
+
+Everything is the test's own: sshd on a free port with a throwaway key, a home folder, a Ray whose
+files lie below it. Whatever it started is found again by that folder; `ray stop` is never run.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
+    pytest.mark.skipif(
+        SSHD is None or shutil.which("rsync") is None or shutil.which("ssh") is None,
+        reason="needs sshd, ssh and rsync (Debian: openssh-server, rsync)",
+    ),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def processes(home: Path) -> list[int]:
+    """All that run with this home folder in their environment, but for this process."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"RAY_TMPDIR={home}".encode() in environment:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home folder of a short name, as Ray's sockets lie below it; all that ran there is ended."""
+    folder = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        for _ in range(50):
+            running = processes(folder)
+            for pid in running:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if not running:
+                break
+            time.sleep(0.1)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ssh(home: Path) -> Iterator[Path]:
+    """The folder of an `ssh` that reaches an sshd of our own, whose sessions live in `home`."""
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd insists
+    folder = home / "ssh"
+    folder.mkdir(mode=0o700)
+    for name in ("host", "user"):
+        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(key, check=True)
+    shutil.copy(folder / "user.pub", folder / "authorized_keys")
+    port = free_port()
+    (folder / "config").write_text(
+        f"""ListenAddress 127.0.0.1:{port}
+HostKey {folder}/host
+PidFile none
+AuthorizedKeysFile {folder}/authorized_keys
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+SetEnv HOME={home} RAY_TMPDIR={home}
+"""
+    )
+    shim = folder / "ssh"
+    shim.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F none -p {port} "$@"\n')
+    shim.chmod(0o700)
+    assert SSHD is not None
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "config")], stderr=log)
+    try:
+        for _ in range(100):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if server.poll() is not None:
+                pytest.skip(f"sshd does not run here: {(folder / 'log').read_text()}")
+            time.sleep(0.1)
+        yield folder
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(home: Path, ssh: Path) -> None:
+    config = yaml.safe_load((ROOT / "hpo/cluster/local.yaml").read_text())
+    config["auth"] = {
+        "ssh_user": pwd.getpwuid(os.getuid()).pw_name,
+        "ssh_private_key": str(ssh / "user"),
+    }
+    # The package is there: the interpreter of this test is the virtual environment of the host.
+    *installing, settings = config["setup_commands"]
+    assert len(installing) == 2
+    config["setup_commands"] = [settings]
+    (home / "metamixup-venv").symlink_to(sys.prefix)
+    path = os.environ.get("PYTHONPATH")
+    # Ray's workers yield to everything else by default: on a busy machine they never get on.
+    shell = "export RAY_worker_niceness=0\n" + (f"export PYTHONPATH={path}\n" if path else "")
+    (home / ".bashrc").write_text(shell)
+    # A small Ray on ports of its own, beside whatever runs on this machine.
+    port = str(free_port())
+    (start,) = config["head_start_ray_commands"]
+    config["head_start_ray_commands"] = [
+        start.replace("6379", port)
+        + f" --num-cpus=1 --object-store-memory={128 * 2**20} --include-dashboard=false"
+        + f" --dashboard-agent-listen-port={free_port()}"
+        + (f" --ray-client-server-port={free_port()}" if find_spec("grpc") else "")
+    ]
+    launcher = home / "local.yaml"
+    launcher.write_text(yaml.safe_dump(config))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {
+        "PATH": f"{ssh}:{environment['PATH']}",
+        "HOME": str(home),
+        "RAY_TMPDIR": str(home),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+    def ray(*arguments: str) -> str:
+        run = subprocess.run(
+            [*RAY, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout
+        return run.stdout
+
+    ray("get-auth-token", "--generate")
+    ray("up", "-y", "--no-config-cache", str(launcher))
+    assert (home / "metamixup-hpo/studies/table2.py").exists()
+    assert not (home / "metamixup-hpo/.git").exists()
+    output = home / "results"
+    flags = f"--dataset digits --preset smoke --seeds 1 --rows none,metamixup --output {output}"
+    submit = ("submit", "--no-config-cache", str(launcher), "studies/table2.py", "--")
+    told = ray(*submit, *flags.split())
+    assert "look at the runs" in told
+    table = pd.read_csv(output / "table2.csv")
+    assert list(table["method"]) == ["none", "metamixup"]
+    assert table["mean_error"].notna().all()
+    assert (home / "table2.py").exists(), "the script alone is copied"
+
+    again = time.time()
+    ray(*submit, *flags.split())
+    records = list(output.rglob("result.json"))
+    assert len(records) == 2
+    assert all(record.stat().st_mtime < again for record in records), "nothing is trained twice"
