@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core import persistent_scores
+from core import pairing, persistent_scores
 from core.engines.compiled import CompileFallback
 from core.hypergradient import hypergradient
 from core.metamixup import learn_interpolation, metamixup_step
@@ -259,9 +259,7 @@ def scores(rank: int | None, wrap: Wrap) -> Results:
             lam, partner = data.pop("lam"), data.pop("partner")
             with (
                 mock.patch.object(persistent_scores, "draw_beta", lambda *_, lam=lam, **__: lam),
-                mock.patch.object(
-                    persistent_scores, "draw_partners", lambda *_, p=partner, **__: p
-                ),
+                mock.patch.object(pairing, "draw_partners", lambda *_, p=partner, **__: p),
             ):
                 given = policy(model, optimizer, **data, indices=indices)
             metamixup_step(model, optimizer, **make_data(rank, step))
