@@ -192,7 +192,7 @@ def on_paper(
     monkeypatch.setattr(module, "meta_gradient", Stub(torch.tensor(hypergradient)))
     monkeypatch.setattr(module, "draw_beta", lambda n, *_, **__: torch.full((n,), 0.5))
     partner = torch.tensor(draws["partner"])
-    monkeypatch.setattr(module, "draw_partners", lambda *_, **__: partner)
+    monkeypatch.setattr("core.pairing.draw_partners", lambda *_, **__: partner)
     n = len(partner)
     policy = PersistentScores(Reading(gradient="lam", scale="mean", step_size=1.0))
     batch = torch.zeros(n, 4), torch.zeros(n, dtype=torch.int64)
