@@ -63,7 +63,7 @@ class PersistentScores:
     A meta stage at every fourth step keeps about half of the gain. Weighting samples by their
     score, scores for classes beside those of samples, hypergradients taken at unmoved λ, a start at
     Beta(0.2) and a decaying step were tried with one or two seeds and were not better. On clean
-    balanced images nothing was gained.
+    balanced images they lose: 16.27 % against 15.50 % of the best Beta (3 seeds, p = 0.018).
 
     Belongs to one training. Under DistributedDataParallel all ranks keep the same scores, and
     `indices` count through the whole training set.
