@@ -1,6 +1,8 @@
-"""The optimizer of a training, from its configuration."""
+"""The optimizer of a training and its learning rate at each step, from its configuration."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
     decays what is named "kernel"; it does so after the step of Adam, `torch.optim.AdamW` before).
 
     The learning rate is `config.lr`; who trains sets it anew at each step by
-    `core.training.learning_rate`, in every parameter group.
+    `learning_rate`, in every parameter group.
     """
     if config.optimizer == "sgd":
         return torch.optim.SGD(
@@ -39,3 +41,13 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
         ],
         lr=config.lr,
     )
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """The rate of step `step` of `steps` (both over the whole training)."""
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+    epoch = step * config.epochs // steps
+    return config.lr * config.lr_decay ** sum(epoch >= m for m in config.milestones)

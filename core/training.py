@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +12,17 @@ from torch import Tensor, nn
 
 from core.adamixup import AdaMixUp
 from core.analysis.observer import Observer
-from core.cell_data import CellData, prepare_data
+from core.cell_data import prepare_data
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.config import TrainingConfig
 from core.data import Source, load_source
+from core.epoch import train_epoch
 from core.evaluation import Evaluation, evaluate, predict
-from core.lambda_statistics import LambdaStatistics
-from core.metamixup import mixed_step
 from core.models import ImageClassifier, build_model
 from core.optimisers import build_optimizer
 from core.policies import Policy
 from core.random_streams import RandomStreams
-from core.training_result import DivergenceError, Metrics, TrainingResult
+from core.training_result import Metrics, TrainingResult
 
 CHECKPOINT_SECONDS = 10.0
 """Training seconds between two checkpoints; the last epoch is always kept."""
@@ -117,16 +114,6 @@ def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iter
         torch.set_num_threads(threads_before)
 
 
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """The rate of step `step` of `steps` (both over the whole training)."""
-    if config.schedule == "constant":
-        return config.lr
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-    epoch = step * config.epochs // steps
-    return config.lr * config.lr_decay ** sum(epoch >= m for m in config.milestones)
-
-
 class Training:
     """One training as far as it has come, an epoch at a time.
 
@@ -182,7 +169,7 @@ class Training:
         Raises:
             DivergenceError: the loss became NaN or infinite.
         """
-        metrics, lam = _epoch(
+        metrics, lam = train_epoch(
             self.config,
             len(self.history),
             self._model,
@@ -268,103 +255,3 @@ def _networks(policy: Policy) -> nn.ModuleList:
 def _rounded(values: Tensor) -> list[float]:
     """To five digits: what is stored of a large training set stays small."""
     return [float(f"{value:.5g}") for value in values.tolist()]
-
-
-def _epoch(
-    config: TrainingConfig,
-    epoch: int,
-    model: ImageClassifier,
-    optimizer: torch.optim.Optimizer,
-    policy: Policy,
-    data: CellData,
-    streams: RandomStreams,
-    observer: Observer | None,
-    history: list[Metrics],
-) -> tuple[Metrics, LambdaStatistics]:
-    """One epoch of training and the evaluation after it. Returns metrics and what λ did."""
-    begun = time.perf_counter()
-    order = _training_order(config, len(data.train), streams["order"])
-    steps = len(order) * config.epochs
-    meta_batches = (
-        data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
-        if policy.needs_meta_validation
-        else iter(())
-    )
-    statistics = LambdaStatistics()
-    device = next(model.parameters()).device
-    total = torch.zeros((), dtype=torch.float64, device=device)  # moved once an epoch
-    meta_total = torch.zeros((), dtype=torch.float64, device=device)
-    meta_stages = 0
-    seen = history[-1]["samples_seen"] if history else 0.0
-    model.train()
-    batches = zip(order, data.train.batches(order, streams["augmentation"]), strict=True)
-    for i, (indices, (images, labels)) in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, epoch * len(order) + i, steps)
-        batch = (data.transform.train(images, streams["augmentation"]), labels)
-        meta = next(meta_batches, None)
-        val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
-        interpolation = policy(
-            model, optimizer, batch, val_batch, generator=streams["policy"], indices=indices
-        )
-        result = mixed_step(model, optimizer, batch, interpolation)
-        statistics.add(interpolation)
-        if observer is not None:
-            observer.step(indices, interpolation)
-        total += result.loss.double() * len(labels)
-        seen += len(labels) + interpolation.extra_samples
-        if result.meta_loss is not None:
-            meta_total += result.meta_loss.double()
-            meta_stages += 1
-    train_loss = float(total) / len(data.train)
-    seconds = time.perf_counter() - begun + (history[-1]["train_seconds"] if history else 0.0)
-    validation = evaluate(model, data.meta, data.transform)
-    if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
-        raise DivergenceError(
-            f"training diverged in epoch {epoch + 1}: training loss {train_loss}, validation loss "
-            f"{validation.loss}; lower the learning rate (now {config.lr})",
-            history,
-        )
-    metrics = {
-        "epoch": float(epoch + 1),
-        "train_loss": train_loss,
-        "val_loss": validation.loss,
-        "val_error": validation.error,
-        "lr": learning_rate(config, epoch * len(order), steps),
-        "train_seconds": seconds,
-        "samples_seen": seen,
-        **statistics.metrics(),
-        **(policy.metrics() if isinstance(policy, AdaMixUp) else {}),
-    }
-    if observer is not None:
-        metrics |= observer.epoch(epoch + 1, model)
-    if meta_stages:
-        metrics["meta_loss"] = float(meta_total) / meta_stages
-    return metrics, statistics
-
-
-def _training_order(
-    config: TrainingConfig, size: int, generator: torch.Generator
-) -> tuple[Tensor, ...]:
-    """Indices of the epoch's batches. A single image left over joins the batch before it: on its
-    own it has no partner, and BatchNorm no variance where the feature maps are down to a pixel."""
-    batches = torch.randperm(size, generator=generator).split(config.batch_size)
-    if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
-        batches = (*batches[:-2], torch.cat(batches[-2:]))
-    return batches
-
-
-def _meta_order(
-    config: TrainingConfig, size: int, steps: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Indices of a meta-validation batch for each step: reshuffled passes, whole batches only."""
-    batch = min(config.meta_batch_size, size)
-    produced = 0
-    while True:
-        for indices in torch.randperm(size, generator=generator).split(batch):
-            if len(indices) < batch:
-                continue
-            yield indices
-            produced += 1
-            if produced == steps:
-                return

@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any
 from hpo.signals import exit_on_sigterm, restore_sigterm
 from hpo.tracking_details import maps_of, numbers_of, series_of
 from hpo.tracking_journal import Journal, map_line, send_map
-from hpo.tracking_run import (
+from hpo.tracking_run import TrackedRun, flatten
+from hpo.tracking_stored import (
     DIGEST,
     STATUS_OF,
     RunStatus,
-    TrackedRun,
-    flatten,
     run_key,
     runs_to_continue,
     settle,

@@ -23,11 +23,11 @@ import numpy as np
 from hpo.cells import write_atomically
 from hpo.signals import signals_held_back
 from hpo.tracking_details import MAP_KEY, map_image
-from hpo.tracking_run import (
+from hpo.tracking_run import TrackedRun
+from hpo.tracking_stored import (
     DIGEST,
     RunStatus,
     StoredRun,
-    TrackedRun,
     runs_to_continue,
     settle,
     stored_runs,

@@ -54,3 +54,34 @@ class MovingAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`; copies."""
         self.model.load_state_dict(state)
+
+
+class CarriesAverage:
+    """Of methods that carry a moving average of the network and are judged by it.
+
+    Args:
+        model: that will be trained; the average begins as its copy.
+        decay: of the average, in [0, 1).
+
+    Attributes:
+        average: the moving average; its method updates it after each step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.average = MovingAverage(model, decay)
+
+    def evaluated(self, model: nn.Module) -> nn.Module:
+        """The moving average."""
+        return self.average.model
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the moving average."""
+        return {"average": self.average.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.average.load_state_dict(state["average"])

@@ -8,13 +8,11 @@ is the one that moves its running statistics; the other gives the target and get
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from core.mixing import soft_cross_entropy
-from core.semi_supervised.averaging import MovingAverage
+from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.held_statistics import statistics_held
 from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
@@ -48,7 +46,7 @@ class PiModel(CarriesNothing):
         return _consistency_step(model, model, optimizer, batch, weight)
 
 
-class MeanTeacher:
+class MeanTeacher(CarriesAverage):
     """The student shall classify as its own moving average does (Tarvainen and Valpola 2017).
 
     The teacher runs in the student's modes on the second view, so its batch statistics and dropout
@@ -61,7 +59,7 @@ class MeanTeacher:
         model: that will be trained; the teacher starts as its copy.
 
     Attributes:
-        teacher: the moving average.
+        average: the teacher.
     """
 
     views = 2
@@ -70,7 +68,7 @@ class MeanTeacher:
     def __init__(self, config: SemiSupervisedConfig, model: nn.Module) -> None:
         assert config.ema is not None
         self._config = config
-        self.teacher = MovingAverage(model, config.ema)
+        super().__init__(model, config.ema)
 
     def step(
         self,
@@ -83,28 +81,12 @@ class MeanTeacher:
         """See `SemiSupervisedMethod`. Draws nothing from `generator`."""
         weight = self._config.weight_at(batch.progress)
         # Evaluation may have left it in another mode.
-        modules = zip(self.teacher.model.modules(), unwrap(model).modules(), strict=True)
+        modules = zip(self.average.model.modules(), unwrap(model).modules(), strict=True)
         for own, students in modules:
             own.training = students.training
-        step = _consistency_step(model, self.teacher.model, optimizer, batch, weight)
-        self.teacher.update(model)
+        step = _consistency_step(model, self.average.model, optimizer, batch, weight)
+        self.average.update(model)
         return step
-
-    def evaluated(self, model: nn.Module) -> nn.Module:
-        """The teacher."""
-        return self.teacher.model
-
-    def metrics(self, epoch: int) -> dict[str, float]:
-        """None."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The teacher's."""
-        return {"teacher": self.teacher.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.teacher.load_state_dict(state["teacher"])
 
 
 def probability_distance(logits: Tensor, target: Tensor) -> Tensor:

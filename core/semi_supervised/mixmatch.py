@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from core.mixing import mix_labels, soft_cross_entropy, soft_labels
 from core.mixing_kinds import INPUT
 from core.pairing import Pairing
 from core.policies import Policy
-from core.semi_supervised.averaging import MovingAverage
+from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.held_statistics import statistics_held
 from core.semi_supervised.method import SemiBatch, SemiStep
@@ -141,7 +140,7 @@ class MixMatchLoss:
         return supervised + self.weight * difference.square().mean()
 
 
-class MixMatch:
+class MixMatch(CarriesAverage):
     """MixMatch: guess labels, mix all rows with all, cross-entropy and squared error.
 
     The policy decides how rows are mixed: `Beta(0.75, per_sample=True)` is MixMatch, `NoMix` is
@@ -169,7 +168,7 @@ class MixMatch:
         assert config.ema is not None
         self._config = config
         self._policy = policy
-        self._average = MovingAverage(model, config.ema)
+        super().__init__(model, config.ema)
         self._pairing = Pairing(dominant=config.dominant)
         self.views = config.augmentations
         self.needs_meta_validation = policy.needs_meta_validation
@@ -214,26 +213,10 @@ class MixMatch:
         value = interpolation.loss(logits, y, loss)
         value.backward()
         optimizer.step()
-        self._average.update(model)
+        self.average.update(model)
         guessed = len(x) - labelled
         samples = guessed + interpolation.extra_samples + len(x)
         return SemiStep(value.detach(), samples, interpolation)
-
-    def evaluated(self, model: nn.Module) -> nn.Module:
-        """The moving average."""
-        return self._average.model
-
-    def metrics(self, epoch: int) -> dict[str, float]:
-        """Nothing."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the moving average: the policy's state is the training's."""
-        return {"average": self._average.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._average.load_state_dict(state["average"])
 
     def _rows(self, model: nn.Module, batch: SemiBatch) -> tuple[Tensor, Tensor, list[int]]:
         """All rows x [n, ...], their labels y [n, C], guesses included, and the K + 1 sizes."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +11,7 @@ from core.pairing import Pairing
 from core.policies import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.held_statistics import statistics_held
-from core.semi_supervised.method import SemiBatch, SemiStep
+from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
 from core.semi_supervised.threshold import threshold_at
 
 
@@ -58,7 +56,7 @@ def weighted_targets(
     return torch.cat([labelled, soft_labels(accepted, num_classes) * (weight * n / unlabelled)])
 
 
-class PseudoLabel:
+class PseudoLabel(CarriesNothing):
     """Confident predictions as labels (Lee 2013), mixed as a policy says (Algorithm 2).
 
     Each step labels the unlabelled images by the network as it stands, in training mode as in the
@@ -121,20 +119,9 @@ class PseudoLabel:
             pseudo_labels=labels,
         )
 
-    def evaluated(self, model: nn.Module) -> nn.Module:
-        """The model itself."""
-        return model
-
     def metrics(self, epoch: int) -> dict[str, float]:
         """The threshold."""
         return {"threshold": self._threshold(epoch)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the policy's state is the training's."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""
 
     def _threshold(self, epoch: int) -> float:
         c = self._config

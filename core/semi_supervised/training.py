@@ -17,11 +17,12 @@ from core.data import ImageSet, Source
 from core.evaluation import Evaluation, evaluate
 from core.lambda_statistics import LambdaStatistics
 from core.mixing import Batch
+from core.optimisers import learning_rate
 from core.semi_supervised.build import build_method
 from core.semi_supervised.data import prepare_semi_data
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.statistics import PseudoLabelStatistics
-from core.training import Training, learning_rate
+from core.training import Training
 from core.training_result import DivergenceError, Metrics, TrainingResult
 
 LAST_EPOCHS = 20

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import core
+import core.epoch
 from core import training
 from core.config import PolicyConfig, TrainingConfig
 from core.data import load_source
@@ -143,13 +144,13 @@ def test_lam_is_learned_through_plain_descent_whatever_the_optimizer(
 ) -> None:
     """Before the first step all networks are the same, and so is λ where the inner step is."""
     steps: list[Tensor] = []
-    real = training.mixed_step
+    real = core.epoch.mixed_step
 
     def spy(model: Any, optimizer: Any, batch: Any, interpolation: Any) -> Any:
         steps.append(interpolation.lam.clone())
         return real(model, optimizer, batch, interpolation)
 
-    monkeypatch.setattr(training, "mixed_step", spy)
+    monkeypatch.setattr(core.epoch, "mixed_step", spy)
 
     def first_lam(optimizer: Any, inner_step: Any) -> Tensor:
         policy = PolicyConfig("learned", reading=replace(core.DEFAULT, inner_step=inner_step))

@@ -23,13 +23,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 import core
+import core.epoch
 from core import training
 from core.cell_data import draw_labels
 from core.checkpoint import load_checkpoint
 from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, Transform, load_source, make_splits
 from core.models import build_model
-from core.training import fit, learning_rate
+from core.optimisers import learning_rate
+from core.training import fit
 from core.training_result import DivergenceError, Metrics, TrainingResult
 
 NONE = PolicyConfig("none")
@@ -102,7 +104,7 @@ class Step:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     taken: list[Step] = []
-    real = training.mixed_step
+    real = core.epoch.mixed_step
 
     def spy(model: nn.Module, optimizer: Any, batch: Any, interpolation: Any) -> Any:
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -113,7 +115,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
         )  # fmt: skip
         return real(model, optimizer, batch, interpolation)
 
-    monkeypatch.setattr(training, "mixed_step", spy)
+    monkeypatch.setattr(core.epoch, "mixed_step", spy)
     return taken
 
 
@@ -173,13 +175,13 @@ def test_learned_and_placebo_start_from_the_same_draws_and_meta_batches(
     reads: list[tuple[str, list[list[int]]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[list[Any]] = []
-    real = training.LambdaStatistics.add
+    real = core.epoch.LambdaStatistics.add
 
     def add(self: Any, interpolation: Any) -> None:
         starts[-1].append(interpolation)
         real(self, interpolation)
 
-    monkeypatch.setattr(training.LambdaStatistics, "add", add)
+    monkeypatch.setattr(core.epoch.LambdaStatistics, "add", add)
     seen = []
     for name in ("learned", "placebo"):
         reads.clear()
@@ -301,7 +303,8 @@ def test_trains_on_the_wrong_labels_and_validates_on_right_ones(
         evaluated.append(images.labels.tolist())
         return real(model, images, *more)
 
-    monkeypatch.setattr(training, "evaluate", spy)
+    for module in (core.epoch, training):
+        monkeypatch.setattr(module, "evaluate", spy)
     run(config)
     # 5 images of each class, down to 1: 5 · 5^(-c/9), each labelled as the class after its own.
     sizes = [5, 4, 3, 2, 2, 2, 1, 1, 1, 1]
@@ -504,13 +507,13 @@ def test_an_amortised_training_learns_at_every_fourth_step_and_moves_lam_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: list[Any] = []
-    real = training.LambdaStatistics.add
+    real = core.epoch.LambdaStatistics.add
 
     def add(self: Any, interpolation: Any) -> None:
         given.append(interpolation)
         real(self, interpolation)
 
-    monkeypatch.setattr(training.LambdaStatistics, "add", add)
+    monkeypatch.setattr(core.epoch.LambdaStatistics, "add", add)
     config = replace(CONFIG, policy=POLICIES["amortised"], train_size=48)  # 3 steps an epoch
     run(config)
     assert [i for i, one in enumerate(given) if one.hypergradient is not None] == [0, 4, 8]
@@ -711,7 +714,7 @@ def test_divergence_is_an_error_that_names_the_epoch(
 def test_divergence_later_on_keeps_the_history(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = 2 * STEPS + (1 if when == "in the epoch" else STEPS - 1)
     monkeypatch.setattr(
-        training, "learning_rate", lambda _, step, steps: 0.05 if step < first else 1e30
+        core.epoch, "learning_rate", lambda _, step, steps: 0.05 if step < first else 1e30
     )
     seen: list[Metrics] = []
     with pytest.raises(

@@ -19,6 +19,7 @@ import torch
 
 import core
 import core.checkpoint
+import core.epoch
 from core import training
 from core.config import PolicyConfig, TrainingConfig
 from core.data import load_source
@@ -96,11 +97,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one entry with every real training step."""
     taken: list[int] = []
 
-    def counted(*args: Any, real: Callable[..., Any] = training.mixed_step, **more: Any) -> Any:
+    def counted(*args: Any, real: Callable[..., Any] = core.epoch.mixed_step, **more: Any) -> Any:
         taken.append(len(taken))
         return real(*args, **more)
 
-    monkeypatch.setattr(training, "mixed_step", counted)
+    monkeypatch.setattr(core.epoch, "mixed_step", counted)
     return taken
 
 
@@ -225,7 +226,9 @@ def test_checkpoints_every_other_epoch(
     config = replace(CNN, epochs=5)
     expected = whole(config)
     clock = itertools.count()
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(
+        core.epoch, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)))
+    )
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 2.0)
     interrupt(config, tmp_path, at)
     steps.clear()
@@ -300,7 +303,7 @@ def test_a_diverged_training_diverges_again_with_its_whole_history(
     tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        training, "learning_rate", lambda _, step, steps: 0.05 if step < 2 * STEPS else 1e6
+        core.epoch, "learning_rate", lambda _, step, steps: 0.05 if step < 2 * STEPS else 1e6
     )
     histories = []
     for run in range(2):

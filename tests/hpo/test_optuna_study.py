@@ -135,7 +135,7 @@ def test_checkpoints_are_gone_on_from(
 
     monkeypatch.setattr("core.training.CHECKPOINT_SECONDS", 0.0)
     trained: list[int] = []
-    one_epoch = training._epoch
+    one_epoch = training.train_epoch
 
     def counted(config: Any, epoch: int, *more: Any) -> Any:
         if len(trained) == 3:
@@ -144,7 +144,7 @@ def test_checkpoints_are_gone_on_from(
         trained.append(epoch)
         return one_epoch(config, epoch, *more)
 
-    monkeypatch.setattr(training, "_epoch", counted)
+    monkeypatch.setattr(training, "train_epoch", counted)
     storage = open_storage(str(tmp_path / "alpha.log"))
     for _ in range(2):
         try:

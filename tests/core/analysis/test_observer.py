@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from core import training
+from core import epoch, training
 from core.analysis.config import AnalysisConfig
 from core.analysis.intrusion import MixedPairs
 from core.analysis.observer import Findings
@@ -49,9 +49,9 @@ def numbers(result: TrainingResult, *, without: tuple[str, ...] = ()) -> dict[st
 def looked_at() -> tuple[TrainingResult, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """A training, and λ and the positions of both samples of all its pairs, by epoch."""
     steps = []
-    real = training.LambdaStatistics.add
+    real = epoch.LambdaStatistics.add
     orders = []
-    real_order = training._training_order
+    real_order = epoch._training_order
 
     def add(self: Any, interpolation: Any) -> None:
         steps.append((interpolation.lam.numpy(), interpolation.partner.numpy()))
@@ -62,8 +62,8 @@ def looked_at() -> tuple[TrainingResult, list[tuple[np.ndarray, np.ndarray, np.n
         return orders[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.LambdaStatistics, "add", add)
-        patch.setattr(training, "_training_order", order)
+        patch.setattr(epoch.LambdaStatistics, "add", add)
+        patch.setattr(epoch, "_training_order", order)
         result = fit(CONFIG, source=digits())
     epochs = []
     for batches in orders:
