@@ -29,13 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.adamixup_networks import IntrusionDiscriminator, PolicyGenerator
+from core.adamixup_networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.interpolation import Interpolation
 from core.losses import mixed_loss
 from core.metamixup import StepResult, autocast_region, mixed_step
 from core.mixing import Batch, Loss, check_batch, draw_partners, mix_inputs, soft_cross_entropy
 from core.models.classifier import ImageClassifier
 from core.pairing import ANY, Pairing
+from core.policies import check_quantiles, draw_quantiles
 from core.semi_supervised.held_statistics import statistics_held
 from core.wrapped_models import unwrap
 
@@ -48,15 +49,22 @@ class AdaMixUp:
 
     Its networks belong to one training, and their parameters into its optimizer, with the weight
     decay of the rest. They stay in training mode. BatchNorm's running statistics of the classifier
-    move in the classifier's own pass and not in the discriminator's; the generator's are never
-    read. What is random is drawn from the stream in this order: partners [h], the two masks of the
-    generator's input, one number [h] for each region.
+    move in the classifier's own pass and not in the discriminator's. What is random is drawn from
+    the stream in this order: partners [h], the two masks of the generator's input, one number [h]
+    for each region.
 
     The released code shows the generator unscaled pixels; here it sees what the classifier sees.
 
     Args:
         backbone: a network like the one to train, not that one: the policy generator takes it over.
+            Of `core.models`, or any module whose `classifier`, an `nn.Linear`, is its last layer.
         discriminator: False is AdaMixUp without the intrusion discriminator.
+        quantiles: the control, AdaMixUp whose region is not learned: λ is drawn from this
+            distribution (see `Frozen`), all else is as it was, and there is no policy generator.
+            The stream then gives partners [h] and one number [h] for each λ.
+
+    Raises:
+        ValueError: `backbone` has no such layer; `quantiles` are none.
 
     Example:
         >>> import torch, core
@@ -74,15 +82,29 @@ class AdaMixUp:
     needs_meta_validation = False
     scores = None
 
-    def __init__(self, backbone: ImageClassifier, *, discriminator: bool = True):
-        # Before the generator takes the backbone's classifier away.
-        self.discriminator = IntrusionDiscriminator(backbone.classifier) if discriminator else None
-        self.policy_generator = PolicyGenerator(backbone)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        discriminator: bool = True,
+        quantiles: tuple[float, ...] | None = None,
+    ):
+        classifier = getattr(backbone, "classifier", None)
+        if not isinstance(classifier, nn.Linear):
+            raise ValueError(
+                f"AdaMixUp needs {type(backbone).__name__}.classifier, an nn.Linear and the last "
+                "layer, in whose place it puts its own; name your last layer so"
+            )
+        if quantiles is not None:
+            check_quantiles(quantiles)
+        self.discriminator = IntrusionDiscriminator(classifier) if discriminator else None
+        self.policy_generator = None if quantiles is not None else PolicyGenerator(backbone)
+        self.quantiles = quantiles
         self._record = _Record()
 
     @property
     def networks(self) -> nn.ModuleList:
-        """The generator and, if there is one, the discriminator: what learns beside the model."""
+        """Generator and discriminator, if they are there: what learns beside the model."""
         found = (self.policy_generator, self.discriminator)
         return nn.ModuleList(network for network in found if network is not None)
 
@@ -114,17 +136,17 @@ class AdaMixUp:
         h = first_half(x.shape[0])
         first = x[:h]
         partner = draw_partners(h, generator=generator, device=x.device)
-        masks = [_truncated_normal(first, generator) for _ in range(2)]
-        both = (masks[0] * first + masks[1] * first[partner]) / 2
-        a, b, _ = self.policy_generator(both).unbind(dim=1)
-        source = generator.device if generator is not None else torch.device("cpu")
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        share = torch.rand(h, generator=generator, device=source, dtype=dtype).to(x.device)
-        # Rounding can take a + b, and so λ, a little above 1.
-        lam = (a + share * b).to(dtype).clamp(max=1)
-        self._record.add("region_low", a.mean())
-        self._record.add("region_high", (a + b).mean())
-        passes = 4 * h if self.discriminator is not None else 3 * h - x.shape[0]
+        lam, region = self.draw(first, partner, generator)
+        if region is not None:
+            low, high = region
+            self._record.add("region_low", low.mean())
+            self._record.add("region_high", high.mean())
+            self._record.add("region_spread", ((low + high) / 2).std(correction=0))
+        passes = 2 * h - x.shape[0]
+        if self.policy_generator is not None:
+            passes += h
+        if self.discriminator is not None:
+            passes += x.shape[0] + h
         return AdaMixUpInterpolation(
             lam,
             partner,
@@ -133,6 +155,30 @@ class AdaMixUp:
             discriminator=self.discriminator,
             record=self._record,
         )
+
+    def draw(
+        self, x: Tensor, partner: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """λ of each pair, [n], and the ends a and a + b, each [n], of the region that it is drawn
+        from; None in their place where the region is not learned. `metrics` does not hear of it.
+
+        Args:
+            x: [n, ...], what the classifier sees.
+            partner: [n], int64.
+            generator: the stream.
+        """
+        n, dtype = len(x), torch.promote_types(x.dtype, torch.float32)
+        if self.policy_generator is None:
+            assert self.quantiles is not None
+            lam = draw_quantiles(
+                n, self.quantiles, generator=generator, device=x.device, dtype=dtype
+            )
+            return lam, None
+        a, b, _ = self.policy_generator(masked_average(x, partner, generator)).unbind(dim=1)
+        source = generator.device if generator is not None else torch.device("cpu")
+        share = torch.rand(n, generator=generator, device=source, dtype=dtype).to(x.device)
+        # Rounding can take a + b, and so λ, a little above 1.
+        return (a + share * b).to(dtype).clamp(max=1), (a, a + b)
 
     def step(
         self,
@@ -178,9 +224,11 @@ class AdaMixUp:
     def metrics(self) -> dict[str, float]:
         """Means over the steps since the last call.
 
-        region_low and region_high, a and a + b; with a discriminator discriminator_loss and
-        discriminator_accuracy, in percent: the mean of the shares of real and of mixed images that
-        it recognises, so that any guess without looking gives 50.
+        Where the region is learned, region_low and region_high, a and a + b, and region_spread, the
+        standard deviation of their middle over the pairs of a batch: 0 where all pairs have one
+        region. With a discriminator, discriminator_loss and discriminator_accuracy, in percent: the
+        mean of the shares of real and of mixed images that it recognises, so that any guess without
+        looking gives 50. These are images that it learns from; see `core.adamixup_recognition`.
         """
         return self._record.take()
 
@@ -285,12 +333,3 @@ def first_half(n: int) -> int:
     if n < 2:
         raise ValueError(f"AdaMixUp mixes two samples or more, got a batch of {n}")
     return max(2, (n + 1) // 2)
-
-
-def _truncated_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """N(0, 1) cut at ±2, by inversion: one draw an element, where the stream is. As `like`."""
-    source = generator.device if generator is not None else torch.device("cpu")
-    levels = torch.rand(like.shape, generator=generator, device=source, dtype=torch.float64)
-    edge = torch.special.erf(torch.tensor(2.0, dtype=torch.float64).sqrt())
-    values = 2**0.5 * torch.special.erfinv((2 * levels - 1) * edge)
-    return values.to(device=like.device, dtype=like.dtype)

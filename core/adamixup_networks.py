@@ -1,14 +1,16 @@
-"""The two networks that AdaMixUp trains beside the classifier; see `core.adamixup`.
+"""The two networks that AdaMixUp trains beside the classifier, and what the first sees; see
+`core.adamixup`.
 
 Shapes here: n images, D features, C classes.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from core.models.classifier import ImageClassifier
 
 HIDDEN = 100
 """Units of the policy generator's first linear layer."""
@@ -23,12 +25,13 @@ class PolicyGenerator(nn.Module):
     Backbone → linear 100 → linear 3, nothing between the two.
 
     Args:
-        backbone: a network of its own. Taken over: its classifier becomes the layer of 100 units.
+        backbone: a network of its own with a last layer `classifier`. Taken over: that becomes the
+            layer of 100 units.
     """
 
-    def __init__(self, backbone: ImageClassifier):
+    def __init__(self, backbone: nn.Module):
         super().__init__()
-        old = backbone.classifier
+        old = cast(nn.Linear, backbone.classifier)
         backbone.classifier = _linear(old.in_features, HIDDEN, like=old)
         self.backbone = backbone
         self.output = _linear(HIDDEN, 3, like=old)
@@ -56,6 +59,22 @@ class IntrusionDiscriminator(nn.Module):
         """Logits, [n, 2]."""
         logits: Tensor = self.output(self.hidden(features))
         return logits
+
+
+def masked_average(x: Tensor, partner: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """What the policy generator sees of pairs: (m1⊙x + m2⊙x[partner]) / 2, m elementwise N(0, 1)
+    cut at ±2. As x, [n, ...]; m1 is drawn first."""
+    masks = [truncated_normal(x, generator) for _ in range(2)]
+    return (masks[0] * x + masks[1] * x[partner]) / 2
+
+
+def truncated_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """N(0, 1) cut at ±2, by inversion: one draw an element, where the stream is. As `like`."""
+    source = generator.device if generator is not None else torch.device("cpu")
+    levels = torch.rand(like.shape, generator=generator, device=source, dtype=torch.float64)
+    edge = torch.special.erf(torch.tensor(2.0, dtype=torch.float64).sqrt())
+    values = 2**0.5 * torch.special.erfinv((2 * levels - 1) * edge)
+    return values.to(device=like.device, dtype=like.dtype)
 
 
 def _linear(inputs: int, outputs: int, *, like: nn.Linear) -> nn.Linear:

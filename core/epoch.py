@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.adamixup import AdaMixUp
+from core.adamixup_recognition import recognition
 from core.analysis.observer import Observer
 from core.cell_data import CellData
 from core.config import TrainingConfig
@@ -87,8 +88,11 @@ def train_epoch(
         "train_seconds": seconds,
         "samples_seen": seen,
         **statistics.metrics(),
-        **(policy.metrics() if isinstance(policy, AdaMixUp) else {}),
     }
+    if isinstance(policy, AdaMixUp):
+        metrics |= policy.metrics()
+        if not config.meta_in_training:
+            metrics |= recognition(policy, model, data.meta, data.transform)
     if observer is not None:
         metrics |= observer.epoch(epoch + 1, model)
     if meta_stages:

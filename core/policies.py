@@ -200,15 +200,32 @@ class Frozen(Stateless):
         pairing: Pairing = ANY,
     ) -> Interpolation:
         n, device = _size(batch)
-        source = generator.device if generator is not None else torch.device("cpu")
-        # In double precision and where the stream is: the same λ on every device.
-        levels = torch.rand(n, generator=generator, device=source, dtype=torch.float64)
-        quantiles = torch.tensor(self.quantiles, dtype=torch.float64, device=source)
-        place = levels * (len(quantiles) - 1)
-        below = place.long().clamp(max=len(quantiles) - 2)
-        drawn = torch.lerp(quantiles[below], quantiles[below + 1], place - below)
-        lam = pairing.fold(drawn.to(device=device, dtype=_lam_dtype(batch)))
+        drawn = draw_quantiles(
+            n, self.quantiles, generator=generator, device=device, dtype=_lam_dtype(batch)
+        )
+        lam = pairing.fold(drawn)
         return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
+
+
+def draw_quantiles(
+    n: int,
+    quantiles: tuple[float, ...],
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """[n] draws from the distribution with these quantiles; see `Frozen`.
+
+    In double precision and where the stream is: the same λ on every device.
+    """
+    source = generator.device if generator is not None else torch.device("cpu")
+    levels = torch.rand(n, generator=generator, device=source, dtype=torch.float64)
+    values = torch.tensor(quantiles, dtype=torch.float64, device=source)
+    place = levels * (len(values) - 1)
+    below = place.long().clamp(max=len(values) - 2)
+    drawn = torch.lerp(values[below], values[below + 1], place - below)
+    return drawn.to(device=device, dtype=dtype)
 
 
 def check_quantiles(quantiles: tuple[float, ...]) -> None:

@@ -10,7 +10,7 @@ from core.adamixup import AdaMixUp
 from core.amortised import Amortised
 from core.models import ImageClassifier
 from core.persistent_scores import SCORES, PersistentScores
-from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
+from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy, check_quantiles
 from core.reading import DEFAULT, Reading
 from core.validation_gradient import ValidationGradient
 
@@ -47,11 +47,13 @@ class PolicyConfig:
         kind: "none", "beta" (needs alpha), "fixed" (needs lam), "frozen" (needs quantiles); those
             that learn (reading): "learned" and its "placebo", and with a score for each training
             sample "scores" and "scores-placebo"; those that have networks of their own: "adamixup"
-            and, without its intrusion discriminator, "adamixup-no-discriminator".
+            and, without its intrusion discriminator, "adamixup-no-discriminator"; with quantiles
+            these two do not learn where λ lies.
         alpha: of Beta(alpha, alpha).
         per_sample: one draw for each sample instead of one for the batch.
         lam: the fixed λ.
-        quantiles: of the distribution that "frozen" draws λ from; see `Frozen`.
+        quantiles: of the distribution that "frozen" draws λ from, see `Frozen`, and either kind of
+            AdaMixUp, see `AdaMixUp`.
         last_blocks, refresh_every, every: the cheaper meta stages of a learned policy: through the
             last blocks of the network alone; the validation gradient computed at every k-th stage;
             a stage at every k-th step, λ between predicted or that of the scores. See `Learned`,
@@ -75,9 +77,11 @@ class PolicyConfig:
             object.__setattr__(self, "reading", _READINGS[self.kind])
         if self.kind not in DISCRIMINATOR:
             self.build()
+        elif self.quantiles is not None:
+            check_quantiles(self.quantiles)
         needed = {
             "none": (),
-            **dict.fromkeys(DISCRIMINATOR, ()),
+            **dict.fromkeys(DISCRIMINATOR, ("quantiles",)),
             "beta": ("alpha", "per_sample"),
             "fixed": ("lam",),
             "frozen": ("quantiles",),
@@ -118,7 +122,8 @@ class PolicyConfig:
         if self.kind in DISCRIMINATOR:
             if network is None:
                 raise ValueError(f"policy {self.kind} has a network of its own and needs `network`")
-            return AdaMixUp(network(), discriminator=DISCRIMINATOR[self.kind])
+            discriminator = DISCRIMINATOR[self.kind]
+            return AdaMixUp(network(), discriminator=discriminator, quantiles=self.quantiles)
         raise ValueError(
             f"policy kind must be one of {', '.join(get_args(PolicyKind))}; got {self.kind!r}"
         )

@@ -56,8 +56,8 @@ def fit(
         on_epoch: called for each epoch in order, those before a resume included, with epoch (from
             1), train_loss, val_loss, val_error (percent), lr, train_seconds and samples_seen
             (cumulative), lam_mean, lam_q05 to lam_q95, of learned policies lam_change,
-            hypergradient_rms and meta_loss, those of `AdaMixUp.metrics`, and what
-            `config.analysis` adds.
+            hypergradient_rms and meta_loss, those of `AdaMixUp.metrics` and, of meta-validation
+            images that train nothing, `recognition`, and what `config.analysis` adds.
 
     Raises:
         DivergenceError: the loss became NaN or infinite.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn, optim
 
 import core
 from core.adamixup import AdaMixUpInterpolation, first_half
-from core.adamixup_networks import HEAD_STD
+from core.adamixup_networks import HEAD_STD, truncated_normal
 from core.models import build_model
 from core.pairing import Pairing
 
@@ -101,6 +102,7 @@ def test_lambda_is_drawn_from_the_region_of_given_softmax_values(
     assert s.ada.metrics() == {
         "region_low": pytest.approx(abc[0]),
         "region_high": pytest.approx(abc[0] + abc[1]),
+        "region_spread": pytest.approx(0, abs=1e-12),
     }
 
 
@@ -160,11 +162,20 @@ def test_each_pair_has_a_region_of_its_own() -> None:
     expected = abc[:, 0] + drawn.u.numpy() * abc[:, 1]
     np.testing.assert_allclose(found.lam.detach().numpy(), expected)
     assert len(np.unique(abc.round(6), axis=0)) == 4
+    s.ada.metrics()
+    ask(s)
+    assert s.ada.metrics() == pytest.approx(
+        {
+            "region_low": abc[:, 0].mean(),
+            "region_high": abc[:, :2].sum(axis=1).mean(),
+            "region_spread": np.std(abc[:, 0] + abc[:, 1] / 2),
+        }
+    )
 
 
 def test_the_masks_are_standard_normal_between_minus_two_and_two() -> None:
     x = torch.ones(200, 64)
-    masks = core.adamixup._truncated_normal(x, torch.Generator().manual_seed(0)).flatten()
+    masks = truncated_normal(x, torch.Generator().manual_seed(0)).flatten()
     assert masks.dtype == torch.float32
     assert float(masks.abs().max()) <= 2
     assert stats.kstest(masks.double().numpy(), stats.truncnorm(-2, 2).cdf).pvalue > 0.01
@@ -241,7 +252,7 @@ def test_the_loss_is_that_of_both_networks(n: int, discriminator: bool, soft: bo
     if discriminator:
         assert metrics["discriminator_loss"] == pytest.approx(intrusion)
     else:
-        assert set(metrics) == {"region_low", "region_high"}
+        assert set(metrics) == {"region_low", "region_high", "region_spread"}
 
 
 def test_a_loss_of_integer_labels_is_mixed_by_its_values() -> None:
@@ -352,6 +363,33 @@ def test_the_discriminator_moves_the_generator() -> None:
     torch.testing.assert_close(both["model.classifier.weight"], alone["model.classifier.weight"])
 
 
+def test_the_intrusion_gradient_of_lambda_by_hand() -> None:
+    """On features W x the derivative of the discriminator's loss in λ_i is, with u = D2 D1 W,
+    (p(mixed) − 1, p(real)) · u (x_i − x_partner) / 11 of 7 real and 4 mixed images."""
+    s = tiny()
+    found = ask(s)
+    lam = found.lam.detach().requires_grad_()
+    found = replace(found, lam=lam)
+    weight = s.model.trunk.weight
+    s.model.features = lambda x: x @ weight.T
+    s.model.forward = lambda x: s.model.classifier(x @ weight.T)
+    with_it, without = (
+        torch.autograd.grad(one.objective(s.model, s.batch), lam)[0]
+        for one in (found, replace(found, discriminator=None))
+    )
+    head = {name: p.detach().numpy() for name, p in s.ada.discriminator.named_parameters()}
+    first, pair = s.batch[0][:4].numpy(), s.batch[0][found.partner].numpy()
+    at = lam.detach().numpy()[:, None]
+    u = head["output.weight"] @ head["hidden.weight"] @ weight.detach().numpy()
+    z = (at * first + (1 - at) * pair) @ u.T
+    z += head["output.weight"] @ head["hidden.bias"] + head["output.bias"]
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    slope = (first - pair) @ u.T
+    expected = ((p[:, 0] - 1) * slope[:, 0] + p[:, 1] * slope[:, 1]) / 11
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose((with_it - without).numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_without_a_discriminator_there_is_none() -> None:
     s = tiny(discriminator=False)
     full = core.AdaMixUp(Tiny())
@@ -364,6 +402,50 @@ def test_without_a_discriminator_there_is_none() -> None:
     s.model.features = None  # never asked
     s.model.forward = lambda x: s.model.classifier(torch.tanh(s.model.trunk(x)))
     s.ada.step(s.model, s.optimizer, s.batch)
+
+
+# --- the control ---------------------------------------------------------------------------------
+
+QUANTILES = (0.1, 0.2, 0.6)
+
+
+def held(**options: Any) -> SimpleNamespace:
+    """As `tiny`, with λ drawn from a distribution that stands."""
+    s = tiny(**options)
+    s.ada = core.AdaMixUp(
+        Tiny().double(), discriminator=options.get("discriminator", True), quantiles=QUANTILES
+    )
+    for p in s.ada.parameters():
+        nn.init.normal_(p, std=0.5)
+    s.optimizer = sgd(s.model, s.ada)
+    return s
+
+
+def test_a_region_that_is_not_learned_gives_its_quantiles() -> None:
+    s = held()
+    found = ask(s)
+    g = torch.Generator().manual_seed(8)
+    assert torch.equal(found.partner, torch.randperm(4, generator=g))
+    levels = torch.rand(4, generator=g, dtype=torch.float64).numpy()
+    np.testing.assert_allclose(found.lam.numpy(), np.interp(levels, [0, 0.5, 1], QUANTILES))
+    assert not found.lam.requires_grad
+    assert s.ada.metrics() == {}
+
+
+@pytest.mark.parametrize("discriminator", [True, False])
+def test_all_but_the_region_is_as_it_was(discriminator: bool) -> None:
+    s, learning = held(discriminator=discriminator), tiny(discriminator=discriminator)
+    found = ask(s)
+    own, intrusion = by_hand(s, found.lam.numpy(), found.partner.numpy())
+    expected = own + (intrusion if discriminator else 0)
+    torch.testing.assert_close(float(found.objective(s.model, s.batch).detach()), expected)
+    # The generator, which sees the four mixed pairs, is all that is not there.
+    assert found.extra_samples == ask(learning).extra_samples - 4
+    saved = sum(p.numel() for p in learning.ada.policy_generator.parameters())
+    counts = [sum(p.numel() for p in each.ada.parameters()) for each in (s, learning)]
+    assert counts[0] == counts[1] - saved
+    s.ada.load_state_dict(s.ada.state_dict())
+    assert bool(torch.isfinite(s.ada.step(s.model, s.optimizer, s.batch).loss))
 
 
 # --- the step ------------------------------------------------------------------------------------
@@ -470,7 +552,8 @@ def test_metrics_are_means_since_they_were_last_taken() -> None:
     together = s.ada.metrics()
     assert together == {name: pytest.approx(sum(m[name] for m in seen) / 3) for name in seen[0]}
     assert set(together) == {
-        "region_low", "region_high", "discriminator_loss", "discriminator_accuracy"
+        "region_low", "region_high", "region_spread", "discriminator_loss",
+        "discriminator_accuracy",
     }  # fmt: skip
     assert s.ada.metrics() == {}
 
@@ -504,6 +587,10 @@ def test_what_cannot_be_trained_is_refused() -> None:
     for pairing in (Pairing(groups=(3, 4)), Pairing(dominant=True)):
         with pytest.raises(ValueError, match="pairs the first half of a batch"):
             s.ada(s.model, s.optimizer, s.batch, pairing=pairing)
+    with pytest.raises(ValueError, match=r"AdaMixUp needs Sequential\.classifier"):
+        core.AdaMixUp(nn.Sequential(nn.Linear(INPUTS, CLASSES)))
+    with pytest.raises(ValueError, match="quantiles must not fall"):
+        core.AdaMixUp(Tiny(), quantiles=(0.5, 0.2))
     plain = nn.Linear(INPUTS, CLASSES).double()
     with pytest.raises(ValueError, match=r"needs Linear.features\(x\)"):
         s.ada(plain, sgd(plain, s.ada), s.batch)

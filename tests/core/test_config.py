@@ -42,6 +42,7 @@ POLICIES = [
     ),
 ]
 ADAMIXUP = [PolicyConfig("adamixup"), PolicyConfig("adamixup-no-discriminator")]
+ADAMIXUP_HELD = [replace(policy, quantiles=(0.2, 0.5, 0.6)) for policy in ADAMIXUP]
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -97,10 +98,22 @@ def test_adamixup_gets_a_network_of_its_own(policy: PolicyConfig) -> None:
     one, other = policy.build(network), policy.build(network)
     for built, own in zip((one, other), made, strict=True):
         assert isinstance(built, AdaMixUp)
+        assert built.policy_generator is not None
         assert built.policy_generator.backbone is own
         assert (built.discriminator is not None) == (policy.kind == "adamixup")
     with pytest.raises(ValueError, match="a network of its own and needs `network`"):
         policy.build()
+
+
+@pytest.mark.parametrize("policy", ADAMIXUP_HELD, ids=str)
+def test_adamixup_may_draw_from_what_it_is_given(policy: PolicyConfig) -> None:
+    built = policy.build(lambda: DigitsCNN(1, 10, 8))
+    assert isinstance(built, AdaMixUp)
+    assert built.policy_generator is None
+    assert built.quantiles == (0.2, 0.5, 0.6)
+    assert (built.discriminator is not None) == (policy.kind == "adamixup")
+    with pytest.raises(ValueError, match="quantiles must not fall"):
+        replace(policy, quantiles=(0.5, 0.2))
 
 
 def test_the_exact_policy_keeps_nothing() -> None:
@@ -110,7 +123,7 @@ def test_the_exact_policy_keeps_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [*(policy for policy, _ in POLICIES), *CHEAPER, *ADAMIXUP], ids=str
+    "policy", [*(policy for policy, _ in POLICIES), *CHEAPER, *ADAMIXUP, *ADAMIXUP_HELD], ids=str
 )
 def test_round_trip_through_json(policy: PolicyConfig) -> None:
     original = config(

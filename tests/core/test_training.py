@@ -412,12 +412,13 @@ def test_what_each_epoch_reports(policy: str) -> None:
     if policy in LEARNED:
         names |= {"lam_change", "hypergradient_rms", "meta_loss"}
     if policy in ADAMIXUP:
-        names |= {"region_low", "region_high"}
+        names |= {"region_low", "region_high", "region_spread"}
         assert all(0 < m["region_low"] < m["region_high"] < 1 for m in seen)
     if policy == "adamixup":
-        names |= {"discriminator_loss", "discriminator_accuracy"}
+        names |= {"discriminator_loss", "discriminator_accuracy", "discriminator_held_out"}
         assert all(m["discriminator_loss"] < m["train_loss"] for m in seen)
-        assert all(0 <= m["discriminator_accuracy"] <= 100 for m in seen)
+        for name in ("discriminator_accuracy", "discriminator_held_out"):
+            assert all(0 <= m[name] <= 100 for m in seen)
     assert all(set(m) == names for m in seen)
     assert all(math.isfinite(value) for m in seen for value in m.values())
     assert [m["epoch"] for m in seen] == [1, 2, 3]
