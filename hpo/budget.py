@@ -22,7 +22,10 @@ def weight(policy: PolicyConfig) -> float:
     """Rough cost of an epoch under the policy, in units of a plain one: a meta stage costs 3.5."""
     if policy.kind in LEARNED:
         return 1.0 + 3.5 / policy.every
-    return _ADAMIXUP.get(policy.kind, 1.0)
+    if policy.kind not in _ADAMIXUP:
+        return 1.0
+    # Given quantiles it has no generator, which half of the batch would pass.
+    return _ADAMIXUP[policy.kind] - 0.5 * (policy.quantiles is not None)
 
 
 def units(training: TrainingConfig, epochs: float) -> float:

@@ -68,9 +68,10 @@ def controls_report(outcome: Outcome) -> Extra:
 def compare_with_controls(
     records: Sequence[CellRecord], rows: Sequence[Row], frame: pd.DataFrame
 ) -> pd.DataFrame:
-    """Three lines for each data set and row of family "learned", one for each control.
+    """Three lines for each data set and row that learns, one for each control.
 
-    A row that has none of them there is left out.
+    These are the rows of family "learned", and others that have a control or a counterpart. A row
+    that has none of them there is left out.
 
     Args:
         records: what became of the cells.
@@ -84,11 +85,12 @@ def compare_with_controls(
         data sets included. Costs are those of `build_table`, so that of a searched Beta and of a
         frozen row holds what it needed before. What is missing is NaN, its ``control_method`` "".
     """
+    controlled = {row.control_of for row in rows}
     lines = [
         _line(dataset, row.key, control, other, records, frame)
         for dataset in frame["dataset"].unique()
         for row in rows
-        if row.family == "learned"
+        if row.family == "learned" or row.counterpart is not None or row.key in controlled
         for controls in [dict(_controls_of(row, rows, frame[frame["dataset"] == dataset]))]
         if any(controls.values())
         for control, other in controls.items()
@@ -219,11 +221,14 @@ def _verdict(label: str, lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _legend(comparisons: int, controls: Collection[str]) -> str:
-    beta = "best Beta: as in the table above."
-    rival = "the best Beta, its search included"
+    betas, rivals = [], []
+    if "best beta" in controls:
+        betas.append("best Beta: as in the table above.")
+        rivals.append("the best Beta, its search included")
     if "counterpart" in controls:
-        beta = "the same with MixUp: λ drawn from a Beta distribution, all else equal."
-        rival = "the same with MixUp"
+        betas.append("the same with MixUp: λ drawn from a Beta distribution, all else equal.")
+        rivals.append("the same with MixUp")
+    beta, rival = " ".join(betas), " or ".join(rivals)
     return "\n".join(
         [
             "- placebo: the same training with hypergradients permuted within the batch. frozen λ: "

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from core.config import PolicyConfig, PolicyKind, TrainingConfig
+from core.policy_config import DISCRIMINATOR
 from hpo.budget import LEARNED, weight
 from hpo.cells import Cell
 from hpo.report import Row
@@ -135,7 +136,7 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
 
     The placebo moves λ by the hypergradients of other samples of the batch. The frozen row draws λ
     from the distribution that learning ended with, and learns nothing. (The third control, the best
-    Beta, is among a study's own rows.)
+    Beta, is among a study's own rows.) AdaMixUp has no hypergradients, and the frozen row alone.
 
     Args:
         row: a row with a policy that learns.
@@ -146,18 +147,12 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
         ValueError: the row's policy learns nothing that could be taken away.
     """
     kind = row.policy.kind if row.policy is not None else "beta"
-    if row.policy is None or kind not in _PLACEBOS:
+    if row.policy is None or kind not in (*_PLACEBOS, *DISCRIMINATOR):
         raise ValueError(
-            f"row {row.row.key} of policy {kind} has no controls; {' and '.join(_PLACEBOS)} do"
+            f"row {row.row.key} of policy {kind} has no controls; "
+            f"{', '.join((*_PLACEBOS, *DISCRIMINATOR))} do"
         )
     start, label = ("", "") if plain else (f"{row.row.key}-", f" of {row.row.label}")
-    placebo = Row(
-        f"{start}placebo",
-        f"Placebo{label}",
-        f"{row.row.setting}, hypergradients permuted",
-        "placebo",
-        control_of=row.row.key,
-    )
     frozen = Row(
         f"{start}frozen",
         f"Frozen λ{label}",
@@ -165,10 +160,27 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
         "frozen",
         control_of=row.row.key,
     )
+    frozen_row = replace(row, row=frozen, policy=None, frozen_from=row.row.key)
+    if kind not in _PLACEBOS:
+        return [frozen_row]
+    placebo = Row(
+        f"{start}placebo",
+        f"Placebo{label}",
+        f"{row.row.setting}, hypergradients permuted",
+        "placebo",
+        control_of=row.row.key,
+    )
     return [
         replace(row, row=placebo, policy=replace(row.policy, kind=_PLACEBOS[kind])),
-        replace(row, row=frozen, policy=None, frozen_from=row.row.key),
+        frozen_row,
     ]
+
+
+def frozen_policy(source: PolicyConfig, quantiles: Sequence[float]) -> PolicyConfig:
+    """The policy of a frozen row: λ drawn from these quantiles, of AdaMixUp all else as it was."""
+    if source.kind in DISCRIMINATOR:
+        return replace(source, quantiles=tuple(quantiles))
+    return PolicyConfig("frozen", quantiles=tuple(quantiles))
 
 
 def check_sources(rows: Sequence[StudyRow]) -> None:
@@ -263,7 +275,7 @@ class Plan:
 
     def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
         """The frozen cells of a training's data set and seed that draw λ from these quantiles."""
-        policy = PolicyConfig("frozen", quantiles=tuple(quantiles))
+        policy = frozen_policy(source.training.policy, quantiles)
         cells = [c for row in self.followers(source.method) for c in self._cells(row, policy)]
         return [c for c in cells if (c.dataset, c.seed) == (source.dataset, source.seed)]
 

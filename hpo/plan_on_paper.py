@@ -19,7 +19,7 @@ from core.models import build_model
 from hpo.budget import LEARNED, weight
 from hpo.cost.counting import flops
 from hpo.grid_contrast import grid_cost
-from hpo.plan import StudyRow
+from hpo.plan import StudyRow, frozen_policy
 from hpo.schedule import Timed
 from hpo.search import SearchSettings
 
@@ -168,6 +168,7 @@ def jobs(table: Table, seeds: int) -> Iterator[Job]:
     A frozen row waits for the row that it draws from, a searched row for its search. A search is
     one job, since its trials run one after another.
     """
+    policies = {row.row.key: row.policy or _NONE for row in table.rows}
     for column in table.columns:
         search = f"{table.name}/{column.label}/search"
         if any(row.searched for row in table.rows):
@@ -187,11 +188,12 @@ def jobs(table: Table, seeds: int) -> Iterator[Job]:
             training = replace(column.training, **row.settings(column.training.dataset))
             semi = replace(row, policy=None, frozen_from=None).weight if row.semi else 1.0
             for seed in range(seeds):
-                after, policy = None, row.policy or _NONE  # λ from a distribution costs nothing
+                after, policy = None, row.policy or _NONE
                 if row.searched:
                     after = search
                 elif row.frozen_from is not None:
                     after = f"{table.name}/{column.label}/{row.frozen_from}/{seed}"
+                    policy = frozen_policy(policies[row.frozen_from], (0.0, 1.0))
                 trainings, units = 1, 1.0
                 if row.strategy is not None:
                     budget = grid_cost(table.rows)

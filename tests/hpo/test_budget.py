@@ -24,6 +24,9 @@ LEARNED = replace(PLAIN, policy=PolicyConfig("learned"))
         (PolicyConfig("scores", every=2), 2.75),
         (PolicyConfig("adamixup"), 3.0),
         (PolicyConfig("adamixup-no-discriminator"), 1.5),
+        (PolicyConfig("adamixup", quantiles=(0.0, 1.0)), 2.5),
+        (PolicyConfig("adamixup-no-discriminator", quantiles=(0.0, 1.0)), 1.0),
+        (PolicyConfig("frozen", quantiles=(0.0, 1.0)), 1.0),
     ],
 )
 def test_the_cost_of_an_epoch_is_that_of_its_policy(policy: PolicyConfig, expected: float) -> None:

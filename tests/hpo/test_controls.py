@@ -251,6 +251,24 @@ def test_what_has_no_results_yet_is_a_dash(tmp_path: Path, make_records: MakeRec
     assert table(nothing)["n_seeds"].tolist() == [0] * 6
 
 
+def test_any_row_with_a_control_or_a_counterpart_is_held_against_it(
+    tmp_path: Path, make_records: MakeRecords
+) -> None:
+    """Neither row is of the family "learned", and one has its best Beta, one a counterpart."""
+    mine = replace(MINE, row=replace(MINE.row, family="extra"))
+    alone = replace(ALONE, row=replace(ALONE.row, family="extra", counterpart="beta-1"))
+    rows = [BETA_1, SEARCHED, mine, FROZEN, alone, PLACEBO]
+    rows[-1] = replace(PLACEBO, row=replace(PLACEBO.row, control_of=None))
+    extra = controls_report(outcome(tmp_path, make_records(), rows))
+    frame = table(extra)
+    assert list(dict.fromkeys(frame.index.get_level_values("method"))) == ["mine", "alone"]
+    assert list(of(frame, "mine")["control_method"]) == ["", "mine-frozen", "beta-search"]
+    assert list(of(frame, "alone")["control_method"]) == ["", "", "beta-1"]
+    assert of(frame, "alone").loc["counterpart", "difference"] == pytest.approx(3.4)
+    for told in ("best Beta: as in", "the same with MixUp: λ", "its search included or the same"):
+        assert told in extra.markdown
+
+
 def test_a_study_that_learns_nothing_has_no_such_table(
     tmp_path: Path, make_records: MakeRecords
 ) -> None:

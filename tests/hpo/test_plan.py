@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -227,6 +228,20 @@ def test_frozen_cells_are_of_the_data_set_and_seed_of_their_source() -> None:
     expected = PolicyConfig("frozen", quantiles=(0.1, 0.2, 0.9))
     assert cell.training == replace(of.training, policy=expected)
     assert plan.followers("mine-placebo") == []
+
+
+@pytest.mark.parametrize("kind", ["adamixup", "adamixup-no-discriminator"])
+def test_a_frozen_adamixup_keeps_all_but_its_region(kind: Any) -> None:
+    source = learned_row(PolicyConfig(kind))
+    [frozen] = controls(source)
+    assert (frozen.row.key, frozen.row.family) == ("mine-frozen", "frozen")
+    assert frozen.row.control_of == frozen.frozen_from == "mine"
+    plan = replace(make_plan(seeds=1), rows=[source, frozen])
+    [of] = [cell for cell in plan.fixed_cells() if cell.dataset == "digits"]
+    [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
+    held = PolicyConfig(kind, quantiles=(0.1, 0.2, 0.9))
+    assert cell.training == replace(of.training, policy=held)
+    assert cell.id != replace(cell, training=of.training).id
 
 
 def test_a_frozen_row_needs_its_source() -> None:

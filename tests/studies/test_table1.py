@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 from PIL import Image
 
 from core.config import PolicyConfig
+from core.data import DATASETS
+from core.optimisers import learning_rate
+from hpo import presets
 from hpo.command_line import parse
 from hpo.plan import check_sources
 from studies import table1
@@ -28,13 +32,42 @@ def test_the_rows_of_the_paper_in_its_order_and_ours_after_them() -> None:
     rows = {row.row.key: row for row in table1.rows()}
     assert list(rows) == [
         "none", "beta-1", "adamixup-no-discriminator", "adamixup", "metamixup-paper",
-        "metamixup", "placebo", "frozen",
+        "metamixup", "placebo", "frozen", "adamixup-frozen", "adamixup-own", "beta-1-own",
     ]  # fmt: skip
     assert rows["adamixup"].policy == PolicyConfig("adamixup")
     assert rows["adamixup-no-discriminator"].policy == PolicyConfig("adamixup-no-discriminator")
     assert all(not row.training for row in rows.values())
-    assert {row.row.family for key, row in rows.items() if "adamixup" in key} == {"extra"}
+    families = {key: row.row.family for key, row in rows.items() if row.row.family != "learned"}
+    assert families == {
+        "none": "none", "beta-1": "beta", "adamixup-no-discriminator": "extra", "adamixup": "extra",
+        "placebo": "placebo", "frozen": "frozen", "adamixup-frozen": "frozen",
+        "adamixup-own": "extra", "beta-1-own": "extra",
+    }  # fmt: skip
     assert rows["frozen"].frozen_from == rows["placebo"].row.control_of == "metamixup"
+    assert rows["adamixup-frozen"].frozen_from == "adamixup"
+    assert rows["adamixup-frozen"].row.control_of == "adamixup"
+
+
+def test_adamixup_may_have_the_optimizer_of_its_authors_and_mixup_beside_it() -> None:
+    rows = {row.row.key: row for row in table1.rows()}
+    own, mixup = rows["adamixup-own"], rows["beta-1-own"]
+    assert own.policy == rows["adamixup"].policy
+    assert mixup.policy == rows["beta-1"].policy
+    assert own.row.counterpart == "beta-1-own"
+    for name in DATASETS:
+        settings = own.settings(name)
+        assert settings == mixup.settings(name)
+        trained = replace(presets.training(name, "paper"), **settings)
+        rates = {epoch: learning_rate(trained, epoch, trained.epochs) for epoch in (0, 29, 30, 100)}
+        if name in ("mnist", "fashion_mnist", "digits"):
+            assert trained.optimizer == "adam"
+            expected, end = [1e-3, 1e-3, 3e-4, 2.7e-5], 1e-3 * 0.3**13
+        else:
+            assert (trained.optimizer, trained.momentum) == ("sgd", 0.9)
+            expected, end = [0.1, 0.1, 0.1, 0.01], 1e-3
+        assert list(rates.values()) == pytest.approx(expected)
+        assert learning_rate(trained, 599, 600) == pytest.approx(end)
+    assert own.settings("folder:mine") == {}
 
 
 def test_every_architecture_has_all_rows_and_keeps_to_itself() -> None:
@@ -50,6 +83,8 @@ def test_every_architecture_has_all_rows_and_keeps_to_itself() -> None:
         assert name in row.row.label
     [frozen] = [row for row in rows if row.row.key == "frozen@wrn_28_10"]
     assert frozen.frozen_from == frozen.row.control_of == "metamixup@wrn_28_10"
+    [own] = [row for row in rows if row.row.key == "adamixup-own@wrn_28_10"]
+    assert own.row.counterpart == "beta-1-own@wrn_28_10"
 
 
 def test_the_command_line_names_architectures_and_rows_of_them() -> None:
@@ -124,7 +159,7 @@ def test_the_papers_numbers_are_those_of_the_docstring() -> None:
         small, large = (table1.paper_errors(key, name) for name in ("cnn", "preact_resnet18"))
         assert {**small, **large} == table1.paper_errors(key)
         assert set(small) == {"mnist", "fashion_mnist"}
-    for key in ("metamixup", "placebo", "frozen"):
+    for key in ("metamixup", "placebo", "frozen", "adamixup-own", "adamixup-frozen"):
         assert table1.paper_errors(key) == {}
     assert table1.paper_errors("none", "wrn_28_2") == {}
 
