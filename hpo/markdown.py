@@ -141,6 +141,12 @@ def probability(value: float) -> str:
     return "<0.001" if value < 0.001 else number(value, "{:.3f}")
 
 
+def adjusted(value: float) -> str:
+    """A p-value adjusted by Holm's method, in a sentence: "p (Holm) = 0.038"."""
+    told = probability(value)
+    return f"p (Holm) {told[0]} {told[1:]}" if told.startswith("<") else f"p (Holm) = {told}"
+
+
 def number(value: float, template: str, missing: str = _NONE) -> str:
     """The value in a format such as "{:.2f}"; `missing` for NaN."""
     return missing if math.isnan(value) else template.format(value)

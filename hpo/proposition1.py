@@ -29,6 +29,17 @@ COMPARISON_COLUMNS = (
     "p_value", "p_holm", "ratio", "share", "share_median", "along_median", "above", "growth", "gap",
     "mixup_l1", "l1_above_first", "l1_above",
 )  # fmt: skip
+CHANGES = {
+    "loss": ("probability", "mixup_l1"),
+    "probability": ("probability", "kappa"),
+    "logit": ("logit", "kappa"),
+}
+"""What is compared between the first look and the last: MixUp's loss, and κ of both outputs."""
+
+CHANGE_COLUMNS = (
+    "dataset", "method", "quantity", "n_seeds", "first_epoch", "last_epoch", "last_over_first",
+    "ci_low", "ci_high", "p_value", "p_holm",
+)  # fmt: skip
 _NAN = float("nan")
 
 
@@ -89,6 +100,61 @@ def compare_curvature(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
             line["p_holm"] = p_holm
         lines += [line for line in here if line["n_seeds"]]
     return pd.DataFrame(lines, columns=list(COMPARISON_COLUMNS))
+
+
+def compare_over_training(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
+    """What became of `CHANGES` between the first epoch looked at and the last, one line each.
+
+    ``last_over_first`` is the geometric mean over seeds of the quotient, with 95 % interval and p
+    of the paired t test of logarithms, adjusted by Holm's method over all of one data set.
+
+    Args:
+        looks: of `looks_table`.
+        rows: of the study.
+    """
+    lines: list[dict[str, Any]] = []
+    for dataset in looks["dataset"].unique():
+        here = [
+            {"dataset": dataset, "method": row.key, "quantity": quantity}
+            | _changed(
+                looks[
+                    (looks["dataset"] == dataset)
+                    & (looks["output"] == output)
+                    & (looks["method"] == row.key)
+                ],
+                column,
+            )
+            for row in rows
+            for quantity, (output, column) in CHANGES.items()
+        ]
+        adjusted = holm([line["p_value"] for line in here])
+        for line, p_holm in zip(here, adjusted, strict=True):
+            line["p_holm"] = p_holm
+        lines += [line for line in here if line["n_seeds"]]
+    return pd.DataFrame(lines, columns=list(CHANGE_COLUMNS))
+
+
+def _changed(own: pd.DataFrame, column: str) -> dict[str, Any]:
+    epochs = own["epoch"].min(), own["epoch"].max()
+    first, last = (
+        {
+            int(line["seed"]): math.log(line[column])
+            for line in own[own["epoch"] == epoch].to_dict("records")
+            if line[column] > 0
+        }
+        for epoch in epochs
+    )
+    shared = sorted(first.keys() & last.keys())
+    found = paired_comparison([last[seed] for seed in shared], [first[seed] for seed in shared])
+    return {
+        "n_seeds": found.n,
+        "first_epoch": epochs[0],
+        "last_epoch": epochs[1],
+        "last_over_first": math.exp(found.difference),
+        "ci_low": math.exp(found.low),
+        "ci_high": math.exp(found.high),
+        "p_value": found.p_value,
+    }
 
 
 def _line(record: CellRecord, metrics: Mapping[str, float], output: str) -> dict[str, Any]:

@@ -10,13 +10,20 @@ import pandas as pd
 
 from core.analysis.known import Known, known_networks
 from hpo.cells import write_atomically
+from hpo.figures.common import LEVEL, told
 from hpo.markdown import number, padded_table, probability
 from hpo.outcome import Extra, Outcome
 from hpo.plots import save_figure
-from hpo.proposition1 import REFERENCE, compare_curvature, looks_table
+from hpo.proposition1 import (
+    REFERENCE,
+    compare_curvature,
+    compare_over_training,
+    looks_table,
+)
+from hpo.proposition1_conclusions import conclusions
 from hpo.proposition1_figure import curvature_figure
+from hpo.statistics import mean_interval
 
-LEVEL = 0.05
 _HEADER = (
     "method", "κ", "κ / κ without mixing", "p (Holm)", "largest ratio", "of its κ, at most",
     "median", "above", "left side", "ℓ1 loss", "ℓ1 above",
@@ -24,7 +31,8 @@ _HEADER = (
 
 
 def proposition1_report(outcome: Outcome) -> Extra:
-    """`STUDY-looks.csv`, `-curvature.csv`, `-curvature.png`; tables and sentences; metrics."""
+    """`STUDY-looks.csv`, `-curvature.csv`, `-changes.csv`, `-curvature.png`; tables and sentences;
+    metrics."""
     study, output = outcome.plan.study, outcome.output
     rows = [row.row for row in outcome.plan.rows]
     labels = {row.key: row.label for row in rows}
@@ -32,24 +40,31 @@ def proposition1_report(outcome: Outcome) -> Extra:
     if looks.empty:
         return Extra()
     compared = compare_curvature(looks, rows)
-    files = [output / f"{study}-looks.csv", output / f"{study}-curvature.csv"]
-    for path, frame in zip(files, (looks, compared), strict=True):
+    changed = compare_over_training(looks, rows)
+    files = [output / f"{study}-{name}.csv" for name in ("looks", "curvature", "changes")]
+    for path, frame in zip(files, (looks, compared, changed), strict=True):
         write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     picture = save_figure(curvature_figure(looks, labels), output / f"{study}-curvature.png")
     return Extra(
-        curvature_markdown(compared, labels, known_networks()),
+        curvature_markdown(looks, compared, changed, labels, known_networks()),
         [*files, picture],
         _metrics(compared),
     )
 
 
 def curvature_markdown(
-    compared: pd.DataFrame, labels: Mapping[str, str], known: Sequence[Known]
+    looks: pd.DataFrame,
+    compared: pd.DataFrame,
+    changed: pd.DataFrame,
+    labels: Mapping[str, str],
+    known: Sequence[Known],
 ) -> str:
     """The tables for people, each followed by what it says.
 
     Args:
+        looks: of `hpo.proposition1.looks_table`.
         compared: of `hpo.proposition1.compare_curvature`.
+        changed: of `hpo.proposition1.compare_over_training`.
         labels: of the rows, by key.
         known: the measurements where κ is known.
     """
@@ -61,7 +76,24 @@ def curvature_markdown(
             parts.append(f"### {dataset}: f is a {output}")
             parts.append(padded_table(_HEADER, [_cells(line, labels) for line in lines]))
             parts.append("\n".join(_said(lines, labels)))
+            parts.append("Median part of its own κ that a pair attains, by epoch:")
+            own = looks[(looks["dataset"] == dataset) & (looks["output"] == output)]
+            parts.append(_shares_table(own, labels))
+        concluded = conclusions(here, changed[changed["dataset"] == dataset], labels)
+        parts += [f"### {dataset}: what one may conclude", "\n".join(concluded)]
     return "\n\n".join([*parts, _LEGEND])
+
+
+def _shares_table(own: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """Mean over seeds ± half of the 95 % interval, of one data set and output."""
+    epochs = sorted(own["epoch"].unique())
+    lines = []
+    for key, label in labels.items():
+        shares = own[own["method"] == key].groupby("epoch")["share_median"]
+        if len(shares):
+            told_of = {epoch: told(mean_interval(list(values))) for epoch, values in shares}
+            lines.append([label, *(told_of.get(epoch, "–") for epoch in epochs)])
+    return padded_table(("method", *(f"epoch {epoch}" for epoch in epochs)), lines)
 
 
 def _known_table(known: Sequence[Known]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from hpo.figures.common import canvas, results_of, table_line, told, written
+from hpo.figures.agreement import Agreement, agreement
+from hpo.figures.common import WIDTH, canvas, results_of, table_line, told, written
 from hpo.markdown import padded_table
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow
@@ -26,6 +26,8 @@ Maps = dict[int, dict[int, np.ndarray]]
 _NEVER = "#8C8C8C"
 """Colour of a pair that never came up; in the middle of the scale is white."""
 
+_BEYOND = (False, True)
+
 _NAMED_CLASSES = 20
 """More classes are not named at the axes."""
 
@@ -40,6 +42,7 @@ def pair_table(outcome: Outcome) -> pd.DataFrame:
     """One line for each data set, row, epoch and pair: mean λ over seeds with 95 % interval.
 
     Columns first_class and second_class: of the sample that has the weight λ, and of its partner.
+    agreement is of the seeds' maps of that epoch (`hpo.figures.agreement`).
     """
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
@@ -47,6 +50,7 @@ def pair_table(outcome: Outcome) -> pd.DataFrame:
         for row in outcome.plan.rows:
             for epoch, seeds in maps_of(outcome, dataset, row).items():
                 stacked = np.stack(list(seeds.values()))
+                shared = agreement(list(seeds.values()))
                 for a, first in enumerate(names):
                     for b, second in enumerate(names):
                         values = stacked[:, a, b]
@@ -59,10 +63,12 @@ def pair_table(outcome: Outcome) -> pd.DataFrame:
                                 "epoch": epoch,
                                 "first_class": first,
                                 "second_class": second,
+                                "agreement": shared.value,
                                 **table_line(mean_interval(there)),
                             }
                         )
     columns = ["dataset", "method", "label", "epoch", "first_class", "second_class"]
+    columns.append("agreement")
     return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
 
 
@@ -81,7 +87,8 @@ def maps_of(outcome: Outcome, dataset: str, row: StudyRow) -> Maps:
 def pair_figure(frame: pd.DataFrame) -> Figure:
     """A row of maps for each data set and row of the study, one for each epoch.
 
-    Colours are about the mean of a row of maps, so that what differs between pairs can be seen.
+    Colours are the same for all maps of a data set, white at λ = 1/2, where both samples weigh the
+    same.
 
     Args:
         frame: of `pair_table`.
@@ -93,32 +100,42 @@ def pair_figure(frame: pd.DataFrame) -> Figure:
         raise ValueError("no finished training has recorded λ for pairs of classes")
     groups = list(frame.groupby(["dataset", "method"], sort=False))
     columns = max(part["epoch"].nunique() for _, part in groups)
-    figure = canvas(3.5 * columns + 1.2, 3.6 * len(groups))
+    side = (WIDTH - 2.2) / columns
+    figure = canvas(WIDTH, (side + 0.5) * len(groups) + 0.9)
     axes = figure.subplots(len(groups), columns, squeeze=False)
-    for row, ((dataset, _), part) in zip(axes, groups, strict=True):
-        middle = float(part["mean"].mean())
-        reach = float((part["mean"] - middle).abs().max()) or 0.01
+    reaches = (frame["mean"] - 0.5).abs().groupby(frame["dataset"]).max()
+    for row, ((dataset, method), part) in zip(axes, groups, strict=True):
+        reach = float(reaches[dataset]) or 0.01
         names = list(part["first_class"].unique())
+        last = (dataset, method) == groups[-1][0]
         for ax, (epoch, here) in zip(row, part.groupby("epoch"), strict=False):
             lam = here["mean"].to_numpy().reshape(len(names), len(names))
             ax.set_facecolor(_NEVER)  # shows through where there is no λ
-            image = ax.imshow(lam, cmap="PuOr", vmin=middle - reach, vmax=middle + reach)
-            _name_classes(ax, names, first=ax is row[0])
-            ax.set_title(f"{here['label'].iloc[0]}\nepoch {epoch}", fontsize=9)
-            ax.set_xlabel("class of the partner", fontsize=8)
+            image = ax.imshow(lam, cmap="PuOr", vmin=0.5 - reach, vmax=0.5 + reach)
+            _name_classes(ax, names, left=ax is row[0], below=last)
+            shared = here["agreement"].iloc[0]
+            told_of = "" if np.isnan(shared) else f"\nseeds agree: {shared:+.2f}".replace("-", "−")
+            ax.set_title(f"epoch {epoch}{told_of}", fontsize=9)
+            if last:
+                ax.set_xlabel("class of the partner", fontsize=8.5)
         for unused in row[part["epoch"].nunique() :]:
             unused.set_axis_off()
-        row[0].set_ylabel(f"{short_name(str(dataset))}\nclass of the sample weighted λ", fontsize=8)
-        figure.colorbar(image, ax=list(row), label="mean λ", shrink=0.85)
+        label = part["label"].iloc[0]
+        row[0].set_ylabel(
+            f"{label}, {short_name(str(dataset))}\nclass of the sample weighted λ", fontsize=8.5
+        )
+        of = f"mean λ, {int(part['n_seeds'].max())} seeds"
+        figure.colorbar(image, ax=list(row), label=of, shrink=0.9, pad=0.01)
     return figure
 
 
-def _name_classes(ax: Axes, names: Sequence[str], *, first: bool) -> None:
+def _name_classes(ax: Axes, names: Sequence[str], *, left: bool, below: bool) -> None:
     if len(names) > _NAMED_CLASSES:
         return
     longest = max(map(len, names))
-    ax.set_xticks(range(len(names)), names, fontsize=6.5, rotation=90 if longest > 2 else 0)
-    ax.set_yticks(range(len(names)), names if first else [], fontsize=6.5)
+    at = range(len(names))
+    ax.set_xticks(at, names if below else [], fontsize=7.5, rotation=90 if longest > 2 else 0)
+    ax.set_yticks(at, names if left else [], fontsize=7.5)
 
 
 def spread(lam: np.ndarray) -> float:
@@ -126,29 +143,17 @@ def spread(lam: np.ndarray) -> float:
     return float(np.nanstd(lam))
 
 
-def agreement(seeds: Mapping[int, np.ndarray]) -> float:
-    """Mean correlation of the maps of two seeds, over the pairs of classes that both have.
-
-    Near 0 the maps of different seeds have nothing in common, and what they show is chance; near 1
-    they show the data. NaN for fewer than two seeds.
-    """
-    found = []
-    for one, other in combinations(seeds.values(), 2):
-        both = ~(np.isnan(one) | np.isnan(other))
-        if both.sum() > 2 and one[both].std() > 0 and other[both].std() > 0:
-            found.append(float(np.corrcoef(one[both], other[both])[0, 1]))
-    return sum(found) / len(found) if found else float("nan")
-
-
 def _text(outcome: Outcome) -> str:
     parts = ["## λ by pairs of classes"]
-    head = ("policy", "epoch", "n", "spread over pairs", "same class", "others", "agreement")
+    head = (
+        "policy", "epoch", "n", "spread over pairs", "same class", "others", "seeds agree",
+        "beyond the classes",
+    )  # fmt: skip
     for dataset in outcome.plan.datasets:
         table = []
         for row in outcome.plan.rows:
             for epoch, seeds in maps_of(outcome, dataset, row).items():
                 maps = list(seeds.values())
-                shared = agreement(seeds)
                 inside = [float(np.nanmean(np.diag(lam))) for lam in maps]
                 outside = [float(np.nanmean(lam[~np.eye(len(lam), dtype=bool)])) for lam in maps]
                 table.append(
@@ -159,17 +164,60 @@ def _text(outcome: Outcome) -> str:
                         told(mean_interval([spread(lam) for lam in maps])),
                         told(mean_interval(inside)),
                         told(mean_interval(outside)),
-                        "–" if np.isnan(shared) else f"{shared:+.2f}",
+                        _told(agreement(maps)),
+                        _told(agreement(maps, beyond_classes=True)),
                     ]
                 )
         parts += [f"{dataset}:", padded_table(head, table)]
+        parts.append("\n".join(_verdicts(outcome, dataset)))
     parts.append(
         "- a pair of classes that never came up in an epoch is grey.\n"
         "- spread: standard deviation of mean λ over the pairs. Maps of finitely many samples "
         "always have some: the placebo's, whose hypergradients are of other samples, is that of "
         "chance.\n"
-        "- agreement: mean correlation of the maps of two seeds. The paper says that the policy "
+        "- seeds agree: intraclass correlation of the maps of the seeds, the part of a map's "
+        "variance that they have in common, with 95 % interval. The paper says that the policy "
         'goes "from a random form to a data specific distribution"; a policy that is specific to '
-        "the data is the same for every seed, and has an agreement well above the placebo's."
+        "the data is the same for every seed, and the placebo's is near 0. beyond the classes: "
+        "the same of what is left after the best sum of a number for each sample's class and one "
+        "for its partner's. Only that is specific to the pair."
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _told(found: Agreement) -> str:
+    if np.isnan(found.value):
+        return "–"
+    text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return text.replace("-", "−")
+
+
+def _verdicts(outcome: Outcome, dataset: str) -> Iterator[str]:
+    """For each row that learns whether its last map is specific to classes, and to pairs."""
+    lasts = {}
+    for row in outcome.plan.rows:
+        maps = maps_of(outcome, dataset, row)
+        if maps:
+            seeds = list(maps[max(maps)].values())
+            lasts[row.row.key] = [agreement(seeds, beyond_classes=beyond) for beyond in _BEYOND]
+    for row in outcome.plan.rows:
+        found = lasts.get(row.row.key)
+        if row.row.family != "learned" or found is None or np.isnan(found[0].value):
+            continue
+        control = next(
+            (r.row.key for r in outcome.plan.rows if r.row.control_of == row.row.key), ""
+        )
+        against = lasts.get(control)
+        chance = [max(0.0, part.high) for part in against] if against else [0.0, 0.0]
+        whole, beyond = (part.low > limit for part, limit in zip(found, chance, strict=True))
+        if whole and beyond:
+            said = "is specific to the data, and to the pair of classes"
+        elif whole:
+            said = "is specific to the two classes; that it is to their pair is not shown"
+        else:
+            said = "is not shown to be specific to the data"
+        text = f"- {row.row.label}, last epoch: λ {said}. Between seeds it agrees by "
+        text += f"{_told(found[0])}, beyond the classes by {_told(found[1])}"
+        if against:
+            text += f"; the placebo's by {_told(against[0])} and {_told(against[1])}"
+        yield f"{text}."

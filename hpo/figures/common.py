@@ -6,18 +6,19 @@ have stored and writes STUDY.png, its data as STUDY.csv, and what is to be said 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from hpo.cells import write_atomically
-from hpo.markdown import probability
+from hpo.markdown import adjusted
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow
 from hpo.plots import save_figure
-from hpo.statistics import MeanInterval, mean_interval, paired_comparison
+from hpo.statistics import MeanInterval, PairedComparison, holm, mean_interval, paired_comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +28,44 @@ Results = dict[int, Mapping[str, Any]]
 
 Values = Mapping[int, float]
 """By seed."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+LEVEL = 0.05
+"""A difference whose adjusted p is below it is told apart from none."""
+
+WIDTH = 9.5
+"""Inches of a whole figure. At the width of a README page its texts are then read in their size."""
+
+HOLM = (
+    "- differences are paired over seeds, with 95 % interval; p of the t test, adjusted by Holm's "
+    "method for all the differences told here of one data set."
+)
+"""What a text says of its differences."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference of two rows, and its p adjusted for the comparisons it was made with."""
+
+    paired: PairedComparison
+    p_holm: float
+
+    @property
+    def direction(self) -> int:
+        """1 for a difference above 0, −1 for one below, 0 where it is not told apart from 0."""
+        return int(np.sign(self.paired.difference)) if self.p_holm < LEVEL else 0
+
+    def told(self, digits: int = 3) -> str:
+        """For people: the difference with interval, p and n."""
+        found = self.paired
+        if found.n == 0:
+            return "no seed in common"
+        text = f"{found.difference:+.{digits}f}"
+        if found.n > 1:
+            text += f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+        return f"{text.replace('-', '−')}, {adjusted(self.p_holm)}, n = {found.n}"
+
 
 COLOURS: Sequence[str] = (
     "#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F",
@@ -71,23 +110,44 @@ def told(interval: MeanInterval, digits: int = 3) -> str:
     return f"{interval.mean:.{digits}f}" + ("" if half != half else f" ± {half:.{digits}f}")
 
 
-def compared(first: Values, second: Values, digits: int = 3) -> str:
-    """Mean difference first − second over the seeds that both have, with interval and p."""
-    shared = sorted(first.keys() & second.keys())
-    found = paired_comparison([first[s] for s in shared], [second[s] for s in shared])
-    if found.n == 0:
-        return "no seed in common"
-    text = f"{found.difference:+.{digits}f}"
-    if found.n > 1:
-        text += f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-    return f"{text.replace('-', '−')}, p = {probability(found.p_value)}, n = {found.n}"
+def contrasts(pairs: Mapping[Key, tuple[Values, Values]]) -> dict[Key, Contrast]:
+    """Each first − second over the seeds that both have; one family of comparisons."""
+    found = {}
+    for key, (first, second) in pairs.items():
+        shared = sorted(first.keys() & second.keys())
+        found[key] = paired_comparison([first[s] for s in shared], [second[s] for s in shared])
+    p_holm = holm([paired.p_value for paired in found.values()])
+    return {
+        key: Contrast(paired, p) for (key, paired), p in zip(found.items(), p_holm, strict=True)
+    }
 
 
-def differs(first: Values, second: Values) -> int:
-    """1 if first is larger than second at p < 0.05 of the paired t test, −1 if smaller, else 0."""
-    shared = sorted(first.keys() & second.keys())
-    found = paired_comparison([first[s] for s in shared], [second[s] for s in shared])
-    return int(np.sign(found.difference)) if found.p_value < 0.05 else 0
+def verdict(directions: Sequence[int]) -> str:
+    """What these comparisons say of a claim; each 1 (as it says), −1 (the other way round) or 0
+    (not told apart)."""
+    if min(directions) < 0:
+        if max(directions) > 0:
+            return "holds for one and not the other"
+        return "is contradicted" if max(directions) < 0 else "is contradicted by one"
+    if min(directions) > 0:
+        return "holds"
+    return "holds for one" if max(directions) > 0 else "is not supported"
+
+
+def seeds_of(frame: pd.DataFrame, what: str) -> str:
+    """What a picture says of its seeds: of how many the means are, and what its intervals are.
+
+    Args:
+        frame: the figure's data, with a column n_seeds.
+        what: that shows the intervals, such as "bands".
+    """
+    counts = [int(n) for n in sorted(frame["n_seeds"].unique()) if n > 0]
+    if not counts:
+        return "no seed has ended"
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    if counts == [1]:
+        return "one seed, no interval"
+    return f"means over {n} seeds, {what}: 95 % intervals"
 
 
 def canvas(width: float, height: float) -> Figure:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hpo.figures.common import (
-    Values,
+    HOLM,
+    WIDTH,
+    Contrast,
     canvas,
-    compared,
-    differs,
+    contrasts,
     results_of,
+    seeds_of,
     table_line,
     told,
+    verdict,
     written,
 )
 from hpo.markdown import padded_table
@@ -38,7 +41,9 @@ QUANTITIES: Mapping[str, str] = {
 different classes (`Intrusion.scale`); to_real: over `Intrusion.real_mean`."""
 
 _PANELS = ("mean", "minimum", "relative_mean", "relative_minimum")
+_UNITS = ("distance", "× mean distance between real images of two classes")
 _REFERENCE = "beta-1"
+_CLAIM = " (the paper's claim of alleviated intrusion)"
 
 
 def intrusion_bars(outcome: Outcome) -> Extra:
@@ -88,7 +93,7 @@ def distances(outcome: Outcome, dataset: str, row: StudyRow) -> dict[int, dict[s
 
 
 def intrusion_figure(frame: pd.DataFrame) -> Figure:
-    """For each data set a row of four panels: average and minimum, absolute and relative.
+    """For each data set two rows of panels: average and minimum, absolute above, relative below.
 
     Args:
         frame: of `intrusion_table`, not empty.
@@ -97,19 +102,16 @@ def intrusion_figure(frame: pd.DataFrame) -> Figure:
 
     datasets = list(frame["dataset"].unique())
     rows = frame["method"].nunique()
-    figure = canvas(3.3 * len(_PANELS) + 1.8, (1.3 + 0.34 * rows) * len(datasets) + 0.5)
-    axes = figure.subplots(len(datasets), len(_PANELS), squeeze=False, sharey="row")
-    for panels, dataset in zip(axes, datasets, strict=True):
-        for ax, quantity in zip(panels, _PANELS, strict=True):
-            here = frame[(frame["dataset"] == dataset) & (frame["quantity"] == quantity)]
-            _draw(ax, here)
-            ax.set_title(QUANTITIES[quantity], fontsize=10)
-            unit = "× distance between classes" if "relative" in quantity else "distance"
-            ax.set_xlabel(unit, fontsize=9)
-        panels[0].set_ylabel(short_name(dataset))
+    figure = canvas(WIDTH, (0.9 + 0.21 * rows) * 2 * len(datasets) + 0.5)
+    axes = figure.subplots(2 * len(datasets), 2, squeeze=False, sharey=True)
+    for at, (dataset, quantity) in enumerate((d, q) for d in datasets for q in _PANELS):
+        ax = axes[at // 2][at % 2]
+        _draw(ax, frame[(frame["dataset"] == dataset) & (frame["quantity"] == quantity)])
+        ax.set_title(f"{short_name(dataset)}: {QUANTITIES[quantity]}", fontsize=10)
+        ax.set_xlabel(_UNITS["relative" in quantity], fontsize=9)
     handles = [
-        Line2D([], [], marker="o", color="#555555", label="mean and 95 % interval over seeds"),
-        Line2D([], [], color="#0072B2", lw=0.9, ls="--", label="MixUp"),
+        Line2D([], [], marker="o", color="#555555", label=seeds_of(frame, "bars")),
+        Line2D([], [], color=family_style("beta")[0], lw=0.9, ls="--", label="MixUp (α = 1)"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -129,7 +131,7 @@ def _draw(ax: Axes, here: pd.DataFrame) -> None:
         if line["method"] == _REFERENCE:
             ax.axvline(line["mean"], color=colour, lw=0.9, ls="--", zorder=1)
     ax.set_ylim(len(lines) - 0.5, -0.5)
-    ax.set_yticks(range(len(lines)), [line["label"] for line in lines])
+    ax.set_yticks(range(len(lines)), [line["label"] for line in lines], fontsize=9)
     ax.set_xlim(left=0)
     ax.grid(axis="x", lw=0.4, alpha=0.5)
 
@@ -143,9 +145,7 @@ def _text(outcome: Outcome) -> str:
             [labels[key], str(len(seeds)), *_cells(seeds.values())] for key, seeds in found.items()
         ]
         parts += [f"{dataset}:", padded_table(("policy", "n", *QUANTITIES), table)]
-        learned = [row for row in outcome.plan.rows if row.row.family == "learned"]
-        if found.get(_REFERENCE):
-            parts.append("\n".join(_verdicts(learned, found, labels)))
+        parts.append("\n".join(_verdicts(outcome.plan.rows, found, labels)))
     parts.append(
         "- distance: Euclidean, in the features of the trained network, of a mixed sample to the "
         "nearest real training image whose label is that of neither parent; average and minimum "
@@ -154,61 +154,58 @@ def _text(outcome: Outcome) -> str:
         "norms differ between networks, and with them all distances, so the absolute ones say "
         "little between policies. to real: over the average of the first parents, unmixed, to "
         "the nearest image of another class; below 1 mixing brings samples nearer to other "
-        "classes than real ones are.\n"
-        "- differences are paired over seeds, with 95 % interval and p of the t test, not adjusted "
-        "for their number."
+        "classes than real ones are. A policy that mixes less has its samples nearer to real "
+        "images, and so farther from other classes.\n" + HOLM
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
-def _cells(seeds: Any) -> Iterator[str]:
+def _cells(seeds: Iterable[Mapping[str, float]]) -> Iterator[str]:
     values = list(seeds)
     for quantity in QUANTITIES:
         yield told(mean_interval([seed[quantity] for seed in values]))
 
 
 def _verdicts(
-    learned: Sequence[StudyRow],
+    rows: Sequence[StudyRow],
     found: Mapping[str, Mapping[int, Mapping[str, float]]],
     labels: Mapping[str, str],
 ) -> Iterator[str]:
-    """For each learned row whether the claim holds, against MixUp and against its placebo."""
-    for row in learned:
-        key = row.row.key
-        if not found[key]:
-            continue
-        directions = {}
-        told_of = []
-        for quantity in _PANELS:
-            own, reference = (_values(found[name], quantity) for name in (key, _REFERENCE))
-            directions[quantity] = differs(own, reference)
-            told_of.append(f"{quantity} {compared(own, reference)}")
-        absolute, relative = (
-            [directions[quantity] for quantity in names] for names in (_PANELS[:2], _PANELS[2:])
-        )
-        yield (
-            f"- {labels[key]}: the claim of alleviated intrusion, mixed samples farther from other "
-            f"classes than MixUp's, {_verdict(absolute)} in absolute distances and "
-            f"{_verdict(relative)} in relative ones. Minus {labels[_REFERENCE]}: "
-            f"{'; '.join(told_of)}."
-        )
-        placebo = found.get("placebo")
-        if key == "metamixup" and placebo:
-            own, other = (_values(seeds, "relative_mean") for seeds in (found[key], placebo))
-            yield (
-                f"- {labels[key]} − {labels['placebo']}, relative_mean: {compared(own, other)}. "
-                "What the placebo shares with learning is the distribution of λ."
+    """For each reading whether the claim holds against MixUp, and against its controls."""
+    opponents = {
+        reading.row.key: [_REFERENCE, *(r.row.key for r in rows if _controls(r, reading))]
+        for reading in rows
+        if reading.policy is not None and reading.policy.kind == "learned"
+    }
+    told_apart = contrasts(
+        {
+            (key, other, quantity): (
+                {seed: distance[quantity] for seed, distance in found[key].items()},
+                {seed: distance[quantity] for seed, distance in found[other].items()},
             )
-
-
-def _verdict(directions: Sequence[int]) -> str:
-    """Of average and minimum, each 1 (farther), −1 (nearer) or 0 (not told apart)."""
-    if min(directions) < 0:
-        return "is contradicted" if max(directions) <= 0 else "holds for one and not the other"
-    return {2: "holds", 1: "holds for one of average and minimum"}.get(
-        sum(directions), "is not supported"
+            for key, others in opponents.items()
+            for other in others
+            if found[key] and found.get(other)
+            for quantity in _PANELS
+        }
     )
+    for key, others in opponents.items():
+        for other in others:
+            here = {q: told_apart[key, other, q] for q in _PANELS if (key, other, q) in told_apart}
+            if here:
+                claim = _CLAIM if other == _REFERENCE else ""
+                yield (
+                    f"- {labels[key]}, mixed samples farther from other classes than those of "
+                    f"{labels[other]}{claim}: {_said(here, _PANELS[:2])} in absolute distance; "
+                    f"{_said(here, _PANELS[2:])} in relative distance."
+                )
 
 
-def _values(seeds: Mapping[int, Mapping[str, float]], quantity: str) -> Values:
-    return {seed: found[quantity] for seed, found in seeds.items()}
+def _controls(row: StudyRow, reading: StudyRow) -> bool:
+    return row.row.control_of == reading.row.key
+
+
+def _said(here: Mapping[str, Contrast], quantities: Sequence[str]) -> str:
+    average, minimum = (here[quantity] for quantity in quantities)
+    found = verdict([average.direction, minimum.direction])
+    return f"{found} (average {average.told()}; minimum {minimum.told()})"

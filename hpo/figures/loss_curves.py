@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,17 +11,23 @@ import pandas as pd
 from hpo.figures.common import (
     COLOURS,
     DASHES,
+    HOLM,
+    WIDTH,
     Results,
+    Values,
     canvas,
-    compared,
+    contrasts,
     intervals,
     results_of,
+    seeds_of,
     table_line,
     told,
+    verdict,
     written,
 )
 from hpo.markdown import padded_table
 from hpo.outcome import Extra, Outcome
+from hpo.plan import StudyRow
 from hpo.plot_panels import short_name
 from hpo.statistics import mean_interval
 
@@ -32,13 +38,19 @@ if TYPE_CHECKING:
 QUANTITIES: Mapping[str, str] = {
     "train_loss": "training loss on mixed images",
     "label_entropy": "least possible: entropy of the mixed labels",
-    "excess": "training loss on mixed images − least possible",
+    "excess": "the same − least possible",
     "unmixed_loss": "loss on unmixed training images",
 }
 """What is measured in each epoch. excess is train_loss − label_entropy, the mean Kullback-Leibler
 divergence of the network's prediction from the mixed label."""
 
 _PANELS = ("train_loss", "excess", "unmixed_loss")
+_CLAIMS = {
+    "train_loss": "on mixed images, as the paper has it",
+    "excess": "above the least possible",
+    "unmixed_loss": "on unmixed images",
+}
+_REFERENCE = "beta-1"
 
 
 def loss_curves(outcome: Outcome) -> Extra:
@@ -85,7 +97,7 @@ def loss_figure(frame: pd.DataFrame) -> Figure:
 
     datasets = list(frame["dataset"].unique())
     methods = {method: at for at, method in enumerate(frame["method"].unique())}
-    figure = canvas(4.6 * len(_PANELS), 3.7 * len(datasets) + 0.6)
+    figure = canvas(WIDTH, 3.1 * len(datasets) + 0.5)
     axes = figure.subplots(len(datasets), len(_PANELS), squeeze=False)
     for row, dataset in zip(axes, datasets, strict=True):
         for ax, quantity in zip(row, _PANELS, strict=True):
@@ -100,7 +112,13 @@ def loss_figure(frame: pd.DataFrame) -> Figure:
             ax.grid(lw=0.4, alpha=0.5)
         row[0].set_ylabel(f"{short_name(dataset)}\ncross-entropy (nats)")
     handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(methods), frameon=False)
+    figure.legend(
+        *handles,
+        loc="outside lower center",
+        ncols=len(methods),
+        frameon=False,
+        title=seeds_of(frame, "bands"),
+    )
     return figure
 
 
@@ -130,23 +148,36 @@ def _text(outcome: Outcome) -> str:
             for key, found in lasts.items()
         ]
         parts += [f"{dataset}:", padded_table(("policy", *QUANTITIES), table)]
-        reference = lasts.get("beta-1")
-        for row in outcome.plan.rows:
-            if row.row.family == "learned" and reference is not None:
-                own = lasts[row.row.key]
-                differences = "; ".join(
-                    f"{q} {compared(own[q], reference[q])}"
-                    for q in ("train_loss", "excess", "unmixed_loss")
-                )
-                parts.append(f"- {row.row.label} − {labels['beta-1']}: {differences}.")
+        parts.append("\n".join(_verdicts(outcome.plan.rows, lasts)))
     parts.append(
         "- train_loss is of images mixed by the policy itself, so policies are compared on "
         "different data; with λ nearer to 0 and 1 its least possible value, label_entropy, is "
         "lower, whatever the network does. excess is what is left above it. unmixed_loss is of "
-        "training images as they are, in evaluation mode.\n"
-        "- differences are paired over seeds, with 95 % interval and p of the t test."
+        "training images as they are, in evaluation mode.\n" + HOLM
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _verdicts(rows: Sequence[StudyRow], lasts: Mapping[str, Mapping[str, Values]]) -> Iterator[str]:
+    """For each learned row whether its loss is lower than MixUp's, in all three senses."""
+    learned = [row.row for row in rows if row.row.family == "learned" and lasts[row.row.key]]
+    against = contrasts(
+        {
+            (row.key, quantity): (lasts[row.key][quantity], lasts[_REFERENCE][quantity])
+            for row in learned
+            if _REFERENCE in lasts
+            for quantity in _PANELS
+        }
+    )
+    reference = {row.row.key: row.row.label for row in rows}.get(_REFERENCE)
+    for row in learned:
+        if reference is not None:
+            said = "; ".join(
+                f"{_CLAIMS[quantity]}, {verdict([-found.direction])} ({found.told()})"
+                for quantity in _PANELS
+                for found in [against[row.key, quantity]]
+            )
+            yield f"- {row.label}, a lower loss than {reference}: {said}."
 
 
 def _last(results: Results, quantity: str) -> dict[int, float]:

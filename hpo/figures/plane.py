@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from hpo.figures.common import Results, canvas, compared, results_of, told, written
+from hpo.figures.common import (
+    HOLM,
+    WIDTH,
+    Results,
+    Values,
+    canvas,
+    contrasts,
+    results_of,
+    told,
+    verdict,
+    written,
+)
 from hpo.markdown import padded_table
 from hpo.outcome import Extra, Outcome
+from hpo.plan import StudyRow
 from hpo.plot_panels import short_name
 from hpo.statistics import mean_interval
 
@@ -80,7 +92,8 @@ def plane_figure(frame: pd.DataFrame) -> Figure:
     if frame.empty:
         raise ValueError("no finished training has features in the plane; train with cnn_2d")
     datasets, methods = list(frame["dataset"].unique()), list(frame["method"].unique())
-    figure = canvas(4.9 * len(methods) + 0.4, 4.9 * len(datasets))
+    columns = len(methods)
+    figure = canvas(WIDTH, (WIDTH / columns + 0.4) * len(datasets))
     axes = figure.subplots(len(datasets), len(methods), squeeze=False)
     for row, dataset in zip(axes, datasets, strict=True):
         for ax, method in zip(row, methods, strict=True):
@@ -150,7 +163,7 @@ def _with_planes(results: Results) -> Results:
 def _text(outcome: Outcome) -> str:
     parts = ["## Features in the plane"]
     for dataset in outcome.plan.datasets:
-        found: dict[str, Mapping[int, float]] = {}
+        found: dict[str, Values] = {}
         table = []
         for row in outcome.plan.rows:
             results = _with_planes(results_of(outcome, dataset, row))
@@ -169,22 +182,29 @@ def _text(outcome: Outcome) -> str:
             )
         head = ("policy", "n", "collisions (%)", "test error (%)")
         parts += [f"{dataset}:", padded_table(head, table)]
-        labels = {row.row.key: row.row.label for row in outcome.plan.rows}
-        if found.get(_REFERENCE):
-            parts.append(
-                "\n".join(
-                    f"- {labels[key]} − {labels[_REFERENCE]}, collisions: "
-                    f"{compared(values, found[_REFERENCE], 2)}."
-                    for key, values in found.items()
-                    if key != _REFERENCE
-                )
-            )
+        parts.append("\n".join(_verdicts(outcome.plan.rows, found)))
     parts.append(
         "- collisions: part of the images whose nearest other image in the plane has another "
-        "label. Differences are paired over seeds, with 95 % interval and p of the t test. The "
-        "picture is of one seed; the numbers are of all."
+        "label. The picture is of one seed; the numbers are of all.\n" + HOLM
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Values]) -> Iterator[str]:
+    """For each other row whether it has fewer collisions than MixUp."""
+    labels = {row.row.key: row.row.label for row in rows if found[row.row.key]}
+    against = contrasts(
+        {
+            key: (found[key], found[_REFERENCE])
+            for key in labels
+            if key != _REFERENCE and _REFERENCE in labels
+        }
+    )
+    for key, contrast in against.items():
+        yield (
+            f"- {labels[key]}, fewer collisions than {labels[_REFERENCE]}, as the paper has it: "
+            f"{verdict([-contrast.direction])} ({contrast.told(2)})."
+        )
 
 
 def _arrays(result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,14 @@ from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow
-from hpo.proposition1 import COMPARISON_COLUMNS, LOOK_COLUMNS, compare_curvature, looks_table
+from hpo.proposition1 import (
+    CHANGE_COLUMNS,
+    COMPARISON_COLUMNS,
+    LOOK_COLUMNS,
+    compare_curvature,
+    compare_over_training,
+    looks_table,
+)
 from hpo.proposition1_figure import curvature_figure
 from hpo.proposition1_report import curvature_markdown, proposition1_report
 from hpo.report import Row, build_table
@@ -149,9 +156,40 @@ def test_a_row_without_results_is_left_out(records: list[CellRecord]) -> None:
     assert frame["kappa_over_none"].isna().all()
 
 
+def markdown(records: list[CellRecord]) -> str:
+    rows = [row.row for row in ROWS]
+    labels = {row.key: row.label for row in rows}
+    looks = looks_table(records, list(labels))
+    changed = compare_over_training(looks, rows)
+    return curvature_markdown(looks, compared(records), changed, labels, KNOWN)
+
+
+def test_what_changed_over_training(records: list[CellRecord]) -> None:
+    """Of MixUp κ doubles, stays, and grows 3.9 times; its loss is the same."""
+    rows = [row.row for row in ROWS]
+    frame = compare_over_training(looks_table(records, [row.key for row in rows]), rows)
+    assert list(frame.columns) == list(CHANGE_COLUMNS)
+    assert len(frame) == 3 * 3
+    found = frame.set_index(["method", "quantity"])
+    for quantity in ("logit", "probability"):
+        beta = found.loc[("beta-1", quantity)]
+        quotients = [math.log(2), math.log(1), math.log(3.9)]
+        mean = sum(quotients) / 3
+        deviation = math.sqrt(sum((q - mean) ** 2 for q in quotients) / 2)
+        assert beta["last_over_first"] == pytest.approx(7.8 ** (1 / 3))
+        half = 4.302652729911275 * deviation / math.sqrt(3)
+        assert beta["ci_high"] == pytest.approx(math.exp(mean + half))
+        p = float(stats.ttest_1samp(quotients, 0.0).pvalue)
+        assert beta["p_value"] == pytest.approx(p)
+        assert (beta["first_epoch"], beta["last_epoch"], beta["n_seeds"]) == (1, 3, 3)
+    learned = found.loc[("metamixup", "logit")]  # 4, 8 and 16 times: the smallest p of nine
+    assert learned["p_holm"] == pytest.approx(9 * learned["p_value"])
+    assert found.loc[("beta-1", "loss"), "last_over_first"] == pytest.approx(1)
+    assert found.loc[("beta-1", "loss"), "p_value"] == 1
+
+
 def test_the_report_says_what_the_numbers_say(records: list[CellRecord]) -> None:
-    labels = {row.row.key: row.row.label for row in ROWS}
-    text = curvature_markdown(compared(records), labels, KNOWN)
+    text = markdown(records)
     assert "| squares |  10 |    9.999 |         9.998 |     0 of 1800 |" in text
     assert "### digits: f is a logit" in text
     assert "### digits: f is a probability" in text
@@ -166,6 +204,8 @@ def test_the_report_says_what_the_numbers_say(records: list[CellRecord]) -> None
     assert cells[9:] == ["–", "–"]
     probabilities = text[text.index("f is a probability") :]
     assert "|     0.4 | 62 % → 12 % |" in probabilities
+    assert "| MixUp     | 0.100 ± 0.000 | 0.300 ± 0.000 |" in probabilities
+    assert "### digits: what one may conclude" in text
 
 
 def test_without_a_pair_above_the_sentence_is_another(make_record: MakeRecord) -> None:
@@ -173,8 +213,7 @@ def test_without_a_pair_above_the_sentence_is_another(make_record: MakeRecord) -
         make_record("none", 0, history=[metrics(1, 1.0)]),
         make_record("beta-1", 0, history=[metrics(1, 3.0)]),
     ]
-    labels = {row.row.key: row.row.label for row in ROWS}
-    text = curvature_markdown(compared(records), labels, KNOWN)
+    text = markdown(records)
     assert "(P2): no pair violates it; a pair attains at most 0.26" in text
     assert "smaller than" not in text
     assert "larger than" not in text
@@ -212,7 +251,10 @@ def outcome(records: list[CellRecord], output: Path) -> Outcome:
 
 def test_files_and_metrics(records: list[CellRecord], tmp_path: Path) -> None:
     extra = proposition1_report(outcome(records, tmp_path))
-    names = ["proposition1-looks.csv", "proposition1-curvature.csv", "proposition1-curvature.png"]
+    names = [
+        f"proposition1-{name}"
+        for name in ("looks.csv", "curvature.csv", "changes.csv", "curvature.png")
+    ]
     assert [path.name for path in extra.files] == names
     assert all(path.stat().st_size for path in extra.files)
     assert len(pd.read_csv(extra.files[0])) == 36

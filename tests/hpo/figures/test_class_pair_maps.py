@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hpo.figures.class_pair_maps import (
-    agreement,
     class_pair_maps,
     maps_of,
     pair_figure,
@@ -58,25 +57,20 @@ def test_epochs_that_not_every_seed_has_are_left_out(make_outcome: Callable[...,
 def test_the_figure_has_a_map_for_each_epoch(outcome: Outcome) -> None:
     figure = pair_figure(pair_table(outcome))
     early, late, bar = figure.axes
-    assert early.get_title() == "MetaMixUp (default)\nepoch 1"
+    assert early.get_title() == "epoch 1\nseeds agree: +1.00"
+    assert early.get_ylabel().startswith("MetaMixUp (default), digits")
     shown = np.asarray(late.images[0].get_array())
     np.testing.assert_allclose(shown, np.array(LATE) + 0.02 / 3, rtol=1e-6)
-    assert early.images[0].get_clim() == late.images[0].get_clim()
+    reach = 0.4 + 0.02 / 3  # of the largest mean
+    for ax in (early, late):
+        assert ax.images[0].get_clim() == pytest.approx((0.5 - reach, 0.5 + reach))
     assert [label.get_text() for label in early.get_yticklabels()] == ["ant", "bee", "cow"]
     assert [label.get_text() for label in late.get_xticklabels()] == ["ant", "bee", "cow"]
-    assert bar.get_ylabel() == "mean λ"
+    assert bar.get_ylabel() == "mean λ, 3 seeds"
 
 
-def test_spread_and_agreement_by_hand() -> None:
+def test_spread_by_hand() -> None:
     assert spread(np.array([[0.2, 0.4], [math.nan, 0.6]])) == pytest.approx(math.sqrt(0.08 / 3))
-    one = np.array([[0.0, 1.0], [2.0, math.nan]])
-    other = np.array([[1.0, 2.0], [0.0, 5.0]])
-    # Of (0, 1, 2) and (1, 2, 0) about their means: −1·0 + 0·1 + 1·−1 over 2.
-    assert agreement({0: one, 1: other}) == pytest.approx(-0.5)
-    assert agreement({0: one, 1: 3 * one + 1}) == pytest.approx(1)
-    assert agreement({0: one, 1: 3 * one + 1, 2: other}) == pytest.approx((1 - 0.5 - 0.5) / 3)
-    assert math.isnan(agreement({0: one}))
-    assert math.isnan(agreement({0: one, 1: np.ones((2, 2))}))
 
 
 def test_the_text(outcome: Outcome) -> None:
@@ -84,7 +78,54 @@ def test_the_text(outcome: Outcome) -> None:
     text = class_pair_maps(outcome).markdown
     line = next(line for line in text.splitlines() if "|     5 |" in line)
     assert "0.907 ± 0.029" in line
-    assert line.endswith("|     +1.00 |")
+    assert "| +1.00 [+1.00, +1.00] |" in line
+
+
+def drawn(make: Callable[[np.random.Generator], np.ndarray], seed: int) -> list[dict[str, Any]]:
+    """Maps of three seeds: what they have in common, and chance of each."""
+    rng = np.random.default_rng(seed)
+    common = make(rng)
+    return [
+        recorded((0.5 + common + 0.01 * rng.normal(size=(3, 3))).tolist(), epochs=(5,))
+        for _ in range(3)
+    ]
+
+
+PAIRS = np.array([[0.0, 0.2, -0.2], [-0.2, 0.0, 0.2], [0.2, -0.2, 0.0]])
+"""Rows and columns of sum 0."""
+
+
+@pytest.mark.parametrize(
+    ("learned", "said"),
+    [
+        (PAIRS, "is specific to the data, and to the pair of classes."),
+        (
+            np.add.outer([0.2, 0.0, -0.2], [-0.2, 0.0, 0.2]),
+            "is specific to the two classes; that it is to their pair is not shown.",
+        ),
+        (np.zeros((3, 3)), "is not shown to be specific to the data."),
+    ],
+)
+def test_what_is_said_of_maps(
+    make_outcome: Callable[..., Outcome], learned: np.ndarray, said: str
+) -> None:
+    given = {
+        "metamixup": drawn(lambda rng: learned, 1),
+        "placebo": drawn(lambda rng: np.zeros((3, 3)), 2),
+    }
+    text = class_pair_maps(make_outcome([METAMIXUP, PLACEBO], given)).markdown
+    assert f"- MetaMixUp (default), last epoch: λ {said}" in text
+    assert "; the placebo's by " in text
+
+
+def test_agreement_no_larger_than_the_placebos_says_nothing(
+    make_outcome: Callable[..., Outcome],
+) -> None:
+    maps = drawn(lambda rng: PAIRS, 1)
+    text = class_pair_maps(
+        make_outcome([METAMIXUP, PLACEBO], {"metamixup": maps, "placebo": maps})
+    ).markdown
+    assert "last epoch: λ is not shown to be specific to the data." in text
 
 
 def test_without_maps_it_says_so(make_outcome: Callable[..., Outcome]) -> None:

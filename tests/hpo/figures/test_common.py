@@ -47,17 +47,65 @@ def test_intervals_by_hand() -> None:
     assert common.told(mean_interval([])) == "–"
 
 
-def test_differences_are_paired_over_shared_seeds() -> None:
-    """Differences 1, 1.1, 0.9: t = 1 / (0.1 / √3) = 17.3, p = 0.0033; half 4.303 · 0.0577."""
+def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> None:
+    """Differences 1, 1.1, 0.9: t = 1 / (0.1 / √3) = 17.3, p = 0.0033; half 4.303 · 0.0577.
+
+    Differences 1, −1, 0: p is 1. Of two tests the smaller p counts twice.
+    """
     first = {0: 2.0, 1: 3.1, 2: 4.9, 9: 100.0}
     second = {0: 1.0, 1: 2.0, 2: 4.0, 7: -50.0}
-    assert common.compared(first, second, 2) == "+1.00 [+0.75, +1.25], p = 0.003, n = 3"
-    assert common.differs(first, second) == 1
-    assert common.differs(second, first) == -1
-    assert common.compared({0: 2.0}, {0: 3.0}, 1) == "−1.0, p = –, n = 1"
-    assert common.compared({0: 2.0}, {1: 3.0}) == "no seed in common"
-    assert common.differs({0: 0.0, 1: 2.0}, {0: 1.0, 1: 0.0}) == 0
-    assert common.differs({}, {}) == 0
+    found = common.contrasts(
+        {
+            "above": (first, second),
+            "below": (second, first),
+            "equal": ({0: 1.0, 1: 2.0, 2: 0.0}, {0: 0.0, 1: 3.0, 2: 0.0}),
+            "alone": ({0: 2.0}, {0: 3.0}),
+            "apart": ({0: 2.0}, {1: 3.0}),
+        }
+    )
+    p = 0.0033185  # of t = 17.32 with two degrees of freedom
+    assert found["above"].p_holm == pytest.approx(3 * p, rel=1e-3)
+    assert found["equal"].p_holm == 1.0
+    assert found["above"].told(2) == "+1.00 [+0.75, +1.25], p (Holm) = 0.010, n = 3"
+    assert found["alone"].told(1) == "−1.0, p (Holm) = –, n = 1"
+    assert found["apart"].told() == "no seed in common"
+    assert {key: contrast.direction for key, contrast in found.items()} == {
+        "above": 1, "below": -1, "equal": 0, "alone": 0, "apart": 0,
+    }  # fmt: skip
+    assert common.contrasts({}) == {}
+
+
+def test_what_is_told_apart_alone_may_not_be_among_many() -> None:
+    """p of 1, 1.4, 0.6 is 0.0496·… below 0.05 alone, and above it as one of two."""
+    pair = ({0: 1.0, 1: 1.4, 2: 0.6}, dict.fromkeys(range(3), 0.0))
+    alone = common.contrasts({0: pair})[0]
+    one_of_two = common.contrasts({0: pair, 1: pair})[0]
+    assert (alone.direction, one_of_two.direction) == (1, 0)
+    assert one_of_two.p_holm == pytest.approx(2 * alone.p_holm)
+
+
+def test_a_small_p_is_told_as_such() -> None:
+    values = {seed: 1.0 + seed * 1e-6 for seed in range(3)}
+    (found,) = common.contrasts({0: (values, dict.fromkeys(values, 0.0))}).values()
+    assert found.told(1) == "+1.0 [+1.0, +1.0], p (Holm) < 0.001, n = 3"
+
+
+@pytest.mark.parametrize(
+    ("directions", "said"),
+    [
+        ([1, 1], "holds"),
+        ([1, 0], "holds for one"),
+        ([1, -1], "holds for one and not the other"),
+        ([0, 0], "is not supported"),
+        ([0, -1], "is contradicted by one"),
+        ([-1, -1], "is contradicted"),
+        ([1], "holds"),
+        ([0], "is not supported"),
+        ([-1], "is contradicted"),
+    ],
+)
+def test_what_comparisons_say_of_a_claim(directions: list[int], said: str) -> None:
+    assert common.verdict(directions) == said
 
 
 def test_what_is_written(make_outcome: Callable[..., Outcome], tmp_path: Path) -> None:

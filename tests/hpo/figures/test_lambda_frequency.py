@@ -36,7 +36,7 @@ def outcome(make_outcome: Callable[..., Outcome]) -> Outcome:
         {
             "beta-1": [drawn] * 3,
             "metamixup-paper": [letter] * 3,
-            "metamixup": [ends(20, 20), ends(22, 20), ends(24, 20)],
+            "metamixup": [ends(20, 20), ends(22, 21), ends(24, 22)],
         },
     )
 
@@ -68,12 +68,17 @@ def test_the_figure_has_a_panel_for_each_reading(outcome: Outcome) -> None:
 
 def test_the_verdict(outcome: Outcome) -> None:
     text = lambda_frequency(outcome).markdown
-    assert "- MetaMixUp (default): the paper's figure is there. Minus Beta(1, 1), near 0" in text
-    assert "- MetaMixUp (paper): the paper's figure is not there." in text
-    assert "near 0: +12.0 [+7.0, +17.0]" in text  # 20, 22, 24; half 4.303 · 2 / √3 = 4.97
+    assert "- MetaMixUp (default), last epoch: the paper's figure is there. " in text
+    assert "- MetaMixUp (paper), last epoch: the paper's figure is not there. 0.0 % [" in text
+    # 20, 22, 24 %: half 4.303 · 2 / √3 = 4.97, t = 10.4, p = 0.0091, and the other end's is less.
+    assert (
+        "22.0 % [17.0, 27.0] of λ are within 0.1 of 0 (+12.0 [+7.0, +17.0], p (Holm) = 0.009, "
+        "n = 3 against Beta(1, 1))" in text
+    )
 
 
 def test_one_end_is_not_both(make_outcome: Callable[..., Outcome]) -> None:
-    given = {"metamixup": [ends(20, 2), ends(21, 3), ends(22, 2)]}
+    given = {"metamixup": [ends(20, 2), ends(21, 3), ends(22, 2)], "metamixup-paper": [ends(9, 9)]}
     text = lambda_frequency(make_outcome(ROWS, given)).markdown
     assert "the paper's figure is there at one end only" in text
+    assert "the paper's figure is not there. 9.0 % of λ are within 0.1 of 0 (−1.0, p" in text

@@ -49,8 +49,27 @@ def test_the_figure(outcome: Outcome) -> None:
 def test_the_text_compares_each_size_with_the_largest(outcome: Outcome) -> None:
     """Paired: 1, 2 and 0; mean 1, half 4.303 · 1 / √3 = 2.48."""
     text = validation_size(outcome, CURVES).markdown
-    assert "- MetaMixUp, 3 − 30 images: +1.00 [−1.48, +3.48], p = 0.225, n = 3." in text
+    assert "- MetaMixUp, 3 − 30 images: +1.00 [−1.48, +3.48], p (Holm) = 0.225, n = 3." in text
+    assert "− MixUp" not in text  # it learns from 60 images, and no row does
     assert "MixUp (α = 1): 10.00 ± 12.71" in text
+
+
+def test_rows_with_the_references_images_are_held_against_it(
+    make_outcome: Callable[..., Outcome],
+) -> None:
+    """7 − 9 and 8 − 11: −2.5, half 12.71 · 0.5, p = 0.126 (t = 5, one degree of freedom), the
+    smaller of two."""
+    curves = [Curve("m", "MetaMixUp", {3: "m-3", 60: "m-60"})]
+    same = replace(LARGE, row=replace(LARGE.row, key="m-60"), training={"meta_size": 60})
+    outcome = make_outcome(
+        [MIXUP, SMALL, same],
+        {"beta-1": errors(9, 11), "m-3": errors(8, 10), "m-60": errors(7, 8)},
+    )
+    text = validation_size(outcome, curves).markdown
+    assert (
+        "- MetaMixUp, 60 images − MixUp, on the same training images: −2.50 [−8.85, +3.85], "
+        "p (Holm) = 0.251" in text
+    )
 
 
 def test_sizes_without_result_are_left_out(make_outcome: Callable[..., Outcome]) -> None:
