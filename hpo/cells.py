@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,12 @@ from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
 from core.semi_supervised.config import SemiSupervisedConfig
 from hpo.population import Population
+from hpo.storage import FolderStorage, Keep, Storage, storage_of, write_bytes_atomically
 
 SCHEMA = 1
+ENVIRONMENT = ("torch", "python", "machine", "device", "threads")
+"""Of a record's environment what its numbers may depend on. The rest tells of the training: its
+data's fingerprint, the host and node it ran on, the GPU memory it took."""
 Purpose = Literal["final", "search"]
 Status = Literal["finished", "pruned", "diverged", "crashed"]
 
@@ -100,7 +104,7 @@ class CellRecord:
             "crashed", its worker failed (never stored, so tried again next time).
         result: `TrainingResult` as a dictionary; without test_error where not finished.
         error: why it is not finished, or None.
-        environment: versions and device it was trained with.
+        environment: versions, device and machine it was trained with.
     """
 
     cell: Cell
@@ -140,14 +144,32 @@ class CellRecord:
 
 
 class CellStore:
-    """`DIR/cells/<cell id>/result.json`, one for each cell that came to an end."""
+    """`cells/<cell id>/result.json` in a storage, one for each cell that came to an end.
 
-    def __init__(self, output: Path):
-        self._root = output / "cells"
+    Args:
+        place: a folder of this machine, or any storage.
+    """
+
+    def __init__(self, place: Path | Storage):
+        self._storage = storage_of(place)
+
+    def place(self, cell_id: str) -> str:
+        """Where the cell keeps its result and, while it trains, its checkpoints, for a person."""
+        return f"{self._storage.uri}/{_folder(cell_id)}"
 
     def directory(self, cell_id: str) -> Path:
-        """Where the cell keeps its result and, while it trains, its checkpoints."""
-        return self._root / cell_id
+        """The same place as a directory, where the storage is a folder."""
+        if not isinstance(self._storage, FolderStorage):
+            raise StoreError(f"{self.place(cell_id)} is no directory of this machine")
+        return self._storage.root / _folder(cell_id)
+
+    def checkpoints(self, cell_id: str) -> AbstractContextManager[tuple[Path, Keep]]:
+        """The directory for a training's checkpoints; see `Storage.checkpoints`."""
+        return self._storage.checkpoints(_folder(cell_id))
+
+    def remove_checkpoints(self, cell_ids: Iterable[str]) -> None:
+        """Delete the cells' checkpoints."""
+        self._storage.remove_checkpoints(map(_folder, cell_ids))
 
     def save(self, record: CellRecord) -> None:
         """Write the record so that a kill leaves either nothing or the whole.
@@ -155,16 +177,14 @@ class CellStore:
         Raises:
             StoreError: the file cannot be written.
         """
-        directory = self.directory(record.cell.id)
+        text = json.dumps(record.to_dict(), indent=1, allow_nan=True)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                directory / "result.json", json.dumps(record.to_dict(), indent=1, allow_nan=True)
-            )
+            self._storage.write(_result(record.cell.id), text.encode())
         except OSError as error:
             raise StoreError(
-                f"cannot write {directory / 'result.json'}: {error}; free space or choose another "
-                "--output, then run the same command, without --fresh: finished cells are kept"
+                f"cannot write {self.place(record.cell.id)}/result.json: {error}; free space or "
+                "choose another --output, then run the same command, without --fresh: finished "
+                "cells are kept"
             ) from error
 
     def load(self, cell_id: str) -> CellRecord | None:
@@ -173,23 +193,35 @@ class CellStore:
         Raises:
             StoreError: the file is there and cannot be read.
         """
-        path = self.directory(cell_id) / "result.json"
         try:
-            return CellRecord.from_dict(json.loads(path.read_text()))
+            return CellRecord.from_dict(json.loads(self._storage.read(_result(cell_id))))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise StoreError(f"cannot read {self.place(cell_id)}/result.json: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            place = self.place(cell_id)
             raise StoreError(
-                f"{path} is not a readable result ({error}); delete {path.parent} to train that "
-                "cell again"
+                f"{place}/result.json is not a readable result ({error}); delete {place} to train "
+                "that cell again"
             ) from error
 
     def records(self) -> list[CellRecord]:
         """All records, sorted by id."""
-        if not self._root.is_dir():
-            return []
-        found = (self.load(path.name) for path in sorted(self._root.iterdir()) if path.is_dir())
+        names = (name.split("/") for name in self._storage.files("cells"))
+        ids = sorted(name[1] for name in names if len(name) == 3 and name[2] == "result.json")
+        found = map(self.load, ids)
         return [record for record in found if record is not None]
+
+
+def _folder(cell_id: str) -> str:
+    """The cell's folder in a storage."""
+    return f"cells/{cell_id}"
+
+
+def _result(cell_id: str) -> str:
+    """The cell's record in a storage."""
+    return f"{_folder(cell_id)}/result.json"
 
 
 def _told(population: Population | None) -> dict[str, Any]:
@@ -221,13 +253,5 @@ def partial_result(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: aside, synced, renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a text file whole or not at all; see `hpo.storage.write_bytes_atomically`."""
+    write_bytes_atomically(path, text.encode())

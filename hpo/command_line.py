@@ -15,6 +15,7 @@ from core.data import DATASETS, NOISE_KINDS, Source, load_source
 from core.models import MODELS
 from hpo import presets, semi_presets
 from hpo.plan import META_SUFFIX, StudyRow, check_sources, with_meta_images
+from hpo.storage import Storage, storage_at
 
 OVERRIDES = {
     "epochs": int,
@@ -55,12 +56,13 @@ class Options:
         overrides: settings of the training that replace the preset's.
         search_trials: trials of the search for α, or None for the preset's.
         budget: of each strategy, in units of a plain training, or None for the preset's.
-        output: absolute path of the folder for everything written.
+        output: absolute path of the folder for tables, figures and the default tracking store.
+        storage: where results and checkpoints of the cells go; by default the output folder.
         tracking_uri: of MLflow; None is a SQLite file in the output folder.
         address: of a Ray cluster, or None.
         workers, threads: cells at a time (None for as many as fit), and threads of each.
         device: "cpu" or "cuda".
-        gpus_per_cell: GPUs, or a fraction of one, reserved for a cell.
+        gpus_per_cell: GPUs, or a fraction of one, reserved for a cell; None is as many as it needs.
         data_root: where data sets lie; None is the default.
         fresh: train everything again.
     """
@@ -73,12 +75,13 @@ class Options:
     search_trials: int | None
     budget: float | None
     output: Path
+    storage: Storage
     tracking_uri: str | None
     address: str | None
     workers: int | None
     threads: int
     device: str
-    gpus_per_cell: float
+    gpus_per_cell: float | None
     data_root: Path | None
     fresh: bool
     semi_supervised: bool = False
@@ -191,19 +194,30 @@ def parse(
         add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
     parser.set_defaults(budget=None, search_trials=None, labels=None)
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    shared = (
+        "results and checkpoints of the cells: PATH that all nodes share, or s3://BUCKET/PREFIX"
+    )
+    add("--storage", metavar="URI", help=f"{shared} (default: DIR)")
     store = "MLflow store (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"
     add("--tracking-uri", metavar="URI", help=store)
     add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
     add("--workers", type=int, metavar="N", help="cells at a time (default: what fits)")
     add("--threads", type=int, default=1, metavar="N", help="CPU threads of a cell (default: 1)")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
-    add("--gpus-per-cell", type=float, metavar="X", help="may be a fraction (default with cuda: 1)")
+    gpus = "may be a fraction; auto measures what a cell needs (default with cuda: 1)"
+    add("--gpus-per-cell", type=_gpus, metavar="X|auto", help=gpus)
     add("--data-root", type=Path, metavar="DIR", help="data sets in torchvision's layout")
     add("--fresh", action="store_true", help="train again what is finished in DIR")
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available() and args.address is None:
         raise ValueError("--device cuda: no CUDA device here; use --device cpu or --address")
-    gpus = args.gpus_per_cell if args.gpus_per_cell is not None else float(args.device == "cuda")
+    gpus_per_cell: float | None = float(args.device == "cuda")
+    if args.gpus_per_cell == "auto":
+        if args.device != "cuda":
+            raise ValueError("--gpus-per-cell auto measures on a GPU; add --device cuda")
+        gpus_per_cell = None
+    elif args.gpus_per_cell is not None:
+        gpus_per_cell = args.gpus_per_cell
     for flag, value in (
         ("--seeds", args.seeds),
         ("--workers", args.workers),
@@ -215,8 +229,8 @@ def parse(
             raise ValueError(f"{flag} must be at least 1, got {value}")
     if args.budget is not None and not 0 < args.budget < float("inf"):
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
-    if not 0 <= gpus < float("inf"):
-        raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus}")
+    if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
+        raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus_per_cell}")
     return Options(
         datasets=tuple(dict.fromkeys(map(_canonical, args.dataset or ["digits"]))),
         preset=args.preset,
@@ -226,17 +240,23 @@ def parse(
         search_trials=args.search_trials,
         budget=args.budget,
         output=args.output.expanduser().absolute(),
+        storage=storage_at(args.output if args.storage is None else args.storage),
         tracking_uri=args.tracking_uri,
         address=args.address,
         workers=args.workers,
         threads=args.threads,
         device=args.device,
-        gpus_per_cell=gpus,
+        gpus_per_cell=gpus_per_cell,
         data_root=args.data_root,
         fresh=args.fresh,
         semi_supervised=semi_supervised,
         labels=args.labels,
     )
+
+
+def _gpus(text: str) -> float | str:
+    """A number, or the word that asks for a measurement."""
+    return text if text == "auto" else float(text)
 
 
 def _canonical(dataset: str) -> str:

@@ -1,4 +1,5 @@
-"""The output folder of a study: writable, locked while one runs, with a lasting identity."""
+"""The output folder of a study: writable, locked while one runs; and what belongs to the study's
+cells, wherever they are: its lasting identity, and room for others."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpo.cells import write_atomically
+from hpo.lease import leased
+from hpo.storage import FolderStorage, Storage, checked, storage_of
 
 
 @contextmanager
@@ -50,35 +52,57 @@ def locked(output: Path) -> Iterator[None]:
         yield
 
 
-def study_id(output: Path, study: str, *, fresh: bool = False) -> str:
-    """The identity under which a study on this folder is tracked; a new one if fresh.
+@contextmanager
+def held(output: Path, storage: Storage) -> Iterator[None]:
+    """Hold the cells' storage as well, where it is not the output folder, and see that it works.
+
+    Raises:
+        OSError: it cannot be used.
+        BlockingIOError: another study is running on it.
+    """
+    if not isinstance(storage, FolderStorage):
+        with checked(storage), leased(storage):
+            yield
+    elif storage.root == output:
+        yield
+    else:
+        with locked(storage.root), checked(storage):
+            yield
+
+
+def study_id(place: Path | Storage, study: str, *, fresh: bool = False) -> str:
+    """The identity under which a study with its cells there is tracked; a new one if fresh.
 
     Raises:
         ValueError: the file that keeps identities is damaged.
     """
-    path = output / "studies.json"
+    storage, name = storage_of(place), "studies.json"
+    known: dict[str, str] = {}
     try:
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        known = json.loads(storage.read(name))
+    except FileNotFoundError:
+        pass
     except ValueError as error:
         raise ValueError(
-            f"{path} is not readable ({error}); delete it: the study is then tracked as a new one"
+            f"{storage.uri}/{name} is not readable ({error}); delete it: the study is then tracked "
+            "as a new one"
         ) from error
     if fresh or study not in known:
         known[study] = uuid.uuid4().hex
-        write_atomically(path, json.dumps(known, indent=1))
+        storage.write(name, json.dumps(known, indent=1).encode())
     return known[study]
 
 
-def set_aside(output: Path) -> Path | None:
-    """Move finished cells away under a dated name, so that all are trained again."""
-    cells = output / "cells"
-    if not cells.exists():
+def set_aside(place: Path | Storage) -> str | None:
+    """Move finished cells away under a dated name, so that all are trained again; the name."""
+    storage = storage_of(place)
+    if not storage.files("cells"):
         return None
     name = time.strftime("cells.before-%Y%m%d-%H%M%S")
-    aside = output / name
+    aside = name
     for number in itertools.count(2):  # twice in a second, or the clock went back
-        if not aside.exists():
+        if not storage.files(aside):
             break
-        aside = output / f"{name}-{number}"
-    cells.rename(aside)
+        aside = f"{name}-{number}"
+    storage.rename("cells", aside)
     return aside

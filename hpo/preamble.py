@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from core.config import TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells import ENVIRONMENT, CellRecord
+from hpo.gpu_memory import memory_lines
 from hpo.plan import Plan, StudyRow
 
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
@@ -16,6 +17,7 @@ def preamble_of(plan: Plan, records: Sequence[CellRecord], preset: str) -> str:
     """Preset, seeds, where it trained, the trainings of each data set, and what rows have for
     themselves; a control has what its row has."""
     lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.", *environments(records)]
+    lines += memory_lines(records)
     for dataset, t in plan.base.items():
         size = f"{t.train_size} training" if t.train_size else "all other training"
         pixels = f" at {t.image_size}×{t.image_size}" if t.image_size else ""
@@ -57,7 +59,7 @@ def environments(records: Sequence[CellRecord]) -> list[str]:
     """One line that says where the final trainings ran; a second one where that differs."""
     finished = [r for r in records if r.status == "finished"]
     finals = [r for r in finished if r.cell.purpose == "final"] or finished
-    told = [sorted((k, v) for k, v in r.environment.items() if k != "data") for r in finals]
+    told = [sorted((k, v) for k, v in r.environment.items() if k in ENVIRONMENT) for r in finals]
     seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in told}
     lines = [f"Trained with {text}." for text in sorted(seen)]
     if len(seen) > 1:

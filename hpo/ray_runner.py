@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,18 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from core.data import Source
+from hpo.gpu_memory import Meter, gpu_meter
+from hpo.nodes import check_nodes
+from hpo.packing import measured_share
 from hpo.plan import SourceKey
-from hpo.ray_session import Demand, session
+from hpo.ray_session import Demand, room, session
+from hpo.storage import Storage
 from hpo.study import StudyError, StudyRun
 from hpo.trainable import train_cell
 
 MAX_FAILURES = 1
-"""A worker that dies is started again so often; it goes on from its checkpoint."""
+"""A worker that dies is started again so often without having got on; it goes on from its
+checkpoint. Whoever trains for days on nodes that are taken back loses many."""
 
 
 class _StudySearcher(Searcher):
@@ -90,11 +96,16 @@ class _StudyScheduler(FIFOScheduler):
         super().__init__()
         self._run = run
         self._searcher = searcher
+        self._epochs: dict[str, float] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell_id = self._searcher.cell_ids.get(trial.trial_id)
         if cell_id is None or "epochs" not in result:
             return self.CONTINUE
+        reached = max((metrics["epoch"] for metrics in result["epochs"]), default=0.0)
+        if reached > self._epochs.get(cell_id, 0.0):
+            self._epochs[cell_id] = reached
+            trial.run_metadata.num_failures = 0
         with self._searcher.remembered():
             if self._run.report(cell_id, result["epochs"]):
                 return self.STOP
@@ -122,7 +133,9 @@ def run_on_ray(
     demand: Demand,
     *,
     output: Path,
+    storage: Storage,
     device: str,
+    meter: Meter = gpu_meter,
 ) -> None:
     """Train all cells of a study; `run.workers` becomes the number trained at a time.
 
@@ -131,11 +144,13 @@ def run_on_ray(
         sources: the loaded data sets; put once into Ray's object store, from where each node copies
             them once.
         demand: which cluster, and what a cell needs of it.
-        output: where checkpoints go; on a cluster a path that all nodes share.
+        output: a folder of this machine, for Ray's own files while it runs.
+        storage: where checkpoints go, which all nodes must reach.
         device: "cpu" or "cuda".
+        meter: measures the GPU memory that a training takes.
 
     Raises:
-        StudyError: Ray gave up, or has no room for a cell.
+        StudyError: Ray gave up, has no room for a cell, or a node does not reach the storage.
         StoreError: a result could not be written.
     """
     # Tune's own loggers write three files a trial that nobody reads; its handler for Ctrl-C keeps
@@ -151,15 +166,26 @@ def run_on_ray(
             prefix=".ray-", dir=output, ignore_cleanup_errors=True
         ) as scratch,
     ):
-        run.workers = ray_session.workers
+        check_nodes(storage)
+        run.workers, gpus = ray_session.workers, demand.gpus
+        if gpus is None:
+            gpus = measured_share(run, sources, threads=demand.threads, device=device, meter=meter)
+            run.say(f"measured: a cell gets {gpus:g} of a GPU")
+            run.workers = demand.workers or room(replace(demand, gpus=gpus))
         # One cell ahead, so that Tune keeps a worker's process for it. Only where the CPUs are ours
         # does it wait its turn; on a larger cluster it would run.
         searcher = _StudySearcher(run, ahead=1 if ray_session.own else 0)
         trainable = tune.with_parameters(
-            train_cell, sources=sources, output=str(output), device=device, threads=demand.threads
+            train_cell,
+            sources=sources,
+            storage=storage,
+            device=device,
+            threads=demand.threads,
+            gpus=gpus,
+            meter=meter,
         )
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": demand.threads, "gpu": demand.gpus}),
+            tune.with_resources(trainable, {"cpu": demand.threads, "gpu": gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_StudyScheduler(run, searcher),

@@ -29,14 +29,14 @@ class Demand:
             submit` provides on this machine, and else starts one that ends with this process.
         workers: cells trained at a time; None for as many as fit.
         threads: CPUs of a cell.
-        gpus: GPUs of a cell, or a fraction of one.
+        gpus: GPUs of a cell, or a fraction of one; None to measure what it needs.
         data_bytes: of the data sets, for the object store of a cluster that is started here.
     """
 
     address: str | None
     workers: int | None
     threads: int
-    gpus: float
+    gpus: float | None
     data_bytes: int
 
 
@@ -109,8 +109,8 @@ def session(demand: Demand) -> Iterator[Session]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in and leaves it there
     try:
-        room = _room(demand)
-        yield Session(here if own else demand.workers or room, own)
+        fit = room(demand)
+        yield Session(min(here, fit) if own else demand.workers or fit, own)
     finally:
         ray.shutdown()
 
@@ -143,16 +143,20 @@ def default_workers(threads: int) -> int:
     return max(1, cpus // threads)
 
 
-def _room(demand: Demand) -> int:
-    """How many cells the cluster's nodes hold at a time."""
-    asked = {"CPU": float(demand.threads), "GPU": demand.gpus}
+def room(demand: Demand) -> int:
+    """How many cells the cluster's nodes hold at a time; those to be measured have a GPU each.
+
+    Raises:
+        StudyError: not one.
+    """
+    asked = {"CPU": float(demand.threads), "GPU": 1.0 if demand.gpus is None else demand.gpus}
     asked = {name: amount for name, amount in asked.items() if amount > 0}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(
+    fit = sum(
         min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items())
         for node in nodes
     )
-    if room == 0:
+    if fit == 0:
         wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
         largest = ", ".join(
             f"{max(node.get(name, 0.0) for node in nodes):g} {name}" for name in asked
@@ -161,4 +165,4 @@ def _room(demand: Demand) -> int:
             f"a cell needs {wanted}, and no node of the Ray cluster has as much (at most "
             f"{largest}); lower --threads or --gpus-per-cell, or choose --device cpu"
         )
-    return room
+    return fit

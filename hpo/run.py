@@ -20,6 +20,7 @@ from hpo.anytime_report import write_anytime_report
 from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.command_line import Adapted, Options, parse
 from hpo.controls import controls_report
+from hpo.gpu_memory import memory_lines
 from hpo.grid_contrast import grid_cost
 from hpo.label_errors import label_errors
 from hpo.markdown import to_markdown
@@ -87,7 +88,8 @@ def run_study(
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
     try:
-        with output_folder.locked(options.output):
+        output, storage = options.output, options.storage
+        with output_folder.locked(output), output_folder.held(output, storage):
             own = [] if figure is None else [figure]
             parts = [*own, controls_report, label_errors, pseudo_labels, *extras]
             table = f"{study}-errors" if own else study
@@ -116,12 +118,12 @@ def _run(
     begun = time.monotonic()
     plan, sources = prepare(study, rows, options, adapted, reference)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    previous = output_folder.study_id(options.output, study)
+    previous = output_folder.study_id(options.storage, study)
     identity = previous
     if options.fresh:
         check_tracking_uri(options.tracking_uri or default_tracking_uri(options.output))
-        output_folder.set_aside(options.output)
-        identity = output_folder.study_id(options.output, study, fresh=True)
+        output_folder.set_aside(options.storage)
+        identity = output_folder.study_id(options.storage, study, fresh=True)
     tracking = StudyTracker(
         options.tracking_uri,
         output=options.output,
@@ -139,7 +141,7 @@ def _run(
         about = "about " if plan.budget is not None else ""
         progress.say(f"{study}: {about}{plan.size} trainings, results in {_shown(options.output)}")
         fingerprints = {dataset: source.fingerprint() for (dataset, _), source in sources.items()}
-        run = StudyRun(plan, CellStore(options.output), tracker, progress, fingerprints)
+        run = StudyRun(plan, CellStore(options.storage), tracker, progress, fingerprints)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
             from hpo.ray_runner import pixel_bytes, run_on_ray
@@ -152,7 +154,14 @@ def _run(
                 gpus=options.gpus_per_cell,
                 data_bytes=sum(map(pixel_bytes, sources.values())),
             )
-            run_on_ray(run, sources, demand, output=options.output, device=options.device)
+            run_on_ray(
+                run,
+                sources,
+                demand,
+                output=options.output,
+                storage=options.storage,
+                device=options.device,
+            )
         run.tidy()
         progress.close()
         seconds = time.monotonic() - begun
@@ -225,6 +234,8 @@ def _report(
     tracker.summarise(summary)
     tracker.log_figure_files(files)
     print(text)
+    for line in memory_lines(run.records):
+        print(f"\n{line}")
     trained = sum(float(record.result["train_seconds"]) for record in records)
     print(
         f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.checkpoint import remove_checkpoints
 from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError, partial_result
 from hpo.plan import Plan, SearchKey, search_key
 from hpo.progress import Progress
@@ -78,6 +77,10 @@ class StudyRun:
     def workers(self, number: int) -> None:
         self._progress.workers = number
 
+    def say(self, message: str) -> None:
+        """Tell the user, on a line of its own."""
+        self._progress.say(message)
+
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing is left to start."""
@@ -144,7 +147,7 @@ class StudyRun:
         record = CellRecord(cell, status, result, error, told)
         if status != "crashed":
             self._store.save(record)
-            remove_checkpoints(self._store.directory(cell_id))
+            self._store.remove_checkpoints([cell_id])
         self._progress.running = len(self._running)
         self._count(record, kept=False)
         if status in ("crashed", "diverged"):
@@ -164,9 +167,8 @@ class StudyRun:
 
     def tidy(self) -> None:
         """Remove what workers left behind that were stopped while they wrote a checkpoint."""
-        for cell_id, record in self._records.items():
-            if record.status != "crashed":
-                remove_checkpoints(self._store.directory(cell_id))
+        ended = [c for c, record in self._records.items() if record.status != "crashed"]
+        self._store.remove_checkpoints(ended)
 
     def _next_cell(self) -> Cell | None:
         cell = self._next_trial()
@@ -223,8 +225,8 @@ class StudyRun:
             return
         why = f"{cell.id} {record.status}"
         if record.status == "finished":
-            folder = self._store.directory(cell.id)
-            why = f"{cell.id} was stored without the quantiles of λ (delete {folder} to train it)"
+            place = self._store.place(cell.id)
+            why = f"{cell.id} was stored without the quantiles of λ (delete {place} to train it)"
         self._progress.failed += len(rows)
         names = ", ".join(row.row.key for row in rows)
         self._progress.say(f"{why}; what draws from what it learned is left out: {names}")
@@ -237,7 +239,7 @@ class StudyRun:
         before, now = record.environment.get("data"), self._fingerprints[cell.dataset]
         if before != now:
             raise StoreError(
-                f"{self._store.directory(cell.id)} was trained on other images or labels of "
+                f"{self._store.place(cell.id)} was trained on other images or labels of "
                 f"{cell.dataset} (fingerprint {before}, now {now}); choose another --output, or "
                 "train everything again with --fresh"
             )

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from hpo.gpu_memory import GpuUse
 from hpo.signals import exit_on_sigterm, restore_sigterm
 from hpo.tracking_details import maps_of, numbers_of, series_of
 from hpo.tracking_journal import Journal, map_line, send_map
@@ -200,13 +201,16 @@ class StudyTracker:
             run = self._cell_run(cell)
         for metrics in record.result.get("history", ()):
             run.add_epoch(metrics)
-        tags: dict[str, str] = {"status": record.status}
+        where = {k: v for k, v in record.environment.items() if k in ("host", "node")}
+        tags: dict[str, str] = {"status": record.status, **where}
         if record.status != "crashed":  # such a run goes on when the cell is tried again
             tags[DIGEST] = digest
         if record.error or "error" in run.stored_tags:
             tags["error"] = record.error or ""
         result = record.result
-        numbers = {**result, **numbers_of(result)}
+        use = GpuUse.from_environment(record.environment)
+        memory = {} if use is None else {"gpu_peak_bytes": use.peak}
+        numbers = {**result, **numbers_of(result), **memory}
         run.finish(STATUS_OF[record.status], numbers, tags, series_of(result))
         self._maps += [(run, epoch, lam) for epoch, lam in maps_of(result).items()]
         self._sync(run)

@@ -7,9 +7,10 @@ import platform
 import time
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
@@ -17,8 +18,10 @@ from core.data import Source
 from core.training import fit
 from core.training_result import DivergenceError, Metrics
 from hpo.cells import Cell, CellStore, partial_result
+from hpo.gpu_memory import Meter, gpu_meter
 from hpo.plan import SourceKey, source_key
 from hpo.population import fit_population
+from hpo.storage import Keep, Storage
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together, at most so often: a report waits for the driver."""
@@ -35,6 +38,14 @@ def environment(device: str, threads: int) -> dict[str, str]:
     }
 
 
+def whereabouts() -> dict[str, str]:
+    """Where this process runs: the host, and in a Ray cluster the node."""
+    told = {"host": platform.node()}
+    if ray.is_initialized():
+        told["node"] = ray.get_runtime_context().get_node_id()
+    return told
+
+
 def train(cell: Cell, **options: Any) -> dict[str, Any]:
     """Train a cell or a population, with the options of `core.training.fit`; the stored result."""
     if cell.population is not None:
@@ -46,21 +57,25 @@ def train_cell(
     config: Mapping[str, Any],
     *,
     sources: Mapping[SourceKey, Source],
-    output: str,
+    storage: Storage,
     device: str,
     threads: int,
+    gpus: float = 1.0,
+    meter: Meter = gpu_meter,
 ) -> None:
     """Train the cell in `config["cell"]`, with data that the driver has loaded once for all.
 
     Reports `epochs`, those since the last report, and in the last report `ending`: status, result,
-    error and environment as JSON (Tune would flatten them). Checkpoints lie in the cell's folder
-    under `output`; a worker that is started again for the same cell goes on from there.
+    error and environment as JSON (Tune would flatten them). Checkpoints go into the storage; a
+    worker that is started again for the same cell, on whatever node, goes on from there. `gpus` is
+    what Ray reserved for the cell; `meter` tells what it took.
     """
     waiting: list[Metrics] = []
     last = time.monotonic()
 
-    def on_epoch(metrics: Metrics) -> None:
+    def on_epoch(metrics: Metrics, keep: Keep) -> None:
         nonlocal last
+        keep()
         waiting.append(metrics)
         if time.monotonic() - last >= REPORT_SECONDS:
             tune.report({"epochs": list(waiting)})
@@ -70,15 +85,19 @@ def train_cell(
     ending: dict[str, Any] = {"environment": {}}
     try:
         cell = Cell.from_dict(config["cell"])
-        ending["environment"] = environment(device, threads)
-        result = train(
-            cell,
-            source=sources[source_key(cell.training)],
-            directory=CellStore(Path(output)).directory(cell.id),
-            device=device,
-            threads=threads,
-            on_epoch=on_epoch,
-        )
+        ending["environment"] = {**environment(device, threads), **whereabouts()}
+        checkpoints = CellStore(storage).checkpoints(cell.id)
+        with checkpoints as (directory, keep), meter(device, min(gpus, 1.0)) as used:
+            result = train(
+                cell,
+                source=sources[source_key(cell.training)],
+                directory=directory,
+                device=device,
+                threads=threads,
+                on_epoch=partial(on_epoch, keep=keep),
+            )
+            if (use := used()) is not None:
+                ending["environment"] |= use.to_environment()
         ending |= {"status": "finished", "result": result, "error": None}
     except DivergenceError as error:
         ending |= {"status": "diverged", "result": partial_result(error.history)}
@@ -87,4 +106,6 @@ def train_cell(
         place = traceback.extract_tb(error.__traceback__)[-1]
         ending |= {"status": "crashed", "result": {}}
         ending["error"] = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        if isinstance(error, torch.OutOfMemoryError) and 0 < gpus < 1:
+            ending["error"] += f"; its share of the GPU is {gpus:g}: raise --gpus-per-cell"
     tune.report({"epochs": list(waiting), "ending": json.dumps(ending)})

@@ -13,6 +13,7 @@ from hpo import command_line, presets, semi_presets
 from hpo.command_line import Options
 from hpo.plan import StudyRow, controls
 from hpo.report import Row
+from hpo.storage import FolderStorage
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
@@ -52,6 +53,7 @@ def test_without_flags_it_is_quick_on_digits(
         search_trials=None,
         budget=None,
         output=tmp_path / "results",
+        storage=FolderStorage(tmp_path / "results", relative=True),
         tracking_uri=None,
         address=None,
         workers=None,
@@ -69,7 +71,13 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
         "--rows none,beta-1 --search-trials 9 --tracking-uri http://host:5000 --address ray:1 "
         "--workers 7 --threads 2 --gpus-per-cell 0.25 --data-root /data --fresh"
     )
-    options = parse(*given.split(), "--output", str(tmp_path / "my results"))
+    options = parse(
+        *given.split(),
+        "--output",
+        str(tmp_path / "my results"),
+        "--storage",
+        str(tmp_path / "cells"),
+    )
     assert options == Options(
         datasets=("mnist", "folder:/birds"),
         preset="paper",
@@ -79,6 +87,7 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
         search_trials=9,
         budget=None,
         output=tmp_path / "my results",
+        storage=FolderStorage(tmp_path / "cells"),
         tracking_uri="http://host:5000",
         address="ray:1",
         workers=7,

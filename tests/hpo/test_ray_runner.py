@@ -20,6 +20,7 @@ from hpo.ray_runner import run_on_ray
 from hpo.ray_session import Demand, check_address, session
 from hpo.report import Row
 from hpo.search import SearchSettings
+from hpo.storage import FolderStorage
 from hpo.study import StudyError, StudyRun
 from hpo.tracking import StudyTracker
 
@@ -80,7 +81,8 @@ def study(
         run = StudyRun(plan, CellStore(output), tracker, Progress(stream), fingerprints)
         loaded = {source_key(base[name]): source for name, source in sources.items()}
         demand = Demand(address=None, workers=workers, threads=1, gpus=0, data_bytes=10**6)
-        run_on_ray(run, loaded, demand, output=output, device="cpu")
+        storage = FolderStorage(output)
+        run_on_ray(run, loaded, demand, output=output, storage=storage, device="cpu")
         assert run.finished
         assert run.workers == workers
     return run.records
@@ -149,7 +151,14 @@ def test_what_fails_in_the_driver_keeps_its_message(tmp_path: Path) -> None:
     tracker = StudyTracker(None, output=tmp_path, experiment="t", study_id="t", params={})
     run = StudyRun(plan, FullStore(tmp_path), tracker, Progress(), {"digits": "d"})
     with pytest.raises(StoreError, match="no space left on device"):
-        run_on_ray(run, {("digits", None): digits}, demand, output=tmp_path, device="cpu")
+        run_on_ray(
+            run,
+            {("digits", None): digits},
+            demand,
+            output=tmp_path,
+            storage=FolderStorage(tmp_path),
+            device="cpu",
+        )
     tracker.close("FAILED")
 
 

@@ -65,7 +65,9 @@ class Bench:
         self.fault, self.epochs = fault, 0
         return run_study("faults", ROWS, "", [*FLAGS, *flags, "--output", str(output)])
 
-    def run(self, run: StudyRun, sources: Any, demand: Any, *, output: Path, device: str) -> None:
+    def run(
+        self, run: StudyRun, sources: Any, demand: Any, *, storage: Any, device: str, **_: Any
+    ) -> None:
         run.workers = 1
         while (cell := run.next()) is not None:
 
@@ -82,7 +84,7 @@ class Bench:
                 trainable.train_cell(
                     {"cell": cell.to_dict()},
                     sources=sources,
-                    output=str(output),
+                    storage=storage,
                     device=device,
                     threads=1,
                 )

@@ -1,0 +1,137 @@
+"""How much of a GPU's memory a training takes, so that as many share one as fit: Ray counts
+fractions of a GPU and leaves its memory to whoever takes it first."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from hpo.cells import Cell, CellRecord
+
+CONTEXT_BYTES = 2**30
+"""Allowed for what a process holds on a GPU beside torch's tensors: CUDA's context and kernels take
+some hundreds of MiB, of which torch knows nothing."""
+
+MARGIN = 1.1
+"""The next training may take so much more than the one that was measured."""
+
+_GIB = 2**30
+_STEPS = 10_000  # Ray counts GPUs in ten-thousandths
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """What a training took of its GPU.
+
+    Attributes:
+        peak: bytes at most, with what torch keeps in reserve and the allowance for the context.
+        total: bytes that the GPU has.
+        share: part of the GPU that was the training's.
+    """
+
+    peak: int
+    total: int
+    share: float
+
+    @property
+    def safe_share(self) -> float:
+        """The smallest 1/n that holds such a training with a margin; 1 where none does."""
+        number = max(1, math.floor(self.total / (MARGIN * self.peak)))
+        return math.ceil(_STEPS / number) / _STEPS
+
+    def to_environment(self) -> dict[str, str]:
+        """For `CellRecord.environment`."""
+        return {
+            "gpu_peak_bytes": str(self.peak),
+            "gpu_bytes": str(self.total),
+            "gpu_share": f"{self.share:g}",
+        }
+
+    @classmethod
+    def from_environment(cls, told: Mapping[str, str]) -> GpuUse | None:
+        """The inverse of `to_environment`; None where no GPU was used."""
+        if "gpu_peak_bytes" not in told:
+            return None
+        return cls(int(told["gpu_peak_bytes"]), int(told["gpu_bytes"]), float(told["gpu_share"]))
+
+
+Read = Callable[[], GpuUse | None]
+"""What was used so far; None where there is no GPU."""
+
+Meter = Callable[[str, float], AbstractContextManager[Read]]
+"""Watches a device, of which the training inside has a share."""
+
+
+@contextmanager
+def gpu_meter(device: str, share: float) -> Iterator[Read]:
+    """Measure torch's peak on a GPU, and hold the process to its share.
+
+    torch raises OutOfMemoryError in a training that wants more than its share, and the others on
+    the GPU go on undisturbed.
+
+    Args:
+        device: of torch; on the CPU nothing is done.
+        share: part of the GPU that the training has.
+    """
+    if not device.startswith("cuda"):
+        yield lambda: None
+        return
+    torch.cuda.empty_cache()  # of the training before in this process
+    torch.cuda.reset_peak_memory_stats(device)
+    total = torch.cuda.get_device_properties(device).total_memory
+    limit = share - CONTEXT_BYTES / total if share < 1 else 1.0
+    torch.cuda.set_per_process_memory_fraction(max(limit, 0.0), torch.device(device).index or 0)
+    yield lambda: GpuUse(torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES, total, share)
+
+
+def to_measure(cells: Iterable[Cell], known: Iterable[Cell] = ()) -> list[Cell]:
+    """One cell of each kind that may take memory of its own, cut to an epoch.
+
+    Args:
+        cells: what is to be trained.
+        known: cells whose kinds need no measurement.
+    """
+    seen = {_kind(cell) for cell in known}
+    found = []
+    for cell in cells:
+        if (kind := _kind(cell)) not in seen:
+            seen.add(kind)
+            found.append(replace(cell, training=replace(cell.training, epochs=1)))
+    return found
+
+
+def _kind(cell: Cell) -> str:
+    """What tells a cell's need of memory: not its seed and length, nor a policy's α and λ."""
+    told = cell.to_dict()["training"]
+    for name in ("seed", "epochs", "lr"):
+        del told[name]
+    for name in ("alpha", "lam", "quantiles"):
+        del told["policy"][name]
+    return json.dumps(told, sort_keys=True)
+
+
+def memory_lines(records: Sequence[CellRecord]) -> list[str]:
+    """What the report says of GPU memory: the most that a cell took, and how many fit on a GPU."""
+    used = [(GpuUse.from_environment(record.environment), record.cell) for record in records]
+    found = [(use, cell) for use, cell in used if use is not None]
+    if not found:
+        return []
+    use, cell = max(found, key=lambda pair: pair[0].peak / pair[0].total)
+    number = math.floor(1 / use.safe_share + 1e-9)
+    lines = [
+        f"GPU memory: a cell took at most {use.peak / _GIB:.1f} of {use.total / _GIB:.1f} GiB "
+        f"({cell.method} on {cell.dataset}); --gpus-per-cell {use.safe_share:g} is safe, {number} "
+        "to a GPU."
+    ]
+    over = sorted({cell.method for use, cell in found if use.peak > use.share * use.total})
+    if over:
+        lines.append(
+            f"GPU memory: more than their share was taken by {', '.join(over)}; cells that are "
+            "packed so may fail for want of memory: raise --gpus-per-cell."
+        )
+    return lines

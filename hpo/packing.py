@@ -1,0 +1,82 @@
+"""Find out what part of a GPU a study's cells need, before they are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from core.config import PolicyConfig
+from core.data import Source
+from hpo.cells import Cell
+from hpo.gpu_memory import GpuUse, Meter, to_measure
+from hpo.plan import Plan, SourceKey, source_key
+from hpo.study import StudyError, StudyRun
+from hpo.trainable import train
+
+
+def measured_share(
+    run: StudyRun,
+    sources: Mapping[SourceKey, Source],
+    *,
+    threads: int,
+    device: str,
+    meter: Meter,
+) -> float:
+    """The part of a GPU that holds any cell of the study.
+
+    One cell of each kind is trained for an epoch, alone on a GPU; as many at a time as there are
+    GPUs. What records of before tell is not measured again.
+
+    Raises:
+        StudyError: a cell does not even train alone, or tells nothing.
+    """
+    uses = {r.cell: GpuUse.from_environment(r.environment) for r in run.records}
+    known = {cell: use for cell, use in uses.items() if use is not None}
+    shared = ray.put(sources)
+    asked = {
+        cell.id: _measure.options(num_cpus=threads, num_gpus=1).remote(
+            cell.to_dict(), shared, device, threads, meter
+        )
+        for cell in to_measure(_cells(run.plan), known)
+    }
+    shares = [use.safe_share for use in known.values()]
+    for cell_id, answer in asked.items():
+        try:
+            use = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            said = str(error).strip().splitlines()[-1]
+            raise StudyError(
+                f"--gpus-per-cell auto: an epoch of {cell_id} alone on a GPU failed: {said}"
+            ) from error
+        if use is None:
+            raise StudyError("--gpus-per-cell auto: no GPU was used; give a number instead")
+        shares.append(use.safe_share)
+    return max(shares)
+
+
+def _cells(plan: Plan) -> list[Cell]:
+    """Those that wait for nothing, and for the searches a plain one of each data set."""
+    cells = plan.fixed_cells()
+    if any(row.searched or row.strategy is not None for row in plan.rows):
+        beta = PolicyConfig("beta", alpha=1.0)
+        cells += [Cell("beta", replace(training, policy=beta)) for training in plan.base.values()]
+    return cells
+
+
+@ray.remote(max_calls=1)
+def _measure(
+    cell: Mapping[str, Any],
+    sources: Mapping[SourceKey, Source],
+    device: str,
+    threads: int,
+    meter: Meter,
+) -> GpuUse | None:
+    """Train a cell on a GPU of its own, in a process of its own."""
+    measured = Cell.from_dict(cell)
+    with meter(device, 1.0) as used:
+        source = sources[source_key(measured.training)]
+        train(measured, source=source, device=device, threads=threads)
+        return used()
