@@ -156,7 +156,7 @@ def summary_rows(
     """The rows of a table that have results, for `StudyTracker.summarise`.
 
     Args:
-        frame: of `build_table`.
+        frame: of `build_table`; numbers get as many digits as in the CSV.
         further: more numbers, by method and data set.
     """
     names = [field.name for field in fields(SummaryRow) if field.name in COLUMNS]
@@ -166,7 +166,7 @@ def summary_rows(
             **{name: line[name] for name in names},
             further=more.get((line["method"], line["dataset"]), {}),
         )
-        for line in frame.to_dict("records")
+        for line in frame.round(_DIGITS).to_dict("records")
         if line["n_seeds"] > 0
     ]
 

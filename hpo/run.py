@@ -93,7 +93,8 @@ def run_study(
             own = [] if figure is None else [figure]
             parts = [*own, controls_report, label_errors, pseudo_labels, *extras]
             table = f"{study}-errors" if own else study
-            return _run(study, chosen, options, parts, table, adapted, reference)
+            about = description.strip().partition("\n")[0]
+            return _run(study, chosen, options, parts, table, about, adapted, reference)
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -112,6 +113,7 @@ def _run(
     options: Options,
     extras: Sequence[ExtraReport],
     table: str,
+    about: str,
     adapted: Adapted | None,
     reference: str | None,
 ) -> int:
@@ -136,6 +138,7 @@ def _run(
             **({} if options.labels is None else {"labels": options.labels}),
             **options.overrides,
         },
+        description=about,
     )
     with tracking as tracker, Progress() as progress:
         about = "about " if plan.budget is not None else ""
@@ -233,6 +236,7 @@ def _report(
         text, summary = written.markdown, written.summary
     tracker.summarise(summary)
     tracker.log_figure_files(files)
+    tracker.describe("\n\n".join([preamble.strip(), text]))
     print(text)
     for line in memory_lines(run.records):
         print(f"\n{line}")

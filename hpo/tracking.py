@@ -48,6 +48,7 @@ from hpo.tracking_uri import (
     store_errors,
     told_cause,
 )
+from hpo.tracking_views import NOTE, whole_lines
 from hpo.tracking_writing import Writing
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class StudyTracker:
         experiment: name of the MLflow experiment, one for each study.
         study_id: identity of the study: same configuration, same id.
         params: parameters of the parent run; nested mappings get dotted names.
+        description: of the study, shown above the experiment's runs.
         previous_study_id: an identity that this study takes the place of; what is RUNNING under
             it becomes KILLED.
 
@@ -118,6 +120,7 @@ class StudyTracker:
         experiment: str,
         study_id: str,
         params: Mapping[str, Any],
+        description: str = "",
         previous_study_id: str | None = None,
     ) -> None:
         from mlflow import MlflowClient
@@ -132,6 +135,7 @@ class StudyTracker:
         self._files: list[Path] = []
         self._maps: list[tuple[TrackedRun, int, np.ndarray]] = []
         self._kept: set[str] = set()  # lines of files that are in the journal
+        self._note: dict[str, str] = {}  # tag of the parent run
         self._journal = Journal(output, self.uri)
         self._writing = Writing(self.uri)
         self._closed = False
@@ -139,7 +143,9 @@ class StudyTracker:
         try:
             with mlflow_settings():
                 self._client: Any = MlflowClient(self.uri)
-                self._experiment_id = open_experiment(self._client, self.uri, experiment, output)
+                self._experiment_id = open_experiment(
+                    self._client, self.uri, experiment, output, description
+                )
                 # What a study before this one left; files that are refused stay in it.
                 self._foreign = self._journal.send(self._client, self.uri).trouble != []
             self._parent = self._open(experiment, params, previous_study_id)
@@ -230,7 +236,8 @@ class StudyTracker:
                 "samples_seen": row.samples_seen,
                 **row.further,
             }
-            run = self._run(identity, {})
+            # A chart has parameters on its axes, not tags.
+            run = self._run(identity, {"method": row.method})
             run.finish(
                 "FINISHED",
                 {name: value for name, value in metrics.items() if not math.isnan(value)},
@@ -242,6 +249,13 @@ class StudyTracker:
         """Store finished tables and figures as artifacts of the parent run."""
         self._files += paths
         self._try_files()
+
+    def describe(self, markdown: str) -> None:
+        """Have the parent run show ``markdown`` as its description, once it has ended.
+
+        MLflow keeps 8,000 characters; longer texts end before the first line that is too much.
+        """
+        self._note = {NOTE: whole_lines(markdown)}
 
     def close(self, status: RunStatus) -> None:
         """End every run of this study and delete duplicates; a second call does nothing.
@@ -322,7 +336,8 @@ class StudyTracker:
             "purpose": cell.purpose,
         }
         population = cell.to_dict().get("population")  # None is left out
-        return self._run(identity, flatten({**cell.training.to_dict(), "population": population}))
+        params = {"method": cell.method, **cell.training.to_dict(), "population": population}
+        return self._run(identity, flatten(params))
 
     def _run(self, identity: Mapping[str, str], params: Mapping[str, str]) -> TrackedRun:
         """The run to write for these tags: one that is complete is replaced, not written over."""
@@ -399,7 +414,7 @@ class StudyTracker:
         self._try_files()
         self._writing.records(self._settle)
         if not self._parent.ended:
-            self._parent.finish(status, {}, {})
+            self._parent.finish(status, {}, self._note)
         self._sync(self._parent)
 
     def _settle(self) -> None:

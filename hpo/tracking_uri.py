@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpo.signals import signals_held_back
+from hpo.tracking_views import experiment_tags, missing_tags
 
 Patience = Literal["brief", "running", "patient"]
 # Read by MLflow at every request: seconds for an answer, and how often to ask again. While cells
@@ -75,8 +76,10 @@ def check_tracking_uri(uri: str) -> None:
         ) from told_cause(uri, error)
 
 
-def open_experiment(client: Any, uri: str, name: str, output: Path) -> str:
+def open_experiment(client: Any, uri: str, name: str, output: Path, description: str = "") -> str:
     """The id of the experiment ``name``, created where the store has none.
+
+    It has the saved views of `hpo.tracking_views`, and the description where that is given.
 
     Raises:
         TrackingError: the store knows the experiment as deleted.
@@ -85,13 +88,16 @@ def open_experiment(client: Any, uri: str, name: str, output: Path) -> str:
     if found is None:
         # A database says nothing about artifacts, and MLflow's default is the current folder.
         folder = str(output.resolve() / "mlartifacts") if is_database(uri) else None
-        return str(client.create_experiment(name, artifact_location=folder))
+        tags = experiment_tags(description)
+        return str(client.create_experiment(name, artifact_location=folder, tags=tags))
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the experiment {name!r} is deleted in {shown_uri(uri)}; bring it back with "
             f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or remove it "
             "for good with `mlflow gc`"
         )
+    for key, value in missing_tags(found.tags, description).items():
+        client.set_experiment_tag(found.experiment_id, key, value)
     return str(found.experiment_id)
 
 

@@ -9,7 +9,7 @@ from core.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., CellRecord]:
     """Build the record of one training; keyword arguments not named here go into its result."""
 
