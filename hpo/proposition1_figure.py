@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from core.analysis.proposition1 import OUTPUTS
+from hpo.figures.common import WIDTH, canvas
 from hpo.plot_panels import short_name
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ _GREY = "#555555"
 _ABOVE: Mapping[str, Any] = {
     "xytext": (0, -2), "textcoords": "offset points", "ha": "right", "va": "top", "color": _GREY
 }  # fmt: skip
-_HEIGHT = 3.1  # inches of a row of panels
+_HEIGHT = 2.9  # inches of a row of panels
 
 _PANELS: Sequence[tuple[str, tuple[str, str], str]] = (
     ("κ (solid), largest ratio (dashed)", ("kappa", "ratio"), "log"),
     ("part of a pair's own κ:\nlargest (solid), median (dashed)", ("share", "share_median"), "log"),
     ("mean left side (solid),\nMixUp's ℓ1 loss (dashed)", ("gap", "mixup_l1"), "linear"),
 )
-"""Label of the axis, what is drawn solid and dashed, and the scale."""
+"""Title of the panel, what is drawn solid and dashed, and the scale."""
 
 
 def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
@@ -41,13 +42,9 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         looks: of `hpo.proposition1.looks_table`, not empty.
         labels: of the methods, by key.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     datasets = list(looks["dataset"].unique())
     rows = [(dataset, output) for dataset in datasets for output in OUTPUTS]
-    figure = Figure(figsize=(14, _HEIGHT * len(rows) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(WIDTH, _HEIGHT * len(rows) + 0.6)
     axes = figure.subplots(len(rows), len(_PANELS), squeeze=False)
     for line, (dataset, output) in zip(axes, rows, strict=True):
         here = looks[(looks["dataset"] == dataset) & (looks["output"] == output)]
@@ -56,13 +53,26 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
             if columns[0] == "share":
                 ax.axhline(1.0, color=_GREY, lw=0.9)
                 ax.annotate("(P2)", (0.99, 1.0), xycoords=("axes fraction", "data"), **_ABOVE)
-            ax.set_ylabel(name if here[columns[1]].notna().any() else name.split(" (")[0])
-            ax.set_title(f"{short_name(dataset)}: {output}", fontsize=10)
+            title = name if here[columns[1]].notna().any() else name.split(" (")[0]
+            ax.set_title(title, fontsize=10)
+        line[0].set_ylabel(f"{short_name(dataset)}\nf is a {output}")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
     handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(handles[0]), frameon=False)
+    figure.legend(
+        *handles,
+        loc="outside lower center",
+        ncols=len(handles[0]),
+        frameon=False,
+        fontsize=9.5,
+        title=f"{_seeds(looks)}, bands: from the lowest seed to the highest",
+    )
     return figure
+
+
+def _seeds(looks: pd.DataFrame) -> str:
+    n = looks["seed"].nunique()
+    return f"means over {n} seeds" if n > 1 else "one seed"
 
 
 def _draw(

@@ -120,22 +120,23 @@ def pair_figure(frame: pd.DataFrame) -> Figure:
                 ax.set_xlabel("class of the partner", fontsize=8.5)
         for unused in row[part["epoch"].nunique() :]:
             unused.set_axis_off()
-        label = part["label"].iloc[0]
-        row[0].set_ylabel(
-            f"{label}, {short_name(str(dataset))}\nclass of the sample weighted λ", fontsize=8.5
-        )
-        of = f"mean λ, {int(part['n_seeds'].max())} seeds"
-        figure.colorbar(image, ax=list(row), label=of, shrink=0.9, pad=0.01)
+        label = f"{part['label'].iloc[0]}, {short_name(str(dataset))}"
+        row[0].set_ylabel(f"{label}\nclass of the sample weighted λ", fontsize=8.5)
+        if (dataset, method) == [key for key, _ in groups if key[0] == dataset][-1]:
+            of = f"mean λ of {int(part['n_seeds'].max())} seeds"
+            rows = [ax for ax, (key, _) in zip(axes, groups, strict=True) if key[0] == dataset]
+            figure.colorbar(image, ax=list(np.concatenate(rows)), label=of, aspect=40, pad=0.01)
     return figure
 
 
 def _name_classes(ax: Axes, names: Sequence[str], *, left: bool, below: bool) -> None:
-    if len(names) > _NAMED_CLASSES:
-        return
-    longest = max(map(len, names))
-    at = range(len(names))
-    ax.set_xticks(at, names if below else [], fontsize=7.5, rotation=90 if longest > 2 else 0)
-    ax.set_yticks(at, names if left else [], fontsize=7.5)
+    shown = len(names) <= _NAMED_CLASSES
+    ticks = list(range(len(names))) if shown else []
+    across = ticks if below else []
+    down = ticks if left else []
+    turned = 90 if max(map(len, names)) > 2 else 0
+    ax.set_xticks(across, [names[at] for at in across], fontsize=7.5, rotation=turned)
+    ax.set_yticks(down, [names[at] for at in down], fontsize=7.5)
 
 
 def spread(lam: np.ndarray) -> float:

@@ -39,6 +39,11 @@ _COLOURS = (
 )  # fmt: skip
 _MARKERS = "os^Dv<>PXp"
 _REFERENCE = "beta-1"
+_NAMED_CLASSES = 20
+"""Of more classes there is no legend."""
+
+_GAP = 0.06
+"""Of the width and the height of a panel, between the middles of two names."""
 
 
 def plane(outcome: Outcome) -> Extra:
@@ -93,7 +98,7 @@ def plane_figure(frame: pd.DataFrame) -> Figure:
         raise ValueError("no finished training has features in the plane; train with cnn_2d")
     datasets, methods = list(frame["dataset"].unique()), list(frame["method"].unique())
     columns = len(methods)
-    figure = canvas(WIDTH, (WIDTH / columns + 0.4) * len(datasets))
+    figure = canvas(WIDTH, ((WIDTH - 1.2) / columns + 0.5) * len(datasets))
     axes = figure.subplots(len(datasets), len(methods), squeeze=False)
     for row, dataset in zip(axes, datasets, strict=True):
         for ax, method in zip(row, methods, strict=True):
@@ -104,13 +109,34 @@ def plane_figure(frame: pd.DataFrame) -> Figure:
             _scatter(ax, here)
             first = here.iloc[0]
             ax.set_title(
-                f"{first['label']}, {short_name(dataset)}\nseed {first['seed']}, test error "
-                f"{first['test_error']:.1f} %",
+                f"{first['label']}\nseed {first['seed']}, test error {first['test_error']:.1f} %",
                 fontsize=10,
             )
             ax.set_xlabel("first feature")
-        row[0].set_ylabel("second feature")
+        row[0].set_ylabel(f"{short_name(dataset)}\nsecond feature")
+        _legend(row[-1], frame[frame["dataset"] == dataset])
     return figure
+
+
+def _legend(ax: Axes, here: pd.DataFrame) -> None:
+    """Beside a row of panels, what its numbers are called."""
+    from matplotlib.lines import Line2D
+
+    classes = dict(sorted(zip(here["class_index"], here["class_name"], strict=True)))
+    if len(classes) > _NAMED_CLASSES:
+        return
+    handles = [
+        Line2D([], [], ls="", marker=_MARKERS[at % 10], color=_COLOURS[at % 10], label=f"{at} {of}")
+        for at, of in classes.items()
+    ]
+    ax.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.2,
+    )
 
 
 def collisions(features: np.ndarray, labels: np.ndarray) -> float:
@@ -138,18 +164,40 @@ def _scatter(ax: Axes, here: pd.DataFrame) -> None:
             part["x"], part["y"], s=11, marker=_MARKERS[at % 10], color=_COLOURS[at % 10],
             alpha=0.8, linewidths=0,
         )  # fmt: skip
-    for index, part in here.groupby("class_index"):
+    middles = here.groupby("class_index")[["x", "y"]].median()
+    for (index, _), place in zip(middles.iterrows(), _apart(middles.to_numpy(), here), strict=True):
         ax.annotate(
-            part["class_name"].iloc[0],
-            (part["x"].median(), part["y"].median()),
+            str(index),
+            (place[0], place[1]),
             ha="center",
             va="center",
-            fontsize=8,
-            color=_COLOURS[int(index) % 10],
+            fontsize=9.5,
+            color=_COLOURS[int(str(index)) % 10],
             fontweight="bold",
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
     ax.grid(lw=0.4, alpha=0.5)
+
+
+def _apart(places: np.ndarray, here: pd.DataFrame) -> np.ndarray:
+    """Places [n, 2] of names, moved until they do not overlap: `_GAP` of the panel apart."""
+    size = np.ptp(here[["x", "y"]].to_numpy(), axis=0)
+    size[size == 0] = 1.0
+    moved = places / size
+    for _ in range(100):
+        off = moved[:, None] - moved
+        distance = np.linalg.norm(off, axis=2)
+        near = (distance < _GAP) & ~np.eye(len(moved), dtype=bool)
+        if not near.any():
+            break
+        # At one place they go apart by their order.
+        order = np.sign(np.subtract.outer(np.arange(len(moved)), np.arange(len(moved))))
+        away = np.where(distance > 1e-9, 1.0, 0.0)[..., None] * off
+        away[..., 0] += np.where(distance > 1e-9, 0.0, order)
+        away /= np.maximum(np.linalg.norm(away, axis=2, keepdims=True), 1e-9)
+        push = np.where(near, (_GAP * 1.01 - distance) / 2, 0.0)[..., None]
+        moved = moved + (push * away).sum(axis=1)
+    return np.asarray(moved * size)
 
 
 def _with_planes(results: Results) -> Results:

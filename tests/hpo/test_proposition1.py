@@ -229,8 +229,10 @@ def test_the_figure_draws_every_method_and_names_everything(records: list[CellRe
     figure = curvature_figure(looks_table(records, list(labels)), labels)
     assert len(figure.axes) == 6
     shown = texts(figure)
-    assert {"digits: logit", "digits: probability", "epoch", *labels.values()} <= set(shown)
-    assert all(ax.get_ylabel() for ax in figure.axes)
+    rows = {"digits\nf is a logit", "digits\nf is a probability"}
+    assert rows | {"epoch", *labels.values()} <= set(shown)
+    assert all(ax.get_title() for ax in figure.axes)
+    assert figure.legends[0].get_title().get_text().startswith("means over 3 seeds, bands")
     kappa = figure.axes[0]
     solid = [drawn for drawn in kappa.lines if drawn.get_linestyle() == "-"]
     assert [list(drawn.get_xdata()) for drawn in solid] == [[1, 3]] * 3
@@ -238,8 +240,8 @@ def test_the_figure_draws_every_method_and_names_everything(records: list[CellRe
     assert len({drawn.get_color() for drawn in solid}) == 3
     # Of the logit there is no ℓ1 loss, and its panel does not say that there is.
     assert (len(figure.axes[2].lines), len(figure.axes[5].lines)) == (3, 6)
-    assert "ℓ1" not in figure.axes[2].get_ylabel()
-    assert "ℓ1" in figure.axes[5].get_ylabel()
+    assert "ℓ1" not in figure.axes[2].get_title()
+    assert "ℓ1" in figure.axes[5].get_title()
 
 
 def outcome(records: list[CellRecord], output: Path) -> Outcome:

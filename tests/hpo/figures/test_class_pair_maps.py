@@ -66,7 +66,7 @@ def test_the_figure_has_a_map_for_each_epoch(outcome: Outcome) -> None:
         assert ax.images[0].get_clim() == pytest.approx((0.5 - reach, 0.5 + reach))
     assert [label.get_text() for label in early.get_yticklabels()] == ["ant", "bee", "cow"]
     assert [label.get_text() for label in late.get_xticklabels()] == ["ant", "bee", "cow"]
-    assert bar.get_ylabel() == "mean λ, 3 seeds"
+    assert bar.get_ylabel() == "mean λ of 3 seeds"
 
 
 def test_spread_by_hand() -> None:

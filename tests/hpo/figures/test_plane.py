@@ -51,11 +51,26 @@ def test_the_picture_is_of_the_lowest_seed(outcome: Outcome) -> None:
     assert mixup["class_name"].tolist() == ["ant", "cow", "cow", "ant"]
     figure = plane_figure(frame)
     left, right = figure.axes
-    assert left.get_title().startswith("MixUp (α = 1), digits\nseed 0, test error 50.0 %")
+    assert left.get_title().startswith("MixUp (α = 1)\nseed 0, test error 50.0 %")
+    assert left.get_ylabel() == "digits\nsecond feature"
     assert right.get_title().startswith("MetaMixUp (default)")
-    assert sorted(text.get_text() for text in left.texts) == ["ant", "cow"]
+    assert sorted(text.get_text() for text in left.texts) == ["0", "2"]
+    named = [text.get_text() for text in right.get_legend().get_texts()]
+    assert named == ["0 ant", "2 cow"]
     drawn = np.concatenate([np.asarray(part.get_offsets()) for part in right.collections])
     assert sorted(map(tuple, drawn.tolist())) == [(0, 0), (1, 0), (9, 8), (9, 9)]
+
+
+def test_names_do_not_lie_on_each_other(make_outcome: Callable[..., Outcome]) -> None:
+    """Three classes in one place, and far from it an image that makes the panel wide."""
+    piled = [(at % 2, at % 2, at // 2) for at in range(6)]
+    results = [points(*piled, (100, 100, 0))]
+    figure = plane_figure(plane_table(make_outcome([MIXUP], {"beta-1": results})))
+    (ax,) = figure.axes
+    places = np.array([text.get_position() for text in ax.texts])
+    apart = np.linalg.norm(places[:, None] - places, axis=2)[np.triu_indices(3, 1)]
+    assert apart.min() > 5.5
+    assert np.abs(places - 0.5).max() < 15
 
 
 def test_the_numbers_are_of_all_seeds(outcome: Outcome) -> None:
