@@ -79,12 +79,30 @@ def session(demand: Demand) -> Iterator[Session]:
     """Ray for the time of a study, quietly. What was started or joined here is left at the end.
 
     Raises:
-        StudyError: the cluster cannot be joined, or no node of it has room for one cell.
+        StudyError: the cluster cannot be joined or started, or no node of it has room for one cell.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     here = demand.workers or default_workers(demand.threads)
-    own = False
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        own = _begin(demand, here)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in and leaves it there
+    try:
+        fit = room(demand)
+        yield Session(min(here, fit) if own else demand.workers or fit, own)
+    finally:
+        ray.shutdown()
+
+
+def _begin(demand: Demand, here: int) -> bool:
+    """Join the cluster that there is or start one; whether one was started.
+
+    Args:
+        demand: what is asked.
+        here: cells at a time on a cluster that is started.
+    """
     if demand.address is not None:
         try:
             ray.init(address=demand.address, **_QUIET)
@@ -94,25 +112,24 @@ def session(demand: Demand) -> Iterator[Session]:
                 "token, as clusters of Ray 2.60 do, have it in ~/.ray/auth_token and set "
                 "RAY_AUTH_MODE=token"
             ) from error
-    else:
-        try:
-            with _loopback_only():
-                ray.init(
-                    num_cpus=here * demand.threads,
-                    include_dashboard=False,
-                    object_store_memory=max(128 * _MIB, 2 * demand.data_bytes + 64 * _MIB),
-                    **_QUIET,
-                )
-            own = True
-        except ValueError:  # there is a cluster here, whose resources are its own
-            ray.init(**_QUIET)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in and leaves it there
+        return False
     try:
-        fit = room(demand)
-        yield Session(min(here, fit) if own else demand.workers or fit, own)
-    finally:
-        ray.shutdown()
+        with _loopback_only():
+            ray.init(
+                num_cpus=here * demand.threads,
+                include_dashboard=False,
+                object_store_memory=max(128 * _MIB, 2 * demand.data_bytes + 64 * _MIB),
+                **_QUIET,
+            )
+    except ValueError:  # there is a cluster here, whose resources are its own
+        ray.init(**_QUIET)
+        return False
+    except Exception as error:  # of no kind of its own: Ray gives its parts 30 seconds to start
+        raise StudyError(
+            f"Ray did not start: {error} Is this machine overloaded or out of memory? Run the same "
+            "command again to go on"
+        ) from error
+    return True
 
 
 @contextmanager

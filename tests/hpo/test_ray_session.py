@@ -1,12 +1,16 @@
-"""How many cells run at a time where nobody says so."""
+"""How many cells run at a time where nobody says so, and what is said where Ray does not start."""
 
 from __future__ import annotations
 
 import os
+import signal
+from typing import Any
 
 import pytest
+import ray
 
-from hpo.ray_session import default_workers
+from hpo.ray_session import Demand, default_workers, session
+from hpo.study import StudyError
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,20 @@ def test_one_worker_for_each_cpu_this_process_may_use(
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
     assert default_workers(threads) == workers
+
+
+def test_a_start_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception, with its handler of SIGTERM already in place."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def init(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(StudyError, match=r"did not start: The current node timed out .* overloaded"),
+        session(Demand(None, 1, 1, 0.0, 0)),
+    ):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before

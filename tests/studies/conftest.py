@@ -1,14 +1,39 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import hpo.ray_runner
+from hpo import signals
 from hpo.plan import source_key
 from hpo.study import StudyRun
 from hpo.trainable import environment, train
+
+
+@pytest.fixture(autouse=True)
+def told_to_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """SIGTERM from outside ends the session of tests, as it does where no study runs.
+
+    `timeout` and `kill -- -GROUP` send it to every process of a group. A study that runs in this
+    one takes it for its own interrupt and ends with status 130: its test would fail as if the
+    study were at fault, and the session would go on.
+    """
+    came: list[int] = []
+
+    def noted(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise SystemExit(128 + number)
+
+    monkeypatch.setattr(signals, "_exit", noted)
+    yield
+    if came:
+        name = signal.Signals(came[0]).name
+        pytest.exit(f"{name} came from outside; the last failure is its doing", 128 + came[0])
 
 
 @pytest.fixture

@@ -54,6 +54,11 @@ SECRET = "hunter2"
 Fault = Callable[[int], None]
 
 
+@pytest.fixture
+def told_to_end() -> None:
+    """In place of the one for all studies: here SIGTERM is sent by the tests."""
+
+
 class Bench:
     """Runs the study here; `fault` is called after each epoch with the number of epochs so far."""
 
