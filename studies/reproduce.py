@@ -227,6 +227,8 @@ def _flags(part: Part, args: argparse.Namespace, output: Path) -> list[str]:
         flags += ["--dataset", dataset]
     # One store for all, also of parts with a folder of their own.
     flags += ["--tracking-uri", args.tracking_uri or default_tracking_uri(output)]
+    if args.storage is not None:
+        flags += ["--storage", "/".join([args.storage.rstrip("/"), *filter(None, [part.folder])])]
     for name in ("epochs", "address", "workers", "threads", "device", "gpus_per_cell", "data_root"):
         value = getattr(args, name)
         if value is not None:
@@ -248,12 +250,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, metavar="N", help="of each part (default: the preset's)")
     add("--epochs", type=int, metavar="N", help="overrides the preset")
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--storage", metavar="URI", help="results and checkpoints of the cells (default: DIR)")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
     add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
     add("--workers", type=int, metavar="N", help="cells at a time (default: what fits)")
     add("--threads", type=int, metavar="N", help="CPU threads of a cell (default: 1)")
     add("--device", choices=("cpu", "cuda"), help="default: cpu")
-    add("--gpus-per-cell", type=float, metavar="X", help="may be a fraction (default with cuda: 1)")
+    add("--gpus-per-cell", metavar="X|auto", help="may be a fraction (default with cuda: 1)")
     add("--data-root", metavar="DIR", help="data sets in torchvision's layout")
     return parser
 

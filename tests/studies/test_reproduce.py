@@ -91,7 +91,8 @@ def test_the_paper_has_its_own_data_sets(called: dict[str, list[str]], tmp_path:
 def test_flags_reach_every_study(called: dict[str, list[str]], tmp_path: Path) -> None:
     given = (
         "--seeds 2 --epochs 4 --workers 3 --threads 2 --gpus-per-cell 0.5 --device cpu "
-        "--address auto --tracking-uri http://x:1 --dataset mnist --dataset digits"
+        "--address auto --tracking-uri http://x:1 --dataset mnist --dataset digits "
+        "--storage s3://bucket/all/"
     )
     arguments = [*given.split(), "--data-root", str(tmp_path), "--output", str(tmp_path)]
     assert main([*arguments, "--only", "figure2,table2"]) == 0
@@ -102,6 +103,16 @@ def test_flags_reach_every_study(called: dict[str, list[str]], tmp_path: Path) -
     assert (options.threads, options.gpus_per_cell, options.device) == (2, 0.5, "cpu")
     assert (options.address, options.tracking_uri) == ("auto", "http://x:1")
     assert options.data_root == tmp_path
+    assert options.storage.uri == "s3://bucket/all"
+
+
+def test_a_part_with_a_folder_of_its_own_has_one_in_the_storage(
+    called: dict[str, list[str]], tmp_path: Path
+) -> None:
+    flags = ["--preset", "paper", "--only", "table3-cifar10-4000", "--storage", "/shared"]
+    assert main([*flags, "--output", str(tmp_path)]) == 0
+    options = parse("table3", "", called["table3-cifar10-4000"], semi_supervised=True)
+    assert options.storage.uri == "/shared/labels-4000-cifar10"
 
 
 def test_the_report_alone_runs_nothing(called: dict[str, list[str]], tmp_path: Path) -> None:

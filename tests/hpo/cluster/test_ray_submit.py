@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +25,8 @@ ROOT = Path(__file__).parents[3]
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
+FreePort = Callable[[], int]
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
@@ -37,49 +37,8 @@ pytestmark = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
-def processes(home: Path) -> list[int]:
-    """All that run with this home folder in their environment, but for this process."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            environment = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if f"RAY_TMPDIR={home}".encode() in environment:
-            found.append(int(folder.name))
-    return found
-
-
 @pytest.fixture
-def home() -> Iterator[Path]:
-    """A home folder of a short name, as Ray's sockets lie below it; all that ran there is ended."""
-    folder = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        for _ in range(50):
-            running = processes(folder)
-            for pid in running:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            if not running:
-                break
-            time.sleep(0.1)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def ssh(home: Path) -> Iterator[Path]:
+def ssh(home: Path, free_port: FreePort) -> Iterator[Path]:
     """The folder of an `ssh` that reaches an sshd of our own, whose sessions live in `home`."""
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd insists
@@ -122,7 +81,9 @@ SetEnv HOME={home} RAY_TMPDIR={home}
         server.wait()
 
 
-def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(home: Path, ssh: Path) -> None:
+def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(
+    home: Path, ssh: Path, free_port: FreePort
+) -> None:
     config = yaml.safe_load((ROOT / "hpo/cluster/local.yaml").read_text())
     config["auth"] = {
         "ssh_user": pwd.getpwuid(os.getuid()).pw_name,

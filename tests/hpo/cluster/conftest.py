@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Ports on which nothing listens at the moment."""
+
+    def found() -> int:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            return int(listening.getsockname()[1])
+
+    return found
+
+
+def processes(home: Path) -> list[int]:
+    """All that run with this home folder in their environment, but for this process."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"RAY_TMPDIR={home}".encode() in environment:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home folder of a short name, as Ray's sockets lie below it; all that ran there is ended."""
+    folder = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        for _ in range(50):
+            running = processes(folder)
+            for pid in running:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if not running:
+                break
+            time.sleep(0.1)
+        shutil.rmtree(folder, ignore_errors=True)
