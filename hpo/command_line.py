@@ -211,6 +211,8 @@ def parse(
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available() and args.address is None:
         raise ValueError("--device cuda: no CUDA device here; use --device cpu or --address")
+    if ":/" in str(args.output):
+        raise ValueError("--output is a folder of this machine; it is --storage that takes a URI")
     gpus_per_cell: float | None = float(args.device == "cuda")
     if args.gpus_per_cell == "auto":
         if args.device != "cuda":

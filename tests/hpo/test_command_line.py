@@ -234,6 +234,9 @@ def test_a_kind_of_noise_comes_with_its_fraction(kind: str) -> None:
         ("--search-trials 0", "--search-trials must be at least 1, got 0"),
         ("--gpus-per-cell -1", "--gpus-per-cell must be at least 0 and finite, got -1.0"),
         ("--gpus-per-cell nan", "--gpus-per-cell must be at least 0 and finite, got nan"),
+        ("--gpus-per-cell auto", "auto measures on a GPU; add --device cuda"),
+        ("--output s3://bucket/x", "--output is a folder .* --storage that takes a URI"),
+        ("--storage s3://bucket", "give bucket and prefix"),
     ],
 )
 def test_a_value_out_of_range_is_named(arguments: str, message: str) -> None:
@@ -291,6 +294,9 @@ def test_help_shows_the_studys_own_text(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_cuda_is_asked_for_here_or_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    on_cluster = ("--device", "cuda", "--address", "auto")
+    assert parse(*on_cluster).gpus_per_cell == 1.0
+    assert parse(*on_cluster, "--gpus-per-cell", "auto").gpus_per_cell is None
     with pytest.raises(ValueError, match="no CUDA device here; use --device cpu or --address"):
         parse("--device", "cuda")
     assert parse("--device", "cuda", "--address", "auto").gpus_per_cell == 1.0
