@@ -106,8 +106,8 @@ def _legend(labels: Sequence[str]) -> list[Any]:
 
     return [
         *(Patch(label=label, **_fill(index)) for index, label in enumerate(labels)),
-        Line2D([], [], color=_GREY, lw=1.6, label="mean; accuracy: held-out images"),
-        Line2D([], [], color=_GREY, lw=1.6, ls="--", label="mean, training batches"),
+        Line2D([], [], color=_GREY, lw=1.6, label="mean; right: held-out images"),
+        Line2D([], [], color=_GREY, lw=1.6, ls="--", label="right: training batches"),
         Line2D([], [], color=_GREY, lw=0.6, alpha=0.5, label="one seed"),
         Line2D([], [], color=_GREY, lw=0.9, ls=":", label="before training; guessing"),
     ]

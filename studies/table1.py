@@ -25,7 +25,9 @@ gives each row once for each network, as `ROW@NAME`, compared within that networ
 takes names with and without it. `--width` is for all rows.
 
 Rows that the paper lacks: MetaMixUp in the default reading beside the paper's letter, and its
-controls, placebo and frozen λ. (The paper's reading has none: its λ do not move.)
+controls, placebo and frozen λ. (The paper's reading has none, as its λ hardly move: by 0.002 on
+average in a training on Fashion-MNIST, quick, and by 0.009 in the first epoch; in the default
+reading by 0.23.)
 
 AdaMixUp trains as in the code that its authors released (`core.adamixup`), but by the optimizer and
 for the epochs of the other rows, so that rows differ in the policy alone. Its frozen row draws λ

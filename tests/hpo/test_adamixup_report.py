@@ -116,7 +116,7 @@ def test_each_data_set_has_panels_and_a_table_of_its_own(
     assert all(ax.get_xlabel() == "epoch" for ax in drawn.axes)
     [legend] = drawn.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "With", "Without", "mean; accuracy: held-out images", "mean, training batches", "one seed",
+        "With", "Without", "mean; right: held-out images", "right: training batches", "one seed",
         "before training; guessing",
     ]  # fmt: skip
     held_out, _, training = accuracy.lines[:3]
