@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
             os.replace(current, directory / PREVIOUS)
         os.replace(aside, current)
     except (OSError, RuntimeError) as error:
+        # Of a full disk torch tells a position in the file, after the system's own word for it.
+        told = error.__context__ if isinstance(error.__context__, OSError) else error
         raise OSError(
-            f"cannot write the checkpoint {directory / CURRENT}: {error}; free space or choose "
+            f"cannot write the checkpoint {directory / CURRENT}: {told}; free space or choose "
             "another output folder, then run again: training goes on from the last checkpoint"
         ) from error
     finally:
@@ -41,10 +44,15 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest whole checkpoint of the directory, or None where there is none.
+    """The newest whole checkpoint of the directory, or None where there is none."""
+    return next(checkpoints(directory, device), None)
 
-    Loaded with `weights_only`, so a file from a stranger runs no code. A truncated newest file is
-    passed over with a warning.
+
+def checkpoints(directory: Path, device: torch.device | str = "cpu") -> Iterator[dict[str, Any]]:
+    """The whole checkpoints of the directory, the newest first: at most two.
+
+    Loaded with `weights_only`, so a file from a stranger runs no code. A truncated file is passed
+    over with a warning.
     """
     for name in (CURRENT, PREVIOUS):
         path = directory / name
@@ -52,12 +60,12 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> dict
             continue
         try:
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            return state
         except Exception as error:  # torch.load raises many kinds on a broken file
             warnings.warn(
                 f"{path} cannot be read ({type(error).__name__}) and is passed over", stacklevel=2
             )
-    return None
+        else:
+            yield state
 
 
 def remove_checkpoints(directory: Path) -> None:

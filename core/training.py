@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from core.adamixup import AdaMixUp
 from core.analysis.observer import Observer
 from core.cell_data import prepare_data
-from core.checkpoint import load_checkpoint, save_checkpoint
+from core.checkpoint import checkpoints, save_checkpoint
 from core.config import TrainingConfig
 from core.data import Source, load_source
 from core.epoch import train_epoch
@@ -67,14 +68,11 @@ def fit(
     if source is None:
         source = load_source(config.dataset, root=data_root, image_size=config.image_size)
     with reproducible(config.seed, device=device, threads=threads):
-        training = start(config, source, device)
-        state = load_checkpoint(directory, training.device) if directory is not None else None
-        if state is not None and state["config"] == config.to_dict() and "policy" in state:
-            training.load_state_dict(state)
-            for metrics in training.history:
-                if on_epoch is not None:
-                    on_epoch(metrics)
+        training = _continued(config, source, device, directory)
         history = training.history
+        for metrics in history:
+            if on_epoch is not None:
+                on_epoch(metrics)
         saved = history[-1]["train_seconds"] if history else 0.0
         for epoch in range(len(history), config.epochs):
             metrics = training.epoch()
@@ -95,6 +93,32 @@ def start(config: TrainingConfig, source: Source, device: torch.device | str) ->
     from core.semi_supervised.training import SemiSupervisedTraining
 
     return SemiSupervisedTraining(config, source, device)
+
+
+def _continued(
+    config: TrainingConfig, source: Source, device: torch.device | str, directory: Path | None
+) -> Training:
+    """The training where its newest checkpoint left it, or else at its beginning.
+
+    A whole file may still hold no state of this training: another version wrote it, or someone
+    changed it. What does not load is passed over with a warning.
+    """
+    training = start(config, source, device)
+    for state in checkpoints(directory, training.device) if directory is not None else ():
+        if not isinstance(state, dict) or state.get("config") != config.to_dict():
+            continue
+        try:
+            training.load_state_dict(state)
+            return training
+        except Exception as error:  # as many kinds as a state has parts
+            warnings.warn(
+                f"a checkpoint in {directory} is not one of this training ({error!r}) and is "
+                "passed over",
+                stacklevel=3,
+            )
+            torch.manual_seed(config.seed)
+            training = start(config, source, device)  # half of it may have been loaded
+    return training
 
 
 @contextmanager

@@ -181,10 +181,10 @@ class CellStore:
         try:
             self._storage.write(_result(record.cell.id), text.encode())
         except OSError as error:
+            place, told = self.place(record.cell.id), error.strerror or error
             raise StoreError(
-                f"cannot write {self.place(record.cell.id)}/result.json: {error}; free space or "
-                "choose another --output, then run the same command, without --fresh: finished "
-                "cells are kept"
+                f"cannot write {place}/result.json: {told}; free space or choose another "
+                "--output, then run the same command, without --fresh: finished cells are kept"
             ) from error
 
     def load(self, cell_id: str) -> CellRecord | None:

@@ -11,11 +11,11 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpo.lease import leased
-from hpo.storage import FolderStorage, Storage, checked, storage_of
+from hpo.storage import FolderStorage, Storage, checked, storage_of, sweep
 
 
 @contextmanager
@@ -44,9 +44,10 @@ def locked(output: Path) -> Iterator[None]:
                 f"another study (process {file.read().strip() or 'unknown'}) is running on "
                 f"{output}; wait for it or choose another --output"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # on a full disk it cannot be told whose the lock is
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
+        sweep(output)
         for left in output.glob(".ray-*"):  # of a study that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield

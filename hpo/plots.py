@@ -7,7 +7,6 @@ in marker.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from hpo.plot_panels import (
     lambda_histogram_sums,
     short_name,
 )
+from hpo.storage import in_place_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,12 +120,8 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
         ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with in_place_of(path) as aside:
         figure.savefig(aside, format="png", dpi=dpi)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 

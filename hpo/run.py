@@ -96,7 +96,7 @@ def run_study(
             about = description.strip().partition("\n")[0]
             return _run(study, chosen, options, parts, table, about, adapted, reference)
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
-        print(f"{study}: error: {error}", file=sys.stderr)
+        print(f"{study}: error: {error}{_way_out(error)}", file=sys.stderr)
         return UNUSABLE
     except (KeyboardInterrupt, SystemExit):
         print(
@@ -295,6 +295,16 @@ def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
             file=sys.stderr,
         )
         return None
+
+
+def _way_out(error: Exception) -> str:
+    """What is to be done about the system's own errors, which only say what is wrong."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return ""
+    return (
+        "; mend that or choose another --output, then run the same command, without --fresh: "
+        "finished cells are kept"
+    )
 
 
 def _shown(path: Path) -> str:

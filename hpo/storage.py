@@ -7,6 +7,7 @@ place can go on with the study, on whatever machine.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,6 +17,8 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from core.checkpoint import remove_checkpoints
+
+_ASIDE = re.compile(r"\..+\.(csv|html|json|jsonl|md|png)\.\d+")
 
 Keep = Callable[[], None]
 """To be called after an epoch: a checkpoint that was written is brought to safety."""
@@ -108,9 +111,10 @@ class FolderStorage:
         yield self.root / folder, lambda: None
 
     def remove_checkpoints(self, folders: Iterable[str]) -> None:
-        """See `Storage`."""
+        """See `Storage`; and what a result was being written to when its writer was killed."""
         for folder in folders:
             remove_checkpoints(self.root / folder)
+            sweep(self.root / folder)
 
 
 def storage_of(place: Path | Storage) -> Storage:
@@ -159,13 +163,39 @@ def checked(storage: Storage) -> Iterator[tuple[str, bytes]]:
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: aside, synced, renamed."""
+    """Write a file whole or not at all: aside, synced, renamed.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
+    with in_place_of(path) as aside, open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """A file to write in the block; after it, it takes the place of `path`.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, where the system names nothing or
+            the file aside.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
         os.replace(aside, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what `in_place_of` left aside in the directory when its process was killed."""
+    for path in directory.glob(".*.[0-9]*"):
+        if _ASIDE.fullmatch(path.name):
+            path.unlink(missing_ok=True)

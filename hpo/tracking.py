@@ -47,6 +47,7 @@ from hpo.tracking_uri import (
     shown_uri,
     store_errors,
     told_cause,
+    way_out,
 )
 from hpo.tracking_views import NOTE, whole_lines
 from hpo.tracking_writing import Writing
@@ -155,7 +156,7 @@ class StudyTracker:
                 raise
             raise TrackingError(
                 f"the MLflow store {shown_uri(self.uri)} failed while opening the experiment "
-                f"{experiment!r}: {first_line(error)}"
+                f"{experiment!r}: {first_line(error)}. {way_out(self.uri, error)}"
             ) from told_cause(self.uri, error)
 
     @property
@@ -390,11 +391,19 @@ class StudyTracker:
         if self.uri != local_tracking_uri(self._output):
             command += ["--tracking-uri", shown_uri(self.uri)]
         runs, files = len(self._behind), len(self._files) + len(self._maps)
-        return (
+        told = (
             f"the MLflow store {shown_uri(self.uri)} is incomplete: {trouble}. The results are "
-            f"safe in the output folder, and what is missing (runs: {runs}, files: {files}) waits "
-            f"in {self._journal.path}; once the store works, `{shlex.join(command)}` sends it, and "
-            "so does the same study run again, without --fresh: it trains nothing twice"
+            f"safe in the output folder, and what is missing (runs: {runs}, files: {files}) "
+        )
+        if self._journal.failed:
+            return (
+                f"{told}could not be kept beside them; once the store works, the same study run "
+                "again, without --fresh, writes it and trains nothing twice"
+            )
+        return (
+            f"{told}waits in {self._journal.path}; once the store works, `{shlex.join(command)}` "
+            "sends it, and so does the same study run again, without --fresh: it trains nothing "
+            "twice"
         )
 
     def _send_files(self) -> None:

@@ -136,6 +136,10 @@ class Journal:
     Args:
         output: the study's output folder.
         uri: of the store; who asks for it there, user and password, makes no difference.
+
+    Attributes:
+        path: of the file.
+        failed: something could not be kept.
     """
 
     def __init__(self, output: Path, uri: str) -> None:
@@ -143,7 +147,7 @@ class Journal:
         own = uri == local_tracking_uri(output)
         mark = "" if own else "-" + hashlib.sha256(without_user(uri).encode()).hexdigest()[:8]
         self.path = output / f"{_NAME}{mark}.jsonl"
-        self._failed = False
+        self.failed = False
 
     def append(self, study_id: str, experiment: str, lines: Iterable[Mapping[str, Any]]) -> None:
         """Add the lines of a study. That they cannot be kept, on a full disk, is only logged."""
@@ -158,9 +162,9 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            if not self._failed:
+            if not self.failed:
                 _logger.warning("cannot keep MLflow records in %s: %s", self.path, error)
-            self._failed = True
+            self.failed = True
 
     def file_lines(self, paths: Iterable[Path]) -> Iterator[dict[str, str]]:
         """The lines of artifacts: files of the output folder, and no others."""

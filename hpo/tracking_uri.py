@@ -32,6 +32,8 @@ _PATIENCE: Mapping[Patience, tuple[str, str]] = {
 _SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 4
+# What SQLite says of a file that was cut short or written over.
+_DAMAGED = ("is malformed", "is not a database")
 
 
 class TrackingError(RuntimeError):
@@ -72,7 +74,7 @@ def check_tracking_uri(uri: str) -> None:
     except Exception as error:  # MLflow, SQLAlchemy, a missing database driver: all end here
         raise TrackingError(
             f"the MLflow store {shown_uri(uri)} cannot be used: {first_line(error)}. "
-            f"{_way_out(uri)}"
+            f"{way_out(uri, error)}"
         ) from told_cause(uri, error)
 
 
@@ -157,8 +159,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its class name, without a final full stop.
 
     MLflow's own texts repeat the whole address; passwords in them are replaced as in `shown_uri`.
+    SQLAlchemy may say first what it was about, in brackets, which nobody needs.
     """
     lines = shown_uri(str(error)).strip().splitlines()
+    if len(lines) > 1 and lines[0].startswith("(raised as a result of"):
+        lines = lines[1:]
     return (lines[0] if lines else type(error).__name__).rstrip(". ")
 
 
@@ -183,8 +188,16 @@ def _connect_once(uri: str) -> None:
         engine.dispose()
 
 
-def _way_out(uri: str) -> str:
+def way_out(uri: str, error: Exception) -> str:
+    """What a user can do about a store that does not work."""
     default = "or leave out --tracking-uri to record in a SQLite file under the output folder"
+    if _scheme(uri) == "sqlite" and any(text in str(error) for text in _DAMAGED):
+        return (
+            "Move that file away and run the same command again: it records what the output "
+            "folder holds in a new one."
+        )
+    if _scheme(uri) == "sqlite" and "is full" in str(error):
+        return "Free space and run the same command again: finished cells are kept."
     if _scheme(uri) in ("http", "https"):
         port = uri.rstrip("/").rsplit(":", 1)[-1]
         port = port if port.isdigit() else "5000"

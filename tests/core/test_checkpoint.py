@@ -82,6 +82,14 @@ def test_a_failing_write_leaves_the_last_checkpoint(
     assert_holds(tmp_path, 3)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_in_the_systems_own_words(tmp_path: Path) -> None:
+    (tmp_path / f".{CURRENT}.{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"{CURRENT}: \[Errno 28\] No space left on device; free"):
+        save_checkpoint(tmp_path, {"w": torch.zeros(100_000)})
+    assert not files(tmp_path)
+
+
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / f".{CURRENT}.{os.getpid()}").mkdir()  # stands in the way, even of root
     with pytest.raises(OSError, match="director"):

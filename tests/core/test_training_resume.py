@@ -276,6 +276,24 @@ def test_a_truncated_newest_checkpoint_costs_one_epoch(tmp_path: Path, steps: li
 
 
 @pytest.mark.usefixtures("each_epoch_kept")
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_checkpoint_that_is_whole_and_none_of_the_training_is_passed_over(
+    damaged: int, tmp_path: Path, steps: list[int]
+) -> None:
+    """Another version's; half of it loads. What was before it is used, or nothing."""
+    expected = whole(CNN)
+    interrupt(CNN, tmp_path, 2)
+    for name in (core.checkpoint.CURRENT, core.checkpoint.PREVIOUS)[:damaged]:
+        state = torch.load(tmp_path / name, weights_only=True)
+        del state["rng"]
+        torch.save(state, tmp_path / name)
+    steps.clear()
+    with pytest.warns(UserWarning, match=r"not one of this training \(KeyError\('rng'\)\)"):
+        assert resume(CNN, tmp_path) == expected
+    assert len(steps) == (EPOCHS - 2 + damaged) * STEPS
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
 def test_a_full_disk_ends_the_training_and_loses_one_epoch(
     tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,9 +65,25 @@ def test_what_a_killed_study_left_is_swept_and_the_rest_stays(tmp_path: Path) ->
     (tmp_path / ".ray-abc" / "table2").mkdir(parents=True)
     (tmp_path / "cells" / "x").mkdir(parents=True)
     (tmp_path / "table2.csv").write_text("")
+    (tmp_path / ".table2.csv.4242").write_text("half")
     with output_folder.locked(tmp_path):
         left = {path.name for path in tmp_path.iterdir()}
     assert left == {".lock", "cells", "table2.csv"}
+
+
+def test_on_a_full_disk_a_folder_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has to be written there fails later, and says what it is."""
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with output_folder.locked(tmp_path):
+        unknown = pytest.raises(BlockingIOError, match="process unknown")
+        with unknown, output_folder.locked(tmp_path):
+            pass
 
 
 def test_a_study_keeps_its_identity_until_it_begins_afresh(tmp_path: Path) -> None:

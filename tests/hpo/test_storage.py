@@ -15,7 +15,15 @@ from core.checkpoint import CURRENT, PREVIOUS, load_checkpoint, save_checkpoint
 from hpo import bucket, output_folder
 from hpo.bucket import BucketStorage, bucket_at
 from hpo.cells import CellRecord, CellStore, StoreError
-from hpo.storage import FolderStorage, Storage, checked, storage_at
+from hpo.storage import (
+    FolderStorage,
+    Storage,
+    checked,
+    in_place_of,
+    storage_at,
+    sweep,
+    write_bytes_atomically,
+)
 
 Make = Any
 
@@ -257,3 +265,33 @@ def test_uploads_take_a_tenth_of_the_time_at_most(s3: Any, monkeypatch: pytest.M
             assert state is not None
             kept.append(state["epoch"])
     assert sorted(set(kept)) == [1, 21, 41]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("of before")
+    (tmp_path / f".table.csv.{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/table\.csv'"):
+        write_bytes_atomically(path, b"new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("table.csv", "of before")]
+    with pytest.raises(OSError, match="a library's own"), in_place_of(path):
+        raise OSError("a library's own")
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    left = [".table2.csv.17", ".result.json.4242", ".table2-controls.md.1", ".table2.png.31337"]
+    others = [
+        "result.json",
+        ".lock",
+        ".notes.2024",
+        "table2.csv.1",
+        ".a.csv.1x",
+        ".checkpoint.pt.7",
+    ]
+    for name in [*left, *others]:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".ray-abc").mkdir()
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, ".ray-abc"}
+    sweep(tmp_path / "not there")

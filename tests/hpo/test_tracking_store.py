@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from hpo.cells import CellRecord
 from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
+from mlflow import MlflowClient
 
 MakeRecord = Callable[..., CellRecord]
 
@@ -86,6 +88,38 @@ def test_an_unreachable_server_is_named_within_seconds(tmp_path: Path, closed_po
     assert uri in message
     assert f"mlflow server --port {closed_port}" in message
     assert "leave out --tracking-uri" in message
+
+
+@pytest.mark.parametrize("keep", [100, 5_000, 200_000])
+def test_a_file_that_was_cut_short_is_to_be_moved_away(
+    keep: int, tmp_path: Path, empty_store: Path
+) -> None:
+    store = tmp_path / "mlflow.db"
+    store.write_bytes(empty_store.read_bytes()[:keep])
+    with pytest.raises(TrackingError) as caught:
+        open_tracker(tmp_path)
+    assert f"{store} cannot be used: " in str(caught.value)
+    assert "malformed. Move that file away and run the same command again: it" in str(caught.value)
+    assert "--tracking-uri" not in str(caught.value)
+    store.write_bytes(b"It is no database at all. " * 100)
+    with pytest.raises(TrackingError, match=r"file is not a database. Move that file away"):
+        check_tracking_uri(default_tracking_uri(tmp_path))
+
+
+def test_a_full_disk_is_told_with_the_way_out(output: Path) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MlflowException(
+            "(raised as a result of Query-invoked autoflush; consider this and that)\n"
+            "(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT ...]"
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", full)
+        with pytest.raises(TrackingError) as caught:
+            open_tracker(output)
+    told = "(sqlite3.OperationalError) database or disk is full. Free space and run the same"
+    assert told in str(caught.value)
+    assert "autoflush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "ftp://somewhere"])
