@@ -182,6 +182,7 @@ def write_report(output: Path, parts: Sequence[Part]) -> list[Path]:
     text = "\n\n".join(
         [
             "# The paper's tables and figures, reproduced",
+            _count(parts, states),
             _overview(output, parts, states),
             *(_section(output, part, states.get(part.key)) for part in parts),
         ]
@@ -190,6 +191,14 @@ def write_report(output: Path, parts: Sequence[Part]) -> list[Path]:
     write_atomically(markdown, text + "\n")
     write_atomically(html, page("The paper's tables and figures, reproduced", text, output))
     return [markdown, html]
+
+
+def _count(parts: Sequence[Part], states: dict[str, State]) -> str:
+    """In a sentence how many parts are done, and which have failed."""
+    there = [(part, states[part.key]) for part in parts if part.key in states]
+    failed = [part.title for part, state in there if state.status != 0]
+    text = f"{len(there) - len(failed)} of {len(parts)} parts are done"
+    return f"{text}. **Failed: {'; '.join(failed)}.**" if failed else f"{text}."
 
 
 def _overview(output: Path, parts: Sequence[Part], states: dict[str, State]) -> str:

@@ -150,6 +150,7 @@ def test_the_report_has_every_text_and_picture(tmp_path: Path) -> None:
     markdown, html = write_report(tmp_path, PARTS)
     text = markdown.read_text()
     lines = text.splitlines()
+    assert "1 of 3 parts are done. **Failed: Figure 2: bad.**" in lines
     assert "| [Table I: good](#table-i-good) | quick | done | 1m01s |" in lines
     bad = "**failed** (status 1): a / broke"
     assert f"| [Figure 2: bad](#figure-2-bad) | quick | {bad} | 2s |" in lines

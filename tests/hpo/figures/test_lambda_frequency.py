@@ -82,3 +82,12 @@ def test_one_end_is_not_both(make_outcome: Callable[..., Outcome]) -> None:
     text = lambda_frequency(make_outcome(ROWS, given)).markdown
     assert "the paper's figure is there at one end only" in text
     assert "the paper's figure is not there. 9.0 % of λ are within 0.1 of 0 (−1.0, p" in text
+
+
+def test_a_share_that_is_not_told_apart_from_10_percent_shows_nothing(
+    make_outcome: Callable[..., Outcome],
+) -> None:
+    """8, 13 and 12 % near 0 are 11 % in the mean, 9 to 13 near 1 as well."""
+    given = {"metamixup": [ends(8, 9), ends(13, 13), ends(12, 11)]}
+    text = lambda_frequency(make_outcome(ROWS, given)).markdown
+    assert "- MetaMixUp (default), last epoch: the paper's figure is not there. 11.0 % [" in text

@@ -79,3 +79,15 @@ def test_without_an_analysis_the_mixed_loss_is_still_there(
     assert by_quantity.get_group("train_loss").notna().all()
     assert by_quantity.get_group("unmixed_loss").isna().all()
     loss_figure(frame)
+
+
+def test_a_lower_loss_is_what_the_paper_claims(make_outcome: Callable[..., Outcome]) -> None:
+    """Lower by 1 in each seed, or higher by as much."""
+    low, high = ([history(x, least=0.2)] for x in (1.0, 2.0))
+    low += [history(1.01, least=0.2), history(1.02, least=0.2)]
+    high += [history(2.0, least=0.2), history(2.0, least=0.2)]
+    given = {"beta-1": high, "metamixup": low}
+    assert ", as the paper has it, holds (" in loss_curves(make_outcome(ROWS, given)).markdown
+    given = {"beta-1": low, "metamixup": high}
+    text = loss_curves(make_outcome(ROWS, given)).markdown
+    assert ", as the paper has it, is contradicted (" in text
