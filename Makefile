@@ -43,7 +43,7 @@ lint: install
 
 ui: install
 	@test -f $(OUTPUT)/mlflow.db || { echo "$(OUTPUT)/mlflow.db is not there: run make table2 first, or name another folder with OUTPUT="; exit 1; }
-	$(BIN)/mlflow ui --backend-store-uri 'sqlite:///$(abspath $(OUTPUT))/mlflow.db' --host 127.0.0.1 --port $(PORT)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri 'sqlite:///$(abspath $(OUTPUT))/mlflow.db' --host 127.0.0.1 --port $(PORT)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

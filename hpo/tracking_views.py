@@ -71,7 +71,7 @@ class View:
             "orderByAsc": self.ascending,
             "selectedColumns": columns,
             "columnOrder": [_NAME, *columns],
-            "columnWidths": {_NAME: 250} | dict.fromkeys(columns, 110),
+            "columnWidths": {_NAME: 250} | dict.fromkeys(columns, 135),
             "runsHiddenMode": self.runs,
             "groupBy": by if self.grouped else None,
         }

@@ -98,6 +98,9 @@ END
 mkdir -p "$dir/artifacts"
 cd "$dir"  # not the repository's root, where a folder is called mlflow too
 export MLFLOW_AUTH_CONFIG_PATH="$dir/users.ini" MLFLOW_BACKEND_STORE_URI="$tracking"
+# It tells nobody how it is used, and has no workers for language models: they are eight processes.
+export MLFLOW_DISABLE_TELEMETRY="${MLFLOW_DISABLE_TELEMETRY:-true}"
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION="${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}"
 "${PYTHON:-python3}" -m mlflow server --app-name basic-auth --host "$bind" --port "$port" --allowed-hosts "$names" \
     --artifacts-destination "$dir/artifacts" --workers "${MLFLOW_WORKERS:-2}" &
 server=$!

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -100,10 +101,31 @@ class Server:
             self.log.unlink()
 
 
+def listening(ancestor: int) -> set[str]:
+    """Where a process and its descendants accept connections: ADDRESS:PORT, both hexadecimal."""
+    children: dict[int, list[int]] = {}
+    for stat_file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = int(stat_file.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat_file.parent.name))
+    family = [ancestor]
+    for process in family:
+        family += children.get(process, [])
+    sockets: set[str] = set()
+    for process in family:
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
+    lines = [Path(f"/proc/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
+    columns = [line.split() for line in (*lines[0], *lines[1])]
+    return {c[1] for c in columns if c[3] == "0A" and f"socket:[{c[9]}]" in sockets}
+
+
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 
 def lets_in_whom_it_knows(server: Server) -> None:
+    # 127.0.0.1 and nothing else: no other address, no second port, no database's.
+    assert listening(server.process.pid) == {f"0100007F:{server.port:04X}"}
     password = settings(server.folder / "client.env")["MLFLOW_TRACKING_PASSWORD"]
     assert server.status(SEARCH, password) == 200
     assert server.status(SEARCH) == 401
@@ -139,7 +161,7 @@ from mlflow import MlflowClient
 client = MlflowClient()
 experiment = client.create_experiment("table2")
 good = client.create_run(experiment, tags={{"kind": "summary", "dataset": "digits"}})
-client.create_run(experiment, tags={{"kind": "summary", "dataset": "mnist"}})
+client.create_run(experiment, tags={{"kind": "cell", "dataset": "digits"}})
 found = [client.search_runs([experiment], f, order_by=[o]) for f, o in {asked!r}]
 assert [run.info.run_id for run in found[0]] == [good.info.run_id]
 print(len(found))
@@ -207,6 +229,30 @@ def test_secrets_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
 def settings_of_the_example() -> dict[str, str]:
     lines = (ROOT / "mlflow/env.example").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_the_compose_file_names_only_what_there_is() -> None:
+    text = (ROOT / "mlflow/compose.yaml").read_text()
+    example = (ROOT / "mlflow/env.example").read_text()
+    used = set(re.findall(r"\$\{([A-Z0-9_]+)", text))
+    assert used == set(re.findall(r"^#? ?([A-Z0-9_]+)=", example, re.MULTILINE))
+    compose = yaml.safe_load(text)
+    services = compose["services"]
+    for service in services.values():
+        assert set(service.get("depends_on", ())) <= set(services)
+        assert {entry["source"] for entry in service.get("configs", ())} <= set(compose["configs"])
+        assert {entry.split(":")[0] for entry in service.get("volumes", ())} <= set(
+            compose["volumes"]
+        )
+        for needed in service.get("depends_on", {}).values():
+            assert needed["condition"] in ("service_healthy", "service_completed_successfully")
+    build = services["mlflow"]["build"]
+    dockerfile = (ROOT / "mlflow" / build["context"] / build["dockerfile"]).read_text()
+    images = [service["image"] for service in services.values() if "image" in service]
+    images += re.findall(r"^FROM (\S+)$", dockerfile, re.MULTILINE)
+    assert len(images) == 4
+    for image in images:  # a version to the last digit, not what is newest on the day
+        assert re.search(r":(RELEASE\.\d{4}-\d\d-\d\dT|\d+\.\d+)", image), image
 
 
 def test_the_compose_file_opens_one_port_on_loopback_and_holds_no_secret() -> None:
