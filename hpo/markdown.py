@@ -142,7 +142,9 @@ def probability(value: float) -> str:
 
 
 def adjusted(value: float) -> str:
-    """A p-value adjusted by Holm's method, in a sentence: "p (Holm) = 0.038"."""
+    """A p-value adjusted by Holm's method, in a sentence: "p (Holm) = 0.038"; "no test" for NaN."""
+    if math.isnan(value):
+        return "no test"
     told = probability(value)
     return f"p (Holm) {told[0]} {told[1:]}" if told.startswith("<") else f"p (Holm) = {told}"
 

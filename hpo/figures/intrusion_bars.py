@@ -154,8 +154,7 @@ def _text(outcome: Outcome) -> str:
         "norms differ between networks, and with them all distances, so the absolute ones say "
         "little between policies. to real: over the average of the first parents, unmixed, to "
         "the nearest image of another class; below 1 mixing brings samples nearer to other "
-        "classes than real ones are. A policy that mixes less has its samples nearer to real "
-        "images, and so farther from other classes.\n" + HOLM
+        "classes than real ones are.\n" + HOLM
     )
     return "\n\n".join(part for part in parts if part)
 

@@ -67,7 +67,7 @@ def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> Non
     assert found["above"].p_holm == pytest.approx(3 * p, rel=1e-3)
     assert found["equal"].p_holm == 1.0
     assert found["above"].told(2) == "+1.00 [+0.75, +1.25], p (Holm) = 0.010, n = 3"
-    assert found["alone"].told(1) == "−1.0, p (Holm) = –, n = 1"
+    assert found["alone"].told(1) == "−1.0, no test, n = 1"
     assert found["apart"].told() == "no seed in common"
     assert {key: contrast.direction for key, contrast in found.items()} == {
         "above": 1, "below": -1, "equal": 0, "alone": 0, "apart": 0,

@@ -81,7 +81,7 @@ def test_one_end_is_not_both(make_outcome: Callable[..., Outcome]) -> None:
     given = {"metamixup": [ends(20, 2), ends(21, 3), ends(22, 2)], "metamixup-paper": [ends(9, 9)]}
     text = lambda_frequency(make_outcome(ROWS, given)).markdown
     assert "the paper's figure is there at one end only" in text
-    assert "the paper's figure is not there. 9.0 % of λ are within 0.1 of 0 (−1.0, p" in text
+    assert "the paper's figure is not there. 9.0 % of λ are within 0.1 of 0 (−1.0, no test" in text
 
 
 def test_a_share_that_is_not_told_apart_from_10_percent_shows_nothing(
