@@ -15,7 +15,8 @@ images (`core.analysis.intrusion`). Two things to know when reading it:
   "mixed" samples are the training images themselves. The placebo tells what the distribution of λ
   alone does, and frozen λ draws from where learning ended.
 
-The text says for each reading whether the claim holds, against MixUp with Beta(1, 1).
+The text says for each reading whether the claim holds against MixUp with Beta(1, 1), and whether
+the default one's samples are farther than those of its controls.
 
 Cost on two CPU cores: quick on digits a minute, on Fashion-MNIST about seven.
 

@@ -114,7 +114,7 @@ def pair_figure(frame: pd.DataFrame) -> Figure:
             image = ax.imshow(lam, cmap="PuOr", vmin=0.5 - reach, vmax=0.5 + reach)
             _name_classes(ax, names, left=ax is row[0], below=last)
             shared = here["agreement"].iloc[0]
-            told_of = "" if np.isnan(shared) else f"\nseeds agree: {shared:+.2f}".replace("-", "−")
+            told_of = "" if np.isnan(shared) else f"\nseeds agree: {_signed(shared)}"
             ax.set_title(f"epoch {epoch}{told_of}", fontsize=9)
             if last:
                 ax.set_xlabel("class of the partner", fontsize=8.5)
@@ -189,8 +189,11 @@ def _text(outcome: Outcome) -> str:
 def _told(found: Agreement) -> str:
     if np.isnan(found.value):
         return "–"
-    text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
-    return text.replace("-", "−")
+    return f"{_signed(found.value)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # no minus before 0.00
 
 
 def _verdicts(outcome: Outcome, dataset: str) -> Iterator[str]:

@@ -128,6 +128,17 @@ def test_agreement_no_larger_than_the_placebos_says_nothing(
     assert "last epoch: λ is not shown to be specific to the data." in text
 
 
+def test_zero_has_no_minus(make_outcome: Callable[..., Outcome]) -> None:
+    """Two maps, drawn until they agreed by a little less than 0."""
+    one = [[-1.93, -3.02, 1.15], [1.56, 1.33, -0.43], [-0.07, -0.29, 1.37]]
+    other = [[0.87, 0.06, 0.71], [1.36, 0.37, -1.09], [-0.07, -0.43, -1.59]]
+    frame = pair_table(
+        make_outcome([METAMIXUP], {"metamixup": [recorded(m, epochs=(5,)) for m in (one, other)]})
+    )
+    assert -0.005 < frame["agreement"].iloc[0] < 0
+    assert pair_figure(frame).axes[0].get_title() == "epoch 5\nseeds agree: +0.00"
+
+
 def test_without_maps_it_says_so(make_outcome: Callable[..., Outcome]) -> None:
     with pytest.raises(ValueError, match="no finished training has recorded"):
         class_pair_maps(make_outcome([METAMIXUP], {"metamixup": [{}]}))
