@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from core.checkpoint import remove_checkpoints
 
-_ASIDE = re.compile(r"\..+\.(csv|html|json|jsonl|md|png)\.\d+")
+_ASIDE = re.compile(r"\..+\.(csv|db|html|json|jsonl|md|png)\.\d+(-journal)?")
 
 Keep = Callable[[], None]
 """To be called after an epoch: a checkpoint that was written is brought to safety."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpo.signals import signals_held_back
+from hpo.storage import in_place_of
 from hpo.tracking_views import experiment_tags, missing_tags
 
 Patience = Literal["brief", "running", "patient"]
@@ -32,8 +33,8 @@ _PATIENCE: Mapping[Patience, tuple[str, str]] = {
 _SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 4
-# What SQLite says of a file that was cut short or written over.
-_DAMAGED = ("is malformed", "is not a database")
+# What is said of a SQLite file that was cut short or written over, or has half of MLflow's tables.
+_DAMAGED = ("is malformed", "is not a database", "already exists", "duplicate column")
 
 
 class TrackingError(RuntimeError):
@@ -179,6 +180,8 @@ def _connect_once(uri: str) -> None:
     path = sqlalchemy.make_url(uri).database
     if _scheme(uri) == "sqlite" and path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if not path.startswith((":", "file:")):
+            _create_whole(uri, Path(path))
     timeout = {"connect_timeout": _CONNECT_SECONDS}
     arguments = timeout if _scheme(uri) in ("postgresql", "mysql") else {}
     engine = sqlalchemy.create_engine(uri, connect_args=arguments)
@@ -186,6 +189,24 @@ def _connect_once(uri: str) -> None:
         sqlalchemy.inspect(engine).get_table_names()
     finally:
         engine.dispose()
+
+
+def _create_whole(uri: str, path: Path) -> None:
+    """Where there is no file, make one with MLflow's tables aside, and give it its name.
+
+    MLflow makes dozens of them, one after another, and cannot go on where a kill stopped it.
+    """
+    import sqlalchemy
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    if path.exists() and path.stat().st_size > 0:
+        return
+    with in_place_of(path) as aside:
+        aside.touch()  # where nothing can be written, MLflow would try for 100 seconds
+        url = sqlalchemy.make_url(uri).set(database=str(aside))
+        store = SqlAlchemyStore(str(url), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+        store.engine.dispose()
 
 
 def way_out(uri: str, error: Exception) -> str:

@@ -281,6 +281,7 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path: Pa
 
 def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     left = [".table2.csv.17", ".result.json.4242", ".table2-controls.md.1", ".table2.png.31337"]
+    left += [".mlflow.db.17", ".mlflow.db.17-journal"]
     others = [
         "result.json",
         ".lock",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,7 +19,9 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
+import hpo
 from hpo.cells import CellRecord
+from hpo.storage import sweep
 from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
 from mlflow import MlflowClient
 
@@ -104,6 +109,34 @@ def test_a_file_that_was_cut_short_is_to_be_moved_away(
     store.write_bytes(b"It is no database at all. " * 100)
     with pytest.raises(TrackingError, match=r"file is not a database. Move that file away"):
         check_tracking_uri(default_tracking_uri(tmp_path))
+
+
+CREATE = """
+import os, sys
+from pathlib import Path
+from mlflow.store.db import utils
+from hpo.tracking_uri import check_tracking_uri, local_tracking_uri
+utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # some tables are there by then
+check_tracking_uri(local_tracking_uri(Path(sys.argv[1])))
+"""
+
+
+def test_killed_while_it_creates_the_store_it_leaves_none(tmp_path: Path) -> None:
+    root = Path(str(hpo.__file__)).parents[1]
+    done = subprocess.run([sys.executable, "-c", CREATE, str(tmp_path)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    [aside] = tmp_path.iterdir()
+    assert aside.stat().st_size > 10_000
+    check_tracking_uri(default_tracking_uri(tmp_path))
+    assert rows(tmp_path, "SELECT name FROM experiments") == [("Default",)]
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    # As earlier versions left one.
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "half.db")  # MLflow has the other open
+    with closing(sqlite3.connect(tmp_path / "half.db")) as database:
+        database.executescript("DELETE FROM alembic_version; DROP TABLE logged_models")
+    with pytest.raises(TrackingError, match=r"duplicate column .*Move that file away"):
+        check_tracking_uri(f"sqlite:///{tmp_path}/half.db")
 
 
 def test_a_full_disk_is_told_with_the_way_out(output: Path) -> None:
