@@ -29,10 +29,11 @@ The paper has no numbers to compare with.
     ray submit CLUSTER.yaml studies/proposition1.py -- --dataset mnist --output /shared/p1
 
 Beside the files of every study it leaves `proposition1-looks.csv` (every look),
-`proposition1-curvature.csv` (what the networks ended with), `proposition1-changes.csv` (MixUp's loss
-and κ at the last look over the first) and `proposition1-curvature.png`; the text ends with what the
-numbers let one conclude. The curves are metrics of each cell's run in MLflow (`logit_kappa`, `probability_ratio`, ...). Run
-again, a command goes on where it was; finished cells are never trained twice.
+`proposition1-curvature.csv` (what the networks ended with), `proposition1-changes.csv` (MixUp's
+loss and κ in the last look over the first) and `proposition1-curvature.png`; the text ends with
+what the numbers let one conclude. The curves are metrics of each cell's run in MLflow
+(`logit_kappa`, `probability_ratio`, ...). Run again, a command goes on where it was; finished cells
+are never trained twice.
 """
 
 from __future__ import annotations
