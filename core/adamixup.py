@@ -14,7 +14,8 @@ at a corner of the simplex within 50 steps on Fashion-MNIST ([0, 1] or [0, 0], S
 where its softmax moves no more. Without it the region narrows to a point, λ = 1/2, with a
 discriminator and without one, and for all pairs alike (docs/table1.md): mixed images at 1/2 are
 the ones best told from real ones, and the ones that cost the classifier least where it is surer
-than the label it is held to.
+than the label it is held to. Adam, which makes large steps of small gradients, can still be at a
+corner before the discriminator has learned anything: look at `AdaMixUp.metrics`.
 
 Shapes here: B batch, h its first half (the larger one where B is odd, and all of a batch of two),
 D features. The first half is mixed within itself. The classifier learns from its mixed and from its
