@@ -76,13 +76,18 @@ def test_what_the_fall_of_the_loss_does(
     logit: tuple[float, float],
     said: str,
 ) -> None:
-    _, along, _ = conclusions(compared(), changed(loss, probability, logit), LABELS)
+    _, along, *_ = conclusions(compared(), changed(loss, probability, logit), LABELS)
     assert along.startswith("- MixUp, from epoch 1 to 20: MixUp's ℓ1 loss ")
     assert along.endswith(said)
 
 
 def test_the_numbers_stand_in_the_sentence() -> None:
-    _, along, _ = conclusions(compared(), changed(FELL, GREW, STAYED), LABELS)
+    _, along, means, _ = conclusions(compared(), changed(FELL, GREW, STAYED), LABELS)
+    assert means == (
+        "- In the means over seeds, tested or not, policies with which the loss falls: 1; with 1 of "
+        "these κ of the probability grows, with 0 κ of the logit."
+    )
+    assert len(conclusions(compared(), changed(GREW, GREW, GREW), LABELS)) == 3
     assert (
         "loss falls to 0.25× [0.12, 0.5], p (Holm) = 0.010, κ of the probability grows to" in along
     )
@@ -103,11 +108,14 @@ def test_p2_and_how_tight_it_is() -> None:
 def test_policies_against_no_mixing() -> None:
     moves = changed(FELL, GREW, GREW)
     *_, undecided = conclusions(compared(), moves, LABELS)
-    assert undecided.endswith("of 2 comparisons of a policy and an output κ is smaller in 0; "
-                              "larger in 0; not told apart in 2.")  # fmt: skip
+    assert undecided.endswith(
+        "of 2 comparisons of a policy and an output κ is smaller in 0; larger in 0; not told apart "
+        "in 2. In the means it is smaller in 2."
+    )
     *_, smaller = conclusions(compared(p_holm=0.01), moves, LABELS)
     assert "κ is smaller in 1: MixUp (logit); larger in 0; not told apart in 1." in smaller
     *_, larger = conclusions(compared(p_holm=0.01, kappa_over_none=3.0), moves, LABELS)
     assert "κ is smaller in 0; larger in 1; not told apart in 1." in larger
+    assert "In the means it is smaller in 1." in larger
     *_, last = conclusions(compared(p_holm=math.nan).iloc[:2], moves, LABELS)
-    assert last.startswith("- MixUp, from epoch")
+    assert last.startswith("- In the means over seeds")
