@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ class Cell:
     purpose: Purpose = "final"
     population: Population | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable and stable: equal for equal configurations, different otherwise.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any
@@ -260,14 +260,19 @@ class Plan:
 
     def fixed_cells(self) -> list[Cell]:
         """The cells that wait for nothing, the costly ones first, so that none starts last."""
-        rows = sorted((r for r in self.rows if r.policy is not None), key=lambda r: -r.weight)
-        return [cell for row in rows for cell in self._cells(row, row.policy)]
+        return [
+            self._cell(row, row.policy, dataset, seed)
+            for row in sorted(self.rows, key=lambda row: -row.weight)
+            if row.policy is not None
+            for dataset in self.datasets
+            for seed in self.seeds
+        ]
 
     def searched_cells(self, dataset: str, alpha: float) -> list[Cell]:
         """The final cells of a data set that follow from the search's result."""
         policy = PolicyConfig("beta", alpha=alpha)
         rows = [row for row in self.rows if row.searched]
-        return [c for row in rows for c in self._cells(row, policy) if c.dataset == dataset]
+        return [self._cell(row, policy, dataset, seed) for row in rows for seed in self.seeds]
 
     def followers(self, method: str) -> list[StudyRow]:
         """The frozen rows that draw from what the row `method` learned."""
@@ -276,8 +281,8 @@ class Plan:
     def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
         """The frozen cells of a training's data set and seed that draw λ from these quantiles."""
         policy = frozen_policy(source.training.policy, quantiles)
-        cells = [c for row in self.followers(source.method) for c in self._cells(row, policy)]
-        return [c for c in cells if (c.dataset, c.seed) == (source.dataset, source.seed)]
+        dataset, seed = source.dataset, source.seed
+        return [self._cell(row, policy, dataset, seed) for row in self.followers(source.method)]
 
     @property
     def table_rows(self) -> list[StudyRow]:
@@ -321,10 +326,6 @@ class Plan:
         of_seeds = sum(self.expected(r.row.key) if r.strategy else 1 for r in self.rows)
         return len(self.datasets) * (of_seeds * len(self.seeds) + trials)
 
-    def _cells(self, row: StudyRow, policy: PolicyConfig | None) -> Iterator[Cell]:
-        assert policy is not None
-        for dataset in self.datasets:
-            for seed in self.seeds:
-                own = row.settings(dataset)
-                training = replace(self.base[dataset], **own, policy=policy, seed=seed)
-                yield Cell(row.row.key, training)
+    def _cell(self, row: StudyRow, policy: PolicyConfig, dataset: str, seed: int) -> Cell:
+        own = row.settings(dataset)
+        return Cell(row.row.key, replace(self.base[dataset], **own, policy=policy, seed=seed))

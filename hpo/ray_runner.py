@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -98,6 +99,11 @@ class _StudyScheduler(FIFOScheduler):
         self._searcher = searcher
         self._epochs: dict[str, float] = {}
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first that waits, of those that have not ended: Tune's own looks at all of them."""
+        waiting = (t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING)
+        return next(waiting, None)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell_id = self._searcher.cell_ids.get(trial.trial_id)
         if cell_id is None or "epochs" not in result:
@@ -109,9 +115,20 @@ class _StudyScheduler(FIFOScheduler):
         with self._searcher.remembered():
             if self._run.report(cell_id, result["epochs"]):
                 return self.STOP
-            if "ending" in result:
-                self._run.end(cell_id, **json.loads(result["ending"]))
-        return self.CONTINUE
+            if "ending" not in result:
+                return self.CONTINUE
+            self._run.end(cell_id, **json.loads(result["ending"]))
+            self._epochs.pop(cell_id, None)
+        return self.STOP  # there is nothing to wait for
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Forget what Tune keeps of each trial to its own end, the cell's whole result too."""
+        told = trial.run_metadata
+        told.last_result = {"trial_id": trial.trial_id, "done": True}
+        for kept in (told.metric_analysis, told.metric_n_steps, trial.config):
+            kept.clear()
+        trial.evaluated_params, trial.experiment_tag = {}, ""
+        trial._default_result_or_future = None  # an object that Ray holds for it
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Remember why; the trial may be started again, so its cell has not ended yet."""

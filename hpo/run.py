@@ -55,6 +55,7 @@ def run_study(
     figure: ExtraReport | None = None,
     adapted: Adapted | None = None,
     reference: str | None = None,
+    tracker: type[StudyTracker] | None = None,
 ) -> int:
     """Train what is missing, report everything; the `main` of a script in `studies/`.
 
@@ -73,6 +74,7 @@ def run_study(
             its own, and those of the table are called STUDY-errors.
         adapted: what this study makes of the preset's training, before the user's own settings.
         reference: of a semi-supervised study the key of the row that the others are compared with.
+        tracker: a writer of MLflow that does more than the ordinary one.
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
@@ -94,7 +96,8 @@ def run_study(
             parts = [*own, controls_report, label_errors, pseudo_labels, *extras]
             table = f"{study}-errors" if own else study
             about = description.strip().partition("\n")[0]
-            return _run(study, chosen, options, parts, table, about, adapted, reference)
+            opened = tracker or StudyTracker
+            return _run(study, chosen, options, parts, table, about, adapted, reference, opened)
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}{_way_out(error)}", file=sys.stderr)
         return UNUSABLE
@@ -116,6 +119,7 @@ def _run(
     about: str,
     adapted: Adapted | None,
     reference: str | None,
+    opened: type[StudyTracker],
 ) -> int:
     begun = time.monotonic()
     plan, sources = prepare(study, rows, options, adapted, reference)
@@ -126,7 +130,7 @@ def _run(
         check_tracking_uri(options.tracking_uri or default_tracking_uri(options.output))
         output_folder.set_aside(options.storage)
         identity = output_folder.study_id(options.storage, study, fresh=True)
-    tracking = StudyTracker(
+    tracking = opened(
         options.tracking_uri,
         output=options.output,
         experiment=study,
@@ -169,8 +173,7 @@ def _run(
         progress.close()
         seconds = time.monotonic() - begun
         complete = _report(plan, run, sources, tracker, options, extras, table, seconds)
-    crashed = any(record.status == "crashed" for record in run.records)
-    return CRASHED if crashed or not complete else 0
+    return CRASHED if run.crashed or not complete else 0
 
 
 def prepare(
@@ -225,7 +228,7 @@ def _report(
 ) -> bool:
     """Write, track and print everything. Returns whether no part of it failed."""
     records = run.records
-    preamble = preamble_of(plan, run.records, options.preset)
+    preamble = preamble_of(plan, records, options.preset)
     if plan.table_rows:
         complete, files, text, summary = _table(
             plan, records, sources, options, extras, table, preamble
@@ -238,7 +241,7 @@ def _report(
     tracker.log_figure_files(files)
     tracker.describe("\n\n".join([preamble.strip(), text]))
     print(text)
-    for line in memory_lines(run.records):
+    for line in memory_lines(records):
         print(f"\n{line}")
     trained = sum(float(record.result["train_seconds"]) for record in records)
     print(

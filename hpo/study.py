@@ -54,7 +54,8 @@ class StudyRun:
         self._epochs: dict[str, list[Epoch]] = {}
         self._running: dict[str, Cell] = {}
         self._waiting: Cell | None = None
-        self._records: dict[str, CellRecord] = {}
+        self._stored: set[str] = set()
+        self._crashed: dict[str, CellRecord] = {}
         progress.total = plan.size
         self._searches = plan.open_searches()
         self._trials: Counter[SearchKey] = Counter()
@@ -65,8 +66,24 @@ class StudyRun:
     @property
     def records(self) -> list[CellRecord]:
         """What became of the cells so far, sorted by id. Crashed ones, which are not in the store
-        and are tried again next time, among them."""
-        return [self._records[cell_id] for cell_id in sorted(self._records)]
+        and are tried again next time, among them.
+
+        The others are read anew: in memory, those of a long study would add up."""
+        found = dict(self._crashed)
+        for cell_id in self._stored:
+            record = self._store.load(cell_id)
+            if record is None:
+                raise StoreError(
+                    f"{self._store.place(cell_id)} is gone; run the same command again to "
+                    "train that cell again"
+                )
+            found[cell_id] = record
+        return [found[cell_id] for cell_id in sorted(found)]
+
+    @property
+    def crashed(self) -> bool:
+        """Whether some cell crashed, so that another invocation tries it again."""
+        return bool(self._crashed)
 
     @property
     def workers(self) -> int:
@@ -167,8 +184,7 @@ class StudyRun:
 
     def tidy(self) -> None:
         """Remove what workers left behind that were stopped while they wrote a checkpoint."""
-        ended = [c for c, record in self._records.items() if record.status != "crashed"]
-        self._store.remove_checkpoints(ended)
+        self._store.remove_checkpoints(sorted(self._stored))
 
     def _next_cell(self) -> Cell | None:
         cell = self._next_trial()
@@ -256,7 +272,10 @@ class StudyRun:
         return True
 
     def _count(self, record: CellRecord, *, kept: bool) -> None:
-        self._records[record.cell.id] = record
+        if record.status == "crashed":
+            self._crashed[record.cell.id] = record
+        else:
+            self._stored.add(record.cell.id)
         if record.cell.purpose == "search":
             self._trials[search_key(record.cell)] += 1
         progress = self._progress

@@ -90,6 +90,14 @@ class SummaryRow:
     further: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _EndedCell:
+    """What is kept of a cell's run that has ended in the store."""
+
+    run_id: str
+    digest: str | None
+
+
 class StudyTracker:
     """One experiment for a study, one parent run for a study identity, a child run for each cell.
 
@@ -132,6 +140,7 @@ class StudyTracker:
         self._experiment = experiment
         self._study_id = study_id
         self._runs: dict[str, TrackedRun] = {}
+        self._ended: dict[str, _EndedCell] = {}  # no longer among the runs: those are large
         self._behind: dict[str, TrackedRun] = {}  # what the store lacks something of, in order
         self._files: list[Path] = []
         self._maps: list[tuple[TrackedRun, int, np.ndarray]] = []
@@ -197,9 +206,12 @@ class StudyTracker:
         gets its full run; one whose run is complete costs nothing.
         """
         cell, digest = record.cell, _digest(record)
-        run, stored = self._runs.get(cell.id), self._stored.get(cell.id)
+        run, ended = self._runs.get(cell.id), self._ended.get(cell.id)
+        stored = self._stored.get(cell.id)
         if run is not None:
             known = run.tags.get(DIGEST)
+        elif ended is not None:
+            known = ended.digest
         else:
             known = stored.tags[DIGEST] if stored is not None and stored.is_complete else None
         if known == digest:
@@ -344,12 +356,15 @@ class StudyTracker:
         """The run to write for these tags: one that is complete is replaced, not written over."""
         key = run_key(identity)
         current, stored = self._runs.get(key), self._stored.pop(key, None)
+        ended = self._ended.pop(key, None)
         replaces = None
         if identity["kind"] != "cell":
             if current is not None:
                 return current
         elif current is not None:
             replaces = current.run_id
+        elif ended is not None:
+            replaces = ended.run_id
         elif stored is not None and stored.is_complete:
             replaces, stored = stored.run_id, None
         tags = {
@@ -357,7 +372,10 @@ class StudyTracker:
             "mlflow.parentRunId": str(self._parent.run_id),
             **identity,
         }
-        self._runs[key] = TrackedRun(key, tags, params, stored=stored, replaces=replaces)
+        later = identity["kind"] == "cell"
+        self._runs[key] = TrackedRun(
+            key, tags, params, stored=stored, replaces=replaces, params_later=later
+        )
         return self._runs[key]
 
     def _sync(self, run: TrackedRun) -> None:
@@ -368,6 +386,9 @@ class StudyTracker:
             del self._behind[key]
             if not sent:  # it goes last, or one that the store does not want would hold up others
                 self._behind[key] = waiting
+            elif waiting.ended and waiting is self._runs.get(key) and "cell_id" in waiting.tags:
+                del self._runs[key]
+                self._ended[key] = _EndedCell(str(waiting.run_id), waiting.tags.get(DIGEST))
         run.synced_at = time.monotonic()
         if self._behind:
             self._keep(line for waiting in self._behind.values() for line in waiting.unsent())
@@ -416,7 +437,7 @@ class StudyTracker:
             self._maps.pop(0)
 
     def _end_runs(self, status: RunStatus) -> None:
-        for run in self._runs.values():
+        for run in list(self._runs.values()):
             if run.status is None:
                 run.finish("KILLED" if status == "FINISHED" else status, {}, {})
             self._sync(run)
@@ -429,7 +450,8 @@ class StudyTracker:
     def _settle(self) -> None:
         found = stored_runs(self._client, self._experiment_id, self._study_id)
         runs = [self._parent, *self._runs.values()]
-        ours = {run_key(run.tags): run.run_id for run in runs if run.run_id is not None}
+        ours = {key: ended.run_id for key, ended in self._ended.items()}
+        ours |= {run_key(run.tags): run.run_id for run in runs if run.run_id is not None}
         settle(self._client, found, ours, running=self._parent.run_id)
 
 

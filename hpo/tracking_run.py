@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from hpo.tracking_details import Series
 from hpo.tracking_stored import DIGEST, MARKER, RunStatus, StoredRun, run_key
 
-_METRICS_PER_BATCH = 1000  # MLflow's limit for one request
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+_VALUES_PER_BATCH = 1000  # MLflow's limit for one request
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class TrackedRun:
         stored: the run to continue; None creates one at the first `sync`.
         replaces: id of a run to delete (MLflow can restore it) at the first `sync`.
         began: when it began, in milliseconds; None for now.
+        params_later: parameters go with the first epochs, or the end, which saves a request.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class TrackedRun:
         stored: StoredRun | None = None,
         replaces: str | None = None,
         began: int | None = None,
+        params_later: bool = False,
     ) -> None:
         self.run_id = stored.run_id if stored else None
         self.ended = False
@@ -68,6 +74,7 @@ class TrackedRun:
         # A clock may go back, and of two values at one step MLflow shows the later one.
         self._latest_at = max(self._began if stored is None else 0, before.latest_at)
         self._live = False
+        self._params_later = params_later
         self._params = {key: value for key, value in params.items() if key not in before.params}
         self._opening_tags = {**tags, **latest}
         self._tags = self._news(self._opening_tags)
@@ -134,11 +141,9 @@ class TrackedRun:
             client.delete_run(self._replaces)
             self._replaces = None
         self._open(client, experiment_id)
-        self._send_epochs(client)
+        self._send(client)
         if self.status is not None:
-            # A millisecond tells the final value from the last epoch's.
-            at = max(self._final.timestamp, self._latest_at + 1)
-            self._send_final(client, at)
+            at = self._end_at
             client.set_terminated(self.run_id, self.status, end_time=at)
             self.ended = True
             self._latest_at = at
@@ -169,8 +174,6 @@ class TrackedRun:
         return [{"run": run_key(self._opening_tags), **line} for line in lines]
 
     def _open(self, client: Any, experiment_id: str) -> None:
-        from mlflow.entities import Param, RunTag
-
         if self.run_id is None:
             created = client.create_run(
                 experiment_id, start_time=self._began, run_name=self._name, tags=self._tags
@@ -181,68 +184,93 @@ class TrackedRun:
         elif not self._live and self.status is None:
             client.update_run(self.run_id, status="RUNNING")
         self._live = True
-        if self._params or self._tags:
-            client.log_batch(
-                self.run_id,
-                params=[Param(key, value) for key, value in self._params.items()],
-                tags=[RunTag(key, value) for key, value in self._tags.items()],
-            )
-            self.stored_tags |= self._tags
-            self._params, self._tags = {}, {}
 
     def _news(self, tags: Mapping[str, str]) -> dict[str, str]:
         return {key: value for key, value in tags.items() if self.stored_tags.get(key) != value}
 
-    def _send_epochs(self, client: Any) -> None:
-        from mlflow.entities import Metric
+    @property
+    def _end_at(self) -> int:
+        # A millisecond tells the final value from the last epoch's.
+        return max(self._final.timestamp, self._latest_at + 1)
 
-        if not self._pending:
+    def _send(self, client: Any) -> None:
+        """All that waits, in as few requests as it fits in: the end goes with the last epochs."""
+        fresh = self._fresh_epochs(client)
+        if self._params_later and self.status is None and not fresh:
             return
-        if self._steps is None:
+        *full, last = [*_batches(fresh)] or [[]]
+        final = self._final_metrics(fresh) if self.status is not None else []
+        tags = dict(self._tags)
+        if self.status is not None:
+            tags |= self._news(self._final_tags)
+        values = sum(len(epoch.values) for epoch in last)
+        if values + len(final) + len(tags) + len(self._params) > _VALUES_PER_BATCH:
+            full, last = [*full, last], []
+        for batch in full:
+            self._log(client, batch)
+        self._log(client, last, final, self._params, tags)
+        self._params, self._tags = {}, {}
+        self._pending, self._told_epochs = [], 0
+
+    def _fresh_epochs(self, client: Any) -> list[_Values]:
+        """The epochs noted that the store has not."""
+        if self._pending and self._steps is None:
             history = client.get_metric_history(self.run_id, MARKER)
             self._steps = {metric.step for metric in history}
             times = [metric.timestamp for metric in history]
             self._latest_at = max([self._latest_at, *times])
-        fresh = [epoch for epoch in self._pending if epoch.step not in self._steps]
-        # A request is one transaction, and whole epochs only: the marker never stands alone.
-        for batch in _batches(fresh):
-            client.log_batch(
-                self.run_id,
-                metrics=[
-                    Metric(key, value, epoch.timestamp, epoch.step)
-                    for epoch in batch
-                    for key, value in epoch.values.items()
-                ],
-            )
-            for epoch in batch:
-                self._steps.add(epoch.step)
-                self._latest |= epoch.values
-        self._pending, self._told_epochs = [], 0
+        return [epoch for epoch in self._pending if epoch.step not in (self._steps or ())]
 
-    def _send_final(self, client: Any, at: int) -> None:
-        from mlflow.entities import Metric, RunTag
+    def _final_metrics(self, fresh: Iterable[_Values]) -> list[Metric]:
+        """Those of the end, after these epochs: what is the latest value already is left out."""
+        from mlflow.entities import Metric
 
+        latest = dict(self._latest)
+        for epoch in fresh:
+            latest |= epoch.values
+        at, step = self._end_at, self._final.step
         metrics = [
-            Metric(key, value, at, self._final.step)
+            Metric(key, value, at, step)
             for key, value in self._final.values.items()
-            if self._latest.get(key) != value
+            if not _same(latest.get(key), value)
         ]
-        tags = self._news(self._final_tags)
-        if DIGEST in tags:
+        if DIGEST in self._news(self._final_tags):
             metrics += [
                 Metric(key, value, at, step)
                 for key, values in self._series.items()
                 for step, value in values
             ]
-        if metrics or tags:
-            # The store takes metrics before tags.
-            client.log_batch(
-                self.run_id,
-                metrics=metrics,
-                tags=[RunTag(key, value) for key, value in tags.items()],
-            )
-            self._latest |= self._final.values
-            self.stored_tags |= tags
+        return metrics
+
+    def _log(
+        self,
+        client: Any,
+        epochs: Sequence[_Values],
+        final: Sequence[Metric] = (),
+        params: Mapping[str, str] = MappingProxyType({}),
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """One request, of which the store takes parameters first, then metrics, and tags last."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [
+            Metric(key, value, epoch.timestamp, epoch.step)
+            for epoch in epochs
+            for key, value in epoch.values.items()
+        ]
+        metrics += final
+        if not (metrics or params or tags):
+            return
+        client.log_batch(
+            self.run_id,
+            metrics=metrics,
+            params=[Param(key, value) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        if self._steps is not None:
+            self._steps |= {epoch.step for epoch in epochs}
+        self._latest |= {metric.key: metric.value for metric in metrics}
+        self.stored_tags |= tags
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -272,11 +300,16 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _same(before: float | None, now: float) -> bool:
+    """Whether the store has the value already; a NaN is the same as another."""
+    return before == now or (before is not None and math.isnan(before) and math.isnan(now))
+
+
 def _batches(epochs: Iterable[_Values]) -> Iterator[list[_Values]]:
     batch: list[_Values] = []
     size = 0
     for epoch in epochs:
-        if batch and size + len(epoch.values) > _METRICS_PER_BATCH:
+        if batch and size + len(epoch.values) > _VALUES_PER_BATCH:
             yield batch
             batch, size = [], 0
         batch.append(epoch)

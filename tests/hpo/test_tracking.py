@@ -245,16 +245,28 @@ def test_finished_cells_reach_a_second_store(tmp_path: Path, make_record: MakeRe
     assert statuses(tmp_path / "two") == statuses(tmp_path / "one")
 
 
+@pytest.mark.parametrize(
+    ("epochs", "whole"),
+    [
+        (450, [996, 996]),  # 6 metrics each: 2700, the rest goes with the end
+        (497, [996, 996, 990]),  # with the rest, the end would be too large
+    ],
+)
 def test_epochs_are_buffered_and_split_at_mlflows_limit(
-    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    epochs: int,
+    whole: list[int],
+    output: Path,
+    make_record: MakeRecord,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = make_record(epochs=450)  # 6 metrics each: 2700, so three requests
+    record = make_record(epochs=epochs)
     tracker = open_tracker(output)
-    sizes: list[int] = []
+    sizes: list[tuple[int, int]] = []
     send = tracker._client.log_batch
 
     def count(run_id: str, **values: Any) -> None:
-        sizes.append(len(values.get("metrics", ())))
+        found = [len(list(values.get(kind, ()))) for kind in ("metrics", "params", "tags")]
+        sizes.append((found[0], sum(found)))
         send(run_id, **values)
 
     with tracker:
@@ -265,8 +277,12 @@ def test_epochs_are_buffered_and_split_at_mlflows_limit(
             tracker.epoch(record.cell.id, metrics)
         assert sizes == []
         tracker.end_cell(record)
-    assert [size for size in sizes if size > 100] == [996, 996, 708]
-    assert len(metric(output, record.cell.id, "lam_mean")) == 450
+    assert [metrics for metrics, _ in sizes[:-1]] == whole
+    metrics, values = sizes[-1]
+    assert 6 * epochs < sum(whole) + metrics  # the end is more than the epochs
+    assert max(values for _, values in sizes) <= 1000
+    assert values > metrics  # parameters and tags came with it
+    assert len(metric(output, record.cell.id, "lam_mean")) == epochs
 
 
 def test_epochs_are_sent_while_training(
