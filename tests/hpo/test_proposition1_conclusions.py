@@ -84,8 +84,8 @@ def test_what_the_fall_of_the_loss_does(
 def test_the_numbers_stand_in_the_sentence() -> None:
     _, along, means, _ = conclusions(compared(), changed(FELL, GREW, STAYED), LABELS)
     assert means == (
-        "- In the means over seeds, tested or not, policies with which the loss falls: 1; with 1 of "
-        "these κ of the probability grows, with 0 κ of the logit."
+        "- In the means over seeds, tested or not, policies with which the loss falls: 1; with 1 "
+        "of these κ of the probability grows, with 0 κ of the logit."
     )
     assert len(conclusions(compared(), changed(GREW, GREW, GREW), LABELS)) == 3
     assert (
