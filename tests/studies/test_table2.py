@@ -140,7 +140,7 @@ def test_killed_at_any_point_and_run_again_it_ends_the_same(calm: Path, tmp_path
     out = tmp_path / "out"
     script = str(ROOT / "studies" / "table2.py")
     draw = random.Random(0)
-    for finished in (0, 0, 3, 6, 10, 15):
+    for finished in (0, 8):  # faults/test_faults.py has more, without Ray
         with open(tmp_path / "stderr.txt", "w+") as stderr:
             driver = subprocess.Popen(
                 [sys.executable, script, *SMALL, *ROWS, "--output", str(out)],
@@ -155,7 +155,7 @@ def test_killed_at_any_point_and_run_again_it_ends_the_same(calm: Path, tmp_path
             assert driver.wait() == -signal.SIGKILL, (tmp_path / "stderr.txt").read_text()
     done = table2(*SMALL, *ROWS, "--output", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(table(out), table(calm))
+    pd.testing.assert_frame_equal(table(out), table(calm), check_exact=True)
     tracked = runs(out)
     assert set(tracked["run_status"]) <= {"FINISHED", "KILLED"}
     cells = tracked[tracked["kind"] == "cell"]

@@ -1,0 +1,78 @@
+"""Studies on a disk of 30 MB that fills up; test_faults.py runs this in a mount namespace.
+
+python full_disk.py DISK CALM STORE
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hpo.run
+
+disk, calm, store = map(Path, sys.argv[1:])
+path = Path(__file__).with_name("conftest.py")
+spec = importlib.util.spec_from_file_location("faults_conftest", path)
+assert spec is not None
+assert spec.loader is not None
+conftest = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = conftest
+spec.loader.exec_module(conftest)
+
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "none", disk], check=True)
+ballast = disk / "ballast"
+
+
+def fill(leave: int = 0) -> None:
+    """Take all that is left of the disk but so many bytes."""
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(65536))
+        except OSError:
+            file.truncate(file.tell() - leave)
+
+
+def before_the_report(patch: pytest.MonkeyPatch) -> None:
+    report = hpo.run._report
+
+    def full(*args: Any) -> bool:
+        fill()
+        return report(*args)
+
+    patch.setattr(hpo.run, "_report", full)
+
+
+def study(name: str, finished: int, fault: Callable[[int], None] | None = None) -> None:
+    """One on which the disk fills up, again while it is full, and when there is room."""
+    output = disk / name
+    output.mkdir()
+    shutil.copy(store, output / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        bench = conftest.patched(patch)
+        with pytest.MonkeyPatch.context() as inner:
+            if fault is None:
+                before_the_report(inner)
+            assert bench.study(output, fault=fault) != 0
+        assert ballast.exists()
+        stored = list(output.glob("cells/*/result.json"))
+        assert len(stored) == finished, stored
+        bench.study(output)
+        ballast.unlink()
+        assert bench.study(output) == 0
+        bench.assert_as_calm(output, calm)
+    print(f"{name}: as calm", flush=True)
+
+
+at = conftest.Bench.at
+study("checkpoint", 1, at(4, lambda: fill(leave=100_000)))
+study("checkpoint and store", 0, at(1, fill))
+study("result", 3, at(12, fill))
+study("report", 4)

@@ -1,0 +1,406 @@
+"""Faults of every kind: the study that met them ends as a calm one, with one ended run a cell."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import runpy
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from core import checkpoint
+from hpo.run import CRASHED, INTERRUPTED, UNUSABLE
+from mlflow import MlflowClient
+
+pytestmark = pytest.mark.slow
+
+Bench = Any  # of conftest.py
+
+
+@pytest.mark.parametrize(("number", "epochs"), [(signal.SIGTERM, 1), (signal.SIGINT, 5)])
+def test_a_signal_ends_it_and_it_goes_on(
+    number: signal.Signals,
+    epochs: int,
+    output: Path,
+    calm: Path,
+    bench: Bench,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        fault = bench.at(epochs, lambda: os.kill(os.getpid(), number))
+        assert bench.study(output, fault=fault) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "run the same command again, without --fresh" in capsys.readouterr().err
+    statuses = bench.assert_tracked(output, over=False)
+    finished = epochs // bench.epochs
+    assert sorted(statuses.values()) == ["FINISHED"] * finished + ["KILLED"] * 2  # cell and study
+    assert bench.study(output) == 0
+    assert bench.trained == bench.cells * bench.epochs - epochs  # nothing twice
+    bench.assert_as_calm(output, calm)
+
+
+def test_ctrl_c_pressed_twice_leaves_what_the_next_time_ends(
+    output: Path, calm: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first() -> None:
+        monkeypatch.setattr(MlflowClient, "set_terminated", lambda *_, **__: bench.interrupt())
+        raise KeyboardInterrupt
+
+    assert bench.study(output, fault=bench.at(4, first)) == INTERRUPTED
+    monkeypatch.undo()
+    assert bench.study(output) == 0
+    assert bench.trained == bench.cells * bench.epochs - 4
+    bench.assert_as_calm(output, calm)
+
+
+def test_a_driver_that_is_killed_at_ten_random_moments_loses_nothing(
+    calm: Path, bench: Bench, tmp_path: Path
+) -> None:
+    """Uniformly over a study's life, which begins where everything is imported.
+
+    It trains by itself: a kill cuts short a checkpoint too, a result, the store's first tables.
+    `test_table2.py` kills drivers whose workers are Ray's.
+    """
+    context = multiprocessing.get_context("forkserver")
+    imports = ["hpo.run", "hpo.ray_runner", "matplotlib.backends.backend_agg", "pytest"]
+    context.set_forkserver_preload([*imports, "mlflow.store.tracking.sqlalchemy_store"])
+    script = str(Path(__file__).with_name("driver.py"))
+
+    def start(output: Path) -> Any:
+        with pytest.MonkeyPatch.context() as patch:  # the child takes it over
+            patch.setattr(sys, "argv", [script, str(output)])
+            driver = context.Process(target=runpy.run_path, args=(script, None, "__main__"))
+            driver.start()
+        return driver
+
+    first = context.Process(target=int)  # waits for the imports
+    first.start()
+    first.join()
+    begun = time.monotonic()
+    driver = start(tmp_path / "whole")
+    driver.join()
+    life = time.monotonic() - begun
+    assert driver.exitcode == 0
+    draw = random.Random(7)
+    out, killed, finished = tmp_path / "out", 0, 0
+    while killed < 10:
+        driver = start(out)
+        driver.join(draw.uniform(0, life))
+        driver.kill()
+        driver.join()
+        if driver.exitcode == 0:  # it was over before: another life
+            bench.assert_as_calm(out, calm)
+            finished += 1
+            out = tmp_path / f"out-{finished}"
+        else:
+            assert driver.exitcode == -signal.SIGKILL, "it refused to go on"
+            killed += 1
+    driver = start(out)
+    driver.join()
+    assert driver.exitcode == 0
+    bench.assert_as_calm(out, calm)
+
+
+def test_a_checkpoint_that_was_cut_short_costs_an_epoch(
+    output: Path, calm: Path, bench: Bench
+) -> None:
+    def cut() -> None:
+        [newest] = output.glob("cells/*/checkpoint.pt")
+        newest.write_bytes(newest.read_bytes()[:1000])
+        assert newest.with_name("checkpoint.previous.pt").exists()
+        raise KeyboardInterrupt
+
+    assert bench.study(output, fault=bench.at(2, cut)) == INTERRUPTED
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt cannot be read"):
+        assert bench.study(output) == 0
+    assert bench.trained == bench.cells * bench.epochs - 1  # the first epoch is in the one before
+    bench.assert_as_calm(output, calm)
+
+
+def test_a_checkpoint_of_another_version_costs_its_cell_what_was_trained(
+    output: Path, calm: Path, bench: Bench
+) -> None:
+    def change() -> None:
+        for path in output.glob("cells/*/checkpoint*.pt"):
+            state = torch.load(path, weights_only=True)
+            del state["streams"]
+            torch.save(state, path)
+        raise KeyboardInterrupt
+
+    assert bench.study(output, fault=bench.at(2, change)) == INTERRUPTED
+    with pytest.warns(UserWarning, match="is not one of this training .*streams"):
+        assert bench.study(output) == 0
+    assert bench.trained == bench.cells * bench.epochs
+    bench.assert_as_calm(output, calm)
+
+
+UNSHARE = ["unshare", "--mount", "--user", "--map-root-user"]
+
+
+def can_mount() -> bool:
+    """Whether a process here may have a small disk of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    mount = ["mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run([*UNSHARE, *mount], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="may not mount a small disk (user namespaces)")
+def test_a_disk_that_is_full_costs_what_was_not_written(
+    calm: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    """A real one, of a process of its own: full for a checkpoint, for a result, for the report."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = Path(__file__).with_name("full_disk.py")
+    done = subprocess.run(
+        [*UNSHARE, sys.executable, script, disk, calm, empty_store],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("as calm") == 4
+
+
+def test_a_disk_that_is_full_for_a_checkpoint_costs_a_cell_until_the_next_time(
+    output: Path, calm: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+    calls = itertools.count(1)
+
+    def full(state: Any, file: Any) -> None:
+        if next(calls) == 5:  # the second epoch of the second cell
+            file.write(b"half of it")
+            with open("/dev/full", "wb", buffering=0) as device:
+                device.write(b"the rest")
+        save(state, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.torch, "save", full)
+        assert bench.study(output) == CRASHED
+    assert len(list(output.glob("cells/*/result.json"))) == bench.cells - 1
+    bench.assert_tracked(output, over=False)
+    assert bench.study(output) == 0
+    assert bench.told == bench.epochs  # those before its checkpoint told again, and those after it
+    assert bench.trained == bench.epochs - 1
+    bench.assert_as_calm(output, calm)
+
+
+def test_a_second_study_on_the_folder_refuses_and_disturbs_nothing(
+    output: Path, calm: Path, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def second() -> None:
+        fault, told, trained = bench._fault, bench.told, bench.trained
+        assert bench.study(output) == UNUSABLE
+        assert f"another study (process {os.getpid()}) is running" in capsys.readouterr().err
+        bench._fault, bench.told, bench.trained = fault, told, trained
+
+    assert bench.study(output, fault=bench.at(4, second)) == 0
+    assert bench.trained == bench.cells * bench.epochs
+    bench.assert_as_calm(output, calm)
+
+
+def test_a_clock_that_goes_back(
+    output: Path, calm: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = time.time_ns()
+    gone = itertools.count()
+    monkeypatch.setattr(time, "time_ns", lambda: start - 60_000_000_000 * next(gone))
+    monkeypatch.setattr(time, "time", lambda: time.time_ns() / 1e9)
+    assert bench.study(output, fault=bench.at(5, bench.interrupt)) == INTERRUPTED
+    assert bench.study(output) == 0
+    monkeypatch.undo()
+    bench.assert_as_calm(output, calm)
+    frame = pd.read_csv(output / "faults.csv")
+    assert (frame.filter(like="_seconds") >= 0).all(axis=None)
+    with closing(sqlite3.connect(output / "mlflow.db")) as connection:
+        shown = connection.execute(
+            "SELECT r.name, m.value FROM latest_metrics m JOIN runs r USING (run_uuid) "
+            "WHERE m.key = 'mean_error'"
+        ).fetchall()
+        backwards = connection.execute("SELECT name FROM runs WHERE end_time < start_time")
+        assert backwards.fetchall() == []
+        measured = connection.execute("SELECT min(value) FROM metrics WHERE key LIKE '%_seconds'")
+        assert measured.fetchone()[0] >= 0
+    expected = {
+        f"summary {m} digits": e for m, e in zip(frame.method, frame.mean_error, strict=True)
+    }
+    assert dict(shown) == pytest.approx(expected)
+
+
+# What happens to a folder between two runs of the command
+
+
+@pytest.fixture
+def folder(calm: Path, tmp_path: Path) -> Path:
+    """A copy of what a calm study left."""
+    return Path(shutil.copytree(calm, tmp_path / "folder"))
+
+
+def one_record(folder: Path) -> Path:
+    return min(folder.glob("cells/*/result.json"))
+
+
+def error_of(bench: Bench, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a study refuses to run."""
+    capsys.readouterr()
+    assert bench.study(folder) == UNUSABLE
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "faults: error: " in line]
+    assert bench.trained == 0
+    return line
+
+
+def test_a_result_or_a_store_that_was_deleted_is_made_again(
+    folder: Path, calm: Path, bench: Bench
+) -> None:
+    one_record(folder).unlink()
+    assert bench.study(folder) == 0
+    assert bench.trained == bench.epochs
+    bench.assert_as_calm(folder, calm)
+    again = Path(shutil.copytree(folder, folder.with_name("again")))
+    (again / "mlflow.db").unlink()
+    assert bench.study(again) == 0
+    assert bench.trained == 0
+    bench.assert_as_calm(again, calm)
+
+
+def test_a_store_that_was_cut_short_is_named_with_the_way_out(
+    folder: Path, calm: Path, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = folder / "mlflow.db"
+    database.write_bytes(database.read_bytes()[:50_000])
+    told = error_of(bench, folder, capsys)
+    assert f"{database} cannot be used" in told
+    assert "Move that file away and run the same command again" in told
+    database.rename(folder / "mlflow.db.damaged")
+    again = Path(shutil.copytree(folder, folder.with_name("again")))  # MLflow has the other open
+    assert bench.study(again) == 0
+    assert bench.trained == 0
+    bench.assert_as_calm(again, calm)
+
+
+@pytest.mark.parametrize("damage", ["nothing in it", "half of it", "a later version's"])
+def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
+    damage: str, folder: Path, calm: Path, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = one_record(folder)
+    text = path.read_text()
+    if damage == "a later version's":
+        record = json.loads(text)
+        record["config"]["invented_later"] = 1
+        path.write_text(json.dumps(record))
+    else:
+        path.write_text(text[: 0 if damage == "nothing in it" else len(text) // 2])
+    told = error_of(bench, folder, capsys)
+    assert f"{path} is not a readable result" in told
+    assert f"delete {path.parent} to train that cell again" in told
+    assert ("invented_later" in told) == (damage == "a later version's")
+    shutil.rmtree(path.parent)
+    assert bench.study(folder) == 0
+    assert bench.trained == bench.epochs
+    bench.assert_as_calm(folder, calm)
+
+
+def test_a_journal_that_was_half_written_is_sent_and_the_rest_made_again(
+    output: Path, calm: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    def cut() -> None:
+        for name in ("create_run", "log_batch", "set_terminated", "update_run"):
+            monkeypatch.setattr(MlflowClient, name, away)
+
+    assert bench.study(output, fault=bench.at(4, cut)) == UNUSABLE
+    monkeypatch.undo()
+    journal = output / "mlflow-pending.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[: 2 * len(whole) // 3])
+    assert bench.study(output) == 0
+    assert bench.trained == 0
+    bench.assert_as_calm(output, calm)
+
+
+def test_killed_while_it_writes_the_report_it_leaves_the_old_one(
+    folder: Path, calm: Path, bench: Bench
+) -> None:
+    """As after SIGKILL: files aside, half written, that nobody ends."""
+    for name in ("faults.csv", "faults.md", "faults.png", "studies.json"):
+        (folder / f".{name}.4242").write_text("half")
+    aside = one_record(folder).with_name(".result.json.4242")
+    aside.write_text("{")
+    (folder / ".mine.2024").write_text("of the user")
+    assert bench.study(folder) == 0
+    assert bench.trained == 0
+    bench.assert_as_calm(folder, calm)
+    assert not list(folder.glob(".studies.json.*"))
+    assert (folder / ".mine.2024").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_became_read_only_is_named(
+    folder: Path, calm: Path, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.chmod(0o555)
+    try:
+        told = error_of(bench, folder, capsys)
+    finally:
+        folder.chmod(0o755)
+    assert "--output" in told
+    assert bench.study(folder) == 0
+    bench.assert_as_calm(folder, calm)
+
+
+class Hostile:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, mark: Path):
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._mark),)
+
+
+def test_nothing_in_a_strangers_folder_is_run(
+    output: Path, calm: Path, bench: Bench, tmp_path: Path
+) -> None:
+    mark = tmp_path / "ran"
+    hostile = pickle.dumps(Hostile(mark), protocol=2)  # of others torch says that it may not work
+    torch.save({"config": Hostile(mark)}, tmp_path / "hostile.pt")
+
+    def plant() -> None:
+        [newest] = output.glob("cells/*/checkpoint.pt")
+        shutil.copy(tmp_path / "hostile.pt", newest)
+        newest.with_name("checkpoint.previous.pt").write_bytes(hostile)
+        raise KeyboardInterrupt
+
+    assert bench.study(output, fault=bench.at(2, plant)) == INTERRUPTED
+    scratch = output / ".ray-stranger" / "faults"
+    scratch.mkdir(parents=True)
+    for name in ("tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "experiment_state-1.json"):
+        (scratch / name).write_bytes(hostile)
+    (output / "mlflow-pending.jsonl").write_bytes(hostile)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert bench.study(output) == 0
+    assert not mark.exists()
+    bench.assert_as_calm(output, calm)
+    with pytest.raises(pickle.UnpicklingError):  # and it would have, in other hands
+        torch.load(tmp_path / "hostile.pt", weights_only=True)
+    pickle.loads(hostile)
+    assert mark.exists()
