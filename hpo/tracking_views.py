@@ -39,6 +39,7 @@ class View:
         grouped: one row a method, its seeds averaged and folded below it; curves are means.
         charts: shown first when the view is opened as charts.
         runs: how many are drawn there.
+        tall: with room for pictures.
     """
 
     key: str
@@ -50,6 +51,7 @@ class View:
     grouped: bool = False
     charts: tuple[_Chart, ...] = ()
     runs: Literal["FIRST_10_RUNS", "FIRST_20_RUNS", "SHOW_ALL"] = "FIRST_20_RUNS"
+    tall: bool = False
 
     @property
     def tag(self) -> str:
@@ -76,9 +78,10 @@ class View:
             "groupBy": by if self.grouped else None,
         }
         if charts:
+            size = {"columns": 2, **({"cardHeight": 640} if self.tall else {})}
             state["compareRunCharts"] = charts
             state["compareRunSections"] = [
-                _section(_TABLE, self.name, shown=True),
+                {**_section(_TABLE, self.name, shown=True), **size},
                 _section(_OTHERS, "Model metrics", shown=False),
             ]
             state["isAccordionReordered"] = True
@@ -91,7 +94,7 @@ def _key(mode: str, name: str) -> dict[str, str]:
 
 def _section(key: str, name: str, *, shown: bool) -> dict[str, Any]:
     return {"uuid": key, "name": name, "display": shown, "isReordered": False,
-            "deleted": False, "isGenerated": False, "columns": 2}  # fmt: skip
+            "deleted": False, "isGenerated": False}  # fmt: skip
 
 
 def _quoted(name: str) -> str:
@@ -101,7 +104,9 @@ def _quoted(name: str) -> str:
 
 
 def _line(metric: str) -> _Chart:
-    return {"type": "LINE", "metricKey": metric, "selectedMetricKeys": [metric]}
+    # Smoothed, as lines are otherwise, a histogram would reach where no λ is.
+    rough = {"lineSmoothness": 0, "useGlobalLineSmoothing": False}
+    return {"type": "LINE", "metricKey": metric, "selectedMetricKeys": [metric], **rough}
 
 
 def _parallel(params: list[str], metrics: list[str]) -> _Chart:
@@ -153,7 +158,8 @@ VIEWS: tuple[View, ...] = (
         f"{_FINAL} and metrics.lam_pair_spread > 0",
         "tags.method",
         ("tags.method", "tags.seed", "metrics.lam_pair_spread", "metrics.test_error"),
-        charts=({"type": "IMAGE", "imageKeys": [MAP_KEY], "step": 0}, _line("lam_pair_spread")),
+        charts=({"type": "IMAGE", "imageKeys": [MAP_KEY], "step": 1}, _line("lam_pair_spread")),
+        tall=True,
     ),
     View(
         "search",

@@ -36,17 +36,26 @@ def told_to_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.exit(f"{name} came from outside; the last failure is its doing", 128 + came[0])
 
 
+def run_here(
+    run: StudyRun, sources: Any, demand: Any, *, output: Path, device: str, **_: Any
+) -> None:
+    """In place of `run_on_ray`: one cell after another, in this process."""
+    run.workers = 1
+    while (cell := run.next()) is not None:
+        result = train(cell, source=sources[source_key(cell.training)], device=device)
+        if not run.report(cell.id, result["history"]):
+            run.end(cell.id, "finished", result, None, environment(device, 1))
+
+
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies train here, one cell after another: Ray takes longer to start than they to train."""
-
-    def run_here(
-        run: StudyRun, sources: Any, demand: Any, *, output: Path, device: str, **_: Any
-    ) -> None:
-        run.workers = 1
-        while (cell := run.next()) is not None:
-            result = train(cell, source=sources[source_key(cell.training)], device=device)
-            if not run.report(cell.id, result["history"]):
-                run.end(cell.id, "finished", result, None, environment(device, 1))
-
     monkeypatch.setattr(hpo.ray_runner, "run_on_ray", run_here)
+
+
+@pytest.fixture(scope="module")
+def without_ray_in_module() -> Iterator[None]:
+    """The same for the fixtures of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hpo.ray_runner, "run_on_ray", run_here)
+        yield

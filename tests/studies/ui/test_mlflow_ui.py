@@ -3,7 +3,7 @@
 PICTURES=DIR keeps the screenshots; UI_OUTPUT=DIR looks at a study that is finished there instead of
 training a small one. So were the README's made:
 
-    UI_OUTPUT=results PICTURES=docs python -m pytest tests/hpo/ui
+    UI_OUTPUT=results PICTURES=docs python -m pytest tests/studies/ui
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ from PIL import Image
 from hpo.tracking_uri import mlflow_settings
 from hpo.tracking_views import VIEWS
 from mlflow import MlflowClient
+from studies import table2
 
-ROOT = Path(__file__).resolve().parents[3]
 ROWS = "none,beta-1,fixed-0.5,beta-search,metamixup"
 STUDY = ["--preset", "smoke", "--seeds", "2", "--search-trials", "4", "--epochs", "4"]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Path:
+def output(
+    tmp_path_factory: pytest.TempPathFactory, browser: Any, without_ray_in_module: None
+) -> Path:
     """The folder of a finished Table II."""
     if "UI_OUTPUT" in os.environ:
         return Path(os.environ["UI_OUTPUT"]).resolve()
     folder = tmp_path_factory.mktemp("table2")
-    script = [sys.executable, str(ROOT / "studies/table2.py"), *STUDY, "--rows", ROWS]
-    command = [*script, "--output", str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert table2.main([*STUDY, "--rows", ROWS, "--output", str(folder)]) == 0
     return folder
 
 
