@@ -31,6 +31,9 @@ _PATIENCE: Mapping[Patience, tuple[str, str]] = {
 }
 # set_terminated prints two lines for each run otherwise.
 _SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+# Before anything imports MLflow: its telemetry sets a variable of this process for a moment, from a
+# thread of its own, and a request that reads the environment meanwhile fails with a KeyError.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 4
 # What is said of a SQLite file that was cut short or written over, or has half of MLflow's tables.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -161,6 +164,15 @@ def test_results_are_read_again_for_the_report(output: Path) -> None:
     assert [r.cell.seed for r in sorted(first, key=lambda r: r.cell.seed)] == [0, 1, 2]
     assert {r.result["test_error"] for r in first} == {2.0}
     assert first[0] is not again[0]
+
+
+def test_no_thread_of_mlflow_changes_the_environment() -> None:
+    """Of eight studies that began at once, one met the KeyError of its telemetry."""
+    script = "import hpo.tracking, os, sys; assert 'mlflow' not in sys.modules; "
+    script += "print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_DISABLE_TELEMETRY"}
+    told = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True)
+    assert told.strip() == "true"
 
 
 # The meter
