@@ -210,6 +210,22 @@ PAINTED = """[...document.querySelectorAll('.parcoords canvas')].some(c => c.wid
     c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(value => value > 0))"""
 
 
+def test_histograms_of_lam_lie_over_each_other_beside_the_curves(
+    browser: Any, experiment: str, keep: Callable[[str], None]
+) -> None:
+    browser.size(1600, 1000)
+    browser.open(f"{experiment}/runs?viewStateShareKey=trainings&compareRunsMode=CHART")
+    browser.wait("document.querySelectorAll('.js-plotly-plot').length >= 4")
+    middles = [int(100 * (at + 0.5) / 20) for at in range(20)]  # of the bins, in percent
+    browser.wait(
+        "[...document.querySelectorAll('.js-plotly-plot')].some(plot => (plot.data ?? []).filter("
+        f"line => JSON.stringify(Array.from(line.x ?? [])) == '{json.dumps(middles)}'"
+        ".replaceAll(' ', '')).length > 1)"
+    )
+    assert all(name in browser.text() for name in ("val_error", "train_loss", "lam_density"))
+    keep("mlflow-lambda")
+
+
 def test_chosen_runs_are_compared_side_by_side(
     browser: Any, address: str, runs: Callable[[str], list[Run]]
 ) -> None:
