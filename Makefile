@@ -5,6 +5,8 @@ OUTPUT ?= results
 PORT ?= 5000
 ARGS ?=
 PRESET ?= quick
+# Processes that share the tests, a file at a time.
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: help install table2 paper test test-fast lint ui clean
@@ -31,10 +33,10 @@ paper: install
 	$(BIN)/python studies/reproduce.py --preset $(PRESET) --output $(OUTPUT) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
