@@ -1,0 +1,167 @@
+"""Studies on a Ray cluster of two nodes: spread, fed once, and robust against the loss of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import hpo.ray_runner
+from hpo.cells import CellStore
+from hpo.plan import source_key
+from hpo.run import run_study
+from hpo.storage import FolderStorage
+from hpo.study import StudyRun
+from hpo.trainable import environment, train
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = Path(__file__).with_name("two_nodes.py")
+CELLS = {"none-0", "none-1", "beta-1-0", "beta-1-1"}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="nodes of one machine"),
+]
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What the cluster's process printed and left in `output`, with cells of the second study in
+    a bucket."""
+
+    output: Path
+    uri: str
+    seen: dict[str, Any]
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    found = importlib.util.spec_from_file_location("two_nodes", SCRIPT)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def happened(s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Happened:
+    output, uri = tmp_path_factory.mktemp("two-nodes"), f"s3://{s3_server.bucket}/two-nodes"
+    folder = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))  # Ray's sockets want a short name
+    settings = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
+    settings |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), str(output), uri],
+        cwd=ROOT,
+        env={**settings, **s3_server.environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    assert run.returncode == 0, run.stderr
+    return Happened(output, uri, json.loads(run.stdout.splitlines()[-1]), run.stderr)
+
+
+@pytest.fixture(scope="module")
+def calm(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The table of the same study in this process, one cell after another, without Ray."""
+
+    def run_here(run: StudyRun, sources: Any, *_: Any, device: str, **__: Any) -> None:
+        run.workers = 1
+        while (cell := run.next()) is not None:
+            result = train(cell, source=sources[source_key(cell.training)], device=device)
+            run.report(cell.id, result["history"])
+            run.end(cell.id, "finished", result, None, environment(device, 1))
+
+    output = tmp_path_factory.mktemp("calm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hpo.ray_runner, "run_on_ray", run_here)
+        flags = [*script.FLAGS, "--output", str(output)]
+        assert run_study("nodes", script.ROWS, "", flags) == 0
+    return table(output)
+
+
+def table(output: Path) -> pd.DataFrame:
+    """The table without what a clock measured."""
+    frame = pd.read_csv(output / "nodes.csv")
+    return frame.drop(columns=[name for name in frame if name.endswith("_seconds")])
+
+
+def tags(output: Path, key: str) -> dict[str, str]:
+    """Of each run of a training the value of a tag; runs are complete and each is there once."""
+    with closing(sqlite3.connect(output / "mlflow.db")) as store:
+        runs = store.execute(
+            "SELECT name, status FROM runs WHERE lifecycle_stage = 'active'"
+        ).fetchall()
+        found = store.execute(
+            "SELECT r.name, t.value FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = ?",
+            (key,),
+        ).fetchall()
+    assert len(dict(runs)) == len(runs) == 1 + len(CELLS) + 2
+    assert {status for _, status in runs} == {"FINISHED"}
+    return dict(found)
+
+
+def test_trials_spread_over_the_nodes_and_give_the_table_of_one(
+    happened: Happened, calm: pd.DataFrame
+) -> None:
+    assert happened.seen["status"] == 0
+    pd.testing.assert_frame_equal(table(happened.output / "one"), calm)
+    assert happened.seen["spread"].keys() == CELLS
+    began = [node for begun in happened.seen["spread"].values() for node, _ in begun]
+    assert set(Counter(began)) == set(happened.seen["nodes"])
+    assert len(began) == len(CELLS)
+    records = CellStore(FolderStorage(happened.output / "cells")).records()
+    where = {f"{r.cell.method}-{r.cell.seed}": r.environment["node"] for r in records}
+    assert where == {name: begun[0][0] for name, begun in happened.seen["spread"].items()}
+    noted = tags(happened.output / "one", "node")
+    assert noted == {r.cell.id: r.environment["node"] for r in records}
+    assert set(tags(happened.output / "one", "host")) == set(noted)
+
+
+def test_data_reach_each_node_once(happened: Happened) -> None:
+    assert happened.seen["copies"] == [sorted(happened.seen["nodes"])]
+
+
+def test_the_loss_of_a_node_leaves_the_table_of_a_calm_study(
+    happened: Happened, calm: pd.DataFrame
+) -> None:
+    assert happened.seen["status after loss"] == 0
+    pd.testing.assert_frame_equal(table(happened.output / "two"), calm)
+    head, other = happened.seen["nodes"]
+    lost = happened.seen["removed"]
+    for name, begun in happened.seen["lost"].items():
+        if name != lost:
+            assert [epochs for _, epochs in begun] == [0]
+    began = [node for node, _ in happened.seen["lost"][lost]]
+    assert began[0] == other
+    assert set(began[1:]) <= {head}
+    assert len(tags(happened.output / "two", "node")) == len(CELLS)
+
+
+def test_a_path_that_differs_from_node_to_node_is_refused(happened: Happened) -> None:
+    assert happened.seen["relative"] == 2
+    assert "the Ray cluster has 2 nodes" in happened.errors
+    assert "give --storage (or --output) as an absolute path" in happened.errors
+
+
+def test_a_cell_is_measured_on_a_gpu_of_its_own(happened: Happened) -> None:
+    """GPUs are Ray's word for it here: what was taken is made up, 30 of 100 bytes."""
+    assert happened.seen["share"] == 0.3334

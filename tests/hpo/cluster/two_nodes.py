@@ -1,0 +1,156 @@
+"""A Ray cluster of two nodes on this machine, and studies on it, as a process of its own: what Ray
+leaves behind in a process would disturb other tests. Run by test_two_nodes.py.
+
+Prints as its last line what was seen, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+import hpo.ray_runner
+from core import training
+from core.config import PolicyConfig
+from hpo import trainable
+from hpo.gpu_memory import GpuUse, Read
+from hpo.packing import measured_share
+from hpo.plan import StudyRow
+from hpo.report import Row
+from hpo.run import run_study
+from hpo.study import StudyRun
+
+ROWS = [
+    StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
+    StudyRow(Row("beta-1", "Beta(1, 1)", "", "beta"), PolicyConfig("beta", alpha=1.0)),
+]
+FLAGS = ["--preset", "smoke", "--seeds", "2", "--epochs", "3"]
+MIB = 2**20
+
+
+def train_noted(config: Any, notes: str = "", **options: Any) -> None:
+    """`train_cell` that reports and keeps each epoch, and notes where it began, and from what."""
+    training.CHECKPOINT_SECONDS = trainable.REPORT_SECONDS = 0.0
+    checkpoints = training.checkpoints
+
+    def noted(*arguments: Any) -> Iterator[Any]:
+        found = list(checkpoints(*arguments))
+        node = ray.get_runtime_context().get_node_id()
+        seed, method = config["cell"]["training"]["seed"], config["cell"]["method"]
+        epochs = len(found[0]["history"]) if found else 0
+        with open(Path(notes) / f"{method}-{seed}", "a") as file:
+            file.write(f"{node} {epochs}\n")
+        # A node has room for one: the second begins on the other node, however long that takes.
+        while len(list(Path(notes).iterdir())) < 2:
+            time.sleep(0.1)
+        return iter(found)
+
+    training.checkpoints = noted
+    try:
+        trainable.train_cell(config, **options)
+    finally:
+        training.checkpoints = checkpoints
+
+
+class Patient:
+    """`time` for Ray, which gives a node 30 seconds to start: a busy machine needs more."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    @staticmethod
+    def monotonic() -> float:
+        return time.monotonic() / 20
+
+
+@contextmanager
+def fake_meter(device: str, share: float) -> Iterator[Read]:
+    """As if a training took 30 of 100 bytes, on a GPU that Ray has reserved."""
+    assert ray.get_gpu_ids() == [0]
+    assert (device, share) == ("cpu", 1.0)
+    yield lambda: GpuUse(peak=30, total=100, share=share)
+
+
+def notes_of(folder: Path) -> dict[str, list[list[Any]]]:
+    found = {path.name: path.read_text().split() for path in sorted(folder.iterdir())}
+    return {
+        name: [[node, int(epochs)] for node, epochs in zip(words[::2], words[1::2], strict=True)]
+        for name, words in found.items()
+    }
+
+
+def main(output: Path, uri: str) -> dict[str, Any]:
+    """Everything on one cluster, the node that goes last of all."""
+    seen: dict[str, Any] = {}
+    node = {"num_cpus": 1, "object_store_memory": 80 * MIB, "include_dashboard": False}
+    ray._private.node.time = Patient()
+    Cluster._wait_for_node.__defaults__ = (600.0,)
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_gpus": 1})
+    other = cluster.add_node(**node)
+    seen["nodes"] = [cluster.head_node.node_id, other.node_id]
+    flags = [*FLAGS, "--address", cluster.address]
+    put, end, report = ray.put, StudyRun.end, StudyRun.report
+    kept: list[Any] = []
+    ended: list[str] = []
+    loaded: list[tuple[StudyRun, Any]] = []
+
+    def watched_put(value: Any) -> Any:
+        ref = put(value)
+        if isinstance(value, dict) and ("digits", None) in value:
+            kept.append(ref)
+        return ref
+
+    def watched_end(run: StudyRun, cell_id: str, *arguments: Any, **named: Any) -> None:
+        ended.append(cell_id)
+        if len(ended) == 3:
+            where = ray.experimental.get_object_locations(kept)
+            seen["copies"] = [sorted(where[ref]["node_ids"]) for ref in kept]
+            loaded.append((run, ray.get(kept[0])))
+        end(run, cell_id, *arguments, **named)
+
+    def remove(run: StudyRun, cell_id: str, epochs: Any) -> bool:
+        stop = report(run, cell_id, epochs)
+        if other in cluster.worker_nodes:
+            cell = run._running[cell_id]
+            begun = notes_of(output / "lost")[f"{cell.method}-{cell.seed}"]
+            if begun[-1][0] == other.node_id and len(run._epochs[cell_id]) == 2:
+                seen["removed"] = f"{cell.method}-{cell.seed}"
+                cluster.remove_node(other, allow_graceful=False)
+        return stop
+
+    os.chdir(output)
+    seen["relative"] = run_study("nodes", ROWS, "", [*flags, "--output", "relative"])
+    ray.put, StudyRun.end = watched_put, watched_end
+    for name in ("spread", "lost"):
+        (output / name).mkdir()
+    hpo.ray_runner.train_cell = partial(train_noted, notes=str(output / "spread"))
+    shared = ["--output", str(output / "one"), "--storage", str(output / "cells")]
+    seen["status"] = run_study("nodes", ROWS, "", [*flags, *shared])
+    seen["spread"] = notes_of(output / "spread")
+    ray.put, StudyRun.end, StudyRun.report = put, end, remove
+    ray.init(address=cluster.address, log_to_driver=False)
+    run, sources = loaded[0]
+    seen["share"] = measured_share(run, sources, threads=1, device="cpu", meter=fake_meter)
+    ray.shutdown()
+    hpo.ray_runner.train_cell = partial(train_noted, notes=str(output / "lost"))
+    shared = ["--output", str(output / "two"), "--storage", uri]
+    seen["status after loss"] = run_study("nodes", ROWS, "", [*flags, *shared])
+    seen["lost"] = notes_of(output / "lost")
+    cluster.shutdown()
+    return seen
+
+
+if __name__ == "__main__":
+    tempfile.tempdir = os.environ["RAY_TMPDIR"]
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2])))
