@@ -95,7 +95,12 @@ def open_experiment(client: Any, uri: str, name: str, output: Path, description:
         # A database says nothing about artifacts, and MLflow's default is the current folder.
         folder = str(output.resolve() / "mlartifacts") if is_database(uri) else None
         tags = experiment_tags(description)
-        return str(client.create_experiment(name, artifact_location=folder, tags=tags))
+        try:
+            return str(client.create_experiment(name, artifact_location=folder, tags=tags))
+        except store_errors():
+            found = client.get_experiment_by_name(name)
+            if found is None:  # and no other study has created it meanwhile
+                raise
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the experiment {name!r} is deleted in {shown_uri(uri)}; bring it back with "
