@@ -24,7 +24,7 @@ import hpo.ray_runner
 from hpo.cells import CellStore
 from hpo.plan import source_key
 from hpo.run import run_study
-from hpo.storage import FolderStorage
+from hpo.storage import FolderStorage, storage_at
 from hpo.study import StudyRun
 from hpo.trainable import environment, train
 
@@ -140,7 +140,7 @@ def test_data_reach_each_node_once(happened: Happened) -> None:
     assert happened.seen["copies"] == [sorted(happened.seen["nodes"])]
 
 
-def test_the_loss_of_a_node_leaves_the_table_of_a_calm_study(
+def test_the_loss_of_a_node_costs_its_training_an_epoch_at_most(
     happened: Happened, calm: pd.DataFrame
 ) -> None:
     assert happened.seen["status after loss"] == 0
@@ -148,12 +148,31 @@ def test_the_loss_of_a_node_leaves_the_table_of_a_calm_study(
     head, other = happened.seen["nodes"]
     lost = happened.seen["removed"]
     for name, begun in happened.seen["lost"].items():
+        assert begun[-1][0] == head or name != lost
         if name != lost:
             assert [epochs for _, epochs in begun] == [0]
-    began = [node for node, _ in happened.seen["lost"][lost]]
-    assert began[0] == other
-    assert set(began[1:]) <= {head}
+    # From the checkpoint in the bucket, on the node that was left.
+    assert happened.seen["lost"][lost] == [[other, 0], [head, 2]]
     assert len(tags(happened.output / "two", "node")) == len(CELLS)
+
+
+def test_another_machine_goes_on_from_the_bucket(
+    happened: Happened,
+    calm: pd.DataFrame,
+    script: ModuleType,
+    s3: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that is left of the driver is the bucket; nothing is trained again."""
+    monkeypatch.delattr(hpo.ray_runner, "run_on_ray")
+    identities = storage_at(happened.uri).read("studies.json")
+    flags = [*script.FLAGS, "--output", str(tmp_path), "--storage", happened.uri]
+    assert run_study("nodes", script.ROWS, "", flags) == 0
+    pd.testing.assert_frame_equal(table(tmp_path), calm)
+    assert storage_at(happened.uri).read("studies.json") == identities
+    left = storage_at(happened.uri).files("")
+    assert [name for name in left if not name.endswith("/result.json")] == ["studies.json"]
 
 
 def test_a_path_that_differs_from_node_to_node_is_refused(happened: Happened) -> None:

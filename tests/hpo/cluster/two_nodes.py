@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import tune
 from ray.cluster_utils import Cluster
 
 import hpo.ray_runner
 from core import training
 from core.config import PolicyConfig
-from hpo import trainable
+from hpo import bucket, trainable
 from hpo.gpu_memory import GpuUse, Read
 from hpo.packing import measured_share
 from hpo.plan import StudyRow
@@ -39,10 +40,18 @@ FLAGS = ["--preset", "smoke", "--seeds", "2", "--epochs", "3"]
 MIB = 2**20
 
 
-def train_noted(config: Any, notes: str = "", **options: Any) -> None:
-    """`train_cell` that reports and keeps each epoch, and notes where it began, and from what."""
-    training.CHECKPOINT_SECONDS = trainable.REPORT_SECONDS = 0.0
-    checkpoints = training.checkpoints
+def train_noted(config: Any, notes: str = "", doomed: str = "", **options: Any) -> None:
+    """`train_cell` that reports and keeps each epoch, and notes where it began, and from what; on
+    the doomed node it comes no further than the second epoch."""
+    training.CHECKPOINT_SECONDS = trainable.REPORT_SECONDS = bucket.REST = 0.0
+    checkpoints, report = training.checkpoints, tune.report
+    told = [0]
+
+    def reported(result: dict[str, Any]) -> None:
+        report(result)
+        told[0] += len(result["epochs"])
+        while told[0] == 2 and ray.get_runtime_context().get_node_id() == doomed:
+            time.sleep(1)
 
     def noted(*arguments: Any) -> Iterator[Any]:
         found = list(checkpoints(*arguments))
@@ -56,11 +65,11 @@ def train_noted(config: Any, notes: str = "", **options: Any) -> None:
             time.sleep(0.1)
         return iter(found)
 
-    training.checkpoints = noted
+    training.checkpoints, tune.report = noted, reported
     try:
         trainable.train_cell(config, **options)
     finally:
-        training.checkpoints = checkpoints
+        training.checkpoints, tune.report = checkpoints, report
 
 
 class Patient:
@@ -143,7 +152,9 @@ def main(output: Path, uri: str) -> dict[str, Any]:
     run, sources = loaded[0]
     seen["share"] = measured_share(run, sources, threads=1, device="cpu", meter=fake_meter)
     ray.shutdown()
-    hpo.ray_runner.train_cell = partial(train_noted, notes=str(output / "lost"))
+    hpo.ray_runner.train_cell = partial(
+        train_noted, notes=str(output / "lost"), doomed=other.node_id
+    )
     shared = ["--output", str(output / "two"), "--storage", uri]
     seen["status after loss"] = run_study("nodes", ROWS, "", [*flags, *shared])
     seen["lost"] = notes_of(output / "lost")
