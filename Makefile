@@ -5,9 +5,10 @@ OUTPUT ?= results
 PORT ?= 5000
 ARGS ?=
 PRESET ?= quick
-# Processes that share the tests, a file at a time.
-JOBS ?= 2
 BIN := .venv/bin
+# Processes that share the tests, a file at a time, with a thread each: more threads than cores only wait.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: help install table2 paper test test-fast lint ui clean
 
@@ -33,10 +34,10 @@ paper: install
 	$(BIN)/python studies/reproduce.py --preset $(PRESET) --output $(OUTPUT) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: install
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
