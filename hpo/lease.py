@@ -59,10 +59,9 @@ def _wait_until_free(storage: Storage) -> None:
     found = _read(storage)
     if found is None:
         return
-    holder = json.loads(found)
     print(
-        f"{storage.uri} is held by process {holder['process']} on {holder['host']}; waiting "
-        f"{PATIENCE:g} s to see whether that lives",
+        f"{storage.uri} is held by {_holder(storage, found)}; waiting {PATIENCE:g} s to see "
+        "whether that lives",
         file=sys.stderr,
     )
     until = time.monotonic() + PATIENCE
@@ -77,16 +76,25 @@ def _wait_until_free(storage: Storage) -> None:
 
 def _refuse_other(storage: Storage, name: dict[str, object]) -> None:
     found = _read(storage)
-    if found is not None and json.loads(found)["token"] != name["token"]:
+    if found is not None and str(name["token"]).encode() not in found:
         raise BlockingIOError(_taken(storage, found))
 
 
 def _taken(storage: Storage, found: bytes) -> str:
-    holder = json.loads(found)
     return (
-        f"another study (process {holder['process']} on {holder['host']}) is running on "
-        f"{storage.uri}; wait for it or choose another --storage"
+        f"another study ({_holder(storage, found)}) is running on {storage.uri}; wait for it or "
+        "choose another --storage"
     )
+
+
+def _holder(storage: Storage, found: bytes) -> str:
+    try:
+        holder = json.loads(found)
+        return f"process {holder['process']} on {holder['host']}"
+    except (ValueError, TypeError, KeyError) as error:
+        raise BlockingIOError(
+            f"{storage.uri}/{_NAME} is no lock of a study; delete it if none is running there"
+        ) from error
 
 
 def _keep_signing(storage: Storage, name: dict[str, object], over: threading.Event) -> None:

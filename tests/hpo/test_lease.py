@@ -63,6 +63,15 @@ def test_what_a_dead_one_held_is_taken_over(
     assert storage.files("") == []
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"process": 77}'])
+def test_what_is_no_lock_is_named_with_the_way_out(content: bytes, storage: FolderStorage) -> None:
+    storage.write("lock.json", content)
+    expected = rf"{storage.uri}/lock\.json is no lock of a study; delete it"
+    with pytest.raises(BlockingIOError, match=expected), leased(storage):
+        pass
+    assert storage.read("lock.json") == content
+
+
 def test_who_is_waited_for_may_leave(
     storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
