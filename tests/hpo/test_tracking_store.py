@@ -155,6 +155,27 @@ def test_a_full_disk_is_told_with_the_way_out(output: Path) -> None:
     assert "autoflush" not in str(caught.value)
 
 
+def test_an_experiment_that_another_study_has_just_made_is_shared(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both looked before either had made it."""
+    looked: list[str] = []
+    real = MlflowClient.get_experiment_by_name
+
+    def look(client: MlflowClient, name: str) -> Any:
+        looked.append(name)
+        if len(looked) == 1:
+            client.create_experiment(name)
+            return None
+        return real(client, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", look)
+    with open_tracker(output):
+        pass
+    assert rows(output, "SELECT COUNT(*) FROM experiments WHERE name = 'table2'") == [(1,)]
+    assert statuses(output) == {"table2": "FINISHED"}
+
+
 @pytest.mark.parametrize("uri", ["./mlruns", "ftp://somewhere"])
 def test_other_addresses_are_refused_with_the_way_out(uri: str) -> None:
     with pytest.raises(TrackingError, match=r"sqlite:////ABSOLUTE/PATH\.db"):
