@@ -104,6 +104,7 @@ class Tracker:
     def __init__(self, *_: object, **__: object) -> None:
         self.files: list[Path] = []
         self.summaries: list[SummaryRow] = []
+        self.description = ""
 
     def __enter__(self) -> Tracker:
         TRACKERS.append(self)
@@ -117,6 +118,9 @@ class Tracker:
 
     def summarise(self, rows: list[SummaryRow]) -> None:
         self.summaries += rows
+
+    def describe(self, markdown: str) -> None:
+        self.description = markdown
 
     def log_figure_files(self, paths: list[Path]) -> None:
         self.files += paths
@@ -174,6 +178,8 @@ def test_a_study_has_parts_of_the_report_of_its_own(
     names = ["mine.csv", "mine.md", "mine.png", "own.csv"]
     assert [path.name for path in TRACKERS[0].files] == names
     assert [row.further for row in TRACKERS[0].summaries] == [{"own": 1.0, "other": 2.0}]
+    described = TRACKERS[0].description
+    assert described.index("# mine") < described.index("| None") < described.index("## Mine")
 
 
 def test_a_part_of_the_report_that_fails_leaves_the_rest(
