@@ -177,7 +177,7 @@ def load_figure(studies: Sequence[Found]) -> Figure:
     for axes in (memory, seconds):
         axes.set_xlabel("cells")
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.spines[["top", "right"]].set_visible(False)
     if len(measured) > 1:
         memory.legend(frameon=False, loc="lower right")
