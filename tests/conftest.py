@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,13 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing else; creating one takes a second or two."""
+    from hpo.tracking import check_tracking_uri, default_tracking_uri  # not for tests of `core`
+
+    output = tmp_path_factory.mktemp("store")
+    check_tracking_uri(default_tracking_uri(output))
+    return output / "mlflow.db"

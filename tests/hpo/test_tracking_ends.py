@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hpo.cells import CellRecord
-from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
+from hpo.tracking import StudyTracker, TrackingError
 from mlflow import MlflowClient
 
 MakeRecord = Callable[..., CellRecord]
@@ -64,14 +64,6 @@ def interrupted(tracker: StudyTracker, error: BaseException) -> Iterator[StudyTr
         stack.enter_context(pytest.raises(type(error)))
         yield stack.enter_context(tracker)
         fail()
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing else; creating one takes a second or two."""
-    output = tmp_path_factory.mktemp("store")
-    check_tracking_uri(default_tracking_uri(output))
-    return output / "mlflow.db"
 
 
 @pytest.fixture

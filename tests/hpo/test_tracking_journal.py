@@ -22,7 +22,6 @@ from hpo.tracking import (
     StudyTracker,
     SummaryRow,
     TrackingError,
-    check_tracking_uri,
     default_tracking_uri,
 )
 from hpo.tracking_journal import Journal
@@ -73,13 +72,6 @@ def study(tracker: StudyTracker, records: list[CellRecord], output: Path) -> Non
     tracker.summarise([SUMMARY])
     (output / "table2.csv").write_text("a,b\n")
     tracker.log_figure_files([output / "table2.csv"])
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("store")
-    check_tracking_uri(default_tracking_uri(output))
-    return output / "mlflow.db"
 
 
 @pytest.fixture

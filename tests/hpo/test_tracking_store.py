@@ -60,14 +60,6 @@ def train(tracker: StudyTracker, record: CellRecord, epochs: slice = slice(None)
         tracker.epoch(record.cell.id, metrics)
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing else; creating one takes a second or two."""
-    output = tmp_path_factory.mktemp("store")
-    check_tracking_uri(default_tracking_uri(output))
-    return output / "mlflow.db"
-
-
 @pytest.fixture
 def output(tmp_path: Path, empty_store: Path) -> Path:
     """An output folder whose default store is there and empty."""

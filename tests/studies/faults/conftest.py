@@ -28,7 +28,6 @@ from hpo.plan import StudyRow
 from hpo.report import Row
 from hpo.run import run_study
 from hpo.study import StudyRun
-from hpo.tracking import check_tracking_uri, default_tracking_uri
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
@@ -203,14 +202,6 @@ def bench() -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
         yield patched(patch)
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="package")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing else; creating one takes a second or two."""
-    output = tmp_path_factory.mktemp("store")
-    check_tracking_uri(default_tracking_uri(output))
-    return output / "mlflow.db"
 
 
 @pytest.fixture
