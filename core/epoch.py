@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 
@@ -21,7 +20,7 @@ from core.models import ImageClassifier
 from core.optimisers import learning_rate
 from core.policies import Policy
 from core.random_streams import RandomStreams
-from core.training_result import DivergenceError, Metrics
+from core.training_result import Metrics, check_convergence
 
 
 def train_epoch(
@@ -73,12 +72,7 @@ def train_epoch(
     train_loss = float(total) / len(data.train)
     seconds = time.perf_counter() - begun + (history[-1]["train_seconds"] if history else 0.0)
     validation = evaluate(model, data.meta, data.transform)
-    if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
-        raise DivergenceError(
-            f"training diverged in epoch {epoch + 1}: training loss {train_loss}, validation loss "
-            f"{validation.loss}; lower the learning rate (now {config.lr})",
-            history,
-        )
+    check_convergence(epoch + 1, train_loss, validation.loss, lr=config.lr, history=history)
     metrics = {
         "epoch": float(epoch + 1),
         "train_loss": train_loss,

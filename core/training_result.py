@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +22,18 @@ class DivergenceError(RuntimeError):
     def __reduce__(self) -> tuple[Any, ...]:
         # The inherited one leaves `history` out, and the error could not cross processes.
         return type(self), (str(self), self.history)
+
+
+def check_convergence(
+    epoch: int, train_loss: float, val_loss: float, *, lr: float, history: list[Metrics]
+) -> None:
+    """Raise `DivergenceError` unless both losses of an epoch (from 1) are finite."""
+    if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+        raise DivergenceError(
+            f"training diverged in epoch {epoch}: training loss {train_loss}, validation loss "
+            f"{val_loss}; lower the learning rate (now {lr})",
+            history,
+        )
 
 
 @dataclass(frozen=True)

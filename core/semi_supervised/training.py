@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from core.semi_supervised.data import prepare_semi_data
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.statistics import PseudoLabelStatistics
 from core.training import Training
-from core.training_result import DivergenceError, Metrics, TrainingResult
+from core.training_result import Metrics, TrainingResult, check_convergence
 
 LAST_EPOCHS = 20
 """Whose test errors `TrainingResult.median_error` is the median of (Berthelot et al. 2019)."""
@@ -77,12 +76,9 @@ class SemiSupervisedTraining(Training):
         train_loss = float(total) / len(order)
         seconds = time.perf_counter() - begun + before["train_seconds"]
         validation = self._evaluate(self._images.meta)
-        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
-            raise DivergenceError(
-                f"training diverged in epoch {number + 1}: training loss {train_loss}, validation "
-                f"loss {validation.loss}; lower the learning rate (now {config.lr})",
-                self.history,
-            )
+        check_convergence(
+            number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
+        )
         if number >= config.epochs - LAST_EPOCHS:
             self._test_errors = [*self._test_errors, self._test().error]
         metrics = {
