@@ -5,20 +5,20 @@ The centre is `metamixup_step`: one training step whose λ are learned by hyperg
 
 from core.adamixup import AdaMixUp
 from core.amortised import Amortised
-from core.area_mixing import AreaMixing
-from core.blocks import blocks
 from core.engines.compiled import CompileFallback
-from core.hidden_mixing import HiddenMixing
 from core.hypergradient import hypergradient
-from core.interpolation import Interpolation
-from core.losses import IndexLoss, MixedLoss
 from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixed_step
-from core.mixing import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
-from core.mixing_kinds import InputMixing, Mixing
-from core.pairing import Pairing
+from core.mixing.area import AreaMixing
+from core.mixing.batch import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
+from core.mixing.hidden import HiddenMixing
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import InputMixing, Mixing
+from core.mixing.losses import IndexLoss, MixedLoss
+from core.mixing.pairing import Pairing
 from core.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import DEFAULT, PAPER, READINGS, Reading
+from core.user_model.blocks import blocks
 from core.validation_gradient import ValidationGradient
 
 __all__ = [

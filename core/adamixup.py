@@ -34,15 +34,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.adamixup_networks import IntrusionDiscriminator, PolicyGenerator, masked_average
-from core.interpolation import Interpolation
-from core.losses import mixed_loss
 from core.metamixup import StepResult, autocast_region, mixed_step
-from core.mixing import Batch, Loss, check_batch, draw_partners, mix_inputs, soft_cross_entropy
+from core.mixing.batch import (
+    Batch,
+    Loss,
+    check_batch,
+    draw_partners,
+    mix_inputs,
+    soft_cross_entropy,
+)
+from core.mixing.interpolation import Interpolation
+from core.mixing.losses import mixed_loss
+from core.mixing.pairing import ANY, Pairing
 from core.models.classifier import ImageClassifier
-from core.pairing import ANY, Pairing
 from core.policies import check_quantiles, draw_quantiles
-from core.semi_supervised.held_statistics import statistics_held
-from core.wrapped_models import unwrap
+from core.user_model.held_statistics import statistics_held
+from core.user_model.wrapped_models import unwrap
 
 REAL, MIXED = 1, 0
 """Classes of the intrusion discriminator."""

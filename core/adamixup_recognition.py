@@ -8,7 +8,7 @@ from torch import nn
 from core.adamixup import MIXED, REAL, AdaMixUp
 from core.data import ImageSet, Transform
 from core.evaluation import BATCH, evaluating
-from core.mixing import mix_inputs
+from core.mixing.batch import mix_inputs
 from core.models import ImageClassifier
 
 

@@ -12,15 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.interpolation import Interpolation
-from core.mixing import (
-    Batch,
-    Loss,
-    check_batch,
-    draw_beta,
-    soft_cross_entropy,
-)
-from core.pairing import ANY, Pairing
+from core.mixing.batch import Batch, Loss, check_batch, draw_beta, soft_cross_entropy
+from core.mixing.interpolation import Interpolation
+from core.mixing.pairing import ANY, Pairing
 from core.policies import Learned
 from core.reading import LOGIT_MARGIN
 

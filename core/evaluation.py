@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.data import ImageSet, Transform
-from core.mixing import soft_cross_entropy
+from core.mixing.batch import soft_cross_entropy
 
 BATCH = 200  # larger ones leave the processor's caches: 500 took 1.6 times as long on the CNN
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from core.blocks import last_blocks as names_of_last_blocks
 from core.engines import ENGINES, FIRST_ORDER
 from core.inner_step import LearningRate, current_rates
 from core.meta_problem import MetaGradient, MetaProblem, Validation
-from core.mixing import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
-from core.mixing_kinds import INPUT, Mixing
-from core.wrapped_models import ranks_of, unwrap
+from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
+from core.mixing.kinds import INPUT, Mixing
+from core.user_model.blocks import last_blocks as names_of_last_blocks
+from core.user_model.wrapped_models import ranks_of, unwrap
 
 Engine = Literal[
     "auto", "unroll", "double_backward", "forward_reverse", "finite_difference", "compiled"

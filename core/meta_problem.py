@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from core.inner_step import LearningRate
-from core.losses import mixed_loss
-from core.mixing import Batch, Loss, soft_labels
-from core.mixing_kinds import Mixing
-from core.ranks import Ranks
+from core.mixing.batch import Batch, Loss, soft_labels
+from core.mixing.kinds import Mixing
+from core.mixing.losses import mixed_loss
+from core.user_model.ranks import Ranks
 
 T = TypeVar("T")
 

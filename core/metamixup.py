@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from core.hypergradient import Engine, meta_gradient
 from core.inner_step import LearningRate, current_rates
-from core.interpolation import Interpolation
-from core.mixing import (
+from core.mixing.batch import (
     Batch,
     Loss,
     check_batch,
@@ -21,11 +20,12 @@ from core.mixing import (
     draw_partners,
     soft_cross_entropy,
 )
-from core.mixing_kinds import INPUT, Mixing
-from core.pairing import ANY, Pairing
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, Mixing
+from core.mixing.pairing import ANY, Pairing
 from core.reading import DEFAULT, Reading
+from core.user_model.wrapped_models import ranks_of, unwrap
 from core.validation_gradient import ValidationGradient
-from core.wrapped_models import ranks_of, unwrap
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from core.hypergradient import Engine
-from core.interpolation import Interpolation
 from core.metamixup import learn_interpolation
-from core.mixing import (
-    Batch,
-    Loss,
-    check_alpha,
-    check_batch,
-    draw_beta,
-    soft_cross_entropy,
-)
-from core.mixing_kinds import INPUT, Mixing
-from core.pairing import ANY, Pairing
+from core.mixing.batch import Batch, Loss, check_alpha, check_batch, draw_beta, soft_cross_entropy
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, Mixing
+from core.mixing.pairing import ANY, Pairing
 from core.reading import DEFAULT, Reading
 from core.validation_gradient import ValidationGradient
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.mixing import check_alpha
-from core.ranks import ALONE, Ranks
+from core.mixing.batch import check_alpha
+from core.user_model.ranks import ALONE, Ranks
 
 LOGIT_MARGIN = 1e-6
 """λ0 is kept this far from 0 and 1 where a logit is taken of it."""

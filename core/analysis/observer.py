@@ -16,7 +16,7 @@ from core.analysis.intrusion import MixedPairs, intrusion
 from core.cell_data import CellData
 from core.data import ImageSet
 from core.evaluation import BATCH, evaluate, evaluating
-from core.interpolation import Interpolation
+from core.mixing.interpolation import Interpolation
 from core.models import ImageClassifier
 
 

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, vjp
 from core.engines.double_backward import double_backward
 from core.engines.replay import Replay
 from core.meta_problem import MetaGradient, MetaProblem, Validation, _Inside
-from core.mixing import Batch, soft_labels
+from core.mixing.batch import Batch, soft_labels
 
 T = TypeVar("T")
 

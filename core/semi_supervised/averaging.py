@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from core.wrapped_models import unwrap
+from core.user_model.wrapped_models import unwrap
 
 
 class MovingAverage:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from core.interpolation import Interpolation
-from core.mixing import Batch
+from core.mixing.batch import Batch
+from core.mixing.interpolation import Interpolation
 
 
 @dataclass(frozen=True)

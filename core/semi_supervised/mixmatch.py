@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from core.mixing import mix_labels, soft_cross_entropy, soft_labels
-from core.mixing_kinds import INPUT
-from core.pairing import Pairing
+from core.mixing.batch import mix_labels, soft_cross_entropy, soft_labels
+from core.mixing.kinds import INPUT
+from core.mixing.pairing import Pairing
 from core.policies import Policy
 from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.semi_supervised.held_statistics import statistics_held
 from core.semi_supervised.method import SemiBatch, SemiStep
+from core.user_model.held_statistics import statistics_held
 
 
 def sharpen(p: Tensor, temperature: float) -> Tensor:

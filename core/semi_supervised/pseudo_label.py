@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from core.metamixup import mixed_step
-from core.mixing import soft_labels
-from core.pairing import Pairing
+from core.mixing.batch import soft_labels
+from core.mixing.pairing import Pairing
 from core.policies import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.semi_supervised.held_statistics import statistics_held
 from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
 from core.semi_supervised.threshold import threshold_at
+from core.user_model.held_statistics import statistics_held
 
 
 def pseudo_labels(probabilities: Tensor, threshold: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from core.mixing import soft_cross_entropy
+from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
 
 

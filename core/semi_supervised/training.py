@@ -15,7 +15,7 @@ from core.config import TrainingConfig
 from core.data import ImageSet, Source
 from core.evaluation import Evaluation, evaluate
 from core.lambda_statistics import LambdaStatistics
-from core.mixing import Batch
+from core.mixing.batch import Batch
 from core.optimisers import learning_rate
 from core.semi_supervised.build import build_method
 from core.semi_supervised.data import prepare_semi_data

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from core.engines.replay import Replay
-from core.mixing import soft_cross_entropy
+from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.semi_supervised.held_statistics import statistics_held
 from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
-from core.wrapped_models import unwrap
+from core.user_model.held_statistics import statistics_held
+from core.user_model.wrapped_models import unwrap
 
 
 class VAT(CarriesNothing):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import core
 from core.data import Source, Transform
-from core.mixing import Batch
+from core.mixing.batch import Batch
 from core.models import build_model
 
 TRAINING_BATCH = 64

@@ -19,8 +19,8 @@ from torch import Tensor, nn, optim
 import core
 from core.adamixup import AdaMixUpInterpolation, first_half
 from core.adamixup_networks import HEAD_STD, truncated_normal
+from core.mixing.pairing import Pairing
 from core.models import build_model
-from core.pairing import Pairing
 
 INPUTS, FEATURES, CLASSES = 4, 5, 3
 

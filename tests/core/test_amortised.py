@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn, optim
 
 from core.amortised import Amortised, MoveTable
-from core.interpolation import Interpolation
-from core.mixing import draw_beta, draw_partners
-from core.mixing_kinds import INPUT, Mixing
+from core.mixing.batch import draw_beta, draw_partners
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, Mixing
 from core.policies import Learned
 from core.reading import DEFAULT, PAPER, Reading
 from core.validation_gradient import ValidationGradient

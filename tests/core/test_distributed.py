@@ -22,10 +22,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core import pairing, persistent_scores
+from core import persistent_scores
 from core.engines.compiled import CompileFallback
 from core.hypergradient import hypergradient
 from core.metamixup import learn_interpolation, metamixup_step
+from core.mixing import pairing
 from core.reading import Reading
 from core.validation_gradient import ValidationGradient
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from core.interpolation import Interpolation
 from core.lambda_statistics import BINS, LambdaStatistics
+from core.mixing.interpolation import Interpolation
 
 
 def given(lam: list[float], **learned: torch.Tensor) -> Interpolation:

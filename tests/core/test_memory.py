@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from core.amortised import Amortised
-from core.area_mixing import AreaMixing
-from core.hidden_mixing import HiddenMixing
 from core.metamixup import metamixup_step, mixed_step
+from core.mixing.area import AreaMixing
+from core.mixing.hidden import HiddenMixing
 from core.persistent_scores import PersistentScores
 from core.policies import Learned
 from core.reading import Reading

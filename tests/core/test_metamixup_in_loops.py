@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from core.area_mixing import AreaMixing
-from core.hidden_mixing import HiddenMixing
 from core.hypergradient import hypergradient
-from core.interpolation import Interpolation
-from core.losses import IndexLoss
 from core.metamixup import metamixup_step, mixed_step
-from core.mixing_kinds import INPUT
+from core.mixing.area import AreaMixing
+from core.mixing.hidden import HiddenMixing
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT
+from core.mixing.losses import IndexLoss
 
 
 def optimizer_classes() -> list[Any]:

@@ -19,14 +19,14 @@ from torch import Tensor, nn, optim
 
 import core.persistent_scores as module
 from core import training
-from core.area_mixing import AreaMixing
 from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint
 from core.config import PolicyConfig, TrainingConfig
 from core.data import DeviceImages, load_source, make_splits
-from core.interpolation import Interpolation
 from core.metamixup import mixed_step
-from core.mixing import draw_beta, draw_partners
+from core.mixing.area import AreaMixing
+from core.mixing.batch import draw_beta, draw_partners
+from core.mixing.interpolation import Interpolation
 from core.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies import Learned
 from core.reading import DEFAULT, PAPER, Reading
@@ -192,7 +192,7 @@ def on_paper(
     monkeypatch.setattr(module, "meta_gradient", Stub(torch.tensor(hypergradient)))
     monkeypatch.setattr(module, "draw_beta", lambda n, *_, **__: torch.full((n,), 0.5))
     partner = torch.tensor(draws["partner"])
-    monkeypatch.setattr("core.pairing.draw_partners", lambda *_, **__: partner)
+    monkeypatch.setattr("core.mixing.pairing.draw_partners", lambda *_, **__: partner)
     n = len(partner)
     policy = PersistentScores(Reading(gradient="lam", scale="mean", step_size=1.0))
     batch = torch.zeros(n, 4), torch.zeros(n, dtype=torch.int64)

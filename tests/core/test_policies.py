@@ -14,7 +14,7 @@ from scipy import stats
 from torch import optim
 
 from core.amortised import Amortised
-from core.interpolation import Interpolation
+from core.mixing.interpolation import Interpolation
 from core.persistent_scores import PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import PAPER, Reading

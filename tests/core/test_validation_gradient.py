@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, optim
 
-from core.interpolation import Interpolation
 from core.metamixup import learn_interpolation, metamixup_step
+from core.mixing.interpolation import Interpolation
 from core.policies import Learned
 from core.reading import DEFAULT
 from core.validation_gradient import ValidationGradient

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.area_mixing import AreaMixing
 from core.engines.compiled import MOST_SHAPES, CompileFallback
-from core.hidden_mixing import HiddenMixing
 from core.hypergradient import hypergradient, meta_gradient
-from core.losses import IndexLoss
+from core.mixing.area import AreaMixing
+from core.mixing.hidden import HiddenMixing
+from core.mixing.losses import IndexLoss
 from core.models import build_model
 
 

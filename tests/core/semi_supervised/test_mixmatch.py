@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from core.area_mixing import AreaMixing
-from core.interpolation import Interpolation
-from core.mixing import draw_beta, draw_partners
+from core.mixing.area import AreaMixing
+from core.mixing.batch import draw_beta, draw_partners
+from core.mixing.interpolation import Interpolation
 from core.persistent_scores import PersistentScores
 from core.policies import Beta, Learned, NoMix, Policy, Stateless
 from core.reading import PAPER, Reading

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.metamixup import learn_interpolation
-from core.pairing import Pairing
+from core.mixing.pairing import Pairing
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
 from core.reading import DEFAULT
 from core.semi_supervised.config import SemiSupervisedConfig

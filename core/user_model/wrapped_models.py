@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from core.ranks import ALONE, Ranks
+from core.user_model.ranks import ALONE, Ranks
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from core.area_mixing import AreaMixing
-from core.hidden_mixing import HiddenMixing
-from core.losses import IndexLoss, mixed_loss
-from core.mixing import Loss, soft_cross_entropy
-from core.mixing_kinds import InputMixing, Mixing
+from core.mixing.area import AreaMixing
+from core.mixing.batch import Loss, soft_cross_entropy
+from core.mixing.hidden import HiddenMixing
+from core.mixing.kinds import InputMixing, Mixing
+from core.mixing.losses import IndexLoss, mixed_loss
 
 KINDS: dict[str, Mixing] = {
     "input": InputMixing(),

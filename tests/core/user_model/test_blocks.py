@@ -12,10 +12,10 @@ from torch import Tensor, nn, optim
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.blocks import blocks, last_blocks
 from core.hypergradient import hypergradient
 from core.metamixup import learn_interpolation
 from core.models import MODELS, build_model
+from core.user_model.blocks import blocks, last_blocks
 
 EXACT = ("unroll", "double_backward", "forward_reverse")
 

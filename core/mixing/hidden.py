@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from core.mixing import mix_inputs
+from core.mixing.batch import mix_inputs
 
 
 @dataclass(frozen=True)

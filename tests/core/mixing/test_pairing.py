@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from core.amortised import Amortised
 from core.metamixup import learn_interpolation
-from core.pairing import ANY, Pairing
+from core.mixing.pairing import ANY, Pairing
 from core.persistent_scores import PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
 from core.reading import DEFAULT

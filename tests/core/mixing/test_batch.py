@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.interpolation import Interpolation
-from core.mixing import (
+from core.mixing.batch import (
     check_batch,
     check_lam,
     check_partner,
@@ -18,6 +17,7 @@ from core.mixing import (
     soft_cross_entropy,
     soft_labels,
 )
+from core.mixing.interpolation import Interpolation
 
 
 def test_mixes_inputs_and_labels_by_hand() -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.ranks import ALONE, Ranks
+from core.user_model.ranks import ALONE, Ranks
 
 GROUP = "the group"
 

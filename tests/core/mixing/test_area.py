@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.area_mixing import AreaMixing, area_mask, mix_areas
+from core.mixing.area import AreaMixing, area_mask, mix_areas
 
 SIZES = [(7,), (6, 6), (5, 9), (1, 4), (1, 1), (3, 4, 5)]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from core.mixing import Loss, mix_labels
+from core.mixing.batch import Loss, mix_labels
 
 
 class MixedLoss(Protocol):

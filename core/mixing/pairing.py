@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.mixing import draw_partners
+from core.mixing.batch import draw_partners
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from core.semi_supervised.held_statistics import statistics_held
+from core.user_model.held_statistics import statistics_held
 
 
 def test_batch_statistics_are_used_and_running_ones_stay() -> None:

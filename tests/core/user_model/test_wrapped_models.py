@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.ranks import ALONE
-from core.wrapped_models import eager_if_hooked, ranks_of, unwrap
+from core.user_model.ranks import ALONE
+from core.user_model.wrapped_models import eager_if_hooked, ranks_of, unwrap
 
 
 def compiled(model: nn.Module) -> Any:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.area_mixing import AreaMixing
-from core.hidden_mixing import HiddenMixing
-from core.interpolation import Interpolation
-from core.losses import IndexLoss
 from core.metamixup import mixed_step
-from core.mixing_kinds import INPUT, Mixing
+from core.mixing.area import AreaMixing
+from core.mixing.hidden import HiddenMixing
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, Mixing
+from core.mixing.losses import IndexLoss
 
 N, CLASSES = 5, 3
 

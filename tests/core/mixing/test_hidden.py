@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
-from core.hidden_mixing import HiddenMixing
+from core.mixing.hidden import HiddenMixing
 
 
 class Nested(nn.Module):

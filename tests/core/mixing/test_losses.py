@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.hypergradient import hypergradient
-from core.losses import IndexLoss, mixed_loss
-from core.mixing import mix_labels, soft_cross_entropy
+from core.mixing.batch import mix_labels, soft_cross_entropy
+from core.mixing.losses import IndexLoss, mixed_loss
 
 
 def focal(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from core.losses import mixed_loss
-from core.mixing import Batch, Loss, mix_inputs, mix_labels, soft_cross_entropy
-from core.mixing_kinds import INPUT, Mixing
-from core.pairing import Pairing
-from core.wrapped_models import eager_if_hooked, unwrap
+from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, soft_cross_entropy
+from core.mixing.kinds import INPUT, Mixing
+from core.mixing.losses import mixed_loss
+from core.mixing.pairing import Pairing
+from core.user_model.wrapped_models import eager_if_hooked, unwrap
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Interpolation:
             return self.mixing.logits(model, unwrap(model), x, self.lam, self.partner)
 
     def loss(self, logits: Tensor, y: Tensor, loss: Loss = soft_cross_entropy) -> Tensor:
-        """The loss of the mixed batch. Scalar; see `core.losses.mixed_loss`."""
+        """The loss of the mixed batch. Scalar; see `core.mixing.losses.mixed_loss`."""
         return mixed_loss(loss, logits, y, self.lam, self.partner)
 
     def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from core.mixing import mix_inputs
+from core.mixing.batch import mix_inputs
 
 
 class Mixing(Protocol):

@@ -1,0 +1,1 @@
+"""How a batch is blended: pairing, inputs, labels, and the losses on mixed labels."""
