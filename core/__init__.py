@@ -5,8 +5,10 @@ The centre is `metamixup_step`: one training step whose λ are learned by hyperg
 
 from core.adamixup import AdaMixUp
 from core.amortised import Amortised
-from core.engines.compiled import CompileFallback
-from core.hypergradient import hypergradient
+from core.meta.engines.compiled import CompileFallback
+from core.meta.gradient import hypergradient
+from core.meta.reading import DEFAULT, PAPER, READINGS, Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixed_step
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
@@ -17,9 +19,7 @@ from core.mixing.losses import IndexLoss, MixedLoss
 from core.mixing.pairing import Pairing
 from core.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
-from core.reading import DEFAULT, PAPER, READINGS, Reading
 from core.user_model.blocks import blocks
-from core.validation_gradient import ValidationGradient
 
 __all__ = [
     "DEFAULT",

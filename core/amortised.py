@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.meta.reading import LOGIT_MARGIN
 from core.mixing.batch import Batch, Loss, check_batch, draw_beta, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
 from core.policies import Learned
-from core.reading import LOGIT_MARGIN
 
 _LEAST_REACH = 0.01
 

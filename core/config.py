@@ -9,8 +9,8 @@ from typing import Any, Literal
 from core.analysis.config import AnalysisConfig
 from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding
+from core.meta.reading import Reading
 from core.policy_config import DISCRIMINATOR, PolicyConfig, PolicyKind
-from core.reading import Reading
 from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
 
 __all__ = ["PolicyConfig", "PolicyKind", "TrainingConfig"]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from core.hypergradient import Engine, meta_gradient
-from core.inner_step import LearningRate, current_rates
+from core.meta.gradient import Engine, meta_gradient
+from core.meta.inner_step import LearningRate, current_rates
+from core.meta.reading import DEFAULT, Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import (
     Batch,
     Loss,
@@ -23,9 +25,7 @@ from core.mixing.batch import (
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
-from core.reading import DEFAULT, Reading
 from core.user_model.wrapped_models import ranks_of, unwrap
-from core.validation_gradient import ValidationGradient
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.hypergradient import Engine, meta_gradient
-from core.inner_step import current_rates
-from core.meta_problem import MetaGradient
+from core.meta.gradient import Engine, meta_gradient
+from core.meta.inner_step import current_rates
+from core.meta.problem import MetaGradient
+from core.meta.reading import Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import Batch, Loss, check_batch, draw_beta, draw_partners, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
-from core.reading import Reading
 from core.user_model.ranks import Ranks
 from core.user_model.wrapped_models import ranks_of, unwrap
-from core.validation_gradient import ValidationGradient
 
 SCORES = Reading(step_size=0.5)
 """The reading of persistent scores: the default one, in smaller steps, for here they add up."""

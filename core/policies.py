@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from core.hypergradient import Engine
+from core.meta.gradient import Engine
+from core.meta.reading import DEFAULT, Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation
 from core.mixing.batch import Batch, Loss, check_alpha, check_batch, draw_beta, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
-from core.reading import DEFAULT, Reading
-from core.validation_gradient import ValidationGradient
 
 
 class Policy(Protocol):

@@ -8,11 +8,11 @@ from typing import Literal, get_args
 
 from core.adamixup import AdaMixUp
 from core.amortised import Amortised
+from core.meta.reading import DEFAULT, Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.models import ImageClassifier
 from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy, check_quantiles
-from core.reading import DEFAULT, Reading
-from core.validation_gradient import ValidationGradient
 
 PolicyKind = Literal[
     "none",

@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import Reading
+from core.meta.reading import Reading
 from core.semi_supervised.config import SemiSupervisedConfig
 from hpo.budget import Budget
 from hpo.cells import Cell, Status

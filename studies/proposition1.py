@@ -44,7 +44,7 @@ from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo.plan import StudyRow, controls
 from hpo.proposition1_report import proposition1_report
 from hpo.report import Family, Row

@@ -49,7 +49,7 @@ from itertools import product
 from typing import Any
 
 from core.config import PolicyConfig
-from core.reading import DEFAULT, PAPER, Reading
+from core.meta.reading import DEFAULT, PAPER, Reading
 from hpo.factorial import DesignPoint
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow, controls, with_meta_images

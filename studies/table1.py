@@ -64,8 +64,8 @@ from dataclasses import replace
 from typing import Any
 
 from core.config import PolicyConfig
+from core.meta.reading import DEFAULT, PAPER
 from core.models import MODELS
-from core.reading import DEFAULT, PAPER
 from hpo.adamixup_report import adamixup_report
 from hpo.plan import META_SUFFIX, StudyRow, controls
 from hpo.report import Family, Row

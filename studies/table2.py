@@ -43,7 +43,7 @@ import sys
 from collections.abc import Sequence
 
 from core.config import PolicyConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo.plan import StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import run_study

@@ -54,7 +54,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from core.config import PolicyConfig
-from core.reading import DEFAULT
+from core.meta.reading import DEFAULT
 from hpo.plan import SemiRow, StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import run_study

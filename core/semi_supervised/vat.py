@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from core.engines.replay import Replay
+from core.meta.engines.replay import Replay
 from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 import core
-from core.engines import ENGINES
+from core.meta.engines import ENGINES
 from hpo.cost.bench import Bench
 from hpo.cost.peers import PACKAGES, PEERS
 

@@ -7,7 +7,7 @@ the next one takes.
 from __future__ import annotations
 
 from core.config import PolicyConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo.plan import StudyRow
 from hpo.report import Row
 

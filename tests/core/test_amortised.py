@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn, optim
 
 from core.amortised import Amortised, MoveTable
+from core.meta.reading import DEFAULT, PAPER, Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.policies import Learned
-from core.reading import DEFAULT, PAPER, Reading
-from core.validation_gradient import ValidationGradient
 
 Stage = tuple[Tensor, Tensor, Tensor, Tensor]
 """z, move, first, second."""

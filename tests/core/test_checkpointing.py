@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-from core.engines.compiled import CompileFallback
-from core.hypergradient import hypergradient
+from core.meta.engines.compiled import CompileFallback
+from core.meta.gradient import hypergradient
+from core.meta.reading import Reading
 from core.metamixup import metamixup_step
-from core.reading import Reading
 
 EXACT = ("double_backward", "forward_reverse", "compiled")
 APPROXIMATE = ("finite_difference",)
@@ -27,7 +27,7 @@ KINDS = ("blocks", "sequential", "nested", "formula")
 @pytest.fixture(autouse=True)
 def _no_compiling(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Checkpointed regions are no part of a `torch.func` graph: always another engine."""
-    monkeypatch.setattr(sys.modules["core.engines.compiled"], "BACKEND", "aot_eager")
+    monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", "aot_eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompileFallback)
         yield
@@ -224,7 +224,7 @@ def test_other_saved_tensor_hooks(engine: Any) -> None:
 
 def test_beside_a_checkpoint_our_functions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpointed block takes torch's convolution, the others ours."""
-    hand_derived = sys.modules["core.engines.hand_derived"]
+    hand_derived = sys.modules["core.meta.engines.hand_derived.substitution"]
     calls: list[int] = []
     ours = hand_derived.Convolution.apply
 

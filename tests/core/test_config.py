@@ -10,10 +10,10 @@ from core.adamixup import AdaMixUp
 from core.amortised import Amortised
 from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
+from core.meta.reading import DEFAULT, PAPER, Reading
 from core.models.cnn import DigitsCNN
 from core.persistent_scores import SCORES, PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix
-from core.reading import DEFAULT, PAPER, Reading
 
 CHEAPER = [
     PolicyConfig("learned", last_blocks=2),

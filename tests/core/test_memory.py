@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from core.amortised import Amortised
+from core.meta.reading import Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import metamixup_step, mixed_step
 from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing
 from core.persistent_scores import PersistentScores
 from core.policies import Learned
-from core.reading import Reading
-from core.validation_gradient import ValidationGradient
 
 CHANNELS, WIDTH, SIDE, CLASSES, N = 2, 8, 6, 3, 12
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 import core
-from core.hypergradient import meta_gradient
+from core.meta.gradient import meta_gradient
+from core.meta.reading import DEFAULT, PAPER, Reading
 from core.metamixup import StepResult, learn_interpolation, metamixup_step
-from core.reading import DEFAULT, PAPER, Reading
 
 
 def draws_by_hand(n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from core.hypergradient import hypergradient
+from core.meta.gradient import hypergradient
 from core.metamixup import metamixup_step, mixed_step
 from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing

@@ -23,15 +23,15 @@ from core.cell_data import CellData, prepare_data
 from core.checkpoint import load_checkpoint
 from core.config import PolicyConfig, TrainingConfig
 from core.data import DeviceImages, load_source, make_splits
+from core.meta.reading import DEFAULT, PAPER, Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import mixed_step
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
 from core.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies import Learned
-from core.reading import DEFAULT, PAPER, Reading
 from core.training import fit
-from core.validation_gradient import ValidationGradient
 
 TRAIN, N, M = 7, 9, 4
 """Training set, batch and validation batch: a batch of 9 out of 7 samples has repeats."""

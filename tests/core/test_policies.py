@@ -14,11 +14,11 @@ from scipy import stats
 from torch import optim
 
 from core.amortised import Amortised
+from core.meta.reading import PAPER, Reading
+from core.meta.validation_gradient import ValidationGradient
 from core.mixing.interpolation import Interpolation
 from core.persistent_scores import PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
-from core.reading import PAPER, Reading
-from core.validation_gradient import ValidationGradient
 
 POLICIES: dict[str, Policy] = {
     "none": NoMix(),

@@ -12,7 +12,7 @@ import pytest
 
 from core.analysis.config import AnalysisConfig
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from core.semi_supervised.config import SemiSupervisedConfig
 from hpo.cells import Cell, CellRecord, CellStore, StoreError, partial_result
 

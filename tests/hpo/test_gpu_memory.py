@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo.cells import Cell, CellRecord
 from hpo.gpu_memory import CONTEXT_BYTES, GpuUse, gpu_meter, memory_lines, to_measure
 

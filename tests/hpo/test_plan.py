@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo.cells import Cell
 from hpo.plan import Plan, StudyRow, controls, with_meta_images
 from hpo.report import Row

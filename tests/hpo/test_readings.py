@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import beta as beta_distribution
 
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo.cells import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow, with_meta_images

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo.cells import CellRecord
 from hpo.factorial import DesignPoint
 from hpo.outcome import Outcome

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from core.config import PolicyConfig, TrainingConfig
-from core.reading import DEFAULT, PAPER
+from core.meta.reading import DEFAULT, PAPER
 from hpo import presets
 from studies.proposition1 import PAIRS, looked_at, main, rows
 

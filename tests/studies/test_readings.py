@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.reading import DEFAULT, PAPER, Reading
+from core.meta.reading import DEFAULT, PAPER, Reading
 from studies.readings import design, rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.hypergradient import hypergradient
+from core.meta.gradient import hypergradient
 from core.mixing.batch import mix_labels, soft_cross_entropy
 from core.mixing.losses import IndexLoss, mixed_loss
 

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from core.amortised import Amortised
+from core.meta.reading import DEFAULT
 from core.metamixup import learn_interpolation
 from core.mixing.pairing import ANY, Pairing
 from core.persistent_scores import PersistentScores
 from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
-from core.reading import DEFAULT
 
 GROUPS = Pairing(groups=(5, 3))
 MIXING = [

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
+from core.meta.reading import PAPER, Reading
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
 from core.persistent_scores import PersistentScores
 from core.policies import Beta, Learned, NoMix, Policy, Stateless
-from core.reading import PAPER, Reading
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.mixmatch import (

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.meta.reading import DEFAULT
 from core.metamixup import learn_interpolation
 from core.mixing.pairing import Pairing
 from core.policies import Beta, Fixed, Learned, NoMix, Policy
-from core.reading import DEFAULT
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.pseudo_label import PseudoLabel, pseudo_labels, weighted_targets

@@ -12,7 +12,7 @@ from torch import Tensor, nn, optim
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.hypergradient import hypergradient
+from core.meta.gradient import hypergradient
 from core.metamixup import learn_interpolation
 from core.models import MODELS, build_model
 from core.user_model.blocks import blocks, last_blocks

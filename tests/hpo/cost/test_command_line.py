@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.engines import ENGINES
+from core.meta.engines import ENGINES
 from hpo.cost.command_line import cores, parse
 from hpo.cost.contenders import contenders
 from hpo.cost.presets import GROWTH, cases

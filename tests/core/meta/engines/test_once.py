@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from core.engines.once import refuse_once_differentiable
+from core.meta.engines.once import refuse_once_differentiable
 
 
 class OnceTanh(torch.autograd.Function):

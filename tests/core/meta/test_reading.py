@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.reading import DEFAULT, LOGIT_MARGIN, PAPER, READINGS, Reading
+from core.meta.reading import DEFAULT, LOGIT_MARGIN, PAPER, READINGS, Reading
 
 
 def f64(*values: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.engines.batch_norm import BatchNorm
+from core.meta.engines.hand_derived.batch_norm import BatchNorm
 
 EPS = 1e-5
 SHAPES = {

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.data import Transform, load_source
-from core.hypergradient import hypergradient
+from core.meta.gradient import hypergradient
 from core.models import build_model
 
 EXACT = ["double_backward", "forward_reverse", "unroll"]

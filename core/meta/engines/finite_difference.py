@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.engines.first_pass import direction
-from core.engines.replay import Replay
-from core.meta_problem import MetaGradient, MetaProblem
+from core.meta.engines.first_pass import direction
+from core.meta.engines.replay import Replay
+from core.meta.problem import MetaGradient, MetaProblem
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-9}
 """How far the weight that moves most is moved, over its norm, by the coarsest parameter's dtype."""

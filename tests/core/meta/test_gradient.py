@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from core.hypergradient import ENGINES, hypergradient, meta_gradient, unwrap
+from core.meta.gradient import ENGINES, hypergradient, meta_gradient, unwrap
 
 RATE = 0.3
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def _compile_to_eager_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is the same, without the wait for C++."""
-    monkeypatch.setattr(sys.modules["core.engines.compiled"], "BACKEND", "aot_eager")
+    monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", "aot_eager")
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
-from core.engines.once import refuse_once_differentiable
-from core.inner_step import differentiable, gradient_descent
-from core.meta_problem import MetaGradient, MetaProblem
+from core.meta.engines.once import refuse_once_differentiable
+from core.meta.inner_step import differentiable, gradient_descent
+from core.meta.problem import MetaGradient, MetaProblem
 
 
 def unroll(problem: MetaProblem) -> MetaGradient:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from core.inner_step import LearningRate
+from core.meta.inner_step import LearningRate
 from core.mixing.batch import Batch, Loss, soft_labels
 from core.mixing.kinds import Mixing
 from core.mixing.losses import mixed_loss

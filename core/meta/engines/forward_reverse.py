@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from core.engines.first_pass import direction
-from core.engines.replay import Replay
-from core.meta_problem import MetaGradient, MetaProblem
+from core.meta.engines.first_pass import direction
+from core.meta.engines.replay import Replay
+from core.meta.problem import MetaGradient, MetaProblem
 
 
 def forward_reverse(problem: MetaProblem) -> MetaGradient:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.engines.convolution import Convolution, Wanted
+from core.meta.engines.hand_derived.convolution import Convolution, Wanted
 
 NAMES = ("dx", "dweight", "dbias")
 COTANGENTS = [c for k in (1, 2, 3) for c in itertools.combinations(NAMES, k)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.engines.hand_derived import DifferentiatesInside, HandDerived
-from core.engines.once import refuse_once_differentiable
-from core.engines.replay import Replay
-from core.engines.virtual_step import cotangent
-from core.meta_problem import MetaGradient, MetaProblem
+from core.meta.engines.hand_derived.substitution import DifferentiatesInside, HandDerived
+from core.meta.engines.once import refuse_once_differentiable
+from core.meta.engines.replay import Replay
+from core.meta.engines.virtual_step import cotangent
+from core.meta.problem import MetaGradient, MetaProblem
 
 
 def double_backward(problem: MetaProblem) -> MetaGradient:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.engines.virtual_step import cotangent
-from core.meta_problem import MetaProblem, Validation
+from core.meta.engines.virtual_step import cotangent
+from core.meta.problem import MetaProblem, Validation
 
 
 def direction(problem: MetaProblem) -> tuple[list[Tensor], Validation]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from core.engines.compiled import compiled
-from core.engines.double_backward import double_backward
-from core.engines.finite_difference import finite_difference
-from core.engines.forward_reverse import forward_reverse
-from core.engines.unroll import unroll
-from core.meta_problem import MetaGradient, MetaProblem
+from core.meta.engines.compiled import compiled
+from core.meta.engines.double_backward import double_backward
+from core.meta.engines.finite_difference import finite_difference
+from core.meta.engines.forward_reverse import forward_reverse
+from core.meta.engines.unroll import unroll
+from core.meta.problem import MetaGradient, MetaProblem
 
 ENGINES: dict[str, Callable[[MetaProblem], MetaGradient]] = {
     "unroll": unroll,

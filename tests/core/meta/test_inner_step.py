@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from core.inner_step import current_rates, descend, differentiable, gradient_descent
+from core.meta.inner_step import current_rates, descend, differentiable, gradient_descent
 
 OPTIMIZERS: dict[str, tuple[type[optim.Optimizer], dict[str, Any]]] = {
     "sgd": (optim.SGD, {"lr": 0.1}),

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call, grad, vjp
 
-from core.engines.double_backward import double_backward
-from core.engines.replay import Replay
-from core.meta_problem import MetaGradient, MetaProblem, Validation, _Inside
+from core.meta.engines.double_backward import double_backward
+from core.meta.engines.replay import Replay
+from core.meta.problem import MetaGradient, MetaProblem, Validation, _Inside
 from core.mixing.batch import Batch, soft_labels
 
 T = TypeVar("T")

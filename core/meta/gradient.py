@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from core.engines import ENGINES, FIRST_ORDER
-from core.inner_step import LearningRate, current_rates
-from core.meta_problem import MetaGradient, MetaProblem, Validation
+from core.meta.engines import ENGINES, FIRST_ORDER
+from core.meta.inner_step import LearningRate, current_rates
+from core.meta.problem import MetaGradient, MetaProblem, Validation
 from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.user_model.blocks import last_blocks as names_of_last_blocks
@@ -68,7 +68,7 @@ def hypergradient(
         engine: exact ones: "double_backward", which "auto" takes; "unroll", through `higher`;
             "forward_reverse", by dual numbers; "compiled", one `torch.compile` graph. Approximate,
             by first-order passes only, for half the memory: "finite_difference". See
-            `core.engines`; `studies/cost.py` measures them.
+            `core.meta.engines`; `studies/cost.py` measures them.
         optimizer: SGD, Adam, AdamW or another one that `higher` makes differentiable.
         loss: (logits [n, C], target [n] or [n, C]) → scalar mean, twice differentiable; or a
             `MixedLoss`, such as `IndexLoss`.

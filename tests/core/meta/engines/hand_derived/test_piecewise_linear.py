@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.engines.hand_derived import HandDerived
-from core.engines.piecewise_linear import MaxPool2d, Relu
+from core.meta.engines.hand_derived.piecewise_linear import MaxPool2d, Relu
+from core.meta.engines.hand_derived.substitution import HandDerived
 
 POOLS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 2},

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, optim
 
+from core.meta.reading import DEFAULT
+from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing.interpolation import Interpolation
 from core.policies import Learned
-from core.reading import DEFAULT
-from core.validation_gradient import ValidationGradient
 
 RATE = 0.3
 ENGINES = ("double_backward", "forward_reverse")

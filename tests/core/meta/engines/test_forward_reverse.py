@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.hypergradient import hypergradient, meta_gradient
+from core.meta.gradient import hypergradient, meta_gradient
 
 
 class Counted(nn.Module):

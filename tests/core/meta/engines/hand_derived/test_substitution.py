@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import core
-from core.engines.hand_derived import HandDerived
-from core.hypergradient import hypergradient
+from core.meta.engines.hand_derived.substitution import HandDerived
+from core.meta.gradient import hypergradient
 from core.models import MODELS, build_model
 
 Data = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor, Tensor]
@@ -59,7 +59,7 @@ def name(y: Tensor) -> str:
 @pytest.fixture
 def replaced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by "conv" and "norm" with each operation that is ours."""
-    module, seen = sys.modules["core.engines.hand_derived"], []
+    module, seen = sys.modules["core.meta.engines.hand_derived.substitution"], []
     for key, function in (("conv", "Convolution"), ("norm", "BatchNorm")):
         real = getattr(module, function)
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.inner_step import descend, differentiable
-from core.meta_problem import MetaProblem, Validation
+from core.meta.inner_step import descend, differentiable
+from core.meta.problem import MetaProblem, Validation
 
 
 def first_gradient(problem: MetaProblem) -> tuple[Tensor, tuple[Tensor | None, ...]]:

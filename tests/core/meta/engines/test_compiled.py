@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.engines.compiled import MOST_SHAPES, CompileFallback
-from core.hypergradient import hypergradient, meta_gradient
+from core.meta.engines.compiled import MOST_SHAPES, CompileFallback
+from core.meta.gradient import hypergradient, meta_gradient
 from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing
 from core.mixing.losses import IndexLoss
@@ -50,7 +50,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[None]:
         result: Callable[..., Any] = aot_eager(graph, inputs)
         return result
 
-    monkeypatch.setattr(sys.modules["core.engines.compiled"], "BACKEND", backend)
+    monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", backend)
     return made
 
 
@@ -90,7 +90,7 @@ def test_shapes_and_modes_are_compiled_once_each_and_not_without_end(
 def test_a_model_is_freed_with_its_graphs(graphs: list[None], toy: SimpleNamespace) -> None:
     net = toy.make_net(norm=True)
     compare(net, toy.make_data())
-    kept = sys.modules["core.engines.compiled"]._GRAPHS  # type: ignore[attr-defined]
+    kept = sys.modules["core.meta.engines.compiled"]._GRAPHS  # type: ignore[attr-defined]
     stage, alive = weakref.ref(kept[net].stage), weakref.ref(net)
     del net
     gc.collect()
@@ -253,7 +253,7 @@ def test_float32_equals_the_eager_engine(
     kind: str, monkeypatch: pytest.MonkeyPatch, toy: SimpleNamespace
 ) -> None:
     if kind == "preact_resnet18":  # C++ of its graph takes minutes
-        monkeypatch.setattr(sys.modules["core.engines.compiled"], "BACKEND", "aot_eager")
+        monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", "aot_eager")
     torch.manual_seed(0)
     if kind == "masks":
         compare(ThreeMasks(), toy.make_data(dtype=torch.float32), relative=1e-5)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
-from core.engines.batch_norm import BatchNorm
-from core.engines.convolution import Convolution, Wanted
-from core.engines.piecewise_linear import MaxPool2d, Relu
+from core.meta.engines.hand_derived.batch_norm import BatchNorm
+from core.meta.engines.hand_derived.convolution import Convolution, Wanted
+from core.meta.engines.hand_derived.piecewise_linear import MaxPool2d, Relu
 
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _DIFFERENTIATIONS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
