@@ -3,13 +3,11 @@
 The centre is `metamixup_step`: one training step whose λ are learned by hypergradient.
 """
 
-from core.adamixup import AdaMixUp
-from core.amortised import Amortised
 from core.meta.engines.compiled import CompileFallback
 from core.meta.gradient import hypergradient
 from core.meta.reading import DEFAULT, PAPER, READINGS, Reading
 from core.meta.validation_gradient import ValidationGradient
-from core.metamixup import StepResult, learn_interpolation, metamixup_step, mixed_step
+from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing.hidden import HiddenMixing
@@ -17,8 +15,13 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import InputMixing, Mixing
 from core.mixing.losses import IndexLoss, MixedLoss
 from core.mixing.pairing import Pairing
-from core.persistent_scores import SCORES, PersistentScores, lowest_scores
-from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
+from core.policies.adamixup.policy import AdaMixUp
+from core.policies.amortised import Amortised
+from core.policies.drawn import Beta, Fixed, Frozen, NoMix
+from core.policies.learned import Learned
+from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
+from core.policies.protocol import Policy
+from core.real_step import StepResult, mixed_step
 from core.user_model.blocks import blocks
 
 __all__ = [

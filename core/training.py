@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.adamixup import AdaMixUp
 from core.analysis.observer import Observer
-from core.cell_data import prepare_data
-from core.checkpoint import checkpoints, save_checkpoint
-from core.config import TrainingConfig
 from core.data import Source, load_source
-from core.epoch import train_epoch
 from core.evaluation import Evaluation, evaluate, predict
 from core.models import ImageClassifier, build_model
-from core.optimisers import build_optimizer
-from core.policies import Policy
+from core.policies.adamixup.policy import AdaMixUp
+from core.policies.protocol import Policy
 from core.random_streams import RandomStreams
-from core.training_result import Metrics, TrainingResult
+from core.training.checkpoint import checkpoints, save_checkpoint
+from core.training.config import TrainingConfig
+from core.training.epoch import train_epoch
+from core.training.optimizers import build_optimizer
+from core.training.prepared_data import prepare_data
+from core.training.result import Metrics, TrainingResult
 
 CHECKPOINT_SECONDS = 10.0
 """Training seconds between two checkpoints; the last epoch is always kept."""
@@ -90,7 +90,7 @@ def start(config: TrainingConfig, source: Source, device: torch.device | str) ->
     if config.semi is None:
         return Training(config, source, device)
     # Here and not above: it builds on this module.
-    from core.semi_supervised.training import SemiSupervisedTraining
+    from core.training.few_labels import SemiSupervisedTraining
 
     return SemiSupervisedTraining(config, source, device)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core.checkpoint import CURRENT, PREVIOUS
+from core.training.checkpoint import CURRENT, PREVIOUS
 from hpo.storage import Keep
 
 REST = 10.0

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.analysis.config import AnalysisConfig
-from core.config import PolicyConfig, TrainingConfig
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.population import Population
 from hpo.storage import FolderStorage, Keep, Storage, storage_of, write_bytes_atomically
 

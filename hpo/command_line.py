@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from core.config import TrainingConfig
 from core.data import DATASETS, NOISE_KINDS, Source, load_source
 from core.models import MODELS
+from core.training.config import TrainingConfig
 from hpo import presets, semi_presets
 from hpo.plan import META_SUFFIX, StudyRow, check_sources, with_meta_images
 from hpo.storage import Storage, storage_at

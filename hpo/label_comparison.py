@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from core.cell_data import TrainingLabels, draw_labels
 from core.data import Source
+from core.training.prepared_data import TrainingLabels, draw_labels
 from hpo.cells import CellRecord, write_atomically
 from hpo.detection import FEW, detect, precision_curve
 from hpo.label_curves import Curves, curve_figure

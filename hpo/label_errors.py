@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from core.cell_data import TrainingLabels, draw_labels
 from core.data import Source
-from core.persistent_scores import lowest_scores
+from core.policies.persistent_scores import lowest_scores
+from core.training.prepared_data import TrainingLabels, draw_labels
 from hpo.cells import CellRecord, write_atomically
 from hpo.contact_sheet import Caption, contact_sheet
 from hpo.detection import FEW, Detection, detect

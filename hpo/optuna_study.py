@@ -20,11 +20,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.checkpoint import remove_checkpoints
-from core.config import TrainingConfig
 from core.data import Source, load_source
-from core.training import fit
-from core.training_result import DivergenceError, Metrics
+from core.training.checkpoint import remove_checkpoints
+from core.training.config import TrainingConfig
+from core.training.fit import fit
+from core.training.result import DivergenceError, Metrics
 from hpo import output_folder, presets
 from hpo.cells import Cell, CellStore, Status, partial_result
 from hpo.search import SearchSettings, SpaceSearch, alpha_search

@@ -8,8 +8,8 @@ from typing import Any
 
 import ray
 
-from core.config import PolicyConfig
 from core.data import Source
+from core.training.config import PolicyConfig
 from hpo.cells import Cell
 from hpo.gpu_memory import GpuUse, Meter, to_measure
 from hpo.plan import Plan, SourceKey, source_key

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any
 
-from core.config import PolicyConfig, PolicyKind, TrainingConfig
-from core.policy_config import DISCRIMINATOR
+from core.policies.config import DISCRIMINATOR
+from core.training.config import PolicyConfig, PolicyKind, TrainingConfig
 from hpo.budget import LEARNED, weight
 from hpo.cells import Cell
 from hpo.report import Row

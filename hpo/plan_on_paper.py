@@ -13,9 +13,9 @@ from functools import lru_cache
 import torch
 
 from core import soft_cross_entropy
-from core.config import PolicyConfig, TrainingConfig
 from core.data import DATASETS
 from core.models import build_model
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.budget import LEARNED, weight
 from hpo.cost.counting import flops
 from hpo.grid_contrast import grid_cost

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.checkpoint import load_checkpoint, save_checkpoint
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source
-from core.training import Training, reproducible
-from core.training_result import DivergenceError, Metrics
+from core.training.checkpoint import load_checkpoint, save_checkpoint
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.fit import reproducible
+from core.training.result import DivergenceError, Metrics
+from core.training.training import Training
 from hpo.spaces import BETA_ALPHA
 
 _DEAD = float("inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from core.config import TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.cells import ENVIRONMENT, CellRecord
 from hpo.gpu_memory import memory_lines
 from hpo.plan import Plan, StudyRow

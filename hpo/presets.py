@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.search import SearchSettings
 
 Preset = Literal["smoke", "quick", "paper"]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from core.config import TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.cells import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import META_SUFFIX, StudyRow

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import optuna
 
-from core.cell_data import draw_labels
-from core.config import TrainingConfig
 from core.data import Source
 from core.models import build_model
+from core.training.config import TrainingConfig
+from core.training.prepared_data import draw_labels
 from hpo import output_folder, plots, presets, report
 from hpo.anytime_report import write_anytime_report
 from hpo.cells import CellRecord, CellStore, StoreError

@@ -19,9 +19,9 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from core.config import PolicyConfig, TrainingConfig
 from core.meta.reading import Reading
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.budget import Budget
 from hpo.cells import Cell, Status
 from hpo.spaces import BETA_ALPHA, Space, suggest

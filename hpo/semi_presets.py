@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source
 from core.semi_supervised.config import SemiKind, SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo import presets
 
 PRESETS: tuple[str, ...] = (*presets.PRESETS, "oliver", "mixmatch")

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from core.config import TrainingConfig
 from core.data import Source
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import TrainingConfig
 from hpo import semi_presets
 from hpo.plan import SourceKey, StudyRow, source_key
 

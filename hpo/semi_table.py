@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from core.config import TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.budget import LEARNED
 from hpo.cells import CellRecord
 from hpo.report import COLUMNS as PLAIN

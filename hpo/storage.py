@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from core.checkpoint import remove_checkpoints
+from core.training.checkpoint import remove_checkpoints
 
 _ASIDE = re.compile(r"\..+\.(csv|db|html|json|jsonl|md|png)\.\d+(-journal)?")
 

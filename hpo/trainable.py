@@ -15,8 +15,8 @@ import torch
 from ray import tune
 
 from core.data import Source
-from core.training import fit
-from core.training_result import DivergenceError, Metrics
+from core.training.fit import fit
+from core.training.result import DivergenceError, Metrics
 from hpo.cells import Cell, CellStore, partial_result
 from hpo.gpu_memory import Meter, gpu_meter
 from hpo.plan import SourceKey, source_key

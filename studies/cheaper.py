@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.plan import StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import run_study

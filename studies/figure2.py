@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.config import TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.figures.loss_curves import loss_curves
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.plan import StudyRow

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.config import TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.figures.plane import plane
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.plan import StudyRow

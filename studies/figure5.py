@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.figures.intrusion_bars import intrusion_bars
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.plan import StudyRow, controls

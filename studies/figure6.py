@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.figures.lambda_frequency import lambda_frequency
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.plan import StudyRow

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.config import TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.figures.class_pair_maps import class_pair_maps
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER
 from hpo.plan import StudyRow, controls

@@ -39,8 +39,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import DATASETS
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo import presets
 from hpo.command_line import Options, parse
 from hpo.label_comparison import Method, label_comparison, require_cleanlab

@@ -43,8 +43,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.config import PolicyConfig, TrainingConfig
 from core.meta.reading import DEFAULT, PAPER
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.plan import StudyRow, controls
 from hpo.proposition1_report import proposition1_report
 from hpo.report import Family, Row

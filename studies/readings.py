@@ -48,8 +48,8 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from core.config import PolicyConfig
 from core.meta.reading import DEFAULT, PAPER, Reading
+from core.training.config import PolicyConfig
 from hpo.factorial import DesignPoint
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow, controls, with_meta_images

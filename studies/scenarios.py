@@ -29,7 +29,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.plan import StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import run_study

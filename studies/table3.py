@@ -53,8 +53,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from core.config import PolicyConfig
 from core.meta.reading import DEFAULT
+from core.training.config import PolicyConfig
 from hpo.plan import SemiRow, StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import run_study

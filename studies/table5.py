@@ -31,7 +31,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.grid_contrast import grid_contrast
 from hpo.plan import SemiRow, StudyRow
 from hpo.report import Row

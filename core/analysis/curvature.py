@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.analysis.proposition1 import OUTPUTS, class_output, examine, mixup_l1
-from core.cell_data import CellData
+from core.data.prepared import CellData
 from core.random_streams import PAIRS, derived_generator
 
 POINTS, ITERATIONS, TOLERANCE = 5, 30, 0.01

@@ -13,8 +13,8 @@ from core.analysis.class_pairs import label_entropy, mean_by_class_pair
 from core.analysis.config import AnalysisConfig
 from core.analysis.curvature import draw_pairs, look, looks_at
 from core.analysis.intrusion import MixedPairs, intrusion
-from core.cell_data import CellData
 from core.data import ImageSet
+from core.data.prepared import CellData
 from core.evaluation import BATCH, evaluate, evaluating
 from core.mixing.interpolation import Interpolation
 from core.models import ImageClassifier

@@ -142,7 +142,7 @@ def _short_timeout() -> Iterator[None]:
 
 def _download(spec: DatasetSpec, root: Path) -> None:
     """Fetch a data set with torchvision, from its addresses, checked by its MD5 sums."""
-    from core.torchvision_compat import torchvision
+    from core.data.torchvision_compat import torchvision
 
     sets = torchvision.datasets
     try:
@@ -166,7 +166,7 @@ def _download(spec: DatasetSpec, root: Path) -> None:
 
 def _download_idx(mnist: Any, folder: Path) -> None:
     """Fetch the four files of an MNIST-like data set from the first mirror that has each."""
-    from core.torchvision_compat import torchvision
+    from core.data.torchvision_compat import torchvision
 
     for filename, md5 in mnist.resources:
         for mirror in mnist.mirrors:

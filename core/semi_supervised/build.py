@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from core.policies import Policy
+from core.policies.protocol import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.consistency import MeanTeacher, PiModel
 from core.semi_supervised.method import SemiSupervisedMethod

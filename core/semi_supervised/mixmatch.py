@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core.mixing.batch import mix_labels, soft_cross_entropy, soft_labels
 from core.mixing.kinds import INPUT
 from core.mixing.pairing import Pairing
-from core.policies import Policy
+from core.policies.protocol import Policy
 from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
@@ -152,7 +152,7 @@ class MixMatch(CarriesAverage):
     BatchNorm; the real step forwards them in K + 1 interleaved passes, each normalised by itself.
 
     The source decays the weights of its layers by 1 − lr·wd at each Adam step, biases and BatchNorm
-    not; `core.optimisers.build_optimizer` does so for "adamw". The moving average has the
+    not; `core.training.optimizers.build_optimizer` does so for "adamw". The moving average has the
     parameters' averages, and the running statistics as they are.
 
     In the source λu is 75 on CIFAR-10 and 250 on SVHN and comes up linearly over 1/64 of the

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core.metamixup import mixed_step
 from core.mixing.batch import soft_labels
 from core.mixing.pairing import Pairing
-from core.policies import Policy
+from core.policies.protocol import Policy
+from core.real_step import mixed_step
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
 from core.semi_supervised.threshold import threshold_at

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord
 from hpo.cost.bench import LR, MOMENTUM, WEIGHT_DECAY
 from hpo.cost.contenders import VANILLA

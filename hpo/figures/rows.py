@@ -6,8 +6,8 @@ the next one takes.
 
 from __future__ import annotations
 
-from core.config import PolicyConfig
 from core.meta.reading import DEFAULT, PAPER
+from core.training.config import PolicyConfig
 from hpo.plan import StudyRow
 from hpo.report import Row
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.cells import Cell, CellRecord, write_atomically
 from hpo.plan import StudyRow
 from hpo.report import Row

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, optim
 
-from core.metamixup import StepResult, metamixup_step
+from core.metamixup import metamixup_step
+from core.real_step import StepResult
 
 COUNT = 3
 

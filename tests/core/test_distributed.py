@@ -22,13 +22,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core import persistent_scores
 from core.meta.engines.compiled import CompileFallback
 from core.meta.gradient import hypergradient
 from core.meta.reading import Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing import pairing
+from core.policies import persistent_scores
 
 RANKS, SHARE, SHARE_VAL, CLASSES = 2, 6, 4, 3
 ENGINES = ("double_backward", "forward_reverse", "finite_difference", "compiled")

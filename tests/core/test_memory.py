@@ -15,14 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.amortised import Amortised
 from core.meta.reading import Reading
 from core.meta.validation_gradient import ValidationGradient
-from core.metamixup import metamixup_step, mixed_step
+from core.metamixup import metamixup_step
 from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing
-from core.persistent_scores import PersistentScores
-from core.policies import Learned
+from core.policies.amortised import Amortised
+from core.policies.learned import Learned
+from core.policies.persistent_scores import PersistentScores
+from core.real_step import mixed_step
 
 CHANNELS, WIDTH, SIDE, CLASSES, N = 2, 8, 6, 3, 12
 

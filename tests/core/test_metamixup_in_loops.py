@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from core.meta.gradient import hypergradient
-from core.metamixup import metamixup_step, mixed_step
+from core.metamixup import metamixup_step
 from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT
 from core.mixing.losses import IndexLoss
+from core.real_step import mixed_step
 
 
 def optimizer_classes() -> list[Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.adamixup_figure import figure
 from hpo.adamixup_report import COLUMNS, adamixup_report, statistics
 from hpo.cells import CellRecord

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.anytime import (
     Point,
     compare,

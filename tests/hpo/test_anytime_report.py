@@ -10,7 +10,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.anytime import COLUMNS, Point, compare
 from hpo.anytime_figure import anytime_figure, band
 from hpo.anytime_report import anytime_markdown, write_anytime_report

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from core.analysis.config import AnalysisConfig
-from core.config import PolicyConfig, TrainingConfig
 from core.meta.reading import DEFAULT, PAPER
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord, CellStore, StoreError, partial_result
 
 MakeRecord = Callable[..., CellRecord]

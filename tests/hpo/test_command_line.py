@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, source_from_arrays
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo import command_line, presets, semi_presets
 from hpo.command_line import Options
 from hpo.plan import StudyRow, controls

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord
 from hpo.controls import COLUMNS, compare_with_controls, controls_report
 from hpo.outcome import Extra, Outcome

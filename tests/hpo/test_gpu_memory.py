@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import PolicyConfig, TrainingConfig
 from core.meta.reading import DEFAULT, PAPER
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord
 from hpo.gpu_memory import CONTEXT_BYTES, GpuUse, gpu_meter, memory_lines, to_measure
 

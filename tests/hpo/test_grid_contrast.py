@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord
 from hpo.grid_contrast import grid_contrast, grid_cost, grid_rows
 from hpo.outcome import Extra, Outcome

@@ -12,9 +12,9 @@ import pytest
 import torch
 from scipy import stats
 
-from core.cell_data import prepare_data
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, source_from_arrays
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.prepared_data import prepare_data
 from hpo.cells import Cell, CellRecord
 from hpo.label_comparison import (
     Method,

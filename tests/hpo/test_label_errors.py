@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, load_source, source_from_arrays
 from core.data.decoding import Decoder
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord
 from hpo.contact_sheet import RIGHT, UNKNOWN, WRONG, corner
 from hpo.label_errors import file_name, label_errors, suspects
@@ -66,7 +66,7 @@ def by_number(numbers: Sequence[int]) -> list[float]:
 
 
 def trained_on(base: TrainingConfig, seed: int = 0) -> list[int]:
-    from core.cell_data import prepare_data
+    from core.training.prepared_data import prepare_data
 
     train = prepare_data(replace(base, seed=seed), numbered(), "cpu").train
     pixels, _ = next(iter(train.batches([torch.arange(len(train))])))

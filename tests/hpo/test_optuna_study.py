@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 
 import hpo
 from core.data import Source, load_source
-from core.training_result import DivergenceError
+from core.training.result import DivergenceError
 from hpo import optuna_study, presets
 from hpo.cells import CellRecord, CellStore
 from hpo.optuna_study import main, open_storage, search_alpha
@@ -85,7 +85,7 @@ def test_killed_anywhere_it_ends_with_the_same_trials(
     """A process dies after each epoch that none before it told, and after each trial."""
     seen: set[tuple[object, ...]] = set()
     fit = optuna_study.fit
-    monkeypatch.setattr("core.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
 
     def event(*what: object) -> None:
         if what not in seen:
@@ -131,9 +131,9 @@ def test_checkpoints_are_gone_on_from(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second process trains only the epochs that the first did not."""
-    from core import training
+    from core.training import training
 
-    monkeypatch.setattr("core.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     trained: list[int] = []
     one_epoch = training.train_epoch
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
 from core.meta.reading import DEFAULT, PAPER
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell
 from hpo.plan import Plan, StudyRow, controls, with_meta_images
 from hpo.report import Row

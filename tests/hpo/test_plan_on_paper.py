@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from core.config import PolicyConfig, TrainingConfig
 from core.models import build_model
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.plan import SemiRow, StudyRow
 from hpo.plan_on_paper import Column, Job, Table, jobs, multiple, plain_step, training_flops
 from hpo.plan_report import plan_report

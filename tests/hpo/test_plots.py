@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.cells import CellRecord
 from hpo.plots import cost_figure, error_figure, lambda_histograms, save_figure, study_figure
 from hpo.report import Row, build_table

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, load_source
-from core.training import Training, fit, reproducible
-from core.training_result import DivergenceError
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.fit import fit, reproducible
+from core.training.result import DivergenceError
+from core.training.training import Training
 from hpo import population as module
 from hpo.population import Population, first_alphas, fit_population, select
 

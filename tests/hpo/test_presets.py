@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.config import TrainingConfig
 from core.data import DATASETS, Source, load_source, make_splits, source_from_arrays
 from core.models import MODELS
+from core.training.config import TrainingConfig
 from hpo import presets
 
 ALL = [*DATASETS, "folder:/data/birds"]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from core.analysis.known import Known
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import ImageSet, Source, load_source
-from core.training import fit
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.fit import fit
 from hpo.cells import CellRecord, CellStore, StoreError
 from hpo.plan import Plan, StudyRow, source_key
 from hpo.progress import Progress

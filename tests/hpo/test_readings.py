@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from scipy.stats import beta as beta_distribution
 
-from core.config import PolicyConfig, TrainingConfig
 from core.meta.reading import DEFAULT, PAPER
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow, with_meta_images

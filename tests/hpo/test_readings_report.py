@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from core.config import PolicyConfig, TrainingConfig
 from core.meta.reading import DEFAULT, PAPER
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord
 from hpo.factorial import DesignPoint
 from hpo.outcome import Outcome

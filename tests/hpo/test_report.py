@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.cells import CellRecord, CellStore
 from hpo.report import (
     COLUMNS,

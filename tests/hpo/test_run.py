@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo import command_line, preamble, run
 from hpo.cells import CellRecord, CellStore
 from hpo.outcome import Extra, Outcome

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.config import PolicyConfig
 from core.data import Source, load_source
+from core.training.config import PolicyConfig
 from hpo import semi_presets
 from hpo.plan import SemiRow, SourceKey, StudyRow, controls, source_key, with_meta_images
 from hpo.report import Row

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from core.config import PolicyConfig
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig
 from hpo.cells import CellRecord
 from hpo.markdown import to_markdown
 from hpo.report import Row, build_table, summary_rows

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.checkpoint import CURRENT, PREVIOUS, load_checkpoint, save_checkpoint
+from core.training.checkpoint import CURRENT, PREVIOUS, load_checkpoint, save_checkpoint
 from hpo import bucket, output_folder
 from hpo.bucket import BucketStorage, bucket_at
 from hpo.cells import CellRecord, CellStore, StoreError

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
 from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.anytime import curves
 from hpo.cells import Cell, CellRecord, CellStore, partial_result
 from hpo.plan import Plan, StudyRow, search_key, with_meta_images

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError
 from hpo.plan import Plan, StudyRow, controls, with_meta_images
 from hpo.progress import Progress

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from mlflow.entities import Experiment, Run
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.cells import CellRecord
 from hpo.tracking import StudyTracker, SummaryRow
 from hpo.tracking_uri import mlflow_settings

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import load_source
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo import trainable
 from hpo.cells import Cell
 from hpo.gpu_memory import GpuUse, Meter, Read

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from core.analysis.config import AnalysisConfig
-from core.config import TrainingConfig
 from core.meta.reading import DEFAULT, PAPER
 from core.models import build_model
+from core.training.config import TrainingConfig
 from hpo import presets
 from hpo.cells import Cell, CellRecord, CellStore
 from hpo.command_line import parse

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from core.config import PolicyConfig
 from core.data import DATASETS
-from core.optimisers import learning_rate
+from core.training.config import PolicyConfig
+from core.training.optimizers import learning_rate
 from hpo import presets
 from hpo.command_line import parse
 from hpo.plan import check_sources

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.cells import CellStore
 from studies.table2 import rows
 

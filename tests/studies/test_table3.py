@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.config import PolicyConfig
+from core.training.config import PolicyConfig
 from hpo.cells import CellStore
 from hpo.command_line import parse
 from hpo.run import prepare

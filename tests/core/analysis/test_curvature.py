@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from core.analysis import curvature
 from core.analysis.config import AnalysisConfig
 from core.analysis.curvature import ImagePairs, draw_pairs, look, looks_at
-from core.cell_data import CellData, prepare_data
-from core.config import PolicyConfig, TrainingConfig
 from core.data import ImageSet, load_source
+from core.data.prepared import CellData
 from core.models import build_model
-from core.training import fit
-from core.training_result import TrainingResult
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.fit import fit
+from core.training.prepared_data import prepare_data
+from core.training.result import TrainingResult
 
 CONFIG = TrainingConfig(
     "digits", "digits_cnn_smooth", PolicyConfig("beta", alpha=1.0), train_size=40, meta_size=20,

@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from core import epoch, training
 from core.analysis.config import AnalysisConfig
 from core.analysis.intrusion import MixedPairs
 from core.analysis.observer import Findings
-from core.cell_data import prepare_data
-from core.checkpoint import load_checkpoint
-from core.config import PolicyConfig, TrainingConfig
 from core.data import load_source, make_splits
 from core.models import build_model
-from core.training import fit
-from core.training_result import Metrics, TrainingResult
+from core.training import epoch, training
+from core.training.checkpoint import load_checkpoint
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.fit import fit
+from core.training.prepared_data import prepare_data
+from core.training.result import Metrics, TrainingResult
 
 ANALYSIS = AnalysisConfig(
     unmixed_images=20, pair_epochs=(3, 30, 90, 120), plane_images=30, mixed_samples=11

@@ -202,7 +202,7 @@ DOWNLOADED = ["mnist", "fashion_mnist", "svhn", "cifar10", "cifar100"]
 def test_no_network_names_every_missing_file(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from core.torchvision_compat import torchvision
+    from core.data.torchvision_compat import torchvision
 
     timeouts = []
 
@@ -266,7 +266,7 @@ def md5(path: Path) -> str:
 def test_mnist_is_fetched_from_the_mirror_that_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
-    from core.torchvision_compat import torchvision
+    from core.data.torchvision_compat import torchvision
 
     folder = tmp_path / "server"
     arrays = write_idx(folder, ".gz")
@@ -284,7 +284,7 @@ def test_mnist_is_fetched_from_the_mirror_that_answers(
 def test_cifar_is_fetched_checked_and_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
 ) -> None:
-    from core.torchvision_compat import torchvision
+    from core.data.torchvision_compat import torchvision
 
     train, _ = write_cifar(tmp_path / "made", "cifar100")
     archive = tmp_path / "server" / "cifar-100-python.tar.gz"

@@ -16,7 +16,7 @@ from core.meta.reading import DEFAULT
 from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing.interpolation import Interpolation
-from core.policies import Learned
+from core.policies.learned import Learned
 
 RATE = 0.3
 ENGINES = ("double_backward", "forward_reverse")

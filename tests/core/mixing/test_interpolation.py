@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.metamixup import mixed_step
 from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import IndexLoss
+from core.real_step import mixed_step
 
 N, CLASSES = 5, 3
 

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.amortised import Amortised
 from core.meta.reading import DEFAULT
 from core.metamixup import learn_interpolation
 from core.mixing.pairing import ANY, Pairing
-from core.persistent_scores import PersistentScores
-from core.policies import Beta, Fixed, Frozen, Learned, NoMix, Policy
+from core.policies.amortised import Amortised
+from core.policies.drawn import Beta, Fixed, Frozen, NoMix
+from core.policies.learned import Learned
+from core.policies.persistent_scores import PersistentScores
+from core.policies.protocol import Policy
 
 GROUPS = Pairing(groups=(5, 3))
 MIXING = [

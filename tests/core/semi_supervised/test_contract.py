@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.policies import Beta, Learned, NoMix, Policy
+from core.policies.drawn import Beta, NoMix
+from core.policies.learned import Learned
+from core.policies.protocol import Policy
 from core.semi_supervised.build import build_method
 from core.semi_supervised.config import SEMI_KINDS, SemiKind, SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod

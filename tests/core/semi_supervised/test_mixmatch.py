@@ -16,8 +16,10 @@ from core.meta.reading import PAPER, Reading
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
-from core.persistent_scores import PersistentScores
-from core.policies import Beta, Learned, NoMix, Policy, Stateless
+from core.policies.drawn import Beta, NoMix
+from core.policies.learned import Learned
+from core.policies.persistent_scores import PersistentScores
+from core.policies.protocol import Policy, Stateless
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.mixmatch import (

@@ -16,13 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.cell_data import draw_splits
-from core.config import PolicyConfig, TrainingConfig
 from core.data import Source, Splits, load_source
-from core.semi_supervised import data
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.semi_supervised.training import SemiSupervisedTraining
-from core.training import Training, reproducible, start
+from core.training import few_labels_data
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.few_labels import SemiSupervisedTraining
+from core.training.fit import reproducible, start
+from core.training.prepared_data import draw_splits
+from core.training.training import Training
 
 NONE, LEARNED = PolicyConfig("none"), PolicyConfig("learned")
 BETA = PolicyConfig("beta", alpha=0.75, per_sample=True)
@@ -108,7 +109,7 @@ def test_wrong_labels_of_unlabelled_images_change_nothing(
     splits = draw_splits(config, digits())
     wrong = poisoned(digits(), splits)
     assert int((wrong.train_labels != digits().train_labels).sum()) == 24
-    monkeypatch.setattr(data, "draw_splits", lambda *_: splits)
+    monkeypatch.setattr(few_labels_data, "draw_splits", lambda *_: splits)
     clean, clean_result = trained(config, digits())
     other, other_result = trained(config, wrong)
     # The wrong labels are there, and what is counted against them, and only that, may tell.
@@ -139,14 +140,14 @@ def test_wrong_labels_of_a_labelled_image_change_a_lot(
     labels = digits().train_labels.copy()
     row = int(splits.labelled[0])
     labels[row] = (labels[row] + 1) % 10
-    monkeypatch.setattr(data, "draw_splits", lambda *_: splits)
+    monkeypatch.setattr(few_labels_data, "draw_splits", lambda *_: splits)
     _, clean = trained(config, digits())
     _, other = trained(config, replace(digits(), train_labels=labels))
     assert clean["train_loss"] != other["train_loss"]
 
 
 def test_the_unlabelled_images_carry_no_labels() -> None:
-    images = data.prepare_semi_data(configured("vat"), digits(), "cpu").unlabelled
+    images = few_labels_data.prepare_semi_data(configured("vat"), digits(), "cpu").unlabelled
     assert images.labels.tolist() == [0] * 24
     ((_, labels),) = images.batches([torch.arange(24)])
     assert labels.tolist() == [0] * 24

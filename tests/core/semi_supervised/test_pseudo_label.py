@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from core.meta.reading import DEFAULT
 from core.metamixup import learn_interpolation
 from core.mixing.pairing import Pairing
-from core.policies import Beta, Fixed, Learned, NoMix, Policy
+from core.policies.drawn import Beta, Fixed, NoMix
+from core.policies.learned import Learned
+from core.policies.protocol import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.pseudo_label import PseudoLabel, pseudo_labels, weighted_targets

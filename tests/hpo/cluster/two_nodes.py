@@ -22,8 +22,8 @@ from ray import tune
 from ray.cluster_utils import Cluster
 
 import hpo.ray_runner
-from core import training
-from core.config import PolicyConfig
+from core.training import training
+from core.training.config import PolicyConfig
 from hpo import bucket, trainable
 from hpo.gpu_memory import GpuUse, Read
 from hpo.packing import measured_share

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
 from core.data import source_from_arrays
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow

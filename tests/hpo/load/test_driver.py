@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.config import PolicyConfig, TrainingConfig
+from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells import CellRecord, CellStore
 from hpo.load.driver import (
     EVERY,

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 import hpo.ray_runner
-from core import checkpoint, training
-from core.config import PolicyConfig
+from core.training import checkpoint, training
+from core.training.config import PolicyConfig
 from hpo import trainable
 from hpo.cells import CellStore
 from hpo.plan import StudyRow

@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 import torch
 
-from core import checkpoint
+from core.training import checkpoint
 from hpo.run import CRASHED, INTERRUPTED, UNUSABLE
 from mlflow import MlflowClient
 

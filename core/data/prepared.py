@@ -1,0 +1,35 @@
+"""The images and labels of one training, on its device and ready for its loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from core.data import ImageSet, Transform
+
+
+@dataclass(frozen=True)
+class CellData:
+    """What one training reads.
+
+    Attributes:
+        train: what is trained on; with `meta_in_training` the meta-validation images come last.
+        held_out: the fold that is not trained on, with `folds`; else empty.
+        meta: the meta-validation images, disjoint from `train` but for `meta_in_training`.
+        test: the whole test part.
+        transform: augmentation, and normalisation by the statistics of `train`.
+        true_labels: int64 [N] on the CPU: of `train`, as the source has them.
+    """
+
+    train: ImageSet
+    held_out: ImageSet
+    meta: ImageSet
+    test: ImageSet
+    transform: Transform
+    true_labels: Tensor
+
+    @property
+    def flipped(self) -> Tensor:
+        """bool [N] on the CPU: which images of `train` carry a wrong label."""
+        return self.train.labels != self.true_labels

@@ -1,0 +1,1 @@
+"""Who gets which λ: one file a policy."""

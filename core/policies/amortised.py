@@ -1,0 +1,228 @@
+"""MetaMixUp with the meta stage at every k-th step, and λ predicted from what it learned between.
+
+The paper's Fig. 7 shows that the learned λ depends on the pair of classes. What a meta stage does
+to a λ is therefore kept in a table over class pairs, and applied to the λ of the steps between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.meta.reading import LOGIT_MARGIN
+from core.mixing.batch import Batch, Loss, check_batch, draw_beta, soft_cross_entropy
+from core.mixing.interpolation import Interpolation
+from core.mixing.pairing import ANY, Pairing
+from core.policies.learned import Learned
+
+_LEAST_REACH = 0.01
+
+
+class MoveTable:
+    """How far meta stages moved the logit of λ, by the classes of the pair.
+
+    The move Δ of sample i is modelled as `slope·z + T[y_i, y_j] + residual`, z the logit that λ
+    would have had unmoved, j the partner. Slope and table are exponentially weighted over meta
+    stages; a class pair seen seldom is drawn towards the mean of its kind (same class, or two
+    classes). Residuals are those of the last stage: predictions so have the spread of what was
+    learned, not only its mean.
+
+    Args:
+        memory: the weight of what was known, against 1 for the newest stage, in [0, 1).
+        prior: the weight of the mean of the kind, in samples.
+    """
+
+    def __init__(self, memory: float = 0.95, prior: float = 2.0):
+        self.memory, self.prior = memory, prior
+        self._moments = torch.zeros(5, dtype=torch.float64)  # Σ 1, z, Δ, z², zΔ
+        self._weight = torch.zeros(0, 0, dtype=torch.float64)
+        self._sum = torch.zeros(0, 0, dtype=torch.float64)
+        self._residuals = torch.zeros(0)
+
+    def learn(self, z: Tensor, move: Tensor, first: Tensor, second: Tensor) -> None:
+        """Take in one meta stage.
+
+        Args:
+            z: [B], floating; the logits before learning.
+            move: [B], floating; what learning added.
+            first, second: [B], int64; class of each sample and of its partner.
+        """
+        device, z, move = z.device, z.double(), move.double()
+        if self._moments.device != device:
+            self._to(device)
+        self._grow(int(torch.maximum(first, second).max()) + 1)
+        stage = torch.stack([torch.ones_like(z), z, move, z * z, z * move]).sum(dim=1)
+        self._moments = self.memory * self._moments + stage
+        rest = move - self._slope() * z
+        # Nothing in place: a state_dict taken before must not change.
+        pair, ones = (first, second), torch.ones_like(rest)
+        self._weight = (self.memory * self._weight).index_put_(pair, ones, accumulate=True)
+        self._sum = (self.memory * self._sum).index_put_(pair, rest, accumulate=True)
+        self._residuals = rest - self.table()[first, second]
+
+    def predict(
+        self, z: Tensor, first: Tensor, second: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """A move for each sample, [B], z's dtype: its expectation, and a residual drawn at random.
+
+        One draw from the stream, `torch.randint(R, (B,))` on the generator's own device. Classes
+        never seen count as their kind.
+
+        Raises:
+            RuntimeError: nothing was learned yet.
+        """
+        if not len(self._residuals):
+            raise RuntimeError("no meta stage was taken in yet: learn() comes first")
+        source = generator.device if generator is not None else torch.device("cpu")
+        drawn = torch.randint(len(self._residuals), z.shape, generator=generator, device=source)
+        self._grow(int(torch.maximum(first, second).max()) + 1)
+        expected = self._slope() * z.double() + self.table()[first, second]
+        return (expected + self._residuals[drawn.to(z.device)]).to(z.dtype)
+
+    def table(self) -> Tensor:
+        """T [C, C], float64: the mean move of a pair of classes beyond `slope·z`."""
+        same = torch.eye(len(self._sum), dtype=torch.bool, device=self._sum.device)
+        kind = torch.zeros_like(self._sum)
+        for mask in (same, ~same):
+            kind[mask] = self._sum[mask].sum() / self._weight[mask].sum().clamp_min(1e-12)
+        return (self._sum + self.prior * kind) / (self._weight + self.prior)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors."""
+        return {
+            "moments": self._moments,
+            "weight": self._weight,
+            "sum": self._sum,
+            "residuals": self._residuals,
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self._moments, self._weight = state["moments"], state["weight"]
+        self._sum, self._residuals = state["sum"], state["residuals"]
+
+    def _slope(self) -> Tensor:
+        n, z, move, zz, z_move = self._moments
+        # Where all z are alike there is no slope: only rounding is left of either difference.
+        spread = zz - z * z / n
+        return torch.where(spread > 1e-9 * zz, (z_move - z * move / n) / spread, 0.0)
+
+    def _grow(self, classes: int) -> None:
+        missing = classes - len(self._sum)
+        if missing > 0:
+            self._sum = nn.functional.pad(self._sum, (0, missing, 0, missing))
+            self._weight = nn.functional.pad(self._weight, (0, missing, 0, missing))
+
+    def _to(self, device: torch.device) -> None:
+        self.load_state_dict({name: t.to(device) for name, t in self.state_dict().items()})
+
+
+@dataclass
+class Amortised:
+    """Learns at every k-th step, and predicts between by what was learned for the class pair.
+
+    A step between costs what a step of plain MixUp costs, and reads no validation batch. Moves are
+    kept and predicted over `Reading.reach`, so that a λ near 0 or 1 is moved as little as learning
+    would. With many classes the table needs many samples a pair: below a few, a pair is moved as
+    its kind. Classes of soft labels are their largest entries. Belongs to one training.
+
+    Attributes:
+        learned: the policy of the steps that learn.
+        every: k ≥ 1; the first step learns.
+        memory: of the table, see `MoveTable`; half of what it knows fades in log ½ / log memory
+            meta stages.
+    """
+
+    learned: Learned = field(default_factory=Learned)
+    every: int = 16
+    memory: float = 0.95
+    needs_meta_validation = True
+    scores = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"memory must lie in [0, 1), got {self.memory}")
+        self._steps = 0
+        self._moves = MoveTable(self.memory)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        """As `Learned`; `val_batch` is read at steps that learn, and may be None at the others."""
+        learns = self._steps % self.every == 0
+        if learns:
+            given = self.learned(
+                model, optimizer, batch, val_batch, generator=generator, loss=loss, pairing=pairing
+            )
+            if given.change is None:
+                raise ValueError("the policy that Amortised wraps must learn")
+            self._learn(given, _classes(batch[1]))
+        else:
+            given = self._predicted(batch, generator, pairing)
+        self._steps += 1
+        return given
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        return {
+            "steps": self._steps,
+            "moves": self._moves.state_dict(),
+            "learned": self.learned.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._steps = int(state["steps"])
+        self._moves.load_state_dict(state["moves"])
+        self.learned.load_state_dict(state["learned"])
+
+    def _learn(self, given: Interpolation, first: Tensor) -> None:
+        assert given.change is not None
+        unmoved = given.lam - given.change
+        z, reach = _logit(unmoved), self.learned.reading.reach(unmoved)
+        # Next to 0 and 1 the quotient is rounding over nothing. A NaN is kept, for all to see.
+        kept = ~(reach < reach.max().clamp_max(_LEAST_REACH))
+        move = (_logit(given.lam) - z) / reach
+        self._moves.learn(z[kept], move[kept], first[kept], first[given.partner][kept])
+
+    def _predicted(
+        self, batch: Batch, generator: torch.Generator | None, pairing: Pairing
+    ) -> Interpolation:
+        """The draws of a learning step in the same order, and the predicted move in its place."""
+        check_batch(batch, "training")
+        reading, (x, y) = self.learned.reading, batch
+        n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
+        lam_init = draw_beta(
+            n, reading.init_alpha, generator=generator, device=x.device, dtype=dtype
+        )
+        lam_init = pairing.fold(lam_init)
+        partner = pairing.partners(n, generator=generator, device=x.device)
+        mixing = self.learned.mixing.draw(x, generator)
+        unmoved = reading.final(reading.start(lam_init))
+        z, first = _logit(unmoved), _classes(y)
+        move = self._moves.predict(z, first, first[partner], generator) * reading.reach(unmoved)
+        lam = torch.sigmoid(z + move)
+        given = Interpolation(lam, partner, lam_init, change=lam - unmoved, mixing=mixing)
+        return given.folded(pairing)
+
+
+def _logit(lam: Tensor) -> Tensor:
+    return torch.logit(lam, eps=LOGIT_MARGIN)
+
+
+def _classes(y: Tensor) -> Tensor:
+    return y.argmax(dim=1) if y.is_floating_point() else y.long()

@@ -1,0 +1,184 @@
+"""Interpolation policies: each gives every sample of a batch its partner and its λ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core.mixing.batch import Batch, Loss, check_alpha, check_batch, draw_beta, soft_cross_entropy
+from core.mixing.interpolation import Interpolation
+from core.mixing.pairing import ANY, Pairing
+from core.policies.protocol import Stateless
+
+
+@dataclass(frozen=True)
+class NoMix(Stateless):
+    """Training without MixUp: λ = 1, every sample its own partner. Draws nothing."""
+
+    needs_meta_validation = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        lam = torch.ones(n, device=device, dtype=_lam_dtype(batch))
+        return Interpolation(lam, torch.arange(n, device=device), lam)
+
+
+@dataclass(frozen=True)
+class Beta(Stateless):
+    """λ ~ Beta(alpha, alpha), of the batch as MixUp does (Zhang et al. 2018) or of each sample.
+
+    Attributes:
+        alpha: positive; 1 is the uniform distribution, towards 0 the samples stay unmixed.
+        per_sample: draw λ for each sample, as Eq. 4 writes it.
+    """
+
+    alpha: float = 1.0
+    per_sample: bool = False
+    needs_meta_validation = False
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        draws = n if self.per_sample else 1
+        lam = pairing.fold(
+            draw_beta(
+                draws, self.alpha, generator=generator, device=device, dtype=_lam_dtype(batch)
+            )
+        ).expand(n)
+        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
+
+
+@dataclass(frozen=True)
+class Fixed(Stateless):
+    """The same λ for every pair (Table II, lower half)."""
+
+    lam: float
+    needs_meta_validation = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"fixed lam must lie in [0, 1], got {self.lam}")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        lam = pairing.fold(torch.full((n,), self.lam, device=device, dtype=_lam_dtype(batch)))
+        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
+
+
+@dataclass(frozen=True)
+class Frozen(Stateless):
+    """λ of each sample drawn from a distribution that stands: the control of a learned policy.
+
+    With the distribution that learning ended with, this is all of it but the choice which sample
+    gets which λ, and when. A draw is the quantile function at a uniform level (inverse transform).
+
+    Attributes:
+        quantiles: of the distribution, at equally spaced levels from 0 to 1; linear in between.
+            `TrainingResult.lam_quantiles` are such.
+    """
+
+    quantiles: tuple[float, ...]
+    needs_meta_validation = False
+
+    def __post_init__(self) -> None:
+        check_quantiles(self.quantiles)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        n, device = _size(batch)
+        drawn = draw_quantiles(
+            n, self.quantiles, generator=generator, device=device, dtype=_lam_dtype(batch)
+        )
+        lam = pairing.fold(drawn)
+        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
+
+
+def draw_quantiles(
+    n: int,
+    quantiles: tuple[float, ...],
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """[n] draws from the distribution with these quantiles; see `Frozen`.
+
+    In double precision and where the stream is: the same λ on every device.
+    """
+    source = generator.device if generator is not None else torch.device("cpu")
+    levels = torch.rand(n, generator=generator, device=source, dtype=torch.float64)
+    values = torch.tensor(quantiles, dtype=torch.float64, device=source)
+    place = levels * (len(values) - 1)
+    below = place.long().clamp(max=len(values) - 2)
+    drawn = torch.lerp(values[below], values[below + 1], place - below)
+    return drawn.to(device=device, dtype=dtype)
+
+
+def check_quantiles(quantiles: tuple[float, ...]) -> None:
+    """Raises ValueError unless they are two or more, within [0, 1] and never falling."""
+    if len(quantiles) < 2:
+        raise ValueError(f"quantiles must be 2 or more, from level 0 to 1; got {len(quantiles)}")
+    for at, value in enumerate(quantiles):
+        if not 0 <= value <= 1:  # NaN is caught too
+            raise ValueError(f"quantiles of lam must lie in [0, 1], got {value} at index {at}")
+        if at and value < quantiles[at - 1]:
+            raise ValueError(
+                f"quantiles must not fall, got {value} after {quantiles[at - 1]} at index {at}"
+            )
+
+
+def _size(batch: Batch) -> tuple[int, torch.device]:
+    check_batch(batch, "training")
+    return batch[0].shape[0], batch[0].device
+
+
+def _lam_dtype(batch: Batch) -> torch.dtype:
+    x: Tensor = batch[0]
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,0 +1,82 @@
+"""MetaMixUp as a policy: λ learned anew in each batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.meta.gradient import Engine
+from core.meta.reading import DEFAULT, Reading
+from core.meta.validation_gradient import ValidationGradient
+from core.metamixup import learn_interpolation
+from core.mixing.batch import Batch, Loss, soft_cross_entropy
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, Mixing
+from core.mixing.pairing import ANY, Pairing
+
+
+@dataclass(frozen=True)
+class Learned:
+    """MetaMixUp: λ learned by hypergradient on the meta-validation batch (Algorithm 1).
+
+    Attributes:
+        reading: what the paper leaves open; see `Reading`.
+        engine: see `hypergradient`.
+        placebo: the control. Hypergradients are permuted within the batch before they move λ, so
+            the distribution of λ moves as in learning but no sample gets the λ meant for it.
+        mixing: where the pairs are blended; see `learn_interpolation`.
+        last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
+        validation_gradient: keeps the validation gradient for several steps; its state is the
+            policy's, and it belongs to one training.
+    """
+
+    reading: Reading = DEFAULT
+    engine: Engine = "auto"
+    placebo: bool = False
+    mixing: Mixing = INPUT
+    last_blocks: int | None = None
+    validation_gradient: ValidationGradient | None = None
+    needs_meta_validation = True
+    scores = None
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        if val_batch is None:
+            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        return learn_interpolation(
+            model,
+            batch,
+            val_batch,
+            optimizer=optimizer,
+            reading=self.reading,
+            engine=self.engine,
+            pairing=pairing,
+            permute=self.placebo,
+            mixing=self.mixing,
+            last_blocks=self.last_blocks,
+            validation_gradient=self.validation_gradient,
+            loss=loss,
+            generator=generator,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the kept validation gradient."""
+        return {} if self.validation_gradient is None else self.validation_gradient.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        if self.validation_gradient is not None:
+            self.validation_gradient.load_state_dict(state)

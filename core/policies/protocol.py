@@ -1,0 +1,67 @@
+"""What every interpolation policy does: it gives each sample of a batch its partner and its λ."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.mixing.batch import Batch, Loss, soft_cross_entropy
+from core.mixing.interpolation import Interpolation
+from core.mixing.pairing import ANY, Pairing
+
+
+class Policy(Protocol):
+    """What a policy sees and gives.
+
+    It sees the model and the optimizer as they stand before the step, the batch, a meta-validation
+    batch and a random stream; it changes none of them but the stream, and gives an `Interpolation`.
+    """
+
+    @property
+    def needs_meta_validation(self) -> bool:
+        """Whether `val_batch` is read. If not, it may be None."""
+
+    @property
+    def scores(self) -> Tensor | None:
+        """[N], a score for each training sample, low where learning wants little of it; or None,
+        as most policies keep none. See `PersistentScores` and `lowest_scores`."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        """The interpolation of this batch. Shapes as in `learn_interpolation`.
+
+        `indices` [B], int64, are the positions of the samples in the training set. They are read by
+        policies that keep something for each sample, which refuse None, and by no other. `pairing`
+        says who may be paired with whom; a policy that does not mix has no use for it.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it carries from step to step, so that a resumed training gives the same numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+class Stateless:
+    """Of policies that carry nothing from step to step."""
+
+    scores = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes nothing."""

@@ -1,0 +1,117 @@
+"""The real step on a mixed batch, which every policy shares (Algorithm 1, lines 7 and 8)."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core.mixing.batch import (
+    Batch,
+    Loss,
+    soft_cross_entropy,
+)
+from core.mixing.interpolation import Interpolation
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one training step did. All tensors detached.
+
+    Attributes:
+        loss: scalar; loss of the re-mixed batch before the real step (Algorithm 1, line 8).
+        lam, lam_init, hypergradient: [B]; see `Interpolation`.
+        partner: [B], int64.
+        meta_loss: scalar; validation loss after the virtual step (Eq. 8).
+    """
+
+    loss: Tensor
+    lam: Tensor
+    lam_init: Tensor
+    partner: Tensor
+    hypergradient: Tensor | None
+    meta_loss: Tensor | None
+
+
+def mixed_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    interpolation: Interpolation,
+    *,
+    loss: Loss = soft_cross_entropy,
+    autocast: torch.dtype | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    clip_grad_norm: float | None = None,
+    micro_batch: tuple[int, int] = (0, 1),
+) -> StepResult:
+    """The real step on the batch mixed as `interpolation` says (Algorithm 1, lines 7 and 8).
+
+    Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
+    """
+    check_real_step(optimizer, scaler, micro_batch)
+    index, count = micro_batch
+
+    def backward() -> Tensor:
+        if index == 0:
+            optimizer.zero_grad(set_to_none=True)
+        with autocast_region(batch[0].device.type, autocast):
+            value = interpolation.objective(model, batch, loss)
+        share = value / count if count > 1 else value
+        (share if scaler is None else scaler.scale(share)).backward()
+        if clip_grad_norm is not None and index == count - 1:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
+        return value.detach()
+
+    if isinstance(optimizer, torch.optim.LBFGS):
+        value = torch.as_tensor(optimizer.step(backward))
+    else:
+        value = backward()
+        if index == count - 1:
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+    return StepResult(
+        loss=value,
+        lam=interpolation.lam.detach(),
+        lam_init=interpolation.lam_init,
+        partner=interpolation.partner,
+        hypergradient=interpolation.hypergradient,
+        meta_loss=interpolation.meta_loss,
+    )
+
+
+def check_real_step(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    micro_batch: tuple[int, int],
+) -> None:
+    index, count = micro_batch
+    if not 0 <= index < count:
+        raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch}")
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        return
+    if scaler is not None and scaler.is_enabled():
+        raise ValueError(
+            "LBFGS evaluates its gradient several times a step and cannot be used with a "
+            "GradScaler; leave `scaler` out (bfloat16 autocast needs none)"
+        )
+    if count > 1:
+        raise ValueError(
+            "LBFGS evaluates its gradient several times a step and cannot accumulate it over "
+            f"{count} micro-batches; leave `micro_batch` out"
+        )
+
+
+def autocast_region(
+    device_type: str, dtype: torch.dtype | None
+) -> contextlib.AbstractContextManager[object]:
+    """Autocast to `dtype`, or the region that the caller is in where it is None."""
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

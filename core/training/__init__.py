@@ -1,0 +1,1 @@
+"""One whole training: its configuration, its data, its loop, its result."""

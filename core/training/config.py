@@ -1,0 +1,220 @@
+"""The full configuration of one training, as frozen dataclasses that turn into plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from core.analysis.config import AnalysisConfig
+from core.data.label_noise import NOISE_KINDS, NoiseKind
+from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding
+from core.meta.reading import Reading
+from core.policies.config import DISCRIMINATOR, PolicyConfig, PolicyKind
+from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
+
+__all__ = ["PolicyConfig", "PolicyKind", "TrainingConfig"]
+
+_SGD_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training: data, model, policy, optimisation, seed.
+
+    What cannot change the result on a given kind of device (where the data lie, which device, how
+    often a checkpoint is written) is not part of it.
+
+    Attributes:
+        dataset: a name of `core.data.DATASETS`, or `folder:PATH`.
+        image_size: height and width after area averaging; None keeps the data's own.
+        train_size: training images, class-balanced; None takes all that meta-validation leaves.
+        imbalance: largest over smallest class of the training images, which are cut to a long
+            tail: see `core.data.long_tail`. 1 leaves them as they are.
+        label_noise, label_noise_kind: part of the training images of each class, after that cut,
+            whose labels are replaced by wrong ones, and by which: see `core.data.flip_labels`.
+            Neither touches meta-validation or test images, nor those that meta_in_training adds.
+        meta_size: meta-validation images, class-balanced, taken from the training part.
+        meta_in_training: train on the meta-validation images too.
+        folds, fold: cross-validation. The training images are dealt into so many folds, class by
+            class of the labels they train with, and this training holds out the one of this number
+            (from 0) and ends with its predictions for it. 0 folds hold nothing out; 1 holds out all
+            and so needs meta_in_training.
+        model, width: a name of `core.models.MODELS` and its base width; None is the published one.
+        policy: how samples are interpolated.
+        epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
+        optimizer, lr, momentum, weight_decay: see `core.training.optimizers.build_optimizer`.
+        schedule: "cosine": per step, from lr to 0; "step": lr times lr_decay at each milestone;
+            "constant": lr throughout.
+        milestones: epochs (counted from 0) at which "step" decays.
+        flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
+        normalisation, padding, noise: how images become numbers, what a shift lets in, and Gaussian
+            noise in training: see `core.data.Transform`.
+        semi: how unlabelled images train beside few labelled ones; None: all images are labelled.
+            An epoch is then one pass over the unlabelled images, batch_size counts labelled ones,
+            and meta-validation images that train as well are added to these.
+        analysis: what is looked at beside the errors, which changes nothing in the training.
+        seed: of everything random; cells that differ in the policy alone share their initial
+            weights, splits, long tail, wrong labels, order of data and augmentation.
+    """
+
+    dataset: str
+    model: str
+    policy: PolicyConfig
+    seed: int = 0
+    image_size: int | None = None
+    train_size: int | None = None
+    meta_size: int = 1000
+    meta_in_training: bool = False
+    width: int | None = None
+    epochs: int = 600
+    batch_size: int = 128
+    meta_batch_size: int = 128
+    lr: float = 0.1
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = _SGD_MOMENTUM
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    lr_decay: float = 0.1
+    flip: bool = True
+    translate: int = 0
+    label_noise: float = 0.0
+    label_noise_kind: NoiseKind = "symmetric"
+    imbalance: float = 1.0
+    folds: int = 0
+    fold: int = 0
+    normalisation: Normalisation = "standard"
+    padding: Padding = "zero"
+    noise: float = 0.0
+    semi: SemiSupervisedConfig | None = None
+    analysis: AnalysisConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("image_size", "train_size", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be None or at least 1, got {value}")
+        for name in ("momentum", "weight_decay", "translate", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"optimizer must be sgd, adam or adamw, got {self.optimizer!r}")
+        if self.optimizer != "sgd" and self.momentum != _SGD_MOMENTUM:
+            raise ValueError(
+                f"optimizer {self.optimizer} has no use for momentum={self.momentum}; leave it out"
+            )
+        if self.schedule not in ("cosine", "step", "constant"):
+            raise ValueError(f"schedule must be cosine, step or constant, got {self.schedule!r}")
+        if self.normalisation not in NORMALISATIONS:
+            raise ValueError(
+                f"normalisation must be {', '.join(NORMALISATIONS)}; got {self.normalisation!r}"
+            )
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
+        if self.padding != "zero" and self.translate == 0:
+            raise ValueError(
+                f"padding={self.padding!r} has no use without translate; give translate, or leave "
+                "it out"
+            )
+        if not 0 <= self.noise < float("inf"):
+            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(f"label_noise must lie in [0, 1], got {self.label_noise}")
+        if self.label_noise_kind not in NOISE_KINDS:
+            raise ValueError(
+                f"label_noise_kind must be {' or '.join(NOISE_KINDS)}, "
+                f"got {self.label_noise_kind!r}"
+            )
+        if self.label_noise == 0 and self.label_noise_kind != "symmetric":
+            raise ValueError(
+                f"label_noise_kind={self.label_noise_kind!r} has no use without label_noise; give "
+                "label_noise, or leave it out"
+            )
+        if not 1 <= self.imbalance < float("inf"):
+            raise ValueError(f"imbalance must be finite and at least 1, got {self.imbalance}")
+        if self.folds < 0:
+            raise ValueError(f"folds must be at least 0, got {self.folds}")
+        if not 0 <= self.fold < max(1, self.folds):
+            raise ValueError(f"fold must lie in [0, {max(1, self.folds)}), got {self.fold}")
+        if self.folds == 1 and not self.meta_in_training:
+            raise ValueError(
+                "folds=1 holds out every training image; give 2 or more, or meta_in_training"
+            )
+        curvature = self.analysis is not None and self.analysis.curvature_pairs
+        if curvature and not self.model.endswith("_smooth"):
+            raise ValueError(
+                f"curvature_pairs needs a smooth network, and the gradient of {self.model} jumps; "
+                "choose cnn_smooth or digits_cnn_smooth"
+            )
+        if self.semi is not None:
+            self._check_semi(self.semi)
+
+    def _check_semi(self, semi: SemiSupervisedConfig) -> None:
+        for name in ("label_noise", "imbalance", "folds"):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"a semi-supervised training has no use for {name}={value!r}; leave it out"
+                )
+        if self.policy.kind in DISCRIMINATOR:
+            raise ValueError(
+                f"policy {self.policy.kind} mixes half of a labelled batch within itself, and a "
+                "semi-supervised training cannot interpolate by it"
+            )
+        if self.analysis is not None:
+            raise ValueError("a semi-supervised training is not analysed; leave analysis out")
+        if semi.kind not in MIXING_KINDS and self.policy.kind != "none":
+            raise ValueError(
+                f"{semi.kind} mixes no samples and has no use for the policy {self.policy.kind}; "
+                f"{' and '.join(MIXING_KINDS)} do"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        policy = asdict(self.policy)
+        if self.policy.quantiles is not None:
+            policy["quantiles"] = list(self.policy.quantiles)
+        told = {**asdict(self), "policy": policy, "milestones": list(self.milestones)}
+        if self.analysis is not None:
+            told["analysis"]["pair_epochs"] = list(self.analysis.pair_epochs)
+        return told
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is unknown or missing.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValueError(
+                f"unknown training settings {unknown}; this version knows {sorted(known)}"
+            )
+        values = dict(data)
+        try:
+            policy = dict(values.pop("policy"))
+            if policy.get("reading") is not None:
+                policy["reading"] = Reading(**policy["reading"])
+            if policy.get("quantiles") is not None:
+                policy["quantiles"] = tuple(policy["quantiles"])
+            values["policy"] = PolicyConfig(**policy)
+            values["milestones"] = tuple(values.get("milestones", ()))
+            if values.get("semi") is not None:
+                values["semi"] = SemiSupervisedConfig(**values["semi"])
+            if values.get("analysis") is not None:
+                analysis = dict(values["analysis"])
+                analysis["pair_epochs"] = tuple(analysis.get("pair_epochs", ()))
+                values["analysis"] = AnalysisConfig(**analysis)
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"training settings cannot be read: {error}") from error

@@ -1,0 +1,196 @@
+"""The loop of a semi-supervised training, an epoch at a time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.data import ImageSet, Source
+from core.evaluation import Evaluation, evaluate
+from core.mixing.batch import Batch
+from core.semi_supervised.build import build_method
+from core.semi_supervised.method import SemiBatch, SemiStep
+from core.training.config import TrainingConfig
+from core.training.few_labels_data import prepare_semi_data
+from core.training.optimizers import learning_rate
+from core.training.pseudo_label_statistics import PseudoLabelStatistics
+from core.training.result import Metrics, TrainingResult, check_convergence
+from core.training.statistics import LambdaStatistics
+from core.training.training import Training
+
+LAST_EPOCHS = 20
+"""Whose test errors `TrainingResult.median_error` is the median of (Berthelot et al. 2019)."""
+
+
+class SemiSupervisedTraining(Training):
+    """One training with a `SemiSupervisedConfig`; the rest is as in `Training`.
+
+    An epoch is one shuffled pass over the unlabelled images in whole batches; labelled and
+    meta-validation images come in reshuffled passes of their own, as many as that takes. Methods
+    that differ see the same labelled images, in the same order and augmentation, and so do the
+    unlabelled ones, whatever the number of their views.
+    """
+
+    def __init__(self, config: TrainingConfig, source: Source, device: torch.device | str):
+        assert config.semi is not None
+        super().__init__(config, source, device)
+        self._semi = config.semi
+        self._method = build_method(config.semi, self._model, self.policy)
+        self._test_errors: list[float] = []
+
+    def _load(self, source: Source) -> None:
+        self._images = prepare_semi_data(self.config, source, self.device)
+
+    def epoch(self) -> Metrics:
+        """Train the next epoch, evaluate; returns its metrics.
+
+        In the last 20 epochs the test images are read too, for their median error.
+
+        Raises:
+            DivergenceError: the loss became NaN or infinite.
+        """
+        config, begun = self.config, time.perf_counter()
+        number = len(self.history)
+        before = self.history[-1] if self.history else {"samples_seen": 0.0, "train_seconds": 0.0}
+        lam, labels = LambdaStatistics(), PseudoLabelStatistics()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        meta_losses: list[Tensor] = []
+        order = self._unlabelled_order()
+        seen, steps = before["samples_seen"], len(order) * config.epochs
+        self._model.train()
+        for i, (rows, batch) in enumerate(zip(order, self._batches(order, number), strict=True)):
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate(config, number * len(order) + i, steps)
+            step = self._method.step(
+                self._model, self._optimizer, batch, generator=self._streams["policy"]
+            )
+            seen += step.samples
+            total += step.loss.double()
+            self._count(step, rows, lam, labels, meta_losses)
+        train_loss = float(total) / len(order)
+        seconds = time.perf_counter() - begun + before["train_seconds"]
+        validation = self._evaluate(self._images.meta)
+        check_convergence(
+            number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
+        )
+        if number >= config.epochs - LAST_EPOCHS:
+            self._test_errors = [*self._test_errors, self._test().error]
+        metrics = {
+            "epoch": float(number + 1),
+            "train_loss": train_loss,
+            "val_loss": validation.loss,
+            "val_error": validation.error,
+            "lr": learning_rate(config, number * len(order), steps),
+            "train_seconds": seconds,
+            "samples_seen": seen,
+            **lam.metrics(),
+            **self._method.metrics(number),
+            **labels.metrics(),
+        }
+        if meta_losses:
+            metrics["meta_loss"] = float(torch.stack(meta_losses).double().mean())
+        self.history.append(metrics)
+        self._histograms = [*self._histograms[:1], lam.histogram()]
+        self._quantiles = lam.quantile_function()
+        return metrics
+
+    def result(self) -> TrainingResult:
+        """See `Training.result`; of fewer than 20 epochs the median is over all of them."""
+        median = statistics.median(self._test_errors) if self._test_errors else None
+        # Scores would count labelled and unlabelled images together: no order that others know.
+        return replace(super().result(), median_error=median, scores=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Training.state_dict`."""
+        return {
+            **super().state_dict(),
+            "method": self._method.state_dict(),
+            "test_errors": self._test_errors,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        super().load_state_dict(state)
+        self._method.load_state_dict(state["method"])
+        self._test_errors = state["test_errors"]
+
+    def _test(self) -> Evaluation:
+        return self._evaluate(self._images.test)
+
+    def _evaluate(self, images: ImageSet) -> Evaluation:
+        return evaluate(self._method.evaluated(self._model), images, self._images.transform)
+
+    def _count(
+        self,
+        step: SemiStep,
+        rows: Tensor,
+        lam: LambdaStatistics,
+        labels: PseudoLabelStatistics,
+        meta_losses: list[Tensor],
+    ) -> None:
+        if step.interpolation is not None:
+            lam.add(step.interpolation)
+            if step.interpolation.meta_loss is not None:
+                meta_losses.append(step.interpolation.meta_loss)
+        if step.pseudo_labels is not None:
+            labels.add(step.pseudo_labels, self._images.true_labels[rows])
+
+    def _unlabelled_order(self) -> tuple[Tensor, ...]:
+        size = min(
+            self._semi.unlabelled_batch or self.config.batch_size, len(self._images.unlabelled)
+        )
+        shuffled = torch.randperm(
+            len(self._images.unlabelled), generator=self._streams["unlabelled_order"]
+        )
+        return tuple(rows for rows in shuffled.split(size) if len(rows) == size)
+
+    def _batches(self, order: tuple[Tensor, ...], epoch: int) -> Iterator[SemiBatch]:
+        images, streams, steps = self._images, self._streams, len(order)
+        transform, views = images.transform, self._method.views
+        labelled = _passes(images.labelled, self.config.batch_size, steps, streams["order"])
+        meta = (
+            _passes(images.meta, self.config.meta_batch_size, steps, streams["meta"])
+            if self._method.needs_meta_validation
+            else None
+        )
+        unlabelled = images.unlabelled.batches(
+            order if views else (), streams["unlabelled_augmentation"]
+        )
+        for i, rows in enumerate(order):
+            at, (x, y) = next(labelled)
+            augmented = transform.train(x, streams["augmentation"])
+            pixels = next(unlabelled)[0] if views else None
+            yield SemiBatch(
+                labelled=(augmented, y),
+                views=tuple(
+                    transform.train(pixels, streams["unlabelled_augmentation"])
+                    for _ in range(views)
+                    if pixels is not None
+                ),
+                indices=torch.cat([at, len(images.labelled) + rows]),
+                val=None if meta is None else self._evaluable(next(meta)[1]),
+                epoch=epoch,
+                progress=(epoch * steps + i) / (steps * self.config.epochs),
+            )
+
+    def _evaluable(self, batch: Batch) -> Batch:
+        return self._images.transform.evaluate(batch[0]), batch[1]
+
+
+def _passes(
+    images: ImageSet, size: int, steps: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Batch]]:
+    """So many batches from reshuffled passes, whole batches only: positions and images."""
+    size = min(size, len(images))
+    order: list[Tensor] = []
+    while len(order) < steps:
+        shuffled = torch.randperm(len(images), generator=generator).split(size)
+        order += [rows for rows in shuffled if len(rows) == size]
+    order = order[:steps]
+    yield from zip(order, images.batches(order, generator), strict=True)

@@ -1,0 +1,53 @@
+"""The optimizer of a training and its learning rate at each step, from its configuration."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from core.training.config import TrainingConfig
+
+
+def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over all parameters of `model`, as `config.optimizer` names it.
+
+    "sgd" takes `config.momentum` and adds weight_decay · θ to the gradient. "adam" does the latter
+    too, and keeps β = (0.9, 0.999) in place of a momentum. "adamw" is Adam whose decay stands apart
+    from the gradient, θ ← (1 − lr · weight_decay) · θ, and touches the weights of convolutions and
+    linear layers alone: no bias and no BatchNorm. This is MixMatch's rule (google-research/mixmatch
+    decays what is named "kernel"; it does so after the step of Adam, `torch.optim.AdamW` before).
+
+    The learning rate is `config.lr`; who trains sets it anew at each step by
+    `learning_rate`, in every parameter group.
+    """
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    kernels = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    decayed = [p for p in model.parameters() if id(p) in kernels]
+    spared = [p for p in model.parameters() if id(p) not in kernels]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": spared, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+    )
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """The rate of step `step` of `steps` (both over the whole training)."""
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+    epoch = step * config.epochs // steps
+    return config.lr * config.lr_decay ** sum(epoch >= m for m in config.milestones)

@@ -1,0 +1,152 @@
+"""The images of one training on its device: splits, long tail, wrong labels, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from core.data import ImageSet, Source, Splits, Transform, flip_labels, long_tail, make_splits
+from core.data.prepared import CellData
+from core.data.splits import by_class
+from core.random_streams import FOLDS, derived_generator
+from core.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingLabels:
+    """Which N images a training trains on, under which labels, and which M it holds out.
+
+    All int64 on the CPU: [N], the last [M].
+
+    Attributes:
+        indices: positions in the training part of the source, in the order of `CellData.train`.
+        given: the labels it trains with.
+        true: the labels that the source has.
+        held_out: positions of the fold that is held out, ascending.
+    """
+
+    indices: Tensor
+    given: Tensor
+    true: Tensor
+    held_out: Tensor
+
+
+def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> CellData:
+    """The splits of `config` as images on the device, with their normalisation.
+
+    Raises:
+        ValueError: the source has another image size than `config` names, or too few images.
+    """
+    check_image_size(config, source)
+    splits = draw_splits(config, source)
+    labels = _training_labels(config, source, splits)
+    given = source.train_labels.copy()
+    given[labels.indices.numpy()] = labels.given.numpy()
+    train = replace(source, train_labels=given).images("train", labels.indices, device)
+    return CellData(
+        train=train,
+        held_out=source.images("train", labels.held_out, device),
+        meta=source.images("train", splits.meta_validation, device),
+        test=source.images("test", None, device),
+        transform=fit_transform(config, train),
+        true_labels=labels.true,
+    )
+
+
+def check_image_size(config: TrainingConfig, source: Source) -> None:
+    """Raises ValueError where the source was loaded at another size than `config` names."""
+    if config.image_size not in (None, source.image_size):
+        raise ValueError(
+            f"the source {source.name!r} has images of {source.image_size} pixels, the "
+            f"configuration says image_size={config.image_size}; load the source at that size"
+        )
+
+
+def fit_transform(config: TrainingConfig, images: ImageSet) -> Transform:
+    """The augmentation of `config`, and its normalisation by the statistics of `images`."""
+    return Transform.fit(
+        images,
+        normalisation=config.normalisation,
+        flip=config.flip,
+        translate=config.translate,
+        padding=config.padding,
+        noise=config.noise,
+    )
+
+
+def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:
+    """What `config` trains on; reads no image.
+
+    Labels are made wrong after the long tail is cut, and of `Splits.train` alone.
+
+    Raises:
+        ValueError: the source has too few images.
+    """
+    return _training_labels(config, source, draw_splits(config, source))
+
+
+def _training_labels(config: TrainingConfig, source: Source, splits: Splits) -> TrainingLabels:
+    true = torch.from_numpy(source.train_labels[splits.train.numpy()])
+    given = flip_labels(
+        true,
+        source.num_classes,
+        fraction=config.label_noise,
+        kind=config.label_noise_kind,
+        seed=config.seed,
+    )
+    held_out = _held_out(config, given, source.num_classes)
+    indices, true, given = splits.train[~held_out], true[~held_out], given[~held_out]
+    if config.meta_in_training:
+        added = torch.from_numpy(source.train_labels[splits.meta_validation.numpy()])
+        indices = torch.cat([indices, splits.meta_validation])
+        true, given = torch.cat([true, added]), torch.cat([given, added])
+    return TrainingLabels(indices, given, true, splits.train[held_out])
+
+
+def _held_out(config: TrainingConfig, given: Tensor, num_classes: int) -> Tensor:
+    """bool [N]: which images of `Splits.train`, under the labels given, are the fold held out."""
+    held_out = torch.zeros(len(given), dtype=torch.bool)
+    if config.folds == 0:
+        return held_out
+    if len(given) < config.folds:
+        raise ValueError(f"folds={config.folds} of {len(given)} training images; choose fewer")
+    generator = derived_generator(config.seed, FOLDS)
+    shuffled = [
+        members[torch.randperm(len(members), generator=generator)]
+        for members in by_class(given, num_classes)
+    ]
+    # Dealt on from class to class, so that neither a class nor the whole differs by more than one.
+    held_out[torch.cat(shuffled)[config.fold :: config.folds]] = True
+    return held_out
+
+
+def draw_splits(config: TrainingConfig, source: Source) -> Splits:
+    """The training and meta-validation images of `config`, the former cut to its long tail, or
+    parted into labelled and unlabelled ones.
+
+    Raises:
+        ValueError: the source has too few images.
+    """
+    splits = make_splits(
+        source.train_labels,
+        source.num_classes,
+        meta_size=config.meta_size,
+        train_size=config.train_size,
+        seed=config.seed,
+        labelled=None if config.semi is None else config.semi.labelled,
+        classes=source.classes,
+    )
+    if splits.unlabelled is not None and not len(splits.unlabelled):
+        raise ValueError(
+            f"labelled={len(splits.train)} leaves no unlabelled image; choose fewer labelled "
+            "images, or a larger train_size"
+        )
+    kept = long_tail(
+        source.train_labels[splits.train.numpy()],
+        source.num_classes,
+        ratio=config.imbalance,
+        seed=config.seed,
+    )
+    return replace(splits, train=splits.train[kept])

@@ -1,0 +1,96 @@
+"""What a training gave, as plain values, and the error of one that diverged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from core.analysis.observer import Findings
+
+Metrics = dict[str, float]
+
+
+class DivergenceError(RuntimeError):
+    """The loss became NaN or infinite. `history` holds the epochs before."""
+
+    def __init__(self, message: str, history: list[Metrics]):
+        super().__init__(message)
+        self.history = history
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The inherited one leaves `history` out, and the error could not cross processes.
+        return type(self), (str(self), self.history)
+
+
+def check_convergence(
+    epoch: int, train_loss: float, val_loss: float, *, lr: float, history: list[Metrics]
+) -> None:
+    """Raise `DivergenceError` unless both losses of an epoch (from 1) are finite."""
+    if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+        raise DivergenceError(
+            f"training diverged in epoch {epoch}: training loss {train_loss}, validation loss "
+            f"{val_loss}; lower the learning rate (now {lr})",
+            history,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one training gave.
+
+    Attributes:
+        test_error, test_top5_error: percent; top-5 only for 100 classes or more.
+        val_error: percent, on the meta-validation images after the last epoch.
+        train_loss: mean loss of the mixed batches in the last epoch; of AdaMixUp the sum of its
+            two losses.
+        train_seconds: wall time of the training steps, evaluation and checkpoints not counted.
+        samples_seen: samples sent forward in training, virtual and validation passes counted.
+        epochs: epochs trained.
+        parameters: number of parameters of the model.
+        history: one dictionary an epoch; see `fit`.
+        lam_histogram, lam_histogram_first: counts of λ in 20 bins, last and first epoch.
+        median_error: percent; of semi-supervised trainings the median test error over the last 20
+            epochs, as MixMatch reports it; else None.
+        lam_quantiles: λ of the last epoch at the levels 0, 0.01, …, 1, what `Frozen` draws from; in
+            results that were stored before, empty.
+        scores: of policies that keep them, the score of each training image, to five digits, in the
+            order of `core.training.prepared_data.prepare_data(...).train`; of others, and in results that were
+            stored before, None.
+        probabilities: of a training that holds out a fold, [M][C]: its prediction for each of these
+            images, to five digits, in the order of `core.training.prepared_data.draw_labels(...).held_out`; else
+            None.
+        policy_parameters: number of parameters of the policy's own networks.
+        findings: of what `TrainingConfig.analysis` asks for; else None.
+    """
+
+    test_error: float
+    test_top5_error: float | None
+    val_error: float
+    train_loss: float
+    train_seconds: float
+    samples_seen: int
+    epochs: int
+    parameters: int
+    history: list[Metrics]
+    lam_histogram: list[int]
+    lam_histogram_first: list[int]
+    lam_quantiles: list[float] = field(default_factory=list)
+    scores: list[float] | None = None
+    probabilities: list[list[float]] | None = None
+    median_error: float | None = None
+    policy_parameters: int = 0
+    findings: Findings | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingResult:
+        """The inverse of `to_dict`."""
+        values = dict(data)
+        if values.get("findings") is not None:
+            values["findings"] = Findings(**values["findings"])
+        return cls(**values)

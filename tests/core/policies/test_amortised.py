@@ -1,0 +1,488 @@
+"""The table by another road, steps between by hand, and whether predictions follow what was
+learned."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn, optim
+
+from core.meta.reading import DEFAULT, PAPER, Reading
+from core.meta.validation_gradient import ValidationGradient
+from core.mixing.batch import draw_beta, draw_partners
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, Mixing
+from core.policies.amortised import Amortised, MoveTable
+from core.policies.learned import Learned
+
+Stage = tuple[Tensor, Tensor, Tensor, Tensor]
+"""z, move, first, second."""
+
+
+def a_stage(seed: int, classes: int = 3, n: int = 12) -> Stage:
+    r = torch.Generator().manual_seed(seed)
+    z, noise = torch.randn(2, n, generator=r, dtype=torch.float64)
+    first, second = torch.randint(classes, (2, n), generator=r)
+    return z, 0.4 * z + first - 2.0 * second + 0.3 * noise, first, second
+
+
+def learnt(stages: Sequence[Stage], **options: Any) -> MoveTable:
+    table = MoveTable(**options)
+    for stage in stages:
+        table.learn(*stage)
+    return table
+
+
+@dataclass
+class Slow:
+    """The same model as lists of samples, each with its weight, fitted anew each time."""
+
+    memory: float = 0.95
+    prior: float = 2.0
+    samples: list[list[float]] = field(default_factory=list)
+    rests: list[list[Any]] = field(default_factory=list)
+    """[weight, pair, rest]; the rest as it was seen at its own stage."""
+
+    def learn(self, z: Tensor, move: Tensor, first: Tensor, second: Tensor) -> None:
+        for row in (*self.samples, *self.rests):
+            row[0] *= self.memory
+        new = list(zip(z.tolist(), move.tolist(), first.tolist(), second.tolist(), strict=True))
+        self.samples += [[1.0, a, b] for a, b, _, _ in new]
+        weight, x, y = np.array(self.samples).T
+        self.slope = float(np.polyfit(x, y, 1, w=np.sqrt(weight))[0])
+        self.rests += [[1.0, (i, j), b - self.slope * a] for a, b, i, j in new]
+        self.residuals = [b - self.slope * a - self.entry(i, j) for a, b, i, j in new]
+
+    def entry(self, i: int, j: int) -> float:
+        kind = [row for row in self.rests if (row[1][0] == row[1][1]) == (i == j)]
+        mean = sum(w * r for w, _, r in kind) / sum(w for w, _, _ in kind) if kind else 0.0
+        own = [row for row in kind if row[1] == (i, j)]
+        total = sum(w for w, _, _ in own)
+        return float((sum(w * r for w, _, r in own) + self.prior * mean) / (total + self.prior))
+
+
+# ------------------------------------------------------------------------------------- the table
+
+
+def test_one_stage_on_paper() -> None:
+    """z = ±1, so that the slope is Σ zΔ / 4 = 2, the rests 3, 4 and −1, −2, their means by kind
+    3.5 and −1.5, and the residuals ∓ ½, ± ½."""
+    z, move = torch.tensor([[1.0, -1.0, 1.0, -1.0], [5.0, 2.0, 1.0, -4.0]])
+    first, second = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    table = MoveTable(prior=2.0)
+    table.learn(z, move, first, second)
+    expected = torch.tensor([[-1.5, 3.5], [3.5, -1.5]], dtype=torch.float64)
+    torch.testing.assert_close(table.table(), expected)
+    r = torch.Generator().manual_seed(3)
+    drawn = torch.randint(4, (2,), generator=r).tolist()
+    found = table.predict(
+        torch.tensor([2.0, 0.0]), torch.tensor([0, 1]), torch.tensor([1, 1]), r.manual_seed(3)
+    )
+    noise = [(-0.5, 0.5, 0.5, -0.5)[i] for i in drawn]
+    assert found.tolist() == pytest.approx([4 + 3.5 + noise[0], -1.5 + noise[1]])
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("prior", [0.5, 2.0])
+def test_many_stages_by_the_slow_road(memory: float, prior: float) -> None:
+    """Classes come up late: the table grows."""
+    table, slow = MoveTable(memory, prior), Slow(memory, prior)
+    for seed, classes in enumerate([2, 2, 4, 3, 6]):
+        stage = a_stage(seed, classes)
+        table.learn(*stage)
+        if memory == 0:
+            slow.samples, slow.rests = [], []
+        slow.learn(*stage)
+        size = len(table.table())
+        expected = [[slow.entry(i, j) for j in range(size)] for i in range(size)]
+        np.testing.assert_allclose(table.table().numpy(), expected, rtol=1e-9, atol=1e-9)
+        # Every residual comes up, and nothing else does.
+        n = 2000
+        zeros = torch.zeros(n, dtype=torch.int64)
+        z = torch.full((n,), 0.7, dtype=torch.float64)
+        found = table.predict(z, zeros, zeros + 1, torch.Generator().manual_seed(seed))
+        base = 0.7 * slow.slope + slow.entry(0, 1)
+        seen = sorted(set((found - base).numpy().round(8).tolist()))
+        np.testing.assert_allclose(seen, sorted(slow.residuals), atol=1e-7)
+
+
+def test_residuals_are_drawn_alike_often() -> None:
+    table = learnt([a_stage(0)])
+    n = 12_000
+    zeros = torch.zeros(n, dtype=torch.int64)
+    found = table.predict(torch.zeros(n), zeros, zeros, torch.Generator().manual_seed(1))
+    _, counts = found.unique(return_counts=True)
+    assert len(counts) == 12
+    # χ² of 11 degrees of freedom; 45 is passed once in 200,000.
+    assert float(((counts - 1000.0) ** 2 / 1000).sum()) < 45
+
+
+def test_pairs_never_seen_take_the_mean_of_their_kind() -> None:
+    z, move, first, second = a_stage(1, classes=3, n=60)
+    table, slow = learnt([(z, move, first, second)]), Slow()
+    slow.learn(z, move, first, second)
+    r = torch.Generator().manual_seed(0)
+    zero = torch.zeros(3, dtype=torch.float64)
+    found = table.predict(zero, torch.tensor([7, 7, 0]), torch.tensor([7, 5, 9]), r)
+    r.manual_seed(0)
+    noise = torch.tensor(slow.residuals)[torch.randint(60, (3,), generator=r)]
+    same, other = slow.entry(7, 7), slow.entry(7, 5)
+    assert abs(same - other) > 0.1
+    assert (found - noise).tolist() == pytest.approx([same, other, other])
+
+
+def test_what_was_learned_fades() -> None:
+    """A pair moves by 1 for long, then by 0: half of it is left after log ½ / log memory stages."""
+    one = torch.ones(400, dtype=torch.int64)
+    z = torch.linspace(-1, 1, 400, dtype=torch.float64)
+    table = MoveTable(memory=0.9, prior=1e-9)
+    for _ in range(200):
+        table.learn(z, torch.ones(400), 0 * one, one)
+    assert float(table.table()[0, 1]) == pytest.approx(1)
+    for stages in range(1, 15):
+        table.learn(z, torch.zeros(400), 0 * one, one)
+        assert float(table.table()[0, 1]) == pytest.approx(0.9**stages)
+
+
+def test_the_slope_is_that_of_a_line_and_no_other() -> None:
+    stages = [a_stage(seed, n=50) for seed in range(3)]
+    table, slow = learnt(stages), Slow()
+    for stage in stages:
+        slow.learn(*stage)
+    a, b = (
+        table.predict(
+            torch.tensor([z], dtype=torch.float64), *torch.tensor([[0], [1]]),
+            torch.Generator().manual_seed(2),
+        )
+        for z in (-3.0, 2.0)
+    )  # fmt: skip
+    assert float(b - a) == pytest.approx(5 * slow.slope, rel=1e-9)
+
+
+@pytest.mark.parametrize("z", [0.0, 0.1, 0.3, -13.8])
+@pytest.mark.parametrize("n", [1, 64])
+def test_equal_logits_have_no_slope(z: float, n: int) -> None:
+    """There rounding would be divided by rounding, and λ elsewhere be moved by the quotient."""
+    r = torch.Generator().manual_seed(0)
+    zeros = torch.zeros(n, dtype=torch.int64)
+    move = 2 + 3 * torch.randn(n, generator=r, dtype=torch.float64)
+    table = MoveTable(prior=1e-9)
+    pair = zeros[:1].expand(2)
+    for _ in range(20):
+        table.learn(torch.full((n,), z, dtype=torch.float64), move, zeros, zeros)
+        far = table.predict(torch.tensor([-9.0, 9.0]), pair, pair, r)
+        assert float(far.min()) >= float(move.min()) - 1e-6
+        assert float(far.max()) <= float(move.max()) + 1e-6
+
+
+def test_predictions_take_one_draw_and_the_dtype_of_z() -> None:
+    table = learnt([a_stage(0)])
+    zeros = torch.zeros(5, dtype=torch.int64)
+    r, mirror = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
+    for dtype in (torch.float32, torch.float64):
+        assert table.predict(torch.zeros(5, dtype=dtype), zeros, zeros, r).dtype == dtype
+        torch.randint(12, (5,), generator=mirror)
+        assert torch.equal(r.get_state(), mirror.get_state())
+
+
+def test_nothing_learned_nothing_predicted() -> None:
+    zeros = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(
+        RuntimeError, match=r"no meta stage was taken in yet: learn\(\) comes first"
+    ):
+        MoveTable().predict(torch.zeros(2), zeros, zeros)
+
+
+def test_a_state_is_a_snapshot_that_two_tables_may_share() -> None:
+    table = learnt([a_stage(0), a_stage(1)])
+    state = table.state_dict()
+    copied = copy.deepcopy(state)
+    others = [MoveTable(), MoveTable()]
+    for other in others:
+        other.load_state_dict(state)
+        other.learn(*a_stage(2))
+    table.learn(*a_stage(2))
+    assert all(torch.equal(state[name], copied[name]) for name in copied)
+    for other in others:
+        assert torch.equal(other.table(), table.table())
+
+
+# ------------------------------------------------------------------------------------ the policy
+
+
+@pytest.fixture
+def setup(toy: SimpleNamespace) -> SimpleNamespace:
+    net = toy.make_net(norm=True)
+    optimizer = optim.SGD(net.parameters(), lr=0.2, momentum=0.9)
+    toy.warm_up(net, optimizer)
+    return SimpleNamespace(net=net, optimizer=optimizer, toy=toy)
+
+
+def ask(s: SimpleNamespace, policy: Any, t: int, **more: Any) -> Interpolation:
+    """The answer for batch t; its draws depend on t alone."""
+    d = s.toy.make_data(9, 4, seed=50 + t, soft=more.pop("soft", False))
+    val_batch = more.pop("val_batch", d.val_batch)
+    given: Interpolation = policy(
+        s.net, s.optimizer, d.batch, val_batch, generator=torch.Generator().manual_seed(t), **more
+    )
+    return given
+
+
+def passes(s: SimpleNamespace) -> list[int]:
+    sizes: list[int] = []
+    s.net.inp.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    return sizes
+
+
+READINGS = {
+    "default": DEFAULT,
+    "paper": PAPER,
+    "clip": Reading(projection="clip", gradient="lam", scale="rms", step_size=0.3),
+    "sign": replace(DEFAULT, scale="sign", step_size=1.0),
+    "optimizer": replace(DEFAULT, inner_step="optimizer"),
+    "two updates": replace(DEFAULT, meta_steps=2),
+}
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_steps_that_learn_are_those_of_the_policy_inside(k: int, setup: SimpleNamespace) -> None:
+    policy, learned = Amortised(every=k), Learned()
+    for t in range(7):
+        given = ask(setup, policy, t)
+        truth = ask(setup, learned, t)
+        assert setup.toy.identical(vars(given), vars(truth)) == (t % k == 0)
+        assert torch.equal(given.lam_init, truth.lam_init)
+        assert torch.equal(given.partner, truth.partner)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+def test_steps_between_by_hand(reading: Reading, soft: bool, setup: SimpleNamespace) -> None:
+    """λ is the λ that no learning would give, its logit moved by the table's prediction."""
+    policy, slow = Amortised(Learned(reading), every=3), Slow()
+
+    def unmoved(lam: Tensor) -> Tensor:
+        if reading.projection == "sigmoid_after":
+            return torch.sigmoid(lam)
+        return lam
+
+    def logit(lam: Tensor) -> Tensor:
+        lam = lam.clamp(1e-6, 1 - 1e-6)
+        return (lam / (1 - lam)).log()
+
+    for t in range(6):
+        given = ask(setup, policy, t, soft=soft)
+        y = setup.toy.make_data(9, 4, seed=50 + t, soft=soft).batch[1]
+        first = y.argmax(1) if soft else y
+        second = first[given.partner]
+        z = logit(unmoved(given.lam_init))
+        at = unmoved(given.lam_init)
+        # The default reading moves the logit by a slope that holds the factor λ(1 − λ).
+        reach = at * (1 - at) if reading.gradient == "logit" and reading.scale != "sign" else at**0
+        if t % 3 == 0:
+            kept = reach >= 0.01
+            stage = (z, (logit(given.lam) - z) / reach, first, second)
+            slow.learn(*(part[kept] for part in stage))
+            continue
+        r = torch.Generator().manual_seed(t)
+        lam_init = draw_beta(9, reading.init_alpha, generator=r, dtype=torch.float64)
+        assert torch.equal(given.lam_init, lam_init)
+        assert torch.equal(given.partner, draw_partners(9, generator=r))
+        drawn = torch.randint(len(slow.residuals), (9,), generator=r)
+        table = [slow.entry(i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
+        move = slow.slope * z + torch.tensor(table) + torch.tensor(slow.residuals)[drawn]
+        expected = 1 / (1 + (-(z + move * reach)).exp())
+        torch.testing.assert_close(given.lam, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(given.change, given.lam - unmoved(lam_init))
+        assert given.hypergradient is given.meta_loss is None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A mixing that draws a number."""
+
+    drawn: int | None = None
+    hooks = False
+
+    def draw(self, x: Tensor, generator: torch.Generator | None) -> Mixing:
+        return Drawing(int(torch.randint(1000, (), generator=generator)))
+
+    def logits(self, call: Any, model: Any, x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+        return INPUT.logits(call, model, x, lam, partner)
+
+
+def test_what_the_mixing_draws_is_drawn_between_too(setup: SimpleNamespace) -> None:
+    learned = Learned(mixing=Drawing())
+    policy = Amortised(learned, every=2)
+    for t in range(4):
+        given = ask(setup, policy, t)
+        assert given.mixing == ask(setup, learned, t).mixing != Drawing()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+def test_shapes_dtypes_and_ranges(
+    reading: Reading, dtype: torch.dtype, setup: SimpleNamespace
+) -> None:
+    net = setup.toy.make_net(dtype=dtype)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    policy = Amortised(Learned(reading), every=4)
+    for t in range(8):
+        n = 1 if t == 5 else 9
+        d = setup.toy.make_data(n, 4, seed=t, dtype=dtype)
+        given = policy(net, optimizer, d.batch, d.val_batch)
+        assert given.lam.shape == given.lam_init.shape == (n,)
+        assert given.lam.dtype == given.lam_init.dtype == dtype
+        assert bool(((given.lam >= 0) & (given.lam <= 1)).all())
+        assert not given.lam.requires_grad
+        assert sorted(given.partner.tolist()) == list(range(n))
+
+
+def test_a_step_between_runs_no_pass_and_reads_no_validation_batch(setup: SimpleNamespace) -> None:
+    sizes, policy, samples = passes(setup), Amortised(every=3), []
+    for t in range(6):
+        sizes.clear()
+        given = ask(setup, policy, t, **({} if t % 3 == 0 else {"val_batch": None}))
+        samples.append(given.extra_samples)
+        assert sizes == ([9, 4] if t % 3 == 0 else [])
+    assert samples == [13, 0, 0, 13, 0, 0]
+
+
+def test_a_step_that_learns_needs_one_and_then_still_learns(setup: SimpleNamespace) -> None:
+    policy = Amortised(every=2)
+    with pytest.raises(ValueError, match="needs a meta-validation batch, got None"):
+        ask(setup, policy, 0, val_batch=None)
+    assert ask(setup, policy, 0).hypergradient is not None
+    assert ask(setup, policy, 1).hypergradient is None
+
+
+def test_a_bad_batch_is_refused_between_too(setup: SimpleNamespace) -> None:
+    policy = Amortised(every=2)
+    ask(setup, policy, 0)
+    x, y = setup.toy.make_data(9, 4).batch
+    with pytest.raises(ValueError, match="training inputs must be floating point"):
+        policy(setup.net, setup.optimizer, (x.byte(), y), None)
+
+
+def test_the_prediction_is_the_streams_alone(setup: SimpleNamespace) -> None:
+    policy = Amortised(every=4)
+    ask(setup, policy, 0)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = ask(setup, copy.deepcopy(policy), 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert setup.toy.identical(vars(ask(setup, copy.deepcopy(policy), 1)), vars(first))
+    snapshot = setup.toy.snapshot(setup.net, setup.optimizer)
+    ask(setup, policy, 2)
+    assert setup.toy.identical(setup.toy.snapshot(setup.net, setup.optimizer), snapshot)
+
+
+@pytest.mark.parametrize("placebo", [False, True])
+def test_a_resumed_training_goes_on_as_if_nothing_had_been(
+    placebo: bool, setup: SimpleNamespace
+) -> None:
+    def fresh() -> Amortised:
+        kept = ValidationGradient(2)
+        return Amortised(Learned(placebo=placebo, validation_gradient=kept), every=3)
+
+    def steps(policy: Amortised, times: range) -> list[Any]:
+        return [vars(ask(setup, policy, t)) for t in times]
+
+    whole = steps(fresh(), range(11))
+    for at in range(11):
+        policy = fresh()
+        steps(policy, range(at))
+        file = io.BytesIO()
+        torch.save(policy.state_dict(), file)
+        file.seek(0)
+        resumed = fresh()
+        resumed.load_state_dict(torch.load(file))
+        assert setup.toy.identical(steps(resumed, range(at, 11)), whole[at:]), at
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        Amortised(every=0)
+    for memory in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"memory must lie in \[0, 1\), got"):
+            Amortised(memory=memory)
+
+
+# ------------------------------------------------------------------- does it do what it is for
+
+
+@dataclass
+class ByPairs:
+    """In the place of `Learned`: moves the logit by a table over class pairs and by noise."""
+
+    effect: Tensor
+    noise: float = 0.5
+    slope: float = -0.3
+    reading: Reading = field(default_factory=lambda: Reading(gradient="lam"))
+    mixing: Mixing = INPUT
+    seen: list[Tensor] = field(default_factory=list)
+
+    def __call__(
+        self, model: Any, optimizer: Any, batch: Any, val_batch: Any, *, generator: Any, **_: Any
+    ) -> Interpolation:
+        n, y = len(batch[1]), batch[1]
+        lam_init = draw_beta(n, 1.0, generator=generator, dtype=torch.float64)
+        partner = draw_partners(n, generator=generator)
+        z = torch.logit(lam_init)
+        noise = self.noise * torch.randn(n, generator=generator, dtype=torch.float64)
+        lam = torch.sigmoid(z + self.slope * z + self.effect[y, y[partner]] + noise)
+        self.seen.append(lam)
+        return Interpolation(lam, partner, lam_init, change=lam - lam_init)
+
+
+CLASSES, BATCH, EVERY, STAGES = 10, 128, 8, 60
+
+
+def simulate() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """λ of stages and of steps between, after ten stages; predicted moves, and true effects."""
+    r = torch.Generator().manual_seed(6)
+    effect = 3 * torch.randn(CLASSES, CLASSES, generator=r, dtype=torch.float64)
+    inside = ByPairs(effect)
+    policy = Amortised(inside, every=EVERY)  # type: ignore[arg-type]
+    between, moves, effects = [], [], []
+    for t in range(EVERY * STAGES):
+        y = torch.randint(CLASSES, (BATCH,), generator=r)
+        given = policy(nn.Identity(), None, (torch.zeros(BATCH, 1, dtype=torch.float64), y), None,  # type: ignore[arg-type]
+            generator=r)  # fmt: skip
+        if t % EVERY and t >= 10 * EVERY:
+            z = torch.logit(given.lam_init)
+            between.append(given.lam)
+            moves.append(torch.logit(given.lam) - z - inside.slope * z)
+            effects.append(effect[y, y[given.partner]])
+    return torch.cat(inside.seen[10:]), *map(torch.cat, (between, moves, effects))
+
+
+def test_predictions_follow_the_pairs_and_the_spread_of_what_was_learned() -> None:
+    learned, between, moves, effects = simulate()
+    # Moves are effect + noise: even the true effect correlates by √(3² / (3² + 0.5²)) = 0.99.
+    best = float(effects.std() / (effects.var() + 0.25).sqrt())
+    found = float(torch.corrcoef(torch.stack([moves, effects]))[0, 1])
+    assert best - 0.03 < found < best + 0.01
+    # A pair has been seen 128 / 100 times a stage, over the last 1 / (1 − 0.95) of them, against
+    # the prior of 2: it is predicted at 25.6 / 27.6 of its effect.
+    slope = np.polyfit(effects.numpy(), moves.numpy(), 1)[0]
+    assert slope == pytest.approx(25.6 / 27.6, abs=0.02)
+    # Kolmogorov and Smirnov. What is between repeats the residuals of its stage, so that it counts
+    # as no more draws than the stages; two samples of n part by 2.7·√(2/n) once in a million.
+    n = len(learned)
+    grid = torch.linspace(0, 1, 400, dtype=torch.float64)
+    parts = [torch.searchsorted(s.sort().values, grid) / len(s) for s in (learned, between)]
+    assert float((parts[0] - parts[1]).abs().max()) < 2.7 * math.sqrt(2 / n)
+    # The bound tells them from draws without learning.
+    uniform = (parts[0] - grid).abs().max()
+    assert float(uniform) > 2.7 * math.sqrt(2 / n)

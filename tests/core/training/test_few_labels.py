@@ -1,0 +1,475 @@
+"""The loop of a semi-supervised training: what it feeds, what it reports, interruptions."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.data import load_source
+from core.evaluation import evaluate
+from core.models import build_model
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.semi_supervised.method import SemiBatch, SemiStep
+from core.training import few_labels as semi_training
+from core.training import training
+from core.training.checkpoint import load_checkpoint
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.few_labels import SemiSupervisedTraining
+from core.training.few_labels_data import SemiData, prepare_semi_data
+from core.training.fit import fit
+from core.training.result import DivergenceError, Metrics, TrainingResult
+
+NONE, LEARNED = PolicyConfig("none"), PolicyConfig("learned")
+BETA = PolicyConfig("beta", alpha=0.75, per_sample=True)
+
+LABELLED, UNLABELLED, B, U, M = 20, 26, 8, 6, 5
+EPOCHS, STEPS = 3, 4
+"""Of CONFIG: 26 unlabelled images in batches of 6; two are left over."""
+
+CONFIG = TrainingConfig(
+    "digits", "digits_cnn", NONE, train_size=LABELLED + UNLABELLED, meta_size=12, width=4,
+    epochs=EPOCHS, batch_size=B, meta_batch_size=M, lr=0.05, translate=1,
+    semi=SemiSupervisedConfig("supervised", LABELLED, unlabelled_batch=U),
+)  # fmt: skip
+
+
+def case(policy: PolicyConfig = NONE, **settings: Any) -> TrainingConfig:
+    semi = SemiSupervisedConfig(labelled=LABELLED, unlabelled_batch=U, **settings)
+    return replace(CONFIG, policy=policy, semi=semi)
+
+
+# Ten classes: untrained networks are seldom surer than 0.13.
+CASES = {
+    "supervised": CONFIG,
+    "pi-model": case(kind="pi-model", weight=20.0, ramp="sigmoid", ramp_share=0.5),
+    "mean-teacher": case(kind="mean-teacher", weight=8.0, ema=0.8),
+    "vat": case(kind="vat", epsilon=2.0),
+    "vat + em": case(kind="vat", epsilon=2.0, entropy=0.1),
+    "pseudo-label": case(kind="pseudo-label", threshold=0.13),
+    "mixup + apl": case(
+        BETA, kind="pseudo-label", threshold=0.16, threshold_step=0.03, threshold_period=1
+    ),
+    "metamixup + pseudo-label": case(LEARNED, kind="pseudo-label", threshold=0.13),
+    "scores + pseudo-label": case(PolicyConfig("scores"), kind="pseudo-label", threshold=0.13),
+    "mixmatch without mixup": case(kind="mixmatch", weight=25.0, ema=0.8),
+    "mixmatch": case(BETA, kind="mixmatch", weight=25.0, ema=0.8, ramp="linear", ramp_share=0.5),
+    "mixmatch + metamixup": case(LEARNED, kind="mixmatch", weight=25.0, ema=0.8),
+    "mixmatch + placebo": case(
+        PolicyConfig("placebo", every=3), kind="mixmatch", weight=25.0, ema=0.8
+    ),
+}
+every_case = pytest.mark.parametrize("name", CASES)
+AVERAGED = [name for name, config in CASES.items() if config.semi and config.semi.ema]
+
+digits = functools.cache(lambda: load_source("digits"))
+
+
+def run(config: TrainingConfig, **options: Any) -> TrainingResult:
+    return fit(config, source=digits(), **options)
+
+
+def images(config: TrainingConfig) -> SemiData:
+    return prepare_semi_data(config, digits(), "cpu")
+
+
+def numbers(result: TrainingResult) -> dict[str, Any]:
+    """Everything of a result but the time it took."""
+    data = result.to_dict()
+    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
+    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
+
+
+@functools.cache
+def whole(config: TrainingConfig) -> TrainingResult:
+    """The result of a training that nothing disturbs. Not to be changed."""
+    return run(config)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SemiBatch, SemiStep]]:
+    """What each step was given and gave."""
+    taken: list[tuple[SemiBatch, SemiStep]] = []
+    real = semi_training.build_method
+
+    def build(*given: Any) -> Any:
+        method = real(*given)
+        step: Callable[..., SemiStep] = method.step
+
+        def spy(model: Any, optimizer: Any, batch: SemiBatch, **more: Any) -> SemiStep:
+            taken.append((batch, step(model, optimizer, batch, **more)))
+            return taken[-1][1]
+
+        method.step = spy
+        return method
+
+    monkeypatch.setattr(semi_training, "build_method", build)
+    return taken
+
+
+# ------------------------------------------------------------------------ what a step is given
+
+
+@every_case
+def test_an_epoch_is_a_pass_over_the_unlabelled_images(
+    name: str, steps: list[tuple[SemiBatch, SemiStep]]
+) -> None:
+    """In whole batches; labelled images come in whole batches of reshuffled passes."""
+    run(CASES[name])
+    assert len(steps) == EPOCHS * STEPS
+    views = len(steps[0][0].views)
+    orders = []
+    for epoch in range(EPOCHS):
+        batches = [batch for batch, _ in steps[epoch * STEPS : (epoch + 1) * STEPS]]
+        for batch in batches:
+            assert len(batch.labelled[0]) == len(batch.labelled[1]) == B
+            assert batch.indices.shape == (B + U,)
+            assert batch.epoch == epoch
+            assert [view.shape for view in batch.views] == [(U, 1, 8, 8)] * views
+        labelled = torch.cat([batch.indices[:B] for batch in batches])
+        unlabelled = torch.cat([batch.indices[B:] for batch in batches])
+        # Two batches of 8 from each pass over 20.
+        for half in (labelled[: 2 * B], labelled[2 * B :]):
+            assert len(set(half.tolist())) == 2 * B
+            assert int(half.max()) < LABELLED
+        assert len(set(unlabelled.tolist())) == STEPS * U
+        assert set(unlabelled.tolist()) <= set(range(LABELLED, LABELLED + UNLABELLED))
+        orders.append((*labelled.tolist(), *unlabelled.tolist()))
+    assert len(set(orders)) == EPOCHS
+    progress = [batch.progress for batch, _ in steps]
+    assert progress == pytest.approx([i / (EPOCHS * STEPS) for i in range(EPOCHS * STEPS)])
+
+
+def test_indices_name_the_images_that_come(steps: list[tuple[SemiBatch, SemiStep]]) -> None:
+    config = replace(CASES["metamixup + pseudo-label"], flip=False, translate=0)
+    run(config)
+    data = images(config)
+    ((labelled, y),) = data.labelled.batches([torch.arange(LABELLED)])
+    ((unlabelled, _),) = data.unlabelled.batches([torch.arange(UNLABELLED)])
+    x = data.transform.evaluate(torch.cat([labelled, unlabelled]))
+    ((meta, meta_y),) = data.meta.batches([torch.arange(12)])
+    meta = data.transform.evaluate(meta)
+    for batch, _ in steps:
+        assert torch.equal(batch.labelled[0], x[batch.indices[:B]])
+        assert torch.equal(batch.labelled[1], y[batch.indices[:B]])
+        (view,) = batch.views
+        assert torch.equal(view, x[batch.indices[B:]])
+        assert batch.val is not None
+        assert len(batch.val[0]) == M
+        found = (batch.val[0][:, None] == meta[None]).flatten(2).all(2)
+        assert found.sum(1).tolist() == [1] * M
+        assert torch.equal(batch.val[1], meta_y[found.long().argmax(1)])
+
+
+@pytest.mark.parametrize("name", ["pi-model", "mixmatch"])
+def test_views_are_the_same_images_augmented_apart(
+    name: str, steps: list[tuple[SemiBatch, SemiStep]]
+) -> None:
+    config = replace(CASES[name], flip=False, translate=1)
+    run(config)
+    data = images(config)
+    apart = 0
+    for batch, _ in steps:
+        first, second = batch.views
+        apart += int((first != second).flatten(1).any(1).sum())
+        ((pixels, _),) = data.unlabelled.batches([batch.indices[B:] - LABELLED])
+        plain = data.transform.evaluate(pixels)
+        padded = nn.functional.pad(plain, (1, 1, 1, 1))
+        shifts = [padded[..., i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+        for view in batch.views:
+            explained = torch.stack([(view == s).flatten(1).all(1) for s in shifts]).any(0)
+            assert bool(explained.all())
+    # Both draw the same of nine shifts in one case of nine.
+    assert 0.7 < apart / (EPOCHS * STEPS * U) < 1
+
+
+def test_methods_see_the_same_images_in_the_same_augmentation(
+    steps: list[tuple[SemiBatch, SemiStep]],
+) -> None:
+    """Whatever they draw themselves and however many views they read."""
+    seen = {}
+    for name, config in CASES.items():
+        steps.clear()
+        run(replace(config, noise=0.1))
+        seen[name] = [batch for batch, _ in steps]
+    first = seen["mixmatch"]
+    for batches in seen.values():
+        for i, (batch, other) in enumerate(zip(batches, first, strict=True)):
+            assert torch.equal(batch.indices, other.indices)
+            assert torch.equal(batch.labelled[0], other.labelled[0])
+            assert torch.equal(batch.labelled[1], other.labelled[1])
+            if i == 0 and batch.views:
+                assert torch.equal(batch.views[0], other.views[0])
+
+
+# ------------------------------------------------------------------------------ what it reports
+
+
+SAMPLES = {
+    "supervised": B,
+    "pi-model": 2 * (B + U),
+    "mean-teacher": 2 * (B + U),
+    "vat": 3 * (B + U),  # clean, one power iteration, perturbed
+    "mixmatch without mixup": 2 * U + B + 2 * U,  # guesses, then the step
+    "mixmatch": 2 * U + B + 2 * U,
+    "mixmatch + metamixup": 2 * U + 2 * (B + 2 * U) + M,
+}
+
+
+@every_case
+def test_what_each_epoch_reports(name: str) -> None:
+    seen: list[Metrics] = []
+    config = CASES[name]
+    result = run(config, on_epoch=seen.append)
+    assert seen == result.history
+    names = {
+        "epoch", "train_loss", "val_loss", "val_error", "lr", "train_seconds", "samples_seen",
+    }  # fmt: skip
+    if config.semi and config.semi.kind in ("pseudo-label", "mixmatch"):
+        names |= {"lam_mean", "lam_q05", "lam_q25", "lam_q50", "lam_q75", "lam_q95"}
+    if config.policy.reading is not None:
+        names |= {"lam_change", "hypergradient_rms", "meta_loss"}
+    pseudo = {"accepted", "accepted_accuracy", "threshold"}
+    if config.semi and config.semi.kind == "pseudo-label":
+        names |= pseudo
+    for metrics in seen:
+        assert names - {"accepted_accuracy"} <= set(metrics) <= names
+        assert ("accepted_accuracy" in metrics) == (metrics.get("accepted", 0) > 0)
+        assert all(math.isfinite(value) for value in metrics.values())
+    assert [metrics["epoch"] for metrics in seen] == [1, 2, 3]
+    if name in SAMPLES:
+        per_epoch = STEPS * SAMPLES[name]
+        assert [m["samples_seen"] for m in seen] == [per_epoch, 2 * per_epoch, 3 * per_epoch]
+    assert result.scores is None
+    assert TrainingResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+@pytest.mark.parametrize("name", ["pseudo-label", "mixup + apl"])
+def test_pseudo_labels_are_counted_against_the_true_ones(
+    name: str, steps: list[tuple[SemiBatch, SemiStep]]
+) -> None:
+    result = run(CASES[name])
+    true = images(CASES[name]).true_labels
+    for epoch, metrics in enumerate(result.history):
+        given = right = 0
+        for batch, step in steps[epoch * STEPS : (epoch + 1) * STEPS]:
+            assert step.pseudo_labels is not None
+            for row, label in zip(
+                batch.indices[B:].tolist(), step.pseudo_labels.tolist(), strict=True
+            ):
+                given += label >= 0
+                right += label == int(true[row - LABELLED])
+        assert metrics["accepted"] == pytest.approx(100 * given / (STEPS * U))
+        if given:
+            assert metrics["accepted_accuracy"] == pytest.approx(100 * right / given)
+    assert any(m["accepted"] > 0 for m in result.history)
+
+
+def test_the_threshold_falls_by_epoch() -> None:
+    result = whole(CASES["mixup + apl"])
+    assert [m["threshold"] for m in result.history] == pytest.approx([0.16, 0.13, 0.10])
+    # Every largest probability of ten exceeds 0.1.
+    assert result.history[-1]["accepted"] == 100
+
+
+@every_case
+def test_the_training_loss_is_the_mean_of_the_steps(
+    name: str, steps: list[tuple[SemiBatch, SemiStep]]
+) -> None:
+    result = run(CASES[name])
+    for epoch, metrics in enumerate(result.history):
+        losses = [float(step.loss) for _, step in steps[epoch * STEPS : (epoch + 1) * STEPS]]
+        assert metrics["train_loss"] == pytest.approx(sum(losses) / STEPS)
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_the_moving_average_is_what_is_evaluated(name: str, tmp_path: Path) -> None:
+    result = run(CASES[name], directory=tmp_path)
+    kept = load_checkpoint(tmp_path)
+    assert kept is not None
+    (average,) = kept["method"].values()
+    model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8, width=4)
+    data = images(CASES[name])
+    losses = []
+    for weights in (average, kept["model"]):
+        model.load_state_dict(weights)
+        losses.append(evaluate(model, data.meta, data.transform).loss)
+    assert losses[0] != losses[1]
+    assert result.history[-1]["val_loss"] == losses[0]
+    model.load_state_dict(average)
+    assert result.test_error == evaluate(model, data.test, data.transform).error
+
+
+@pytest.mark.parametrize("name", ["supervised", "mean-teacher"])
+@pytest.mark.parametrize("epochs", [1, 4, 20, 23])
+def test_the_median_is_over_the_networks_of_the_last_20_epochs(
+    name: str, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CASES[name], epochs=epochs, train_size=LABELLED + 2 * U, lr=0.2)
+    errors: list[tuple[int, float]] = []
+    trained = 0
+    model: list[nn.Module] = []
+    real = semi_training.evaluate
+
+    def spy(network: nn.Module, given: Any, transform: Any) -> Any:
+        found = real(network, given, transform)
+        model.append(network)
+        if len(given) == len(digits().test_labels):
+            errors.append((trained, found.error))
+        return found
+
+    def count(_: Metrics) -> None:
+        nonlocal trained
+        trained += 1
+
+    monkeypatch.setattr(semi_training, "evaluate", spy)
+    result = run(config, on_epoch=count)
+    # The last reading is that of the result.
+    last = errors.pop()
+    assert last == (epochs, result.test_error)
+    assert [at for at, _ in errors] == list(range(max(0, epochs - 20), epochs))
+    assert result.median_error == statistics.median(error for _, error in errors)
+    assert errors[-1][1] == result.test_error
+    assert len({id(network) for network in model}) == 1
+    if epochs == 23:
+        # The three before would have moved it.
+        assert len({error for _, error in errors}) > 5
+
+
+def test_other_trainings_have_no_median() -> None:
+    assert whole(replace(CONFIG, semi=None)).median_error is None
+
+
+# --------------------------------------------------------------------------- interruptions
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(config: TrainingConfig, directory: Path, at: int) -> None:
+    """Train until the report of epoch `at` and die there."""
+
+    def die(metrics: Metrics) -> None:
+        if metrics["epoch"] == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(config, directory=directory, on_epoch=die)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+EVERYTHING: dict[str, Any] = {
+    "model": "preact_resnet18", "optimizer": "adamw", "lr": 0.003, "noise": 0.15,
+    "normalisation": "gcn-zca", "padding": "reflect",
+}  # fmt: skip
+"""BatchNorm, Adam's state, noise and whitening."""
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in CASES),
+        *((name, EVERYTHING) for name in ("mean-teacher", "vat", "mixup + apl")),
+        ("mixmatch + metamixup", EVERYTHING),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "everything" if given else "plain",
+)
+def test_an_interruption_after_every_epoch_changes_nothing(
+    name: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    config = replace(CASES[name], **changes)
+    expected = run(config, directory=tmp_path / "whole")
+    for at in range(1, EPOCHS + 1):
+        interrupt(config, tmp_path / "parts", at)
+    assert numbers(run(config, directory=tmp_path / "parts")) == numbers(expected)
+    one, two = load_checkpoint(tmp_path / "whole"), load_checkpoint(tmp_path / "parts")
+    assert one is not None
+    assert two is not None
+    assert one.keys() == two.keys()
+    for part in one:
+        if part != "history":
+            assert same(one[part], two[part]), part
+
+
+def test_another_method_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
+    run(CASES["vat"], directory=tmp_path)
+    other = run(CASES["vat + em"], directory=tmp_path)
+    assert numbers(other) == numbers(whole(CASES["vat + em"]))
+    assert numbers(other) != numbers(whole(CASES["vat"]))
+
+
+@every_case
+@pytest.mark.parametrize("model", ["digits_cnn", "preact_resnet18"])
+def test_divergence_is_an_error_that_names_the_epoch(name: str, model: str) -> None:
+    config = replace(CASES[name], model=model, lr=1e30)
+    with pytest.raises(DivergenceError, match=r"epoch 1: .*lower the learning rate \(now 1e\+30\)"):
+        run(config)
+
+
+@pytest.mark.parametrize("name", ["supervised", "mixmatch + metamixup"])
+def test_divergence_later_on_keeps_the_history(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        semi_training, "learning_rate", lambda _, step, steps: 0.05 if step < 9 else 1e30
+    )
+    seen: list[Metrics] = []
+    with pytest.raises(DivergenceError, match="epoch 3") as caught:
+        run(CASES[name], on_epoch=seen.append)
+    assert [m["epoch"] for m in seen] == [1, 2]
+    assert caught.value.history == seen
+
+
+def test_the_rate_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    real = semi_training.build_method
+
+    def build(*given: Any) -> Any:
+        method = real(*given)
+        step = method.step
+
+        def spy(model: Any, optimizer: Any, *more: Any, **options: Any) -> Any:
+            (rate,) = {group["lr"] for group in optimizer.param_groups}
+            rates.append(rate)
+            return step(model, optimizer, *more, **options)
+
+        method.step = spy
+        return method
+
+    monkeypatch.setattr(semi_training, "build_method", build)
+    result = run(replace(CONFIG, schedule="step", milestones=(1, 2), lr_decay=0.1))
+    assert rates == pytest.approx([0.05] * STEPS + [0.005] * STEPS + [0.0005] * STEPS)
+    assert [m["lr"] for m in result.history] == pytest.approx([0.05, 0.005, 0.0005])
+    rates.clear()
+    run(replace(CONFIG, optimizer="adamw"))
+    total = EPOCHS * STEPS
+    cosine = [0.025 * (1 + math.cos(math.pi * i / total)) for i in range(total)]
+    assert rates == pytest.approx(cosine)
+
+
+def test_is_what_fit_makes_of_the_configuration() -> None:
+    made = training.start(CONFIG, digits(), "cpu")
+    assert isinstance(made, SemiSupervisedTraining)
+    assert Counter(type(training.start(replace(CONFIG, semi=None), digits(), "cpu")).__name__) == (
+        Counter("Training")
+    )

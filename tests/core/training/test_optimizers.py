@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import core
+import core.training.epoch
+from core.data import load_source
+from core.models import build_model
+from core.training import training
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.fit import fit
+from core.training.optimizers import build_optimizer
+from core.training.result import TrainingResult
+
+CONFIG = TrainingConfig(
+    "digits", "digits_cnn", PolicyConfig("none"), train_size=34, meta_size=20, epochs=3,
+    batch_size=16, meta_batch_size=8, lr=0.01, weight_decay=0.1,
+)  # fmt: skip
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+digits = functools.cache(lambda: load_source("digits"))
+
+
+def numbers(result: TrainingResult) -> dict[str, Any]:
+    data = result.to_dict()
+    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
+    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
+
+
+class Layers(nn.Module):
+    """One of each kind of parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.norm(self.convolution(x)).mean((2, 3)))
+        return out
+
+
+def three_steps(optimizer: str, gradient: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """Where the parameters stand before and after each step on given gradients."""
+    torch.manual_seed(0)
+    model = Layers().double()
+    built = build_optimizer(replace(CONFIG, optimizer=optimizer), model)  # type: ignore[arg-type]
+    paths = {name: [p.detach().clone()] for name, p in model.named_parameters()}
+    for step in range(3):
+        for name, p in model.named_parameters():
+            p.grad = gradient[name][step].clone()
+        built.step()
+        for name, p in model.named_parameters():
+            paths[name].append(p.detach().clone())
+    return paths
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_three_steps_by_hand(optimizer: str) -> None:
+    g = torch.Generator().manual_seed(1)
+    gradient = {
+        name: [torch.randn(p.shape, generator=g, dtype=torch.float64) for _ in range(3)]
+        for name, p in Layers().named_parameters()
+    }
+    paths = three_steps(optimizer, gradient)
+    assert set(paths) == {
+        "convolution.weight", "convolution.bias", "norm.weight", "norm.bias", "linear.weight",
+        "linear.bias",
+    }  # fmt: skip
+    for name, path in paths.items():
+        theta, first, second = path[0], torch.zeros_like(path[0]), torch.zeros_like(path[0])
+        for step, raw in enumerate(gradient[name], start=1):
+            if optimizer == "sgd":
+                first = 0.9 * first + raw + 0.1 * theta
+                theta = theta - 0.01 * first
+            else:
+                if optimizer == "adam":
+                    raw = raw + 0.1 * theta
+                elif name in ("convolution.weight", "linear.weight"):
+                    theta = (1 - 0.01 * 0.1) * theta
+                first = 0.9 * first + 0.1 * raw
+                second = 0.999 * second + 0.001 * raw**2
+                root = (second / (1 - 0.999**step)) ** 0.5
+                theta = theta - 0.01 * first / (1 - 0.9**step) / (root + 1e-8)
+            torch.testing.assert_close(path[step], theta, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", ["digits_cnn", "cnn", "preact_resnet18", "wrn_28_2"])
+def test_adamw_holds_each_parameter_once_and_decays_what_is_not_a_vector(model: str) -> None:
+    net = build_model(model, in_channels=1, num_classes=10, image_size=8, width=4)
+    optimizer = build_optimizer(replace(CONFIG, optimizer="adamw"), net)
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert len(decay) == sum(len(group["params"]) for group in optimizer.param_groups)
+    assert len(decay) == len(list(net.parameters()))
+    for p in net.parameters():
+        assert decay[id(p)] == (0.1 if p.ndim > 1 else 0)
+
+
+def test_momentum_of_sgd() -> None:
+    optimizer = build_optimizer(replace(CONFIG, momentum=0.5), Layers())
+    assert isinstance(optimizer, torch.optim.SGD)
+    (group,) = optimizer.param_groups
+    assert (group["momentum"], group["lr"], group["weight_decay"]) == (0.5, 0.01, 0.1)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("inner_step", ["none", "gradient_descent", "optimizer"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_resume_changes_nothing(
+    optimizer: Any, inner_step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    policy = PolicyConfig("none")
+    if inner_step != "none":
+        policy = PolicyConfig("learned", reading=replace(core.DEFAULT, inner_step=inner_step))
+    config = replace(CONFIG, optimizer=optimizer, policy=policy)
+    whole = numbers(fit(config, source=digits()))
+    assert whole != numbers(fit(replace(config, optimizer="sgd"), source=digits()))
+
+    def die(metrics: Any) -> None:
+        raise Interrupted
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            fit(config, source=digits(), directory=tmp_path, on_epoch=die)
+    assert numbers(fit(config, source=digits(), directory=tmp_path)) == whole
+
+
+def test_lam_is_learned_through_plain_descent_whatever_the_optimizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the first step all networks are the same, and so is λ where the inner step is."""
+    steps: list[Tensor] = []
+    real = core.training.epoch.mixed_step
+
+    def spy(model: Any, optimizer: Any, batch: Any, interpolation: Any) -> Any:
+        steps.append(interpolation.lam.clone())
+        return real(model, optimizer, batch, interpolation)
+
+    monkeypatch.setattr(core.training.epoch, "mixed_step", spy)
+
+    def first_lam(optimizer: Any, inner_step: Any) -> Tensor:
+        policy = PolicyConfig("learned", reading=replace(core.DEFAULT, inner_step=inner_step))
+        steps.clear()
+        fit(replace(CONFIG, optimizer=optimizer, policy=policy, epochs=1), source=digits())
+        return steps[0]
+
+    expected = first_lam("sgd", "gradient_descent")
+    assert torch.equal(first_lam("adam", "gradient_descent"), expected)
+    assert torch.equal(first_lam("adamw", "gradient_descent"), expected)
+    assert not torch.allclose(first_lam("adam", "optimizer"), expected)

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.data import (
+    ImageSet,
+    Source,
+    StreamedImages,
+    Transform,
+    flip_labels,
+    load_source,
+    long_tail,
+    make_splits,
+    source_from_arrays,
+)
+from core.semi_supervised import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.prepared_data import draw_labels, prepare_data
+
+CONFIG = TrainingConfig(
+    "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, flip=False
+)
+
+
+def numbered() -> Source:
+    """60 training and 20 test images of 3 classes; pixel (0, 0) is the image's number, test images
+    are counted from 100."""
+    images = np.full((80, 4, 4), 7, np.uint8)
+    images[:, 0, 0] = [*range(60), *range(100, 120)]
+    labels = np.arange(80) % 3
+    return source_from_arrays("numbered", images[:60], labels[:60], images[60:], labels[60:])
+
+
+def read(images: ImageSet) -> dict[int, int]:
+    """Number of each image to its label; every image once."""
+    pixels, labels = next(images.batches([torch.arange(len(images))]))
+    found = dict(zip(pixels[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))
+    assert len(found) == len(images)
+    return found
+
+
+def test_disjoint_balanced_parts_with_their_labels() -> None:
+    data = prepare_data(CONFIG, numbered(), "cpu")
+    train, meta, test = map(read, (data.train, data.meta, data.test))
+    assert not train.keys() & meta.keys()
+    assert set(test) == set(range(100, 120))
+    assert Counter(train.values()) == {0: 10, 1: 10, 2: 10}
+    assert Counter(meta.values()) == {0: 4, 1: 4, 2: 4}
+    assert all(label == number % 3 for number, label in (train | meta).items())
+    assert len(prepare_data(replace(CONFIG, train_size=None), numbered(), "cpu").train) == 48
+
+
+def test_meta_in_training_adds_exactly_those_images() -> None:
+    without = prepare_data(CONFIG, numbered(), "cpu")
+    added = prepare_data(replace(CONFIG, meta_in_training=True), numbered(), "cpu")
+    assert read(added.meta) == read(without.meta)
+    assert read(added.train) == read(without.train) | read(without.meta)
+    assert len(added.train) == len(without.train) + 12
+
+
+def test_the_seed_alone_decides_the_parts() -> None:
+    beta = replace(CONFIG, policy=PolicyConfig("beta", alpha=1.0), lr=1.0, batch_size=3)
+    first = prepare_data(CONFIG, numbered(), "cpu")
+    torch.rand(3)
+    assert read(prepare_data(beta, numbered(), "cpu").train) == read(first.train)
+    other = prepare_data(replace(CONFIG, seed=1), numbered(), "cpu")
+    assert read(other.train) != read(first.train)
+
+
+def test_normalisation_is_that_of_the_training_images() -> None:
+    data = prepare_data(replace(CONFIG, flip=True, translate=2), numbered(), "cpu")
+    pixels = numbered().train_data[list(read(data.train))] / 255  # type: ignore[index]
+    assert data.transform.mean == pytest.approx((pixels.mean(),))
+    assert data.transform.std == pytest.approx((pixels.std(),))
+    assert (data.transform.flip, data.transform.translate) == (True, 2)
+
+
+def test_whitening_is_that_of_the_training_images() -> None:
+    r = np.random.default_rng(0)
+    images, labels = r.integers(0, 256, (80, 4, 4), dtype=np.uint8), np.arange(80) % 3
+    source = source_from_arrays("n", images[:60], labels[:60], images[60:], labels[60:])
+    data = prepare_data(replace(CONFIG, normalisation="gcn-zca"), source, "cpu")
+    assert data.transform.whitening is not None
+    (x, _), *_ = data.train.batches([torch.arange(30)])
+    out = data.transform.evaluate(x).flatten(1)
+    assert float(out.mean(0).abs().max()) < 1e-4
+    assert (
+        float(data.transform.evaluate(torch.from_numpy(images[:, None])).mean(0).abs().max()) > 0.01
+    )
+
+
+def test_the_transform_is_the_configurations() -> None:
+    config = replace(CONFIG, translate=2, normalisation="unit", padding="reflect", noise=0.15)
+    transform = prepare_data(config, numbered(), "cpu").transform
+    assert transform == Transform((0.5,), (0.5,), False, 2, "reflect", 0.15)
+
+
+def test_a_source_of_another_size_is_refused() -> None:
+    assert len(prepare_data(replace(CONFIG, image_size=4), numbered(), "cpu").train) == 30
+    with pytest.raises(ValueError, match=r"'numbered' has images of 4 pixels.*image_size=8; load"):
+        prepare_data(replace(CONFIG, image_size=8), numbered(), "cpu")
+
+
+# ------------------------------------------------------------------- wrong labels and long tails
+
+NOISE: list[dict[str, Any]] = [
+    {"label_noise": 0.4, "label_noise_kind": "pair"},
+    {"label_noise": 0.4},
+    {"label_noise": 0.4, "imbalance": 5.0},
+    {"label_noise": 1.0, "imbalance": 2.0, "meta_in_training": True},
+]
+every_noise = pytest.mark.parametrize("changes", NOISE, ids=str)
+
+
+def wrong(found: dict[int, int]) -> Counter[int]:
+    """Images whose label is not their own, by their own."""
+    return Counter(number % 3 for number, label in found.items() if label != number % 3)
+
+
+def test_labels_are_wrong_in_training_and_nowhere_else() -> None:
+    clean = prepare_data(CONFIG, numbered(), "cpu")
+    source = numbered()
+    for changes in NOISE[:2]:
+        data = prepare_data(replace(CONFIG, **changes), source, "cpu")
+        train = read(data.train)
+        assert train.keys() == read(clean.train).keys()
+        assert wrong(train) == {0: 4, 1: 4, 2: 4}
+        assert read(data.meta) == read(clean.meta)
+        assert read(data.test) == read(clean.test)
+        assert not wrong(read(data.meta))
+    assert source.train_labels.tolist() == numbered().train_labels.tolist()
+
+
+def test_pair_flips_go_to_the_next_class() -> None:
+    data = prepare_data(replace(CONFIG, **NOISE[0]), numbered(), "cpu")
+    turned = {n: label for n, label in read(data.train).items() if label != n % 3}
+    assert all(label == (number + 1) % 3 for number, label in turned.items())
+    symmetric = read(prepare_data(replace(CONFIG, **NOISE[1]), numbered(), "cpu").train)
+    steps = Counter((label - number) % 3 for number, label in symmetric.items())
+    assert steps.keys() == {0, 1, 2}
+
+
+def test_images_that_meta_in_training_adds_keep_their_labels() -> None:
+    everything = replace(CONFIG, label_noise=1.0)
+    without = prepare_data(everything, numbered(), "cpu")
+    added = prepare_data(replace(everything, meta_in_training=True), numbered(), "cpu")
+    assert wrong(read(without.train)) == {0: 10, 1: 10, 2: 10}
+    assert read(added.train) == read(without.train) | read(without.meta)
+    assert not wrong(read(added.meta))
+    assert added.flipped.tolist() == [True] * 30 + [False] * 12
+
+
+@every_noise
+def test_which_labels_are_wrong_is_told(changes: dict[str, Any]) -> None:
+    data = prepare_data(replace(CONFIG, **changes), numbered(), "cpu")
+    pixels, labels = next(data.train.batches([torch.arange(len(data.train))]))
+    own = pixels[:, 0, 0, 0].long() % 3
+    assert data.true_labels.dtype == torch.int64
+    assert data.true_labels.tolist() == own.tolist()
+    assert data.flipped.tolist() == (labels != own).tolist()
+    assert data.flipped.any()
+    assert not prepare_data(CONFIG, numbered(), "cpu").flipped.any()
+
+
+@every_noise
+def test_labels_are_told_without_reading_an_image(changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, **changes)
+    source = numbered()
+    train = prepare_data(config, source, "cpu").train
+    pixels, labels = next(train.batches([torch.arange(len(train))]))
+    assert isinstance(source.train_data, np.ndarray)
+    told = draw_labels(config, replace(source, train_data=source.train_data[:0]))
+    assert told.indices.tolist() == pixels[:, 0, 0, 0].tolist()  # the image's number
+    assert told.given.tolist() == labels.tolist()
+    assert told.true.tolist() == [number % 3 for number in told.indices.tolist()]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_tail_is_cut_before_labels_are_made_wrong(seed: int) -> None:
+    config = replace(CONFIG, seed=seed)
+    balanced = prepare_data(config, numbered(), "cpu")
+    tail = prepare_data(replace(config, imbalance=5.0), numbered(), "cpu")
+    kept = read(tail.train)
+    assert Counter(kept.values()) == {0: 10, 1: 4, 2: 2}  # 10, 10 / sqrt(5), 10 / 5
+    assert kept.items() <= read(balanced.train).items()
+    assert read(tail.meta) == read(balanced.meta)
+    assert read(tail.test) == read(balanced.test)
+    noisy = prepare_data(replace(config, imbalance=5.0, label_noise=0.5), numbered(), "cpu")
+    assert read(noisy.train).keys() == kept.keys()
+    assert wrong(read(noisy.train)) == {0: 5, 1: 2, 2: 1}
+    with_meta = replace(config, imbalance=5.0, meta_in_training=True)
+    added = read(prepare_data(with_meta, numbered(), "cpu").train)
+    assert added == kept | read(tail.meta)
+
+
+def test_the_seed_alone_decides_tail_and_labels() -> None:
+    config = replace(CONFIG, **NOISE[2])
+    first = prepare_data(config, numbered(), "cpu")
+    torch.rand(3)
+    learned = replace(config, policy=PolicyConfig("learned"), lr=1.0, epochs=2, width=4)
+    again = prepare_data(learned, numbered(), "cpu")
+    assert read(again.train) == read(first.train)
+    assert torch.equal(again.train.labels, first.train.labels)
+    other = prepare_data(replace(config, seed=1), numbered(), "cpu")
+    assert read(other.train) != read(first.train)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_seed_is_that_of_every_part(seed: int) -> None:
+    config = replace(CONFIG, **NOISE[2], seed=seed)
+    data, source = prepare_data(config, numbered(), "cpu"), numbered()
+    train = make_splits(source.train_labels, 3, meta_size=12, train_size=30, seed=seed).train
+    train = train[long_tail(train % 3, 3, ratio=5.0, seed=seed)]
+    assert list(read(data.train)) == train.tolist()
+    noisy = flip_labels(train % 3, 3, fraction=0.4, seed=seed)
+    assert data.train.labels.tolist() == noisy.tolist()
+
+
+def test_normalisation_follows_the_tail_and_not_the_labels() -> None:
+    tail = prepare_data(replace(CONFIG, imbalance=5.0), numbered(), "cpu")
+    pixels = numbered().train_data[list(read(tail.train))] / 255  # type: ignore[index]
+    assert tail.transform.mean == pytest.approx((pixels.mean(),))
+    assert prepare_data(replace(CONFIG, **NOISE[2]), numbered(), "cpu").transform == tail.transform
+
+
+# ------------------------------------------------------------------------------------------ folds
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+@pytest.mark.parametrize("changes", [{}, NOISE[1], NOISE[2]], ids=str)
+def test_folds_part_the_training_images(folds: int, changes: dict[str, Any]) -> None:
+    whole = prepare_data(replace(CONFIG, **changes), numbered(), "cpu")
+    every = read(whole.train)
+    given = Counter(every.values())
+    seen: list[int] = []
+    for fold in range(folds):
+        config = replace(CONFIG, **changes, folds=folds, fold=fold)
+        data = prepare_data(config, numbered(), "cpu")
+        held_out = read(data.held_out)
+        train = read(data.train)
+        # Trained on are the others, under the labels that they have without folds.
+        assert train == {n: label for n, label in every.items() if n not in held_out}
+        assert read(data.meta) == read(whole.meta)
+        told = draw_labels(config, numbered())
+        assert told.held_out.tolist() == sorted(held_out) == list(held_out)
+        assert told.indices.tolist() == list(train)
+        assert len(every) // folds <= len(held_out) <= -(-len(every) // folds)
+        here = Counter(every[number] for number in held_out)
+        assert all(here[c] in (given[c] // folds, -(-given[c] // folds)) for c in given)
+        seen += held_out
+    assert sorted(seen) == sorted(every)
+
+
+def test_without_folds_nothing_is_held_out() -> None:
+    assert len(prepare_data(CONFIG, numbered(), "cpu").held_out) == 0
+    assert len(draw_labels(CONFIG, numbered()).held_out) == 0
+
+
+def test_meta_images_are_in_no_fold_and_join_every_training() -> None:
+    config = replace(CONFIG, label_noise=0.4, folds=5, fold=2)
+    without = prepare_data(config, numbered(), "cpu")
+    added = prepare_data(replace(config, meta_in_training=True), numbered(), "cpu")
+    assert read(added.held_out) == read(without.held_out)
+    assert read(added.train) == read(without.train) | read(without.meta)
+    alone = prepare_data(replace(config, meta_in_training=True, folds=1, fold=0), numbered(), "cpu")
+    assert read(alone.train) == read(without.meta)
+    assert sorted(read(alone.held_out)) == sorted(read(without.train) | read(without.held_out))
+
+
+def test_the_seed_alone_decides_the_folds() -> None:
+    config = replace(CONFIG, folds=3, fold=1)
+    first = draw_labels(config, numbered()).held_out.tolist()
+    torch.rand(3)
+    again = replace(config, policy=PolicyConfig("learned"), lr=1.0)
+    assert draw_labels(again, numbered()).held_out.tolist() == first
+    # Of the same images, other folds: train_size None takes all but the meta-validation images.
+    parts = [
+        draw_labels(replace(config, seed=seed, meta_size=3, train_size=None), numbered()).held_out
+        for seed in range(4)
+    ]
+    assert len({tuple(part.tolist()) for part in parts}) == 4
+    # And drawn, not dealt in the order of the images: every third one of each class.
+    every = draw_labels(CONFIG, numbered())
+    dealt = [i for c in range(3) for i in every.indices[every.given == c].tolist()]
+    assert first != sorted(dealt[1::3])
+
+
+def test_more_folds_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="folds=7 of 6 training images; choose fewer"):
+        draw_labels(replace(CONFIG, train_size=6, folds=7), numbered())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_few_images_remain_trainable(size: int) -> None:
+    few = replace(CONFIG, train_size=size, imbalance=100.0, label_noise=0.4)
+    sizes = Counter(numbered().train_labels[list(read(prepare_data(few, numbered(), "cpu").train))])
+    # Of four images one class has two; only the first class may keep both.
+    assert all(count == 1 for label, count in sizes.items() if label > 0)
+    assert len(sizes) == min(size, 3)
+
+
+@every_noise
+def test_images_decoded_while_training_get_the_same_labels(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    for part, first in (("train", 0), ("test", 100)):
+        for number in range(first, first + 60):
+            folder = tmp_path / part / f"class {number % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((4, 4), 7, np.uint8)
+            pixels[0, 0] = number
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    name = f"folder:{tmp_path}"
+    config = replace(CONFIG, dataset=name, **changes)
+    memory = prepare_data(config, load_source(name), "cpu")
+    files = prepare_data(config, load_source(name, memory_limit=0), "cpu")
+    assert isinstance(files.train, StreamedImages)
+    assert read(files.train) == read(memory.train)
+    assert wrong(read(files.train)) == wrong(read(memory.train)) != {}
+    assert not wrong(read(files.meta) | read(files.test))
+    assert torch.equal(files.train.labels, memory.train.labels)
+    assert torch.equal(files.flipped, memory.flipped)
+    assert torch.equal(files.true_labels, memory.true_labels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_noise
+def test_a_gpu_gets_the_same_labels(changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, **changes)
+    here, there = (prepare_data(config, numbered(), device) for device in ("cpu", "cuda"))
+    assert read(there.train) == read(here.train)
+    assert torch.equal(there.flipped, here.flipped)
+
+
+def test_labels_for_all_leave_nothing_to_learn_without() -> None:
+    source = load_source("digits")
+    semi = SemiSupervisedConfig("supervised", labelled=100)
+    config = TrainingConfig(
+        "digits", "digits_cnn", PolicyConfig("none"), train_size=100, meta_size=50, semi=semi
+    )
+    with pytest.raises(ValueError, match="labelled=100 leaves no unlabelled image; choose fewer"):
+        draw_labels(config, source)
+    draw_labels(replace(config, train_size=101), source)

@@ -1,0 +1,353 @@
+"""The same numbers twice, in another process, after an interruption, on a full disk."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import core
+import core.training.checkpoint
+import core.training.epoch
+from core.data import load_source
+from core.training import training
+from core.training.config import PolicyConfig, TrainingConfig
+from core.training.fit import fit
+from core.training.result import DivergenceError, Metrics, TrainingResult
+
+EPOCHS, STEPS = 3, 3
+"""Of every training here: 34 images in batches of 16, 16 and 2."""
+
+MODELS: dict[str, dict[str, Any]] = {
+    "digits_cnn": {},
+    "cnn": {"width": 4},  # dropout
+    "preact_resnet18": {"width": 4},  # BatchNorm
+}
+POLICIES = {
+    "none": PolicyConfig("none"),
+    "beta": PolicyConfig("beta", alpha=1.0, per_sample=True),
+    "frozen": PolicyConfig("frozen", quantiles=(0.0, 0.3, 1.0)),
+    "learned": PolicyConfig("learned"),
+    "placebo": PolicyConfig("placebo"),
+    # Three steps an epoch: neither 2 nor 4 goes into it, so the counts cross its borders.
+    "last_blocks": PolicyConfig("learned", last_blocks=1),
+    "refreshed": PolicyConfig("learned", refresh_every=2),
+    "refreshed_3": PolicyConfig("placebo", refresh_every=3),
+    "amortised": PolicyConfig("learned", every=4),
+    "amortised_placebo": PolicyConfig("placebo", every=2, refresh_every=2, last_blocks=2),
+    "scores": PolicyConfig("scores"),
+    "scores_placebo": PolicyConfig("scores-placebo", every=2, refresh_every=2),
+    # Networks of their own.
+    "adamixup": PolicyConfig("adamixup"),
+    "adamixup_no_discriminator": PolicyConfig("adamixup-no-discriminator"),
+}
+CELLS = [
+    TrainingConfig(
+        "digits", model, policy, train_size=34, meta_size=20, epochs=EPOCHS, batch_size=16,
+        meta_batch_size=8, lr=0.05, translate=1, **options,
+    )
+    for (model, options), policy in itertools.product(MODELS.items(), POLICIES.values())
+]  # fmt: skip
+IDS = [f"{model}-{policy}" for model, policy in itertools.product(MODELS, POLICIES)]
+CNN = next(cell for cell in CELLS if cell.model == "cnn" and cell.policy.kind == "learned")
+every_cell = pytest.mark.parametrize("config", CELLS, ids=IDS)
+
+SCRIPT = """
+import json, sys
+from core.training.config import TrainingConfig
+from core.training.training import fit
+for line in sys.stdin:
+    print(json.dumps(fit(TrainingConfig.from_dict(json.loads(line))).to_dict()))
+"""
+
+
+class Interrupted(Exception):
+    pass
+
+
+digits = functools.cache(lambda: load_source("digits"))
+
+
+def numbers(result: TrainingResult | dict[str, Any]) -> dict[str, Any]:
+    """Everything of a result but the time it took."""
+    data = result if isinstance(result, dict) else result.to_dict()
+    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
+    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
+
+
+@functools.cache
+def whole(config: TrainingConfig) -> dict[str, Any]:
+    """The numbers of a training that nothing disturbs."""
+    return numbers(fit(config, source=digits()))
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one entry with every real training step."""
+    taken: list[int] = []
+
+    def counted(
+        *args: Any, real: Callable[..., Any] = core.training.epoch.mixed_step, **more: Any
+    ) -> Any:
+        taken.append(len(taken))
+        return real(*args, **more)
+
+    monkeypatch.setattr(core.training.epoch, "mixed_step", counted)
+    return taken
+
+
+@pytest.fixture
+def each_epoch_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+
+
+def interrupt(config: TrainingConfig, directory: Path, at: int) -> None:
+    """Train until the report of epoch `at` and die there."""
+
+    def die(metrics: Metrics) -> None:
+        if metrics["epoch"] == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fit(config, source=digits(), directory=directory, on_epoch=die)
+
+
+def resume(config: TrainingConfig, directory: Path) -> dict[str, Any]:
+    """The numbers of the resumed training; `on_epoch` must have seen all epochs in order."""
+    seen: list[Metrics] = []
+    result = fit(config, source=digits(), directory=directory, on_epoch=seen.append)
+    assert [m["epoch"] for m in seen] == list(range(1, config.epochs + 1))
+    assert seen == result.history
+    seconds = [m["train_seconds"] for m in seen]
+    assert seconds == sorted(seconds)
+    assert result.train_seconds == seconds[-1] > 0
+    return numbers(result)
+
+
+@every_cell
+def test_the_same_numbers_twice_whatever_the_callers_state(config: TrainingConfig) -> None:
+    first = whole(config)
+    torch.rand(7)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        again = numbers(fit(config))
+    finally:
+        torch.set_num_threads(threads)
+    assert again == first
+    assert first != whole(replace(config, seed=1))
+
+
+def test_the_same_numbers_in_a_fresh_process(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input="\n".join(json.dumps(cell.to_dict()) for cell in CELLS),
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(core.__file__).parents[1]),
+            "OMP_NUM_THREADS": "2",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for cell, line in zip(CELLS, run.stdout.splitlines(), strict=True):
+        assert numbers(json.loads(line)) == whole(cell)
+
+
+@every_cell
+@pytest.mark.usefixtures("each_epoch_kept")
+def test_an_interruption_at_any_epoch_changes_nothing(
+    config: TrainingConfig, tmp_path: Path, steps: list[int]
+) -> None:
+    expected = whole(config)
+    for at in range(1, EPOCHS + 1):
+        directory = tmp_path / str(at)
+        interrupt(config, directory, at)
+        steps.clear()
+        assert resume(config, directory) == expected
+        assert len(steps) == (EPOCHS - at) * STEPS
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
+@pytest.mark.parametrize("inner_step", ["gradient_descent", "optimizer"])
+def test_dying_after_every_single_epoch(inner_step: Any, tmp_path: Path) -> None:
+    reading = replace(core.DEFAULT, inner_step=inner_step)
+    config = replace(CNN, policy=PolicyConfig("learned", reading=reading))
+    for at in range(1, EPOCHS + 1):
+        interrupt(config, tmp_path, at)
+    assert resume(config, tmp_path) == whole(config)
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
+@pytest.mark.parametrize("kind", ["symmetric", "pair"])
+def test_wrong_labels_and_a_long_tail_are_the_same_after_every_interruption(
+    kind: Any, tmp_path: Path
+) -> None:
+    config = replace(CNN, label_noise=0.4, label_noise_kind=kind, imbalance=2.0)
+    expected = whole(config)
+    for at in range(1, EPOCHS + 1):
+        interrupt(config, tmp_path, at)
+    assert resume(config, tmp_path) == expected
+    for change in ({"label_noise": 0.2}, {"imbalance": 1.0}):
+        # Not resumed by a training on other labels or images, and not the same numbers.
+        assert resume(replace(config, **change), tmp_path) == whole(replace(config, **change))
+        assert whole(replace(config, **change)) != expected
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
+def test_noise_and_whitening_are_the_same_after_every_interruption(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"normalisation": "gcn-zca", "padding": "reflect", "noise": 0.15}
+    config = replace(CNN, **changes)
+    expected = whole(config)
+    for at in range(1, EPOCHS + 1):
+        interrupt(config, tmp_path, at)
+    assert resume(config, tmp_path) == expected
+    for name in changes:
+        assert whole(replace(config, **{name: getattr(CNN, name)})) != expected
+
+
+@pytest.mark.parametrize(("at", "kept"), [(1, 0), (2, 2), (3, 2), (4, 4), (5, 5)])
+def test_checkpoints_every_other_epoch(
+    at: int, kept: int, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which every epoch takes one second; the last epoch is kept in any case."""
+    config = replace(CNN, epochs=5)
+    expected = whole(config)
+    clock = itertools.count()
+    monkeypatch.setattr(
+        core.training.epoch, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)))
+    )
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 2.0)
+    interrupt(config, tmp_path, at)
+    steps.clear()
+    assert resume(config, tmp_path) == expected
+    assert len(steps) == (5 - kept) * STEPS
+
+
+def test_a_quick_training_keeps_only_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    saved: list[int] = []
+
+    def counted(directory: Path, state: dict[str, Any]) -> None:
+        saved.append(len(state["history"]))
+        core.training.checkpoint.save_checkpoint(directory, state)
+
+    monkeypatch.setattr(training, "save_checkpoint", counted)
+    first = numbers(fit(CNN, source=digits(), directory=tmp_path))
+    assert saved == [EPOCHS]
+    steps.clear()
+    assert resume(CNN, tmp_path) == first == whole(CNN)
+    assert not steps
+
+
+def test_a_checkpoint_of_another_configuration_is_ignored(tmp_path: Path, steps: list[int]) -> None:
+    for change in ({"seed": 1}, {"lr": 0.1}, {"policy": PolicyConfig("placebo")}):
+        other = replace(CNN, **change)
+        expected = whole(other)
+        fit(CNN, source=digits(), directory=tmp_path)
+        steps.clear()
+        assert resume(other, tmp_path) == expected
+        assert len(steps) == EPOCHS * STEPS
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
+def test_a_truncated_newest_checkpoint_costs_one_epoch(tmp_path: Path, steps: list[int]) -> None:
+    expected = whole(CNN)
+    interrupt(CNN, tmp_path, 2)
+    newest = tmp_path / core.training.checkpoint.CURRENT
+    newest.write_bytes(newest.read_bytes()[:-500])
+    steps.clear()
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert resume(CNN, tmp_path) == expected
+    assert len(steps) == (EPOCHS - 1) * STEPS
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_checkpoint_that_is_whole_and_none_of_the_training_is_passed_over(
+    damaged: int, tmp_path: Path, steps: list[int]
+) -> None:
+    """Another version's; half of it loads. What was before it is used, or nothing."""
+    expected = whole(CNN)
+    interrupt(CNN, tmp_path, 2)
+    for name in (core.training.checkpoint.CURRENT, core.training.checkpoint.PREVIOUS)[:damaged]:
+        state = torch.load(tmp_path / name, weights_only=True)
+        del state["rng"]
+        torch.save(state, tmp_path / name)
+    steps.clear()
+    with pytest.warns(UserWarning, match=r"not one of this training \(KeyError\('rng'\)\)"):
+        assert resume(CNN, tmp_path) == expected
+    assert len(steps) == (EPOCHS - 2 + damaged) * STEPS
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
+def test_a_full_disk_ends_the_training_and_loses_one_epoch(
+    tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = whole(CNN)
+    interrupt(CNN, tmp_path, 1)
+    seen: list[Metrics] = []
+    with monkeypatch.context() as patch:
+
+        def full(state: Any, file: Any) -> None:
+            file.write(b"half a checkpoint")
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"No space left on device; free space or .* run again"):
+            fit(CNN, source=digits(), directory=tmp_path, on_epoch=seen.append)
+    assert [m["epoch"] for m in seen] == [1]
+    assert [path.name for path in tmp_path.iterdir()] == [core.training.checkpoint.CURRENT]
+    steps.clear()
+    assert resume(CNN, tmp_path) == expected
+    assert len(steps) == (EPOCHS - 1) * STEPS
+
+
+@pytest.mark.usefixtures("each_epoch_kept")
+def test_a_diverged_training_diverges_again_with_its_whole_history(
+    tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        core.training.epoch,
+        "learning_rate",
+        lambda _, step, steps: 0.05 if step < 2 * STEPS else 1e6,
+    )
+    histories = []
+    for run in range(2):
+        seen: list[Metrics] = []
+        steps.clear()
+        with pytest.raises(DivergenceError, match="diverged in epoch 3") as caught:
+            fit(CNN, source=digits(), directory=tmp_path, on_epoch=seen.append)
+        assert len(steps) == (EPOCHS - 2 * run) * STEPS
+        assert caught.value.history == seen
+        histories.append(seen)
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("each_epoch_kept")
+@pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
+def test_a_training_goes_on_on_another_device(first: str, second: str, tmp_path: Path) -> None:
+    def die(metrics: Metrics) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fit(CNN, source=digits(), directory=tmp_path, device=first, on_epoch=die)
+    result = fit(CNN, source=digits(), directory=tmp_path, device=second)
+    assert [m["epoch"] for m in result.history] == list(range(1, EPOCHS + 1))
