@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from hpo.adamixup_figure import CHANCE, figure
-from hpo.cells import CellRecord, write_atomically
+from hpo.cells.record import CellRecord
 from hpo.markdown import number, padded_table
 from hpo.outcome import Extra, Outcome
 from hpo.plots import save_figure
 from hpo.statistics import MeanInterval, mean_interval
+from hpo.storage.atomic import write_atomically
 
 STATISTICS = (
     "region_low",

@@ -17,12 +17,13 @@ from hpo.anytime import (
     curves,
 )
 from hpo.anytime_figure import anytime_figure
-from hpo.cells import CellRecord, write_atomically
+from hpo.cells.record import CellRecord
+from hpo.cells.summary import SummaryRow
 from hpo.markdown import difference, number, padded_table, probability
 from hpo.plan import Plan, SearchKey
 from hpo.plots import save_figure
 from hpo.statistics import MeanInterval
-from hpo.tracking import SummaryRow
+from hpo.storage.atomic import write_atomically
 
 
 @dataclass(frozen=True)

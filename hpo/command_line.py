@@ -15,7 +15,8 @@ from core.models import MODELS
 from core.training.config import TrainingConfig
 from hpo import presets, semi_presets
 from hpo.plan import META_SUFFIX, StudyRow, check_sources, with_meta_images
-from hpo.storage import Storage, storage_at
+from hpo.storage.places import storage_at
+from hpo.storage.protocol import Storage
 
 OVERRIDES = {
     "epochs": int,

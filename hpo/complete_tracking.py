@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpo import output_folder
+from hpo.storage import output_folder
 from hpo.tracking_journal import Journal
 from hpo.tracking_uri import (
     TrackingError,

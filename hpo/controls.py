@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.cells import CellRecord, write_atomically
+from hpo.cells.record import CellRecord
 from hpo.markdown import difference, number, padded_table, probability
 from hpo.outcome import Extra, Outcome
 from hpo.report import Row, errors_by_seed
 from hpo.statistics import holm, paired_comparison
+from hpo.storage.atomic import write_atomically
 
 COLUMNS = (
     "dataset",

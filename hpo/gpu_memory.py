@@ -5,60 +5,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from hpo.cells import Cell, CellRecord
-
-CONTEXT_BYTES = 2**30
-"""Allowed for what a process holds on a GPU beside torch's tensors: CUDA's context and kernels take
-some hundreds of MiB, of which torch knows nothing."""
-
-MARGIN = 1.1
-"""The next training may take so much more than the one that was measured."""
-
-_GIB = 2**30
-_STEPS = 10_000  # Ray counts GPUs in ten-thousandths
-
-
-@dataclass(frozen=True)
-class GpuUse:
-    """What a training took of its GPU.
-
-    Attributes:
-        peak: bytes at most, with what torch keeps in reserve and the allowance for the context.
-        total: bytes that the GPU has.
-        share: part of the GPU that was the training's.
-    """
-
-    peak: int
-    total: int
-    share: float
-
-    @property
-    def safe_share(self) -> float:
-        """The smallest 1/n that holds such a training with a margin; 1 where none does."""
-        number = max(1, math.floor(self.total / (MARGIN * self.peak)))
-        return math.ceil(_STEPS / number) / _STEPS
-
-    def to_environment(self) -> dict[str, str]:
-        """For `CellRecord.environment`."""
-        return {
-            "gpu_peak_bytes": str(self.peak),
-            "gpu_bytes": str(self.total),
-            "gpu_share": f"{self.share:g}",
-        }
-
-    @classmethod
-    def from_environment(cls, told: Mapping[str, str]) -> GpuUse | None:
-        """The inverse of `to_environment`; None where no GPU was used."""
-        if "gpu_peak_bytes" not in told:
-            return None
-        return cls(int(told["gpu_peak_bytes"]), int(told["gpu_bytes"]), float(told["gpu_share"]))
-
+from hpo.cells.cell import Cell
+from hpo.cells.gpu_use import CONTEXT_BYTES, GIB, GpuUse
+from hpo.cells.record import CellRecord
 
 Read = Callable[[], GpuUse | None]
 """What was used so far; None where there is no GPU."""
@@ -124,7 +79,7 @@ def memory_lines(records: Sequence[CellRecord]) -> list[str]:
     use, cell = max(found, key=lambda pair: pair[0].peak / pair[0].total)
     number = math.floor(1 / use.safe_share + 1e-9)
     lines = [
-        f"GPU memory: a cell took at most {use.peak / _GIB:.1f} of {use.total / _GIB:.1f} GiB "
+        f"GPU memory: a cell took at most {use.peak / GIB:.1f} of {use.total / GIB:.1f} GiB "
         f"({cell.method} on {cell.dataset}); --gpus-per-cell {use.safe_share:g} is safe, {number} "
         "to a GPU."
     ]

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from hpo.anytime import Point, compare, curve, curve_table, curves, points
 from hpo.anytime_figure import anytime_figure
 from hpo.anytime_report import anytime_markdown
-from hpo.budget import weight
-from hpo.cells import CellRecord, write_atomically
+from hpo.cells.record import CellRecord
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow
 from hpo.plots import save_figure
+from hpo.search.budget import weight
+from hpo.storage.atomic import write_atomically
 
 GRID = "grid"
 

@@ -16,7 +16,7 @@ import torch
 
 from core.data import Source
 from core.training.prepared_data import TrainingLabels, draw_labels
-from hpo.cells import CellRecord, write_atomically
+from hpo.cells.record import CellRecord
 from hpo.detection import FEW, detect, precision_curve
 from hpo.label_curves import Curves, curve_figure
 from hpo.label_errors import LEGEND
@@ -25,6 +25,7 @@ from hpo.outcome import Extra, ExtraReport, Outcome
 from hpo.plan import source_key
 from hpo.plots import save_figure
 from hpo.statistics import holm, mean_interval, paired_comparison
+from hpo.storage.atomic import write_atomically
 
 MEASURES = {
     "auc": "AUC",

@@ -20,13 +20,14 @@ import torch
 from core.data import Source
 from core.policies.persistent_scores import lowest_scores
 from core.training.prepared_data import TrainingLabels, draw_labels
-from hpo.cells import CellRecord, write_atomically
+from hpo.cells.record import CellRecord
 from hpo.contact_sheet import Caption, contact_sheet
 from hpo.detection import FEW, Detection, detect
 from hpo.markdown import padded_table
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow, source_key
 from hpo.statistics import mean_interval
+from hpo.storage.atomic import write_atomically
 
 LISTED = 200
 """Images of each seed in a list, but at most a tenth of the training images."""

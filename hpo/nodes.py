@@ -9,7 +9,9 @@ import uuid
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hpo.storage import FolderStorage, Storage, checked
+from hpo.storage.folder import FolderStorage
+from hpo.storage.places import checked
+from hpo.storage.protocol import Storage
 from hpo.study import StudyError
 
 _SECONDS = 300.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from core.data import Source
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.plan import Plan, SourceKey
 
 

@@ -10,8 +10,9 @@ import ray
 
 from core.data import Source
 from core.training.config import PolicyConfig
-from hpo.cells import Cell
-from hpo.gpu_memory import GpuUse, Meter, to_measure
+from hpo.cells.cell import Cell
+from hpo.cells.gpu_use import GpuUse
+from hpo.gpu_memory import Meter, to_measure
 from hpo.plan import Plan, SourceKey, source_key
 from hpo.study import StudyError, StudyRun
 from hpo.trainable import train

@@ -9,11 +9,12 @@ from typing import Any
 
 from core.policies.config import DISCRIMINATOR
 from core.training.config import PolicyConfig, PolicyKind, TrainingConfig
-from hpo.budget import LEARNED, weight
-from hpo.cells import Cell
+from hpo.cells.cell import Cell
 from hpo.report import Row
-from hpo.search import SEARCH_METHOD, Search, SearchSettings, alpha_search
-from hpo.strategies import Strategy
+from hpo.search.budget import LEARNED, weight
+from hpo.search.protocol import Search, SearchSettings
+from hpo.search.space_search import SEARCH_METHOD, alpha_search
+from hpo.search.strategies import Strategy
 
 
 @dataclass(frozen=True)

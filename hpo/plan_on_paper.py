@@ -16,12 +16,12 @@ from core import soft_cross_entropy
 from core.data import DATASETS
 from core.models import build_model
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.budget import LEARNED, weight
 from hpo.cost.counting import flops
 from hpo.grid_contrast import grid_cost
 from hpo.plan import StudyRow, frozen_policy
 from hpo.schedule import Timed
-from hpo.search import SearchSettings
+from hpo.search.budget import LEARNED, weight
+from hpo.search.protocol import SearchSettings
 
 META_STAGE_STEP = {"cnn": 4.58, "digits_cnn": 4.58}
 META_STAGE_STEP_ELSE = 4.53
@@ -122,7 +122,7 @@ def plain_step(
 def multiple(policy: PolicyConfig, model: str) -> float:
     """Time of a step under the policy over that of a plain one: measured where it has a meta stage.
 
-    A stage at every k-th step costs its share; the rest is counted in samples (`hpo.budget`).
+    A stage at every k-th step costs its share; the rest is counted in samples (`hpo.search.budget`).
     """
     if policy.kind in LEARNED:
         return 1.0 + (META_STAGE_STEP.get(model, META_STAGE_STEP_ELSE) - 1.0) / policy.every

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

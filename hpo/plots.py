@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.plot_panels import (
     LAMBDA_COLUMNS,
     Histograms,
@@ -24,7 +24,7 @@ from hpo.plot_panels import (
     lambda_histogram_sums,
     short_name,
 )
-from hpo.storage import in_place_of
+from hpo.storage.atomic import in_place_of
 
 if TYPE_CHECKING:
     import pandas as pd

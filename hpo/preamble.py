@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from core.training.config import TrainingConfig
-from hpo.cells import ENVIRONMENT, CellRecord
+from hpo.cells.record import ENVIRONMENT, CellRecord
 from hpo.gpu_memory import memory_lines
 from hpo.plan import Plan, StudyRow
 

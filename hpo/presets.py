@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from core.data import Source
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 Preset = Literal["smoke", "quick", "paper"]
 PRESETS: tuple[str, ...] = get_args(Preset)

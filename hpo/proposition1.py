@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from core.analysis.proposition1 import OUTPUTS
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.report import Row
 from hpo.statistics import holm, mean_interval, paired_comparison
 

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from core.analysis.known import Known, known_networks
-from hpo.cells import write_atomically
 from hpo.figures.common import LEVEL, told
 from hpo.markdown import number, padded_table, probability
 from hpo.outcome import Extra, Outcome
@@ -23,6 +22,7 @@ from hpo.proposition1 import (
 from hpo.proposition1_conclusions import conclusions
 from hpo.proposition1_figure import curvature_figure
 from hpo.statistics import mean_interval
+from hpo.storage.atomic import write_atomically
 
 _HEADER = (
     "method", "κ", "κ / κ without mixing", "p (Holm)", "largest ratio", "of its κ, at most",

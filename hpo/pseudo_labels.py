@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hpo.cells import write_atomically
 from hpo.outcome import Extra, Outcome
 from hpo.plot_panels import short_name
 from hpo.plots import save_figure
+from hpo.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

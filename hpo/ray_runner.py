@@ -30,7 +30,7 @@ from hpo.nodes import check_nodes
 from hpo.packing import measured_share
 from hpo.plan import SourceKey
 from hpo.ray_session import Demand, room, session
-from hpo.storage import Storage
+from hpo.storage.protocol import Storage
 from hpo.study import StudyError, StudyRun
 from hpo.trainable import train_cell
 

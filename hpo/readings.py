@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from core.training.config import TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import META_SUFFIX, StudyRow
 from hpo.statistics import PairedComparison, holm, mean_interval, paired_comparison

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.plot_panels import draw_lambda, lambda_histogram_sums, short_name
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from hpo import plots
-from hpo.cells import write_atomically
 from hpo.factorial import DesignPoint, main_effects
 from hpo.markdown import difference, error, number, padded_table, probability
 from hpo.outcome import Extra, Outcome
 from hpo.readings import SIGNIFICANT, rank_readings
 from hpo.readings_figure import readings_figure
+from hpo.storage.atomic import write_atomically
 
 _RANKED = (
     "reading", "#", "moves", "last epoch", "near 0", "near 1", "Fig. 6", "error (%)", "− best Beta",

@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from hpo.cells import CellRecord, CellStore, write_atomically
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
+from hpo.cells.summary import SummaryRow
 from hpo.markdown import to_markdown
 from hpo.statistics import holm, mean_interval, paired_comparison
-from hpo.tracking import SummaryRow
+from hpo.storage.atomic import write_atomically
 
 __all__ = [
     "COLUMNS",

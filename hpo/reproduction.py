@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from hpo.cells import write_atomically
 from hpo.html_report import anchor, page
 from hpo.progress import clock
+from hpo.storage.atomic import write_atomically
 
 STATES = "reproduction.json"
 REPORT = "reproduction"

@@ -15,9 +15,11 @@ from core.data import Source
 from core.models import build_model
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels
-from hpo import output_folder, plots, presets, report
+from hpo import plots, presets, report
 from hpo.anytime_report import write_anytime_report
-from hpo.cells import CellRecord, CellStore, StoreError
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore, StoreError
+from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options, parse
 from hpo.controls import controls_report
 from hpo.gpu_memory import memory_lines
@@ -31,14 +33,9 @@ from hpo.progress import Progress, clock
 from hpo.pseudo_labels import pseudo_labels
 from hpo.semi_rows import with_presets
 from hpo.semi_table import semi_table, summary_metrics
+from hpo.storage import output_folder
 from hpo.study import StudyError, StudyRun
-from hpo.tracking import (
-    StudyTracker,
-    SummaryRow,
-    TrackingError,
-    check_tracking_uri,
-    default_tracking_uri,
-)
+from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
 
 CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: some cell's worker or a part of the report failed; the study could not run; it was

@@ -22,9 +22,10 @@ from optuna.trial import FrozenTrial, TrialState
 from core.meta.reading import Reading
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.budget import Budget
-from hpo.cells import Cell, Status
-from hpo.spaces import BETA_ALPHA, Space, suggest
+from hpo.cells.cell import Cell
+from hpo.cells.record import Status
+from hpo.search.budget import Budget
+from hpo.search.spaces import BETA_ALPHA, Space, suggest
 
 SEARCH_METHOD = "beta-search"
 """Method of the trials of the search for α: rows that use its result share it."""
@@ -90,7 +91,7 @@ class SearchSettings:
             raise ValueError(f"search sampler must be tpe or random, got {self.sampler!r}")
 
 
-class _SuccessiveHalving(BasePruner):
+class SuccessiveHalving(BasePruner):
     """Asynchronous successive halving that decides from the reported errors alone.
 
     Optuna's own pruner notes that a trial has reached a rung before it tells whether to stop it:
@@ -150,7 +151,7 @@ class SpaceSearch:
         self._method = method
         self._budget = budget
         self._current: optuna.Trial | None = None
-        halving = _SuccessiveHalving(settings.min_epochs, settings.reduction)
+        halving = SuccessiveHalving(settings.min_epochs, settings.reduction)
         self._study = optuna.create_study(
             study_name=Cell(method, base, purpose="search").id,
             storage=storage,

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from core.training.config import TrainingConfig
-from hpo.budget import LEARNED
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.report import COLUMNS as PLAIN
 from hpo.report import errors_by_seed
+from hpo.search.budget import LEARNED
 from hpo.statistics import holm, mean_interval, paired_comparison
 
 _ERRORS = ("median_error", "median_ci_low", "median_ci_high")

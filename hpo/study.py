@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError, partial_result
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord, Status, partial_result
+from hpo.cells.store import CellStore, StoreError
 from hpo.plan import Plan, SearchKey, search_key
 from hpo.progress import Progress
-from hpo.search import SEARCH_METHOD, Search, SearchError, SpaceSearch
+from hpo.search.protocol import Search, SearchError
+from hpo.search.space_search import SEARCH_METHOD, SpaceSearch
 from hpo.tracking import StudyTracker
 
 Epoch = Mapping[str, float]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.cells import CellRecord, write_atomically
+from hpo.cells.record import CellRecord
 from hpo.markdown import error, number, padded_table
 from hpo.outcome import Extra, ExtraReport, Outcome
 from hpo.statistics import mean_interval
+from hpo.storage.atomic import write_atomically
 
 COLUMNS = (
     "dataset",

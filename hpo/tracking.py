@@ -15,13 +15,13 @@ import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hpo.gpu_memory import GpuUse
+from hpo.cells.gpu_use import GpuUse
 from hpo.signals import exit_on_sigterm, restore_sigterm
 from hpo.tracking_details import maps_of, numbers_of, series_of
 from hpo.tracking_journal import Journal, map_line, send_map
@@ -55,7 +55,9 @@ from hpo.tracking_writing import Writing
 if TYPE_CHECKING:
     import numpy as np
 
-    from hpo.cells import Cell, CellRecord
+    from hpo.cells.cell import Cell
+    from hpo.cells.record import CellRecord
+from hpo.cells.summary import SummaryRow
 
 __all__ = [
     "RunStatus",
@@ -69,25 +71,6 @@ __all__ = [
 _FLUSH_SECONDS = 5.0
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """One method on one data set: error over its seeds in percent, cost of one training.
-
-    `further` are numbers that only some methods have.
-    """
-
-    method: str
-    dataset: str
-    setting: str
-    n_seeds: int
-    mean_error: float
-    ci_low: float
-    ci_high: float
-    train_seconds: float
-    samples_seen: float
-    further: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

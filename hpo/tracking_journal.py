@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from hpo.cells import write_atomically
 from hpo.signals import signals_held_back
+from hpo.storage.atomic import write_atomically
 from hpo.tracking_details import MAP_KEY, map_image
 from hpo.tracking_run import TrackedRun
 from hpo.tracking_stored import (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpo.signals import signals_held_back
-from hpo.storage import in_place_of
+from hpo.storage.atomic import in_place_of
 from hpo.tracking_views import experiment_tags, missing_tags
 
 Patience = Literal["brief", "running", "patient"]

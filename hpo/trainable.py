@@ -17,11 +17,13 @@ from ray import tune
 from core.data import Source
 from core.training.fit import fit
 from core.training.result import DivergenceError, Metrics
-from hpo.cells import Cell, CellStore, partial_result
+from hpo.cells.cell import Cell
+from hpo.cells.record import partial_result
+from hpo.cells.store import CellStore
 from hpo.gpu_memory import Meter, gpu_meter
 from hpo.plan import SourceKey, source_key
-from hpo.population import fit_population
-from hpo.storage import Keep, Storage
+from hpo.search.population_training import fit_population
+from hpo.storage.protocol import Keep, Storage
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together, at most so often: a report waits for the driver."""

@@ -23,7 +23,7 @@ from core.training.config import PolicyConfig
 from hpo.plan import StudyRow, controls
 from hpo.report import Family, Row
 from hpo.run import run_study
-from hpo.search import SEARCH_METHOD
+from hpo.search.space_search import SEARCH_METHOD
 
 LAST_BLOCKS, REFRESH_EVERY, EVERY = 2, 4, 16
 

@@ -12,7 +12,7 @@ against what all its trainings have cost so far.
     tpe-alpha          α suggested by TPE
     tpe-alpha-asha     the same with ASHA
     fixed-grid         λ = 0.1, 0.2, ... 0.5, in this order
-    pbt-alpha          population based training on α (`hpo/population.py`); its curve has the best
+    pbt-alpha          population based training on α (`hpo/search/population_training.py`); its curve has the best
                        member after each segment, as it stands in the middle of its training
     tpe-joint          TPE and ASHA over α, learning rate and weight decay together
     metamixup-outer    MetaMixUp inside the same search: learning rate, weight decay, step size of λ
@@ -49,8 +49,8 @@ from core.training.config import PolicyConfig
 from hpo.plan import StudyRow
 from hpo.report import Family, Row
 from hpo.run import run_study
-from hpo.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP
-from hpo.strategies import Evolved, Listed, Sampled, Strategy
+from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP
+from hpo.search.strategies import Evolved, Listed, Sampled, Strategy
 
 _BETA = PolicyConfig("beta", alpha=1.0)
 _LEARNED = PolicyConfig("learned")

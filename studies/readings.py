@@ -56,7 +56,7 @@ from hpo.plan import StudyRow, controls, with_meta_images
 from hpo.readings_report import readings_report
 from hpo.report import Row
 from hpo.run import run_study
-from hpo.search import SEARCH_METHOD
+from hpo.search.space_search import SEARCH_METHOD
 
 PROJECTIONS = {"before": "sigmoid_before", "after": "sigmoid_after", "clip": "clip"}
 GRADIENTS = ("lam", "logit")

@@ -36,8 +36,8 @@ from hpo.grid_contrast import grid_contrast
 from hpo.plan import SemiRow, StudyRow
 from hpo.report import Row
 from hpo.run import run_study
-from hpo.spaces import threshold_fall
-from hpo.strategies import Sampled
+from hpo.search.spaces import threshold_fall
+from hpo.search.strategies import Sampled
 
 _COLUMNS = (("cifar10", 4000), ("svhn", 1000))
 _PAPER = {

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo.cells import StoreError, write_atomically
+from hpo.cells.store import StoreError
 from hpo.cost.bench import Case, Setting
 from hpo.cost.contenders import Kind
+from hpo.storage.atomic import write_atomically
 
 SCHEMA = 1
 

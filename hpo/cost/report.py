@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.cells import write_atomically
 from hpo.cost.contenders import VANILLA
 from hpo.cost.counting import floor
 from hpo.cost.records import Group, Measurement
 from hpo.cost.timing import ratio
+from hpo.storage.atomic import write_atomically
 
 COLUMNS = (
     "part", "model", "width", "image_size", "channels", "batch_size", "meta_batch_size",

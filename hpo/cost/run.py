@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from core.data import Source, load_source
-from hpo import output_folder
-from hpo.cells import StoreError
+from hpo.cells.store import StoreError
 from hpo.cost import presets, report, tracked
 from hpo.cost.bench import Case, Setting
 from hpo.cost.command_line import CostOptions, parse
@@ -20,12 +19,8 @@ from hpo.cost.measure import measure
 from hpo.cost.records import Group, GroupStore, group_id
 from hpo.plots import save_figure
 from hpo.progress import Progress, clock
-from hpo.tracking import (
-    StudyTracker,
-    TrackingError,
-    check_tracking_uri,
-    default_tracking_uri,
-)
+from hpo.storage import output_folder
+from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
 
 STUDY = "cost"
 CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell, CellRecord
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
 from hpo.cost.bench import LR, MOMENTUM, WEIGHT_DECAY
 from hpo.cost.contenders import VANILLA
 from hpo.cost.records import Group

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from hpo.cells import write_atomically
 from hpo.markdown import adjusted
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow
 from hpo.plots import save_figure
 from hpo.statistics import MeanInterval, PairedComparison, holm, mean_interval, paired_comparison
+from hpo.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from core.training.config import PolicyConfig
-from hpo.cells import Cell, CellRecord, write_atomically
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
+from hpo.cells.summary import SummaryRow
 from hpo.plan import StudyRow
 from hpo.report import Row
 from hpo.run import run_study
-from hpo.tracking import StudyTracker, SummaryRow
+from hpo.storage.atomic import write_atomically
+from hpo.tracking import StudyTracker
 
 STUDY = "load"
 ROWS = (StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none")),)

@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo import output_folder
-from hpo.cells import CellStore, StoreError, write_atomically
+from hpo.cells.store import CellStore, StoreError
 from hpo.load.driver import STUDY, forget_usage, stored_usage
 from hpo.load.report import Found, build_table, load_figure, samples_table, to_markdown
 from hpo.plots import save_figure
 from hpo.progress import Progress
 from hpo.ray_session import default_workers
+from hpo.storage import output_folder
+from hpo.storage.atomic import write_atomically
 from hpo.tracking import TrackingError, check_tracking_uri
 from hpo.tracking_stored import stored_runs
 from hpo.tracking_uri import local_tracking_uri, mlflow_settings

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell, CellRecord
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
 
 
 @pytest.fixture(scope="session")

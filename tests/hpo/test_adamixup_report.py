@@ -12,11 +12,11 @@ import pytest
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.adamixup_figure import figure
 from hpo.adamixup_report import COLUMNS, adamixup_report, statistics
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.outcome import Extra, Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.report import Row, build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 WITH, WITHOUT = PolicyConfig("adamixup"), PolicyConfig("adamixup-no-discriminator")
 HELD = PolicyConfig("adamixup", quantiles=(0.4, 0.6))

@@ -22,12 +22,13 @@ from hpo.anytime import (
     replay,
     standing,
 )
-from hpo.cells import Cell, CellRecord
+from hpo.cells.cell import Cell
+from hpo.cells.population import Population
+from hpo.cells.record import CellRecord
 from hpo.plan import Plan, SearchKey, StudyRow
-from hpo.population import Population
 from hpo.report import Row
-from hpo.search import SearchSettings
-from hpo.strategies import Listed
+from hpo.search.protocol import SearchSettings
+from hpo.search.strategies import Listed
 
 NAN = float("nan")
 BASE = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)

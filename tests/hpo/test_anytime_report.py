@@ -14,11 +14,11 @@ from core.training.config import PolicyConfig, TrainingConfig
 from hpo.anytime import COLUMNS, Point, compare
 from hpo.anytime_figure import anytime_figure, band
 from hpo.anytime_report import anytime_markdown, write_anytime_report
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.plan import Plan, SearchKey, StudyRow
 from hpo.report import Row
-from hpo.search import SearchSettings
-from hpo.strategies import Listed
+from hpo.search.protocol import SearchSettings
+from hpo.search.strategies import Listed
 
 NAN = float("nan")
 Curves = dict[SearchKey, list[Point]]

@@ -13,7 +13,7 @@ from hpo import command_line, presets, semi_presets
 from hpo.command_line import Options
 from hpo.plan import StudyRow, controls
 from hpo.report import Row
-from hpo.storage import FolderStorage
+from hpo.storage.folder import FolderStorage
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),

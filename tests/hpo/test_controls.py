@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.controls import COLUMNS, compare_with_controls, controls_report
 from hpo.outcome import Extra, Outcome
 from hpo.plan import Plan, StudyRow, controls
 from hpo.report import Row, build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 MakeRecord = Callable[..., CellRecord]
 

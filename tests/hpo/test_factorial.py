@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.factorial import EFFECT_COLUMNS, DesignPoint, main_effects
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.report import Row
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 MakeRecord = Callable[..., CellRecord]
 T_1 = 12.706205  # two-sided 95 % quantile of Student's t with 1 degree of freedom

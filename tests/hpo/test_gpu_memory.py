@@ -12,8 +12,10 @@ import torch
 
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell, CellRecord
-from hpo.gpu_memory import CONTEXT_BYTES, GpuUse, gpu_meter, memory_lines, to_measure
+from hpo.cells.cell import Cell
+from hpo.cells.gpu_use import CONTEXT_BYTES, GpuUse
+from hpo.cells.record import CellRecord
+from hpo.gpu_memory import gpu_meter, memory_lines, to_measure
 
 GIB = 2**30
 MakeRecord = Callable[..., CellRecord]

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.grid_contrast import grid_contrast, grid_cost, grid_rows
 from hpo.outcome import Extra, Outcome
 from hpo.plan import Plan, StudyRow, controls
 from hpo.report import Row
-from hpo.search import SearchSettings
-from hpo.strategies import Listed
+from hpo.search.protocol import SearchSettings
+from hpo.search.strategies import Listed
 
 MakeRecord = Callable[..., CellRecord]
 

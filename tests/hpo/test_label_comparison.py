@@ -15,7 +15,8 @@ from scipy import stats
 from core.data import Source, source_from_arrays
 from core.training.config import PolicyConfig, TrainingConfig
 from core.training.prepared_data import prepare_data
-from hpo.cells import Cell, CellRecord
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
 from hpo.label_comparison import (
     Method,
     label_comparison,
@@ -26,7 +27,7 @@ from hpo.label_comparison import (
 from hpo.outcome import Extra, Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.report import Row
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 pytest.importorskip("cleanlab")
 

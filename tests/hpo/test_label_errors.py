@@ -14,13 +14,14 @@ from PIL import Image
 from core.data import Source, load_source, source_from_arrays
 from core.data.decoding import Decoder
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell, CellRecord
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
 from hpo.contact_sheet import RIGHT, UNKNOWN, WRONG, corner
 from hpo.label_errors import file_name, label_errors, suspects
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.report import Row
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 SCORES = StudyRow(Row("scores", "Scores", "", "learned"), PolicyConfig("scores"))
 PLACEBO = StudyRow(Row("scores-placebo", "Random", "", "placebo"), PolicyConfig("scores-placebo"))

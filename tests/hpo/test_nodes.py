@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpo.nodes import looked_at
-from hpo.storage import FolderStorage
+from hpo.storage.folder import FolderStorage
 
 
 def test_a_node_that_has_the_folder_finds_nothing(tmp_path: Path) -> None:

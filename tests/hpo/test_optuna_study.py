@@ -15,9 +15,11 @@ import hpo
 from core.data import Source, load_source
 from core.training.result import DivergenceError
 from hpo import optuna_study, presets
-from hpo.cells import CellRecord, CellStore
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
 from hpo.optuna_study import main, open_storage, search_alpha
-from hpo.search import SearchSettings, SpaceSearch, alpha_search
+from hpo.search.protocol import SearchSettings
+from hpo.search.space_search import SpaceSearch, alpha_search
 
 BASE = replace(presets.training("digits", "smoke"), epochs=4, lr=0.1)
 SETTINGS = SearchSettings(trials=4, startup=2, min_epochs=1, reduction=2, seed=10)

@@ -7,10 +7,10 @@ import pytest
 
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell
+from hpo.cells.cell import Cell
 from hpo.plan import Plan, StudyRow, controls, with_meta_images
 from hpo.report import Row
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 POLICIES: dict[str, PolicyConfig | None] = {
     "none": PolicyConfig("none"),

@@ -15,8 +15,8 @@ from hpo.plan import SemiRow, StudyRow
 from hpo.plan_on_paper import Column, Job, Table, jobs, multiple, plain_step, training_flops
 from hpo.plan_report import plan_report
 from hpo.report import Row
-from hpo.search import SearchSettings
-from hpo.strategies import Listed
+from hpo.search.protocol import SearchSettings
+from hpo.search.strategies import Listed
 
 NONE = PolicyConfig("none")
 LEARNED = PolicyConfig("learned")

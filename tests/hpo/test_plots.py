@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
 from core.training.config import PolicyConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.plots import cost_figure, error_figure, lambda_histograms, save_figure, study_figure
 from hpo.report import Row, build_table
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from core.analysis.known import Known
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.proposition1 import (
@@ -28,7 +28,7 @@ from hpo.proposition1 import (
 from hpo.proposition1_figure import curvature_figure
 from hpo.proposition1_report import curvature_markdown, proposition1_report
 from hpo.report import Row, build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 MakeRecord = Callable[..., CellRecord]
 

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.outcome import Extra, Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.pseudo_labels import figure, pseudo_labels, statistics
 from hpo.report import Row
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 MakeRecord = Callable[..., CellRecord]
 

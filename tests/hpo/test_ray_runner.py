@@ -13,14 +13,15 @@ import torch
 from core.data import ImageSet, Source, load_source
 from core.training.config import PolicyConfig, TrainingConfig
 from core.training.fit import fit
-from hpo.cells import CellRecord, CellStore, StoreError
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore, StoreError
 from hpo.plan import Plan, StudyRow, source_key
 from hpo.progress import Progress
 from hpo.ray_runner import run_on_ray
 from hpo.ray_session import Demand, check_address, session
 from hpo.report import Row
-from hpo.search import SearchSettings
-from hpo.storage import FolderStorage
+from hpo.search.protocol import SearchSettings
+from hpo.storage.folder import FolderStorage
 from hpo.study import StudyError, StudyRun
 from hpo.tracking import StudyTracker
 

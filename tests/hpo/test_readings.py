@@ -13,12 +13,12 @@ from scipy.stats import beta as beta_distribution
 
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow, with_meta_images
 from hpo.readings import RANKED_COLUMNS, moves, near_ends, rank_readings, start_share
 from hpo.report import Row, build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 MakeRecord = Callable[..., CellRecord]
 T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.factorial import DesignPoint
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow
@@ -19,7 +19,7 @@ from hpo.readings import rank_readings
 from hpo.readings_figure import TELLING, readings_figure, telling
 from hpo.readings_report import readings_report, to_markdown
 from hpo.report import Row, build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 MakeRecord = Callable[..., CellRecord]
 U_SHAPE = [25, 5, *[3] * 14, 0, 0, 5, 23]

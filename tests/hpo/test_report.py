@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig
-from hpo.cells import CellRecord, CellStore
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
 from hpo.report import (
     COLUMNS,
     Row,

@@ -9,11 +9,12 @@ import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo import command_line, preamble, run
-from hpo.cells import CellRecord, CellStore
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
+from hpo.cells.summary import SummaryRow
 from hpo.outcome import Extra, Outcome
 from hpo.plan import StudyRow, controls
 from hpo.report import Row
-from hpo.tracking import SummaryRow
 
 TRAINING = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"))
 ROWS = [StudyRow(Row("none", "None", "", "none"), PolicyConfig("none"))]

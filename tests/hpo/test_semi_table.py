@@ -15,7 +15,7 @@ from scipy import stats
 
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.markdown import to_markdown
 from hpo.report import Row, build_table, summary_rows
 from hpo.semi_table import COLUMNS, semi_table, summary_metrics

@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell, CellRecord, CellStore, Status, StoreError
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord, Status
+from hpo.cells.store import CellStore, StoreError
 from hpo.plan import Plan, StudyRow, controls, with_meta_images
 from hpo.progress import Progress
 from hpo.report import Row, build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 from hpo.study import StudyRun
 
 EPOCHS = 6

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.outcome import Extra, Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.report import Row, build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 from hpo.top5 import COLUMNS, top5_report
 
 MakeRecord = Callable[..., CellRecord]

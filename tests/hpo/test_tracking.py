@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from hpo.cells import CellRecord
-from hpo.tracking import (
-    StudyTracker,
-    SummaryRow,
-)
+from hpo.cells.record import CellRecord
+from hpo.cells.summary import SummaryRow
+from hpo.tracking import StudyTracker
 
 MakeRecord = Callable[..., CellRecord]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.tracking import StudyTracker, TrackingError
 from mlflow import MlflowClient
 

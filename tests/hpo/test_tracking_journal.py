@@ -17,13 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from hpo import complete_tracking, tracking_writing
-from hpo.cells import CellRecord
-from hpo.tracking import (
-    StudyTracker,
-    SummaryRow,
-    TrackingError,
-    default_tracking_uri,
-)
+from hpo.cells.record import CellRecord
+from hpo.cells.summary import SummaryRow
+from hpo.tracking import StudyTracker, TrackingError, default_tracking_uri
 from hpo.tracking_journal import Journal
 from hpo.tracking_writing import Writing
 from mlflow import MlflowClient

@@ -20,8 +20,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 import hpo
-from hpo.cells import CellRecord
-from hpo.storage import sweep
+from hpo.cells.record import CellRecord
+from hpo.storage.atomic import sweep
 from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
 from mlflow import MlflowClient
 

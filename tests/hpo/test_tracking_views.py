@@ -10,8 +10,9 @@ import yaml
 from mlflow.entities import Experiment, Run
 
 from core.training.config import PolicyConfig
-from hpo.cells import CellRecord
-from hpo.tracking import StudyTracker, SummaryRow
+from hpo.cells.record import CellRecord
+from hpo.cells.summary import SummaryRow
+from hpo.tracking import StudyTracker
 from hpo.tracking_uri import mlflow_settings
 from hpo.tracking_views import NOTE, VIEWS, experiment_tags, missing_tags, whole_lines
 from mlflow import MlflowClient

@@ -15,9 +15,10 @@ import torch
 from core.data import load_source
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo import trainable
-from hpo.cells import Cell
-from hpo.gpu_memory import GpuUse, Meter, Read
-from hpo.storage import FolderStorage
+from hpo.cells.cell import Cell
+from hpo.cells.gpu_use import GpuUse
+from hpo.gpu_memory import Meter, Read
+from hpo.storage.folder import FolderStorage
 
 CELL = Cell(
     "none",

@@ -15,10 +15,11 @@ import pytest
 
 from core.data import load_source
 from hpo import command_line, run
-from hpo.cells import CellStore, partial_result
+from hpo.cells.record import partial_result
+from hpo.cells.store import CellStore
 from hpo.plan import search_key
-from hpo.spaces import BETA_ALPHA
-from hpo.strategies import Evolved, Listed, Sampled
+from hpo.search.spaces import BETA_ALPHA
+from hpo.search.strategies import Evolved, Listed, Sampled
 from hpo.trainable import train
 from studies.contrast import rows
 

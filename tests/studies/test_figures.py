@@ -20,7 +20,9 @@ from core.meta.reading import DEFAULT, PAPER
 from core.models import build_model
 from core.training.config import TrainingConfig
 from hpo import presets
-from hpo.cells import Cell, CellRecord, CellStore
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
 from hpo.command_line import parse
 from hpo.plan import source_key
 from hpo.run import prepare

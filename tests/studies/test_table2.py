@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from core.training.config import PolicyConfig
-from hpo.cells import CellStore
+from hpo.cells.store import CellStore
 from studies.table2 import rows
 
 ROOT = Path(__file__).resolve().parents[2]

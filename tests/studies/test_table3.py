@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from core.training.config import PolicyConfig
-from hpo.cells import CellStore
+from hpo.cells.store import CellStore
 from hpo.command_line import parse
 from hpo.run import prepare
 from studies import table3

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpo.cells import CellStore
+from hpo.cells.store import CellStore
 from studies import table5
 
 

@@ -21,10 +21,11 @@ import pandas as pd
 import pytest
 
 import hpo.ray_runner
-from hpo.cells import CellStore
+from hpo.cells.store import CellStore
 from hpo.plan import source_key
 from hpo.run import run_study
-from hpo.storage import FolderStorage, storage_at
+from hpo.storage.folder import FolderStorage
+from hpo.storage.places import storage_at
 from hpo.study import StudyRun
 from hpo.trainable import environment, train
 

@@ -24,12 +24,14 @@ from ray.cluster_utils import Cluster
 import hpo.ray_runner
 from core.training import training
 from core.training.config import PolicyConfig
-from hpo import bucket, trainable
-from hpo.gpu_memory import GpuUse, Read
+from hpo import trainable
+from hpo.cells.gpu_use import GpuUse
+from hpo.gpu_memory import Read
 from hpo.packing import measured_share
 from hpo.plan import StudyRow
 from hpo.report import Row
 from hpo.run import run_study
+from hpo.storage import bucket
 from hpo.study import StudyRun
 
 ROWS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpo.cells import StoreError
+from hpo.cells.store import StoreError
 from hpo.cost.bench import Case, Setting
 from hpo.cost.figure import cost_figure
 from hpo.cost.records import Group, GroupStore, Measurement, group_id

@@ -11,11 +11,11 @@ import pytest
 
 from core.data import source_from_arrays
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord
+from hpo.cells.record import CellRecord
 from hpo.outcome import Outcome
 from hpo.plan import Plan, StudyRow
 from hpo.report import build_table
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 
 MakeOutcome = Callable[..., Outcome]
 

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import CellRecord, CellStore
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
 from hpo.load.driver import (
     EVERY,
     ROWS,
@@ -33,7 +34,7 @@ from hpo.load.driver import (
 )
 from hpo.plan import Plan
 from hpo.progress import Progress
-from hpo.search import SearchSettings
+from hpo.search.protocol import SearchSettings
 from hpo.study import StudyRun
 from hpo.tracking import StudyTracker
 

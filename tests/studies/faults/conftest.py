@@ -23,7 +23,7 @@ import hpo.ray_runner
 from core.training import checkpoint, training
 from core.training.config import PolicyConfig
 from hpo import trainable
-from hpo.cells import CellStore
+from hpo.cells.store import CellStore
 from hpo.plan import StudyRow
 from hpo.report import Row
 from hpo.run import run_study

@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hpo.lease import leased
-from hpo.storage import FolderStorage, Storage, checked, storage_of, sweep
+from hpo.storage.atomic import sweep
+from hpo.storage.folder import FolderStorage
+from hpo.storage.lease import leased
+from hpo.storage.places import checked, storage_of
+from hpo.storage.protocol import Storage
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hpo.storage import Storage
+from hpo.storage.protocol import Storage
 
 BEAT = 10.0
 """Seconds between two signs of life of the holder."""

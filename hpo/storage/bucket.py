@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from core.training.checkpoint import CURRENT, PREVIOUS
-from hpo.storage import Keep
+from hpo.storage.protocol import Keep
 
 REST = 10.0
 """A checkpoint is uploaded after so many times as long as the last one took: a training waits for
@@ -23,7 +23,7 @@ uploads a tenth of its time at most."""
 
 @dataclass(frozen=True)
 class BucketStorage:
-    """A prefix of a bucket, on S3 or a server that speaks like it; see `hpo.storage.Storage`.
+    """A prefix of a bucket, on S3 or a server that speaks like it; see `hpo.storage.protocol.Storage`.
 
     It is sent to workers and so holds no credentials: each machine has its own, in the variables
     AWS_*, in ~/.aws or by its role.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Status
+from hpo.cells.record import Status
 
 LEARNED = ("learned", "placebo", "scores", "scores-placebo")
 """Kinds of policy with a meta stage."""

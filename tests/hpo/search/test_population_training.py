@@ -15,8 +15,9 @@ from core.training.config import PolicyConfig, TrainingConfig
 from core.training.fit import fit, reproducible
 from core.training.result import DivergenceError
 from core.training.training import Training
-from hpo import population as module
-from hpo.population import Population, first_alphas, fit_population, select
+from hpo.cells.population import Population
+from hpo.search import population_training as module
+from hpo.search.population_training import first_alphas, fit_population, select
 
 BETA = PolicyConfig("beta", alpha=1.0)
 CONFIG = TrainingConfig(

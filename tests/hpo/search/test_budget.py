@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.budget import Budget, units, weight
-from hpo.cells import Status
+from hpo.cells.record import Status
+from hpo.search.budget import Budget, units, weight
 
 PLAIN = TrainingConfig("digits", "cnn", PolicyConfig("beta", alpha=1.0), epochs=20)
 LEARNED = replace(PLAIN, policy=PolicyConfig("learned"))

@@ -12,18 +12,14 @@ import pytest
 import torch
 
 from core.training.checkpoint import CURRENT, PREVIOUS, load_checkpoint, save_checkpoint
-from hpo import bucket, output_folder
-from hpo.bucket import BucketStorage, bucket_at
-from hpo.cells import CellRecord, CellStore, StoreError
-from hpo.storage import (
-    FolderStorage,
-    Storage,
-    checked,
-    in_place_of,
-    storage_at,
-    sweep,
-    write_bytes_atomically,
-)
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore, StoreError
+from hpo.storage import bucket, output_folder
+from hpo.storage.atomic import in_place_of, sweep, write_bytes_atomically
+from hpo.storage.bucket import BucketStorage, bucket_at
+from hpo.storage.folder import FolderStorage
+from hpo.storage.places import checked, storage_at
+from hpo.storage.protocol import Storage
 
 Make = Any
 

@@ -14,13 +14,16 @@ import pytest
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.anytime import curves
-from hpo.cells import Cell, CellRecord, CellStore, partial_result
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord, partial_result
+from hpo.cells.store import CellStore
 from hpo.plan import Plan, StudyRow, search_key, with_meta_images
 from hpo.progress import Progress
 from hpo.report import Row
-from hpo.search import SearchSettings, SpaceSearch, configured
-from hpo.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
-from hpo.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
+from hpo.search.protocol import SearchSettings
+from hpo.search.space_search import SpaceSearch, configured
+from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
+from hpo.search.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
 from hpo.study import StudyRun
 
 EPOCHS = 8

@@ -15,8 +15,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell, Status
-from hpo.search import SEARCH_METHOD, SearchError, SearchSettings, SpaceSearch, alpha_search
+from hpo.cells.cell import Cell
+from hpo.cells.record import Status
+from hpo.search.protocol import SearchError, SearchSettings
+from hpo.search.space_search import SEARCH_METHOD, SpaceSearch, alpha_search
 
 EPOCHS = 12
 BASE = TrainingConfig(

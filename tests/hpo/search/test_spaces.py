@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 
-from hpo.spaces import BETA_ALPHA, Float, Int, Space, suggest, threshold_fall, tune_space
+from hpo.search.spaces import BETA_ALPHA, Float, Int, Space, suggest, threshold_fall, tune_space
 
 SPACE: Space = {"alpha": Float(0.1, 10.0, log=True), "step": Float(-1.0, 3.0)}
 

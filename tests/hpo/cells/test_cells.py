@@ -14,7 +14,9 @@ from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.cells import Cell, CellRecord, CellStore, StoreError, partial_result
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord, partial_result
+from hpo.cells.store import CellStore, StoreError
 
 MakeRecord = Callable[..., CellRecord]
 

@@ -30,47 +30,11 @@ from core.training.config import PolicyConfig, TrainingConfig
 from core.training.fit import reproducible
 from core.training.result import DivergenceError, Metrics
 from core.training.training import Training
-from hpo.spaces import BETA_ALPHA
+from hpo.cells.population import Population
+from hpo.search.spaces import BETA_ALPHA
 
 _DEAD = float("inf")
 """Error of a member that diverged; infinite, it is the first to be replaced."""
-
-
-@dataclass(frozen=True)
-class Population:
-    """How a population is trained.
-
-    Attributes:
-        members: trainings that run side by side, two at least.
-        segment: epochs between two selections.
-        quantile: truncation selection: this part of the members, one at least and half at most, the
-            worst, is replaced by copies of members drawn from the best so many.
-        factor: a copy's α is that of its parent times or divided by it, within the bounds that α is
-            searched in.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
-
-    members: int = 12
-    segment: int = 2
-    quantile: float = 0.2
-    factor: float = 1.2
-
-    def __post_init__(self) -> None:
-        if self.members < 2:
-            raise ValueError(f"a population needs at least 2 members, got {self.members}")
-        if self.segment < 1:
-            raise ValueError(f"population segment must be at least 1, got {self.segment}")
-        if not 0 < self.quantile <= 0.5:
-            raise ValueError(f"population quantile must lie in (0, 0.5], got {self.quantile}")
-        if not 1 < self.factor < float("inf"):
-            raise ValueError(f"population factor must be above 1, got {self.factor}")
-
-    @property
-    def replaced(self) -> int:
-        """How many members are replaced after a segment."""
-        return max(1, int(self.quantile * self.members))
 
 
 @dataclass(frozen=True)

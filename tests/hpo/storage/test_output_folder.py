@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import hpo
-from hpo import output_folder
+from hpo.storage import output_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hpo.output_folder import locked
+from hpo.storage.output_folder import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

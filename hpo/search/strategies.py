@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.budget import Budget, weight
-from hpo.cells import Cell, Status
-from hpo.population import Population
-from hpo.search import Search, SearchSettings, SpaceSearch
-from hpo.spaces import Space
+from hpo.cells.cell import Cell
+from hpo.cells.population import Population
+from hpo.cells.record import Status
+from hpo.search.budget import Budget, weight
+from hpo.search.protocol import Search, SearchSettings
+from hpo.search.space_search import SpaceSearch
+from hpo.search.spaces import Space
 
 _SEEDS_APART = 10_000
 """Between the samplers of two seeds: more trials than a search ever has."""
@@ -78,7 +80,7 @@ class Sampled:
 
     Attributes:
         policy: what the settings found are put into.
-        space: over which settings, see `hpo.search.configured`; or what makes it for a training of
+        space: over which settings, see `hpo.search.space_search.configured`; or what makes it for a training of
             so many epochs.
         sampler: "tpe" or "random".
         halving: whether trials that are behind are stopped (ASHA).

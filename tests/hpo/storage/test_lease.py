@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hpo import lease
-from hpo.lease import leased
-from hpo.storage import FolderStorage
+from hpo.storage import lease
+from hpo.storage.folder import FolderStorage
+from hpo.storage.lease import leased
 
 DEAD = {"process": 77, "host": "gone", "token": "t", "beat": 3}
 

@@ -17,10 +17,10 @@ from typing import Any
 import optuna
 import pytest
 
-from hpo.cells import CellStore, StoreError
+from hpo.cells.store import CellStore, StoreError
 from hpo.cost.records import GroupStore
 from hpo.optuna_study import open_storage
-from hpo.output_folder import study_id
+from hpo.storage.output_folder import study_id
 from hpo.tracking import TrackingError, check_tracking_uri
 
 

@@ -1,0 +1,1 @@
+"""One training and what became of it, as plain data."""

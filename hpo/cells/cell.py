@@ -1,0 +1,101 @@
+"""A cell: one training's full configuration with a stable id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+from core.analysis.config import AnalysisConfig
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
+from hpo.cells.population import Population
+
+SCHEMA = 1
+Purpose = Literal["final", "search"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a study.
+
+    Attributes:
+        method: the row of the table it belongs to, such as "beta-1".
+        training: the full configuration, seed included.
+        purpose: "final" counts in the table; "search" is a trial of the row's search.
+        population: it is not one training but a population of such, or None.
+    """
+
+    method: str
+    training: TrainingConfig
+    purpose: Purpose = "final"
+    population: Population | None = None
+
+    @cached_property
+    def id(self) -> str:
+        """Readable and stable: equal for equal configurations, different otherwise.
+
+        Settings at their defaults do not enter, so that a setting which a later version adds leaves
+        the identity of older cells as it is. (A default that changes must change SCHEMA.) The
+        reading of a learned policy enters whole: its defaults are meant to move with the evidence.
+        """
+        training = self.training.to_dict()
+        if training["analysis"] is not None:
+            training["analysis"] = _set(AnalysisConfig, training["analysis"])
+        policy = _set(PolicyConfig, training.pop("policy"))
+        if self.training.semi is not None:
+            training["semi"] = _set(SemiSupervisedConfig, training["semi"])
+        parts = [SCHEMA, self.method, self.purpose, _set(TrainingConfig, training), policy]
+        if self.population is not None:
+            parts.append(asdict(self.population))
+        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        slug = re.sub(r"[^A-Za-z0-9_.]+", "_", self.dataset)[-40:].strip("_")
+        kind = "-trial" if self.purpose == "search" else ""
+        return f"{self.method}{kind}-{slug}-s{self.seed}-{digest}"
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return self.training.dataset
+
+    @property
+    def seed(self) -> int:
+        """The training's seed."""
+        return self.training.seed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "method": self.method,
+            "purpose": self.purpose,
+            "training": self.training.to_dict(),
+            **population_fields(self.population),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Cell:
+        """The inverse of `to_dict`."""
+        training = TrainingConfig.from_dict(data["training"])
+        return cls(data["method"], training, data["purpose"], population_in(data))
+
+
+def population_fields(population: Population | None) -> dict[str, Any]:
+    """What a dictionary says of it: nothing of a single training."""
+    return {} if population is None else {"population": asdict(population)}
+
+
+def population_in(data: Mapping[str, Any]) -> Population | None:
+    """Of a cell's or a record's dictionary; a single training has none."""
+    return Population(**data["population"]) if "population" in data else None
+
+
+def _set(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """The settings that differ from the defaults of their dataclass."""
+    defaults = {field.name: field.default for field in fields(kind)}
+    defaults |= {n: list(d) for n, d in defaults.items() if isinstance(d, tuple)}  # as JSON has it
+    return {name: value for name, value in values.items() if value != defaults[name]}

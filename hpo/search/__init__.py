@@ -1,0 +1,1 @@
+"""What to train next: searches over settings, and strategies under a budget."""

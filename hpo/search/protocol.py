@@ -1,0 +1,70 @@
+"""What every search can do, and for how long it searches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from hpo.cells.cell import Cell
+from hpo.cells.record import Status
+
+
+class Search(Protocol):
+    """Anything that trains one cell after another and decides from what became of them."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a cell was handed out and has not ended."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing more is to be trained."""
+
+    def next(self) -> Cell:
+        """The next cell. The one before must have ended, and `done` be false."""
+
+    def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
+        """Take in epochs of the running cell; the one to stop it after, or None to go on."""
+
+    def end(self, status: Status, result: Mapping[str, Any]) -> None:
+        """Say how the running cell ended."""
+
+
+class SearchError(RuntimeError):
+    """A search ended without a single finished trial."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How long to search.
+
+    Attributes:
+        trials: trainings started, those stopped early counted; None where a budget ends the search.
+        startup: of them drawn at random before TPE has something to learn from.
+        min_epochs: epochs before the first halving.
+        reduction: one in so many goes on at each halving; the rungs are min_epochs·reduction^k.
+        seed: of the sampler; trial k draws with seed + k. The search for α also trains with it: it
+            is no seed of the table's, so the trials share neither initial weights nor split with
+            any row they are compared in.
+        sampler: "tpe" or "random".
+        halving: whether trials that are behind are stopped.
+    """
+
+    trials: int | None = 12
+    startup: int = 4
+    min_epochs: int = 3
+    reduction: int = 3
+    seed: int = 10_000
+    sampler: Literal["tpe", "random"] = "tpe"
+    halving: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "startup", "min_epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"search {name} must be at least 1, got {value}")
+        if self.reduction < 2:
+            raise ValueError(f"search reduction must be at least 2, got {self.reduction}")
+        if self.sampler not in ("tpe", "random"):
+            raise ValueError(f"search sampler must be tpe or random, got {self.sampler!r}")

@@ -1,0 +1,223 @@
+"""Search of a training's settings in Optuna: random or TPE, with successive halving or without.
+
+Whoever runs the trials (Ray Tune in `hpo.ray_runner`, a plain loop in `hpo.optuna_study`) asks for
+the next cell, reports its epochs and says how it ended. The search decides, and decides the same
+way whoever asks: a trial is suggested from the trials before it and a seed of its own number, and
+trials run one after another, so a study that is killed and started again ends with the same result.
+Ray's own OptunaSearch with ASHAScheduler does not: it counts stopped trials as complete with the
+value they had when stopped, and its decisions follow the order in which results happen to arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import optuna
+from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from core.meta.reading import Reading
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import PolicyConfig, TrainingConfig
+from hpo.cells.cell import Cell
+from hpo.cells.record import Status
+from hpo.search.budget import Budget
+from hpo.search.halving import SuccessiveHalving
+from hpo.search.protocol import SearchError, SearchSettings
+from hpo.search.spaces import BETA_ALPHA, Space, suggest
+
+SEARCH_METHOD = "beta-search"
+"""Method of the trials of the search for α: rows that use its result share it."""
+
+
+class SpaceSearch:
+    """Finds the settings with the lowest meta-validation error. The test set is not used.
+
+    Args:
+        base: the training to tune; the settings that the space names are replaced.
+        settings: how long to search, and how.
+        space: over which settings; see `configured`.
+        method: of the trials' cells.
+        budget: what the trials may cost; needed where `settings.trials` is None.
+        storage: an Optuna storage for users who want to look into the study; None keeps it in
+            memory, which is enough where the cells' own records are stored.
+
+    Raises:
+        ValueError: neither a number of trials nor a budget ends the search.
+    """
+
+    def __init__(
+        self,
+        base: TrainingConfig,
+        settings: SearchSettings,
+        space: Space,
+        *,
+        method: str,
+        budget: Budget | None = None,
+        storage: optuna.storages.BaseStorage | str | None = None,
+    ):
+        if settings.trials is None and budget is None:
+            raise ValueError("a search needs a number of trials or a budget, got neither")
+        self.settings = settings
+        self._base = base
+        self._space = space
+        self._method = method
+        self._budget = budget
+        self._current: optuna.Trial | None = None
+        halving = SuccessiveHalving(settings.min_epochs, settings.reduction)
+        self._study = optuna.create_study(
+            study_name=Cell(method, base, purpose="search").id,
+            storage=storage,
+            direction="minimize",
+            load_if_exists=True,
+            pruner=halving if settings.halving else NopPruner(),
+        )
+
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study, to look at."""
+        return self._study
+
+    @property
+    def running(self) -> bool:
+        """Whether a trial was handed out and has not ended."""
+        return self._current is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether all trials have ended, or the budget is spent."""
+        if self.running:
+            return False
+        if self._budget is not None and self._budget.spent:
+            return True
+        return self.settings.trials is not None and self._ended() >= self.settings.trials
+
+    def next(self) -> Cell:
+        """The next trial's training. The one before must have ended, and `done` be false."""
+        stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        number = stale[0].number if stale else len(self._study.get_trials(deepcopy=False))
+        # A seed of each trial's own: a search that goes on after a kill draws what it would have.
+        self._study.sampler = self._sampler(self.settings.seed + number)
+        if stale:
+            self._current = optuna.Trial(self._study, stale[0]._trial_id)
+        else:
+            self._current = self._study.ask()
+        training = configured(self._base, suggest(self._current, self._space))
+        return Cell(self._method, training, purpose="search")
+
+    def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
+        """Take in the running trial's epochs; from its first on, each once or again.
+
+        Returns:
+            The epoch after which it is to be stopped, or None to go on.
+        """
+        trial = self._require_current()
+        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        last = max(known, default=0)  # of a killed process, which may not have asked about it
+        for metrics in epochs:
+            epoch = int(metrics["epoch"])
+            if epoch < last:
+                continue
+            if epoch > last:
+                trial.report(metrics["val_error"], step=epoch)
+            if epoch < self._base.epochs and trial.should_prune():
+                return epoch
+        return None
+
+    def end(self, status: Status, result: Mapping[str, Any]) -> None:
+        """Say how the running trial ended."""
+        trial = self._require_current()
+        if self._budget is not None:
+            self._budget.charge(self._base, status, result)
+        if status == "finished":
+            self._study.tell(trial, float(result["val_error"]))
+        elif status == "pruned":
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+        self._current = None
+
+    def best(self) -> dict[str, float]:
+        """The settings of the finished trial with the lowest meta-validation error, the first of
+        equals.
+
+        Raises:
+            SearchError: no trial finished.
+        """
+        finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not finished:
+            raise SearchError(
+                f"none of the {self._ended()} trials of the search on "
+                f"{self._base.dataset} finished; see their errors above, lower --lr"
+            )
+        best = min(finished, key=lambda t: (t.value, t.number))
+        return {name: best.params[name] for name in self._space}
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        if self.settings.sampler == "random":
+            return RandomSampler(seed=seed)
+        return TPESampler(seed=seed, n_startup_trials=self.settings.startup)
+
+    def _ended(self) -> int:
+        ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        return len(self._study.get_trials(deepcopy=False, states=ended))
+
+    def _require_current(self) -> optuna.Trial:
+        if self._current is None:
+            raise RuntimeError("no trial is running: call next() first")
+        return self._current
+
+
+def alpha_search(
+    base: TrainingConfig,
+    settings: SearchSettings,
+    *,
+    storage: optuna.storages.BaseStorage | str | None = None,
+) -> SpaceSearch:
+    """The search for α of Beta(α, α).
+
+    Args:
+        base: the training to tune; its policy and seed are replaced.
+        settings: how long to search, and the seed of the trainings.
+        storage: see `SpaceSearch`.
+    """
+    tuned = replace(base, policy=PolicyConfig("beta", alpha=1.0), seed=settings.seed)
+    return SpaceSearch(tuned, settings, BETA_ALPHA, method=SEARCH_METHOD, storage=storage)
+
+
+def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingConfig:
+    """The training with `values` in place of its own.
+
+    A name is a setting of the training ("lr", "weight_decay"), of its policy ("alpha"), of the
+    reading of a policy that learns ("step_size"), or of a semi-supervised method
+    ("threshold_step").
+
+    Raises:
+        ValueError: a name is none of these, or the training has no reading or no such method.
+    """
+    policy, reading, semi = base.policy, base.policy.reading, base.semi
+    for name, value in values.items():
+        if name in _names(TrainingConfig) - {"policy", "semi"}:
+            base = replace(base, **{name: value})  # type: ignore[arg-type]
+        elif name in _names(PolicyConfig) - {"kind", "reading"}:
+            policy = replace(policy, **{name: value})  # type: ignore[arg-type]
+        elif name in _names(Reading) and reading is not None:
+            reading = replace(reading, **{name: value})  # type: ignore[arg-type]
+        elif name in _names(SemiSupervisedConfig) - {"kind", "labelled"} and semi is not None:
+            semi = replace(semi, **{name: value})  # type: ignore[arg-type]
+        else:
+            raise ValueError(
+                f"cannot search over {name!r}: it is no setting of a training, of its policy "
+                f"{policy.kind}, of a reading that this policy has, or of a semi-supervised method "
+                "that it trains by"
+            )
+    return replace(base, policy=replace(policy, reading=reading), semi=semi)
+
+
+def _names(
+    kind: type[TrainingConfig] | type[PolicyConfig] | type[Reading] | type[SemiSupervisedConfig],
+) -> set[str]:
+    return {field.name for field in fields(kind)}

@@ -1,0 +1,55 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ASIDE = re.compile(r"\..+\.(csv|db|html|json|jsonl|md|png)\.\d+(-journal)?")
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: aside, synced, renamed.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
+    with in_place_of(path) as aside, open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """A file to write in the block; after it, it takes the place of `path`.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, where the system names nothing or
+            the file aside.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what `in_place_of` left aside in the directory when its process was killed."""
+    for path in directory.glob(".*.[0-9]*"):
+        if _ASIDE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; see `hpo.storage.atomic.write_bytes_atomically`."""
+    write_bytes_atomically(path, text.encode())

@@ -1,0 +1,61 @@
+"""Where a study's cells live: a folder, perhaps one that machines share, or a prefix of a bucket.
+
+Results and checkpoints go there, and the identity under which the study is tracked: who has the
+place can go on with the study, on whatever machine.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from hpo.storage.folder import FolderStorage
+from hpo.storage.protocol import Storage
+
+
+def storage_of(place: Path | Storage) -> Storage:
+    """A folder of this machine as a storage; a storage as it is."""
+    return FolderStorage(place) if isinstance(place, Path) else place
+
+
+def storage_at(place: Path | str) -> Storage:
+    """The storage that a path or a URI names: PATH, file:///PATH or s3://BUCKET/PREFIX.
+
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL names an S3 server that is not Amazon's.
+
+    Raises:
+        ValueError: it is none of these, or has a password in it.
+    """
+    parts = urlsplit(str(place))
+    if parts.scheme == "s3":
+        from hpo.storage.bucket import bucket_at
+
+        return bucket_at(str(place))
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and len(parts.path) > 1:
+        return FolderStorage(Path(unquote(parts.path)))
+    if ":/" in str(place):
+        raise ValueError(f"--storage {place}: give a path, file:///PATH or s3://BUCKET/PREFIX")
+    given = Path(place).expanduser()
+    return FolderStorage(given.absolute(), relative=not given.is_absolute())
+
+
+@contextmanager
+def checked(storage: Storage) -> Iterator[tuple[str, bytes]]:
+    """See that files can be written, read back, listed and deleted: the file that shows it, for
+    others to look at inside.
+
+    Raises:
+        OSError: they cannot; the message says where, why and what to do.
+    """
+    name, content = f"check-{uuid.uuid4().hex}/file", uuid.uuid4().bytes
+    storage.write(name, content)
+    try:
+        found = storage.read(name) if storage.files(name.rpartition("/")[0]) == [name] else b""
+        if found != content:
+            raise OSError(f"{storage.uri}: what was written there does not come back")
+        yield name, content
+    finally:
+        storage.delete(name)
