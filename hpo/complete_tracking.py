@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpo.storage import output_folder
-from hpo.tracking_journal import Journal
-from hpo.tracking_uri import (
+from hpo.tracking.journal import Journal
+from hpo.tracking.store import (
     TrackingError,
     check_tracking_uri,
     default_tracking_uri,

@@ -35,7 +35,12 @@ from hpo.semi_rows import with_presets
 from hpo.semi_table import semi_table, summary_metrics
 from hpo.storage import output_folder
 from hpo.study import StudyError, StudyRun
-from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
+from hpo.tracking.tracker import (
+    StudyTracker,
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+)
 
 CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: some cell's worker or a part of the report failed; the study could not run; it was

@@ -17,7 +17,7 @@ from hpo.plan import Plan, SearchKey, search_key
 from hpo.progress import Progress
 from hpo.search.protocol import Search, SearchError
 from hpo.search.space_search import SEARCH_METHOD, SpaceSearch
-from hpo.tracking import StudyTracker
+from hpo.tracking.tracker import StudyTracker
 
 Epoch = Mapping[str, float]
 

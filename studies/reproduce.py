@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpo.reproduction import INTERRUPTED, Part, Study, run_parts, write_report
-from hpo.tracking_uri import default_tracking_uri
+from hpo.tracking.store import default_tracking_uri
 
 FAILED, UNUSABLE = 1, 2
 """Exit statuses: a part failed; nothing could be run. (`INTERRUPTED`: it was.)"""

@@ -82,7 +82,7 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables and nothing else; creating one takes a second or two."""
-    from hpo.tracking import check_tracking_uri, default_tracking_uri
+    from hpo.tracking.tracker import check_tracking_uri, default_tracking_uri
 
     output = tmp_path_factory.mktemp("store")
     check_tracking_uri(default_tracking_uri(output))

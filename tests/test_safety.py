@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri
-from hpo.tracking_uri import first_line, shown_uri
-from hpo.tracking_writing import Writing
+from hpo.tracking.store import first_line, shown_uri
+from hpo.tracking.tracker import StudyTracker, TrackingError, check_tracking_uri
+from hpo.tracking.writing import Writing
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [path for folder in ("core", "hpo", "studies") for path in (ROOT / folder).rglob("*.py")]

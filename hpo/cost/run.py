@@ -20,7 +20,12 @@ from hpo.cost.records import Group, GroupStore, group_id
 from hpo.plots import save_figure
 from hpo.progress import Progress, clock
 from hpo.storage import output_folder
-from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
+from hpo.tracking.tracker import (
+    StudyTracker,
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+)
 
 STUDY = "cost"
 CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130

@@ -23,7 +23,7 @@ from hpo.plan import StudyRow
 from hpo.report import Row
 from hpo.run import run_study
 from hpo.storage.atomic import write_atomically
-from hpo.tracking import StudyTracker
+from hpo.tracking.tracker import StudyTracker
 
 STUDY = "load"
 ROWS = (StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none")),)

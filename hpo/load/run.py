@@ -24,9 +24,9 @@ from hpo.progress import Progress
 from hpo.ray_session import default_workers
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
-from hpo.tracking import TrackingError, check_tracking_uri
-from hpo.tracking_stored import stored_runs
-from hpo.tracking_uri import local_tracking_uri, mlflow_settings
+from hpo.tracking.store import local_tracking_uri, mlflow_settings
+from hpo.tracking.stored import stored_runs
+from hpo.tracking.tracker import TrackingError, check_tracking_uri
 
 INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: something was lost; the load could not run; it was interrupted."""

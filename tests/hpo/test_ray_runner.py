@@ -23,7 +23,7 @@ from hpo.report import Row
 from hpo.search.protocol import SearchSettings
 from hpo.storage.folder import FolderStorage
 from hpo.study import StudyError, StudyRun
-from hpo.tracking import StudyTracker
+from hpo.tracking.tracker import StudyTracker
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import hpo.ray_runner
-from hpo import signals
 from hpo.plan import source_key
 from hpo.study import StudyRun
+from hpo.tracking import signals
 from hpo.trainable import environment, train
 
 

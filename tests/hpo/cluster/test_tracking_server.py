@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpo.tracking_uri import default_tracking_uri
+from hpo.tracking.store import default_tracking_uri
 
 ROOT = Path(__file__).parents[3]
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

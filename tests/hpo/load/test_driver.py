@@ -36,7 +36,7 @@ from hpo.plan import Plan
 from hpo.progress import Progress
 from hpo.search.protocol import SearchSettings
 from hpo.study import StudyRun
-from hpo.tracking import StudyTracker
+from hpo.tracking.tracker import StudyTracker
 
 BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=2)
 
@@ -169,7 +169,7 @@ def test_results_are_read_again_for_the_report(output: Path) -> None:
 
 def test_no_thread_of_mlflow_changes_the_environment() -> None:
     """Of eight studies that began at once, one met the KeyError of its telemetry."""
-    script = "import hpo.tracking, os, sys; assert 'mlflow' not in sys.modules; "
+    script = "import hpo.tracking.tracker, os, sys; assert 'mlflow' not in sys.modules; "
     script += "print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_DISABLE_TELEMETRY"}
     told = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True)

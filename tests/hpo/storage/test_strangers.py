@@ -21,7 +21,7 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.cost.records import GroupStore
 from hpo.optuna_study import open_storage
 from hpo.storage.output_folder import study_id
-from hpo.tracking import TrackingError, check_tracking_uri
+from hpo.tracking.tracker import TrackingError, check_tracking_uri
 
 
 class Hostile:

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from hpo import tracking_uri, tracking_writing
 from hpo.run import UNUSABLE
-from hpo.tracking import check_tracking_uri
+from hpo.tracking import store
+from hpo.tracking.tracker import check_tracking_uri
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ class Server:
             try:
                 check_tracking_uri(self.uri)
                 return
-            except tracking_uri.TrackingError:
+            except store.TrackingError:
                 assert time.monotonic() < deadline, log.read_text()
                 assert self._process.poll() is None, log.read_text()
                 time.sleep(0.2)
@@ -85,7 +85,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a store does not take is tried again with the next epoch, and not waited for."""
     monkeypatch.setattr(tracking_writing, "_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(tracking_writing, "_REST", 0.0)
-    monkeypatch.setattr("hpo.tracking._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("hpo.tracking.tracker._FLUSH_SECONDS", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # no growing pauses
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # of a slow machine
 

@@ -27,8 +27,8 @@ import pytest
 from mlflow.entities import Run
 from PIL import Image
 
-from hpo.tracking_uri import mlflow_settings
-from hpo.tracking_views import VIEWS
+from hpo.tracking.store import mlflow_settings
+from hpo.tracking.views import VIEWS
 from mlflow import MlflowClient
 from studies import table2
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hpo.cells.record import CellRecord
-from hpo.tracking import StudyTracker, TrackingError
+from hpo.tracking.tracker import StudyTracker, TrackingError
 from mlflow import MlflowClient
 
 MakeRecord = Callable[..., CellRecord]
@@ -244,8 +244,8 @@ def test_a_signal_while_a_run_is_created_leaves_it_once(
 def test_of_the_runs_that_a_dead_driver_left_twice_the_full_one_stays(
     output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.tracking_writing._RETRY_SECONDS", 0.0)
-    monkeypatch.setattr("hpo.tracking_writing._REST", 0.0)
+    monkeypatch.setattr("hpo.tracking.writing._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("hpo.tracking.writing._REST", 0.0)
     full, partial = make_record(seed=0), make_record(seed=1, epochs=3)
     create = MlflowClient.create_run
     with monkeypatch.context() as lost:
@@ -258,7 +258,7 @@ def test_of_the_runs_that_a_dead_driver_left_twice_the_full_one_stays(
         with after("create_run", time_out):
             dead.start_cell(record.cell)
     dead.end_cell(full)
-    monkeypatch.setattr("hpo.tracking._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("hpo.tracking.tracker._FLUSH_SECONDS", 0.0)
     train(dead, partial, slice(0, 2))
     # Beside the study's two: what is missing is tried again with every cell, the first one twice.
     assert len(rows(output, "SELECT * FROM runs")) == 7

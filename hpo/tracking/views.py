@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpo.tracking_details import MAP_KEY
+from hpo.tracking.details import MAP_KEY
 
 NOTE = "mlflow.note.content"
 """Tag of an experiment or a run that the UI shows as its description, in Markdown."""

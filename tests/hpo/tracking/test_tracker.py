@@ -13,7 +13,7 @@ import pytest
 
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.tracking import StudyTracker
+from hpo.tracking.tracker import StudyTracker
 
 MakeRecord = Callable[..., CellRecord]
 
@@ -260,7 +260,7 @@ def test_epochs_are_buffered_and_split_at_mlflows_limit(
     with tracker:
         tracker.start_cell(record.cell)
         monkeypatch.setattr(tracker._client, "log_batch", count)
-        monkeypatch.setattr("hpo.tracking._FLUSH_SECONDS", 1e9)
+        monkeypatch.setattr("hpo.tracking.tracker._FLUSH_SECONDS", 1e9)
         for metrics in record.result["history"]:
             tracker.epoch(record.cell.id, metrics)
         assert sizes == []
@@ -277,7 +277,7 @@ def test_epochs_are_sent_while_training(
     output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = make_record()
-    monkeypatch.setattr("hpo.tracking._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("hpo.tracking.tracker._FLUSH_SECONDS", 0.0)
     with open_tracker(output) as tracker:
         train(tracker, record, slice(0, 1))
         assert metric(output, record.cell.id, "train_loss") == [(1, 1.0)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpo.tracking_details import map_image, maps_of, numbers_of, series_of
+from hpo.tracking.details import map_image, maps_of, numbers_of, series_of
 
 
 def test_nothing_comes_of_a_result_without_lam() -> None:

@@ -20,25 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from hpo.signals import signals_held_back
 from hpo.storage.atomic import write_atomically
-from hpo.tracking_details import MAP_KEY, map_image
-from hpo.tracking_run import TrackedRun
-from hpo.tracking_stored import (
-    DIGEST,
-    RunStatus,
-    StoredRun,
-    runs_to_continue,
-    settle,
-    stored_runs,
-)
-from hpo.tracking_uri import (
+from hpo.tracking.details import MAP_KEY, map_image
+from hpo.tracking.run import TrackedRun
+from hpo.tracking.signals import signals_held_back
+from hpo.tracking.store import (
     TrackingError,
     first_line,
     local_tracking_uri,
     open_experiment,
     without_user,
 )
+from hpo.tracking.stored import DIGEST, RunStatus, StoredRun, runs_to_continue, settle, stored_runs
 
 _NAME = "mlflow-pending"
 _TERMINAL: Mapping[str, RunStatus] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}

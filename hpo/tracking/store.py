@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from hpo.signals import signals_held_back
 from hpo.storage.atomic import in_place_of
-from hpo.tracking_views import experiment_tags, missing_tags
+from hpo.tracking.signals import signals_held_back
+from hpo.tracking.views import experiment_tags, missing_tags
 
 Patience = Literal["brief", "running", "patient"]
 # Read by MLflow at every request: seconds for an answer, and how often to ask again. While cells
@@ -85,7 +85,7 @@ def check_tracking_uri(uri: str) -> None:
 def open_experiment(client: Any, uri: str, name: str, output: Path, description: str = "") -> str:
     """The id of the experiment ``name``, created where the store has none.
 
-    It has the saved views of `hpo.tracking_views`, and the description where that is given.
+    It has the saved views of `hpo.tracking.views`, and the description where that is given.
 
     Raises:
         TrackingError: the store knows the experiment as deleted.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hpo.tracking_details import Series
-from hpo.tracking_stored import DIGEST, MARKER, RunStatus, StoredRun, run_key
+from hpo.tracking.details import Series
+from hpo.tracking.stored import DIGEST, MARKER, RunStatus, StoredRun, run_key
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -150,7 +150,7 @@ class TrackedRun:
         self._told_opening, self._told_epochs, self._told_end = False, 0, False
 
     def unsent(self) -> list[dict[str, Any]]:
-        """What the store lacks and no call before has told: lines for `hpo.tracking_journal`."""
+        """What the store lacks and no call before has told: lines for `hpo.tracking.journal`."""
         if self.ended:
             return []
         lines: list[dict[str, Any]] = []

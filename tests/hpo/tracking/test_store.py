@@ -22,7 +22,12 @@ from mlflow.exceptions import MlflowException
 import hpo
 from hpo.cells.record import CellRecord
 from hpo.storage.atomic import sweep
-from hpo.tracking import StudyTracker, TrackingError, check_tracking_uri, default_tracking_uri
+from hpo.tracking.tracker import (
+    StudyTracker,
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+)
 from mlflow import MlflowClient
 
 MakeRecord = Callable[..., CellRecord]
@@ -107,7 +112,7 @@ CREATE = """
 import os, sys
 from pathlib import Path
 from mlflow.store.db import utils
-from hpo.tracking_uri import check_tracking_uri, local_tracking_uri
+from hpo.tracking.store import check_tracking_uri, local_tracking_uri
 utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # some tables are there by then
 check_tracking_uri(local_tracking_uri(Path(sys.argv[1])))
 """
@@ -278,8 +283,8 @@ def test_the_way_to_the_ui(tmp_path: Path) -> None:
 def test_a_store_in_trouble_is_asked_briefly_until_it_is_back(
     output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.tracking_writing._RETRY_SECONDS", 0.0)
-    monkeypatch.setattr("hpo.tracking_writing._REST", 0.0)
+    monkeypatch.setattr("hpo.tracking.writing._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("hpo.tracking.writing._REST", 0.0)
     tracker = open_tracker(output)
     create = tracker._client.create_run
     patience: list[tuple[str, str]] = []

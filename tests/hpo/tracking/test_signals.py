@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpo.signals import signals_held_back
+from hpo.tracking.signals import signals_held_back
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from hpo import complete_tracking, tracking_writing
+from hpo import complete_tracking
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.tracking import StudyTracker, TrackingError, default_tracking_uri
-from hpo.tracking_journal import Journal
-from hpo.tracking_writing import Writing
+from hpo.tracking import writing
+from hpo.tracking.journal import Journal
+from hpo.tracking.tracker import StudyTracker, TrackingError, default_tracking_uri
+from hpo.tracking.writing import Writing
 from mlflow import MlflowClient
 
 MakeRecord = Callable[..., CellRecord]
@@ -445,7 +446,7 @@ def test_what_cannot_be_completed_is_one_error(
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(tracking_writing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(writing.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from hpo.tracking_uri import Patience, first_line, mlflow_settings, shown_uri, store_errors
+from hpo.tracking.store import Patience, first_line, mlflow_settings, shown_uri, store_errors
 
 _RETRY_SECONDS = 60.0
 # A store that lets one wait is left alone for so many times as long: a study loses a tenth at most.

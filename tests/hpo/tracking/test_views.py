@@ -12,9 +12,9 @@ from mlflow.entities import Experiment, Run
 from core.training.config import PolicyConfig
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.tracking import StudyTracker
-from hpo.tracking_uri import mlflow_settings
-from hpo.tracking_views import NOTE, VIEWS, experiment_tags, missing_tags, whole_lines
+from hpo.tracking.store import mlflow_settings
+from hpo.tracking.tracker import StudyTracker
+from hpo.tracking.views import NOTE, VIEWS, experiment_tags, missing_tags, whole_lines
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]

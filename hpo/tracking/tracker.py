@@ -22,20 +22,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.gpu_use import GpuUse
-from hpo.signals import exit_on_sigterm, restore_sigterm
-from hpo.tracking_details import maps_of, numbers_of, series_of
-from hpo.tracking_journal import Journal, map_line, send_map
-from hpo.tracking_run import TrackedRun, flatten
-from hpo.tracking_stored import (
-    DIGEST,
-    STATUS_OF,
-    RunStatus,
-    run_key,
-    runs_to_continue,
-    settle,
-    stored_runs,
-)
-from hpo.tracking_uri import (
+from hpo.tracking.details import maps_of, numbers_of, series_of
+from hpo.tracking.journal import Journal, map_line, send_map
+from hpo.tracking.run import TrackedRun, flatten
+from hpo.tracking.signals import exit_on_sigterm, restore_sigterm
+from hpo.tracking.store import (
     TrackingError,
     check_tracking_uri,
     default_tracking_uri,
@@ -49,8 +40,17 @@ from hpo.tracking_uri import (
     told_cause,
     way_out,
 )
-from hpo.tracking_views import NOTE, whole_lines
-from hpo.tracking_writing import Writing
+from hpo.tracking.stored import (
+    DIGEST,
+    STATUS_OF,
+    RunStatus,
+    run_key,
+    runs_to_continue,
+    settle,
+    stored_runs,
+)
+from hpo.tracking.views import NOTE, whole_lines
+from hpo.tracking.writing import Writing
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,1 @@
+"""MLflow, written by one writer: the driver of a study."""
