@@ -83,8 +83,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a store does not take is tried again with the next epoch, and not waited for."""
-    monkeypatch.setattr(tracking_writing, "_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(tracking_writing, "_REST", 0.0)
+    monkeypatch.setattr(writing, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(writing, "_REST", 0.0)
     monkeypatch.setattr("hpo.tracking.tracker._FLUSH_SECONDS", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # no growing pauses
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # of a slow machine
@@ -125,7 +125,7 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
         assert list((folder / "artifacts").rglob("faults.csv"))
 
         # Killed again, it stays away: what is missing is said, and sent by the command named.
-        monkeypatch.setattr(tracking_writing, "_RETRY_SECONDS", 60.0)
+        monkeypatch.setattr(writing, "_RETRY_SECONDS", 60.0)
         flags = ["--tracking-uri", server.uri, "--fresh"]
         assert bench.study(out, *flags, fault=bench.at(2, server.kill)) == UNUSABLE
         captured = capfd.readouterr()
