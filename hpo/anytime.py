@@ -16,10 +16,10 @@ from itertools import product
 import pandas as pd
 
 from hpo.cells.record import CellRecord
-from hpo.plan import Plan, SearchKey
 from hpo.search.budget import ROUNDING, failed_epochs, units
 from hpo.search.protocol import Search
 from hpo.statistics import MeanInterval, PairedComparison, holm, mean_interval, paired_comparison
+from hpo.study.plan import Plan, SearchKey
 
 COLUMNS = (
     "dataset",

@@ -8,9 +8,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from hpo.anytime import REFERENCES, Point
-from hpo.plan import SearchKey
 from hpo.plot_panels import short_name
 from hpo.statistics import mean_interval
+from hpo.study.plan import SearchKey
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,10 +20,10 @@ from hpo.anytime_figure import anytime_figure
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.markdown import difference, number, padded_table, probability
-from hpo.plan import Plan, SearchKey
 from hpo.plots import save_figure
 from hpo.statistics import MeanInterval
 from hpo.storage.atomic import write_atomically
+from hpo.study.plan import Plan, SearchKey
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 from core.data import DATASETS, NOISE_KINDS, Source, load_source
 from core.models import MODELS
 from core.training.config import TrainingConfig
-from hpo import presets, semi_presets
-from hpo.plan import META_SUFFIX, StudyRow, check_sources, with_meta_images
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
+from hpo.study import few_label_presets, presets
+from hpo.study.rows import META_SUFFIX, StudyRow, check_sources, with_meta_images
 
 OVERRIDES = {
     "epochs": int,
@@ -99,14 +99,14 @@ class Options:
         """
         if self.semi_supervised:
             epochs = self.overrides.get("epochs")
-            training = semi_presets.training(dataset, self.preset, epochs=epochs)
+            training = few_label_presets.training(dataset, self.preset, epochs=epochs)
         else:
             training = presets.training(dataset, self.preset)
         if adapted is not None:
             training = adapted(training)
         size = self.overrides.get("image_size", training.image_size)
         source = load_source(dataset, root=self.data_root, image_size=size)
-        fit_to = semi_presets.fit_to if self.semi_supervised else presets.fit_to
+        fit_to = few_label_presets.fit_to if self.semi_supervised else presets.fit_to
         training = replace(fit_to(training, source), **self.overrides)
         if self.labels is not None and training.semi is not None:
             training = replace(training, semi=replace(training.semi, labelled=self.labels))
@@ -173,7 +173,7 @@ def parse(
         metavar="NAME",
         help=f"repeatable; one of {', '.join(DATASETS)}, or folder:PATH (default: digits)",
     )
-    names = semi_presets.PRESETS if semi_supervised else presets.PRESETS
+    names = few_label_presets.PRESETS if semi_supervised else presets.PRESETS
     add("--preset", default="quick", choices=names, help="default: quick")
     if semi_supervised:
         add("--labels", type=int, metavar="N", help="labelled images (default: the preset's)")

@@ -1,7 +1,7 @@
 """Does learning pay? Every learned row against its placebo, its frozen row and the best Beta.
 
 In place of the best Beta a row may name its counterpart, which mixes with a Beta distribution and
-shares all else (`hpo.report.Row.counterpart`).
+shares all else (`hpo.study.rows.Row.counterpart`).
 
 Reads what the study's report reads; the test set selects nothing here either.
 """
@@ -16,9 +16,10 @@ import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.markdown import difference, number, padded_table, probability
 from hpo.outcome import Extra, Outcome
-from hpo.report import Row, errors_by_seed
+from hpo.report import errors_by_seed
 from hpo.statistics import holm, paired_comparison
 from hpo.storage.atomic import write_atomically
+from hpo.study.rows import Row
 
 COLUMNS = (
     "dataset",

@@ -13,26 +13,11 @@ from hpo.anytime_figure import anytime_figure
 from hpo.anytime_report import anytime_markdown
 from hpo.cells.record import CellRecord
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow
 from hpo.plots import save_figure
-from hpo.search.budget import weight
 from hpo.storage.atomic import write_atomically
+from hpo.study.rows import StudyRow, grid_rows
 
 GRID = "grid"
-
-
-def grid_rows(rows: Sequence[StudyRow]) -> list[StudyRow]:
-    """The rows that a search of the same study competes with: those that are no control."""
-    return [
-        row
-        for row in rows
-        if row.strategy is None and row.policy is not None and row.row.control_of is None
-    ]
-
-
-def grid_cost(rows: Sequence[StudyRow]) -> float:
-    """What the grid costs for each seed, in units of a plain training."""
-    return sum(weight(row.policy) for row in grid_rows(rows) if row.policy is not None)
 
 
 def grid_contrast(outcome: Outcome) -> Extra:

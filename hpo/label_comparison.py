@@ -22,10 +22,10 @@ from hpo.label_curves import Curves, curve_figure
 from hpo.label_errors import LEGEND
 from hpo.markdown import number, padded_table, probability
 from hpo.outcome import Extra, ExtraReport, Outcome
-from hpo.plan import source_key
 from hpo.plots import save_figure
 from hpo.statistics import holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically
+from hpo.study.plan import source_key
 
 MEASURES = {
     "auc": "AUC",

@@ -25,9 +25,10 @@ from hpo.contact_sheet import Caption, contact_sheet
 from hpo.detection import FEW, Detection, detect
 from hpo.markdown import padded_table
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow, source_key
 from hpo.statistics import mean_interval
 from hpo.storage.atomic import write_atomically
+from hpo.study.plan import source_key
+from hpo.study.rows import StudyRow
 
 LISTED = 200
 """Images of each seed in a list, but at most a tenth of the training images."""

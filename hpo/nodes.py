@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hpo.storage.folder import FolderStorage
 from hpo.storage.places import checked
 from hpo.storage.protocol import Storage
-from hpo.study import StudyError
+from hpo.study.study_run import StudyError
 
 _SECONDS = 300.0
 """A node that has not answered by then is left to Ray, which will say what is wrong with it."""

@@ -25,13 +25,13 @@ from core.training.checkpoint import remove_checkpoints
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.result import DivergenceError, Metrics
-from hpo import presets
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status, partial_result
 from hpo.cells.store import CellStore
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
 from hpo.storage import output_folder
+from hpo.study import presets
 
 
 class _Pruned(Exception):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from core.data import Source
 from hpo.cells.record import CellRecord
-from hpo.plan import Plan, SourceKey
+from hpo.study.plan import Plan, SourceKey
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Outcome:
     Attributes:
         plan: what it was to train.
         records: what became of the cells, sorted by id; crashed ones among them.
-        sources: the loaded data; `hpo.plan.source_key` of a training finds its own.
+        sources: the loaded data; `hpo.study.plan.source_key` of a training finds its own.
         frame: of `hpo.report.build_table`.
         output: its output folder, where files of its own go.
     """

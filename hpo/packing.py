@@ -13,8 +13,8 @@ from core.training.config import PolicyConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
 from hpo.gpu_memory import Meter, to_measure
-from hpo.plan import Plan, SourceKey, source_key
-from hpo.study import StudyError, StudyRun
+from hpo.study.plan import Plan, SourceKey, source_key
+from hpo.study.study_run import StudyError, StudyRun
 from hpo.trainable import train
 
 

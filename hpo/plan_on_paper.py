@@ -17,11 +17,10 @@ from core.data import DATASETS
 from core.models import build_model
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cost.counting import flops
-from hpo.grid_contrast import grid_cost
-from hpo.plan import StudyRow, frozen_policy
 from hpo.schedule import Timed
 from hpo.search.budget import LEARNED, weight
 from hpo.search.protocol import SearchSettings
+from hpo.study.rows import StudyRow, frozen_policy, grid_cost
 
 META_STAGE_STEP = {"cnn": 4.58, "digits_cnn": 4.58}
 META_STAGE_STEP_ELSE = 4.53
@@ -55,7 +54,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table to be planned: rows × columns × seeds, as `hpo.plan.Plan` trains them.
+    """A table to be planned: rows × columns × seeds, as `hpo.study.plan.Plan` trains them.
 
     Attributes:
         name: of its study.

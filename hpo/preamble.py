@@ -8,7 +8,8 @@ from dataclasses import asdict, fields
 from core.training.config import TrainingConfig
 from hpo.cells.record import ENVIRONMENT, CellRecord
 from hpo.gpu_memory import memory_lines
-from hpo.plan import Plan, StudyRow
+from hpo.study.plan import Plan
+from hpo.study.rows import StudyRow
 
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 

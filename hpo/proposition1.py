@@ -10,8 +10,8 @@ import pandas as pd
 
 from core.analysis.proposition1 import OUTPUTS
 from hpo.cells.record import CellRecord
-from hpo.report import Row
 from hpo.statistics import holm, mean_interval, paired_comparison
+from hpo.study.rows import Row
 
 REFERENCE = "none"
 """The row that κ is compared with: training without mixing."""

@@ -28,10 +28,10 @@ from core.data import Source
 from hpo.gpu_memory import Meter, gpu_meter
 from hpo.nodes import check_nodes
 from hpo.packing import measured_share
-from hpo.plan import SourceKey
 from hpo.ray_session import Demand, room, session
 from hpo.storage.protocol import Storage
-from hpo.study import StudyError, StudyRun
+from hpo.study.plan import SourceKey
+from hpo.study.study_run import StudyError, StudyRun
 from hpo.trainable import train_cell
 
 MAX_FAILURES = 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ray
 from ray._private import ray_constants
 
-from hpo.study import StudyError
+from hpo.study.study_run import StudyError
 
 _MIB = 1024**2
 _QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}

@@ -17,8 +17,8 @@ from scipy import stats
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.outcome import Outcome
-from hpo.plan import META_SUFFIX, StudyRow
 from hpo.statistics import PairedComparison, holm, mean_interval, paired_comparison
+from hpo.study.rows import META_SUFFIX, StudyRow
 
 END = 0.1
 """λ is "near" 0 or 1 within this distance."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from hpo.cells.summary import SummaryRow
 from hpo.markdown import to_markdown
 from hpo.statistics import holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically
+from hpo.study.rows import Family, Row
 
 __all__ = [
     "COLUMNS",
@@ -32,8 +33,6 @@ __all__ = [
     "to_markdown",
     "write_report",
 ]
-
-Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra"]
 
 COLUMNS = (
     "dataset",
@@ -80,35 +79,6 @@ _DIGITS = {
     "search_samples": 0,
 }
 _NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        key: method of the cells that belong to it, such as "beta-1". A row whose key is that of
-            search trials, or that key, a plus sign and more, needed the search and bears its cost.
-        label: for people, such as "MixUp (α = 1)".
-        setting: for programs, such as "alpha=1".
-        family: "beta" rows compete for the best Beta; "none" is the unit of cost.
-        paper_error: the paper's own number in percent, by data set.
-        control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
-            a frozen row bears the cost of that row's training, which it needs.
-        counterpart: of a learned row the key of the one that draws λ from a Beta distribution and
-            shares all else, its third control; None: the best Beta is.
-        architecture: of a study of several, in which rows are compared with rows of their own; ""
-            where all rows have one.
-    """
-
-    key: str
-    label: str
-    setting: str
-    family: Family
-    paper_error: Mapping[str, float] = field(default_factory=dict)
-    control_of: str | None = None
-    counterpart: str | None = None
-    architecture: str = ""
 
 
 def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hpo.html_report import anchor, page
-from hpo.progress import clock
 from hpo.storage.atomic import write_atomically
+from hpo.study.progress import clock
 
 STATES = "reproduction.json"
 REPORT = "reproduction"

@@ -15,7 +15,7 @@ from core.data import Source
 from core.models import build_model
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels
-from hpo import plots, presets, report
+from hpo import plots, report
 from hpo.anytime_report import write_anytime_report
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
@@ -23,18 +23,19 @@ from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options, parse
 from hpo.controls import controls_report
 from hpo.gpu_memory import memory_lines
-from hpo.grid_contrast import grid_cost
 from hpo.label_errors import label_errors
 from hpo.markdown import to_markdown
 from hpo.outcome import Extra, ExtraReport, Outcome
-from hpo.plan import Plan, SourceKey, StudyRow, source_key
 from hpo.preamble import preamble_of
-from hpo.progress import Progress, clock
 from hpo.pseudo_labels import pseudo_labels
-from hpo.semi_rows import with_presets
 from hpo.semi_table import semi_table, summary_metrics
 from hpo.storage import output_folder
-from hpo.study import StudyError, StudyRun
+from hpo.study import presets
+from hpo.study.few_label_rows import with_presets
+from hpo.study.plan import Plan, SourceKey, source_key
+from hpo.study.progress import Progress, clock
+from hpo.study.rows import StudyRow, grid_cost
+from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.tracker import (
     StudyTracker,
     TrackingError,

@@ -21,9 +21,9 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
 from hpo.gpu_memory import Meter, gpu_meter
-from hpo.plan import SourceKey, source_key
 from hpo.search.population_training import fit_population
 from hpo.storage.protocol import Keep, Storage
+from hpo.study.plan import SourceKey, source_key
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together, at most so often: a report waits for the driver."""

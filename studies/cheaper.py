@@ -20,10 +20,9 @@ import sys
 from collections.abc import Sequence
 
 from core.training.config import PolicyConfig
-from hpo.plan import StudyRow, controls
-from hpo.report import Family, Row
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
+from hpo.study.rows import Family, Row, StudyRow, controls
 
 LAST_BLOCKS, REFRESH_EVERY, EVERY = 2, 4, 16
 

@@ -46,11 +46,10 @@ import sys
 from collections.abc import Sequence
 
 from core.training.config import PolicyConfig
-from hpo.plan import StudyRow
-from hpo.report import Family, Row
 from hpo.run import run_study
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP
 from hpo.search.strategies import Evolved, Listed, Sampled, Strategy
+from hpo.study.rows import Family, Row, StudyRow
 
 _BETA = PolicyConfig("beta", alpha=1.0)
 _LEARNED = PolicyConfig("learned")

@@ -33,8 +33,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.figures.loss_curves import loss_curves
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
-from hpo.plan import StudyRow
 from hpo.run import run_study
+from hpo.study.rows import StudyRow
 
 UNMIXED_IMAGES = 1000
 

@@ -33,8 +33,8 @@ from dataclasses import replace
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.figures.validation_size import Curve, validation_size
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow
 from hpo.run import run_study
+from hpo.study.rows import StudyRow
 
 SIZES = (10, 20, 50, 100, 500, 1000)
 READINGS = (METAMIXUP, METAMIXUP_PAPER)

@@ -30,8 +30,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.figures.plane import plane
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
-from hpo.plan import StudyRow
 from hpo.run import run_study
+from hpo.study.rows import StudyRow
 
 PLANE_IMAGES = 1000
 

@@ -38,9 +38,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.figures.intrusion_bars import intrusion_bars
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
-from hpo.plan import StudyRow, controls
-from hpo.report import Family, Row
 from hpo.run import run_study
+from hpo.study.rows import Family, Row, StudyRow, controls
 
 MIXED_SAMPLES = 2000
 

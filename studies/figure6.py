@@ -31,8 +31,8 @@ from dataclasses import replace
 from core.training.config import PolicyConfig
 from hpo.figures.lambda_frequency import lambda_frequency
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
-from hpo.plan import StudyRow
 from hpo.run import run_study
+from hpo.study.rows import StudyRow
 
 
 def rows() -> list[StudyRow]:

@@ -31,8 +31,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.figures.class_pair_maps import class_pair_maps
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER
-from hpo.plan import StudyRow, controls
 from hpo.run import run_study
+from hpo.study.rows import StudyRow, controls
 
 EPOCHS = (3, 30, 90, 120)
 

@@ -41,12 +41,11 @@ from dataclasses import replace
 
 from core.data import DATASETS
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo import presets
 from hpo.command_line import Options, parse
 from hpo.label_comparison import Method, label_comparison, require_cleanlab
-from hpo.plan import StudyRow, controls
-from hpo.report import Family, Row
 from hpo.run import UNUSABLE, run_study
+from hpo.study import presets
+from hpo.study.rows import Family, Row, StudyRow, controls
 
 FOLDS = 5
 DEFAULTS = ("--label-noise", "0.4", "--seeds", "5")

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from hpo import presets, semi_presets
-from hpo.plan import StudyRow
 from hpo.plan_on_paper import Column, Table, jobs
 from hpo.plan_report import plan_report
+from hpo.study import few_label_presets, presets
+from hpo.study.rows import StudyRow
 from studies import table1, table2, table3, table4, table5
 
 _LABELLED = (("cifar10", 1000), ("cifar10", 4000), ("svhn", 500), ("svhn", 1000))
@@ -52,7 +52,7 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
 
     Args:
         name: of its study.
-        preset: one of `hpo.presets.PRESETS`.
+        preset: one of `hpo.study.presets.PRESETS`.
         epochs: of all its trainings; None is the preset's.
     """
     columns = [_column(dataset, which, preset, epochs) for dataset, which in _COLUMNS[name]]
@@ -61,7 +61,7 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
 
 def _column(dataset: str, which: int | str | None, preset: str, epochs: int | None) -> Column:
     if isinstance(which, int):
-        training = semi_presets.training(dataset, preset, epochs=epochs)
+        training = few_label_presets.training(dataset, preset, epochs=epochs)
         assert training.semi is not None
         semi = replace(training.semi, labelled=which)
         return Column(replace(training, semi=semi), f"{dataset} {which} labels")

@@ -45,10 +45,9 @@ from dataclasses import replace
 from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.plan import StudyRow, controls
 from hpo.proposition1_report import proposition1_report
-from hpo.report import Family, Row
 from hpo.run import run_study
+from hpo.study.rows import Family, Row, StudyRow, controls
 
 PAIRS = 32
 SMOOTH = {"digits_cnn": "digits_cnn_smooth"}

@@ -52,11 +52,10 @@ from core.meta.reading import DEFAULT, PAPER, Reading
 from core.training.config import PolicyConfig
 from hpo.factorial import DesignPoint
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow, controls, with_meta_images
 from hpo.readings_report import readings_report
-from hpo.report import Row
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
+from hpo.study.rows import Row, StudyRow, controls, with_meta_images
 
 PROJECTIONS = {"before": "sigmoid_before", "after": "sigmoid_after", "clip": "clip"}
 GRADIENTS = ("lam", "logit")

@@ -30,10 +30,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.training.config import PolicyConfig
-from hpo.plan import StudyRow, controls
-from hpo.report import Family, Row
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
+from hpo.study.rows import Family, Row, StudyRow, controls
 
 EVERY = 4
 

@@ -67,9 +67,8 @@ from core.meta.reading import DEFAULT, PAPER
 from core.models import MODELS
 from core.training.config import PolicyConfig
 from hpo.adamixup_report import adamixup_report
-from hpo.plan import META_SUFFIX, StudyRow, controls
-from hpo.report import Family, Row
 from hpo.run import run_study
+from hpo.study.rows import META_SUFFIX, Family, Row, StudyRow, controls
 from hpo.top5 import top5_report
 
 _SMALL = ("mnist", "fashion_mnist")

@@ -44,10 +44,9 @@ from collections.abc import Sequence
 
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig
-from hpo.plan import StudyRow, controls
-from hpo.report import Family, Row
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
+from hpo.study.rows import Family, Row, StudyRow, controls
 
 _COLUMNS = ("cifar10", "cifar100", "svhn", "mnist")
 _PAPER = {

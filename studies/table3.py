@@ -35,7 +35,7 @@ right.
 
 Presets: `paper` has this paper's settings, `oliver` those of Oliver et al. and `mixmatch` those of
 the MixMatch code, with their optimisers, weights, normalisation and augmentation
-(`hpo/semi_presets.py`); all three are for GPUs. `quick` is reduced, `smoke` means nothing. The flag
+(`hpo/study/few_label_presets.py`); all three are for GPUs. `quick` is reduced, `smoke` means nothing. The flag
 `--epochs` shortens a preset: rate and threshold fall at the same shares of the training.
 
     python studies/table3.py --dataset digits --preset smoke
@@ -55,9 +55,8 @@ from dataclasses import replace
 
 from core.meta.reading import DEFAULT
 from core.training.config import PolicyConfig
-from hpo.plan import SemiRow, StudyRow, controls
-from hpo.report import Family, Row
 from hpo.run import run_study
+from hpo.study.rows import Family, Row, SemiRow, StudyRow, controls
 
 REFERENCE = "supervised-only"
 

@@ -30,9 +30,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.training.config import PolicyConfig
-from hpo.plan import SemiRow, StudyRow
-from hpo.report import Family, Row
 from hpo.run import run_study
+from hpo.study.rows import Family, Row, SemiRow, StudyRow
 from studies.table3 import paper_errors
 
 REFERENCE = "pseudo-label"

@@ -33,11 +33,10 @@ from collections.abc import Sequence
 
 from core.training.config import PolicyConfig
 from hpo.grid_contrast import grid_contrast
-from hpo.plan import SemiRow, StudyRow
-from hpo.report import Row
 from hpo.run import run_study
 from hpo.search.spaces import threshold_fall
 from hpo.search.strategies import Sampled
+from hpo.study.rows import Row, SemiRow, StudyRow
 
 _COLUMNS = (("cifar10", 4000), ("svhn", 1000))
 _PAPER = {

@@ -18,8 +18,8 @@ from hpo.cost.figure import cost_figure
 from hpo.cost.measure import measure
 from hpo.cost.records import Group, GroupStore, group_id
 from hpo.plots import save_figure
-from hpo.progress import Progress, clock
 from hpo.storage import output_folder
+from hpo.study.progress import Progress, clock
 from hpo.tracking.tracker import (
     StudyTracker,
     TrackingError,

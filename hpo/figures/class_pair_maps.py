@@ -12,9 +12,9 @@ from hpo.figures.agreement import Agreement, agreement
 from hpo.figures.common import WIDTH, canvas, results_of, table_line, told, written
 from hpo.markdown import padded_table
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow
 from hpo.plot_panels import short_name
 from hpo.statistics import mean_interval
+from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

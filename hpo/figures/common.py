@@ -15,10 +15,10 @@ import pandas as pd
 
 from hpo.markdown import adjusted
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow
 from hpo.plots import save_figure
 from hpo.statistics import MeanInterval, PairedComparison, holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically
+from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,9 +27,9 @@ from hpo.figures.common import (
 )
 from hpo.markdown import padded_table
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow
 from hpo.plot_panels import short_name
 from hpo.statistics import mean_interval
+from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig
-from hpo.plan import StudyRow
-from hpo.report import Row
+from hpo.study.rows import Row, StudyRow
 
 NONE = StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none"))
 

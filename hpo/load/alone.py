@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from hpo.command_line import parse
 from hpo.load.driver import ROWS, STUDY
-from hpo.plan import source_key
 from hpo.run import prepare
+from hpo.study.plan import source_key
 from hpo.trainable import train
 
 

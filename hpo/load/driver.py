@@ -19,10 +19,9 @@ from core.training.config import PolicyConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.plan import StudyRow
-from hpo.report import Row
 from hpo.run import run_study
 from hpo.storage.atomic import write_atomically
+from hpo.study.rows import Row, StudyRow
 from hpo.tracking.tracker import StudyTracker
 
 STUDY = "load"

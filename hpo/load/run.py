@@ -20,10 +20,10 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.load.driver import STUDY, forget_usage, stored_usage
 from hpo.load.report import Found, build_table, load_figure, samples_table, to_markdown
 from hpo.plots import save_figure
-from hpo.progress import Progress
 from hpo.ray_session import default_workers
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
+from hpo.study.progress import Progress
 from hpo.tracking.store import local_tracking_uri, mlflow_settings
 from hpo.tracking.stored import stored_runs
 from hpo.tracking.tracker import TrackingError, check_tracking_uri

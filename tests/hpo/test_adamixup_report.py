@@ -14,9 +14,10 @@ from hpo.adamixup_figure import figure
 from hpo.adamixup_report import COLUMNS, adamixup_report, statistics
 from hpo.cells.record import CellRecord
 from hpo.outcome import Extra, Outcome
-from hpo.plan import Plan, StudyRow
-from hpo.report import Row, build_table
+from hpo.report import build_table
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow
 
 WITH, WITHOUT = PolicyConfig("adamixup"), PolicyConfig("adamixup-no-discriminator")
 HELD = PolicyConfig("adamixup", quantiles=(0.4, 0.6))

@@ -25,10 +25,10 @@ from hpo.anytime import (
 from hpo.cells.cell import Cell
 from hpo.cells.population import Population
 from hpo.cells.record import CellRecord
-from hpo.plan import Plan, SearchKey, StudyRow
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
+from hpo.study.plan import Plan, SearchKey
+from hpo.study.rows import Row, StudyRow
 
 NAN = float("nan")
 BASE = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)

@@ -15,10 +15,10 @@ from hpo.anytime import COLUMNS, Point, compare
 from hpo.anytime_figure import anytime_figure, band
 from hpo.anytime_report import anytime_markdown, write_anytime_report
 from hpo.cells.record import CellRecord
-from hpo.plan import Plan, SearchKey, StudyRow
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
+from hpo.study.plan import Plan, SearchKey
+from hpo.study.rows import Row, StudyRow
 
 NAN = float("nan")
 Curves = dict[SearchKey, list[Point]]

@@ -9,11 +9,11 @@ import pytest
 
 from core.data import Source, source_from_arrays
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo import command_line, presets, semi_presets
+from hpo import command_line
 from hpo.command_line import Options
-from hpo.plan import StudyRow, controls
-from hpo.report import Row
 from hpo.storage.folder import FolderStorage
+from hpo.study import few_label_presets, presets
+from hpo.study.rows import Row, StudyRow, controls
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
@@ -108,7 +108,7 @@ def test_semi_supervised_studies_have_labels_and_more_presets(
     monkeypatch.setattr(command_line, "load_source", lambda name, root, image_size: MANY)
     for preset in ("paper", "oliver", "mixmatch"):
         training, _ = semi("--preset", preset, "--epochs", "20", "--lr", "0.5").load("mnist")
-        expected = semi_presets.training("mnist", preset, epochs=20)
+        expected = few_label_presets.training("mnist", preset, epochs=20)
         # Of 5,000 images a tenth is labelled, and 500 are for meta-validation.
         assert expected.semi is not None
         few = replace(expected.semi, labelled=500)

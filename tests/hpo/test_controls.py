@@ -13,9 +13,10 @@ from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.controls import COLUMNS, compare_with_controls, controls_report
 from hpo.outcome import Extra, Outcome
-from hpo.plan import Plan, StudyRow, controls
-from hpo.report import Row, build_table
+from hpo.report import build_table
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow, controls
 
 MakeRecord = Callable[..., CellRecord]
 

@@ -15,9 +15,9 @@ from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.factorial import EFFECT_COLUMNS, DesignPoint, main_effects
 from hpo.outcome import Outcome
-from hpo.plan import Plan, StudyRow
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow
 
 MakeRecord = Callable[..., CellRecord]
 T_1 = 12.706205  # two-sided 95 % quantile of Student's t with 1 degree of freedom

@@ -11,12 +11,12 @@ import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.grid_contrast import grid_contrast, grid_cost, grid_rows
+from hpo.grid_contrast import grid_contrast
 from hpo.outcome import Extra, Outcome
-from hpo.plan import Plan, StudyRow, controls
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow, controls, grid_cost, grid_rows
 
 MakeRecord = Callable[..., CellRecord]
 

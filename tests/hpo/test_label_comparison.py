@@ -25,9 +25,9 @@ from hpo.label_comparison import (
     suspicion,
 )
 from hpo.outcome import Extra, Outcome
-from hpo.plan import Plan, StudyRow
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow
 
 pytest.importorskip("cleanlab")
 

@@ -19,9 +19,9 @@ from hpo.cells.record import CellRecord
 from hpo.contact_sheet import RIGHT, UNKNOWN, WRONG, corner
 from hpo.label_errors import file_name, label_errors, suspects
 from hpo.outcome import Outcome
-from hpo.plan import Plan, StudyRow
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow
 
 SCORES = StudyRow(Row("scores", "Scores", "", "learned"), PolicyConfig("scores"))
 PLACEBO = StudyRow(Row("scores-placebo", "Random", "", "placebo"), PolicyConfig("scores-placebo"))

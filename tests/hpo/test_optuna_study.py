@@ -14,12 +14,13 @@ from optuna.storages import BaseStorage
 import hpo
 from core.data import Source, load_source
 from core.training.result import DivergenceError
-from hpo import optuna_study, presets
+from hpo import optuna_study
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.optuna_study import main, open_storage, search_alpha
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
+from hpo.study import presets
 
 BASE = replace(presets.training("digits", "smoke"), epochs=4, lr=0.1)
 SETTINGS = SearchSettings(trials=4, startup=2, min_epochs=1, reduction=2, seed=10)

@@ -11,12 +11,11 @@ from torch import nn
 from core.models import build_model
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.plan import SemiRow, StudyRow
 from hpo.plan_on_paper import Column, Job, Table, jobs, multiple, plain_step, training_flops
 from hpo.plan_report import plan_report
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
+from hpo.study.rows import Row, SemiRow, StudyRow
 
 NONE = PolicyConfig("none")
 LEARNED = PolicyConfig("learned")

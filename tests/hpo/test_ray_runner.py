@@ -15,14 +15,14 @@ from core.training.config import PolicyConfig, TrainingConfig
 from core.training.fit import fit
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
-from hpo.plan import Plan, StudyRow, source_key
-from hpo.progress import Progress
 from hpo.ray_runner import run_on_ray
 from hpo.ray_session import Demand, check_address, session
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
 from hpo.storage.folder import FolderStorage
-from hpo.study import StudyError, StudyRun
+from hpo.study.plan import Plan, source_key
+from hpo.study.progress import Progress
+from hpo.study.rows import Row, StudyRow
+from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.tracker import StudyTracker
 
 pytestmark = [

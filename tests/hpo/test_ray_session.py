@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from hpo.ray_session import Demand, default_workers, session
-from hpo.study import StudyError
+from hpo.study.study_run import StudyError
 
 
 @pytest.mark.parametrize(

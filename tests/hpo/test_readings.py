@@ -15,10 +15,11 @@ from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.outcome import Outcome
-from hpo.plan import Plan, StudyRow, with_meta_images
 from hpo.readings import RANKED_COLUMNS, moves, near_ends, rank_readings, start_share
-from hpo.report import Row, build_table
+from hpo.report import build_table
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow, with_meta_images
 
 MakeRecord = Callable[..., CellRecord]
 T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom

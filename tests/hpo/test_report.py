@@ -11,15 +11,8 @@ import pytest
 from core.training.config import PolicyConfig
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
-from hpo.report import (
-    COLUMNS,
-    Row,
-    build_table,
-    load_records,
-    summary_rows,
-    to_markdown,
-    write_report,
-)
+from hpo.report import COLUMNS, build_table, load_records, summary_rows, to_markdown, write_report
+from hpo.study.rows import Row
 
 MakeRecord = Callable[..., CellRecord]
 T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom

@@ -13,8 +13,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.cells.summary import SummaryRow
 from hpo.outcome import Extra, Outcome
-from hpo.plan import StudyRow, controls
-from hpo.report import Row
+from hpo.study.rows import Row, StudyRow, controls
 
 TRAINING = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"))
 ROWS = [StudyRow(Row("none", "None", "", "none"), PolicyConfig("none"))]

@@ -17,8 +17,9 @@ from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig
 from hpo.cells.record import CellRecord
 from hpo.markdown import to_markdown
-from hpo.report import Row, build_table, summary_rows
+from hpo.report import build_table, summary_rows
 from hpo.semi_table import COLUMNS, semi_table, summary_metrics
+from hpo.study.rows import Row
 
 MakeRecord = Callable[..., CellRecord]
 

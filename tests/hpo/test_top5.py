@@ -9,9 +9,10 @@ import pytest
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.outcome import Extra, Outcome
-from hpo.plan import Plan, StudyRow
-from hpo.report import Row, build_table
+from hpo.report import build_table
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow
 from hpo.top5 import COLUMNS, top5_report
 
 MakeRecord = Callable[..., CellRecord]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import hpo.ray_runner
-from hpo.plan import source_key
-from hpo.study import StudyRun
+from hpo.study.plan import source_key
+from hpo.study.study_run import StudyRun
 from hpo.tracking import signals
 from hpo.trainable import environment, train
 

@@ -19,13 +19,13 @@ from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
 from core.models import build_model
 from core.training.config import TrainingConfig
-from hpo import presets
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.command_line import parse
-from hpo.plan import source_key
 from hpo.run import prepare
+from hpo.study import presets
+from hpo.study.plan import source_key
 from hpo.trainable import environment, train
 from studies import figure2, figure3, figure4, figure5, figure6, figure7
 

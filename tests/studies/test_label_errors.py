@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpo import command_line, presets
+from hpo import command_line
 from hpo.label_comparison import require_cleanlab
+from hpo.study import presets
 from studies.label_errors import DEFAULTS, METHODS, clean_epochs, main, rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pytest
 
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo import presets
+from hpo.study import presets
 from studies.proposition1 import PAIRS, looked_at, main, rows
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from core.data import DATASETS
 from core.training.config import PolicyConfig
 from core.training.optimizers import learning_rate
-from hpo import presets
 from hpo.command_line import parse
-from hpo.plan import check_sources
+from hpo.study import presets
+from hpo.study.rows import check_sources
 from studies import table1
 
 NETWORKS = ["preact_resnet34", "wrn_28_10"]

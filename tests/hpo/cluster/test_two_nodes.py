@@ -22,11 +22,11 @@ import pytest
 
 import hpo.ray_runner
 from hpo.cells.store import CellStore
-from hpo.plan import source_key
 from hpo.run import run_study
 from hpo.storage.folder import FolderStorage
 from hpo.storage.places import storage_at
-from hpo.study import StudyRun
+from hpo.study.plan import source_key
+from hpo.study.study_run import StudyRun
 from hpo.trainable import environment, train
 
 ROOT = Path(__file__).resolve().parents[3]

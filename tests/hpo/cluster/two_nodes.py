@@ -28,11 +28,10 @@ from hpo import trainable
 from hpo.cells.gpu_use import GpuUse
 from hpo.gpu_memory import Read
 from hpo.packing import measured_share
-from hpo.plan import StudyRow
-from hpo.report import Row
 from hpo.run import run_study
 from hpo.storage import bucket
-from hpo.study import StudyRun
+from hpo.study.rows import Row, StudyRow
+from hpo.study.study_run import StudyRun
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),

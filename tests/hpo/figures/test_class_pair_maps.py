@@ -16,7 +16,7 @@ from hpo.figures.class_pair_maps import (
 )
 from hpo.figures.rows import METAMIXUP
 from hpo.outcome import Outcome
-from hpo.plan import controls
+from hpo.study.rows import controls
 
 PLACEBO = controls(METAMIXUP, plain=True)[0]
 EARLY = [[0.5, 0.6, None], [0.4, 0.5, 0.5], [0.5, 0.5, 0.5]]

@@ -32,10 +32,10 @@ from hpo.load.driver import (
     slope,
     stored_usage,
 )
-from hpo.plan import Plan
-from hpo.progress import Progress
 from hpo.search.protocol import SearchSettings
-from hpo.study import StudyRun
+from hpo.study.plan import Plan
+from hpo.study.progress import Progress
+from hpo.study.study_run import StudyRun
 from hpo.tracking.tracker import StudyTracker
 
 BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=2)

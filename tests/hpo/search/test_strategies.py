@@ -17,14 +17,14 @@ from hpo.anytime import curves
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, partial_result
 from hpo.cells.store import CellStore
-from hpo.plan import Plan, StudyRow, search_key, with_meta_images
-from hpo.progress import Progress
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, configured
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
 from hpo.search.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
-from hpo.study import StudyRun
+from hpo.study.plan import Plan, search_key
+from hpo.study.progress import Progress
+from hpo.study.rows import Row, StudyRow, with_meta_images
+from hpo.study.study_run import StudyRun
 
 EPOCHS = 8
 BUDGET = 6.0

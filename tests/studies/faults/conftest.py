@@ -24,10 +24,9 @@ from core.training import checkpoint, training
 from core.training.config import PolicyConfig
 from hpo import trainable
 from hpo.cells.store import CellStore
-from hpo.plan import StudyRow
-from hpo.report import Row
 from hpo.run import run_study
-from hpo.study import StudyRun
+from hpo.study.rows import Row, StudyRow
+from hpo.study.study_run import StudyRun
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from hpo.run import UNUSABLE
-from hpo.tracking import store
+from hpo.tracking import store, writing
 from hpo.tracking.tracker import check_tracking_uri
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import pytest
 from core.data import DATASETS, source_from_arrays
 from core.models import MODELS
 from core.semi_supervised.config import SemiSupervisedConfig
-from hpo import semi_presets
-from hpo.semi_presets import METHODS, PRESETS, method, training
+from hpo.study import few_label_presets
+from hpo.study.few_label_presets import METHODS, PRESETS, method, training
 
 ALL = [*DATASETS, "folder:/data/birds"]
 
@@ -149,7 +149,7 @@ def test_a_small_data_set_has_fewer_labels(classes: int, each: int, labels: int)
     truth = np.repeat(np.arange(classes), each)
     images = np.zeros((len(truth), 4, 4), np.uint8)
     source = source_from_arrays("mine", images, truth, images[:2], truth[:2])
-    found = semi_presets.fit_to(training("mine", "quick"), source)
+    found = few_label_presets.fit_to(training("mine", "quick"), source)
     assert found.semi is not None
     assert found.semi.labelled == labels
     assert found.meta_size <= max(classes, len(truth) // 5)

@@ -4,10 +4,10 @@ import pytest
 
 from core.data import Source, load_source
 from core.training.config import PolicyConfig
-from hpo import semi_presets
-from hpo.plan import SemiRow, SourceKey, StudyRow, controls, source_key, with_meta_images
-from hpo.report import Row
-from hpo.semi_rows import with_presets
+from hpo.study import few_label_presets
+from hpo.study.few_label_rows import with_presets
+from hpo.study.plan import SourceKey, source_key
+from hpo.study.rows import Row, SemiRow, StudyRow, controls, with_meta_images
 
 PAPER = {("digits", 50): 9.0, ("digits", 100): 8.0, ("cifar10", 50): 7.0}
 SUPERVISED = StudyRow(
@@ -20,7 +20,7 @@ LEARNED = StudyRow(
     PolicyConfig("learned"),
     semi=SemiRow("apl", {"threshold_step": 0.2}, PAPER),
 )
-BASE = {"digits": semi_presets.training("digits", "quick")}
+BASE = {"digits": few_label_presets.training("digits", "quick")}
 
 
 @pytest.fixture(scope="module")

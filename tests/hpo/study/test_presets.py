@@ -9,7 +9,7 @@ import pytest
 from core.data import DATASETS, Source, load_source, make_splits, source_from_arrays
 from core.models import MODELS
 from core.training.config import TrainingConfig
-from hpo import presets
+from hpo.study import presets
 
 ALL = [*DATASETS, "folder:/data/birds"]
 

@@ -13,10 +13,10 @@ from typing import Any
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status, partial_result
 from hpo.cells.store import CellStore, StoreError
-from hpo.plan import Plan, SearchKey, search_key
-from hpo.progress import Progress
 from hpo.search.protocol import Search, SearchError
 from hpo.search.space_search import SEARCH_METHOD, SpaceSearch
+from hpo.study.plan import Plan, SearchKey, search_key
+from hpo.study.progress import Progress
 from hpo.tracking.tracker import StudyTracker
 
 Epoch = Mapping[str, float]

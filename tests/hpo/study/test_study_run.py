@@ -14,11 +14,12 @@ from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
 from hpo.cells.store import CellStore, StoreError
-from hpo.plan import Plan, StudyRow, controls, with_meta_images
-from hpo.progress import Progress
-from hpo.report import Row, build_table
+from hpo.report import build_table
 from hpo.search.protocol import SearchSettings
-from hpo.study import StudyRun
+from hpo.study.plan import Plan
+from hpo.study.progress import Progress
+from hpo.study.rows import Row, StudyRow, controls, with_meta_images
+from hpo.study.study_run import StudyRun
 
 EPOCHS = 6
 BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100)

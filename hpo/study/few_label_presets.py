@@ -14,7 +14,7 @@ from typing import Any
 from core.data import Source
 from core.semi_supervised.config import SemiKind, SemiSupervisedConfig
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo import presets
+from hpo.study import presets
 
 PRESETS: tuple[str, ...] = (*presets.PRESETS, "oliver", "mixmatch")
 
@@ -96,7 +96,7 @@ def training(dataset: str, preset: str, *, epochs: int | None = None) -> Trainin
 def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:
     """The training with its sizes cut to what a small data set has, class-balanced.
 
-    As `hpo.presets.fit_to`; a tenth of the training images at most are labelled.
+    As `hpo.study.presets.fit_to`; a tenth of the training images at most are labelled.
     """
     assert config.semi is not None
     n, classes = len(source.train_labels), source.num_classes

@@ -9,8 +9,9 @@ from typing import Any
 from core.data import Source
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import TrainingConfig
-from hpo import semi_presets
-from hpo.plan import SourceKey, StudyRow, source_key
+from hpo.study import few_label_presets
+from hpo.study.plan import SourceKey, source_key
+from hpo.study.rows import StudyRow
 
 
 def with_presets(
@@ -29,7 +30,7 @@ def with_presets(
         rows: of the study.
         base: the training that all rows share, by data set.
         sources: their data.
-        preset: one of `hpo.semi_presets.PRESETS`.
+        preset: one of `hpo.study.few_label_presets.PRESETS`.
         overridden: settings that the command line gave: they go before those of a method.
     """
     found = []
@@ -62,7 +63,7 @@ def _settings(
     assert row.semi is not None
     assert training.semi is not None
     values = source.in_channels * source.image_size**2
-    found = semi_presets.method(row.semi.method, training, preset, values)
+    found = few_label_presets.method(row.semi.method, training, preset, values)
     semi = SemiSupervisedConfig(
         labelled=training.semi.labelled,
         unlabelled_batch=training.semi.unlabelled_batch,

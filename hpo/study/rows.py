@@ -1,19 +1,15 @@
-"""What a study trains: its rows, each with a policy of its own or one that a search finds."""
+"""The rows of a study: how each is reported, and how its trainings are configured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from core.policies.config import DISCRIMINATOR
 from core.training.config import PolicyConfig, PolicyKind, TrainingConfig
-from hpo.cells.cell import Cell
-from hpo.report import Row
 from hpo.search.budget import LEARNED, weight
-from hpo.search.protocol import Search, SearchSettings
-from hpo.search.space_search import SEARCH_METHOD, alpha_search
 from hpo.search.strategies import Strategy
 
 
@@ -22,7 +18,7 @@ class SemiRow:
     """How a row of a semi-supervised study trains.
 
     Attributes:
-        method: of `hpo.semi_presets.METHODS`; the preset says with which settings.
+        method: of `hpo.study.few_label_presets.METHODS`; the preset says with which settings.
         own: fields of `SemiSupervisedConfig` that this row has for itself.
         paper_errors: the paper's own number in percent, by data set and number of labels.
     """
@@ -44,7 +40,7 @@ class StudyRow:
         frozen_from: key of the row of the same study whose λ it draws: those that the training of
             the same data set and seed ended with (see `core.Frozen`), as soon as it has.
         strategy: how it spends the study's budget, each seed for itself, instead of one training.
-        semi: how it trains with few labels; `hpo.semi_rows` makes settings of it.
+        semi: how it trains with few labels; `hpo.study.few_label_rows` makes settings of it.
         by_dataset: more settings of its own, by data set.
 
     Raises:
@@ -213,120 +209,47 @@ _SHARED = ("dataset", "image_size", "policy", "seed")
 META_SUFFIX = "+meta"
 """Of the key of a row that trains on the meta-validation images too."""
 
-SourceKey = tuple[str, int | None]
-
-SearchKey = tuple[str, str, int]
-
-
-def search_key(cell: Cell) -> SearchKey:
-    """Which search a trial belongs to: its method, data set and seed."""
-    return cell.method, cell.dataset, cell.seed
-
-
-def source_key(training: TrainingConfig) -> SourceKey:
-    """Which loaded data set a training reads: its name and image size."""
-    return training.dataset, training.image_size
+Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra"]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything one invocation of a study is to train.
+class Row:
+    """A row of a table.
 
     Attributes:
-        study: its name, such as "table2".
-        rows, datasets, seeds: the table.
-        base: the training of each data set; its policy and seed are replaced.
-        search: how searches are run.
-        budget: of each row that has a strategy, data set and seed, in units of a plain training.
-        reference: key of the row that the others are compared with; None: the best Beta.
-
-    Raises:
-        ValueError: as `check_sources`; a row has a strategy and there is no budget.
+        key: method of the cells that belong to it, such as "beta-1". A row whose key is that of
+            search trials, or that key, a plus sign and more, needed the search and bears its cost.
+        label: for people, such as "MixUp (α = 1)".
+        setting: for programs, such as "alpha=1".
+        family: "beta" rows compete for the best Beta; "none" is the unit of cost.
+        paper_error: the paper's own number in percent, by data set.
+        control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
+            a frozen row bears the cost of that row's training, which it needs.
+        counterpart: of a learned row the key of the one that draws λ from a Beta distribution and
+            shares all else, its third control; None: the best Beta is.
+        architecture: of a study of several, in which rows are compared with rows of their own; ""
+            where all rows have one.
     """
 
-    study: str
-    rows: Sequence[StudyRow]
-    datasets: Sequence[str]
-    seeds: Sequence[int]
-    base: Mapping[str, TrainingConfig]
-    search: SearchSettings
-    budget: float | None = None
-    reference: str | None = None
+    key: str
+    label: str
+    setting: str
+    family: Family
+    paper_error: Mapping[str, float] = field(default_factory=dict)
+    control_of: str | None = None
+    counterpart: str | None = None
+    architecture: str = ""
 
-    def __post_init__(self) -> None:
-        check_sources(self.rows)
-        for row in self.rows:
-            if row.strategy is not None and self.budget is None:
-                raise ValueError(f"row {row.row.key} has a strategy and needs a budget; give one")
 
-    def fixed_cells(self) -> list[Cell]:
-        """The cells that wait for nothing, the costly ones first, so that none starts last."""
-        return [
-            self._cell(row, row.policy, dataset, seed)
-            for row in sorted(self.rows, key=lambda row: -row.weight)
-            if row.policy is not None
-            for dataset in self.datasets
-            for seed in self.seeds
-        ]
+def grid_cost(rows: Sequence[StudyRow]) -> float:
+    """What the grid costs for each seed, in units of a plain training."""
+    return sum(weight(row.policy) for row in grid_rows(rows) if row.policy is not None)
 
-    def searched_cells(self, dataset: str, alpha: float) -> list[Cell]:
-        """The final cells of a data set that follow from the search's result."""
-        policy = PolicyConfig("beta", alpha=alpha)
-        rows = [row for row in self.rows if row.searched]
-        return [self._cell(row, policy, dataset, seed) for row in rows for seed in self.seeds]
 
-    def followers(self, method: str) -> list[StudyRow]:
-        """The frozen rows that draw from what the row `method` learned."""
-        return [row for row in self.rows if row.frozen_from == method]
-
-    def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
-        """The frozen cells of a training's data set and seed that draw λ from these quantiles."""
-        policy = frozen_policy(source.training.policy, quantiles)
-        dataset, seed = source.dataset, source.seed
-        return [self._cell(row, policy, dataset, seed) for row in self.followers(source.method)]
-
-    @property
-    def table_rows(self) -> list[StudyRow]:
-        """The rows that have one training for each data set and seed."""
-        return [row for row in self.rows if row.strategy is None]
-
-    @property
-    def searches(self) -> bool:
-        """Whether a row needs the search."""
-        return any(row.searched for row in self.rows)
-
-    def open_searches(self) -> dict[SearchKey, Search]:
-        """All searches at their beginning: that for α, then the strategies, the costly ones first.
-
-        A strategy's trainings have the row's own settings, and the seed of their table entry.
-        """
-        found: dict[SearchKey, Search] = {}
-        for dataset in self.datasets if self.searches else ():
-            key = SEARCH_METHOD, dataset, self.search.seed
-            found[key] = alpha_search(self.base[dataset], self.search)
-        strategies = [(row, row.strategy) for row in self.rows if row.strategy is not None]
-        budget = self.budget or 0.0
-        for row, strategy in sorted(strategies, key=lambda pair: -pair[1].cost(budget)):
-            for dataset in self.datasets:
-                for seed in self.seeds:
-                    base = replace(self.base[dataset], **row.settings(dataset), seed=seed)
-                    search = strategy.search(base, row.row.key, self.search, budget)
-                    found[row.row.key, dataset, seed] = search
-        return found
-
-    def expected(self, method: str) -> int:
-        """About how many trainings the search of a row's strategy is going to be."""
-        strategies = {row.row.key: row.strategy for row in self.rows}
-        strategy = strategies.get(method)
-        return 0 if strategy is None else strategy.expected(self.budget or 0.0)
-
-    @property
-    def size(self) -> int:
-        """Number of cells, trials of searches counted; of strategies about as many."""
-        trials = self.search.trials or 0 if self.searches else 0
-        of_seeds = sum(self.expected(r.row.key) if r.strategy else 1 for r in self.rows)
-        return len(self.datasets) * (of_seeds * len(self.seeds) + trials)
-
-    def _cell(self, row: StudyRow, policy: PolicyConfig, dataset: str, seed: int) -> Cell:
-        own = row.settings(dataset)
-        return Cell(row.row.key, replace(self.base[dataset], **own, policy=policy, seed=seed))
+def grid_rows(rows: Sequence[StudyRow]) -> list[StudyRow]:
+    """The rows that a search of the same study competes with: those that are no control."""
+    return [
+        row
+        for row in rows
+        if row.strategy is None and row.policy is not None and row.row.control_of is None
+    ]

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import pytest
 
-from hpo.progress import Progress, clock, place_of
+from hpo.study.progress import Progress, clock, place_of
 
 
 def progress_of(workers: int, stream: TextIO | None = None) -> Progress:

@@ -8,9 +8,9 @@ import pytest
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.cell import Cell
-from hpo.plan import Plan, StudyRow, controls, with_meta_images
-from hpo.report import Row
 from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow, controls, with_meta_images
 
 POLICIES: dict[str, PolicyConfig | None] = {
     "none": PolicyConfig("none"),

@@ -1,0 +1,1 @@
+"""What a study trains, and how far it is."""
