@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 
 from core.training.config import TrainingConfig
 from hpo.cells.record import ENVIRONMENT, CellRecord
-from hpo.gpu_memory import memory_lines
+from hpo.cluster.gpu_memory import memory_lines
 from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
 

@@ -20,9 +20,9 @@ from hpo.anytime_report import write_anytime_report
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
+from hpo.cluster.gpu_memory import memory_lines
 from hpo.command_line import Adapted, Options, parse
 from hpo.controls import controls_report
-from hpo.gpu_memory import memory_lines
 from hpo.label_errors import label_errors
 from hpo.markdown import to_markdown
 from hpo.outcome import Extra, ExtraReport, Outcome
@@ -154,8 +154,8 @@ def _run(
         run = StudyRun(plan, CellStore(options.storage), tracker, progress, fingerprints)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
-            from hpo.ray_runner import pixel_bytes, run_on_ray
-            from hpo.ray_session import Demand
+            from hpo.cluster.runner import pixel_bytes, run_on_ray
+            from hpo.cluster.session import Demand
 
             demand = Demand(
                 address=options.address,
@@ -188,7 +188,7 @@ def prepare(
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Load the data sets and plan the study; raises what a training would later stumble over."""
     if options.address is not None:
-        from hpo.ray_session import check_address
+        from hpo.cluster.session import check_address
 
         check_address(options.address)
     base: dict[str, TrainingConfig] = {}

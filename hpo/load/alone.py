@@ -11,11 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from hpo.cluster.trainable import train
 from hpo.command_line import parse
 from hpo.load.driver import ROWS, STUDY
 from hpo.run import prepare
 from hpo.study.plan import source_key
-from hpo.trainable import train
 
 
 def seconds_alone(arguments: Sequence[str] | None = None) -> float:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.cells.store import CellStore, StoreError
+from hpo.cluster.session import default_workers
 from hpo.load.driver import STUDY, forget_usage, stored_usage
 from hpo.load.report import Found, build_table, load_figure, samples_table, to_markdown
 from hpo.plots import save_figure
-from hpo.ray_session import default_workers
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
 from hpo.study.progress import Progress

@@ -1,7 +1,7 @@
 """A study as it runs: which cell is next, what became of each, what is still missing.
 
 `StudyRun` knows nothing of Ray: it hands out cells, takes in epochs and endings, keeps records,
-tracking and progress. `hpo.ray_runner` connects it to Ray Tune.
+tracking and progress. `hpo.cluster.runner` connects it to Ray Tune.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import hpo.ray_runner
+import hpo.cluster.runner
+from hpo.cluster.trainable import environment, train
 from hpo.study.plan import source_key
 from hpo.study.study_run import StudyRun
 from hpo.tracking import signals
-from hpo.trainable import environment, train
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +50,12 @@ def run_here(
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies train here, one cell after another: Ray takes longer to start than they to train."""
-    monkeypatch.setattr(hpo.ray_runner, "run_on_ray", run_here)
+    monkeypatch.setattr(hpo.cluster.runner, "run_on_ray", run_here)
 
 
 @pytest.fixture(scope="module")
 def without_ray_in_module() -> Iterator[None]:
     """The same for the fixtures of a module."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hpo.ray_runner, "run_on_ray", run_here)
+        patch.setattr(hpo.cluster.runner, "run_on_ray", run_here)
         yield

@@ -17,10 +17,10 @@ from core.data import load_source
 from hpo import command_line, run
 from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
+from hpo.cluster.trainable import train
 from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Evolved, Listed, Sampled
 from hpo.study.plan import search_key
-from hpo.trainable import train
 from studies.contrast import rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,11 +22,11 @@ from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
+from hpo.cluster.trainable import environment, train
 from hpo.command_line import parse
 from hpo.run import prepare
 from hpo.study import presets
 from hpo.study.plan import source_key
-from hpo.trainable import environment, train
 from studies import figure2, figure3, figure4, figure5, figure6, figure7
 
 ROOT = Path(__file__).resolve().parents[2]

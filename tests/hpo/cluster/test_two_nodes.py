@@ -20,14 +20,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import hpo.ray_runner
+import hpo.cluster.runner
 from hpo.cells.store import CellStore
+from hpo.cluster.trainable import environment, train
 from hpo.run import run_study
 from hpo.storage.folder import FolderStorage
 from hpo.storage.places import storage_at
 from hpo.study.plan import source_key
 from hpo.study.study_run import StudyRun
-from hpo.trainable import environment, train
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = Path(__file__).with_name("two_nodes.py")
@@ -93,7 +93,7 @@ def calm(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> pd.Dat
 
     output = tmp_path_factory.mktemp("calm")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hpo.ray_runner, "run_on_ray", run_here)
+        patch.setattr(hpo.cluster.runner, "run_on_ray", run_here)
         flags = [*script.FLAGS, "--output", str(output)]
         assert run_study("nodes", script.ROWS, "", flags) == 0
     return table(output)
@@ -166,7 +166,7 @@ def test_another_machine_goes_on_from_the_bucket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All that is left of the driver is the bucket; nothing is trained again."""
-    monkeypatch.delattr(hpo.ray_runner, "run_on_ray")
+    monkeypatch.delattr(hpo.cluster.runner, "run_on_ray")
     identities = storage_at(happened.uri).read("studies.json")
     flags = [*script.FLAGS, "--output", str(tmp_path), "--storage", happened.uri]
     assert run_study("nodes", script.ROWS, "", flags) == 0

@@ -21,13 +21,13 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
-import hpo.ray_runner
+import hpo.cluster.runner
 from core.training import training
 from core.training.config import PolicyConfig
-from hpo import trainable
 from hpo.cells.gpu_use import GpuUse
-from hpo.gpu_memory import Read
-from hpo.packing import measured_share
+from hpo.cluster import trainable
+from hpo.cluster.gpu_memory import Read
+from hpo.cluster.packing import measured_share
 from hpo.run import run_study
 from hpo.storage import bucket
 from hpo.study.rows import Row, StudyRow
@@ -144,7 +144,7 @@ def main(output: Path, uri: str) -> dict[str, Any]:
     ray.put, StudyRun.end = watched_put, watched_end
     for name in ("spread", "lost"):
         (output / name).mkdir()
-    hpo.ray_runner.train_cell = partial(train_noted, notes=str(output / "spread"))
+    hpo.cluster.runner.train_cell = partial(train_noted, notes=str(output / "spread"))
     shared = ["--output", str(output / "one"), "--storage", str(output / "cells")]
     seen["status"] = run_study("nodes", ROWS, "", [*flags, *shared])
     seen["spread"] = notes_of(output / "spread")
@@ -153,7 +153,7 @@ def main(output: Path, uri: str) -> dict[str, Any]:
     run, sources = loaded[0]
     seen["share"] = measured_share(run, sources, threads=1, device="cpu", meter=fake_meter)
     ray.shutdown()
-    hpo.ray_runner.train_cell = partial(
+    hpo.cluster.runner.train_cell = partial(
         train_noted, notes=str(output / "lost"), doomed=other.node_id
     )
     shared = ["--output", str(output / "two"), "--storage", uri]

@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 import torch
 
-import hpo.ray_runner
+import hpo.cluster.runner
 from core.training import checkpoint, training
 from core.training.config import PolicyConfig
-from hpo import trainable
 from hpo.cells.store import CellStore
+from hpo.cluster import trainable
 from hpo.run import run_study
 from hpo.study.rows import Row, StudyRow
 from hpo.study.study_run import StudyRun
@@ -61,7 +61,7 @@ class Bench:
     def run(
         self, run: StudyRun, sources: Any, demand: Any, *, storage: Any, device: str, **_: Any
     ) -> None:
-        """In the place of `hpo.ray_runner.run_on_ray`."""
+        """In the place of `hpo.cluster.runner.run_on_ray`."""
         run.workers = 1
         epoch = training.Training.epoch
 
@@ -183,7 +183,7 @@ def _untimed(value: Any) -> Any:
 def patched(patch: pytest.MonkeyPatch) -> Bench:
     """A bench whose studies train here, report each epoch and keep a checkpoint of each."""
     bench = Bench()
-    patch.setattr(hpo.ray_runner, "run_on_ray", bench.run)
+    patch.setattr(hpo.cluster.runner, "run_on_ray", bench.run)
     patch.setattr(trainable, "REPORT_SECONDS", 0.0)
     patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     patch.setattr(checkpoint.os, "fsync", lambda _: None)

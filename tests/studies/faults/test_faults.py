@@ -79,7 +79,7 @@ def test_a_driver_that_is_killed_at_ten_random_moments_loses_nothing(
     `test_table2.py` kills drivers whose workers are Ray's.
     """
     context = multiprocessing.get_context("forkserver")
-    imports = ["hpo.run", "hpo.ray_runner", "matplotlib.backends.backend_agg", "pytest"]
+    imports = ["hpo.run", "hpo.cluster.runner", "matplotlib.backends.backend_agg", "pytest"]
     context.set_forkserver_preload([*imports, "mlflow.store.tracking.sqlalchemy_store"])
     script = str(Path(__file__).with_name("driver.py"))
 

@@ -112,7 +112,7 @@ def listening(process: int) -> set[str]:
 
 
 HOLD = """
-from hpo.ray_session import Demand, session
+from hpo.cluster.session import Demand, session
 with session(Demand(None, 1, 1, 0.0, 0)):
     import ray
     print(ray.get(ray.remote(lambda: "ready").remote()), flush=True)

@@ -12,10 +12,10 @@ from core.data import Source
 from core.training.config import PolicyConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
-from hpo.gpu_memory import Meter, to_measure
+from hpo.cluster.gpu_memory import Meter, to_measure
+from hpo.cluster.trainable import train
 from hpo.study.plan import Plan, SourceKey, source_key
 from hpo.study.study_run import StudyError, StudyRun
-from hpo.trainable import train
 
 
 def measured_share(

@@ -15,8 +15,8 @@ from core.training.config import PolicyConfig, TrainingConfig
 from core.training.fit import fit
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
-from hpo.ray_runner import run_on_ray
-from hpo.ray_session import Demand, check_address, session
+from hpo.cluster.runner import run_on_ray
+from hpo.cluster.session import Demand, check_address, session
 from hpo.search.protocol import SearchSettings
 from hpo.storage.folder import FolderStorage
 from hpo.study.plan import Plan, source_key

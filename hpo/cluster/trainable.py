@@ -20,7 +20,7 @@ from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
 from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
-from hpo.gpu_memory import Meter, gpu_meter
+from hpo.cluster.gpu_memory import Meter, gpu_meter
 from hpo.search.population_training import fit_population
 from hpo.storage.protocol import Keep, Storage
 from hpo.study.plan import SourceKey, source_key

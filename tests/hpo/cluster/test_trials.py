@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Trial
 
-from hpo.ray_runner import _StudyScheduler, _StudySearcher
+from hpo.cluster.runner import _StudyScheduler, _StudySearcher
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -25,14 +25,14 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from core.data import Source
-from hpo.gpu_memory import Meter, gpu_meter
-from hpo.nodes import check_nodes
-from hpo.packing import measured_share
-from hpo.ray_session import Demand, room, session
+from hpo.cluster.gpu_memory import Meter, gpu_meter
+from hpo.cluster.nodes import check_nodes
+from hpo.cluster.packing import measured_share
+from hpo.cluster.session import Demand, room, session
+from hpo.cluster.trainable import train_cell
 from hpo.storage.protocol import Storage
 from hpo.study.plan import SourceKey
 from hpo.study.study_run import StudyError, StudyRun
-from hpo.trainable import train_cell
 
 MAX_FAILURES = 1
 """A worker that dies is started again so often without having got on; it goes on from its

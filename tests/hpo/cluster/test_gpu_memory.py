@@ -15,7 +15,7 @@ from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import CONTEXT_BYTES, GpuUse
 from hpo.cells.record import CellRecord
-from hpo.gpu_memory import gpu_meter, memory_lines, to_measure
+from hpo.cluster.gpu_memory import gpu_meter, memory_lines, to_measure
 
 GIB = 2**30
 MakeRecord = Callable[..., CellRecord]

@@ -14,10 +14,10 @@ import torch
 
 from core.data import load_source
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo import trainable
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
-from hpo.gpu_memory import Meter, Read
+from hpo.cluster import trainable
+from hpo.cluster.gpu_memory import Meter, Read
 from hpo.storage.folder import FolderStorage
 
 CELL = Cell(

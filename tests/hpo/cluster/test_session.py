@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from hpo.ray_session import Demand, default_workers, session
+from hpo.cluster.session import Demand, default_workers, session
 from hpo.study.study_run import StudyError
 
 

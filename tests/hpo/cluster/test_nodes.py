@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.nodes import looked_at
+from hpo.cluster.nodes import looked_at
 from hpo.storage.folder import FolderStorage
 
 

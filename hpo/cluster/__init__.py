@@ -1,0 +1,1 @@
+"""Ray, which nothing outside of this folder imports."""
