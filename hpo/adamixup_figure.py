@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hpo.plot_panels import short_name
+from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

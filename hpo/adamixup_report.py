@@ -12,10 +12,10 @@ import pandas as pd
 
 from hpo.adamixup_figure import CHANCE, figure
 from hpo.cells.record import CellRecord
-from hpo.markdown import number, padded_table
-from hpo.outcome import Extra, Outcome
-from hpo.plots import save_figure
-from hpo.statistics import MeanInterval, mean_interval
+from hpo.report.markdown import number, padded_table
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.statistics import MeanInterval, mean_interval
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 
 STATISTICS = (

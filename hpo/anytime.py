@@ -16,9 +16,15 @@ from itertools import product
 import pandas as pd
 
 from hpo.cells.record import CellRecord
+from hpo.report.statistics import (
+    MeanInterval,
+    PairedComparison,
+    holm,
+    mean_interval,
+    paired_comparison,
+)
 from hpo.search.budget import ROUNDING, failed_epochs, units
 from hpo.search.protocol import Search
-from hpo.statistics import MeanInterval, PairedComparison, holm, mean_interval, paired_comparison
 from hpo.study.plan import Plan, SearchKey
 
 COLUMNS = (

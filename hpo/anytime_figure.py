@@ -8,8 +8,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from hpo.anytime import REFERENCES, Point
-from hpo.plot_panels import short_name
-from hpo.statistics import mean_interval
+from hpo.report.panels import short_name
+from hpo.report.statistics import mean_interval
 from hpo.study.plan import SearchKey
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from hpo.anytime import (
 from hpo.anytime_figure import anytime_figure
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.markdown import difference, number, padded_table, probability
-from hpo.plots import save_figure
-from hpo.statistics import MeanInterval
+from hpo.report.markdown import difference, number, padded_table, probability
+from hpo.report.statistics import MeanInterval
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import Plan, SearchKey
 

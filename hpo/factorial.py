@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hpo.outcome import Outcome
 from hpo.readings import finished_results, moves
-from hpo.statistics import mean_interval, paired_comparison
+from hpo.report.outcome import Outcome
+from hpo.report.statistics import mean_interval, paired_comparison
 
 EFFECT_COLUMNS = (
     "dataset",

@@ -12,8 +12,8 @@ from hpo.anytime import Point, compare, curve, curve_table, curves, points
 from hpo.anytime_figure import anytime_figure
 from hpo.anytime_report import anytime_markdown
 from hpo.cells.record import CellRecord
-from hpo.outcome import Extra, Outcome
-from hpo.plots import save_figure
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import StudyRow, grid_rows
 

@@ -20,10 +20,10 @@ from hpo.cells.record import CellRecord
 from hpo.detection import FEW, detect, precision_curve
 from hpo.label_curves import Curves, curve_figure
 from hpo.label_errors import LEGEND
-from hpo.markdown import number, padded_table, probability
-from hpo.outcome import Extra, ExtraReport, Outcome
-from hpo.plots import save_figure
-from hpo.statistics import holm, mean_interval, paired_comparison
+from hpo.report.markdown import number, padded_table, probability
+from hpo.report.outcome import Extra, ExtraReport, Outcome
+from hpo.report.statistics import holm, mean_interval, paired_comparison
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.plot_panels import short_name
+from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Curves = dict[str, list[tuple[np.ndarray, np.ndarray]]]
 """By method, for each seed: precision at 1, ..., N labels, and which labels are wrong, bool [N]."""
 
-# Okabe and Ito's palette, safe for the colour-blind, as in hpo.plots.
+# Okabe and Ito's palette, safe for the colour-blind, as in hpo.report.study_figure.
 _COLOURS = ("#D55E00", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#000000")
 
 

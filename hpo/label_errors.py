@@ -23,9 +23,9 @@ from core.training.prepared_data import TrainingLabels, draw_labels
 from hpo.cells.record import CellRecord
 from hpo.contact_sheet import Caption, contact_sheet
 from hpo.detection import FEW, Detection, detect
-from hpo.markdown import padded_table
-from hpo.outcome import Extra, Outcome
-from hpo.statistics import mean_interval
+from hpo.report.markdown import padded_table
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.statistics import mean_interval
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
 from hpo.study.rows import StudyRow

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from core.data import DATASETS
-from hpo.markdown import padded_table
 from hpo.plan_on_paper import (
     HALVED,
     META_STAGE_STEP,
@@ -16,6 +15,7 @@ from hpo.plan_on_paper import (
     Job,
     Table,
 )
+from hpo.report.markdown import padded_table
 from hpo.schedule import chains, makespan
 
 CHECKPOINT_COPIES = 2

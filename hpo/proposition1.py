@@ -10,7 +10,7 @@ import pandas as pd
 
 from core.analysis.proposition1 import OUTPUTS
 from hpo.cells.record import CellRecord
-from hpo.statistics import holm, mean_interval, paired_comparison
+from hpo.report.statistics import holm, mean_interval, paired_comparison
 from hpo.study.rows import Row
 
 REFERENCE = "none"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.figures.common import LEVEL
-from hpo.markdown import adjusted
 from hpo.proposition1 import REFERENCE
+from hpo.report.contrasts import LEVEL
+from hpo.report.markdown import adjusted
 
 _LOOSE = 0.5
 """A bound of which the median pair attains less than this part is called loose."""

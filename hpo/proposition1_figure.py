@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from core.analysis.proposition1 import OUTPUTS
-from hpo.figures.common import WIDTH, canvas
-from hpo.plot_panels import short_name
+from hpo.report.contrasts import WIDTH, canvas
+from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

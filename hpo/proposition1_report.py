@@ -9,10 +9,6 @@ from typing import Any
 import pandas as pd
 
 from core.analysis.known import Known, known_networks
-from hpo.figures.common import LEVEL, told
-from hpo.markdown import number, padded_table, probability
-from hpo.outcome import Extra, Outcome
-from hpo.plots import save_figure
 from hpo.proposition1 import (
     REFERENCE,
     compare_curvature,
@@ -21,7 +17,11 @@ from hpo.proposition1 import (
 )
 from hpo.proposition1_conclusions import conclusions
 from hpo.proposition1_figure import curvature_figure
-from hpo.statistics import mean_interval
+from hpo.report.contrasts import LEVEL, told
+from hpo.report.markdown import number, padded_table, probability
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.statistics import mean_interval
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 
 _HEADER = (

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hpo.outcome import Extra, Outcome
-from hpo.plot_panels import short_name
-from hpo.plots import save_figure
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.panels import short_name
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 
 if TYPE_CHECKING:

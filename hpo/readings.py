@@ -16,8 +16,8 @@ from scipy import stats
 
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.outcome import Outcome
-from hpo.statistics import PairedComparison, holm, mean_interval, paired_comparison
+from hpo.report.outcome import Outcome
+from hpo.report.statistics import PairedComparison, holm, mean_interval, paired_comparison
 from hpo.study.rows import META_SUFFIX, StudyRow
 
 END = 0.1

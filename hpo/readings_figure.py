@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hpo.cells.record import CellRecord
-from hpo.plot_panels import draw_lambda, lambda_histogram_sums, short_name
+from hpo.report.panels import draw_lambda, lambda_histogram_sums, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from hpo.html_report import anchor, page
+from hpo.report.page import anchor, page
 from hpo.storage.atomic import write_atomically
 from hpo.study.progress import clock
 

@@ -1,4 +1,4 @@
-"""A study from its command line to its report."""
+"""A study from its command line to its table."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from core.data import Source
 from core.models import build_model
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels
-from hpo import plots, report
 from hpo.anytime_report import write_anytime_report
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.cluster.gpu_memory import memory_lines
 from hpo.command_line import Adapted, Options, parse
-from hpo.controls import controls_report
 from hpo.label_errors import label_errors
-from hpo.markdown import to_markdown
-from hpo.outcome import Extra, ExtraReport, Outcome
-from hpo.preamble import preamble_of
 from hpo.pseudo_labels import pseudo_labels
-from hpo.semi_table import semi_table, summary_metrics
+from hpo.report import study_figure, table
+from hpo.report.controls import controls_report
+from hpo.report.few_label_table import semi_table, summary_metrics
+from hpo.report.markdown import to_markdown
+from hpo.report.outcome import Extra, ExtraReport, Outcome
+from hpo.report.preamble import preamble_of
 from hpo.storage import output_folder
 from hpo.study import presets
 from hpo.study.few_label_rows import with_presets
@@ -266,30 +266,30 @@ def _table(
     preamble: str,
 ) -> tuple[bool, list[Path], str, list[SummaryRow]]:
     """The report of a table: whether it is complete, its files, text, and lines for MLflow."""
-    frame = report.build_table(records, [row.row for row in plan.table_rows], plan.datasets)
+    frame = table.build_table(records, [row.row for row in plan.table_rows], plan.datasets)
     if any(row.semi is not None for row in plan.rows):
         frame = semi_table(frame, records, plan.reference)
-    files = report.write_report(options.output, name, frame, preamble)
+    files = table.write_report(options.output, name, frame, preamble)
     picture = options.output / f"{name}.png"
-    plots.save_figure(plots.study_figure(frame, records), picture)
+    study_figure.save_figure(study_figure.study_figure(frame, records), picture)
     outcome = Outcome(plan, records, sources, frame, options.output)
     made = (_made(report_of, outcome) for report_of in extras)
     found = [extra for extra in made if extra is not None]
     appendix = "\n\n".join(extra.markdown.strip() for extra in found if extra.markdown)
     if appendix:
-        report.write_report(options.output, name, frame, preamble, appendix)
+        table.write_report(options.output, name, frame, preamble, appendix)
     files = [*files, picture, *(path for extra in found for path in extra.files)]
     metrics = summary_metrics(frame)
     for extra in found:
         for key, values in extra.metrics.items():
             metrics.setdefault(key, {}).update(values)
     text = "\n\n".join([to_markdown(frame), *([appendix] if appendix else [])])
-    summary = report.summary_rows(frame, metrics)
+    summary = table.summary_rows(frame, metrics)
     return len(found) == len(extras), files, text, summary
 
 
 def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
-    """One more part of the report, or None if it failed, which is said."""
+    """One more part of the table, or None if it failed, which is said."""
     try:
         return report_of(outcome)
     except Exception as error:  # whatever is wrong with it, the report of the study stands

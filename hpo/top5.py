@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from hpo.cells.record import CellRecord
-from hpo.markdown import error, number, padded_table
-from hpo.outcome import Extra, ExtraReport, Outcome
-from hpo.statistics import mean_interval
+from hpo.report.markdown import error, number, padded_table
+from hpo.report.outcome import Extra, ExtraReport, Outcome
+from hpo.report.statistics import mean_interval
 from hpo.storage.atomic import write_atomically
 
 COLUMNS = (

@@ -32,7 +32,7 @@ from dataclasses import replace
 
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.figures.validation_size import Curve, validation_size
-from hpo.outcome import Extra, Outcome
+from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
 from hpo.study.rows import StudyRow
 

@@ -51,8 +51,8 @@ from typing import Any
 from core.meta.reading import DEFAULT, PAPER, Reading
 from core.training.config import PolicyConfig
 from hpo.factorial import DesignPoint
-from hpo.outcome import Extra, Outcome
 from hpo.readings_report import readings_report
+from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
 from hpo.study.rows import Row, StudyRow, controls, with_meta_images

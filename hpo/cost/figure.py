@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, safe for the colour-blind, as in hpo.plots.
+# Okabe and Ito's palette, safe for the colour-blind, as in hpo.report.study_figure.
 _COLOURS = {"vanilla": "#999999", "engine": "#0072B2", "option": "#009E73", "peer": "#E69F00"}
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _WIDTH = 12.0  # inches

@@ -17,7 +17,7 @@ from hpo.cost.contenders import VANILLA, Contender, peer_versions
 from hpo.cost.figure import cost_figure
 from hpo.cost.measure import measure
 from hpo.cost.records import Group, GroupStore, group_id
-from hpo.plots import save_figure
+from hpo.report.study_figure import save_figure
 from hpo.storage import output_folder
 from hpo.study.progress import Progress, clock
 from hpo.tracking.tracker import (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from hpo.figures.common import (
+from hpo.report.contrasts import (
     HOLM,
     WIDTH,
     Results,
@@ -21,10 +21,10 @@ from hpo.figures.common import (
     verdict,
     written,
 )
-from hpo.markdown import padded_table
-from hpo.outcome import Extra, Outcome
-from hpo.plot_panels import short_name
-from hpo.statistics import mean_interval
+from hpo.report.markdown import padded_table
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.panels import short_name
+from hpo.report.statistics import mean_interval
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hpo.figures.common import (
+from hpo.report.contrasts import (
     COLOURS,
     DASHES,
     HOLM,
@@ -23,10 +23,10 @@ from hpo.figures.common import (
     told,
     written,
 )
-from hpo.markdown import padded_table
-from hpo.outcome import Extra, Outcome
-from hpo.plot_panels import short_name
-from hpo.statistics import mean_interval
+from hpo.report.markdown import padded_table
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.panels import short_name
+from hpo.report.statistics import mean_interval
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hpo.load.driver import Usage
-from hpo.markdown import padded_table
+from hpo.report.markdown import padded_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.cluster.session import default_workers
 from hpo.load.driver import STUDY, forget_usage, stored_usage
 from hpo.load.report import Found, build_table, load_figure, samples_table, to_markdown
-from hpo.plots import save_figure
+from hpo.report.study_figure import save_figure
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
 from hpo.study.progress import Progress

@@ -14,7 +14,7 @@ import pytest
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.factorial import EFFECT_COLUMNS, DesignPoint, main_effects
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow

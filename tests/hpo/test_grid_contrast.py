@@ -12,7 +12,7 @@ import pytest
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.grid_contrast import grid_contrast
-from hpo.outcome import Extra, Outcome
+from hpo.report.outcome import Extra, Outcome
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
 from hpo.study.plan import Plan

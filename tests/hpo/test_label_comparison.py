@@ -24,7 +24,7 @@ from hpo.label_comparison import (
     require_cleanlab,
     suspicion,
 )
-from hpo.outcome import Extra, Outcome
+from hpo.report.outcome import Extra, Outcome
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow

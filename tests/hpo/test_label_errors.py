@@ -18,7 +18,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.contact_sheet import RIGHT, UNKNOWN, WRONG, corner
 from hpo.label_errors import file_name, label_errors, suspects
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow

@@ -15,7 +15,6 @@ from scipy import stats
 from core.analysis.known import Known
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.outcome import Outcome
 from hpo.proposition1 import (
     CHANGE_COLUMNS,
     COMPARISON_COLUMNS,
@@ -26,7 +25,8 @@ from hpo.proposition1 import (
 )
 from hpo.proposition1_figure import curvature_figure
 from hpo.proposition1_report import curvature_markdown, proposition1_report
-from hpo.report import build_table
+from hpo.report.outcome import Outcome
+from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow

@@ -10,8 +10,8 @@ import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.outcome import Extra, Outcome
 from hpo.pseudo_labels import figure, pseudo_labels, statistics
+from hpo.report.outcome import Extra, Outcome
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow

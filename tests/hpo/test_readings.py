@@ -14,9 +14,9 @@ from scipy.stats import beta as beta_distribution
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.outcome import Outcome
 from hpo.readings import RANKED_COLUMNS, moves, near_ends, rank_readings, start_share
-from hpo.report import build_table
+from hpo.report.outcome import Outcome
+from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow, with_meta_images

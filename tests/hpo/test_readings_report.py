@@ -13,11 +13,11 @@ from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.factorial import DesignPoint
-from hpo.outcome import Outcome
 from hpo.readings import rank_readings
 from hpo.readings_figure import TELLING, readings_figure, telling
 from hpo.readings_report import readings_report, to_markdown
-from hpo.report import build_table
+from hpo.report.outcome import Outcome
+from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo import command_line, preamble, run
+from hpo import command_line, run
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.cells.summary import SummaryRow
-from hpo.outcome import Extra, Outcome
+from hpo.report import preamble
+from hpo.report.outcome import Extra, Outcome
 from hpo.study.rows import Row, StudyRow, controls
 
 TRAINING = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"))

@@ -8,8 +8,8 @@ import pytest
 
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.outcome import Extra, Outcome
-from hpo.report import build_table
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow

@@ -15,7 +15,7 @@ from hpo.figures.class_pair_maps import (
     spread,
 )
 from hpo.figures.rows import METAMIXUP
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 from hpo.study.rows import controls
 
 PLACEBO = controls(METAMIXUP, plain=True)[0]

@@ -8,7 +8,7 @@ import pytest
 
 from hpo.figures.intrusion_bars import distances, intrusion_bars, intrusion_figure, intrusion_table
 from hpo.figures.rows import METAMIXUP, MIXUP, NONE
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 from hpo.study.rows import controls
 
 PLACEBO = controls(METAMIXUP, plain=True)[0]

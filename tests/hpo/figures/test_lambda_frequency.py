@@ -13,7 +13,7 @@ from hpo.figures.lambda_frequency import (
     near,
 )
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 
 ROWS = [MIXUP, METAMIXUP_PAPER, METAMIXUP]
 FLAT = [10] * 20

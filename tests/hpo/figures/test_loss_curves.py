@@ -8,7 +8,7 @@ import pytest
 
 from hpo.figures.loss_curves import loss_curves, loss_figure, loss_table
 from hpo.figures.rows import METAMIXUP, MIXUP, NONE
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 
 ROWS = [MIXUP, METAMIXUP, NONE]
 

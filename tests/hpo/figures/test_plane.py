@@ -8,7 +8,7 @@ import pytest
 
 from hpo.figures.plane import collisions, plane, plane_figure, plane_table
 from hpo.figures.rows import METAMIXUP, MIXUP
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 
 
 def points(*rows: tuple[float, float, int], **more: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from hpo.figures.rows import METAMIXUP, MIXUP
 from hpo.figures.validation_size import Curve, size_figure, size_table, validation_size
-from hpo.outcome import Outcome
+from hpo.report.outcome import Outcome
 
 SMALL, LARGE = (
     replace(METAMIXUP, row=replace(METAMIXUP.row, key=f"m-{size}"), training={"meta_size": size})

@@ -7,7 +7,7 @@ import pytest
 
 from hpo.load.driver import Sample, Usage
 from hpo.load.report import MIB, Found, build_table, load_figure, samples_table, to_markdown
-from hpo.plots import save_figure
+from hpo.report.study_figure import save_figure
 
 USAGE = Usage(
     tuple(

@@ -14,7 +14,7 @@ from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
 from hpo.cells.store import CellStore, StoreError
-from hpo.report import build_table
+from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.progress import Progress

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hpo.statistics import holm, mean_interval, paired_comparison
+from hpo.report.statistics import holm, mean_interval, paired_comparison
 
 # Two-sided 95 % quantiles of Student's t, from a printed table.
 T_1, T_2, T_4 = 12.7062, 4.302653, 2.776445

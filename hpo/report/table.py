@@ -6,7 +6,7 @@ Reads `CellRecord`s and nothing else; nothing here trains, and the test set sele
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from hpo.cells.record import CellRecord
-from hpo.cells.store import CellStore
 from hpo.cells.summary import SummaryRow
-from hpo.markdown import to_markdown
-from hpo.statistics import holm, mean_interval, paired_comparison
+from hpo.report.markdown import to_markdown
+from hpo.report.records import _finals, _finished, errors_by_seed, load_records, needs_search
+from hpo.report.statistics import holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import Family, Row
 
@@ -79,17 +79,6 @@ _DIGITS = {
     "search_samples": 0,
 }
 _NAN = float("nan")
-
-
-def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:
-    """The records stored under ``output``, sorted by id.
-
-    Args:
-        output: a study's output folder.
-        cell_ids: keep these only; a folder may hold cells of other configurations too.
-    """
-    records = CellStore(output).records()
-    return [record for record in records if cell_ids is None or record.cell.id in cell_ids]
 
 
 def build_table(
@@ -166,11 +155,6 @@ def write_report(
     return [csv, markdown]
 
 
-def needs_search(key: str, search_method: str) -> bool:
-    """Whether the row ``key`` rests on the search whose trials bear ``search_method``."""
-    return key == search_method or key.startswith(f"{search_method}+")
-
-
 def _refuse_ambiguous(records: Iterable[CellRecord]) -> None:
     seen: dict[tuple[str, str, int], str] = {}
     for record in records:
@@ -183,22 +167,6 @@ def _refuse_ambiguous(records: Iterable[CellRecord]) -> None:
                 f"two configurations of {cell.method} on {cell.dataset} with seed {cell.seed}: "
                 f"{other} and {cell.id}; pass the records of one (load_records takes cell_ids)"
             )
-
-
-def _finals(records: Iterable[CellRecord], key: str | None) -> list[CellRecord]:
-    return [r for r in records if r.cell.method == key and r.cell.purpose == "final"]
-
-
-def _finished(records: Iterable[CellRecord]) -> list[CellRecord]:
-    return [record for record in records if record.status == "finished"]
-
-
-def errors_by_seed(records: Iterable[CellRecord], key: str) -> dict[int, float]:
-    """Test error in percent by seed, of the finished final cells of a row."""
-    return {
-        record.cell.seed: float(record.result["test_error"])
-        for record in _finished(_finals(records, key))
-    }
 
 
 def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, Any]:

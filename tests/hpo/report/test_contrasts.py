@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpo.figures import common
 from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
-from hpo.outcome import Outcome
-from hpo.statistics import mean_interval
+from hpo.report import contrasts
+from hpo.report.outcome import Outcome
+from hpo.report.statistics import mean_interval
 from studies import table2
 
 
@@ -32,19 +32,19 @@ def test_results_are_the_finished_final_ones_of_a_row(
         {"test_error": 4.0},
     ]
     outcome = make_outcome([MIXUP, NONE], {"beta-1": given}, ["digits", "mnist"])
-    found = common.results_of(outcome, "mnist", MIXUP)
+    found = contrasts.results_of(outcome, "mnist", MIXUP)
     assert {seed: result["test_error"] for seed, result in found.items()} == {0: 1.0, 3: 4.0}
-    assert common.results_of(outcome, "mnist", NONE) == {}
+    assert contrasts.results_of(outcome, "mnist", NONE) == {}
 
 
 def test_intervals_by_hand() -> None:
     """Two values 1 apart: half the interval is t(1) · s / √2 = 12.706 · 0.5."""
-    first, second = common.intervals([[1.0, 5.0], [2.0, 5.0]])
+    first, second = contrasts.intervals([[1.0, 5.0], [2.0, 5.0]])
     assert (first.mean, second.mean) == (1.5, 5.0)
     assert first.high - first.mean == pytest.approx(12.7062 / 2, rel=1e-4)
-    assert common.told(first, 1) == "1.5 ± 6.4"
-    assert common.told(mean_interval([2.0])) == "2.000"
-    assert common.told(mean_interval([])) == "–"
+    assert contrasts.told(first, 1) == "1.5 ± 6.4"
+    assert contrasts.told(mean_interval([2.0])) == "2.000"
+    assert contrasts.told(mean_interval([])) == "–"
 
 
 def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> None:
@@ -54,7 +54,7 @@ def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> Non
     """
     first = {0: 2.0, 1: 3.1, 2: 4.9, 9: 100.0}
     second = {0: 1.0, 1: 2.0, 2: 4.0, 7: -50.0}
-    found = common.contrasts(
+    found = contrasts.contrasts(
         {
             "above": (first, second),
             "below": (second, first),
@@ -72,21 +72,21 @@ def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> Non
     assert {key: contrast.direction for key, contrast in found.items()} == {
         "above": 1, "below": -1, "equal": 0, "alone": 0, "apart": 0,
     }  # fmt: skip
-    assert common.contrasts({}) == {}
+    assert contrasts.contrasts({}) == {}
 
 
 def test_what_is_told_apart_alone_may_not_be_among_many() -> None:
     """p of 1, 1.4, 0.6 is 0.0496·… below 0.05 alone, and above it as one of two."""
     pair = ({0: 1.0, 1: 1.4, 2: 0.6}, dict.fromkeys(range(3), 0.0))
-    alone = common.contrasts({0: pair})[0]
-    one_of_two = common.contrasts({0: pair, 1: pair})[0]
+    alone = contrasts.contrasts({0: pair})[0]
+    one_of_two = contrasts.contrasts({0: pair, 1: pair})[0]
     assert (alone.direction, one_of_two.direction) == (1, 0)
     assert one_of_two.p_holm == pytest.approx(2 * alone.p_holm)
 
 
 def test_a_small_p_is_told_as_such() -> None:
     values = {seed: 1.0 + seed * 1e-6 for seed in range(3)}
-    (found,) = common.contrasts({0: (values, dict.fromkeys(values, 0.0))}).values()
+    (found,) = contrasts.contrasts({0: (values, dict.fromkeys(values, 0.0))}).values()
     assert found.told(1) == "+1.0 [+1.0, +1.0], p (Holm) < 0.001, n = 3"
 
 
@@ -105,14 +105,14 @@ def test_a_small_p_is_told_as_such() -> None:
     ],
 )
 def test_what_comparisons_say_of_a_claim(directions: list[int], said: str) -> None:
-    assert common.verdict(directions) == said
+    assert contrasts.verdict(directions) == said
 
 
 def test_what_is_written(make_outcome: Callable[..., Outcome], tmp_path: Path) -> None:
     frame = pd.DataFrame({"mean": [1 / 3, math.nan]})
-    figure = common.canvas(2, 1)
+    figure = contrasts.canvas(2, 1)
     figure.subplots()
-    extra = common.written(make_outcome([NONE], {}), frame, figure, "## Said\n")
+    extra = contrasts.written(make_outcome([NONE], {}), frame, figure, "## Said\n")
     assert [path.name for path in extra.files] == ["figure.csv", "figure.png", "figure.md"]
     assert extra.markdown == "## Said\n"
     assert (tmp_path / "figure.csv").read_text() == 'mean\n0.333333\n""\n'

@@ -16,9 +16,9 @@ from scipy import stats
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig
 from hpo.cells.record import CellRecord
-from hpo.markdown import to_markdown
-from hpo.report import build_table, summary_rows
-from hpo.semi_table import COLUMNS, semi_table, summary_metrics
+from hpo.report.few_label_table import COLUMNS, semi_table, summary_metrics
+from hpo.report.markdown import to_markdown
+from hpo.report.table import build_table, summary_rows
 from hpo.study.rows import Row
 
 MakeRecord = Callable[..., CellRecord]

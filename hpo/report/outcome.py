@@ -21,7 +21,7 @@ class Outcome:
         plan: what it was to train.
         records: what became of the cells, sorted by id; crashed ones among them.
         sources: the loaded data; `hpo.study.plan.source_key` of a training finds its own.
-        frame: of `hpo.report.build_table`.
+        frame: of `hpo.report.table.build_table`.
         output: its output folder, where files of its own go.
     """
 

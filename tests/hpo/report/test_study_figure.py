@@ -13,8 +13,14 @@ from matplotlib.text import Annotation, Text
 
 from core.training.config import PolicyConfig
 from hpo.cells.record import CellRecord
-from hpo.plots import cost_figure, error_figure, lambda_histograms, save_figure, study_figure
-from hpo.report import build_table
+from hpo.report.study_figure import (
+    cost_figure,
+    error_figure,
+    lambda_histograms,
+    save_figure,
+    study_figure,
+)
+from hpo.report.table import build_table
 from hpo.study.rows import Row
 
 MakeRecord = Callable[..., CellRecord]

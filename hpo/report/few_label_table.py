@@ -9,10 +9,10 @@ import pandas as pd
 
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.report import COLUMNS as PLAIN
-from hpo.report import errors_by_seed
+from hpo.report.records import errors_by_seed
+from hpo.report.statistics import holm, mean_interval, paired_comparison
+from hpo.report.table import COLUMNS as PLAIN
 from hpo.search.budget import LEARNED
-from hpo.statistics import holm, mean_interval, paired_comparison
 
 _ERRORS = ("median_error", "median_ci_low", "median_ci_high")
 _LABELS = ("labels", "labels_with_meta")
@@ -33,7 +33,7 @@ def _columns() -> tuple[str, ...]:
 
 
 COLUMNS = _columns()
-"""Those of `hpo.report.COLUMNS` with the reference row in place of the best Beta, and besides the
+"""Those of `hpo.report.table.COLUMNS` with the reference row in place of the best Beta, and besides the
 median error and the label budget. Errors and differences in percent."""
 
 
@@ -50,7 +50,7 @@ def semi_table(
     claims to be better. No row is the best Beta.
 
     Args:
-        frame: of `hpo.report.build_table`.
+        frame: of `hpo.report.table.build_table`.
         records: those that it was made from.
         reference: key of the row that the others are compared with, if it is there.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.record import CellRecord
-from hpo.plot_panels import (
+from hpo.report.panels import (
     LAMBDA_COLUMNS,
     Histograms,
     Line,
@@ -40,7 +40,7 @@ def error_figure(frame: pd.DataFrame, records: Iterable[CellRecord] = ()) -> Fig
     """Mean test error (%) with its 95 % interval for each method, one panel for each data set.
 
     Args:
-        frame: of `hpo.report.build_table`.
+        frame: of `hpo.report.table.build_table`.
         records: their finished final cells are shown as faint dots, one for each seed.
     """
     panels = _panels(frame)
@@ -53,7 +53,7 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
     """Test error (%) with interval against training time (s, logarithmic), search included.
 
     Args:
-        frame: of `hpo.report.build_table`.
+        frame: of `hpo.report.table.build_table`.
     """
     panels = _panels(frame)
     figure = _figure(_PANEL_WIDTH * len(panels), _COST_HEIGHT)
@@ -93,7 +93,7 @@ def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
     """Errors, cost and distributions of λ of a study in one figure.
 
     Args:
-        frame: of `hpo.report.build_table`.
+        frame: of `hpo.report.table.build_table`.
         records: the records that the frame was built from.
     """
     records = list(records)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 Line = Mapping[str, Any]
-"""One row of the table of `hpo.report.build_table`."""
+"""One row of the table of `hpo.report.table.build_table`."""
 
 Histograms = dict[str, tuple[np.ndarray, np.ndarray]]
 """Counts of λ in equal bins of [0, 1] by method, in the first and in the last epoch."""

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from hpo.cells.record import CellRecord
-from hpo.markdown import difference, number, padded_table, probability
-from hpo.outcome import Extra, Outcome
-from hpo.report import errors_by_seed
-from hpo.statistics import holm, paired_comparison
+from hpo.report.markdown import difference, number, padded_table, probability
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import errors_by_seed
+from hpo.report.statistics import holm, paired_comparison
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import Row
 
@@ -78,7 +78,7 @@ def compare_with_controls(
     Args:
         records: what became of the cells.
         rows: of the study; `Row.control_of` says whose placebo and whose frozen row one is.
-        frame: of `hpo.report.build_table`, for costs and the choice of the best Beta.
+        frame: of `hpo.report.table.build_table`, for costs and the choice of the best Beta.
 
     Returns:
         The columns `COLUMNS`. A difference is that of the mean test error to the control's over the

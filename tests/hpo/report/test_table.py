@@ -11,7 +11,8 @@ import pytest
 from core.training.config import PolicyConfig
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
-from hpo.report import COLUMNS, build_table, load_records, summary_rows, to_markdown, write_report
+from hpo.report.records import load_records
+from hpo.report.table import COLUMNS, build_table, summary_rows, to_markdown, write_report
 from hpo.study.rows import Row
 
 MakeRecord = Callable[..., CellRecord]

@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from hpo.markdown import adjusted
-from hpo.outcome import Extra, Outcome
-from hpo.plots import save_figure
-from hpo.statistics import MeanInterval, PairedComparison, holm, mean_interval, paired_comparison
+from hpo.report.markdown import adjusted
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.statistics import (
+    MeanInterval,
+    PairedComparison,
+    holm,
+    mean_interval,
+    paired_comparison,
+)
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import StudyRow
 

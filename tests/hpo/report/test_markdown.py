@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hpo.markdown import difference, error, number, padded_table, probability
+from hpo.report.markdown import difference, error, number, padded_table, probability
 
 NAN = math.nan
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.html_report import anchor, page, to_html
+from hpo.report.page import anchor, page, to_html
 
 
 class Reader(HTMLParser):
