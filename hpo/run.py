@@ -15,14 +15,14 @@ from core.data import Source
 from core.models import build_model
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels
-from hpo.anytime_report import write_anytime_report
+from hpo.analyses.anytime.report import write_anytime_report
+from hpo.analyses.labels.errors import label_errors
+from hpo.analyses.pseudo_labels import pseudo_labels
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.cluster.gpu_memory import memory_lines
 from hpo.command_line import Adapted, Options, parse
-from hpo.label_errors import label_errors
-from hpo.pseudo_labels import pseudo_labels
 from hpo.report import study_figure, table
 from hpo.report.controls import controls_report
 from hpo.report.few_label_table import semi_table, summary_metrics

@@ -30,8 +30,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
-from hpo.figures.validation_size import Curve, validation_size
+from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
+from hpo.analyses.figures.validation_size import Curve, validation_size
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
 from hpo.study.rows import StudyRow

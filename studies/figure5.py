@@ -36,8 +36,8 @@ from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.figures.intrusion_bars import intrusion_bars
-from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
+from hpo.analyses.figures.intrusion_bars import intrusion_bars
+from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.run import run_study
 from hpo.study.rows import Family, Row, StudyRow, controls
 

@@ -29,8 +29,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.training.config import PolicyConfig
-from hpo.figures.lambda_frequency import lambda_frequency
-from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
+from hpo.analyses.figures.lambda_frequency import lambda_frequency
+from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.run import run_study
 from hpo.study.rows import StudyRow
 

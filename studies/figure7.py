@@ -8,7 +8,7 @@ epochs the four are scaled to it, and of a longer one the last is added.
 A map of finitely many samples is never flat. Two things tell what a map shows from chance: the
 placebo, whose λ move as much but by the hypergradients of other samples, has nothing to do with
 classes; and a policy that is specific to the data is so for every seed, so the picture and the text
-have what the maps of different seeds have in common (`hpo.figures.agreement`).
+have what the maps of different seeds have in common (`hpo.analyses.figures.agreement`).
 
 Rows: both readings, and the placebo of the default one. The paper preset trains ResNet-50 on colour
 images. Cost on two CPU cores: quick on digits half a minute, on Fashion-MNIST six.
@@ -29,8 +29,8 @@ from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
-from hpo.figures.class_pair_maps import class_pair_maps
-from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER
+from hpo.analyses.figures.class_pair_maps import class_pair_maps
+from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER
 from hpo.run import run_study
 from hpo.study.rows import StudyRow, controls
 

@@ -41,8 +41,8 @@ from dataclasses import replace
 
 from core.data import DATASETS
 from core.training.config import PolicyConfig, TrainingConfig
+from hpo.analyses.labels.comparison import Method, label_comparison, require_cleanlab
 from hpo.command_line import Options, parse
-from hpo.label_comparison import Method, label_comparison, require_cleanlab
 from hpo.run import UNUSABLE, run_study
 from hpo.study import presets
 from hpo.study.rows import Family, Row, StudyRow, controls

@@ -45,7 +45,7 @@ from dataclasses import replace
 from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.proposition1_report import proposition1_report
+from hpo.analyses.proposition1.report import proposition1_report
 from hpo.run import run_study
 from hpo.study.rows import Family, Row, StudyRow, controls
 

@@ -50,8 +50,8 @@ from typing import Any
 
 from core.meta.reading import DEFAULT, PAPER, Reading
 from core.training.config import PolicyConfig
-from hpo.factorial import DesignPoint
-from hpo.readings_report import readings_report
+from hpo.analyses.readings.factorial import DesignPoint
+from hpo.analyses.readings.report import readings_report
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD

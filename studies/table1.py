@@ -66,10 +66,10 @@ from typing import Any
 from core.meta.reading import DEFAULT, PAPER
 from core.models import MODELS
 from core.training.config import PolicyConfig
-from hpo.adamixup_report import adamixup_report
+from hpo.analyses.adamixup.report import adamixup_report
+from hpo.analyses.top5 import top5_report
 from hpo.run import run_study
 from hpo.study.rows import META_SUFFIX, Family, Row, StudyRow, controls
-from hpo.top5 import top5_report
 
 _SMALL = ("mnist", "fashion_mnist")
 _LARGE = ("svhn", "cifar10", "cifar100", "imagenet")

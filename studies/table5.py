@@ -32,7 +32,7 @@ import sys
 from collections.abc import Sequence
 
 from core.training.config import PolicyConfig
-from hpo.grid_contrast import grid_contrast
+from hpo.analyses.anytime.grid import grid_contrast
 from hpo.run import run_study
 from hpo.search.spaces import threshold_fall
 from hpo.search.strategies import Sampled

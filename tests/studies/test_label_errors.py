@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from hpo import command_line
-from hpo.label_comparison import require_cleanlab
+from hpo.analyses.labels.comparison import require_cleanlab
 from hpo.study import presets
 from studies.label_errors import DEFAULTS, METHODS, clean_epochs, main, rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpo.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
+from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.report import contrasts
 from hpo.report.outcome import Outcome
 from hpo.report.statistics import mean_interval

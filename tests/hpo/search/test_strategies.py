@@ -13,7 +13,7 @@ import pytest
 
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import PolicyConfig, TrainingConfig
-from hpo.anytime import curves
+from hpo.analyses.anytime.curves import curves
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, partial_result
 from hpo.cells.store import CellStore

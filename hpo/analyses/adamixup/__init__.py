@@ -1,0 +1,1 @@
+"""AdaMixUp over training."""

@@ -1,0 +1,1 @@
+"""Error against cost: what a search has found after so much training."""

@@ -1,0 +1,64 @@
+"""A table's rows as the trials of a grid, against a search that may cost as much.
+
+The grid has trained anyway: its incumbent is the training with the lowest meta-validation error so
+far, in the order of the rows. A row with a strategy has the same seeds and the same budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpo.analyses.anytime.curves import Point, compare, curve, curve_table, curves, points
+from hpo.analyses.anytime.figure import anytime_figure
+from hpo.analyses.anytime.report import anytime_markdown
+from hpo.cells.record import CellRecord
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.study_figure import save_figure
+from hpo.storage.atomic import write_atomically
+from hpo.study.rows import StudyRow, grid_rows
+
+GRID = "grid"
+
+
+def grid_contrast(outcome: Outcome) -> Extra:
+    """`STUDY-search.csv`, `STUDY-search.png` and a table: the grid against each strategy.
+
+    Empty where the study has not both.
+    """
+    plan = outcome.plan
+    rows = grid_rows(plan.rows)
+    strategies = [row for row in plan.rows if row.strategy is not None]
+    if not rows or not strategies or plan.budget is None:
+        return Extra()
+    labels = {GRID: f"grid of {len(rows)}"} | {row.row.key: row.row.label for row in strategies}
+    found = {
+        (GRID, dataset, seed): _grid(outcome.records, rows, dataset, seed, plan.budget)
+        for dataset in plan.datasets
+        for seed in plan.seeds
+    }
+    found |= curves(plan, outcome.records)
+    lines = compare(found, plan.budget, references=(GRID,))
+    text = anytime_markdown(lines, labels, plan.budget, references=(GRID,))
+    csv, picture = (outcome.output / f"{plan.study}-search.{kind}" for kind in ("csv", "png"))
+    outcome.output.mkdir(parents=True, exist_ok=True)
+    table = curve_table(found).round(6)
+    write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
+    save_figure(anytime_figure(found, labels), picture)
+    heading = "## The grid against a search at equal cost"
+    return Extra(f"{heading}\n\n{text.replace('## ', '### ')}", [csv, picture])
+
+
+def _grid(
+    records: Sequence[CellRecord],
+    rows: Sequence[StudyRow],
+    dataset: str,
+    seed: int,
+    budget: float,
+) -> list[Point]:
+    by_method = {
+        record.cell.method: record
+        for record in records
+        if (record.cell.dataset, record.cell.seed, record.cell.purpose) == (dataset, seed, "final")
+    }
+    trained = [by_method[row.row.key] for row in rows if row.row.key in by_method]
+    return curve((p for r in trained if r.status != "crashed" for p in points(r)), budget)

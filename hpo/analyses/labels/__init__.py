@@ -1,0 +1,1 @@
+"""Wrong labels: which are looked at first, and how many of these are wrong."""

@@ -1,0 +1,1 @@
+"""Proposition 1 of the paper, held against what was trained."""

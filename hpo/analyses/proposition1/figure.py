@@ -1,0 +1,123 @@
+"""The figure of Proposition 1: κ, and how much of it (P2) sees, over training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from core.analysis.proposition1 import OUTPUTS
+from hpo.report.contrasts import WIDTH, canvas
+from hpo.report.panels import short_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = "osDv^XP"
+_GREY = "#555555"
+_ABOVE: Mapping[str, Any] = {
+    "xytext": (0, -2), "textcoords": "offset points", "ha": "right", "va": "top", "color": _GREY
+}  # fmt: skip
+_HEIGHT = 2.9  # inches of a row of panels
+
+_PANELS: Sequence[tuple[str, tuple[str, str], str]] = (
+    ("κ (solid), largest ratio (dashed)", ("kappa", "ratio"), "log"),
+    ("part of a pair's own κ:\nlargest (solid), median (dashed)", ("share", "share_median"), "log"),
+    ("mean left side (solid),\nMixUp's ℓ1 loss (dashed)", ("gap", "mixup_l1"), "linear"),
+)
+"""Title of the panel, what is drawn solid and dashed, and the scale."""
+
+
+def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """For each data set and output a row of three panels over epochs, one colour a method.
+
+    Lines are means over seeds, on logarithmic axes geometric ones; bands span the seeds. The line
+    at 1 is what (P2) allows.
+
+    Args:
+        looks: of `hpo.analyses.proposition1.comparison.looks_table`, not empty.
+        labels: of the methods, by key.
+    """
+    datasets = list(looks["dataset"].unique())
+    rows = [(dataset, output) for dataset in datasets for output in OUTPUTS]
+    figure = canvas(WIDTH, _HEIGHT * len(rows) + 0.6)
+    axes = figure.subplots(len(rows), len(_PANELS), squeeze=False)
+    for line, (dataset, output) in zip(axes, rows, strict=True):
+        here = looks[(looks["dataset"] == dataset) & (looks["output"] == output)]
+        for ax, (name, columns, scale) in zip(line, _PANELS, strict=True):
+            _draw(ax, here, columns, labels, logarithmic=scale == "log")
+            if columns[0] == "share":
+                ax.axhline(1.0, color=_GREY, lw=0.9)
+                ax.annotate("(P2)", (0.99, 1.0), xycoords=("axes fraction", "data"), **_ABOVE)
+            title = name if here[columns[1]].notna().any() else name.split(" (")[0]
+            ax.set_title(title, fontsize=10)
+        line[0].set_ylabel(f"{short_name(dataset)}\nf is a {output}")
+    for ax in axes[-1]:
+        ax.set_xlabel("epoch")
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(
+        *handles,
+        loc="outside lower center",
+        ncols=len(handles[0]),
+        frameon=False,
+        fontsize=9.5,
+        title=f"{_seeds(looks)}, bands: from the lowest seed to the highest",
+    )
+    return figure
+
+
+def _seeds(looks: pd.DataFrame) -> str:
+    n = looks["seed"].nunique()
+    return f"means over {n} seeds" if n > 1 else "one seed"
+
+
+def _draw(
+    ax: Axes,
+    looks: pd.DataFrame,
+    columns: Sequence[str],
+    labels: Mapping[str, str],
+    *,
+    logarithmic: bool,
+) -> None:
+    from matplotlib.ticker import StrMethodFormatter
+
+    epochs = sorted(looks["epoch"].unique())
+    drawn = [key for key in labels if (looks["method"] == key).any()]
+    for index, method in enumerate(drawn):
+        colour = _COLOURS[index % len(_COLOURS)]
+        for column, dashes in zip(columns, ("-", "--"), strict=True):
+            table = looks[looks["method"] == method].pivot(
+                index="epoch", columns="seed", values=column
+            )
+            if logarithmic:
+                table = table.where(table > 0)
+            table = table.dropna(how="all")
+            if table.empty:
+                continue
+            values = table.to_numpy(dtype=float)
+            middle = np.nanmean(np.log(values) if logarithmic else values, axis=1)
+            middle = np.exp(middle) if logarithmic else middle
+            low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+            style: dict[str, Any] = {"color": colour, "ls": dashes, "lw": 1.5, "ms": 4}
+            solid = dashes == "-"
+            ax.plot(
+                table.index,
+                middle,
+                marker=_MARKERS[index % len(_MARKERS)] if solid else None,
+                label=labels[method] if solid else None,
+                **style,
+            )
+            ax.fill_between(table.index, low, high, color=colour, alpha=0.12, lw=0)
+    ax.set_xscale("log")
+    ax.set_xticks(epochs, [str(epoch) for epoch in epochs])
+    ax.minorticks_off()
+    if logarithmic:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    else:
+        ax.set_ylim(bottom=0)
+    ax.grid(lw=0.4, alpha=0.5)

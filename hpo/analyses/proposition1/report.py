@@ -1,0 +1,191 @@
+"""The part of a study's report that is about Proposition 1: tables, sentences, figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from core.analysis.known import Known, known_networks
+from hpo.analyses.proposition1.comparison import (
+    REFERENCE,
+    compare_curvature,
+    compare_over_training,
+    looks_table,
+)
+from hpo.analyses.proposition1.conclusions import conclusions
+from hpo.analyses.proposition1.figure import curvature_figure
+from hpo.report.contrasts import LEVEL, told
+from hpo.report.markdown import number, padded_table, probability
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.statistics import mean_interval
+from hpo.report.study_figure import save_figure
+from hpo.storage.atomic import write_atomically
+
+_HEADER = (
+    "method", "κ", "κ / κ without mixing", "p (Holm)", "largest ratio", "of its κ, at most",
+    "median", "above", "left side", "ℓ1 loss", "ℓ1 above",
+)  # fmt: skip
+
+
+def proposition1_report(outcome: Outcome) -> Extra:
+    """`STUDY-looks.csv`, `-curvature.csv`, `-changes.csv`, `-curvature.png`; tables and sentences;
+    metrics."""
+    study, output = outcome.plan.study, outcome.output
+    rows = [row.row for row in outcome.plan.rows]
+    labels = {row.key: row.label for row in rows}
+    looks = looks_table(outcome.records, list(labels))
+    if looks.empty:
+        return Extra()
+    compared = compare_curvature(looks, rows)
+    changed = compare_over_training(looks, rows)
+    files = [output / f"{study}-{name}.csv" for name in ("looks", "curvature", "changes")]
+    for path, frame in zip(files, (looks, compared, changed), strict=True):
+        write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    picture = save_figure(curvature_figure(looks, labels), output / f"{study}-curvature.png")
+    return Extra(
+        curvature_markdown(looks, compared, changed, labels, known_networks()),
+        [*files, picture],
+        _metrics(compared),
+    )
+
+
+def curvature_markdown(
+    looks: pd.DataFrame,
+    compared: pd.DataFrame,
+    changed: pd.DataFrame,
+    labels: Mapping[str, str],
+    known: Sequence[Known],
+) -> str:
+    """The tables for people, each followed by what it says.
+
+    Args:
+        looks: of `hpo.analyses.proposition1.comparison.looks_table`.
+        compared: of `hpo.analyses.proposition1.comparison.compare_curvature`.
+        changed: of `hpo.analyses.proposition1.comparison.compare_over_training`.
+        labels: of the rows, by key.
+        known: the measurements where κ is known.
+    """
+    parts = ["## Proposition 1", "### Where κ is known", _known_table(known)]
+    for dataset in compared["dataset"].unique():
+        here = compared[compared["dataset"] == dataset]
+        for output in here["output"].unique():
+            lines = here[here["output"] == output].to_dict("records")
+            parts.append(f"### {dataset}: f is a {output}")
+            parts.append(padded_table(_HEADER, [_cells(line, labels) for line in lines]))
+            parts.append("\n".join(_said(lines, labels)))
+            parts.append("Median part of its own κ that a pair attains, by epoch:")
+            own = looks[(looks["dataset"] == dataset) & (looks["output"] == output)]
+            parts.append(_shares_table(own, labels))
+        concluded = conclusions(here, changed[changed["dataset"] == dataset], labels)
+        parts += [f"### {dataset}: what one may conclude", "\n".join(concluded)]
+    return "\n\n".join([*parts, _LEGEND])
+
+
+def _shares_table(own: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """Mean over seeds ± half of the 95 % interval, of one data set and output."""
+    epochs = sorted(own["epoch"].unique())
+    lines = []
+    for key, label in labels.items():
+        shares = own[own["method"] == key].groupby("epoch")["share_median"]
+        if len(shares):
+            told_of = {epoch: told(mean_interval(list(values))) for epoch, values in shares}
+            lines.append([label, *(told_of.get(epoch, "–") for epoch in epochs)])
+    return padded_table(("method", *(f"epoch {epoch}" for epoch in epochs)), lines)
+
+
+def _known_table(known: Sequence[Known]) -> str:
+    lines = [
+        (
+            network.name,
+            f"{network.kappa:.5g}",
+            f"{network.estimate:.5g}",
+            f"{network.ratio:.5g}",
+            f"{network.violations} of {network.looked_at}",
+        )
+        for network in known
+    ]
+    return padded_table(("network", "κ", "estimate", "largest ratio", "(P2) violated"), lines)
+
+
+def _cells(line: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    quotient = number(line["kappa_over_none"], "{:.3g}")
+    if not math.isnan(line["ci_low"]):
+        quotient += f" [{line['ci_low']:.2g}, {line['ci_high']:.2g}]"
+    return [
+        labels[line["method"]],
+        number(line["kappa"], "{:.3g}"),
+        quotient,
+        probability(line["p_holm"]),
+        number(line["ratio"], "{:.3g}"),
+        number(line["share"], "{:.2f}"),
+        number(line["share_median"], "{:.2f}"),
+        str(line["above"]),
+        number(line["gap"], "{:.3g}"),
+        number(line["mixup_l1"], "{:.3g}"),
+        _from_to(line["l1_above_first"], line["l1_above"]),
+    ]
+
+
+def _from_to(first: float, last: float) -> str:
+    return number(first, "{:.0f} % → ", missing="") + number(last, "{:.0f} %")
+
+
+def _said(lines: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[str]:
+    """What the lines of one data set and output say, in sentences."""
+    above, share = sum(line["above"] for line in lines), max(line["share"] for line in lines)
+    verdict = "no pair violates it" if not above else f"{above} pairs are above their estimate"
+    said = [f"- (P2): {verdict}; a pair attains at most {share:.2f} of the κ of its own segment."]
+    others = [line for line in lines if line["method"] != REFERENCE]
+    told = [line for line in others if line["p_holm"] < LEVEL]
+    sentences = (
+        (
+            f"smaller than without mixing, with p (Holm) < {LEVEL}, for",
+            [line for line in told if line["kappa_over_none"] < 1],
+        ),
+        (
+            f"larger than without mixing, with p (Holm) < {LEVEL}, for",
+            [line for line in told if line["kappa_over_none"] > 1],
+        ),
+        (
+            "not told apart from that without mixing by these seeds for",
+            [line for line in others if line not in told],
+        ),
+    )
+    for sentence, kept in sentences:
+        if kept:
+            said.append(f"- κ is {sentence} {', '.join(labels[line['method']] for line in kept)}.")
+    return said
+
+
+def _metrics(compared: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """For the summary run of each row and data set."""
+    metrics: dict[tuple[str, str], dict[str, float]] = {}
+    for line in compared.to_dict("records"):
+        named = {
+            f"{line['output']}_{name}": float(line[name])
+            for name in ("kappa", "kappa_over_none", "ratio", "share", "above")
+            if not math.isnan(line[name])
+        }
+        metrics.setdefault((line["method"], line["dataset"]), {}).update(named)
+    return metrics
+
+
+_LEGEND = "\n".join(
+    [
+        "- κ: largest spectral norm of the Hessian of f with respect to the image at points of "
+        "the segments between pairs of training images, by power iteration, so from below. "
+        "Geometric mean over seeds after the last epoch; beside it its quotient to that of the "
+        "row without mixing, with 95 % interval over seeds, p adjusted by Holm's method for the "
+        "comparisons on one data set, both outputs.",
+        "- largest ratio: of the left side of (P2) to λ(1−λ)‖x − x′‖²/2, which (P2) bounds by κ. "
+        "of its κ: the largest ratio of a pair over the κ of its own segment, at most (over all "
+        "epochs and seeds) and median (after the last epoch). above: pairs where it is above 1, "
+        "all epochs and seeds.",
+        "- left side: its mean after the last epoch. ℓ1 loss: of MixUp, with the labels in place "
+        "of the predictions; ℓ1 above: in how many percent of the mixed images it is above the "
+        "bound λ(1−λ)·κ/2·‖x − x′‖², which it need not keep, after the first epoch → the last.",
+    ]
+)

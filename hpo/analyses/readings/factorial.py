@@ -1,0 +1,105 @@
+"""Main effects of the factors of a factorial of readings, on how far λ moves and on the error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hpo.analyses.readings.ranking import finished_results, moves
+from hpo.report.outcome import Outcome
+from hpo.report.statistics import mean_interval, paired_comparison
+
+EFFECT_COLUMNS = (
+    "dataset",
+    "factor",
+    "level",
+    "readings",
+    "moves",
+    "moves_low",
+    "moves_high",
+    "mean_error",
+    "ci_low",
+    "ci_high",
+    "diff",
+    "diff_low",
+    "diff_high",
+)
+"""Of the table of main effects. moves are fractions, errors and differences percent."""
+
+
+@dataclass(frozen=True)
+class DesignPoint:
+    """A combination of levels of a factorial, and the key of the row that stands for it.
+
+    Attributes:
+        levels: level by factor, such as {"projection": "clip"}.
+        key: of a row; combinations that are the same reading share one.
+    """
+
+    levels: Mapping[str, str]
+    key: str
+
+
+def main_effects(outcome: Outcome, design: Sequence[DesignPoint]) -> pd.DataFrame:
+    """Mean of each factor's levels over the factorial's combinations; see EFFECT_COLUMNS.
+
+    Within a seed moves and error are averaged over the level's combinations, the mean over seeds
+    has a Student-t interval. diff is the level's error minus that of all combinations, seed by
+    seed: what the seeds have in common drops out of its interval.
+
+    Combinations whose row lacks a seed that another has are left out, and factors of which one
+    level remains.
+    """
+    lines = []
+    for dataset in outcome.plan.datasets:
+        keys = {point.key for point in design} & {row.row.key for row in outcome.plan.rows}
+        results = {key: finished_results(outcome, dataset, key) for key in sorted(keys)}
+        seeds = sorted(set().union(*results.values()))
+        complete = [p for p in design if seeds and sorted(results.get(p.key, {})) == seeds]
+        moved_by = {p.key: [moves(results[p.key][seed]) for seed in seeds] for p in complete}
+        errors = {
+            p.key: [float(results[p.key][seed]["test_error"]) for seed in seeds] for p in complete
+        }
+        everything = _mean_of(errors, complete)
+        for factor, level in _levels(complete):
+            points = [point for point in complete if point.levels[factor] == level]
+            moved = mean_interval(_mean_of(moved_by, points))
+            own = _mean_of(errors, points)
+            error, diff = mean_interval(own), paired_comparison(own, everything)
+            lines.append(
+                {
+                    "dataset": dataset,
+                    "factor": factor,
+                    "level": level,
+                    "readings": len({point.key for point in points}),
+                    "moves": moved.mean,
+                    "moves_low": moved.low,
+                    "moves_high": moved.high,
+                    "mean_error": error.mean,
+                    "ci_low": error.low,
+                    "ci_high": error.high,
+                    "diff": diff.difference,
+                    "diff_low": diff.low,
+                    "diff_high": diff.high,
+                }
+            )
+    return pd.DataFrame(lines, columns=list(EFFECT_COLUMNS))
+
+
+def _levels(points: Sequence[DesignPoint]) -> list[tuple[str, str]]:
+    """Factor and level, by factor; of the factors of which there is more than one level."""
+    found: dict[str, dict[str, None]] = {}
+    for point in points:
+        for factor, level in point.levels.items():
+            found.setdefault(factor, {})[level] = None
+    return [
+        (factor, level) for factor, levels in found.items() if len(levels) > 1 for level in levels
+    ]
+
+
+def _mean_of(values: Mapping[str, Sequence[float]], points: Sequence[DesignPoint]) -> list[float]:
+    """Seed by seed the mean over points."""
+    return [float(np.mean(seed)) for seed in zip(*(values[p.key] for p in points), strict=True)]

@@ -1,0 +1,146 @@
+"""The part of a study's report that ranks readings of MetaMixUp; see `hpo.analyses.readings.ranking`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hpo.analyses.readings.factorial import DesignPoint, main_effects
+from hpo.analyses.readings.figure import readings_figure
+from hpo.analyses.readings.ranking import SIGNIFICANT, rank_readings
+from hpo.report import study_figure
+from hpo.report.markdown import difference, error, number, padded_table, probability
+from hpo.report.outcome import Extra, Outcome
+from hpo.storage.atomic import write_atomically
+
+_RANKED = (
+    "reading", "#", "moves", "last epoch", "near 0", "near 1", "Fig. 6", "error (%)", "− best Beta",
+    "p (Holm)", "− MixUp", "p (Holm)", "Table I", "cost", "samples",
+)  # fmt: skip
+_EFFECTS = ("factor", "level", "readings", "moves", "error (%)", "− all")
+_NAMED = 12
+"""Readings of a verdict that are named one by one."""
+
+
+def readings_report(outcome: Outcome, design: Sequence[DesignPoint]) -> Extra:
+    """Rank the readings of a study, and average them over the factorial `design`.
+
+    Writes STUDY-ranked.csv, STUDY-effects.csv (fractions and percent to six digits) and
+    STUDY-lambda.png below the output folder.
+    """
+    ranked, effects = rank_readings(outcome), main_effects(outcome, design)
+    stem = outcome.output / outcome.plan.study
+    files = [stem.with_name(f"{stem.name}-{part}") for part in ("ranked.csv", "effects.csv")]
+    for path, frame in zip(files, (ranked, effects), strict=True):
+        write_atomically(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    picture = stem.with_name(f"{stem.name}-lambda.png")
+    study_figure.save_figure(readings_figure(ranked, outcome.records), picture)
+    return Extra(to_markdown(ranked, effects), [*files, picture])
+
+
+def to_markdown(ranked: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """The ranked table, what follows from it, and the main effects, for each data set."""
+    parts: list[str] = []
+    for dataset in ranked["dataset"].unique():
+        lines = ranked[ranked["dataset"] == dataset].to_dict("records")
+        means = effects[effects["dataset"] == dataset].to_dict("records")
+        parts += [f"## Readings, ranked: {dataset}"]
+        parts += [padded_table(_RANKED, [_cells(line) for line in lines]), _verdicts(lines)]
+        if means:
+            parts += [f"### Main effects: {dataset}"]
+            parts += [padded_table(_EFFECTS, [_effect(line) for line in means])]
+    return "\n\n".join([*parts, _legend()])
+
+
+def _cells(line: Mapping[str, Any]) -> tuple[str, ...]:
+    best = (line["diff_vs_best_beta"], line["diff_ci_low"], line["diff_ci_high"])
+    mixup = (line["diff_vs_mixup"], line["mixup_ci_low"], line["mixup_ci_high"])
+    return (
+        line["label"],
+        str(line["rank"]),
+        number(line["moves"], "{:.4f}"),
+        number(line["moves_last"], "{:.4f}"),
+        number(100 * line["near_0"], "{:.0f} %"),
+        number(100 * line["near_1"], "{:.0f} %"),
+        line["fig6"] or "–",
+        error(line),
+        difference(*best),
+        probability(line["p_holm"]),
+        difference(*mixup),
+        probability(line["mixup_p_holm"]),
+        line["table1"] or "–",
+        number(line["time_ratio"], "{:.2f}×"),
+        number(line["samples_ratio"], "{:.2f}×"),
+    )
+
+
+def _effect(line: Mapping[str, Any]) -> tuple[str, ...]:
+    half = line["moves_high"] - line["moves"]
+    return (
+        line["factor"],
+        line["level"],
+        str(line["readings"]),
+        number(line["moves"], "{:.3f}") + number(half, " ± {:.3f}", missing=""),
+        error(line),
+        difference(line["diff"], line["diff_low"], line["diff_high"]),
+    )
+
+
+def _verdicts(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Which readings reproduce Fig. 6, and the order of Table I."""
+    readings = [line for line in lines if line["fig6"] or line["table1"]]
+    moving = [line for line in readings if line["moves"] >= 0.01]
+    shown = [line for line in readings if line["fig6"] == "yes"]
+    ordered = [line for line in readings if line["table1"] in ("yes", "means")]
+    supported = [line for line in readings if line["table1"] == "yes"]
+    # Where meta-validation images train, more images do than those of the best Beta.
+    fair = [line for line in readings if not line["overlap"]]
+    better = [line for line in fair if line["diff_ci_high"] < 0 and line["p_holm"] < SIGNIFICANT]
+    found = {
+        "move λ by 0.01 or more on average": moving,
+        "show Fig. 6 in the last epoch": shown,
+        "show it in the first epoch alone": [e for e in readings if e["fig6"] == "early"],
+    }
+    if any(line["table1"] for line in readings):  # else a row that it is about is missing
+        found |= {
+            "have the order of Table I in their means": ordered,
+            "have it with both differences at p < 0.05 (Holm)": supported,
+            "show Fig. 6 and have that order": [line for line in shown if line in ordered],
+        }
+    found["are below the best Beta at p < 0.05 (Holm), trained on as many images"] = better
+    said = [f"- {len(group)} {what}{_names(group)}" for what, group in found.items()]
+    return "\n".join([f"Of {len(readings)} readings", "", *said])
+
+
+def _names(lines: Sequence[Mapping[str, Any]]) -> str:
+    names = ", ".join(f"`{line['method']}`" for line in lines[:_NAMED])
+    more = len(lines) - _NAMED
+    if not lines:
+        return "."
+    return f": {names}" + (f" and {more} more." if more > 0 else ".")
+
+
+def _legend() -> str:
+    return "\n".join(
+        [
+            "- moves: |λ* − λ* with nothing learned|, mean over samples and epochs; beside it that "
+            "of the last epoch. (Cosine annealing ends at a learning rate of 0, and with the "
+            "scales mean and sum so does the move.)",
+            "- near 0, near 1: part of λ within 0.1 of it in the last epoch.",
+            '- Fig. 6 ("a higher frequency of 0 and 1"): yes, if both parts are higher than those '
+            "of MixUp's Beta(1), 10 % each, and than those that the reading starts from, in the "
+            "last epoch; early, if in the first epoch alone. Binomial test at each end, the weaker "
+            "end counts, p < 0.05 after Holm's method for all readings and both epochs.",
+            "- Table I: the order reading < MixUp (row `beta-1`) < no MixUp. yes, if both paired "
+            "differences have p < 0.05 after Holm's method; means, if the means alone have that "
+            "order. (In the paper's Table I MNIST and ImageNet have MixUp above no MixUp.) − MixUp "
+            "and Table I hold readings whose meta-validation images train against the `+meta` "
+            "rows; − best Beta compares them with a row of fewer images.",
+            "- main effects: mean over the combinations of the factorial that have the level, with "
+            "95 % interval over seeds; − all: paired over seeds with the mean of all combinations.",
+            "- cost, samples: training time and samples sent forward, in units of no MixUp, a "
+            "search included.",
+        ]
+    )

@@ -1,0 +1,253 @@
+"""Rankings and verdicts from made-up results, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import beta as beta_distribution
+
+from core.meta.reading import DEFAULT, PAPER
+from core.training.config import PolicyConfig, TrainingConfig
+from hpo.analyses.readings.ranking import (
+    RANKED_COLUMNS,
+    moves,
+    near_ends,
+    rank_readings,
+    start_share,
+)
+from hpo.cells.record import CellRecord
+from hpo.report.outcome import Outcome
+from hpo.report.table import build_table
+from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import Row, StudyRow, with_meta_images
+
+MakeRecord = Callable[..., CellRecord]
+T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom
+
+NONE = StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none"))
+MIXUP = StudyRow(Row("beta-1", "MixUp", "", "beta"), PolicyConfig("beta", alpha=1.0))
+MOVER = StudyRow(Row("mover", "Mover", "", "learned"), PolicyConfig("learned", reading=DEFAULT))
+LETTER = StudyRow(Row("letter", "Letter", "", "learned"), PolicyConfig("learned", reading=PAPER))
+OVERLAP = StudyRow(
+    Row("overlap", "Overlap", "", "learned"),
+    PolicyConfig("learned", reading=DEFAULT),
+    {"meta_in_training": True, "meta_size": 50},
+)
+
+# 100 λ a seed: 10 in each tenth; ends of 20, one end alone; all within the middle.
+FLAT = [5] * 20
+U_SHAPE = [20, 5, *[3] * 14, 1, 2, 10, 20]
+ONE_END = [4, 4, *[3] * 16, 20, 24]
+MIDDLE = [0] * 10 + [20] * 5 + [0] * 5
+
+
+def history(changes: Sequence[float]) -> list[dict[str, float]]:
+    return [{"epoch": 1.0 + i, "lam_change": change} for i, change in enumerate(changes)]
+
+
+def outcome(
+    make_record: MakeRecord,
+    told: Mapping[str, tuple[StudyRow, Sequence[float], dict[str, Any]]],
+    datasets: Sequence[str] = ("digits",),
+) -> Outcome:
+    """What a study of these rows ended with: test errors by seed, and more of each result."""
+    rows = [row for row, _, _ in told.values()]
+    records = [
+        make_record(row.row.key, seed, dataset=name, policy=row.policy, test_error=error, **more)
+        for name in datasets
+        for row, errors, more in told.values()
+        for seed, error in enumerate(errors)
+    ]
+    base = {d: TrainingConfig(d, "cnn", PolicyConfig("none"), meta_size=200) for d in datasets}
+    plan = Plan("readings", rows, datasets, range(3), base, SearchSettings(trials=3))
+    frame = build_table(records, [row.row for row in rows], datasets)
+    return Outcome(plan, records, {}, frame, Path("out"))
+
+
+TOLD: dict[str, tuple[StudyRow, Sequence[float], dict[str, Any]]] = {
+    "none": (NONE, [8.0, 9.0, 10.0], {"train_seconds": 10.0, "samples_seen": 1000}),
+    "beta-1": (MIXUP, [7.0, 8.0, 9.2], {"train_seconds": 11.0, "samples_seen": 1000}),
+    "mover": (
+        MOVER,
+        [5.0, 6.1, 7.0],
+        {
+            "history": history([0.2, 0.3, 0.1]),
+            "lam_histogram": U_SHAPE,
+            "lam_histogram_first": FLAT,
+            "train_seconds": 40.0,
+            "samples_seen": 3000,
+        },
+    ),
+    "letter": (
+        LETTER,
+        [9.0, 9.5, 11.0],
+        {
+            "history": history([0.002, 0.001, 0.0]),
+            "lam_histogram": MIDDLE,
+            "lam_histogram_first": MIDDLE,
+            "train_seconds": 45.0,
+            "samples_seen": 3000,
+        },
+    ),
+}
+
+
+def lines_of(given: Outcome) -> dict[str, dict[str, Any]]:
+    return {line["method"]: line for line in rank_readings(given).to_dict("records")}
+
+
+def test_one_line_a_row_by_mean_error(make_record: MakeRecord) -> None:
+    frame = rank_readings(outcome(make_record, TOLD, ("digits", "mnist")))
+    assert tuple(frame.columns) == RANKED_COLUMNS
+    assert list(frame["dataset"]) == ["digits"] * 4 + ["mnist"] * 4
+    assert list(frame["method"]) == ["mover", "beta-1", "none", "letter"] * 2
+    assert list(frame["rank"]) == [1, 2, 3, 4] * 2
+
+
+def test_a_row_without_results_comes_last(make_record: MakeRecord) -> None:
+    found = lines_of(outcome(make_record, {**TOLD, "mover": (MOVER, [], {})}))
+    assert list(found) == ["beta-1", "none", "letter", "mover"]
+    mover = found["mover"]
+    assert (mover["n_seeds"], mover["fig6"], mover["table1"]) == (0, "", "")
+    assert all(math.isnan(mover[name]) for name in ("moves", "near_0", "mean_error", "time_ratio"))
+
+
+def test_what_a_reading_is_and_how_far_it_moves(make_record: MakeRecord) -> None:
+    found = lines_of(outcome(make_record, {**TOLD, "overlap": (OVERLAP, [4.0, 5.0, 6.0], {})}))
+    letter = found["letter"]
+    assert [letter[f] for f in ("projection", "gradient", "scale", "step_size")] == [
+        "sigmoid_after", "lam", "mean", 5.0
+    ]  # fmt: skip
+    assert [letter[f] for f in ("init_alpha", "inner_step", "meta_steps")] == [
+        1.0, "gradient_descent", 1
+    ]  # fmt: skip
+    assert (letter["meta_size"], letter["overlap"]) == (200, False)
+    assert (found["overlap"]["meta_size"], found["overlap"]["overlap"]) == (50, True)
+    assert found["mover"]["moves"] == pytest.approx(0.2)
+    assert found["mover"]["moves_last"] == pytest.approx(0.1)
+    assert letter["moves"] == pytest.approx(0.001)
+    assert letter["moves_last"] == 0.0
+    assert math.isnan(found["none"]["moves"])
+    assert found["none"]["scale"] == ""
+
+
+def test_errors_and_cost_by_hand(make_record: MakeRecord) -> None:
+    found = lines_of(outcome(make_record, TOLD))
+    none, mover = found["none"], found["mover"]
+    assert (none["mean_error"], none["n_seeds"]) == (pytest.approx(9.0), 3)
+    assert none["ci_high"] - none["mean_error"] == pytest.approx(T_2 / math.sqrt(3))
+    assert (mover["time_ratio"], mover["samples_ratio"]) == (4.0, 3.0)
+    assert (none["time_ratio"], none["samples_ratio"]) == (1.0, 1.0)
+    # beta-1 is the only Beta: −2.0, −1.9 and −2.2 to it.
+    assert mover["diff_vs_best_beta"] == pytest.approx(-6.1 / 3)
+    assert mover["diff_vs_mixup"] == pytest.approx(-6.1 / 3)
+    assert mover["mixup_ci_high"] == pytest.approx(-6.1 / 3 + T_2 * math.sqrt(0.07 / 3 / 3))
+
+
+def test_counts_near_the_ends() -> None:
+    assert near_ends(U_SHAPE) == (25, 30, 100)
+    assert near_ends([1, 0, 0, 0, 0, 0, 0, 0, 0, 3]) == (1, 3, 4)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_what_a_reading_starts_with(alpha: float) -> None:
+    for projection in ("sigmoid_before", "clip"):
+        share = start_share(projection, alpha)
+        assert share == pytest.approx(1 - beta_distribution(alpha, alpha).cdf(0.9), rel=1e-6)
+    assert start_share("sigmoid_after", alpha) == 0.0
+    assert start_share("clip", 1.0) == pytest.approx(0.1)
+
+
+def verdict(make_record: MakeRecord, last: list[int], first: list[int], alpha: float = 1.0) -> str:
+    policy = PolicyConfig("learned", reading=replace(DEFAULT, init_alpha=alpha))
+    more = {"lam_histogram": last, "lam_histogram_first": first, "history": history([0.1])}
+    told = (replace(MOVER, policy=policy), [5.0, 6.0, 7.0], more)
+    return str(lines_of(outcome(make_record, {**TOLD, "mover": told}))["mover"]["fig6"])
+
+
+def test_more_near_both_ends_than_mixup_is_figure_6(make_record: MakeRecord) -> None:
+    assert verdict(make_record, U_SHAPE, FLAT) == "yes"
+    assert verdict(make_record, U_SHAPE, U_SHAPE) == "yes"
+    assert verdict(make_record, FLAT, U_SHAPE) == "early"
+    assert verdict(make_record, FLAT, FLAT) == "no"
+    assert verdict(make_record, ONE_END, FLAT) == "no"
+    assert verdict(make_record, ONE_END[::-1], FLAT) == "no"
+    assert verdict(make_record, MIDDLE, MIDDLE) == "no"
+
+
+def test_a_u_shape_that_it_started_with_is_not_learned(make_record: MakeRecord) -> None:
+    """Beta(0.2, 0.2) has a third of its λ near each end; U_SHAPE a quarter and 30 %."""
+    assert start_share("clip", 0.2) > 0.3
+    assert verdict(make_record, U_SHAPE, FLAT, alpha=0.2) == "no"
+    assert verdict(make_record, [48, *[0] * 18, 52], FLAT, alpha=0.2) == "yes"
+
+
+def test_the_test_is_binomial_and_corrected_for_all_readings(make_record: MakeRecord) -> None:
+    # 300 λ, 45 near 0 and 48 near 1: P(at least 45 of 300 at 0.1) decides.
+    last = [10, 5, *[4] * 11, *[5] * 5, 5, 11]
+    more = {**TOLD["mover"][2], "lam_histogram": last}
+    found = lines_of(outcome(make_record, {**TOLD, "mover": (MOVER, [5.0, 6.0, 7.0], more)}))
+    below = math.fsum(math.comb(300, k) * 0.1**k * 0.9 ** (300 - k) for k in range(45))
+    # Holm: the smallest of four tests (two readings, first and last epoch).
+    assert found["mover"]["fig6_p_holm"] == pytest.approx(4 * (1 - below), rel=1e-6)
+    assert found["letter"]["fig6_p_holm"] == 1.0
+
+
+def table1(make_record: MakeRecord, **errors: Sequence[float]) -> str:
+    told = {key: (row, errors.get(key, e), more) for key, (row, e, more) in TOLD.items()}
+    return str(lines_of(outcome(make_record, told))["mover"]["table1"])
+
+
+def test_the_order_of_table_1(make_record: MakeRecord) -> None:
+    # −2 and −1 with spreads of 0.1 have p near 0.001, enough for four comparisons.
+    sure = {"beta-1": [7.0, 8.0, 9.0], "none": [8.0, 9.05, 9.95], "mover": [5.0, 6.05, 6.95]}
+    assert table1(make_record, **sure) == "yes"
+    assert table1(make_record, **{**sure, "mover": [4.0, 6.05, 8.95]}) == "means"
+    assert table1(make_record, **{**sure, "none": [7.0, 9.5, 9.0]}) == "means"
+    assert table1(make_record, **{**sure, "mover": [7.5, 8.0, 9.0]}) == "no"
+    assert table1(make_record, **{**sure, "none": [6.0, 7.05, 7.95]}) == "no"
+    assert table1(make_record, **{**sure, "beta-1": []}) == ""
+    assert table1(make_record, **{**sure, "none": []}) == ""
+    one_seed = {key: errors[:1] for key, errors in sure.items()}
+    assert table1(make_record, **one_seed) == "means"
+
+
+def test_who_trains_on_the_meta_images_is_held_against_who_does(make_record: MakeRecord) -> None:
+    more = TOLD["mover"][2]
+    told = {
+        **TOLD,
+        "overlap": (OVERLAP, [4.0, 5.0, 6.0], more),
+        "none+meta": (with_meta_images(NONE), [4.0, 5.0, 6.1], {}),
+        "beta-1+meta": (with_meta_images(MIXUP), [3.5, 4.5, 5.5], {}),
+    }
+    found = lines_of(outcome(make_record, told))
+    assert found["overlap"]["diff_vs_mixup"] == pytest.approx(0.5)
+    assert found["overlap"]["table1"] == "no"
+    assert found["mover"]["diff_vs_mixup"] == pytest.approx(-6.1 / 3)
+    assert found["mover"]["table1"] != "no"
+    del told["none+meta"]
+    assert lines_of(outcome(make_record, told))["overlap"]["table1"] == ""
+
+
+def test_only_finished_final_cells_count(make_record: MakeRecord) -> None:
+    given = outcome(make_record, TOLD)
+    stray = [
+        make_record("mover", 7, status="diverged", policy=MOVER.policy, history=history([9.0])),
+        make_record("mover", 8, purpose="search", test_error=99.0, history=history([9.0])),
+        make_record("mover", 9, dataset="mnist", test_error=99.0, history=history([9.0])),
+    ]
+    assert lines_of(replace(given, records=[*given.records, *stray]))["mover"]["moves"] == (
+        pytest.approx(0.2)
+    )
+
+
+def test_moves_of_epochs_without_a_meta_stage() -> None:
+    assert moves({"history": [{"epoch": 1.0}, *history([0.4])]}) == pytest.approx(0.4)
+    assert math.isnan(moves({"history": [{"epoch": 1.0}]}))
+    assert math.isnan(moves({"history": []}, last=True))
