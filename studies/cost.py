@@ -38,7 +38,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hpo.cost.run import run_cost
+from hpo.bench.cost.run import run_cost
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hpo.load.run import run_load
+from hpo.bench.load.run import run_load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from hpo.plan_on_paper import Column, Table, jobs
-from hpo.plan_report import plan_report
+from hpo.bench.estimate.on_paper import Column, Table, jobs
+from hpo.bench.estimate.report import plan_report
 from hpo.study import few_label_presets, presets
 from hpo.study.rows import StudyRow
 from studies import table1, table2, table3, table4, table5

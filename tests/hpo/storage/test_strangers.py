@@ -17,8 +17,8 @@ from typing import Any
 import optuna
 import pytest
 
+from hpo.bench.cost.records import GroupStore
 from hpo.cells.store import CellStore, StoreError
-from hpo.cost.records import GroupStore
 from hpo.optuna_study import open_storage
 from hpo.storage.output_folder import study_id
 from hpo.tracking.tracker import TrackingError, check_tracking_uri

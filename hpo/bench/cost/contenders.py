@@ -1,0 +1,205 @@
+"""Everybody who takes a training step on the bench: plain MixUp, the engines, options, peers.
+
+A cheaper mode is added to the table by one entry in `OPTIONS`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+import core
+from core.meta.engines import ENGINES
+from hpo.bench.cost.bench import Bench
+from hpo.bench.cost.peers import PACKAGES, PEERS
+
+Kind = Literal["vanilla", "engine", "option", "peer"]
+Step = Callable[[], None]
+VANILLA = "vanilla"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to take a training step.
+
+    Attributes:
+        name: unique in the table.
+        kind: "vanilla" is the unit of the others.
+        build: from the bench, a function that takes one whole training step.
+        hypergradient: from the bench, a function that computes d(meta loss)/d(lam) [B] at the
+            bench's `lam` and `partner`; None where there is none to compare.
+        every: what it does repeats after so many steps: they are timed together and divided.
+    """
+
+    name: str
+    kind: Kind
+    build: Callable[[Bench], Step]
+    hypergradient: Callable[[Bench], Callable[[], Tensor]] | None = None
+    every: int = 1
+
+
+def contenders(names: Iterable[str] | None = None) -> list[Contender]:
+    """Those of the names, or all, in the table's order; plain MixUp, the unit, always first.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    engines = ["auto", *ENGINES]
+    table = [Contender(VANILLA, "vanilla", _vanilla), *map(_engine, engines)]
+    table += [*OPTIONS.values(), *map(_peer, PEERS)]
+    if names is None:
+        return table
+    wanted = {VANILLA, *names}
+    unknown = wanted - {contender.name for contender in table}
+    if unknown:
+        known = ", ".join(contender.name for contender in table)
+        raise ValueError(f"unknown contender {sorted(unknown)[0]!r}; choose among {known}")
+    return [contender for contender in table if contender.name in wanted]
+
+
+def peer_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """The installed version of each peer among the names; None for one that is not installed."""
+    versions: dict[str, str | None] = {}
+    for name in names:
+        if name in PACKAGES:
+            try:
+                versions[name] = importlib.metadata.version(PACKAGES[name])
+            except importlib.metadata.PackageNotFoundError:
+                versions[name] = None
+    return versions
+
+
+def _vanilla(bench: Bench) -> Step:
+    def step() -> None:
+        lam, partner = bench.draw()
+        bench.real_step(core.Interpolation(lam=lam, partner=partner, lam_init=lam))
+
+    return step
+
+
+def _engine(name: str) -> Contender:
+    return Contender(
+        name,
+        "engine",
+        lambda bench: _metamixup(bench, engine=name),
+        lambda bench: lambda: _hypergradient(bench, engine=name),
+    )
+
+
+def _peer(name: str) -> Contender:
+    def step_with(bench: Bench) -> Step:
+        ask, reading = PEERS[name](bench), bench.reading
+
+        def step() -> None:
+            lam, partner = bench.draw()
+            start = reading.start(lam)
+            virtual = reading.virtual(start)
+            moved = reading.move(start, virtual, ask(virtual, partner))
+            final = reading.final(moved)
+            bench.real_step(core.Interpolation(lam=final, partner=partner, lam_init=lam))
+
+        return step
+
+    def hypergradient(bench: Bench) -> Callable[[], Tensor]:
+        ask = PEERS[name](bench)
+        return lambda: ask(bench.lam, bench.partner)
+
+    return Contender(name, "peer", step_with, hypergradient)
+
+
+def _metamixup(bench: Bench, **options: Any) -> Step:
+    """`core.metamixup_step` on the bench, with options of its own."""
+
+    def step() -> None:
+        core.metamixup_step(
+            bench.model,
+            bench.optimizer,
+            bench.batch,
+            bench.val_batch,
+            reading=bench.reading,
+            generator=bench.generator,
+            autocast=bench.autocast,
+            **options,
+        )
+
+    return step
+
+
+def _hypergradient(bench: Bench, **options: Any) -> Tensor:
+    """`core.hypergradient` at the bench's λ, with options of its own."""
+    with bench.autocast_region():
+        return core.hypergradient(
+            bench.model,
+            bench.batch,
+            bench.val_batch,
+            bench.lam,
+            bench.partner,
+            lr=bench.lr,
+            **options,
+        )
+
+
+def _quarter(bench: Bench) -> Bench:
+    return bench.with_meta_batch(max(1, len(bench.val_batch[1]) // 4))
+
+
+def _last_blocks(count: int) -> Contender:
+    return Contender(
+        f"last_{count}_blocks",
+        "option",
+        lambda bench: _metamixup(bench, last_blocks=count),
+        lambda bench: lambda: _hypergradient(bench, last_blocks=count),
+    )
+
+
+def _refreshed(every: int) -> Contender:
+    """One object for all its steps; how far a kept gradient is off depends on the training."""
+
+    def build(bench: Bench) -> Step:
+        return _metamixup(bench, validation_gradient=core.ValidationGradient(every))
+
+    return Contender(f"validation_gradient_every_{every}", "option", build, every=every)
+
+
+def _amortised(every: int, last_blocks: int | None = None) -> Contender:
+    def build(bench: Bench) -> Step:
+        learned = core.Learned(bench.reading, last_blocks=last_blocks)
+        policy = core.Amortised(learned, every=every)
+
+        def step() -> None:
+            with bench.autocast_region():
+                given = policy(
+                    bench.model,
+                    bench.optimizer,
+                    bench.batch,
+                    bench.val_batch,
+                    generator=bench.generator,
+                )
+            bench.real_step(given)
+
+        return step
+
+    through = "" if last_blocks is None else f"_last_{last_blocks}_blocks"
+    return Contender(f"amortised_{every}{through}", "option", build, every=every)
+
+
+OPTIONS: Mapping[str, Contender] = {
+    option.name: option
+    for option in (
+        Contender(
+            "quarter_meta_batch",
+            "option",
+            lambda bench: _metamixup(_quarter(bench)),
+            lambda bench: lambda: _hypergradient(_quarter(bench)),
+        ),
+        *map(_last_blocks, (1, 2, 4)),
+        _refreshed(4),
+        _amortised(4),
+        _amortised(16),
+    )
+}
+"""Cheaper modes, by name; each a `Contender` of kind "option"."""

@@ -1,0 +1,84 @@
+"""Which models and sizes each preset measures, and who takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from core.models import MODELS
+from hpo.bench.cost.bench import Case
+
+REPEATS = {"smoke": 3, "quick": 3, "paper": 15}
+"""Rounds of the interleaved timing."""
+
+GROWTH = ("auto", "unroll", "finite_difference")
+"""Who takes part in the curves of growth, beside plain MixUp."""
+
+_SLOW = ("compiled", "validation_gradient_every_4", "amortised_16")
+SKIPPED = {"smoke": _SLOW[:1], "quick": _SLOW}
+"""Who is left out of a preset unless named: compiling takes minutes, and a mode that acts at every
+k-th step is timed over k of them."""
+
+_CNN = Case("cnn", 28, 1, 128, 100)
+_RESNET = Case("preact_resnet18", 32, 3, 64, 64)
+_TINY = Case("digits_cnn", 8, 1, 16, 8, train_steps=5)
+_TINY_RESNET = Case("preact_resnet18", 8, 3, 4, 4, width=4)
+
+
+def cases(preset: str, device: str, models: Sequence[str] | None = None) -> list[Case]:
+    """The cases of a preset, the main table's first.
+
+    `smoke`: one tiny network, and every kind of row. `quick`: the main table. `paper`: that and the
+    growth with batch size and depth; on CUDA the table is PreActResNet-18 and WRN-28-10 at batch
+    128 and 512.
+
+    Args:
+        preset: "smoke", "quick" or "paper".
+        device: "cpu" or "cuda".
+        models: only these of `core.models.MODELS`; one that the preset does not have gets a row at
+            32×32×3 and batch 64.
+
+    Raises:
+        ValueError: a model is unknown.
+    """
+    table = _cases(preset, device)
+    if models is None:
+        return table
+    for name in models:
+        if name not in MODELS:
+            raise ValueError(f"unknown model {name!r}; choose among {', '.join(MODELS)}")
+    known = {case.model for case in table}
+    added = [replace(_RESNET, model=name) for name in models if name not in known]
+    return [case for case in table if case.model in models] + added
+
+
+def _cases(preset: str, device: str) -> list[Case]:
+    if preset == "smoke":
+        depths = [_TINY_RESNET]
+        return [_TINY, *_batches(_TINY, (8, 16)), *_growth(depths, "depth")]
+    if preset == "quick":
+        return [_CNN, _RESNET]
+    batch = 64
+    table, sizes = [_CNN, _RESNET], (16, 32, 64, 128, 256, 512)
+    if device == "cuda":
+        batch = 128
+        table = [
+            replace(_RESNET, model=model, batch_size=n, meta_batch_size=n)
+            for model in ("preact_resnet18", "wrn_28_10")
+            for n in (128, 512)
+        ]
+    deeper = [
+        replace(_RESNET, model=model, batch_size=batch, meta_batch_size=batch)
+        for model in ("preact_resnet18", "preact_resnet34")
+    ]
+    curves = [*_batches(_CNN, sizes), *_batches(_RESNET, sizes)]
+    return [*table, *curves, *_growth(deeper, "depth")]
+
+
+def _batches(case: Case, sizes: Sequence[int]) -> list[Case]:
+    points = [replace(case, batch_size=n, meta_batch_size=n) for n in sizes]
+    return _growth(points, "batch")
+
+
+def _growth(points: Sequence[Case], part: str) -> list[Case]:
+    return [replace(case, part=part, train_steps=0) for case in points]

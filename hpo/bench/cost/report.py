@@ -1,0 +1,194 @@
+"""Tables of the cost study from stored groups. Measures nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hpo.bench.cost.contenders import VANILLA
+from hpo.bench.cost.counting import floor
+from hpo.bench.cost.records import Group, Measurement
+from hpo.bench.cost.timing import ratio
+from hpo.storage.atomic import write_atomically
+
+COLUMNS = (
+    "part", "model", "width", "image_size", "channels", "batch_size", "meta_batch_size",
+    "parameters", "variant", "contender", "kind", "rounds", "seconds", "steps_per_second",
+    "time_ratio", "time_ratio_low", "time_ratio_high", "flops_ratio", "share_of_floor", "peak_mib",
+    "relative_error", "cosine", "error", "remark",
+)  # fmt: skip
+"""Of the CSV, one row for each contender on each case."""
+
+_NAN = float("nan")
+_DASH = "–"
+_HEADER = (
+    "step", "time", "quartiles", "FLOPs", "of floor", "steps/s", "memory", "error", "cosine",
+)  # fmt: skip
+
+
+def build_table(groups: Iterable[Group]) -> pd.DataFrame:
+    """One row for each contender on each case, with `COLUMNS`; what is not known is NaN or None.
+
+    time_ratio is the median time over plain MixUp's, time_ratio_low and _high are the quartiles of
+    the ratios by round; share_of_floor is what the exact method needs by FLOPs over time_ratio, for
+    engines and peers; peak_mib is above the resting state; error says why a row was not measured.
+    """
+    lines = [_line(group, row) for group in groups for row in group.measurements]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _line(group: Group, row: Measurement) -> dict[str, Any]:
+    case = asdict(group.case)
+    unit = next(m for m in group.measurements if m.name == VANILLA)
+    line: dict[str, Any] = {name: case[name] for name in COLUMNS if name in case}
+    line |= {
+        "parameters": group.parameters,
+        "variant": group.setting.variant,
+        "contender": row.name,
+        "kind": row.kind,
+        "rounds": len(row.seconds),
+        "flops_ratio": row.flops / unit.flops if row.flops and unit.flops else _NAN,
+        "peak_mib": _NAN if row.peak_bytes is None else row.peak_bytes / 2**20,
+        "relative_error": _NAN if row.relative_error is None else row.relative_error,
+        "cosine": _NAN if row.cosine is None else row.cosine,
+        "error": row.error,
+        "remark": row.remark,
+    }
+    if row.seconds and unit.seconds:
+        found = ratio(row.seconds, unit.seconds)
+        seconds = float(pd.Series(row.seconds).median())
+        line |= {
+            "seconds": seconds,
+            "steps_per_second": 1 / seconds,
+            "time_ratio": found.ratio,
+            "time_ratio_low": found.low,
+            "time_ratio_high": found.high,
+        }
+        if row.kind in ("engine", "peer"):
+            least = floor(group.case.batch_size, group.case.meta_batch_size)
+            line["share_of_floor"] = least / found.ratio
+    return line
+
+
+def write_report(output: Path, frame: pd.DataFrame, preamble: str) -> list[Path]:
+    """Write `cost.csv` and `cost.md`, each whole or not at all; their paths."""
+    table, text = output / "cost.csv", output / "cost.md"
+    write_atomically(table, frame.to_csv(index=False))
+    write_atomically(text, f"# cost\n\n{preamble}\n\n{to_markdown(frame)}\n")
+    return [table, text]
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """The frame of `build_table` as one Markdown table a case, then the growth, then notes."""
+    parts: list[str] = []
+    main = frame[frame["part"] == "main"]
+    for _, rows in main.groupby(["model", "batch_size", "width", "variant"], **_AS_THEY_COME):
+        parts += [f"## {title(rows.iloc[0])}", _case_table(rows), *_remarks(rows)]
+    for part, column, what in (("batch", "batch_size", "batch size"), ("depth", "model", "depth")):
+        rows = frame[frame["part"] == part]
+        by = ["variant"] if part == "depth" else ["model", "variant"]
+        for _, curve in rows.groupby(by, **_AS_THEY_COME):
+            named = "" if part == "depth" else f": {curve.iloc[0]['model']}"
+            parts += [f"## Growth with {what}{named}", _curve_table(curve, column)]
+            parts += _remarks(curve)
+    return "\n\n".join([*parts, _LEGEND])
+
+
+_AS_THEY_COME: dict[str, Any] = {"sort": False, "dropna": False}
+
+
+def title(row: Any) -> str:
+    """What a case is called: "cnn 28×28×1, n = 128, m = 100, cuda-bf16"."""
+    width = "" if row["width"] is None or math.isnan(row["width"]) else f" width {row['width']:g}"
+    size = f"{row['image_size']}×{row['image_size']}×{row['channels']}"
+    batches = f"n = {row['batch_size']}, m = {row['meta_batch_size']}"
+    variant = f", {row['variant']}" if row["variant"] else ""
+    return f"{row['model']}{width} {size}, {batches}{variant}"
+
+
+def _case_table(rows: pd.DataFrame) -> str:
+    return _table(_HEADER, [_cells(row) for row in rows.to_dict("records")])
+
+
+def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
+    quartiles = _number(row["time_ratio_low"], "{:.2f}") + _number(
+        row["time_ratio_high"], "–{:.2f}", missing=""
+    )
+    return (
+        str(row["contender"]),
+        _number(row["time_ratio"], "{:.2f}×"),
+        quartiles,
+        _number(row["flops_ratio"], "{:.2f}×"),
+        _number(row["share_of_floor"], "{:.0%}"),
+        _number(row["steps_per_second"], "{:.3g}"),
+        _number(row["peak_mib"], "{:.3g} MiB"),
+        _number(row["relative_error"], "{:.0e}"),
+        _number(row["cosine"], "{:.4f}"),
+    )
+
+
+def _curve_table(rows: pd.DataFrame, column: str) -> str:
+    points = list(dict.fromkeys(rows[column]))
+    names = list(dict.fromkeys(rows["contender"]))
+    cells = {(row["contender"], row[column]): row for row in rows.to_dict("records")}
+    header = ("step", *(f"n = {p}" if column == "batch_size" else str(p) for p in points))
+    return _table(header, [(n, *(_point(cells.get((n, p))) for p in points)) for n in names])
+
+
+def _point(row: dict[Any, Any] | None) -> str:
+    if row is None:
+        return _DASH
+    if row["error"] is not None and not pd.isna(row["error"]):
+        return str(row["error"]) if row["error"] == "out of memory" else _DASH
+    memory = _number(row["peak_mib"], ", {:.3g} MiB", missing="")
+    return _number(row["time_ratio"], "{:.2f}×") + memory
+
+
+def _remarks(rows: pd.DataFrame) -> list[str]:
+    """The unit, and why rows are missing."""
+    said = []
+    for row in rows.to_dict("records"):
+        if row["contender"] == VANILLA and row["part"] == "main":
+            seconds = _number(row["seconds"], "{:.3g} s")
+            said.append(f"- 1.00× is {seconds} a step; {row['parameters']:,} parameters.")
+        for note in (row["error"], row["remark"]):
+            if isinstance(note, str):
+                where = "" if row["part"] == "main" else f" ({title(row)})"
+                said.append(f"- {row['contender']}{where}: {note.rstrip('.')}.")
+    return ["\n".join(said)] if said else []
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, *rows]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+    rule = [("-" * (width - 1) + ":") if i else "-" * width for i, width in enumerate(widths)]
+
+    def joined(line: Sequence[str]) -> str:
+        pairs = enumerate(zip(line, widths, strict=True))
+        padded = [text.rjust(width) if i else text.ljust(width) for i, (text, width) in pairs]
+        return "| " + " | ".join(padded) + " |"
+
+    return "\n".join([joined(header), "| " + " | ".join(rule) + " |", *map(joined, rows)])
+
+
+def _number(value: Any, template: str, missing: str = _DASH) -> str:
+    return missing if value is None or math.isnan(value) else template.format(value)
+
+
+_LEGEND = "\n".join(
+    [
+        "- time: median of one whole training step over that of plain MixUp (vanilla), all taken "
+        "in turns in one process; quartiles: of the ratios by round.",
+        "- FLOPs: products of matrices and convolutions of one step over those of plain MixUp. "
+        "of floor: what the exact method needs by FLOPs at the least, (10 + 3·m/n)/3, over the "
+        "time ratio.",
+        "- memory: peak of one step above the resting state.",
+        "- error, cosine: of the hypergradient against the unroll in float64, on the trained "
+        "network; error is relative, in L2.",
+    ]
+)

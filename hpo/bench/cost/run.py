@@ -1,0 +1,190 @@
+"""The cost study from its command line to its report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from core.data import Source, load_source
+from hpo.bench.cost import presets, report, tracked
+from hpo.bench.cost.bench import Case, Setting
+from hpo.bench.cost.command_line import CostOptions, parse
+from hpo.bench.cost.contenders import VANILLA, Contender, peer_versions
+from hpo.bench.cost.figure import cost_figure
+from hpo.bench.cost.measure import measure
+from hpo.bench.cost.records import Group, GroupStore, group_id
+from hpo.cells.store import StoreError
+from hpo.report.study_figure import save_figure
+from hpo.storage import output_folder
+from hpo.study.progress import Progress, clock
+from hpo.tracking.tracker import (
+    StudyTracker,
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+)
+
+STUDY = "cost"
+CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
+"""Exit statuses: one of our own contenders failed; the study could not run; it was interrupted."""
+
+
+def run_cost(description: str, arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, report everything; the `main` of `studies/cost.py`.
+
+    Args:
+        description: the script's docstring, shown by --help.
+        arguments: the command line, `sys.argv[1:]` by default.
+
+    Returns:
+        The exit status: 0 also where peers could not be measured or memory ran out.
+    """
+    try:
+        options = parse(description, arguments)
+        with output_folder.locked(options.output):
+            return _run(options)
+    except (ValueError, OSError, StoreError, TrackingError) as error:
+        print(f"{STUDY}: error: {error}", file=sys.stderr)
+        return UNUSABLE
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code in (0, 2):  # --help, a flag unknown
+            raise
+        print(
+            f"\n{STUDY}: interrupted; run the same command again, without --fresh, to go on: "
+            "measured groups are kept",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A group that the study is made of, measured or not."""
+
+    case: Case
+    setting: Setting
+    contenders: tuple[Contender, ...]
+
+    @property
+    def id(self) -> str:
+        names = [contender.name for contender in self.contenders]
+        return group_id(self.case, self.setting, names, peer_versions(names))
+
+
+def plan(options: CostOptions) -> list[_Planned]:
+    """The groups in order: the table's, then the growth's, with fewer rounds and contenders."""
+    few = replace(options.setting, repeats=max(2, options.setting.repeats // 3))
+    growing = tuple(c for c in options.contenders if c.name in (VANILLA, *presets.GROWTH))
+    return [
+        _Planned(case, options.setting, options.contenders)
+        if case.part == "main"
+        else _Planned(case, few, growing)
+        for case in options.cases
+    ]
+
+
+def _run(options: CostOptions) -> int:
+    begun = time.monotonic()
+    source = load_source(options.setting.dataset, root=options.data_root)
+    store = GroupStore(options.output)
+    previous = output_folder.study_id(options.output, STUDY)
+    identity = previous
+    if options.fresh:
+        check_tracking_uri(options.tracking_uri or default_tracking_uri(options.output))
+        store.set_aside()
+        identity = output_folder.study_id(options.output, STUDY, fresh=True)
+    planned = plan(options)
+    setting = options.setting
+    with StudyTracker(
+        options.tracking_uri,
+        output=options.output,
+        experiment=STUDY,
+        study_id=identity,
+        previous_study_id=previous if options.fresh else None,
+        params={
+            "preset": options.preset,
+            "dataset": setting.dataset,
+            "device": setting.device,
+            "threads": setting.threads,
+            "autocast": setting.autocast,
+            "channels_last": setting.channels_last,
+            "repeats": setting.repeats,
+        },
+    ) as tracker:
+        progress = Progress()
+        progress.say(
+            f"{STUDY}: {len(planned)} models and sizes, results in {_shown(options.output)}"
+        )
+        groups = [
+            _measured(part, store, source, options, tracker, progress, f"{i}/{len(planned)}")
+            for i, part in enumerate(planned, 1)
+        ]
+        _report(groups, options, tracker, time.monotonic() - begun)
+    ours = [m for g in groups for m in g.measurements if m.kind != "peer" and m.error is not None]
+    return CRASHED if any(m.error != "out of memory" for m in ours) else 0
+
+
+def _measured(
+    planned: _Planned,
+    store: GroupStore,
+    source: Source,
+    options: CostOptions,
+    tracker: StudyTracker,
+    progress: Progress,
+    place: str,
+) -> Group:
+    """The stored group, or else measured and stored; either way its runs are complete."""
+    identity = planned.id
+    group = store.load(identity)
+    if group is None:
+        group = measure(
+            planned.case,
+            planned.setting,
+            planned.contenders,
+            source,
+            data_root=options.data_root,
+            said=lambda message: progress.say(f"{place} {message}"),
+        )
+        store.save(identity, group)
+    else:
+        progress.say(f"{place} {planned.case.label}: kept from before")
+    for record in tracked.records(group):
+        tracker.end_cell(record)
+    return group
+
+
+def _report(
+    groups: Sequence[Group], options: CostOptions, tracker: StudyTracker, seconds: float
+) -> None:
+    frame = report.build_table(groups)
+    files = report.write_report(options.output, frame, preamble(groups, options.preset))
+    if frame["time_ratio"].notna().any():
+        files.append(save_figure(cost_figure(frame), options.output / f"{STUDY}.png"))
+    tracker.log_figure_files(files)
+    print(report.to_markdown(frame))
+    measured = int(frame["time_ratio"].notna().sum())
+    print(f"\n{STUDY}: {measured} of {len(frame)} rows measured; this run took {clock(seconds)}")
+    print("files: " + ", ".join(map(_shown, files)))
+    print(f"look at the runs: {tracker.how_to_open}")
+
+
+def preamble(groups: Sequence[Group], preset: str) -> str:
+    """What was measured and where, for the head of the Markdown report."""
+    setting = groups[0].setting
+    precision = f"{setting.autocast} autocast" if setting.autocast else "float32"
+    layout = ", channels_last" if setting.channels_last else ""
+    lines = [f"Preset `{preset}`, images of {setting.dataset}, {precision}{layout}."]
+    told = {", ".join(f"{k} {v}" for k, v in sorted(g.machine.items())) for g in groups}
+    lines += [f"Measured with {text}." for text in sorted(told)]
+    if len(told) > 1:
+        lines.append("Measured in different places: compare times within a table only.")
+    return "\n".join(lines)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """The path as short as it can be from here."""
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near

@@ -1,0 +1,63 @@
+"""Measurements as the tracker knows them: a cell for each contender on each case."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from core.training.config import PolicyConfig, TrainingConfig
+from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY
+from hpo.bench.cost.contenders import VANILLA
+from hpo.bench.cost.records import Group
+from hpo.bench.cost.report import build_table
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
+
+METRICS = (
+    "time_ratio", "time_ratio_low", "time_ratio_high", "flops_ratio", "share_of_floor", "seconds",
+    "steps_per_second", "peak_mib", "relative_error", "cosine", "parameters",
+)  # fmt: skip
+"""What a run shows, of the columns of the table."""
+
+
+def records(group: Group) -> list[CellRecord]:
+    """One record for each contender of the group; one that was not measured counts as crashed."""
+    return [_record(group, row) for row in build_table([group]).to_dict("records")]
+
+
+def _record(group: Group, row: dict[Any, Any]) -> CellRecord:
+    case, setting = group.case, group.setting
+    error = row["error"] if isinstance(row["error"], str) else None
+    plain = PolicyConfig("beta", alpha=1.0, per_sample=True)
+    training = TrainingConfig(
+        dataset=setting.dataset,
+        model=case.model,
+        width=case.width,
+        image_size=case.image_size,
+        batch_size=case.batch_size,
+        meta_batch_size=case.meta_batch_size,
+        meta_size=case.meta_batch_size,
+        policy=plain if row["contender"] == VANILLA else PolicyConfig("learned"),
+        seed=setting.seed,
+        epochs=1,
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        flip=False,
+    )
+    place = f"{case.model}-n{case.batch_size}-m{case.meta_batch_size}"
+    part = "" if case.part == "main" else case.part
+    method = "-".join(filter(None, [f"{row['contender']}@{place}", setting.variant, part]))
+    return CellRecord(
+        Cell(method, training),
+        "finished" if error is None else "crashed",
+        {name: float(row[name]) for name in METRICS if _is_number(row[name])},
+        error,
+        group.machine,
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return not pd.isna(value) and math.isfinite(value)
