@@ -12,7 +12,8 @@ against what all its trainings have cost so far.
     tpe-alpha          α suggested by TPE
     tpe-alpha-asha     the same with ASHA
     fixed-grid         λ = 0.1, 0.2, ... 0.5, in this order
-    pbt-alpha          population based training on α (`hpo/search/population_training.py`); its curve has the best
+    pbt-alpha          population based training on α (`hpo/search/population_training.py`); its
+    curve has the best
                        member after each segment, as it stands in the middle of its training
     tpe-joint          TPE and ASHA over α, learning rate and weight decay together
     metamixup-outer    MetaMixUp inside the same search: learning rate, weight decay, step size of λ

@@ -31,7 +31,8 @@ reading by 0.23.)
 
 AdaMixUp trains as in the code that its authors released (`core.policies.adamixup.policy`), but by
 the optimizer and for the epochs of the other rows, so that rows differ in the policy alone. Its
-frozen row draws λ from the regions that it ended with and keeps all else, discriminator included. `adamixup-own` has
+frozen row draws λ from the regions that it ended with and keeps all else, discriminator included.
+`adamixup-own` has
 the optimizer of that code, on MNIST, Fashion-MNIST and digits Adam at 1e-3, times 0.3 every 30
 epochs, on the others the preset's with its rate divided by 10 after 100 and 150; its counterpart is
 MixUp by the same. (Their 400 and 1400 epochs are not kept; of fewer than 30 the rate is constant.

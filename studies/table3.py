@@ -35,7 +35,8 @@ right.
 
 Presets: `paper` has this paper's settings, `oliver` those of Oliver et al. and `mixmatch` those of
 the MixMatch code, with their optimisers, weights, normalisation and augmentation
-(`hpo/study/few_label_presets.py`); all three are for GPUs. `quick` is reduced, `smoke` means nothing. The flag
+(`hpo/study/few_label_presets.py`); all three are for GPUs. `quick` is reduced, `smoke` means
+nothing. The flag
 `--epochs` shortens a preset: rate and threshold fall at the same shares of the training.
 
     python studies/table3.py --dataset digits --preset smoke

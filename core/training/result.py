@@ -56,11 +56,11 @@ class TrainingResult:
         lam_quantiles: λ of the last epoch at the levels 0, 0.01, …, 1, what `Frozen` draws from; in
             results that were stored before, empty.
         scores: of policies that keep them, the score of each training image, to five digits, in the
-            order of `core.training.prepared_data.prepare_data(...).train`; of others, and in results that were
-            stored before, None.
+            order of `core.training.prepared_data.prepare_data(...).train`; of others, and in
+            results that were stored before, None.
         probabilities: of a training that holds out a fold, [M][C]: its prediction for each of these
-            images, to five digits, in the order of `core.training.prepared_data.draw_labels(...).held_out`; else
-            None.
+            images, to five digits, in the order of
+            `core.training.prepared_data.draw_labels(...).held_out`; else None.
         policy_parameters: number of parameters of the policy's own networks.
         findings: of what `TrainingConfig.analysis` asks for; else None.
     """

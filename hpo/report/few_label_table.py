@@ -33,8 +33,8 @@ def _columns() -> tuple[str, ...]:
 
 
 COLUMNS = _columns()
-"""Those of `hpo.report.table.COLUMNS` with the reference row in place of the best Beta, and besides the
-median error and the label budget. Errors and differences in percent."""
+"""Those of `hpo.report.table.COLUMNS` with the reference row in place of the best Beta, and
+besides the median error and the label budget. Errors and differences in percent."""
 
 
 def semi_table(

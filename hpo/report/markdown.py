@@ -29,8 +29,9 @@ _NONE = "–"
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """The frame of `hpo.report.table.build_table` as one Markdown table for each data set, or in a study
-    of several architectures for each of both, with notes; or that of `hpo.report.few_label_table.semi_table`.
+    """The frame of `hpo.report.table.build_table` as one Markdown table for each data set, or in a
+    study of several architectures for each of both, with notes; or that of
+    `hpo.report.few_label_table.semi_table`.
 
     What has no value is a dash. The cost is the training time in units of the row of family
     "none".

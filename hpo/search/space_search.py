@@ -1,6 +1,7 @@
 """Search of a training's settings in Optuna: random or TPE, with successive halving or without.
 
-Whoever runs the trials (Ray Tune in `hpo.cluster.runner`, a plain loop in `hpo.optuna_study`) asks for
+Whoever runs the trials (Ray Tune in `hpo.cluster.runner`, a plain loop in `hpo.optuna_study`) asks
+for
 the next cell, reports its epochs and says how it ended. The search decides, and decides the same
 way whoever asks: a trial is suggested from the trials before it and a seed of its own number, and
 trials run one after another, so a study that is killed and started again ends with the same result.

@@ -80,7 +80,8 @@ class Sampled:
 
     Attributes:
         policy: what the settings found are put into.
-        space: over which settings, see `hpo.search.space_search.configured`; or what makes it for a training of
+        space: over which settings, see `hpo.search.space_search.configured`; or what makes it for
+        a training of
             so many epochs.
         sampler: "tpe" or "random".
         halving: whether trials that are behind are stopped (ASHA).

@@ -23,7 +23,8 @@ uploads a tenth of its time at most."""
 
 @dataclass(frozen=True)
 class BucketStorage:
-    """A prefix of a bucket, on S3 or a server that speaks like it; see `hpo.storage.protocol.Storage`.
+    """A prefix of a bucket, on S3 or a server that speaks like it; see
+    `hpo.storage.protocol.Storage`.
 
     It is sent to workers and so holds no credentials: each machine has its own, in the variables
     AWS_*, in ~/.aws or by its role.

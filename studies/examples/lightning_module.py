@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import core.data.torchvision_compat  # isort: skip  # before Lightning, which imports torchvision
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -28,8 +29,6 @@ from lightning.pytorch.utilities import CombinedLoader, disable_possible_user_wa
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
-
-import core.data.torchvision_compat
 
 Batch = tuple[Tensor, Tensor]
 

@@ -1,4 +1,4 @@
-"""The part of a study's report that ranks readings of MetaMixUp; see `hpo.analyses.readings.ranking`."""
+"""The part of a study of readings that ranks them; see `hpo.analyses.readings.ranking`."""
 
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ def plain_step(
 def multiple(policy: PolicyConfig, model: str) -> float:
     """Time of a step under the policy over that of a plain one: measured where it has a meta stage.
 
-    A stage at every k-th step costs its share; the rest is counted in samples (`hpo.search.budget`).
+    A stage at every k-th step costs its share; the rest is counted in samples
+    (`hpo.search.budget`).
     """
     if policy.kind in LEARNED:
         return 1.0 + (META_STAGE_STEP.get(model, META_STAGE_STEP_ELSE) - 1.0) / policy.every

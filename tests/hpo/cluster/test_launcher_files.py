@@ -11,7 +11,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[3]
-CLUSTER = ROOT / "hpo" / "cluster"
+CLUSTER = ROOT / "hpo" / "cluster" / "launchers"
 LAUNCHED = ("local", "aws", "gcp")
 SECRET = re.compile(r"(password|token|secret|key)\w*\s*[=:]\s*['\"]?[A-Za-z0-9+/]{12,}", re.I)
 

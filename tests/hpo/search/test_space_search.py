@@ -296,7 +296,8 @@ def test_impossible_settings_are_refused(name: str, value: int, limit: int) -> N
 
 
 def resume_from_records(records: Mapping[str, tuple[Status, Epochs]]) -> SpaceSearch:
-    """As `hpo.study.study_run` does: what is recorded is told again, the first trial without is handed out"""
+    """As `hpo.study.study_run` does: what is recorded is told again, the first trial without is
+    handed out."""
     search = alpha_search(BASE, SETTINGS)
     while not search.done:
         cell = search.next()

@@ -17,7 +17,7 @@ from hpo.tracking.tracker import StudyTracker
 from hpo.tracking.views import NOTE, VIEWS, experiment_tags, missing_tags, whole_lines
 from mlflow import MlflowClient
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAIRS = {"pair_epochs": [1, 2], "pair_lam": [[[0.1, 0.2], [0.3, None]], [[0.5, 0.6], [0.7, 0.8]]]}
 REPORT = "Preset `smoke`.\n\n| Method | Error |\n|---|---|\n| none | 4.0 |"
 

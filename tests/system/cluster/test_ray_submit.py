@@ -84,7 +84,7 @@ SetEnv HOME={home} RAY_TMPDIR={home}
 def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(
     home: Path, ssh: Path, free_port: FreePort
 ) -> None:
-    config = yaml.safe_load((ROOT / "hpo/cluster/local.yaml").read_text())
+    config = yaml.safe_load((ROOT / "hpo/cluster/launchers/local.yaml").read_text())
     config["auth"] = {
         "ssh_user": pwd.getpwuid(os.getuid()).pw_name,
         "ssh_private_key": str(ssh / "user"),

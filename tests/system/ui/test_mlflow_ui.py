@@ -3,7 +3,7 @@
 PICTURES=DIR keeps the screenshots; UI_OUTPUT=DIR looks at a study that is finished there instead of
 training a small one. So were the README's made:
 
-    UI_OUTPUT=results PICTURES=docs python -m pytest tests/studies/ui
+    UI_OUTPUT=results PICTURES=docs python -m pytest tests/system/ui
 """
 
 from __future__ import annotations

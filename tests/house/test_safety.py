@@ -16,7 +16,7 @@ from hpo.tracking.store import first_line, shown_uri
 from hpo.tracking.tracker import StudyTracker, TrackingError, check_tracking_uri
 from hpo.tracking.writing import Writing
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for folder in ("core", "hpo", "studies") for path in (ROOT / folder).rglob("*.py")]
 # Calls that run what is in a file, or may: by the last name, and by the whole where that is common.
 RUNS_CODE = {

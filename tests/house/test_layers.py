@@ -24,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:  # comes with pytest there
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOLS = {"ray", "optuna", "optuna_integration", "mlflow", "lightning"}
 FORBIDDEN = {
     "core": {"hpo", "studies", "tests", *TOOLS},
