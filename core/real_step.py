@@ -93,6 +93,7 @@ def check_real_step(
     scaler: torch.amp.GradScaler | None,
     micro_batch: tuple[int, int],
 ) -> None:
+    """Raises ValueError where the optimizer cannot take such a step."""
     index, count = micro_batch
     if not 0 <= index < count:
         raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch}")

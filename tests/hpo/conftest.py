@@ -1,13 +1,56 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from core.data import source_from_arrays
 from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
+from hpo.report.outcome import Outcome
+from hpo.report.table import build_table
+from hpo.search.protocol import SearchSettings
+from hpo.study.plan import Plan
+from hpo.study.rows import StudyRow
+
+MakeOutcome = Callable[..., Outcome]
+
+
+@pytest.fixture
+def make_outcome(make_record: Callable[..., CellRecord], tmp_path: Path) -> MakeOutcome:
+    """make(rows, {key: [result of seed 0, of seed 1, ...]}, datasets=...): each data set alike.
+
+    A result is what differs from `make_record`'s. A row without any is not finished. The data sets
+    have three classes: ant, bee, cow.
+    """
+
+    def make(
+        rows: Sequence[StudyRow],
+        results: Mapping[str, Sequence[Mapping[str, Any]]],
+        datasets: Sequence[str] = ("digits",),
+    ) -> Outcome:
+        records = [
+            make_record(row.row.key, seed, dataset=dataset, policy=row.policy, **result)
+            for dataset in datasets
+            for row in rows
+            for seed, result in enumerate(results.get(row.row.key, ()))
+        ]
+        base = {d: TrainingConfig(d, "cnn", PolicyConfig("none"), meta_size=60) for d in datasets}
+        pixels, labels = np.zeros((3, 2, 2), np.uint8), np.arange(3)
+        classes = ("ant", "bee", "cow")
+        sources = {
+            (d, None): source_from_arrays(d, pixels, labels, pixels, labels, classes)
+            for d in datasets
+        }
+        plan = Plan("figure", rows, list(datasets), range(3), base, SearchSettings(trials=3))
+        frame = build_table(records, [row.row for row in rows], list(datasets))
+        return Outcome(plan, records, sources, frame, tmp_path)
+
+    return make
 
 
 @pytest.fixture(scope="session")
