@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
-
 from core.data import Source
 from core.models import build_model
 from core.training.config import TrainingConfig
@@ -21,14 +19,14 @@ from hpo.analyses.pseudo_labels import pseudo_labels
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
-from hpo.cluster.gpu_memory import memory_lines
 from hpo.command_line import Adapted, Options, parse
 from hpo.report import study_figure, table
 from hpo.report.controls import controls_report
 from hpo.report.few_label_table import semi_table, summary_metrics
 from hpo.report.markdown import to_markdown
 from hpo.report.outcome import Extra, ExtraReport, Outcome
-from hpo.report.preamble import preamble_of
+from hpo.report.preamble import memory_lines, preamble_of
+from hpo.search.space_search import silence_optuna
 from hpo.storage import output_folder
 from hpo.study import presets
 from hpo.study.few_label_rows import with_presets
@@ -126,7 +124,7 @@ def _run(
 ) -> int:
     begun = time.monotonic()
     plan, sources = prepare(study, rows, options, adapted, reference)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    silence_optuna()
     previous = output_folder.study_id(options.storage, study)
     identity = previous
     if options.fresh:

@@ -4,16 +4,14 @@ fractions of a GPU and leaves its memory to whoever takes it first."""
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import torch
 
 from hpo.cells.cell import Cell
-from hpo.cells.gpu_use import CONTEXT_BYTES, GIB, GpuUse
-from hpo.cells.record import CellRecord
+from hpo.cells.gpu_use import CONTEXT_BYTES, GpuUse
 
 Read = Callable[[], GpuUse | None]
 """What was used so far; None where there is no GPU."""
@@ -68,25 +66,3 @@ def _kind(cell: Cell) -> str:
     for name in ("alpha", "lam", "quantiles"):
         del told["policy"][name]
     return json.dumps(told, sort_keys=True)
-
-
-def memory_lines(records: Sequence[CellRecord]) -> list[str]:
-    """What the report says of GPU memory: the most that a cell took, and how many fit on a GPU."""
-    used = [(GpuUse.from_environment(record.environment), record.cell) for record in records]
-    found = [(use, cell) for use, cell in used if use is not None]
-    if not found:
-        return []
-    use, cell = max(found, key=lambda pair: pair[0].peak / pair[0].total)
-    number = math.floor(1 / use.safe_share + 1e-9)
-    lines = [
-        f"GPU memory: a cell took at most {use.peak / GIB:.1f} of {use.total / GIB:.1f} GiB "
-        f"({cell.method} on {cell.dataset}); --gpus-per-cell {use.safe_share:g} is safe, {number} "
-        "to a GPU."
-    ]
-    over = sorted({cell.method for use, cell in found if use.peak > use.share * use.total})
-    if over:
-        lines.append(
-            f"GPU memory: more than their share was taken by {', '.join(over)}; cells that are "
-            "packed so may fail for want of memory: raise --gpus-per-cell."
-        )
-    return lines

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from core.training.config import TrainingConfig
+from hpo.cells.gpu_use import GIB, GpuUse
 from hpo.cells.record import ENVIRONMENT, CellRecord
-from hpo.cluster.gpu_memory import memory_lines
 from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
 
@@ -79,3 +80,26 @@ def _own(training: TrainingConfig, row: StudyRow, dataset: str) -> str:
         method = {name: value for name, value in asdict(semi).items() if value != defaults[name]}
         told = {**{name: method[name] for name in method if name != "labelled"}, **told}
     return ", ".join(f"{name}={value}" for name, value in {**told, **row.training}.items())
+
+
+def memory_lines(records: Sequence[CellRecord]) -> list[str]:
+    """Returns what the report says of GPU memory: the most that a cell took, and how many fit on a
+    GPU. Empty where no record knows."""
+    uses = [(GpuUse.from_environment(record.environment), record.cell) for record in records]
+    measured = [(use, cell) for use, cell in uses if use is not None]
+    if not measured:
+        return []
+    use, cell = max(measured, key=lambda pair: pair[0].peak / pair[0].total)
+    number = math.floor(1 / use.safe_share + 1e-9)
+    lines = [
+        f"GPU memory: a cell took at most {use.peak / GIB:.1f} of {use.total / GIB:.1f} GiB "
+        f"({cell.method} on {cell.dataset}); --gpus-per-cell {use.safe_share:g} is safe, {number} "
+        "to a GPU."
+    ]
+    over = sorted({cell.method for use, cell in measured if use.peak > use.share * use.total})
+    if over:
+        lines.append(
+            f"GPU memory: more than their share was taken by {', '.join(over)}; cells that are "
+            "packed so may fail for want of memory: raise --gpus-per-cell."
+        )
+    return lines

@@ -222,3 +222,8 @@ def _names(
     kind: type[TrainingConfig] | type[PolicyConfig] | type[Reading] | type[SemiSupervisedConfig],
 ) -> set[str]:
     return {field.name for field in fields(kind)}
+
+
+def silence_optuna() -> None:
+    """Keeps Optuna from logging each trial; a study has a progress bar of its own."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

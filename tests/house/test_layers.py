@@ -1,30 +1,20 @@
-"""How the house is built: who may import whom, what is a package, what every public name owes."""
+"""Who may import whom: folders stand in layers that import one way, and each tool has one home."""
 
 from __future__ import annotations
 
 import ast
-import doctest
-import importlib
-import inspect
-import os
-import re
+import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-import core
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # comes with pytest there
-    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
-
 ROOT = Path(__file__).parents[2]
+FILES = sorted(path for name in ("core", "hpo", "studies") for path in (ROOT / name).rglob("*.py"))
+
 TOOLS = {"ray", "optuna", "optuna_integration", "mlflow", "lightning"}
 FORBIDDEN = {
     "core": {"hpo", "studies", "tests", *TOOLS},
@@ -35,44 +25,109 @@ FORBIDDEN = {
 }
 """What the files of a folder, the innermost one named here, may not import at any depth."""
 
-FILES = sorted({path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")})
-MODULES = [
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in FILES
-]
-MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home/(?!me\b)|root/|work/|tmp/)[\w.]")
-"""A home of "me" is one that a test made up."""
-TEXT = {".py", ".toml", ".md", ".txt", ".sh", ".cfg"}
+LAYERS = {
+    "core": (
+        "random_streams models user_model",
+        "mixing data",
+        "meta evaluation real_step",
+        "metamixup",
+        "policies",
+        "semi_supervised analysis",
+        "training",
+        "testing",
+        "__init__",
+    ),
+    "hpo": (
+        "storage",
+        "cells",
+        "search tracking",
+        "study",
+        "report cluster command_line optuna_study complete_tracking",
+        "analyses reproduction",
+        "run",
+        "bench",
+        "__init__",
+    ),
+}
+"""From the ground up. A folder or file imports from the layers below its own, and neither from its
+neighbors nor from above."""
 
+TOP_LEVEL = 16
+"""The entries that one look can take in."""
 
-def python(*arguments: str, cwd: Path = ROOT, path: str = "") -> str:
-    """What a fresh interpreter prints."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    run = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**environment, **({"PYTHONPATH": path} if path else {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+TOOL_HOMES = {
+    "ray": ("hpo/cluster/", "hpo/search/spaces.py"),
+    "optuna": ("hpo/search/", "hpo/optuna_study.py"),
+    "mlflow": ("hpo/tracking/", "hpo/complete_tracking.py", "hpo/bench/load/run.py"),
+}
+"""The only places of `hpo` that import a tool."""
+
+Arrow = tuple[tuple[str, ...], tuple[str, ...], str]
+"""The importing module, the imported one, and the place of the import."""
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and top-level package of every import, relative ones left out: they stay inside."""
+    """Line and dotted name of every import, at any depth of the file; none may be relative."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            for name in node.names:
-                yield node.lineno, name.name.partition(".")[0]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            assert node.module is not None
-            yield node.lineno, node.module.partition(".")[0]
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import in line {node.lineno}"
+            yield from ((node.lineno, f"{node.module}.{name.name}") for name in node.names)
 
 
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def module_of(root: Path, name: str) -> tuple[str, ...] | None:
+    """The module that an imported name belongs to: ("core", "mixing", "batch"), and for a name of
+    a package ("core", "mixing", "__init__")."""
+    parts = tuple(name.split("."))
+    while parts:
+        path = root.joinpath(*parts)
+        if path.with_suffix(".py").is_file():
+            return parts
+        if (path / "__init__.py").is_file():
+            return (*parts, "__init__")
+        parts = parts[:-1]
+    return None
+
+
+def arrows(root: Path, package: str) -> Iterator[Arrow]:
+    """Every import of one module of the package by another."""
+    for path in sorted((root / package).rglob("*.py")):
+        file = path.relative_to(root)
+        source = file.with_suffix("").parts
+        for line, name in imports(path):
+            target = module_of(root, name) if name.partition(".")[0] == package else None
+            if target is not None and target != source:
+                yield source, target, f"{file.as_posix()}:{line} imports {name}"
+
+
+def upward(imported: Iterable[Arrow], layers: tuple[str, ...]) -> list[str]:
+    """Places of imports from the same layer or one above."""
+    floor = {entry: height for height, layer in enumerate(layers) for entry in layer.split()}
+    return [
+        place
+        for source, target, place in imported
+        if source[1] != target[1] and floor[source[1]] <= floor[target[1]]
+    ]
+
+
+def circle(imported: Iterable[Arrow]) -> list[str]:
+    """A circle between the entries of one folder, as dotted names; empty where there is none."""
+    graphs: dict[str, graphlib.TopologicalSorter[str]] = defaultdict(graphlib.TopologicalSorter)
+    for source, target, _ in imported:
+        shared = next(i for i, (a, b) in enumerate(zip(source, target, strict=False)) if a != b)
+        folder = ".".join(source[:shared])
+        graphs[folder].add(f"{folder}.{source[shared]}", f"{folder}.{target[shared]}")
+    for graph in graphs.values():
+        try:
+            graph.prepare()
+        except graphlib.CycleError as error:
+            return list(error.args[1])
+    return []
 
 
 def forbidden(file: str) -> set[str]:
@@ -80,18 +135,19 @@ def forbidden(file: str) -> set[str]:
     return FORBIDDEN[max((p for p in FORBIDDEN if file.startswith(f"{p}/")), key=len)]
 
 
-# ------------------------------------------------------------------------------- the one-way flow
+def packages_of(path: Path) -> set[str]:
+    """The top-level packages that a file imports."""
+    return {name.partition(".")[0] for _, name in imports(path)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_imports_flow_one_way(path: Path) -> None:
-    wrong = [(line, name) for line, name in imports(path) if name in forbidden(named(path))]
-    assert not wrong, f"{named(path)} may not import {wrong}"
+def test_imports_flow_one_way() -> None:
+    wrong = {named(path): packages_of(path) & forbidden(named(path)) for path in FILES}
+    assert {file: packages for file, packages in wrong.items() if packages} == {}
 
 
 def test_examples_alone_may_import_the_tools_and_nothing_of_the_bench() -> None:
     examples = [path for path in FILES if named(path).startswith("studies/examples/")]
-    used = {name for path in examples for _, name in imports(path)}
+    used = set().union(*map(packages_of, examples))
     assert {"core", "optuna", "ray", "lightning"} <= used
     assert not used & {"hpo", "studies", "mlflow"}
     assert {"hpo", "mlflow"} <= forbidden("studies/examples/deeper/any.py")
@@ -101,106 +157,68 @@ def test_examples_alone_may_import_the_tools_and_nothing_of_the_bench() -> None:
 
 
 def test_core_loads_neither_the_tools_nor_the_rest_of_the_house() -> None:
-    core_modules = [name for name in MODULES if name.partition(".")[0] == "core"]
+    files = [path.relative_to(ROOT) for path in FILES if named(path).startswith("core/")]
+    modules = [".".join(f.with_suffix("").parts).removesuffix(".__init__") for f in files]
     script = f"""
 import importlib, sys
-for name in {core_modules!r}:
+for name in {modules!r}:
     importlib.import_module(name)
 print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 """
-    loaded = set(python("-c", script).split())
+    loaded = set(
+        subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split()
+    )
     assert {"core", "torch"} <= loaded
     assert not loaded & (FORBIDDEN["core"] - {"tests"})
 
 
-# --------------------------------------------------------------------------- packages and folders
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_top_level_is_small_and_every_entry_has_its_layer(package: str) -> None:
+    entries = {path.stem for path in (ROOT / package).iterdir() if path.name != "__pycache__"}
+    assert len(entries) <= TOP_LEVEL
+    assert entries - {"py"} <= set(" ".join(LAYERS[package]).split())
 
 
-def test_every_folder_with_code_is_a_package_that_is_installed() -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        find = tomllib.load(file)["tool"]["setuptools"]["packages"]["find"]
-    assert find == {"include": ["core*", "hpo*", "studies*"]}
-    homeless = [named(path) for path in FILES if not (path.parent / "__init__.py").exists()]
-    assert not homeless
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_import_runs_up_or_in_a_circle(package: str) -> None:
+    assert upward(arrows(ROOT, package), LAYERS[package]) == []
+    assert circle(arrows(ROOT, package)) == []
 
 
-def test_the_folder_mlflow_does_not_shadow_the_package() -> None:
-    assert not list((ROOT / "mlflow").rglob("*.py"))
-    import mlflow
-
-    assert mlflow.__file__ is not None
-    assert "site-packages" in Path(mlflow.__file__).parts
-    find = "import importlib.util as u; print(u.find_spec('mlflow').origin)"
-    for path in ("", str(ROOT)):
-        assert "site-packages" in Path(python("-c", find, path=path).strip()).parts
-    assert "version" in python("-m", "mlflow", "--version")
-
-
-def test_no_path_of_a_machine() -> None:
-    """Cluster files are left out: they name paths inside the containers that they start."""
-    folders = ("core", "hpo", "studies", "mlflow", "tests", ".ci")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    files += [path for path in ROOT.iterdir() if path.is_file()]
-    read = [p for p in files if p.suffix in TEXT or p.name in ("Makefile", "run", ".gitignore")]
-    assert ROOT / "pyproject.toml" in read
-    assert ROOT / ".ci" / "run" in read
-    found = [
-        f"{named(path)}:{number}: {line.strip()}"
-        for path in read
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if MACHINE_PATH.search(line)
+def test_analyses_are_islands() -> None:
+    bridges = [
+        place
+        for source, target, place in arrows(ROOT, "hpo")
+        if source[1] == target[1] == "analyses" and source[2] != target[2]
     ]
-    assert not found
+    assert bridges == []
 
 
-# ----------------------------------------------------------------------- what a public name owes
+@pytest.mark.parametrize("tool", TOOL_HOMES)
+def test_each_tool_has_one_home(tool: str) -> None:
+    users = [named(path) for path in FILES if tool in packages_of(path)]
+    ours = [file for file in users if file.startswith("hpo/")]
+    assert [file for file in ours if not file.startswith(TOOL_HOMES[tool])] == []
+    assert ours
 
 
-def public_definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
-    """Dotted names and nodes of public functions, classes and their public methods."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(node, kinds) or node.name.startswith("_"):
-            continue
-        yield node.name, node
-        if isinstance(node, ast.ClassDef):
-            for inner in node.body:
-                if isinstance(inner, kinds) and not inner.name.startswith("_"):
-                    yield f"{node.name}.{inner.name}", inner
-
-
-def inherited_docstring(module: ModuleType, name: str) -> str | None:
-    """A method that overrides a documented one inherits its docstring; nothing else does."""
-    owner, _, method = name.partition(".")
-    return inspect.getdoc(getattr(getattr(module, owner), method)) if method else None
-
-
-@pytest.mark.parametrize(("path", "module"), [*zip(FILES, MODULES, strict=True)], ids=MODULES)
-def test_every_public_name_has_a_docstring(path: Path, module: str) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    missing = [] if ast.get_docstring(tree) or not tree.body else ["the module itself"]
-    for name, node in public_definitions(path):
-        assert isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        own = ast.get_docstring(node)
-        if not own and not inherited_docstring(importlib.import_module(module), name):
-            missing.append(name)
-    assert not missing, f"{named(path)}: no docstring: {missing}"
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_every_name_in_all_exists(name: str) -> None:
-    module: Any = importlib.import_module(name)
-    exported = getattr(module, "__all__", [])
-    assert len(set(exported)) == len(exported)
-    assert not [member for member in exported if not hasattr(module, member)]
-
-
-def test_the_examples_in_docstrings_run() -> None:
-    attempted = {}
-    for path, name in zip(FILES, MODULES, strict=True):
-        if ">>>" in path.read_text(encoding="utf-8"):
-            outcome = doctest.testmod(importlib.import_module(name))
-            assert outcome.failed == 0, name
-            attempted[name] = outcome.attempted
-    assert attempted["core.metamixup"] >= 6
-    assert core.metamixup_step.__module__ == "core.metamixup"
+def test_a_back_arrow_and_a_circle_are_found(tmp_path: Path) -> None:
+    files = {
+        "a/__init__.py": "",
+        "a/low/__init__.py": "",
+        "a/low/one.py": "def f():\n    from a.high import two",
+        "a/low/deep/__init__.py": "",
+        "a/low/deep/three.py": "from a.low.four import x",
+        "a/low/four.py": "x = 1\nimport a.low.deep.three",
+        "a/high/__init__.py": "",
+        "a/high/two.py": "from a.low.one import f",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert upward(arrows(tmp_path, "a"), ("low", "high")) == ["a/low/one.py:2 imports a.high.two"]
+    assert upward(arrows(tmp_path, "a"), ("high", "low")) == ["a/high/two.py:1 imports a.low.one.f"]
+    (tmp_path / "a/low/one.py").write_text("")
+    assert sorted(circle(arrows(tmp_path, "a"))) == ["a.low.deep", "a.low.deep", "a.low.four"]
+    (tmp_path / "a/low/four.py").write_text("x = 1")
+    assert circle(arrows(tmp_path, "a")) == []

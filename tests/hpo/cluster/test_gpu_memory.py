@@ -15,7 +15,8 @@ from core.training.config import PolicyConfig, TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import CONTEXT_BYTES, GpuUse
 from hpo.cells.record import CellRecord
-from hpo.cluster.gpu_memory import gpu_meter, memory_lines, to_measure
+from hpo.cluster.gpu_memory import gpu_meter, to_measure
+from hpo.report.preamble import memory_lines
 
 GIB = 2**30
 MakeRecord = Callable[..., CellRecord]
