@@ -123,7 +123,7 @@ def learn_interpolation(
             meta = meta_gradient(
                 model, batch, val_batch, lam, partner,
                 engine=engine, loss=loss, mixing=mixing, last_blocks=last_blocks,
-                scale=scale, known=known, **inner,  # type: ignore[arg-type]
+                scale=scale, validation_gradient=known, **inner,  # type: ignore[arg-type]
             )  # fmt: skip
         extra_samples += n + (val_batch[0].shape[0] if known is None else 0)
         slope = meta.hypergradient

@@ -116,15 +116,15 @@ def meta_gradient(
     mixing: Mixing = INPUT,
     last_blocks: int | None = None,
     scale: float = 1.0,
-    known: Validation | None = None,
+    validation_gradient: Validation | None = None,
 ) -> MetaGradient:
     """`hypergradient` with the losses that it passes on its way.
 
     Args:
         scale: both losses are multiplied by it before their backward passes and the derivatives
             divided again, against underflow in float16 (`GradScaler.get_scale()`).
-        known: validation loss and gradient of an earlier stage, used in place of a virtual step
-            and a validation pass; see `ValidationGradient`.
+        validation_gradient: validation loss and gradient of an earlier stage, used in place of a
+            virtual step and a validation pass; see `ValidationGradient`.
 
     The rest, and what it promises, is as in `hypergradient`; `lam`'s values are not checked.
     """
@@ -163,7 +163,7 @@ def meta_gradient(
             optimizer=optimizer,
             scale=scale,
             ranks=ranks,
-            known=known,
+            validation_gradient=validation_gradient,
         )
         result = ENGINES[name](problem)
     return MetaGradient(
@@ -171,7 +171,7 @@ def meta_gradient(
         result.hypergradient.detach() / ranks.size,
         result.meta_loss.detach(),
         result.virtual_loss.detach(),
-        None if known is not None else result.validation,
+        None if validation_gradient is not None else result.validation,
     )
 
 

@@ -52,7 +52,8 @@ class MetaProblem:
         optimizer: whose own step is the virtual one, or None.
         scale: of both losses in their backward passes.
         ranks: the processes whose batches together are the batch.
-        known: validation loss and gradient of an earlier stage, to be used as they are.
+        validation_gradient: validation loss and gradient of an earlier stage, used as they are; or
+            None.
     """
 
     model: nn.Module
@@ -68,7 +69,7 @@ class MetaProblem:
     optimizer: torch.optim.Optimizer | None
     scale: float
     ranks: Ranks
-    known: Validation | None
+    validation_gradient: Validation | None
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -100,7 +101,7 @@ class MetaProblem:
         soft_labels(y, logits.shape[1], dtype=logits.dtype)  # refuses labels out of range
         return self.loss(logits, y)
 
-    def validation(self, prime: Sequence[Tensor]) -> Validation:
+    def validation_at(self, prime: Sequence[Tensor]) -> Validation:
         """The validation loss at θ′ and its gradient v there, averaged over the ranks. Detached.
 
         v is 0 for parameters that the loss does not use.

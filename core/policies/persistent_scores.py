@@ -214,7 +214,7 @@ class PersistentScores:
             loss=loss,
             mixing=mixing,
             last_blocks=self.last_blocks,
-            known=known,
+            validation_gradient=known,
         )
         if kept is not None:
             kept.count(meta.validation)

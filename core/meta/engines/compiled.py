@@ -177,8 +177,10 @@ def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:
     dtype = torch.promote_types(some.dtype, torch.float32)
     lam = problem.lam.detach()
     others = {name: p.detach() for name, p in problem.originals.items() if name not in theta}
-    fixed = {"theta": {}, "originals": others, "lam": lam, "lr": None, "scale": 1.0, "known": None}
-    traced = _Traced(**{**vars(problem), **fixed, "inside": _Inside(problem.model)})
+    constant = replace(
+        problem, theta={}, originals=others, lam=lam, lr=None, scale=1.0, validation_gradient=None
+    )
+    traced = _Traced(**vars(constant), inside=_Inside(problem.model))
     # The second of these puts back what a failing compiler leaves switched off.
     with torch.no_grad(), disable_saved_tensors_hooks("not in a compiled meta stage"):
         hypergradient, virtual_loss, ahead = stage(
@@ -191,9 +193,9 @@ def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:
             problem.partner,
             # One tensor: Dynamo takes one without a dimension for a number, and compiles twice.
             torch.tensor([problem.scale, *problem.rates()], dtype=dtype, device=some.device),
-            None if problem.known is None else problem.known[1],
+            None if problem.validation_gradient is None else problem.validation_gradient[1],
         )
-    validation = problem.known or ahead
+    validation = problem.validation_gradient or ahead
     assert validation is not None
     return MetaGradient(hypergradient, validation[0], virtual_loss, validation)
 
@@ -226,7 +228,7 @@ def _stage(
     numbers: Tensor,
     v: list[Tensor] | None,
 ) -> tuple[Tensor, Tensor, Validation | None]:
-    """Hypergradient, virtual loss, and validation loss and gradient where v is not known."""
+    """Hypergradient, virtual loss, and validation loss and gradient where v is not given."""
     scale, *rates = numbers.unbind()
     validation = None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.meta.engines.first_pass import direction
 from core.meta.engines.replay import Replay
+from core.meta.engines.virtual_step import direction
 from core.meta.problem import MetaGradient, MetaProblem
 
 STEP = {torch.float32: 5e-3, torch.float64: 1e-9}

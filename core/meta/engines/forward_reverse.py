@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from core.meta.engines.first_pass import direction
 from core.meta.engines.replay import Replay
+from core.meta.engines.virtual_step import direction
 from core.meta.problem import MetaGradient, MetaProblem
 
 

@@ -23,8 +23,8 @@ def unroll(problem: MetaProblem) -> MetaGradient:
             gradient, which an unroll never has; or there are several ranks; or something in the
             model or the loss is differentiable once only.
     """
-    if problem.known is not None or problem.ranks.size > 1:
-        what = "several ranks" if problem.known is None else "a kept validation gradient"
+    if problem.validation_gradient is not None or problem.ranks.size > 1:
+        what = "several ranks" if problem.ranks.size > 1 else "a kept validation gradient"
         raise ValueError(f'engine "unroll" cannot work with {what}; use engine="auto"')
     if problem.optimizer is not None:
         step = differentiable(problem.optimizer, list(problem.originals.values()))

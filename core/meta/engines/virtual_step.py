@@ -15,18 +15,21 @@ from core.meta.inner_step import descend, differentiable
 from core.meta.problem import MetaProblem, Validation
 
 
-def first_gradient(problem: MetaProblem) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The loss of the mixed batch, a scalar, and its gradient times `problem.scale`. Detached.
+def direction(problem: MetaProblem) -> tuple[list[Tensor], Validation]:
+    """Returns the `cotangent` w by first-order passes alone, for engines that look at L along w.
 
-    None for a parameter that the loss does not use.
+    Where v is given and the step is plain descent, w does not depend on the gradient of the mixed
+    batch, and that gradient is not computed.
     """
+    if problem.validation_gradient is not None and problem.optimizer is None:
+        return cotangent(problem, [None] * len(problem.theta))
     theta = list(problem.theta.values())
 
-    def differentiate() -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        loss = problem.virtual_loss()
-        return loss.detach(), torch.autograd.grad(loss * problem.scale, theta, allow_unused=True)
+    def differentiate() -> tuple[Tensor | None, ...]:
+        loss = problem.virtual_loss() * problem.scale
+        return torch.autograd.grad(loss, theta, allow_unused=True)
 
-    return problem.at(problem.theta, differentiate)
+    return cotangent(problem, problem.at(problem.theta, differentiate))
 
 
 def cotangent(
@@ -35,7 +38,7 @@ def cotangent(
     """w, from the gradient g of the mixed batch.
 
     Args:
-        problem: what is differentiated. Where it knows v, no virtual step is taken and, for plain
+        problem: what is differentiated. Where it gives v, no virtual step is taken and, for plain
             descent, g is not read.
         gradient: g of each parameter in `problem.theta`, times `problem.scale`; None where the
             virtual loss does not use it.
@@ -46,14 +49,14 @@ def cotangent(
     """
     if problem.optimizer is None:
         rates = problem.rates()
-        validation = problem.known
-        if validation is None:
-            theta = list(problem.theta.values())
-            validation = problem.validation(descend(theta, _filled(problem, gradient), rates))
+        theta = list(problem.theta.values())
+        validation = problem.validation_gradient or problem.validation_at(
+            descend(theta, _filled(problem, gradient), rates)
+        )
         return [-rate * g for rate, g in zip(rates, validation[1], strict=True)], validation
     leaves = [g.detach().requires_grad_() for g in _filled(problem, gradient)]
     stepped = _optimizer_step(problem, leaves, _used(problem, gradient))
-    validation = problem.validation(stepped) if problem.known is None else problem.known
+    validation = problem.validation_gradient or problem.validation_at(stepped)
     differentiable_at = [i for i, p in enumerate(stepped) if p.requires_grad]
     w = torch.autograd.grad(
         [stepped[i] for i in differentiable_at],

@@ -105,7 +105,7 @@ def test_known_validation_gradient(graphs: list[None], toy: SimpleNamespace) -> 
     assert earlier.validation is not None
     with torch.no_grad():
         net.hidden.weight.mul_(0.8)
-    compare(net, data, known=earlier.validation)
+    compare(net, data, validation_gradient=earlier.validation)
     assert len(graphs) == 2
 
 

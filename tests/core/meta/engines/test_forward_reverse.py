@@ -41,7 +41,7 @@ def test_a_known_validation_gradient_leaves_one_pass(toy: SimpleNamespace) -> No
     assert model.passes == 3  # the mixed batch, the validation batch, the mixed batch in duals
     model.passes = 0
     again = meta_gradient(
-        **arguments(model, data), engine="forward_reverse", known=earlier.validation
+        **arguments(model, data), engine="forward_reverse", validation_gradient=earlier.validation
     )
     assert model.passes == 1
     for result in (first, again):
