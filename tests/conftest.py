@@ -12,6 +12,18 @@ from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parent
+# `make test` hands files out in this order: the longest first, so that all processes end together.
+LONGEST = ("system", "studies", "hpo/cluster", "core/test_distributed.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(HERE).as_posix()
+        return next((i for i, name in enumerate(LONGEST) if path.startswith(name)), len(LONGEST))
+
+    items.sort(key=rank)
+
 
 @dataclass(frozen=True)
 class S3:

@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = 20
@@ -25,7 +24,6 @@ def load(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path) -> None:
     flags = ["--cells", CELLS, "--concurrent", 2, "--workers", 1, "--output", tmp_path / "out"]
     done = load(*map(str, flags))

@@ -26,7 +26,6 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 TOKEN = "f3a8c1d2e4b54f6a9b7c8d9e0f1a2b3c"
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
     pytest.mark.skipif(
         find_spec("aiohttp_cors") is None, reason="needs ray[default] (pip install '.[cluster]')"

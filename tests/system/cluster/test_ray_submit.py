@@ -28,7 +28,6 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 FreePort = Callable[[], int]
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
     pytest.mark.skipif(
         SSHD is None or shutil.which("rsync") is None or shutil.which("ssh") is None,

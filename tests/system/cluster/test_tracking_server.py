@@ -136,7 +136,6 @@ def lets_in_whom_it_knows(server: Server) -> None:
 
 
 @needs_auth
-@pytest.mark.slow
 def test_requests_without_credentials_or_for_another_host_are_refused(folder: Path) -> None:
     server = Server(folder / "server", "sqlite")
     try:
@@ -178,7 +177,6 @@ print(len(found))
 
 
 @needs_auth
-@pytest.mark.slow
 @pytest.mark.skipif(not POSTGRESQL, reason="needs PostgreSQL (Debian: postgresql)")
 @pytest.mark.skipif(find_spec("psycopg2") is None, reason="needs psycopg2 ('.[server]')")
 def test_with_postgresql_it_opens_no_second_port_and_comes_back_with_what_it_knew(

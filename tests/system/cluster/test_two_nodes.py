@@ -33,10 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = Path(__file__).with_name("two_nodes.py")
 CELLS = {"none-0", "none-1", "beta-1-0", "beta-1-1"}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="nodes of one machine"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes of one machine")
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,6 @@ from core.training import checkpoint
 from hpo.run import CRASHED, INTERRUPTED, UNUSABLE
 from mlflow import MlflowClient
 
-pytestmark = pytest.mark.slow
-
 Bench = Any  # of conftest.py
 
 

@@ -20,10 +20,7 @@ import pytest
 from hpo.run import run_study
 from studies.table2 import rows
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 Bench = Any  # of conftest.py
 

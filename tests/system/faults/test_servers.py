@@ -22,8 +22,6 @@ from hpo.run import UNUSABLE
 from hpo.tracking import store, writing
 from hpo.tracking.tracker import check_tracking_uri
 
-pytestmark = pytest.mark.slow
-
 Bench = Any  # of conftest.py
 
 ROOT = Path(__file__).resolve().parents[3]

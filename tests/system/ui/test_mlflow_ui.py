@@ -34,7 +34,6 @@ from studies import table2
 
 ROWS = "none,beta-1,fixed-0.5,beta-search,metamixup"
 STUDY = ["--preset", "smoke", "--seeds", "2", "--search-trials", "4", "--epochs", "4"]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
