@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.training.config import PolicyConfig
+from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
 from hpo.study.rows import Family, Row, StudyRow, controls
@@ -31,17 +31,17 @@ def rows() -> list[StudyRow]:
     """The rows of the table."""
     last = f"last {LAST_BLOCKS} blocks"
     often = f"every {EVERY} steps"
-    exact = _row("metamixup", "MetaMixUp (exact)", "exact", "learned", PolicyConfig("learned"))
+    exact = _row("metamixup", "MetaMixUp (exact)", "exact", "learned", LearnedConfig())
     amortised = _row(
         "metamixup-amortised",
         f"MetaMixUp ({often})",
         often,
         "learned",
-        PolicyConfig("learned", every=EVERY),
+        LearnedConfig(every=EVERY),
     )
     return [
-        _row("none", "No MixUp", "none", "none", PolicyConfig("none")),
-        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", PolicyConfig("beta", alpha=1.0)),
+        _row("none", "No MixUp", "none", "none", NoMix()),
+        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
         _row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", None),
         exact,
         _row(
@@ -49,14 +49,14 @@ def rows() -> list[StudyRow]:
             f"MetaMixUp ({last})",
             last,
             "learned",
-            PolicyConfig("learned", last_blocks=LAST_BLOCKS),
+            LearnedConfig(last_blocks=LAST_BLOCKS),
         ),
         _row(
             "metamixup-refresh",
             f"MetaMixUp (v every {REFRESH_EVERY} steps)",
             f"validation gradient every {REFRESH_EVERY} steps",
             "learned",
-            PolicyConfig("learned", refresh_every=REFRESH_EVERY),
+            LearnedConfig(refresh_every=REFRESH_EVERY),
         ),
         amortised,
         _row(
@@ -64,7 +64,7 @@ def rows() -> list[StudyRow]:
             f"MetaMixUp ({often}, {last})",
             f"{often}, {last}",
             "learned",
-            PolicyConfig("learned", every=EVERY, last_blocks=LAST_BLOCKS),
+            LearnedConfig(every=EVERY, last_blocks=LAST_BLOCKS),
         ),
         *controls(exact, plain=True),
         *controls(amortised),

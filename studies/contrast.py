@@ -46,16 +46,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.training.config import PolicyConfig
+from core.policies import Beta, Fixed, LearnedConfig, ScoresConfig
 from hpo.run import run_study
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP
 from hpo.search.strategies import Evolved, Listed, Sampled, Strategy
 from hpo.study.rows import Family, Row, StudyRow
 
-_BETA = PolicyConfig("beta", alpha=1.0)
-_LEARNED = PolicyConfig("learned")
-_SCORES = PolicyConfig("scores")
-_GRID = tuple(PolicyConfig("fixed", lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
+_BETA = Beta(alpha=1.0)
+_LEARNED = LearnedConfig()
+_SCORES = ScoresConfig()
+_GRID = tuple(Fixed(lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
 
 
 def rows() -> list[StudyRow]:

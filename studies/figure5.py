@@ -35,7 +35,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import AdaMixUpConfig, Beta, Fixed, PolicyConfig, ScoresConfig
+from core.training.config import TrainingConfig
 from hpo.analyses.figures.intrusion_bars import intrusion_bars
 from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.run import run_study
@@ -48,21 +49,21 @@ def rows() -> list[StudyRow]:
     """All policies."""
     return [
         NONE,
-        _row("beta-0.2", "MixUp (α = 0.2)", "alpha=0.2", "beta", PolicyConfig("beta", alpha=0.2)),
+        _row("beta-0.2", "MixUp (α = 0.2)", "alpha=0.2", "beta", Beta(alpha=0.2)),
         MIXUP,
-        _row("fixed-0.5", "MixUp (λ = 0.5)", "lam=0.5", "fixed", PolicyConfig("fixed", lam=0.5)),
+        _row("fixed-0.5", "MixUp (λ = 0.5)", "lam=0.5", "fixed", Fixed(lam=0.5)),
         _row(
             "adamixup-no-discriminator",
             "AdaMixUp (no discriminator)",
             "adamixup",
             "extra",
-            PolicyConfig("adamixup-no-discriminator"),
+            AdaMixUpConfig(discriminator=False),
         ),
-        _row("adamixup", "AdaMixUp", "adamixup", "extra", PolicyConfig("adamixup")),
+        _row("adamixup", "AdaMixUp", "adamixup", "extra", AdaMixUpConfig()),
         METAMIXUP_PAPER,
         METAMIXUP,
         *controls(METAMIXUP, plain=True),
-        _row("scores", "Scores", "a score a sample", "learned", PolicyConfig("scores")),
+        _row("scores", "Scores", "a score a sample", "learned", ScoresConfig()),
     ]
 
 

@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.training.config import PolicyConfig
+from core.policies import Beta
 from hpo.analyses.figures.lambda_frequency import lambda_frequency
 from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.run import run_study
@@ -37,7 +37,7 @@ from hpo.study.rows import StudyRow
 
 def rows() -> list[StudyRow]:
     """MixUp and both readings."""
-    policy = PolicyConfig("beta", alpha=1.0, per_sample=True)
+    policy = Beta(alpha=1.0, per_sample=True)
     drawn = replace(MIXUP, row=replace(MIXUP.row, label="MixUp (α = 1, per sample)"), policy=policy)
     return [drawn, METAMIXUP_PAPER, METAMIXUP]
 

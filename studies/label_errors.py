@@ -40,7 +40,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.data import DATASETS
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix, ScoresConfig
+from core.training.config import TrainingConfig
 from hpo.analyses.labels.comparison import Method, label_comparison, require_cleanlab
 from hpo.command_line import Options, parse
 from hpo.run import UNUSABLE, run_study
@@ -67,9 +68,9 @@ METHODS = (
 
 def rows(clean_epochs: int) -> list[StudyRow]:
     """The trainings; `clean_epochs` is the number of epochs of the one on clean images alone."""
-    scores = StudyRow(Row("scores", "Scores", "scores", "learned"), PolicyConfig("scores"))
+    scores = StudyRow(Row("scores", "Scores", "scores", "learned"), ScoresConfig())
     placebo, _ = controls(scores)
-    none = StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none"))
+    none = StudyRow(Row("none", "No MixUp", "none", "none"), NoMix())
     table = [none, scores, placebo]
     for fold in range(FOLDS):
         name = f"fold {fold + 1} of {FOLDS}"
@@ -103,7 +104,7 @@ def _epochs(options: Options, dataset: str) -> int:
 
 
 def _plain(key: str, label: str, family: Family = "extra", **training: int) -> StudyRow:
-    return StudyRow(Row(key, label, key, family), PolicyConfig("none"), training)
+    return StudyRow(Row(key, label, key, family), NoMix(), training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,7 +44,8 @@ from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.analyses.proposition1.report import proposition1_report
 from hpo.run import run_study
 from hpo.study.rows import Family, Row, StudyRow, controls
@@ -56,11 +57,11 @@ SMOOTH = {"digits_cnn": "digits_cnn_smooth"}
 
 def rows() -> list[StudyRow]:
     """No mixing, MixUp, the two readings, the placebo."""
-    paper, default = (PolicyConfig("learned", reading=r) for r in (PAPER, DEFAULT))
+    paper, default = (LearnedConfig(reading=r) for r in (PAPER, DEFAULT))
     learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
     return [
-        _row("none", "No MixUp", "none", "none", PolicyConfig("none")),
-        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", PolicyConfig("beta", alpha=1.0)),
+        _row("none", "No MixUp", "none", "none", NoMix()),
+        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
         _row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned", paper),
         learned,
         *(row for row in controls(learned, plain=True) if row.row.family == "placebo"),

@@ -49,7 +49,7 @@ from itertools import product
 from typing import Any
 
 from core.meta.reading import DEFAULT, PAPER, Reading
-from core.training.config import PolicyConfig
+from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
 from hpo.analyses.readings.factorial import DesignPoint
 from hpo.analyses.readings.report import readings_report
 from hpo.report.outcome import Extra, Outcome
@@ -101,7 +101,7 @@ def design() -> list[DesignPoint]:
 def rows() -> list[StudyRow]:
     """References, the factorial, then what is varied around each named reading."""
     none, beta_1 = references = [
-        StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none")),
+        StudyRow(Row("none", "No MixUp", "none", "none"), NoMix()),
         _beta(1.0),
     ]
     table = [
@@ -122,7 +122,7 @@ def rows() -> list[StudyRow]:
 
 
 def _beta(alpha: float) -> StudyRow:
-    policy = PolicyConfig("beta", alpha=alpha, per_sample=True)  # as learned rows draw λ0
+    policy = Beta(alpha=alpha, per_sample=True)  # as learned rows draw λ0
     label, setting = f"MixUp (α = {alpha:g}, per sample)", f"alpha={alpha:g}"
     return StudyRow(Row(f"beta-{alpha:g}", label, setting, "beta"), policy)
 
@@ -174,7 +174,7 @@ def _learned(
 
 
 def _policy(reading: Reading) -> PolicyConfig:
-    return PolicyConfig("learned", reading=reading)
+    return LearnedConfig(reading=reading)
 
 
 def ranked(outcome: Outcome) -> Extra:

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from core.training.config import PolicyConfig
+from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
 from hpo.study.rows import Family, Row, StudyRow, controls
@@ -39,19 +39,19 @@ EVERY = 4
 
 def rows() -> list[StudyRow]:
     """The rows of the table."""
-    scores = _row("scores", "Scores", "a score a sample", "learned", PolicyConfig("scores"))
+    scores = _row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
     cheap = _row(
         f"scores-{EVERY}",
         f"Scores (every {EVERY} steps)",
         f"a score a sample, every {EVERY} steps",
         "learned",
-        PolicyConfig("scores", every=EVERY),
+        ScoresConfig(every=EVERY),
     )
-    learned = _row("metamixup", "MetaMixUp", "reading=default", "learned", PolicyConfig("learned"))
+    learned = _row("metamixup", "MetaMixUp", "reading=default", "learned", LearnedConfig())
     return [
-        _row("none", "No MixUp", "none", "none", PolicyConfig("none")),
-        _row("beta-0.2", "MixUp (α = 0.2)", "alpha=0.2", "beta", PolicyConfig("beta", alpha=0.2)),
-        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", PolicyConfig("beta", alpha=1.0)),
+        _row("none", "No MixUp", "none", "none", NoMix()),
+        _row("beta-0.2", "MixUp (α = 0.2)", "alpha=0.2", "beta", Beta(alpha=0.2)),
+        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
         _row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", None),
         scores,
         *controls(scores),

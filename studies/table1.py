@@ -66,7 +66,7 @@ from typing import Any
 
 from core.meta.reading import DEFAULT, PAPER
 from core.models import MODELS
-from core.training.config import PolicyConfig
+from core.policies import AdaMixUpConfig, Beta, LearnedConfig, NoMix, PolicyConfig
 from hpo.analyses.adamixup.report import adamixup_report
 from hpo.analyses.top5 import top5_report
 from hpo.run import run_study
@@ -161,19 +161,19 @@ def rows(architectures: Sequence[str] = ()) -> list[StudyRow]:
     Args:
         architectures: of `core.models.MODELS`; none leaves every data set the preset's network.
     """
-    paper, default = (PolicyConfig("learned", reading=r) for r in (PAPER, DEFAULT))
-    beta, adaptive = PolicyConfig("beta", alpha=1.0), PolicyConfig("adamixup")
+    paper, default = (LearnedConfig(reading=r) for r in (PAPER, DEFAULT))
+    beta, adaptive = Beta(alpha=1.0), AdaMixUpConfig()
     adamixup = _row("adamixup", "AdaMixUp", "discriminator", "extra", adaptive)
     learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
     table = [
-        _row("none", "Baseline", "none", "none", PolicyConfig("none")),
+        _row("none", "Baseline", "none", "none", NoMix()),
         _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", beta),
         _row(
             "adamixup-no-discriminator",
             "AdaMixUp without discriminator",
             "no discriminator",
             "extra",
-            PolicyConfig("adamixup-no-discriminator"),
+            AdaMixUpConfig(discriminator=False),
         ),
         adamixup,
         _row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned", paper),

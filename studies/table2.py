@@ -43,7 +43,7 @@ import sys
 from collections.abc import Sequence
 
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig
+from core.policies import Beta, Fixed, LearnedConfig, NoMix, PolicyConfig
 from hpo.run import run_study
 from hpo.search.space_search import SEARCH_METHOD
 from hpo.study.rows import Family, Row, StudyRow, controls
@@ -65,17 +65,15 @@ _PAPER = {
 
 def rows() -> list[StudyRow]:
     """The rows of the table, in the paper's order, ours after them."""
-    table = [_row("none", "No MixUp (α = 0)", "none", "none", PolicyConfig("none"))]
+    table = [_row("none", "No MixUp (α = 0)", "none", "none", NoMix())]
     for alpha in (0.5, 1.0, 2.0):
-        policy = PolicyConfig("beta", alpha=alpha)
         label, setting = f"MixUp (α = {alpha:g})", f"alpha={alpha:g}"
-        table.append(_row(f"beta-{alpha:g}", label, setting, "beta", policy))
+        table.append(_row(f"beta-{alpha:g}", label, setting, "beta", Beta(alpha)))
     for lam in (0.1, 0.2, 0.3, 0.4, 0.5):
-        policy = PolicyConfig("fixed", lam=lam)
         label, setting = f"MixUp (λ = {lam:g})", f"lam={lam:g}"
-        table.append(_row(f"fixed-{lam:g}", label, setting, "fixed", policy))
+        table.append(_row(f"fixed-{lam:g}", label, setting, "fixed", Fixed(lam)))
     table.append(_row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", None))
-    paper, default = (PolicyConfig("learned", reading=r) for r in (PAPER, DEFAULT))
+    paper, default = (LearnedConfig(reading=r) for r in (PAPER, DEFAULT))
     learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
     return [
         *table,

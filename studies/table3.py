@@ -55,7 +55,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from core.meta.reading import DEFAULT
-from core.training.config import PolicyConfig
+from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
 from hpo.run import run_study
 from hpo.study.rows import Family, Row, SemiRow, StudyRow, controls
 
@@ -80,11 +80,11 @@ _PAPER: Mapping[str, tuple[float | None, ...]] = {
     "mixmatch-metamixup": (7.69, 6.21, 3.63, 3.25),
 }
 
-_NONE = PolicyConfig("none")
-_MIXUP = PolicyConfig("beta", alpha=1.0, per_sample=True)
-_MIXMATCH = PolicyConfig("beta", alpha=0.75, per_sample=True)
-_LEARNED = PolicyConfig("learned")
-_LEARNED_MIXMATCH = PolicyConfig("learned", reading=replace(DEFAULT, init_alpha=0.75))
+_NONE = NoMix()
+_MIXUP = Beta(alpha=1.0, per_sample=True)
+_MIXMATCH = Beta(alpha=0.75, per_sample=True)
+_LEARNED = LearnedConfig()
+_LEARNED_MIXMATCH = LearnedConfig(reading=replace(DEFAULT, init_alpha=0.75))
 
 
 def rows() -> list[StudyRow]:
@@ -136,8 +136,10 @@ def _row(
     policy: PolicyConfig,
     counterpart: str | None = None,
 ) -> StudyRow:
-    setting = {"beta": f"alpha={policy.alpha}, per sample", "learned": "reading=default"}
-    row = Row(key, label, setting.get(family, method), family, counterpart=counterpart)
+    setting = "reading=default" if policy.learns else method
+    if isinstance(policy, Beta):
+        setting = f"alpha={policy.alpha}, per sample"
+    row = Row(key, label, setting, family, counterpart=counterpart)
     return StudyRow(row, policy, semi=SemiRow(method, paper_errors=paper_errors(_PAPER[key])))
 
 

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from core.training.config import PolicyConfig
+from core.policies import NoMix
 from hpo.run import run_study
 from hpo.study.rows import Family, Row, SemiRow, StudyRow
 from studies.table3 import paper_errors
@@ -60,7 +60,7 @@ def rows() -> list[StudyRow]:
 
 def _row(key: str, label: str, method: str, family: Family, **own: Any) -> StudyRow:
     semi = SemiRow(method, own, paper_errors(_PAPER[key]) if key in _PAPER else {})
-    return StudyRow(Row(key, label, key, family), PolicyConfig("none"), semi=semi)
+    return StudyRow(Row(key, label, key, family), NoMix(), semi=semi)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.training.config import PolicyConfig
+from core.policies import LearnedConfig
 from hpo.analyses.anytime.grid import grid_contrast
 from hpo.run import run_study
 from hpo.search.spaces import threshold_fall
@@ -45,7 +45,7 @@ _PAPER = {
     0.1: (11.22, 5.55),
     0.2: (11.98, 5.67),
 }
-_POLICY = PolicyConfig("learned")
+_POLICY = LearnedConfig()
 
 
 def rows() -> list[StudyRow]:

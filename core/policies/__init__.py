@@ -1,1 +1,32 @@
-"""Who gets which λ: one file a policy."""
+"""Interpolation policies: who gets which λ, one file a method, and what a training says of it."""
+
+from core.policies.adamixup.config import AdaMixUpConfig
+from core.policies.adamixup.policy import AdaMixUp
+from core.policies.amortised import Amortised
+from core.policies.config import PolicyConfig, policy_from_dict, policy_kinds, register_policy
+from core.policies.drawn import Beta, Fixed, Frozen, NoMix
+from core.policies.learned import Learned
+from core.policies.learned_config import LearnedConfig, ScoresConfig
+from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
+from core.policies.protocol import Policy
+
+__all__ = [
+    "SCORES",
+    "AdaMixUp",
+    "AdaMixUpConfig",
+    "Amortised",
+    "Beta",
+    "Fixed",
+    "Frozen",
+    "Learned",
+    "LearnedConfig",
+    "NoMix",
+    "PersistentScores",
+    "Policy",
+    "PolicyConfig",
+    "ScoresConfig",
+    "lowest_scores",
+    "policy_from_dict",
+    "policy_kinds",
+    "register_policy",
+]

@@ -17,6 +17,7 @@ from core.mixing.batch import Batch, Loss, check_batch, draw_beta, soft_cross_en
 from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
 from core.policies.learned import Learned
+from core.policies.protocol import Policy
 
 _LEAST_REACH = 0.01
 
@@ -121,7 +122,7 @@ class MoveTable:
 
 
 @dataclass
-class Amortised:
+class Amortised(Policy):
     """Learns at every k-th step, and predicts between by what was learned for the class pair.
 
     A step between costs what a step of plain MixUp costs, and reads no validation batch. Moves are
@@ -140,7 +141,6 @@ class Amortised:
     every: int = 16
     memory: float = 0.95
     needs_meta_validation = True
-    scores = None
 
     def __post_init__(self) -> None:
         if self.every < 1:

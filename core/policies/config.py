@@ -1,154 +1,186 @@
-"""Which interpolation policy a training takes, as a frozen dataclass that turns into plain JSON."""
+"""What a training says of its policy: a small frozen dataclass that turns into plain JSON.
+
+A policy of one's own is one file: the policy, and beside it a `PolicyConfig` with `register_policy`
+above. Everything else (cells and their ids, controls, costs, tables, figures) asks the
+configuration.
+
+Example:
+    >>> from dataclasses import dataclass
+    >>> from typing import ClassVar
+    >>> from core.policies import Fixed, PolicyConfig, register_policy
+    >>> @register_policy
+    ... @dataclass(frozen=True)
+    ... class HalfConfig(PolicyConfig):
+    ...     kinds: ClassVar = {"half": {}}
+    ...     def build(self, network=None):
+    ...         return Fixed(0.5)
+    >>> HalfConfig().kind, HalfConfig().cost
+    ('half', 1.0)
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
-from core.meta.reading import DEFAULT, Reading
-from core.meta.validation_gradient import ValidationGradient
 from core.models import ImageClassifier
-from core.policies.adamixup.policy import AdaMixUp
-from core.policies.amortised import Amortised
-from core.policies.drawn import Beta, Fixed, Frozen, NoMix, check_quantiles
-from core.policies.learned import Learned
-from core.policies.persistent_scores import SCORES, PersistentScores
 from core.policies.protocol import Policy
 
-PolicyKind = Literal[
-    "none",
-    "beta",
-    "fixed",
-    "frozen",
-    "learned",
-    "placebo",
-    "scores",
-    "scores-placebo",
-    "adamixup",
-    "adamixup-no-discriminator",
-]
+META_STAGE_COST = 3.5
+"""What a meta stage costs beside its step, roughly, in units of a plain step."""
 
-_READINGS: Mapping[str, Reading] = {
-    "learned": DEFAULT,
-    "placebo": DEFAULT,
-    "scores": SCORES,
-    "scores-placebo": SCORES,
+_STORED: Mapping[str, Any] = {
+    "alpha": None,
+    "per_sample": False,
+    "lam": None,
+    "reading": None,
+    "last_blocks": None,
+    "refresh_every": 1,
+    "every": 1,
+    "quantiles": None,
 }
-"""The kinds that learn, and how each does by default."""
-
-DISCRIMINATOR: Mapping[str, bool] = {"adamixup": True, "adamixup-no-discriminator": False}
-"""The kinds that have networks of their own, and which of them discriminates."""
+"""What every stored policy says, and how it says that it has no use for it."""
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
-    """Which interpolation policy, with what it needs and nothing else.
+class PolicyConfig(ABC):
+    """Which policy a training takes, and all that others ask about it.
 
     Attributes:
-        kind: "none", "beta" (needs alpha), "fixed" (needs lam), "frozen" (needs quantiles); those
-            that learn (reading): "learned" and its "placebo", and with a score for each training
-            sample "scores" and "scores-placebo"; those that have networks of their own: "adamixup"
-            and, without its intrusion discriminator, "adamixup-no-discriminator"; with quantiles
-            these two do not learn where λ lies.
-        alpha: of Beta(alpha, alpha).
-        per_sample: one draw for each sample instead of one for the batch.
-        lam: the fixed λ.
-        quantiles: of the distribution that "frozen" draws λ from, see `Frozen`, and either kind of
-            AdaMixUp, see `AdaMixUp`.
-        last_blocks, refresh_every, every: the cheaper meta stages of a learned policy: through the
-            last blocks of the network alone; the validation gradient computed at every k-th stage;
-            a stage at every k-th step, λ between predicted or that of the scores. See `Learned`,
-            `Amortised` and `PersistentScores`.
-        reading: of a policy that learns. None becomes the kind's default reading, field by field,
-            so that a stored configuration says what was trained even when the default has moved on.
+        kinds: the names under which it is stored, each with the fields that the name stands for.
+        learns: whether it has a meta stage, which reads meta-validation images.
+        needs_meta_labels: whether its λ rest on the labels of these images, now or earlier.
+        mixes_labelled_batch: whether it gives every sample of a batch its λ, as semi-supervised
+            methods need it.
     """
 
-    kind: PolicyKind
-    alpha: float | None = None
-    per_sample: bool = False
-    lam: float | None = None
-    reading: Reading | None = None
-    last_blocks: int | None = None
-    refresh_every: int = 1
-    every: int = 1
-    quantiles: tuple[float, ...] | None = None
+    kinds: ClassVar[Mapping[str, Mapping[str, Any]]]
+    learns: ClassVar[bool] = False
+    needs_meta_labels: ClassVar[bool] = False
+    mixes_labelled_batch: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.reading is None and self.kind in _READINGS:
-            object.__setattr__(self, "reading", _READINGS[self.kind])
-        if self.kind not in DISCRIMINATOR:
-            self.build()
-        elif self.quantiles is not None:
-            check_quantiles(self.quantiles)
-        needed = {
-            "none": (),
-            **dict.fromkeys(DISCRIMINATOR, ("quantiles",)),
-            "beta": ("alpha", "per_sample"),
-            "fixed": ("lam",),
-            "frozen": ("quantiles",),
-        }.get(self.kind, ("reading", "last_blocks", "refresh_every", "every"))
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            if field.name not in needed and value != field.default:
-                raise ValueError(
-                    f"policy {self.kind} has no use for {field.name}={value!r}; leave it out"
-                )
-
+    @abstractmethod
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> Policy:
-        """The policy itself.
+        """Returns the policy itself, which belongs to one training.
 
         Args:
-            network: makes a network like the one to train, with weights of its own. The kinds that
-                have networks of their own need it.
+            network: makes a network like the one to train, with weights of its own. A policy that
+                has networks of its own needs it.
 
         Raises:
-            ValueError: the kind is unknown, a value it needs is missing or out of range.
+            ValueError: `network` is needed and missing.
         """
-        if self.kind == "none":
-            return NoMix()
-        if self.kind == "beta":
-            if self.alpha is None:
-                raise ValueError("policy beta needs alpha, got None")
-            return Beta(self.alpha, self.per_sample)
-        if self.kind == "fixed":
-            if self.lam is None:
-                raise ValueError("policy fixed needs lam, got None")
-            return Fixed(self.lam)
-        if self.kind == "frozen":
-            if self.quantiles is None:
-                raise ValueError("policy frozen needs quantiles, got None")
-            return Frozen(self.quantiles)
-        if self.kind in _READINGS:
-            return self._learned()
-        if self.kind in DISCRIMINATOR:
-            if network is None:
-                raise ValueError(f"policy {self.kind} has a network of its own and needs `network`")
-            discriminator = DISCRIMINATOR[self.kind]
-            return AdaMixUp(network(), discriminator=discriminator, quantiles=self.quantiles)
-        raise ValueError(
-            f"policy kind must be one of {', '.join(get_args(PolicyKind))}; got {self.kind!r}"
+
+    @property
+    def kind(self) -> str:
+        """The name under which it is stored."""
+        return next(
+            name
+            for name, flags in self.kinds.items()
+            if all(getattr(self, field) == value for field, value in flags.items())
         )
 
-    def _learned(self) -> Policy:
-        if self.last_blocks is not None and self.last_blocks < 1:
-            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
-        kept = ValidationGradient(self.refresh_every)
-        reading = self.reading or _READINGS[self.kind]
-        validation_gradient = kept if self.refresh_every > 1 else None
-        if self.kind in ("scores", "scores-placebo"):
-            return PersistentScores(
-                reading,
-                every=self.every,
-                placebo=self.kind == "scores-placebo",
-                last_blocks=self.last_blocks,
-                validation_gradient=validation_gradient,
+    @property
+    def cost(self) -> float:
+        """What an epoch costs, roughly, in units of an epoch without a policy."""
+        return self.cost_with(META_STAGE_COST)
+
+    def cost_with(self, meta_stage: float) -> float:
+        """Returns the cost of an epoch where a meta stage costs `meta_stage` plain steps."""
+        return 1.0
+
+    def placebo(self) -> PolicyConfig:
+        """Returns the control that learns from the hypergradients of other samples.
+
+        Raises:
+            ValueError: it has no hypergradients that could be permuted.
+        """
+        raise ValueError(f"policy {self.kind} has no placebo: it has no hypergradients to permute")
+
+    def frozen(self, quantiles: tuple[float, ...]) -> PolicyConfig:
+        """Returns the control that draws λ from the distribution that learning ended with.
+
+        Args:
+            quantiles: of that distribution; see `Frozen`.
+
+        Raises:
+            ValueError: it learns no distribution of λ.
+        """
+        raise ValueError(f"policy {self.kind} learns no λ that could be frozen")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `policy_from_dict` is the inverse."""
+        values = {name: _plain(value) for name, value in asdict(self).items()}
+        stored = {"kind": self.kind, **_STORED, **values}
+        return {name: v for name, v in stored.items() if name not in self.kinds[self.kind]}
+
+    def identity(self) -> dict[str, Any]:
+        """The part of `to_dict` that tells it from other policies.
+
+        Settings at their defaults are left out, so that a setting which a later version adds leaves
+        the identity of stored trainings as it is. A reading is in whole: its defaults are meant to
+        move with the evidence.
+        """
+        defaults = {f.name: _plain(f.default) for f in fields(self)} | dict(_STORED)
+        stored = self.to_dict()
+        return {n: v for n, v in stored.items() if n not in defaults or v != defaults[n]}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> PolicyConfig:
+        """The configuration with fields as JSON has them. Override it for nested ones."""
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
+
+Config = TypeVar("Config", bound=type[PolicyConfig])
+
+_REGISTERED: dict[str, type[PolicyConfig]] = {}
+
+
+def register_policy(config: Config) -> Config:
+    """Makes stored trainings with this configuration readable; a class decorator.
+
+    Raises:
+        ValueError: another configuration is stored under one of its kinds.
+    """
+    for kind in config.kinds:
+        other = _REGISTERED.setdefault(kind, config)
+        if (other.__module__, other.__qualname__) != (config.__module__, config.__qualname__):
+            raise ValueError(
+                f"policy kind {kind!r} of {config.__name__} is taken by {other.__name__}; choose "
+                "another name"
             )
-        learned = Learned(
-            reading,
-            placebo=self.kind == "placebo",
-            last_blocks=self.last_blocks,
-            validation_gradient=validation_gradient,
-        )
-        amortised = Amortised(learned, every=self.every)
-        return amortised if self.every > 1 else learned
+        _REGISTERED[kind] = config  # a module that is loaded again replaces its own
+    return config
+
+
+def policy_kinds() -> tuple[str, ...]:
+    """The names under which policies are stored."""
+    return tuple(_REGISTERED)
+
+
+def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
+    """The inverse of `PolicyConfig.to_dict`.
+
+    Raises:
+        KeyError, TypeError: the kind or a needed field is missing, or a field is unknown.
+        ValueError: the kind is unknown, a value is out of range, or the policy has no use for it.
+    """
+    kind = data["kind"]
+    if kind not in _REGISTERED:
+        raise ValueError(f"policy kind must be one of {', '.join(_REGISTERED)}; got {kind!r}")
+    config = _REGISTERED[kind]
+    flags = config.kinds[kind]
+    usable = {field.name for field in fields(config)} - flags.keys()
+    values = {}
+    for name, value in data.items():
+        if name in usable or name not in (*_STORED, "kind"):
+            values[name] = value
+        elif name != "kind" and value != _STORED[name]:
+            raise ValueError(f"policy {kind} has no use for {name}={value!r}; leave it out")
+    return config.from_values({**values, **flags})
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

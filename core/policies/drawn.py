@@ -1,8 +1,10 @@
-"""Interpolation policies: each gives every sample of a batch its partner and its λ."""
+"""Policies that draw λ and learn nothing. Each is its own configuration: it has no other state."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,25 @@ from torch import Tensor, nn
 from core.mixing.batch import Batch, Loss, check_alpha, check_batch, draw_beta, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
-from core.policies.protocol import Stateless
+from core.models import ImageClassifier
+from core.policies.config import PolicyConfig, register_policy
+from core.policies.protocol import Policy
 
 
+class Drawn(Policy, PolicyConfig):
+    """A policy and its configuration in one, for it carries nothing from step to step."""
+
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> Policy:
+        """Returns itself."""
+        return self
+
+
+@register_policy
 @dataclass(frozen=True)
-class NoMix(Stateless):
+class NoMix(Drawn):
     """Training without MixUp: λ = 1, every sample its own partner. Draws nothing."""
 
-    needs_meta_validation = False
+    kinds: ClassVar = {"none": {}}
 
     def __call__(
         self,
@@ -36,8 +49,9 @@ class NoMix(Stateless):
         return Interpolation(lam, torch.arange(n, device=device), lam)
 
 
+@register_policy
 @dataclass(frozen=True)
-class Beta(Stateless):
+class Beta(Drawn):
     """λ ~ Beta(alpha, alpha), of the batch as MixUp does (Zhang et al. 2018) or of each sample.
 
     Attributes:
@@ -47,7 +61,7 @@ class Beta(Stateless):
 
     alpha: float = 1.0
     per_sample: bool = False
-    needs_meta_validation = False
+    kinds: ClassVar = {"beta": {}}
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
@@ -74,12 +88,13 @@ class Beta(Stateless):
         return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
 
 
+@register_policy
 @dataclass(frozen=True)
-class Fixed(Stateless):
+class Fixed(Drawn):
     """The same λ for every pair (Table II, lower half)."""
 
     lam: float
-    needs_meta_validation = False
+    kinds: ClassVar = {"fixed": {}}
 
     def __post_init__(self) -> None:
         if not 0 <= self.lam <= 1:
@@ -102,8 +117,9 @@ class Fixed(Stateless):
         return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
 
 
+@register_policy
 @dataclass(frozen=True)
-class Frozen(Stateless):
+class Frozen(Drawn):
     """λ of each sample drawn from a distribution that stands: the control of a learned policy.
 
     With the distribution that learning ended with, this is all of it but the choice which sample
@@ -115,7 +131,8 @@ class Frozen(Stateless):
     """
 
     quantiles: tuple[float, ...]
-    needs_meta_validation = False
+    kinds: ClassVar = {"frozen": {}}
+    needs_meta_labels = True
 
     def __post_init__(self) -> None:
         check_quantiles(self.quantiles)

@@ -16,10 +16,11 @@ from core.mixing.batch import Batch, Loss, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
+from core.policies.protocol import Policy
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(Policy):
     """MetaMixUp: λ learned by hypergradient on the meta-validation batch (Algorithm 1).
 
     Attributes:
@@ -40,7 +41,6 @@ class Learned:
     last_blocks: int | None = None
     validation_gradient: ValidationGradient | None = None
     needs_meta_validation = True
-    scores = None
 
     def __call__(
         self,

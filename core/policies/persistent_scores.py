@@ -21,6 +21,7 @@ from core.mixing.batch import Batch, Loss, check_batch, draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
+from core.policies.protocol import Policy
 from core.user_model.ranks import Ranks
 from core.user_model.wrapped_models import ranks_of, unwrap
 
@@ -29,7 +30,7 @@ SCORES = Reading(step_size=0.5)
 
 
 @dataclass
-class PersistentScores:
+class PersistentScores(Policy):
     """λ_ij = sigmoid(ε + s_i − s_j) of sample i and its partner j, the scores s learned.
 
     Scores start at 0 and ε = logit(λ0), so λ starts as λ0 is drawn: with the default reading ε is

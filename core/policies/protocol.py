@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Protocol
 
 import torch
@@ -17,17 +18,31 @@ class Policy(Protocol):
 
     It sees the model and the optimizer as they stand before the step, the batch, a meta-validation
     batch and a random stream; it changes none of them but the stream, and gives an `Interpolation`.
+
+    A policy of one's own derives from this class and writes `__call__`; all else has a default.
+
+    Attributes:
+        needs_meta_validation: whether `val_batch` is read. If not, it may be None.
     """
 
-    @property
-    def needs_meta_validation(self) -> bool:
-        """Whether `val_batch` is read. If not, it may be None."""
+    needs_meta_validation: bool = False
 
     @property
     def scores(self) -> Tensor | None:
         """[N], a score for each training sample, low where learning wants little of it; or None,
         as most policies keep none. See `PersistentScores` and `lowest_scores`."""
+        return None
 
+    @property
+    def networks(self) -> nn.ModuleList:
+        """Networks of its own, which learn with the model; the optimizer holds their parameters."""
+        return nn.ModuleList()
+
+    def metrics(self) -> dict[str, float]:
+        """What it says of the steps since the last call, by name."""
+        return {}
+
+    @abstractmethod
     def __call__(
         self,
         model: nn.Module,
@@ -49,19 +64,8 @@ class Policy(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """What it carries from step to step, so that a resumed training gives the same numbers."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-
-
-class Stateless:
-    """Of policies that carry nothing from step to step."""
-
-    scores = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""
+        """The inverse of `state_dict`."""
+        return

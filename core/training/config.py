@@ -9,11 +9,8 @@ from typing import Any, Literal
 from core.analysis.config import AnalysisConfig
 from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding
-from core.meta.reading import Reading
-from core.policies.config import DISCRIMINATOR, PolicyConfig, PolicyKind
+from core.policies import PolicyConfig, policy_from_dict
 from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
-
-__all__ = ["PolicyConfig", "PolicyKind", "TrainingConfig"]
 
 _SGD_MOMENTUM = 0.9
 
@@ -164,7 +161,7 @@ class TrainingConfig:
                 raise ValueError(
                     f"a semi-supervised training has no use for {name}={value!r}; leave it out"
                 )
-        if self.policy.kind in DISCRIMINATOR:
+        if not self.policy.mixes_labelled_batch:
             raise ValueError(
                 f"policy {self.policy.kind} mixes half of a labelled batch within itself, and a "
                 "semi-supervised training cannot interpolate by it"
@@ -179,13 +176,11 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        policy = asdict(self.policy)
-        if self.policy.quantiles is not None:
-            policy["quantiles"] = list(self.policy.quantiles)
-        told = {**asdict(self), "policy": policy, "milestones": list(self.milestones)}
+        values = asdict(self) | {"policy": self.policy.to_dict()}
+        values["milestones"] = list(self.milestones)
         if self.analysis is not None:
-            told["analysis"]["pair_epochs"] = list(self.analysis.pair_epochs)
-        return told
+            values["analysis"]["pair_epochs"] = list(self.analysis.pair_epochs)
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
@@ -202,12 +197,7 @@ class TrainingConfig:
             )
         values = dict(data)
         try:
-            policy = dict(values.pop("policy"))
-            if policy.get("reading") is not None:
-                policy["reading"] = Reading(**policy["reading"])
-            if policy.get("quantiles") is not None:
-                policy["quantiles"] = tuple(policy["quantiles"])
-            values["policy"] = PolicyConfig(**policy)
+            values["policy"] = policy_from_dict(values["policy"])
             values["milestones"] = tuple(values.get("milestones", ()))
             if values.get("semi") is not None:
                 values["semi"] = SemiSupervisedConfig(**values["semi"])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from core.analysis.config import AnalysisConfig
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.cells.population import Population
 
 SCHEMA = 1
@@ -46,10 +46,12 @@ class Cell:
         training = self.training.to_dict()
         if training["analysis"] is not None:
             training["analysis"] = _set(AnalysisConfig, training["analysis"])
-        policy = _set(PolicyConfig, training.pop("policy"))
+        del training["policy"]
         if self.training.semi is not None:
             training["semi"] = _set(SemiSupervisedConfig, training["semi"])
-        parts = [SCHEMA, self.method, self.purpose, _set(TrainingConfig, training), policy]
+        settings = _set(TrainingConfig, training)
+        policy = self.training.policy.identity()
+        parts = [SCHEMA, self.method, self.purpose, settings, policy]
         if self.population is not None:
             parts.append(asdict(self.population))
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from core.data import Source
-from core.training.config import PolicyConfig
+from core.policies import Beta
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
 from hpo.cluster.gpu_memory import Meter, to_measure
@@ -62,7 +62,7 @@ def _cells(plan: Plan) -> list[Cell]:
     """Those that wait for nothing, and for the searches a plain one of each data set."""
     cells = plan.fixed_cells()
     if any(row.searched or row.strategy is not None for row in plan.rows):
-        beta = PolicyConfig("beta", alpha=1.0)
+        beta = Beta(alpha=1.0)
         cells += [Cell("beta", replace(training, policy=beta)) for training in plan.base.values()]
     return cells
 

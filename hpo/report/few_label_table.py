@@ -12,7 +12,6 @@ from hpo.cells.record import CellRecord
 from hpo.report.records import errors_by_seed
 from hpo.report.statistics import holm, mean_interval, paired_comparison
 from hpo.report.table import COLUMNS as PLAIN
-from hpo.search.budget import LEARNED
 
 _ERRORS = ("median_error", "median_ci_low", "median_ci_high")
 _LABELS = ("labels", "labels_with_meta")
@@ -100,7 +99,7 @@ def _budget(records: Sequence[CellRecord]) -> dict[str, float]:
 def needs_meta_labels(training: TrainingConfig) -> bool:
     """Whether a result rests on the labels of the meta-validation images: λ was learned from them,
     or drawn from what such a training ended with, or they were trained on."""
-    return training.policy.kind in (*LEARNED, "frozen") or training.meta_in_training
+    return training.policy.needs_meta_labels or training.meta_in_training
 
 
 def _compare(

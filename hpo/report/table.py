@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from core.policies import Beta
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.report.markdown import to_markdown
@@ -215,8 +216,9 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
 
 def _setting(row: Row, finals: Sequence[CellRecord], trials: Sequence[CellRecord]) -> str:
     """The row's own setting; of a searched row what the search found, and from how much."""
-    alphas = {record.cell.training.policy.alpha for record in finals}
-    found = "/".join(f"{alpha:.3g}" for alpha in sorted(a for a in alphas if a is not None))
+    policies = [record.cell.training.policy for record in finals]
+    alphas = {policy.alpha for policy in policies if isinstance(policy, Beta)}
+    found = "/".join(f"{alpha:.3g}" for alpha in sorted(alphas))
     if not trials or not found:
         return row.setting
     return f"alpha={found} (search of {len(trials)} trials)"

@@ -5,32 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.cells.record import Status
-
-LEARNED = ("learned", "placebo", "scores", "scores-placebo")
-"""Kinds of policy with a meta stage."""
-
-_ADAMIXUP = {"adamixup": 3.0, "adamixup-no-discriminator": 1.5}
-"""Samples that a step sends forward and back, over those of its batch."""
 
 ROUNDING = 1e-9
 """Of sums of units: ten tenths of a budget spend it."""
 
 
-def weight(policy: PolicyConfig) -> float:
-    """Rough cost of an epoch under the policy, in units of a plain one: a meta stage costs 3.5."""
-    if policy.kind in LEARNED:
-        return 1.0 + 3.5 / policy.every
-    if policy.kind not in _ADAMIXUP:
-        return 1.0
-    # Given quantiles it has no generator, which half of the batch would pass.
-    return _ADAMIXUP[policy.kind] - 0.5 * (policy.quantiles is not None)
-
-
 def units(training: TrainingConfig, epochs: float) -> float:
     """Rough cost of so many epochs, in units of a whole plain training of the same length."""
-    return weight(training.policy) * epochs / training.epochs
+    return training.policy.cost * epochs / training.epochs
 
 
 def failed_epochs(status: Status) -> int:

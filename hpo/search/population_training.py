@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from core.data import Source
+from core.policies import Beta
 from core.training.checkpoint import load_checkpoint, save_checkpoint
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.fit import reproducible
 from core.training.result import DivergenceError, Metrics
 from core.training.training import Training
@@ -129,7 +130,7 @@ def fit_population(
         ValueError: the policy is no Beta.
         OSError: a checkpoint cannot be written.
     """
-    if config.policy.kind != "beta":
+    if not isinstance(config.policy, Beta):
         raise ValueError(f"a population tunes α of a beta policy, got {config.policy.kind}")
     identity = {"config": config.to_dict(), "population": asdict(population)}
     with reproducible(config.seed, device=device, threads=threads):
@@ -182,7 +183,7 @@ def _segment(
         if state is None:
             continue
         training.load_state_dict(deepcopy(state))
-        training.policy = PolicyConfig("beta", alpha=heir.alpha).build()
+        training.policy = Beta(heir.alpha)
         seconds_before, samples_before = _spent(training.history)
         try:
             while len(training.history) < until:

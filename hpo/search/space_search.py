@@ -21,8 +21,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from core.meta.reading import Reading
+from core.policies import Beta, PolicyConfig
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
 from hpo.search.budget import Budget
@@ -185,7 +186,7 @@ def alpha_search(
         settings: how long to search, and the seed of the trainings.
         storage: see `SpaceSearch`.
     """
-    tuned = replace(base, policy=PolicyConfig("beta", alpha=1.0), seed=settings.seed)
+    tuned = replace(base, policy=Beta(1.0), seed=settings.seed)
     return SpaceSearch(tuned, settings, BETA_ALPHA, method=SEARCH_METHOD, storage=storage)
 
 
@@ -199,12 +200,13 @@ def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingCon
     Raises:
         ValueError: a name is none of these, or the training has no reading or no such method.
     """
-    policy, reading, semi = base.policy, base.policy.reading, base.semi
+    policy, semi = base.policy, base.semi
+    reading: Reading | None = getattr(policy, "reading", None)
     for name, value in values.items():
         if name in _names(TrainingConfig) - {"policy", "semi"}:
             base = replace(base, **{name: value})  # type: ignore[arg-type]
-        elif name in _names(PolicyConfig) - {"kind", "reading"}:
-            policy = replace(policy, **{name: value})  # type: ignore[arg-type]
+        elif name in _names(policy) - {"reading"}:
+            policy = replace(policy, **{name: value})
         elif name in _names(Reading) and reading is not None:
             reading = replace(reading, **{name: value})  # type: ignore[arg-type]
         elif name in _names(SemiSupervisedConfig) - {"kind", "labelled"} and semi is not None:
@@ -215,13 +217,15 @@ def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingCon
                 f"{policy.kind}, of a reading that this policy has, or of a semi-supervised method "
                 "that it trains by"
             )
-    return replace(base, policy=replace(policy, reading=reading), semi=semi)
+    if reading is not None:
+        policy = replace(policy, reading=reading)  # type: ignore[call-arg]
+    return replace(base, policy=policy, semi=semi)
 
 
 def _names(
-    kind: type[TrainingConfig] | type[PolicyConfig] | type[Reading] | type[SemiSupervisedConfig],
+    config: PolicyConfig | type[TrainingConfig] | type[Reading] | type[SemiSupervisedConfig],
 ) -> set[str]:
-    return {field.name for field in fields(kind)}
+    return {field.name for field in fields(config)}
 
 
 def silence_optuna() -> None:

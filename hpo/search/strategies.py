@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.population import Population
 from hpo.cells.record import Status
-from hpo.search.budget import Budget, weight
+from hpo.search.budget import Budget
 from hpo.search.protocol import Search, SearchSettings
 from hpo.search.space_search import SpaceSearch
 from hpo.search.spaces import Space
@@ -66,12 +67,12 @@ class Listed:
 
     def expected(self, budget: float) -> int:
         """See `Strategy`."""
-        most = math.ceil(budget / min(map(weight, self.policies)))
+        most = math.ceil(budget / min(policy.cost for policy in self.policies))
         return min(len(self.policies), most)
 
     def cost(self, budget: float) -> float:
         """See `Strategy`."""
-        return min(budget, sum(map(weight, self.policies)))
+        return min(budget, sum(policy.cost for policy in self.policies))
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Sampled:
 
     def expected(self, budget: float) -> int:
         """See `Strategy`."""
-        whole = math.ceil(budget / weight(self.policy))
+        whole = math.ceil(budget / self.policy.cost)
         return 2 * whole if self.halving else whole  # half of the epochs saved, roughly
 
     def cost(self, budget: float) -> float:
@@ -126,7 +127,7 @@ class Evolved:
     ) -> Search:
         """See `Strategy`."""
         population = Population(members=max(2, int(budget)), segment=max(1, base.epochs // 10))
-        training = replace(base, policy=PolicyConfig("beta", alpha=1.0))
+        training = replace(base, policy=Beta(1.0))
         cell = Cell(method, training, purpose="search", population=population)
         return ListSearch([cell], Budget(budget))
 

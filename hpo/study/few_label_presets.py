@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.data import Source
+from core.policies import NoMix
 from core.semi_supervised.config import SemiKind, SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.study import presets
 
 PRESETS: tuple[str, ...] = (*presets.PRESETS, "oliver", "mixmatch")
@@ -214,7 +215,7 @@ def _paper(dataset: str) -> TrainingConfig:
     config = TrainingConfig(
         dataset=dataset,
         model="wrn_28_2",
-        policy=PolicyConfig("none"),
+        policy=NoMix(),
         meta_size=500,
         epochs=_PAPER_EPOCHS,
         batch_size=100,
@@ -292,7 +293,7 @@ def _quick(dataset: str) -> TrainingConfig:
     config = TrainingConfig(
         dataset=dataset,
         model="cnn",
-        policy=PolicyConfig("none"),
+        policy=NoMix(),
         image_size=16,
         width=16,
         train_size=10_000,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.search.protocol import Search, SearchSettings
 from hpo.search.space_search import SEARCH_METHOD, alpha_search
-from hpo.study.rows import StudyRow, check_sources, frozen_policy
+from hpo.study.rows import StudyRow, check_sources
 
 SourceKey = tuple[str, int | None]
 
@@ -69,7 +70,7 @@ class Plan:
 
     def searched_cells(self, dataset: str, alpha: float) -> list[Cell]:
         """The final cells of a data set that follow from the search's result."""
-        policy = PolicyConfig("beta", alpha=alpha)
+        policy = Beta(alpha=alpha)
         rows = [row for row in self.rows if row.searched]
         return [self._cell(row, policy, dataset, seed) for row in rows for seed in self.seeds]
 
@@ -79,7 +80,7 @@ class Plan:
 
     def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
         """The frozen cells of a training's data set and seed that draw λ from these quantiles."""
-        policy = frozen_policy(source.training.policy, quantiles)
+        policy = source.training.policy.frozen(tuple(quantiles))
         dataset, seed = source.dataset, source.seed
         return [self._cell(row, policy, dataset, seed) for row in self.followers(source.method)]
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from core.data import Source
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix
+from core.training.config import TrainingConfig
 from hpo.search.protocol import SearchSettings
 
 Preset = Literal["smoke", "quick", "paper"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 
-_NONE = PolicyConfig("none")
+_NONE = NoMix()
 
 _PAPER: Mapping[str, dict[str, Any]] = {
     "digits": {"model": "digits_cnn", "meta_size": 200},

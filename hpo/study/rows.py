@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Literal
 
-from core.policies.config import DISCRIMINATOR
-from core.training.config import PolicyConfig, PolicyKind, TrainingConfig
-from hpo.search.budget import LEARNED, weight
+from core.policies import PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.search.strategies import Strategy
 
 
@@ -98,7 +97,7 @@ class StudyRow:
     def weight(self) -> float:
         """Rough cost in units of a plain training, to start the long ones first."""
         semi = 1.0 if self.semi is None else _SEMI_WEIGHTS.get(self.semi.method, 1.0)
-        return semi if self.policy is None else semi * weight(self.policy)
+        return semi if self.policy is None else semi * self.policy.cost
 
 
 def with_meta_images(row: StudyRow) -> StudyRow:
@@ -112,7 +111,7 @@ def with_meta_images(row: StudyRow) -> StudyRow:
             they cannot train as well.
     """
     key = row.row.key
-    if row.policy is not None and row.policy.kind in LEARNED:
+    if row.policy is not None and row.policy.learns:
         raise ValueError(f"row {key} learns from the meta-validation images: no {key}{META_SUFFIX}")
     if row.strategy is not None:
         raise ValueError(f"row {key} selects by the meta-validation images: no {key}{META_SUFFIX}")
@@ -143,12 +142,13 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
     Raises:
         ValueError: the row's policy learns nothing that could be taken away.
     """
-    kind = row.policy.kind if row.policy is not None else "beta"
-    if row.policy is None or kind not in (*_PLACEBOS, *DISCRIMINATOR):
-        raise ValueError(
-            f"row {row.row.key} of policy {kind} has no controls; "
-            f"{', '.join((*_PLACEBOS, *DISCRIMINATOR))} do"
-        )
+    if row.policy is None:
+        raise ValueError(f"row {row.row.key} has no controls: it has no policy of its own")
+    try:
+        row.policy.frozen(EVENLY)
+        permuted = row.policy.placebo() if row.policy.learns else None
+    except ValueError as error:
+        raise ValueError(f"row {row.row.key} has no controls: {error}") from error
     start, label = ("", "") if plain else (f"{row.row.key}-", f" of {row.row.label}")
     frozen = Row(
         f"{start}frozen",
@@ -158,7 +158,7 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
         control_of=row.row.key,
     )
     frozen_row = replace(row, row=frozen, policy=None, frozen_from=row.row.key)
-    if kind not in _PLACEBOS:
+    if permuted is None:
         return [frozen_row]
     placebo = Row(
         f"{start}placebo",
@@ -167,17 +167,7 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
         "placebo",
         control_of=row.row.key,
     )
-    return [
-        replace(row, row=placebo, policy=replace(row.policy, kind=_PLACEBOS[kind])),
-        frozen_row,
-    ]
-
-
-def frozen_policy(source: PolicyConfig, quantiles: Sequence[float]) -> PolicyConfig:
-    """The policy of a frozen row: λ drawn from these quantiles, of AdaMixUp all else as it was."""
-    if source.kind in DISCRIMINATOR:
-        return replace(source, quantiles=tuple(quantiles))
-    return PolicyConfig("frozen", quantiles=tuple(quantiles))
+    return [replace(row, row=placebo, policy=permuted), frozen_row]
 
 
 def check_sources(rows: Sequence[StudyRow]) -> None:
@@ -192,12 +182,14 @@ def check_sources(rows: Sequence[StudyRow]) -> None:
                 f"row {key} draws λ from what row {source} learned, which is not among the rows; "
                 f"add it: --rows {source},{key}"
             )
-        if by_key[source].policy is None:
+        policy = by_key[source].policy
+        if policy is None:
             raise ValueError(f"row {key} cannot draw λ from row {source}, which has no policy")
+        policy.frozen(EVENLY)  # refuses where there is nothing to draw from
 
 
-_PLACEBOS: Mapping[PolicyKind, PolicyKind] = {"learned": "placebo", "scores": "scores-placebo"}
-"""By kind of policy the kind of its placebo."""
+EVENLY = (0.0, 1.0)
+"""Quantiles of a frozen policy that stands for one whose quantiles are not known yet."""
 
 _SEMI_WEIGHTS = {"supervised-only": 0.5, "mean-teacher": 1.5, "pi-model": 1.5, "mixmatch": 2.0}
 _SEMI_WEIGHTS |= {"vat": 2.5, "vat-em": 2.5}
@@ -243,7 +235,7 @@ class Row:
 
 def grid_cost(rows: Sequence[StudyRow]) -> float:
     """What the grid costs for each seed, in units of a plain training."""
-    return sum(weight(row.policy) for row in grid_rows(rows) if row.policy is not None)
+    return sum(row.policy.cost for row in grid_rows(rows) if row.policy is not None)
 
 
 def grid_rows(rows: Sequence[StudyRow]) -> list[StudyRow]:

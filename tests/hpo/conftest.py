@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from core.data import source_from_arrays
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, NoMix, PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
@@ -39,7 +40,7 @@ def make_outcome(make_record: Callable[..., CellRecord], tmp_path: Path) -> Make
             for row in rows
             for seed, result in enumerate(results.get(row.row.key, ()))
         ]
-        base = {d: TrainingConfig(d, "cnn", PolicyConfig("none"), meta_size=60) for d in datasets}
+        base = {d: TrainingConfig(d, "cnn", NoMix(), meta_size=60) for d in datasets}
         pixels, labels = np.zeros((3, 2, 2), np.uint8), np.arange(3)
         classes = ("ant", "bee", "cow")
         sources = {
@@ -69,7 +70,7 @@ def make_record() -> Callable[..., CellRecord]:
         epochs: int = 2,
         **result: Any,
     ) -> CellRecord:
-        policy = policy or PolicyConfig("beta", alpha=1.0)
+        policy = policy or Beta(alpha=1.0)
         training = TrainingConfig(dataset, "cnn", policy, seed=seed, epochs=epochs)
         seconds, samples = result.pop("train_seconds", 10.0), result.pop("samples_seen", 1000)
         history = [

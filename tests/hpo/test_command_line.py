@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from core.data import Source, source_from_arrays
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo import command_line
 from hpo.command_line import Options
 from hpo.storage.folder import FolderStorage
@@ -16,10 +17,10 @@ from hpo.study import few_label_presets, presets
 from hpo.study.rows import Row, StudyRow, controls
 
 ROWS = [
-    StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
-    StudyRow(Row("beta-1", "Beta", "", "beta"), PolicyConfig("beta", alpha=1.0)),
+    StudyRow(Row("none", "None", "", "none"), NoMix()),
+    StudyRow(Row("beta-1", "Beta", "", "beta"), Beta(alpha=1.0)),
     StudyRow(Row("beta-search", "Searched", "", "beta"), None),
-    StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), PolicyConfig("learned")),
+    StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), LearnedConfig()),
 ]
 
 
@@ -321,7 +322,7 @@ def test_chosen_rows_come_in_the_tables_order() -> None:
     assert keys("--rows", asked) == ["none", "metamixup", "beta-1+meta", "beta-search+meta"]
     [row] = parse("--rows", "beta-1+meta").chosen(ROWS)
     assert row.meta_in_training
-    assert row.policy == PolicyConfig("beta", alpha=1.0)
+    assert row.policy == Beta(alpha=1.0)
 
 
 @pytest.mark.parametrize("name", ["beta-3", "beta-3+meta", "", "none+meta+meta"])

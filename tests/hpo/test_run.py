@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo import command_line, run
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
@@ -16,8 +17,8 @@ from hpo.report import preamble
 from hpo.report.outcome import Extra, Outcome
 from hpo.study.rows import Row, StudyRow, controls
 
-TRAINING = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"))
-ROWS = [StudyRow(Row("none", "None", "", "none"), PolicyConfig("none"))]
+TRAINING = TrainingConfig("digits", "digits_cnn", NoMix())
+ROWS = [StudyRow(Row("none", "None", "", "none"), NoMix())]
 TAIL = " Training images cut to a long tail, largest over smallest class {}, at least one of each."
 NOISE = " {} % of the training labels of each class are wrong ({})."
 
@@ -218,7 +219,7 @@ def test_the_report_names_settings_that_a_row_has_for_itself(
 def test_a_study_with_a_learned_row_says_whether_learning_pays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any
 ) -> None:
-    learned = StudyRow(Row("mine", "Mine", "", "learned"), PolicyConfig("learned"))
+    learned = StudyRow(Row("mine", "Mine", "", "learned"), LearnedConfig())
     rows = [*ROWS, learned, *controls(learned)]
     flags = ["--preset", "smoke", "--seeds", "2", "--output", str(tmp_path)]
     plan, sources = run.prepare("mine", rows, command_line.parse("mine", "", flags))

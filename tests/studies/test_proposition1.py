@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig
+from core.training.config import TrainingConfig
 from hpo.study import presets
 from studies.proposition1 import PAIRS, looked_at, main, rows
 
@@ -15,10 +16,10 @@ def test_the_rows() -> None:
     table = {row.row.key: row for row in rows()}
     assert list(table) == ["none", "beta-1", "metamixup-paper", "metamixup", "placebo"]
     policies = {key: row.policy for key, row in table.items()}
-    assert policies["beta-1"] == PolicyConfig("beta", alpha=1.0)
-    assert policies["metamixup-paper"] == PolicyConfig("learned", reading=PAPER)
-    assert policies["metamixup"] == PolicyConfig("learned", reading=DEFAULT)
-    assert policies["placebo"] == PolicyConfig("placebo", reading=DEFAULT)
+    assert policies["beta-1"] == Beta(alpha=1.0)
+    assert policies["metamixup-paper"] == LearnedConfig(reading=PAPER)
+    assert policies["metamixup"] == LearnedConfig(reading=DEFAULT)
+    assert policies["placebo"] == LearnedConfig(permute=True, reading=DEFAULT)
     assert table["placebo"].row.control_of == "metamixup"
 
 

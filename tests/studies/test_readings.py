@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from core.meta.reading import DEFAULT, PAPER, Reading
+from core.policies import LearnedConfig
 from studies.readings import design, rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,8 +22,7 @@ FACTORS = ("projection", "gradient", "scale", "step size")
 
 def reading_of(key: str) -> Reading:
     policy = ROWS[key].policy
-    assert policy is not None
-    assert policy.reading is not None
+    assert isinstance(policy, LearnedConfig)
     return policy.reading
 
 
@@ -90,7 +90,7 @@ def test_each_factor_is_varied_alone_around_both_named_readings() -> None:
         assert ROWS[f"{name}-meta-100"].training == {"meta_size": 100}
         assert ROWS[f"{name}-meta-1000"].training == {"meta_size": 1000}
         assert ROWS[f"{name}-overlap"].training == {"meta_in_training": True}
-    readings = [row.policy.reading for row in rows() if row.policy and row.policy.reading]
+    readings = [row.policy.reading for row in rows() if isinstance(row.policy, LearnedConfig)]
     assert {DEFAULT, PAPER} <= set(readings)
 
 

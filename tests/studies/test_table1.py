@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from core.data import DATASETS
-from core.training.config import PolicyConfig
+from core.policies import AdaMixUpConfig
 from core.training.optimizers import learning_rate
 from hpo.command_line import parse
 from hpo.study import presets
@@ -34,8 +34,8 @@ def test_the_rows_of_the_paper_in_its_order_and_ours_after_them() -> None:
         "none", "beta-1", "adamixup-no-discriminator", "adamixup", "metamixup-paper",
         "metamixup", "placebo", "frozen", "adamixup-frozen", "adamixup-own", "beta-1-own",
     ]  # fmt: skip
-    assert rows["adamixup"].policy == PolicyConfig("adamixup")
-    assert rows["adamixup-no-discriminator"].policy == PolicyConfig("adamixup-no-discriminator")
+    assert rows["adamixup"].policy == AdaMixUpConfig()
+    assert rows["adamixup-no-discriminator"].policy == AdaMixUpConfig(discriminator=False)
     assert all(not row.training for row in rows.values())
     families = {key: row.row.family for key, row in rows.items() if row.row.family != "learned"}
     assert families == {

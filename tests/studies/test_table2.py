@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from core.training.config import PolicyConfig
+from core.policies import LearnedConfig
 from hpo.cells.store import CellStore
 from studies.table2 import rows
 
@@ -73,7 +73,7 @@ def test_the_default_reading_has_its_controls_and_the_papers_has_none() -> None:
     controlled = {key: row.row.control_of for key, row in table.items() if row.row.control_of}
     assert controlled == {"placebo": "metamixup", "frozen": "metamixup"}
     # Results of earlier versions are found by these.
-    for key, policy in {"placebo": PolicyConfig("placebo"), "frozen": None}.items():
+    for key, policy in {"placebo": LearnedConfig(permute=True), "frozen": None}.items():
         assert table[key].policy == policy
         assert table[key].training == {}
     assert table["frozen"].frozen_from == "metamixup"

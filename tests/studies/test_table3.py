@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig
+from core.policies import Beta
 from hpo.cells.store import CellStore
 from hpo.command_line import parse
 from hpo.run import prepare
@@ -61,7 +61,7 @@ def test_methods_that_differ_in_one_thing_differ_in_nothing_else() -> None:
         told = [{**cells[method].to_dict(), "policy": None} for method in group]
         assert all(one == told[0] for one in told), group
         assert len({cells[method].policy for method in group}) == len(group)
-    assert cells["mixmatch"].policy == PolicyConfig("beta", alpha=0.75, per_sample=True)
+    assert cells["mixmatch"].policy == Beta(alpha=0.75, per_sample=True)
     assert cells["vat-em"].semi.entropy > 0 == cells["vat"].semi.entropy
     assert cells["mixup-apl"].semi.threshold_step == 0.05
     assert plan.size == 19

@@ -47,6 +47,7 @@ from core.mixing.pairing import ANY, Pairing
 from core.models.classifier import ImageClassifier
 from core.policies.adamixup.networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.policies.drawn import check_quantiles, draw_quantiles
+from core.policies.protocol import Policy
 from core.real_step import StepResult, autocast_region, mixed_step
 from core.user_model.held_statistics import statistics_held
 from core.user_model.wrapped_models import unwrap
@@ -55,7 +56,7 @@ REAL, MIXED = 1, 0
 """Classes of the intrusion discriminator."""
 
 
-class AdaMixUp:
+class AdaMixUp(Policy):
     """AdaMixUp as a `Policy`: it gives a batch its λ, and the loss through which all of it learns.
 
     Its networks belong to one training, and their parameters into its optimizer, with the weight
@@ -97,9 +98,6 @@ class AdaMixUp:
         >>> 0 < adamixup.metrics()["region_low"] < 1
         True
     """
-
-    needs_meta_validation = False
-    scores = None
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from core.policies import AdaMixUpConfig
 from hpo.analyses.adamixup.figure import CHANCE, figure
 from hpo.cells.record import CellRecord
 from hpo.report.markdown import number, padded_table
@@ -108,7 +109,7 @@ def _records(outcome: Outcome) -> list[CellRecord]:
         for record in outcome.records
         if record.status == "finished"
         and record.cell.purpose == "final"
-        and record.cell.training.policy.kind.startswith("adamixup")
+        and isinstance(record.cell.training.policy, AdaMixUpConfig)
     ]
     return sorted(
         found,

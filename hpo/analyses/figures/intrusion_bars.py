@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from core.policies import LearnedConfig
 from hpo.report.contrasts import (
     HOLM,
     WIDTH,
@@ -174,7 +175,7 @@ def _verdicts(
     opponents = {
         reading.row.key: [_REFERENCE, *(r.row.key for r in rows if _controls(r, reading))]
         for reading in rows
-        if reading.policy is not None and reading.policy.kind == "learned"
+        if isinstance(reading.policy, LearnedConfig) and not reading.policy.permute
     }
     told_apart = contrasts(
         {

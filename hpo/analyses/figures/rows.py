@@ -7,19 +7,19 @@ the next one takes.
 from __future__ import annotations
 
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig
+from core.policies import Beta, LearnedConfig, NoMix
 from hpo.study.rows import Row, StudyRow
 
-NONE = StudyRow(Row("none", "No MixUp", "none", "none"), PolicyConfig("none"))
+NONE = StudyRow(Row("none", "No MixUp", "none", "none"), NoMix())
 
-MIXUP = StudyRow(Row("beta-1", "MixUp (α = 1)", "alpha=1", "beta"), PolicyConfig("beta", alpha=1.0))
+MIXUP = StudyRow(Row("beta-1", "MixUp (α = 1)", "alpha=1", "beta"), Beta(alpha=1.0))
 
 METAMIXUP = StudyRow(
     Row("metamixup", "MetaMixUp (default)", "reading=default", "learned"),
-    PolicyConfig("learned", reading=DEFAULT),
+    LearnedConfig(reading=DEFAULT),
 )
 
 METAMIXUP_PAPER = StudyRow(
     Row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned"),
-    PolicyConfig("learned", reading=PAPER),
+    LearnedConfig(reading=PAPER),
 )

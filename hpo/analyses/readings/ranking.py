@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
@@ -159,10 +160,10 @@ def finished_results(outcome: Outcome, dataset: str, key: str) -> Results:
 def _line(
     row: StudyRow, base: TrainingConfig, entry: Mapping[str, Any], results: Results
 ) -> dict[str, Any]:
-    reading = row.policy.reading if row.policy is not None else None
-    is_reading = reading is not None and row.policy is not None and row.policy.kind == "learned"
+    policy = row.policy
+    reading = policy.reading if isinstance(policy, LearnedConfig) and not policy.permute else None
     line: dict[str, Any] = dict.fromkeys(RANKED_COLUMNS, _NAN)
-    line |= {factor: getattr(reading, factor) if is_reading else "" for factor in FACTORS}
+    line |= {factor: "" if reading is None else getattr(reading, factor) for factor in FACTORS}
     line |= {name: entry[name] for name in _OF_THE_REPORT}
     line |= {
         "dataset": base.dataset,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig
+from core.training.config import TrainingConfig
 from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY
 from hpo.bench.cost.contenders import VANILLA
 from hpo.bench.cost.records import Group
@@ -30,7 +31,7 @@ def records(group: Group) -> list[CellRecord]:
 def _record(group: Group, row: dict[Any, Any]) -> CellRecord:
     case, setting = group.case, group.setting
     error = row["error"] if isinstance(row["error"], str) else None
-    plain = PolicyConfig("beta", alpha=1.0, per_sample=True)
+    plain = Beta(alpha=1.0, per_sample=True)
     training = TrainingConfig(
         dataset=setting.dataset,
         model=case.model,
@@ -39,7 +40,7 @@ def _record(group: Group, row: dict[Any, Any]) -> CellRecord:
         batch_size=case.batch_size,
         meta_batch_size=case.meta_batch_size,
         meta_size=case.meta_batch_size,
-        policy=plain if row["contender"] == VANILLA else PolicyConfig("learned"),
+        policy=plain if row["contender"] == VANILLA else LearnedConfig(),
         seed=setting.seed,
         epochs=1,
         lr=LR,

@@ -15,12 +15,12 @@ import torch
 from core import soft_cross_entropy
 from core.data import DATASETS
 from core.models import build_model
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix, PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.bench.cost.counting import flops
 from hpo.bench.estimate.schedule import Timed
-from hpo.search.budget import LEARNED, weight
 from hpo.search.protocol import SearchSettings
-from hpo.study.rows import StudyRow, frozen_policy, grid_cost
+from hpo.study.rows import EVENLY, StudyRow, grid_cost
 
 META_STAGE_STEP = {"cnn": 4.58, "digits_cnn": 4.58}
 META_STAGE_STEP_ELSE = 4.53
@@ -36,7 +36,7 @@ RECORD_BYTES = 450
 TRACKING_BYTES = 2900
 """Of the MLflow database, for each epoch of a training: 23 MB for 54 trainings of 150 epochs."""
 
-_NONE = PolicyConfig("none")
+_NONE = NoMix()
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,9 @@ def multiple(policy: PolicyConfig, model: str) -> float:
     """Time of a step under the policy over that of a plain one: measured where it has a meta stage.
 
     A stage at every k-th step costs its share; the rest is counted in samples
-    (`hpo.search.budget`).
+    (`core.policies.PolicyConfig.cost`).
     """
-    if policy.kind in LEARNED:
-        return 1.0 + (META_STAGE_STEP.get(model, META_STAGE_STEP_ELSE) - 1.0) / policy.every
-    return weight(policy)
+    return policy.cost_with(META_STAGE_STEP.get(model, META_STAGE_STEP_ELSE) - 1.0)
 
 
 def training_flops(
@@ -193,7 +191,7 @@ def jobs(table: Table, seeds: int) -> Iterator[Job]:
                     after = search
                 elif row.frozen_from is not None:
                     after = f"{table.name}/{column.label}/{row.frozen_from}/{seed}"
-                    policy = frozen_policy(policies[row.frozen_from], (0.0, 1.0))
+                    policy = policies[row.frozen_from].frozen(EVENLY)
                 trainings, units = 1, 1.0
                 if row.strategy is not None:
                     budget = grid_cost(table.rows)

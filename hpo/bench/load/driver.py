@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.training.config import PolicyConfig
+from core.policies import NoMix
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
@@ -25,7 +25,7 @@ from hpo.study.rows import Row, StudyRow
 from hpo.tracking.tracker import StudyTracker
 
 STUDY = "load"
-ROWS = (StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none")),)
+ROWS = (StudyRow(Row("none", "No MixUp", "", "none"), NoMix()),)
 """Of the study: each seed is a cell."""
 
 EVERY = 50

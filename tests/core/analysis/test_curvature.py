@@ -16,13 +16,14 @@ from core.analysis.curvature import ImagePairs, draw_pairs, look, looks_at
 from core.data import ImageSet, load_source
 from core.data.prepared import CellData
 from core.models import build_model
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta
+from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.prepared_data import prepare_data
 from core.training.result import TrainingResult
 
 CONFIG = TrainingConfig(
-    "digits", "digits_cnn_smooth", PolicyConfig("beta", alpha=1.0), train_size=40, meta_size=20,
+    "digits", "digits_cnn_smooth", Beta(alpha=1.0), train_size=40, meta_size=20,
     epochs=4, batch_size=16, meta_batch_size=8, lr=0.05, width=2,
     analysis=AnalysisConfig(curvature_pairs=3),
 )  # fmt: skip

@@ -18,9 +18,10 @@ from core.analysis.intrusion import MixedPairs
 from core.analysis.observer import Findings
 from core.data import load_source, make_splits
 from core.models import build_model
+from core.policies import LearnedConfig
 from core.training import epoch, training
 from core.training.checkpoint import load_checkpoint
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult
@@ -29,7 +30,7 @@ ANALYSIS = AnalysisConfig(
     unmixed_images=20, pair_epochs=(3, 30, 90, 120), plane_images=30, mixed_samples=11
 )
 CONFIG = TrainingConfig(
-    "digits", "cnn_2d", PolicyConfig("learned"), train_size=50, meta_size=20, epochs=3,
+    "digits", "cnn_2d", LearnedConfig(), train_size=50, meta_size=20, epochs=3,
     batch_size=16, meta_batch_size=8, lr=0.05, translate=1, width=4, analysis=ANALYSIS,
 )  # fmt: skip
 LOOKED = ("label_entropy", "unmixed_loss")

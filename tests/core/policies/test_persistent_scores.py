@@ -25,12 +25,13 @@ from core.meta.validation_gradient import ValidationGradient
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
+from core.policies import ScoresConfig
 from core.policies.learned import Learned
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.real_step import mixed_step
 from core.training import training
 from core.training.checkpoint import load_checkpoint
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.prepared_data import prepare_data
 
@@ -530,7 +531,7 @@ def test_the_lowest_scores_on_paper() -> None:
 
 NOISE, TRAINED, META = 0.4, 900, 300
 DIGITS = TrainingConfig(
-    "digits", "digits_cnn", PolicyConfig("scores"), train_size=TRAINED, meta_size=META, epochs=30,
+    "digits", "digits_cnn", ScoresConfig(), train_size=TRAINED, meta_size=META, epochs=30,
     batch_size=64, meta_batch_size=64, lr=0.05, flip=False,
 )  # fmt: skip
 
@@ -579,16 +580,19 @@ def test_scores_find_flipped_labels_and_the_placebos_do_not(
 
     monkeypatch.setattr(training, "prepare_data", noisy)
     found = {}
-    for kind, every in (("scores", 1), ("scores", 4), ("scores-placebo", 1)):
-        config = replace(DIGITS, policy=PolicyConfig(kind, every=every))
-        directory = tmp_path / f"{kind}-{every}"
+    for policy in (ScoresConfig(), ScoresConfig(every=4), ScoresConfig(permute=True)):
+        config = replace(DIGITS, policy=policy)
+        directory = tmp_path / f"{policy.kind}-{policy.every}"
         fit(config, source=digits(), directory=directory)
         kept = load_checkpoint(directory)
         assert kept is not None
         scores = kept["policy"]["scores"]
         assert scores.shape == (TRAINED,)
         lowest, _ = lowest_scores(scores, 100)
-        found[kind, every] = auc(scores, flipped), float(flipped[lowest].double().mean())
+        found[policy.kind, policy.every] = (
+            auc(scores, flipped),
+            float(flipped[lowest].double().mean()),
+        )
     assert found["scores", 1][0] > 0.8
     assert found["scores", 4][0] > 0.75
     assert abs(found["scores-placebo", 1][0] - 0.5) < 5 * deviation

@@ -19,7 +19,7 @@ from core.mixing.interpolation import Interpolation
 from core.policies.drawn import Beta, NoMix
 from core.policies.learned import Learned
 from core.policies.persistent_scores import PersistentScores
-from core.policies.protocol import Policy, Stateless
+from core.policies.protocol import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.semi_supervised.mixmatch import (
@@ -38,7 +38,7 @@ every_size = pytest.mark.parametrize(("k", "b", "u"), SIZES)
 
 
 @dataclass(frozen=True)
-class Given(Stateless):
+class Given(Policy):
     """Gives the interpolation it was given, and keeps what it was asked."""
 
     interpolation: Interpolation

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from core.data import Source, Splits, load_source
+from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training import few_labels_data
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.few_labels import SemiSupervisedTraining
 from core.training.fit import reproducible, start
 from core.training.prepared_data import draw_splits
 from core.training.training import Training
 
-NONE, LEARNED = PolicyConfig("none"), PolicyConfig("learned")
-BETA = PolicyConfig("beta", alpha=0.75, per_sample=True)
+NONE, LEARNED = NoMix(), LearnedConfig()
+BETA = Beta(alpha=0.75, per_sample=True)
 
 METHODS: dict[str, tuple[PolicyConfig, dict[str, Any]]] = {
     "supervised": (NONE, {"kind": "supervised"}),
@@ -47,7 +48,7 @@ METHODS: dict[str, tuple[PolicyConfig, dict[str, Any]]] = {
     ),
     "metamixup + pseudo-label": (LEARNED, {"kind": "pseudo-label", "threshold": 0.13}),
     "scores + pseudo-label": (
-        PolicyConfig("scores"),
+        ScoresConfig(),
         {"kind": "pseudo-label", "threshold": 0.13},
     ),
     "mixmatch without mixup": (NONE, {"kind": "mixmatch", "weight": 25.0, "ema": 0.8}),

@@ -19,19 +19,20 @@ from torch import Tensor, nn
 from core.data import load_source
 from core.evaluation import evaluate
 from core.models import build_model
+from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.training import few_labels as semi_training
 from core.training import training
 from core.training.checkpoint import load_checkpoint
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.few_labels import SemiSupervisedTraining
 from core.training.few_labels_data import SemiData, prepare_semi_data
 from core.training.fit import fit
 from core.training.result import DivergenceError, Metrics, TrainingResult
 
-NONE, LEARNED = PolicyConfig("none"), PolicyConfig("learned")
-BETA = PolicyConfig("beta", alpha=0.75, per_sample=True)
+NONE, LEARNED = NoMix(), LearnedConfig()
+BETA = Beta(alpha=0.75, per_sample=True)
 
 LABELLED, UNLABELLED, B, U, M = 20, 26, 8, 6, 5
 EPOCHS, STEPS = 3, 4
@@ -61,12 +62,12 @@ CASES = {
         BETA, kind="pseudo-label", threshold=0.16, threshold_step=0.03, threshold_period=1
     ),
     "metamixup + pseudo-label": case(LEARNED, kind="pseudo-label", threshold=0.13),
-    "scores + pseudo-label": case(PolicyConfig("scores"), kind="pseudo-label", threshold=0.13),
+    "scores + pseudo-label": case(ScoresConfig(), kind="pseudo-label", threshold=0.13),
     "mixmatch without mixup": case(kind="mixmatch", weight=25.0, ema=0.8),
     "mixmatch": case(BETA, kind="mixmatch", weight=25.0, ema=0.8, ramp="linear", ramp_share=0.5),
     "mixmatch + metamixup": case(LEARNED, kind="mixmatch", weight=25.0, ema=0.8),
     "mixmatch + placebo": case(
-        PolicyConfig("placebo", every=3), kind="mixmatch", weight=25.0, ema=0.8
+        LearnedConfig(permute=True, every=3), kind="mixmatch", weight=25.0, ema=0.8
     ),
 }
 every_case = pytest.mark.parametrize("name", CASES)
@@ -237,7 +238,7 @@ def test_what_each_epoch_reports(name: str) -> None:
     }  # fmt: skip
     if config.semi and config.semi.kind in ("pseudo-label", "mixmatch"):
         names |= {"lam_mean", "lam_q05", "lam_q25", "lam_q50", "lam_q75", "lam_q95"}
-    if config.policy.reading is not None:
+    if config.policy.learns:
         names |= {"lam_change", "hypergradient_rms", "meta_loss"}
     pseudo = {"accepted", "accepted_accuracy", "threshold"}
     if config.semi and config.semi.kind == "pseudo-label":

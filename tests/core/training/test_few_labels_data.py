@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from core.data import ImageSet, Source, source_from_arrays
+from core.policies import LearnedConfig, NoMix
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.few_labels_data import prepare_semi_data
 from core.training.prepared_data import prepare_data
 
 SEMI = SemiSupervisedConfig("supervised", labelled=12)
 CONFIG = TrainingConfig(
-    "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, flip=False, semi=SEMI
+    "numbered", "cnn", NoMix(), train_size=30, meta_size=12, flip=False, semi=SEMI
 )
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -80,7 +81,7 @@ def test_the_seed_alone_decides_the_parts(kind: Any) -> None:
     first = parts(CONFIG)
     torch.rand(3)
     semi = SemiSupervisedConfig(kind, labelled=12, unlabelled_batch=5, **KINDS[kind])
-    policy = PolicyConfig("learned" if kind in ("pseudo-label", "mixmatch") else "none")
+    policy = LearnedConfig() if kind in ("pseudo-label", "mixmatch") else NoMix()
     other = replace(CONFIG, semi=semi, policy=policy, lr=1.0, batch_size=3, model="wrn_28_2")
     assert parts(other) == first
     for one, two in zip(parts(replace(CONFIG, seed=1)), first, strict=True):

@@ -26,15 +26,16 @@ import core
 import core.training.epoch
 from core.data import Source, Transform, load_source, make_splits
 from core.models import build_model
+from core.policies import AdaMixUpConfig, Beta, Fixed, Frozen, LearnedConfig, NoMix, ScoresConfig
 from core.training import training
 from core.training.checkpoint import load_checkpoint
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.optimizers import learning_rate
 from core.training.prepared_data import draw_labels
 from core.training.result import DivergenceError, Metrics, TrainingResult
 
-NONE = PolicyConfig("none")
+NONE = NoMix()
 CONFIG = TrainingConfig(
     "digits", "digits_cnn", NONE, train_size=50, meta_size=20, epochs=3, batch_size=16,
     meta_batch_size=8, lr=0.05, translate=1,
@@ -44,26 +45,26 @@ STEPS = 4
 
 POLICIES = {
     "none": NONE,
-    "beta": PolicyConfig("beta", alpha=1.0),
-    "per sample": PolicyConfig("beta", alpha=0.5, per_sample=True),
-    "fixed": PolicyConfig("fixed", lam=0.3),
-    "frozen": PolicyConfig("frozen", quantiles=(0.0, 0.3, 1.0)),
-    "learned": PolicyConfig("learned"),
-    "paper": PolicyConfig("learned", reading=core.PAPER),
-    "placebo": PolicyConfig("placebo"),
-    "last blocks": PolicyConfig("learned", last_blocks=1),
-    "refreshed": PolicyConfig("learned", refresh_every=3),
-    "amortised": PolicyConfig("learned", every=4),
-    "amortised placebo": PolicyConfig("placebo", every=3, refresh_every=2, last_blocks=2),
-    "scores": PolicyConfig("scores"),
-    "scores placebo": PolicyConfig("scores-placebo", every=4),
+    "beta": Beta(alpha=1.0),
+    "per sample": Beta(alpha=0.5, per_sample=True),
+    "fixed": Fixed(lam=0.3),
+    "frozen": Frozen(quantiles=(0.0, 0.3, 1.0)),
+    "learned": LearnedConfig(),
+    "paper": LearnedConfig(reading=core.PAPER),
+    "placebo": LearnedConfig(permute=True),
+    "last blocks": LearnedConfig(last_blocks=1),
+    "refreshed": LearnedConfig(refresh_every=3),
+    "amortised": LearnedConfig(every=4),
+    "amortised placebo": LearnedConfig(permute=True, every=3, refresh_every=2, last_blocks=2),
+    "scores": ScoresConfig(),
+    "scores placebo": ScoresConfig(permute=True, every=4),
 }
 ADAMIXUP = {
-    "adamixup": PolicyConfig("adamixup"),
-    "adamixup without": PolicyConfig("adamixup-no-discriminator"),
+    "adamixup": AdaMixUpConfig(),
+    "adamixup without": AdaMixUpConfig(discriminator=False),
 }
 """These see a batch several times, each with dropout of its own."""
-LEARNED = tuple(name for name, policy in POLICIES.items() if policy.reading is not None)
+LEARNED = tuple(name for name, policy in POLICIES.items() if policy.learns)
 
 digits = functools.cache(lambda: load_source("digits"))
 
@@ -198,7 +199,7 @@ def test_learned_and_placebo_start_from_the_same_draws_and_meta_batches(
 
 def test_no_mixing_is_mixing_with_lam_1() -> None:
     """`1·x + 0·x'` is x to the last bit, so the whole trainings must agree."""
-    fixed = run(replace(CONFIG, policy=PolicyConfig("fixed", lam=1.0)))
+    fixed = run(replace(CONFIG, policy=Fixed(lam=1.0)))
     assert numbers(fixed) == numbers(trained("none"))
     assert numbers(trained("fixed")) != numbers(fixed)
 
@@ -499,7 +500,7 @@ def test_samples_seen_of_the_cheaper_meta_stages(policy: str, seen: list[int]) -
 
 def test_cheaper_meta_stages_at_no_saving_are_the_exact_ones() -> None:
     """All three blocks of weights and the classifier: four."""
-    everything = PolicyConfig("learned", last_blocks=4)
+    everything = LearnedConfig(last_blocks=4)
     assert numbers(run(replace(CONFIG, policy=everything))) == numbers(trained("learned"))
     assert numbers(trained("last blocks")) != numbers(trained("learned"))
 
@@ -526,7 +527,7 @@ def test_an_amortised_training_learns_at_every_fourth_step_and_moves_lam_at_all(
 
 def test_samples_seen_of_more_meta_steps_and_of_meta_in_training() -> None:
     reading = replace(core.DEFAULT, meta_steps=3)
-    config = replace(CONFIG, epochs=1, policy=PolicyConfig("learned", reading=reading))
+    config = replace(CONFIG, epochs=1, policy=LearnedConfig(reading=reading))
     assert run(config).samples_seen == 50 + 3 * (50 + 4 * 8)
     config = replace(CONFIG, epochs=1, meta_in_training=True)
     assert run(config).samples_seen == 50 + 20
@@ -562,7 +563,7 @@ def test_quantiles_of_lam_in_the_last_epoch(policy: str, steps: list[Step]) -> N
 
 def test_a_frozen_policy_takes_up_what_learning_ended_with() -> None:
     learned = trained("learned")
-    policy = PolicyConfig("frozen", quantiles=tuple(learned.lam_quantiles))
+    policy = Frozen(quantiles=tuple(learned.lam_quantiles))
     frozen = run(replace(CONFIG, train_size=400, policy=policy))
     found, meant = frozen.lam_quantiles, learned.lam_quantiles
     # 400 draws: the standard error of a quantile is at most 0.025 in its level.

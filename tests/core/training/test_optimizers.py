@@ -13,14 +13,15 @@ import core
 import core.training.epoch
 from core.data import load_source
 from core.models import build_model
+from core.policies import LearnedConfig, NoMix
 from core.training import training
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.optimizers import build_optimizer
 from core.training.result import TrainingResult
 
 CONFIG = TrainingConfig(
-    "digits", "digits_cnn", PolicyConfig("none"), train_size=34, meta_size=20, epochs=3,
+    "digits", "digits_cnn", NoMix(), train_size=34, meta_size=20, epochs=3,
     batch_size=16, meta_batch_size=8, lr=0.01, weight_decay=0.1,
 )  # fmt: skip
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -123,9 +124,9 @@ def test_a_resume_changes_nothing(
     optimizer: Any, inner_step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    policy = PolicyConfig("none")
+    policy = NoMix()
     if inner_step != "none":
-        policy = PolicyConfig("learned", reading=replace(core.DEFAULT, inner_step=inner_step))
+        policy = LearnedConfig(reading=replace(core.DEFAULT, inner_step=inner_step))
     config = replace(CONFIG, optimizer=optimizer, policy=policy)
     whole = numbers(fit(config, source=digits()))
     assert whole != numbers(fit(replace(config, optimizer="sgd"), source=digits()))
@@ -153,7 +154,7 @@ def test_lam_is_learned_through_plain_descent_whatever_the_optimizer(
     monkeypatch.setattr(core.training.epoch, "mixed_step", spy)
 
     def first_lam(optimizer: Any, inner_step: Any) -> Tensor:
-        policy = PolicyConfig("learned", reading=replace(core.DEFAULT, inner_step=inner_step))
+        policy = LearnedConfig(reading=replace(core.DEFAULT, inner_step=inner_step))
         steps.clear()
         fit(replace(CONFIG, optimizer=optimizer, policy=policy, epochs=1), source=digits())
         return steps[0]

@@ -21,13 +21,12 @@ from core.data import (
     make_splits,
     source_from_arrays,
 )
+from core.policies import Beta, LearnedConfig, NoMix
 from core.semi_supervised import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels, prepare_data
 
-CONFIG = TrainingConfig(
-    "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, flip=False
-)
+CONFIG = TrainingConfig("numbered", "cnn", NoMix(), train_size=30, meta_size=12, flip=False)
 
 
 def numbered() -> Source:
@@ -67,7 +66,7 @@ def test_meta_in_training_adds_exactly_those_images() -> None:
 
 
 def test_the_seed_alone_decides_the_parts() -> None:
-    beta = replace(CONFIG, policy=PolicyConfig("beta", alpha=1.0), lr=1.0, batch_size=3)
+    beta = replace(CONFIG, policy=Beta(alpha=1.0), lr=1.0, batch_size=3)
     first = prepare_data(CONFIG, numbered(), "cpu")
     torch.rand(3)
     assert read(prepare_data(beta, numbered(), "cpu").train) == read(first.train)
@@ -205,7 +204,7 @@ def test_the_seed_alone_decides_tail_and_labels() -> None:
     config = replace(CONFIG, **NOISE[2])
     first = prepare_data(config, numbered(), "cpu")
     torch.rand(3)
-    learned = replace(config, policy=PolicyConfig("learned"), lr=1.0, epochs=2, width=4)
+    learned = replace(config, policy=LearnedConfig(), lr=1.0, epochs=2, width=4)
     again = prepare_data(learned, numbered(), "cpu")
     assert read(again.train) == read(first.train)
     assert torch.equal(again.train.labels, first.train.labels)
@@ -279,7 +278,7 @@ def test_the_seed_alone_decides_the_folds() -> None:
     config = replace(CONFIG, folds=3, fold=1)
     first = draw_labels(config, numbered()).held_out.tolist()
     torch.rand(3)
-    again = replace(config, policy=PolicyConfig("learned"), lr=1.0)
+    again = replace(config, policy=LearnedConfig(), lr=1.0)
     assert draw_labels(again, numbered()).held_out.tolist() == first
     # Of the same images, other folds: train_size None takes all but the meta-validation images.
     parts = [
@@ -344,7 +343,7 @@ def test_labels_for_all_leave_nothing_to_learn_without() -> None:
     source = load_source("digits")
     semi = SemiSupervisedConfig("supervised", labelled=100)
     config = TrainingConfig(
-        "digits", "digits_cnn", PolicyConfig("none"), train_size=100, meta_size=50, semi=semi
+        "digits", "digits_cnn", NoMix(), train_size=100, meta_size=50, semi=semi
     )
     with pytest.raises(ValueError, match="labelled=100 leaves no unlabelled image; choose fewer"):
         draw_labels(config, source)

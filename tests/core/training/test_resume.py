@@ -21,8 +21,9 @@ import core
 import core.training.checkpoint
 import core.training.epoch
 from core.data import load_source
+from core.policies import AdaMixUpConfig, Beta, Frozen, LearnedConfig, NoMix, ScoresConfig
 from core.training import training
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.result import DivergenceError, Metrics, TrainingResult
 
@@ -35,22 +36,22 @@ MODELS: dict[str, dict[str, Any]] = {
     "preact_resnet18": {"width": 4},  # BatchNorm
 }
 POLICIES = {
-    "none": PolicyConfig("none"),
-    "beta": PolicyConfig("beta", alpha=1.0, per_sample=True),
-    "frozen": PolicyConfig("frozen", quantiles=(0.0, 0.3, 1.0)),
-    "learned": PolicyConfig("learned"),
-    "placebo": PolicyConfig("placebo"),
+    "none": NoMix(),
+    "beta": Beta(alpha=1.0, per_sample=True),
+    "frozen": Frozen(quantiles=(0.0, 0.3, 1.0)),
+    "learned": LearnedConfig(),
+    "placebo": LearnedConfig(permute=True),
     # Three steps an epoch: neither 2 nor 4 goes into it, so the counts cross its borders.
-    "last_blocks": PolicyConfig("learned", last_blocks=1),
-    "refreshed": PolicyConfig("learned", refresh_every=2),
-    "refreshed_3": PolicyConfig("placebo", refresh_every=3),
-    "amortised": PolicyConfig("learned", every=4),
-    "amortised_placebo": PolicyConfig("placebo", every=2, refresh_every=2, last_blocks=2),
-    "scores": PolicyConfig("scores"),
-    "scores_placebo": PolicyConfig("scores-placebo", every=2, refresh_every=2),
+    "last_blocks": LearnedConfig(last_blocks=1),
+    "refreshed": LearnedConfig(refresh_every=2),
+    "refreshed_3": LearnedConfig(permute=True, refresh_every=3),
+    "amortised": LearnedConfig(every=4),
+    "amortised_placebo": LearnedConfig(permute=True, every=2, refresh_every=2, last_blocks=2),
+    "scores": ScoresConfig(),
+    "scores_placebo": ScoresConfig(permute=True, every=2, refresh_every=2),
     # Networks of their own.
-    "adamixup": PolicyConfig("adamixup"),
-    "adamixup_no_discriminator": PolicyConfig("adamixup-no-discriminator"),
+    "adamixup": AdaMixUpConfig(),
+    "adamixup_no_discriminator": AdaMixUpConfig(discriminator=False),
 }
 CELLS = [
     TrainingConfig(
@@ -186,7 +187,7 @@ def test_an_interruption_at_any_epoch_changes_nothing(
 @pytest.mark.parametrize("inner_step", ["gradient_descent", "optimizer"])
 def test_dying_after_every_single_epoch(inner_step: Any, tmp_path: Path) -> None:
     reading = replace(core.DEFAULT, inner_step=inner_step)
-    config = replace(CNN, policy=PolicyConfig("learned", reading=reading))
+    config = replace(CNN, policy=LearnedConfig(reading=reading))
     for at in range(1, EPOCHS + 1):
         interrupt(config, tmp_path, at)
     assert resume(config, tmp_path) == whole(config)
@@ -256,7 +257,7 @@ def test_a_quick_training_keeps_only_its_last_epoch(
 
 
 def test_a_checkpoint_of_another_configuration_is_ignored(tmp_path: Path, steps: list[int]) -> None:
-    for change in ({"seed": 1}, {"lr": 0.1}, {"policy": PolicyConfig("placebo")}):
+    for change in ({"seed": 1}, {"lr": 0.1}, {"policy": LearnedConfig(permute=True)}):
         other = replace(CNN, **change)
         expected = whole(other)
         fit(CNN, source=digits(), directory=tmp_path)

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.pseudo_labels import figure, pseudo_labels, statistics
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
@@ -18,12 +19,12 @@ from hpo.study.rows import Row, StudyRow
 
 MakeRecord = Callable[..., CellRecord]
 
-BASE = TrainingConfig("digits", "cnn", PolicyConfig("none"))
+BASE = TrainingConfig("digits", "cnn", NoMix())
 ROWS = [
-    StudyRow(Row("b", "B", "", "extra"), PolicyConfig("none")),
-    StudyRow(Row("a", "A", "", "extra"), PolicyConfig("none")),
-    StudyRow(Row("c", "Control", "", "placebo", control_of="a"), PolicyConfig("none")),
-    StudyRow(Row("plain", "Plain", "", "none"), PolicyConfig("none")),
+    StudyRow(Row("b", "B", "", "extra"), NoMix()),
+    StudyRow(Row("a", "A", "", "extra"), NoMix()),
+    StudyRow(Row("c", "Control", "", "placebo", control_of="a"), NoMix()),
+    StudyRow(Row("plain", "Plain", "", "none"), NoMix()),
 ]
 
 

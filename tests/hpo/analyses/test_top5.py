@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.top5 import COLUMNS, top5_report
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
@@ -16,7 +17,7 @@ from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
 MakeRecord = Callable[..., CellRecord]
-NONE = PolicyConfig("none")
+NONE = NoMix()
 ROWS = [
     StudyRow(Row("none", "No MixUp", "", "none", {"imagenet": 52.84}), NONE),
     StudyRow(Row("other", "Other", "", "extra"), NONE),

@@ -12,27 +12,28 @@ import pytest
 
 from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
+from core.policies import Beta, Fixed, Frozen, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, partial_result
 from hpo.cells.store import CellStore, StoreError
 
 MakeRecord = Callable[..., CellRecord]
 
-TRAINING = TrainingConfig("digits", "digits_cnn", PolicyConfig("beta", alpha=1.0))
+TRAINING = TrainingConfig("digits", "digits_cnn", Beta(alpha=1.0))
 CELL = Cell("beta-1", TRAINING)
 GOLDEN = "beta-1-digits-s0-a909ef9d"
 """Results that people have on disk are found by this: a change to it loses them."""
 
 GOLDENS: dict[str, tuple[str, PolicyConfig]] = {
-    "none-digits-s0-6d0360c3": ("none", PolicyConfig("none")),
-    "fixed-0.3-digits-s0-a3b214a7": ("fixed-0.3", PolicyConfig("fixed", lam=0.3)),
+    "none-digits-s0-6d0360c3": ("none", NoMix()),
+    "fixed-0.3-digits-s0-a3b214a7": ("fixed-0.3", Fixed(lam=0.3)),
     "metamixup-paper-digits-s0-5e61634e": (
-        "metamixup-paper", PolicyConfig("learned", reading=PAPER),
+        "metamixup-paper", LearnedConfig(reading=PAPER),
     ),
-    "metamixup-digits-s0-0a4d07d3": ("metamixup", PolicyConfig("learned", reading=DEFAULT)),
-    "placebo-digits-s0-e23ddfc7": ("placebo", PolicyConfig("placebo", reading=DEFAULT)),
+    "metamixup-digits-s0-0a4d07d3": ("metamixup", LearnedConfig(reading=DEFAULT)),
+    "placebo-digits-s0-e23ddfc7": ("placebo", LearnedConfig(permute=True, reading=DEFAULT)),
 }  # fmt: skip
 """As they were before policies had `last_blocks`, `refresh_every`, `every` and `quantiles`, and
 trainings `label_noise`, `label_noise_kind`, `imbalance`, `folds`, `fold`, `optimizer`,
@@ -42,7 +43,7 @@ the default reading does."""
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "mnist",
     "model": "cnn",
-    "policy": PolicyConfig("none"),
+    "policy": NoMix(),
     "seed": 1,
     "image_size": 8,
     "train_size": 100,
@@ -74,28 +75,28 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 POLICIES = [
-    PolicyConfig("none"),
-    PolicyConfig("beta", alpha=1.0, per_sample=True),
-    PolicyConfig("beta", alpha=0.1 + 0.2),
-    PolicyConfig("beta", alpha=0.3),
-    PolicyConfig("fixed", lam=0.3),
-    PolicyConfig("fixed", lam=0.5),
-    PolicyConfig("learned", reading=PAPER),
-    PolicyConfig("learned", reading=DEFAULT),
-    PolicyConfig("placebo", reading=DEFAULT),
-    PolicyConfig("learned", reading=DEFAULT, last_blocks=1),
-    PolicyConfig("learned", reading=DEFAULT, last_blocks=2),
-    PolicyConfig("learned", reading=DEFAULT, refresh_every=2),
-    PolicyConfig("learned", reading=DEFAULT, every=2),
-    PolicyConfig("learned", reading=DEFAULT, refresh_every=2, every=2),
-    PolicyConfig("placebo", reading=DEFAULT, every=2),
-    PolicyConfig("frozen", quantiles=(0.1, 0.9)),
-    PolicyConfig("frozen", quantiles=(0.1, 0.2 + 0.1, 0.9)),
-    PolicyConfig("frozen", quantiles=(0.1, 0.3, 0.9)),
-    PolicyConfig("scores"),
-    PolicyConfig("scores", reading=DEFAULT),
-    PolicyConfig("scores", every=4),
-    PolicyConfig("scores-placebo"),
+    NoMix(),
+    Beta(alpha=1.0, per_sample=True),
+    Beta(alpha=0.1 + 0.2),
+    Beta(alpha=0.3),
+    Fixed(lam=0.3),
+    Fixed(lam=0.5),
+    LearnedConfig(reading=PAPER),
+    LearnedConfig(reading=DEFAULT),
+    LearnedConfig(permute=True, reading=DEFAULT),
+    LearnedConfig(reading=DEFAULT, last_blocks=1),
+    LearnedConfig(reading=DEFAULT, last_blocks=2),
+    LearnedConfig(reading=DEFAULT, refresh_every=2),
+    LearnedConfig(reading=DEFAULT, every=2),
+    LearnedConfig(reading=DEFAULT, refresh_every=2, every=2),
+    LearnedConfig(permute=True, reading=DEFAULT, every=2),
+    Frozen(quantiles=(0.1, 0.9)),
+    Frozen(quantiles=(0.1, 0.2 + 0.1, 0.9)),
+    Frozen(quantiles=(0.1, 0.3, 0.9)),
+    ScoresConfig(),
+    ScoresConfig(reading=DEFAULT),
+    ScoresConfig(every=4),
+    ScoresConfig(permute=True),
 ]
 
 
@@ -112,7 +113,7 @@ def test_settings_that_came_later_leave_older_ids_alone(golden: str) -> None:
 def test_a_result_stored_before_those_settings_is_found_and_read(
     tmp_path: Path, make_record: MakeRecord
 ) -> None:
-    cell = Cell("metamixup", replace(TRAINING, policy=PolicyConfig("learned", reading=DEFAULT)))
+    cell = Cell("metamixup", replace(TRAINING, policy=LearnedConfig(reading=DEFAULT)))
     store = CellStore(tmp_path)
     store.save(replace(make_record(), cell=cell))
     path = store.directory(cell.id) / "result.json"
@@ -141,7 +142,7 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
 
 def test_equal_cells_have_equal_ids_however_they_were_made() -> None:
     again = TrainingConfig(
-        seed=0, policy=PolicyConfig(alpha=1.0, kind="beta"), model="digits_cnn", dataset="digits"
+        seed=0, policy=Beta(per_sample=False, alpha=1.0), model="digits_cnn", dataset="digits"
     )
     assert Cell(training=again, method="beta-1").id == GOLDEN
     assert Cell.from_dict(json.loads(json.dumps(CELL.to_dict()))).id == GOLDEN

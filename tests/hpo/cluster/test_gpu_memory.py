@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, Fixed, Frozen, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import CONTEXT_BYTES, GpuUse
 from hpo.cells.record import CellRecord
@@ -84,16 +85,16 @@ def test_what_was_used_is_kept_as_text() -> None:
 
 
 def test_one_of_each_kind_is_measured_for_an_epoch() -> None:
-    base = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=9, train_size=100)
+    base = TrainingConfig("digits", "cnn", NoMix(), epochs=9, train_size=100)
     policies = [
-        PolicyConfig("beta", alpha=1.0),
-        PolicyConfig("beta", alpha=2.0),
-        PolicyConfig("fixed", lam=0.1),
-        PolicyConfig("learned", reading=DEFAULT),
-        PolicyConfig("learned", reading=PAPER),
-        PolicyConfig("learned", reading=DEFAULT, last_blocks=1),
-        PolicyConfig("frozen", quantiles=(0.0, 1.0)),
-        PolicyConfig("frozen", quantiles=(0.0, 0.5)),
+        Beta(alpha=1.0),
+        Beta(alpha=2.0),
+        Fixed(lam=0.1),
+        LearnedConfig(reading=DEFAULT),
+        LearnedConfig(reading=PAPER),
+        LearnedConfig(reading=DEFAULT, last_blocks=1),
+        Frozen(quantiles=(0.0, 1.0)),
+        Frozen(quantiles=(0.0, 0.5)),
     ]
     cells = [
         Cell(str(number), replace(base, policy=policy, seed=seed))

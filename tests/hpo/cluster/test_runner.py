@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from core.data import ImageSet, Source, load_source
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from core.training.fit import fit
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
@@ -38,7 +39,7 @@ pytestmark = [
 BASE = TrainingConfig(
     dataset="digits",
     model="cnn",  # has dropout, which draws from the process's global stream
-    policy=PolicyConfig("none"),
+    policy=NoMix(),
     train_size=60,
     meta_size=50,
     epochs=4,
@@ -47,9 +48,9 @@ BASE = TrainingConfig(
     lr=0.02,
 )
 POLICIES = {
-    "none": PolicyConfig("none"),
-    "beta-1": PolicyConfig("beta", alpha=1.0),
-    "metamixup": PolicyConfig("learned"),
+    "none": NoMix(),
+    "beta-1": Beta(alpha=1.0),
+    "metamixup": LearnedConfig(),
     "beta-search": None,
 }
 
@@ -146,7 +147,7 @@ class FullStore(CellStore):
 
 def test_what_fails_in_the_driver_keeps_its_message(tmp_path: Path) -> None:
     digits = load_source("digits")
-    rows = [StudyRow(Row("none", "none", "none", "none"), PolicyConfig("none"))]
+    rows = [StudyRow(Row("none", "none", "none", "none"), NoMix())]
     plan = Plan("table2", rows, ["digits"], [0], {"digits": BASE}, SearchSettings())
     demand = Demand(address=None, workers=1, threads=1, gpus=0, data_bytes=10**6)
     tracker = StudyTracker(None, output=tmp_path, experiment="t", study_id="t", params={})

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from core.data import load_source
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
 from hpo.cluster import trainable
@@ -23,7 +24,7 @@ from hpo.storage.folder import FolderStorage
 CELL = Cell(
     "none",
     TrainingConfig(
-        "digits", "cnn", PolicyConfig("none"), width=2, train_size=20, meta_size=20, epochs=2,
+        "digits", "cnn", NoMix(), width=2, train_size=20, meta_size=20, epochs=2,
         batch_size=20, meta_batch_size=20,
     ),
 )  # fmt: skip

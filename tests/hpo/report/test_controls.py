@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.report.controls import COLUMNS, compare_with_controls, controls_report
 from hpo.report.outcome import Extra, Outcome
@@ -20,12 +21,12 @@ from hpo.study.rows import Row, StudyRow, controls
 
 MakeRecord = Callable[..., CellRecord]
 
-BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"))
-BETA_1 = StudyRow(Row("beta-1", "Beta(1)", "", "beta"), PolicyConfig("beta", alpha=1.0))
+BASE = TrainingConfig("digits", "digits_cnn", NoMix())
+BETA_1 = StudyRow(Row("beta-1", "Beta(1)", "", "beta"), Beta(alpha=1.0))
 SEARCHED = StudyRow(Row("beta-search", "Searched", "", "beta"), None)
-MINE = StudyRow(Row("mine", "Mine", "", "learned"), PolicyConfig("learned"))
+MINE = StudyRow(Row("mine", "Mine", "", "learned"), LearnedConfig())
 PLACEBO, FROZEN = controls(MINE)
-ALONE = StudyRow(Row("alone", "Alone", "", "learned"), PolicyConfig("learned"))
+ALONE = StudyRow(Row("alone", "Alone", "", "learned"), LearnedConfig())
 ROWS = [BETA_1, SEARCHED, MINE, PLACEBO, FROZEN, ALONE]
 
 ERRORS = {

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from core.policies import Beta, Frozen, LearnedConfig, NoMix
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig
 from hpo.cells.record import CellRecord
 from hpo.report.few_label_table import COLUMNS, semi_table, summary_metrics
 from hpo.report.markdown import to_markdown
@@ -39,9 +39,9 @@ ERRORS = {
     "meta-placebo": [19.0, 20.0, 22.5],
 }
 POLICIES = {
-    "mixup": PolicyConfig("beta", alpha=1.0),
-    "meta": PolicyConfig("learned"),
-    "meta-placebo": PolicyConfig("placebo"),
+    "mixup": Beta(alpha=1.0),
+    "meta": LearnedConfig(),
+    "meta-placebo": LearnedConfig(permute=True),
 }
 
 
@@ -52,7 +52,7 @@ def records(make_record: MakeRecord) -> list[CellRecord]:
     for method, errors in ERRORS.items():
         for seed, error in enumerate(errors):
             record = make_record(method, seed, test_error=error, median_error=error + seed)
-            policy = POLICIES.get(method, PolicyConfig("none"))
+            policy = POLICIES.get(method, NoMix())
             training = replace(record.cell.training, semi=semi, policy=policy, meta_size=30)
             found.append(replace(record, cell=replace(record.cell, training=training)))
     return found
@@ -114,7 +114,7 @@ def test_meta_validation_images_that_train_or_gave_lambda_are_counted(
 
     assert counted() == 100
     assert counted(meta_in_training=True) == 130
-    assert counted(policy=PolicyConfig("frozen", quantiles=(0.0, 1.0))) == 130
+    assert counted(policy=Frozen(quantiles=(0.0, 1.0))) == 130
 
 
 def test_without_the_reference_nothing_is_compared(records: list[CellRecord]) -> None:

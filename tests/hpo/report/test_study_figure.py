@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
-from core.training.config import PolicyConfig
+from core.policies import Beta, Fixed, LearnedConfig, NoMix
 from hpo.cells.record import CellRecord
 from hpo.report.study_figure import (
     cost_figure,
@@ -39,10 +39,10 @@ SPIKE = [28, *[0] * 19]
 def records(make_record: MakeRecord) -> list[CellRecord]:
     """Three seeds on two data sets; the placebo has no result, fixed-0.3 a single seed."""
     policies = {
-        "none": PolicyConfig("none"),
-        "beta-1": PolicyConfig("beta", alpha=1.0),
-        "fixed-0.3": PolicyConfig("fixed", lam=0.3),
-        "metamixup": PolicyConfig("learned"),
+        "none": NoMix(),
+        "beta-1": Beta(alpha=1.0),
+        "fixed-0.3": Fixed(lam=0.3),
+        "metamixup": LearnedConfig(),
     }
     found = []
     for dataset, level in (("digits", 6.0), ("mnist", 60.0)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig
+from core.policies import Beta
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.report.records import load_records
@@ -139,14 +139,14 @@ def test_pairs_are_the_seeds_that_both_have(make_record: MakeRecord) -> None:
 
 
 def test_a_searched_row_bears_the_whole_search(make_record: MakeRecord) -> None:
-    policy = PolicyConfig("beta", alpha=0.21349)
+    policy = Beta(alpha=0.21349)
     trials = [
         make_record(
             "beta-search",
             9,
             purpose="search",
             status=status,
-            policy=PolicyConfig("beta", alpha=alpha),
+            policy=Beta(alpha=alpha),
             train_seconds=seconds,
             samples_seen=samples,
         )

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from core.data import Source, load_source
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, NoMix
+from core.training.config import TrainingConfig
 from core.training.fit import fit, reproducible
 from core.training.result import DivergenceError
 from core.training.training import Training
@@ -19,7 +20,7 @@ from hpo.cells.population import Population
 from hpo.search import population_training as module
 from hpo.search.population_training import first_alphas, fit_population, select
 
-BETA = PolicyConfig("beta", alpha=1.0)
+BETA = Beta(alpha=1.0)
 CONFIG = TrainingConfig(
     "digits",
     "cnn",  # has dropout, which draws from the process's global stream
@@ -310,7 +311,7 @@ def test_nothing_outside_moves(source: Source) -> None:
 
 
 def test_it_tunes_beta_alone(source: Source) -> None:
-    config = replace(CONFIG, policy=PolicyConfig("none"))
+    config = replace(CONFIG, policy=NoMix())
     with pytest.raises(ValueError, match="tunes α of a beta policy, got none"):
         fit_population(config, Population(), source=source)
 

@@ -14,16 +14,15 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, NoMix
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
 from hpo.search.protocol import SearchError, SearchSettings
 from hpo.search.space_search import SEARCH_METHOD, SpaceSearch, alpha_search
 
 EPOCHS = 12
-BASE = TrainingConfig(
-    "digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100, seed=3
-)
+BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=EPOCHS, meta_size=100, seed=3)
 SETTINGS = SearchSettings(trials=8, startup=3, min_epochs=2, reduction=2, seed=50)
 
 Epochs = list[dict[str, float]]
@@ -49,8 +48,8 @@ def val_error(alpha: float, epoch: int) -> float:
 
 
 def curve(cell: Cell, epochs: int = EPOCHS) -> Epochs:
+    assert isinstance(cell.training.policy, Beta)
     alpha = cell.training.policy.alpha
-    assert alpha is not None
     return [
         {"epoch": float(epoch), "val_error": val_error(alpha, epoch)}
         for epoch in range(1, epochs + 1)
@@ -103,8 +102,7 @@ def test_trials_are_trainings_of_the_base_with_alpha_and_the_searchs_own_seed() 
         assert search.running
         assert (cell.method, cell.purpose, cell.seed) == (SEARCH_METHOD, "search", 50)
         policy = cell.training.policy
-        assert policy.kind == "beta"
-        assert policy.alpha is not None
+        assert isinstance(policy, Beta)
         assert 0.05 <= policy.alpha <= 8.0
         seen.add(policy.alpha)
         assert (cell.training.epochs, cell.training.meta_size) == (EPOCHS, 100)
@@ -186,7 +184,7 @@ def test_a_small_halving_written_out() -> None:
         [40, 30, 20, 10],  # 4 at rung 1, two may go on, ties included; best at rung 2
         [90, 0, 0, 0],
     ]
-    base = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)
+    base = TrainingConfig("digits", "cnn", NoMix(), epochs=4)
     search = alpha_search(base, SearchSettings(trials=5, min_epochs=1, reduction=2))
     stops = []
     for errors in curves:
@@ -215,7 +213,7 @@ def test_optunas_own_pruner_decides_alike_when_nothing_interrupts(undisturbed: T
 
 
 def test_a_trial_at_its_last_epoch_is_finished_not_stopped() -> None:
-    base = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)
+    base = TrainingConfig("digits", "cnn", NoMix(), epochs=4)
     search = alpha_search(base, SearchSettings(trials=2, min_epochs=4, reduction=2))
     for error in (10.0, 90.0):
         search.next()
@@ -392,7 +390,7 @@ def test_a_process_may_die_after_every_single_event(
 
 def test_trainings_that_differ_share_a_storage_and_no_trials(tmp_path: Path) -> None:
     storage = open_journal(tmp_path)
-    shorter = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=3)
+    shorter = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=3)
     for base in (BASE, shorter):
         search = alpha_search(base, SearchSettings(trials=1), storage=storage)
         assert not search.done

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from core.policies import Beta, Fixed, LearnedConfig, NoMix
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.analyses.anytime.curves import curves
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, partial_result
@@ -28,10 +29,10 @@ from hpo.study.study_run import StudyRun
 
 EPOCHS = 8
 BUDGET = 6.0
-BETA, LEARNED = PolicyConfig("beta", alpha=1.0), PolicyConfig("learned")
-BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100)
+BETA, LEARNED = Beta(alpha=1.0), LearnedConfig()
+BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=EPOCHS, meta_size=100)
 SETTINGS = SearchSettings(startup=2, min_epochs=2, reduction=2)
-GRID = tuple(PolicyConfig("fixed", lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
+GRID = tuple(Fixed(lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
 STRATEGIES: dict[str, Strategy] = {
     "once": Listed((LEARNED,)),
     "grid": Listed(GRID),
@@ -56,7 +57,8 @@ def make_plan(*keys: str, seeds: int = 2, budget: float = BUDGET) -> Plan:
 def made_up_error(cell: Cell, epoch: int) -> float:
     """Best at α = 0.7 and lr = 0.05, by a seed's own luck; diverges from lr = 0.2 on."""
     training = cell.training
-    lam = training.policy.lam or training.policy.alpha or 0.4
+    policy = training.policy
+    lam = getattr(policy, "lam", None) or getattr(policy, "alpha", None) or 0.4
     luck = math.sin(17 * cell.seed + 9 * lam + epoch)
     return 9 + 5 * math.log(lam / 0.7) ** 2 + math.log(training.lr / 0.05) ** 2 + 30 / epoch + luck
 
@@ -346,7 +348,7 @@ def test_settings_go_where_they_belong() -> None:
         {"lr": 0.3, "weight_decay": 0.01, "step_size": 7.0, "every": 2},
     )
     reading = replace(LEARNED.reading, step_size=7.0)  # type: ignore[type-var]
-    expected = PolicyConfig("learned", reading=reading, every=2)
+    expected = LearnedConfig(reading=reading, every=2)
     assert found == replace(BASE, lr=0.3, weight_decay=0.01, policy=expected)
     assert configured(replace(BASE, policy=BETA), {"alpha": 0.3}).policy.alpha == 0.3
 
@@ -356,7 +358,7 @@ def test_settings_of_a_semi_supervised_method_go_there_and_nowhere_else() -> Non
     apl = replace(BASE, policy=BETA, semi=semi)
     found = configured(apl, {"threshold_step": 0.2, "threshold_period": 7, "alpha": 0.3})
     expected = replace(semi, threshold_step=0.2, threshold_period=7)
-    assert found == replace(apl, semi=expected, policy=PolicyConfig("beta", alpha=0.3))
+    assert found == replace(apl, semi=expected, policy=Beta(alpha=0.3))
     for name in ("labelled", "semi"):
         with pytest.raises(ValueError, match=f"cannot search over '{name}'"):
             configured(apl, {name: 1})

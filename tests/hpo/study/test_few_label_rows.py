@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from core.data import Source, load_source
-from core.training.config import PolicyConfig
+from core.policies import LearnedConfig, NoMix
 from hpo.study import few_label_presets
 from hpo.study.few_label_rows import with_presets
 from hpo.study.plan import SourceKey, source_key
@@ -12,12 +12,12 @@ from hpo.study.rows import Row, SemiRow, StudyRow, controls, with_meta_images
 PAPER = {("digits", 50): 9.0, ("digits", 100): 8.0, ("cifar10", 50): 7.0}
 SUPERVISED = StudyRow(
     Row("sup", "Sup", "", "none"),
-    PolicyConfig("none"),
+    NoMix(),
     semi=SemiRow("supervised-only", paper_errors=PAPER),
 )
 LEARNED = StudyRow(
     Row("meta", "Meta", "", "learned"),
-    PolicyConfig("learned"),
+    LearnedConfig(),
     semi=SemiRow("apl", {"threshold_step": 0.2}, PAPER),
 )
 BASE = {"digits": few_label_presets.training("digits", "quick")}
@@ -63,5 +63,5 @@ def test_the_papers_number_is_of_the_same_data_set_labels_and_images(
 
 
 def test_rows_of_other_studies_stay_as_they_are(sources: dict[SourceKey, Source]) -> None:
-    row = StudyRow(Row("none", "None", "", "none"), PolicyConfig("none"), {"meta_size": 7})
+    row = StudyRow(Row("none", "None", "", "none"), NoMix(), {"meta_size": 7})
     assert with_presets([row], BASE, sources, "quick", ()) == [row]

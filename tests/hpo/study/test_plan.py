@@ -1,33 +1,41 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import (
+    AdaMixUpConfig,
+    Beta,
+    Frozen,
+    LearnedConfig,
+    NoMix,
+    PolicyConfig,
+    ScoresConfig,
+)
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow, controls, with_meta_images
 
 POLICIES: dict[str, PolicyConfig | None] = {
-    "none": PolicyConfig("none"),
-    "beta-1": PolicyConfig("beta", alpha=1.0),
+    "none": NoMix(),
+    "beta-1": Beta(alpha=1.0),
     "beta-search": None,
-    "metamixup": PolicyConfig("learned", reading=PAPER),
-    "placebo": PolicyConfig("placebo", reading=DEFAULT),
-    "scores": PolicyConfig("scores"),
-    "scores-placebo": PolicyConfig("scores-placebo"),
+    "metamixup": LearnedConfig(reading=PAPER),
+    "placebo": LearnedConfig(permute=True, reading=DEFAULT),
+    "scores": ScoresConfig(),
+    "scores-placebo": ScoresConfig(permute=True),
 }
 ROWS = {
     key: StudyRow(Row(key, key.upper(), f"setting of {key}", "beta", {"cifar10": 5.0}), policy)
     for key, policy in POLICIES.items()
 }
 BASE = {
-    "digits": TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=3),
-    "mnist": TrainingConfig("mnist", "cnn", PolicyConfig("none"), epochs=5, seed=99),
+    "digits": TrainingConfig("digits", "digits_cnn", NoMix(), epochs=3),
+    "mnist": TrainingConfig("mnist", "cnn", NoMix(), epochs=5, seed=99),
 }
 
 
@@ -61,18 +69,18 @@ def test_searched_cells_are_of_one_data_set_with_the_alpha_found() -> None:
     plan = make_plan("none", "beta-search")
     cells = plan.searched_cells("mnist", 0.37)
     assert what(cells) == [("beta-search", "mnist", seed) for seed in (0, 1, 2)]
-    assert {cell.training.policy for cell in cells} == {PolicyConfig("beta", alpha=0.37)}
+    assert {cell.training.policy for cell in cells} == {Beta(alpha=0.37)}
     assert make_plan("none").searched_cells("mnist", 0.37) == []
 
 
 def test_cheaper_policies_start_after_the_costlier() -> None:
     """In units of a plain training: a meta stage is 3.5, at every step or at every so many."""
     policies = {
-        "every-16": PolicyConfig("learned", every=16),
-        "every-2": PolicyConfig("placebo", every=2),
-        "scores-4": PolicyConfig("scores", every=4),
-        "exact": PolicyConfig("learned"),
-        "none": PolicyConfig("none"),
+        "every-16": LearnedConfig(every=16),
+        "every-2": LearnedConfig(permute=True, every=2),
+        "scores-4": ScoresConfig(every=4),
+        "exact": LearnedConfig(),
+        "none": NoMix(),
     }
     rows = [StudyRow(Row(k, k, k, "learned", {}), policy) for k, policy in policies.items()]
     assert [row.weight for row in rows] == [1 + 3.5 / 16, 2.75, 1.875, 4.5, 1.0]
@@ -159,7 +167,7 @@ def test_a_searched_row_has_its_settings_too() -> None:
         ({"epoch": 3}, "row none: 'epoch' is no setting of a training; .*epochs"),
         ({"seed": 3}, "row none: 'seed' is shared by all rows"),
         ({"lr": 0.1, "image_size": 8}, "row none: 'image_size' is shared by all rows"),
-        ({"policy": PolicyConfig("none")}, "row none: 'policy' is shared"),
+        ({"policy": NoMix()}, "row none: 'policy' is shared"),
         ({"dataset": "mnist"}, "row none: 'dataset' is shared"),
         ({"meta_in_training": True}, "cannot choose the best Beta"),
     ],
@@ -181,12 +189,12 @@ def learned_row(policy: PolicyConfig) -> StudyRow:
     ("policy", "placebo"),
     [
         (
-            PolicyConfig("learned", reading=PAPER, every=4),
-            PolicyConfig("placebo", reading=PAPER, every=4),
+            LearnedConfig(reading=PAPER, every=4),
+            LearnedConfig(permute=True, reading=PAPER, every=4),
         ),
         (
-            PolicyConfig("scores", last_blocks=2),
-            PolicyConfig("scores-placebo", last_blocks=2),
+            ScoresConfig(last_blocks=2),
+            ScoresConfig(permute=True, last_blocks=2),
         ),
     ],
 )
@@ -209,12 +217,12 @@ def test_controls_share_all_with_their_row_but_what_they_take_away(
 
 @pytest.mark.parametrize("key", ["none", "beta-1", "beta-search", "placebo", "scores-placebo"])
 def test_what_learns_nothing_has_no_controls(key: str) -> None:
-    with pytest.raises(ValueError, match=f"row {key} of policy .* has no controls"):
+    with pytest.raises(ValueError, match=f"row {key} has no controls: "):
         controls(ROWS[key])
 
 
 def test_frozen_cells_are_of_the_data_set_and_seed_of_their_source() -> None:
-    source = learned_row(PolicyConfig("learned"))
+    source = learned_row(LearnedConfig())
     rows = [source, *controls(source), ROWS["none"]]
     plan = replace(make_plan(seeds=2), rows=rows)
     assert plan.size == 2 * 2 * 4
@@ -225,27 +233,27 @@ def test_frozen_cells_are_of_the_data_set_and_seed_of_their_source() -> None:
     [of] = [c for c in plan.fixed_cells() if (c.method, c.dataset, c.seed) == ("mine", "mnist", 1)]
     [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
     assert (cell.method, cell.purpose) == ("mine-frozen", "final")
-    expected = PolicyConfig("frozen", quantiles=(0.1, 0.2, 0.9))
+    expected = Frozen(quantiles=(0.1, 0.2, 0.9))
     assert cell.training == replace(of.training, policy=expected)
     assert plan.followers("mine-placebo") == []
 
 
-@pytest.mark.parametrize("kind", ["adamixup", "adamixup-no-discriminator"])
-def test_a_frozen_adamixup_keeps_all_but_its_region(kind: Any) -> None:
-    source = learned_row(PolicyConfig(kind))
+@pytest.mark.parametrize("policy", [AdaMixUpConfig(), AdaMixUpConfig(discriminator=False)])
+def test_a_frozen_adamixup_keeps_all_but_its_region(policy: AdaMixUpConfig) -> None:
+    source = learned_row(policy)
     [frozen] = controls(source)
     assert (frozen.row.key, frozen.row.family) == ("mine-frozen", "frozen")
     assert frozen.row.control_of == frozen.frozen_from == "mine"
     plan = replace(make_plan(seeds=1), rows=[source, frozen])
     [of] = [cell for cell in plan.fixed_cells() if cell.dataset == "digits"]
     [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
-    held = PolicyConfig(kind, quantiles=(0.1, 0.2, 0.9))
+    held = replace(policy, quantiles=(0.1, 0.2, 0.9))
     assert cell.training == replace(of.training, policy=held)
     assert cell.id != replace(cell, training=of.training).id
 
 
 def test_a_frozen_row_needs_its_source() -> None:
-    source = learned_row(PolicyConfig("learned"))
+    source = learned_row(LearnedConfig())
     frozen = controls(source)[1]
     with pytest.raises(ValueError, match=r"row mine-frozen .*; add it: --rows mine,mine-frozen"):
         replace(make_plan(), rows=[frozen])
@@ -257,7 +265,7 @@ def test_a_frozen_row_needs_its_source() -> None:
 
 
 def test_a_control_that_trains_on_more_images_is_no_control() -> None:
-    frozen = controls(learned_row(PolicyConfig("learned")))[1]
+    frozen = controls(learned_row(LearnedConfig()))[1]
     more = with_meta_images(frozen)
     assert (more.row.key, more.row.control_of) == ("mine-frozen+meta", None)
     assert (more.frozen_from, more.meta_in_training) == ("mine", True)

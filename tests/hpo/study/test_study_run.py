@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, Frozen, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
 from hpo.cells.store import CellStore, StoreError
@@ -22,13 +23,13 @@ from hpo.study.rows import Row, StudyRow, controls, with_meta_images
 from hpo.study.study_run import StudyRun
 
 EPOCHS = 6
-BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=EPOCHS, meta_size=100)
+BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=EPOCHS, meta_size=100)
 SEARCHED = StudyRow(Row("beta-search", "searched", "", "beta"), None)
-LEARNED = StudyRow(Row("metamixup", "learned", "", "learned"), PolicyConfig("learned"))
+LEARNED = StudyRow(Row("metamixup", "learned", "", "learned"), LearnedConfig())
 FROZEN = controls(LEARNED)[1]
 ROWS = [
-    StudyRow(Row("none", "none", "", "none"), PolicyConfig("none")),
-    StudyRow(Row("beta-1", "beta", "", "beta"), PolicyConfig("beta", alpha=1.0)),
+    StudyRow(Row("none", "none", "", "none"), NoMix()),
+    StudyRow(Row("beta-1", "beta", "", "beta"), Beta(alpha=1.0)),
     SEARCHED,
     LEARNED,
     FROZEN,
@@ -147,7 +148,7 @@ class Bench:
 
 
 def made_up_error(cell: Cell, epoch: int) -> float:
-    alpha = cell.training.policy.alpha or 0.3
+    alpha = getattr(cell.training.policy, "alpha", 0.3)
     luck = math.sin(17 * cell.seed + len(cell.dataset) + alpha)
     return 10 + 5 * math.log(alpha / 0.7) ** 2 + 30 / epoch + luck
 
@@ -241,7 +242,7 @@ def test_frozen_cells_come_after_their_source_and_draw_what_it_ended_with(
             source = ("metamixup", cell.dataset, cell.seed)
             assert order.index(source) < order.index((cell.method, *source[1:]))
             quantiles = (0.1 * cell.seed, 1 / 3, 0.9)
-            assert cell.training.policy == PolicyConfig("frozen", quantiles=quantiles)
+            assert cell.training.policy == Frozen(quantiles=quantiles)
 
 
 def test_the_searched_rows_get_the_best_alpha_of_the_trials(complete: Bench) -> None:

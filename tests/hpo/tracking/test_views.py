@@ -9,7 +9,7 @@ import pytest
 import yaml
 from mlflow.entities import Experiment, Run
 
-from core.training.config import PolicyConfig
+from core.policies import LearnedConfig, NoMix
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.tracking.store import mlflow_settings
@@ -43,12 +43,12 @@ def output(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     folder = tmp_path_factory.mktemp("views")
     make_record: Callable[..., CellRecord] = request.getfixturevalue("make_record")
     epoch = {"epoch": 1, "val_error": 4.0, "train_loss": 1.0, "lam_q50": 0.4, "lam_mean": 0.5}
-    learned = {"policy": PolicyConfig("learned"), "findings": PAIRS, "history": [epoch]}
+    learned = {"policy": LearnedConfig(), "findings": PAIRS, "history": [epoch]}
     with study(folder, description="Table II: a test.") as tracker:
         for record in (
             make_record("metamixup", test_error=3.0, **learned),
             make_record("metamixup", seed=1, test_error=2.0, **learned),
-            make_record("none", policy=PolicyConfig("none")),
+            make_record("none", policy=NoMix()),
             make_record("beta-search", purpose="search", status="pruned"),
             make_record("beta-2", status="diverged", error="its loss became NaN"),
         ):

@@ -22,8 +22,8 @@ from ray import tune
 from ray.cluster_utils import Cluster
 
 import hpo.cluster.runner
+from core.policies import Beta, NoMix
 from core.training import training
-from core.training.config import PolicyConfig
 from hpo.cells.gpu_use import GpuUse
 from hpo.cluster import trainable
 from hpo.cluster.gpu_memory import Read
@@ -34,8 +34,8 @@ from hpo.study.rows import Row, StudyRow
 from hpo.study.study_run import StudyRun
 
 ROWS = [
-    StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
-    StudyRow(Row("beta-1", "Beta(1, 1)", "", "beta"), PolicyConfig("beta", alpha=1.0)),
+    StudyRow(Row("none", "None", "", "none"), NoMix()),
+    StudyRow(Row("beta-1", "Beta(1, 1)", "", "beta"), Beta(alpha=1.0)),
 ]
 FLAGS = ["--preset", "smoke", "--seeds", "2", "--epochs", "3"]
 MIB = 2**20

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 import hpo.cluster.runner
+from core.policies import Beta, NoMix
 from core.training import checkpoint, training
-from core.training.config import PolicyConfig
 from hpo.cells.store import CellStore
 from hpo.cluster import trainable
 from hpo.run import run_study
@@ -29,8 +29,8 @@ from hpo.study.rows import Row, StudyRow
 from hpo.study.study_run import StudyRun
 
 ROWS = [
-    StudyRow(Row("none", "None", "", "none"), PolicyConfig("none")),
-    StudyRow(Row("beta-1", "Beta(1, 1)", "", "beta"), PolicyConfig("beta", alpha=1.0)),
+    StudyRow(Row("none", "None", "", "none"), NoMix()),
+    StudyRow(Row("beta-1", "Beta(1, 1)", "", "beta"), Beta(alpha=1.0)),
 ]
 FLAGS = ["--preset", "smoke", "--seeds", "2", "--epochs", "3"]
 

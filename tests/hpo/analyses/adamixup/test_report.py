@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import AdaMixUpConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.adamixup.figure import figure
 from hpo.analyses.adamixup.report import COLUMNS, adamixup_report, statistics
 from hpo.cells.record import CellRecord
@@ -19,10 +20,10 @@ from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
-WITH, WITHOUT = PolicyConfig("adamixup"), PolicyConfig("adamixup-no-discriminator")
-HELD = PolicyConfig("adamixup", quantiles=(0.4, 0.6))
+WITH, WITHOUT = AdaMixUpConfig(), AdaMixUpConfig(discriminator=False)
+HELD = AdaMixUpConfig(quantiles=(0.4, 0.6))
 ROWS = [
-    StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none")),
+    StudyRow(Row("none", "No MixUp", "", "none"), NoMix()),
     StudyRow(Row("without", "Without", "", "extra"), WITHOUT),
     StudyRow(Row("with", "With", "", "extra"), WITH),
     StudyRow(Row("held", "Held", "", "frozen"), HELD),
@@ -54,7 +55,7 @@ def make(make_record: Callable[..., CellRecord]) -> Callable[..., CellRecord]:
 
 def outcome(output: Path, records: list[CellRecord]) -> Outcome:
     datasets = list(dict.fromkeys(record.cell.dataset for record in records))
-    base = {name: TrainingConfig(name, "cnn", PolicyConfig("none")) for name in datasets}
+    base = {name: TrainingConfig(name, "cnn", NoMix()) for name in datasets}
     plan = Plan("table9", ROWS, datasets, range(3), base, SearchSettings(trials=2))
     frame = build_table(records, [row.row for row in ROWS], datasets)
     return Outcome(plan, records, {}, frame, output)

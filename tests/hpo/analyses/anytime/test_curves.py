@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Fixed, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.anytime.curves import (
     Point,
     compare,
@@ -31,8 +32,8 @@ from hpo.study.plan import Plan, SearchKey
 from hpo.study.rows import Row, StudyRow
 
 NAN = float("nan")
-BASE = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=4)
-FIXED = tuple(PolicyConfig("fixed", lam=lam) for lam in (0.1, 0.2, 0.3, 0.4))
+BASE = TrainingConfig("digits", "cnn", NoMix(), epochs=4)
+FIXED = tuple(Fixed(lam=lam) for lam in (0.1, 0.2, 0.3, 0.4))
 Curves = dict[SearchKey, list[Point]]
 
 
@@ -87,7 +88,7 @@ def test_where_a_curve_stands() -> None:
 def test_what_a_training_leaves(make_record: Callable[..., CellRecord]) -> None:
     finished = make_record("a", epochs=2, train_seconds=6.0, samples_seen=800, val_error=7.0)
     same(points(finished), [(1.0, 6.0, 800, 7.0, 5.0)])
-    learned = make_record("a", epochs=2, policy=PolicyConfig("learned"), val_error=7.0)
+    learned = make_record("a", epochs=2, policy=LearnedConfig(), val_error=7.0)
     assert points(learned)[0].units == 4.5
     # Of four epochs planned one was trained; of the diverged one the second failed.
     for status, units in (("pruned", 0.25), ("diverged", 0.5)):
@@ -123,8 +124,8 @@ def make_plan(budget: float = 3.0) -> Plan:
 
 def record_of(cell: Cell, status: Any = "finished") -> CellRecord:
     """λ = 0.3 has the lowest validation error, and not the lowest test error."""
+    assert isinstance(cell.training.policy, Fixed)
     lam = cell.training.policy.lam
-    assert lam is not None
     errors = {"val_error": abs(100 * lam - 30) + cell.seed, "test_error": 100 * lam + cell.seed}
     cost = {"train_seconds": 2.0, "samples_seen": 10, "epochs": 4, "history": []}
     return CellRecord(cell, status, {**errors, **cost}, None, {})

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Fixed, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.anytime.grid import grid_contrast
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
@@ -20,11 +21,11 @@ from hpo.study.rows import Row, StudyRow, controls, grid_cost, grid_rows
 
 MakeRecord = Callable[..., CellRecord]
 
-BASE = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=2)
-LEARNED = PolicyConfig("learned")
+BASE = TrainingConfig("digits", "cnn", NoMix(), epochs=2)
+LEARNED = LearnedConfig()
 FIRST = StudyRow(Row("first", "First", "", "learned"), LEARNED)
 SECOND = StudyRow(Row("second", "Second", "", "learned"), LEARNED, {"lr": 0.2})
-TRIED = tuple(PolicyConfig("fixed", lam=lam) for lam in (0.1, 0.2))
+TRIED = tuple(Fixed(lam=lam) for lam in (0.1, 0.2))
 SEARCH = StudyRow(Row("search", "Search", "", "learned"), None, strategy=Listed(TRIED))
 
 

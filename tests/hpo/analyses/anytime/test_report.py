@@ -10,7 +10,8 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.image import imread
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Fixed, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.anytime.curves import COLUMNS, Point, compare
 from hpo.analyses.anytime.figure import anytime_figure, band
 from hpo.analyses.anytime.report import anytime_markdown, write_anytime_report
@@ -22,9 +23,9 @@ from hpo.study.rows import Row, StudyRow
 
 NAN = float("nan")
 Curves = dict[SearchKey, list[Point]]
-BASE = TrainingConfig("digits", "cnn", PolicyConfig("none"), epochs=2)
-LEARNED = Listed((PolicyConfig("learned"),))
-GRID = Listed(tuple(PolicyConfig("fixed", lam=lam) for lam in (0.1, 0.2, 0.3)))
+BASE = TrainingConfig("digits", "cnn", NoMix(), epochs=2)
+LEARNED = Listed((LearnedConfig(),))
+GRID = Listed(tuple(Fixed(lam=lam) for lam in (0.1, 0.2, 0.3)))
 LABELS = {"metamixup": "Learned", "grid": "Grid", "nothing": "Nothing"}
 
 
@@ -43,7 +44,7 @@ def records(plan: Plan) -> list[CellRecord]:
     for search in plan.open_searches().values():
         while not search.done:
             cell = search.next()
-            lam = cell.training.policy.lam or 0.15
+            lam = getattr(cell.training.policy, "lam", 0.15)
             result: dict[str, Any] = {
                 "val_error": 100 * abs(lam - 0.2) + cell.seed,
                 "test_error": 10 + 100 * abs(lam - 0.2) + 2 * cell.seed,

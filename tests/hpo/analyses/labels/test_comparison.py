@@ -13,7 +13,8 @@ import torch
 from scipy import stats
 
 from core.data import Source, source_from_arrays
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix, ScoresConfig
+from core.training.config import TrainingConfig
 from core.training.prepared_data import prepare_data
 from hpo.analyses.labels.comparison import (
     Method,
@@ -31,7 +32,7 @@ from hpo.study.rows import Row, StudyRow
 
 pytest.importorskip("cleanlab")
 
-NONE = PolicyConfig("none")
+NONE = NoMix()
 BASE = TrainingConfig("numbered", "cnn", NONE, train_size=30, meta_size=12, label_noise=0.4)
 METHODS = [Method("scores", "Scores", ("scores",)), Method("folds", "Folds", ("f0", "f1", "f2"))]
 WRONG = 12
@@ -131,7 +132,7 @@ def test_without_cleanlab_the_error_says_how_to_get_it(monkeypatch: pytest.Monke
 
 def with_misses(method: str, seed: int, misses: int) -> CellRecord:
     """Scores that put this many right labels, and then all others that are wrong, lowest."""
-    training = replace(BASE, seed=seed, policy=PolicyConfig("scores"))
+    training = replace(BASE, seed=seed, policy=ScoresConfig())
     wrong = [label != number % 3 for number, label in read(training).items()]
     assert sum(wrong) == WRONG
     order = np.argsort(np.logical_not(wrong), kind="stable")  # the wrong ones first
@@ -144,7 +145,7 @@ def with_misses(method: str, seed: int, misses: int) -> CellRecord:
 def outcome(output: Path, records: Sequence[CellRecord], base: TrainingConfig = BASE) -> Outcome:
     rows = [
         StudyRow(Row("none", "None", "", "none"), NONE),
-        StudyRow(Row("scores", "Scores", "", "learned"), PolicyConfig("scores")),
+        StudyRow(Row("scores", "Scores", "", "learned"), ScoresConfig()),
     ]
     plan = Plan(
         "study", rows, ["numbered"], [0, 1, 2], {"numbered": base}, SearchSettings(3, 2, 1, 2)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from core.data import Source, load_source, source_from_arrays
 from core.data.decoding import Decoder
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix, ScoresConfig
+from core.training.config import TrainingConfig
 from hpo.analyses.labels.contact_sheet import RIGHT, UNKNOWN, WRONG, corner
 from hpo.analyses.labels.errors import file_name, label_errors, suspects
 from hpo.cells.cell import Cell
@@ -23,12 +24,10 @@ from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
-SCORES = StudyRow(Row("scores", "Scores", "", "learned"), PolicyConfig("scores"))
-PLACEBO = StudyRow(Row("scores-placebo", "Random", "", "placebo"), PolicyConfig("scores-placebo"))
-NONE = StudyRow(Row("none", "None", "", "none"), PolicyConfig("none"))
-BASE = TrainingConfig(
-    "numbered", "cnn", PolicyConfig("none"), train_size=30, meta_size=12, label_noise=0.4
-)
+SCORES = StudyRow(Row("scores", "Scores", "", "learned"), ScoresConfig())
+PLACEBO = StudyRow(Row("scores-placebo", "Random", "", "placebo"), ScoresConfig(permute=True))
+NONE = StudyRow(Row("none", "None", "", "none"), NoMix())
+BASE = TrainingConfig("numbered", "cnn", NoMix(), train_size=30, meta_size=12, label_noise=0.4)
 NAMES = ("zero", "one", "two")
 
 

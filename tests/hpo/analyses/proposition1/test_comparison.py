@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from core.analysis.known import Known
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.proposition1.comparison import (
     CHANGE_COLUMNS,
     COMPARISON_COLUMNS,
@@ -34,9 +35,9 @@ from hpo.study.rows import Row, StudyRow
 MakeRecord = Callable[..., CellRecord]
 
 ROWS = [
-    StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none")),
-    StudyRow(Row("beta-1", "MixUp", "", "beta"), PolicyConfig("beta", alpha=1.0)),
-    StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), PolicyConfig("learned")),
+    StudyRow(Row("none", "No MixUp", "", "none"), NoMix()),
+    StudyRow(Row("beta-1", "MixUp", "", "beta"), Beta(alpha=1.0)),
+    StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), LearnedConfig()),
 ]
 KAPPAS = {
     "none": ([1.0, 2.0, 4.0], [8.0, 4.0, 16.0]),
@@ -246,7 +247,7 @@ def test_the_figure_draws_every_method_and_names_everything(records: list[CellRe
 
 
 def outcome(records: list[CellRecord], output: Path) -> Outcome:
-    base = {"digits": TrainingConfig("digits", "digits_cnn_smooth", PolicyConfig("none"))}
+    base = {"digits": TrainingConfig("digits", "digits_cnn_smooth", NoMix())}
     plan = Plan("proposition1", ROWS, ["digits"], range(3), base, SearchSettings(trials=3))
     frame = build_table(records, [row.row for row in ROWS], ["digits"])
     return Outcome(plan, records, {}, frame, output)

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.readings.factorial import EFFECT_COLUMNS, DesignPoint, main_effects
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
@@ -33,7 +34,7 @@ MOVES = {"red-small": 0.1, "large": 0.3, "blue-small": 0.2}
 
 
 def outcome(make_record: MakeRecord) -> Outcome:
-    policy = PolicyConfig("learned")
+    policy = LearnedConfig()
     records = [
         make_record(
             key,
@@ -46,7 +47,7 @@ def outcome(make_record: MakeRecord) -> Outcome:
         for seed, error in enumerate(errors)
     ]
     rows = [StudyRow(Row(key, key, "", "learned"), policy) for key in ERRORS]
-    base = {"digits": TrainingConfig("digits", "cnn", PolicyConfig("none"))}
+    base = {"digits": TrainingConfig("digits", "cnn", NoMix())}
     plan = Plan("readings", rows, ["digits"], range(2), base, SearchSettings(trials=3))
     return Outcome(plan, records, {}, pd.DataFrame(), Path("out"))
 

@@ -12,7 +12,8 @@ import pytest
 from scipy.stats import beta as beta_distribution
 
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.readings.ranking import (
     RANKED_COLUMNS,
     moves,
@@ -30,13 +31,13 @@ from hpo.study.rows import Row, StudyRow, with_meta_images
 MakeRecord = Callable[..., CellRecord]
 T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom
 
-NONE = StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none"))
-MIXUP = StudyRow(Row("beta-1", "MixUp", "", "beta"), PolicyConfig("beta", alpha=1.0))
-MOVER = StudyRow(Row("mover", "Mover", "", "learned"), PolicyConfig("learned", reading=DEFAULT))
-LETTER = StudyRow(Row("letter", "Letter", "", "learned"), PolicyConfig("learned", reading=PAPER))
+NONE = StudyRow(Row("none", "No MixUp", "", "none"), NoMix())
+MIXUP = StudyRow(Row("beta-1", "MixUp", "", "beta"), Beta(alpha=1.0))
+MOVER = StudyRow(Row("mover", "Mover", "", "learned"), LearnedConfig(reading=DEFAULT))
+LETTER = StudyRow(Row("letter", "Letter", "", "learned"), LearnedConfig(reading=PAPER))
 OVERLAP = StudyRow(
     Row("overlap", "Overlap", "", "learned"),
-    PolicyConfig("learned", reading=DEFAULT),
+    LearnedConfig(reading=DEFAULT),
     {"meta_in_training": True, "meta_size": 50},
 )
 
@@ -64,7 +65,7 @@ def outcome(
         for row, errors, more in told.values()
         for seed, error in enumerate(errors)
     ]
-    base = {d: TrainingConfig(d, "cnn", PolicyConfig("none"), meta_size=200) for d in datasets}
+    base = {d: TrainingConfig(d, "cnn", NoMix(), meta_size=200) for d in datasets}
     plan = Plan("readings", rows, datasets, range(3), base, SearchSettings(trials=3))
     frame = build_table(records, [row.row for row in rows], datasets)
     return Outcome(plan, records, {}, frame, Path("out"))
@@ -165,7 +166,7 @@ def test_what_a_reading_starts_with(alpha: float) -> None:
 
 
 def verdict(make_record: MakeRecord, last: list[int], first: list[int], alpha: float = 1.0) -> str:
-    policy = PolicyConfig("learned", reading=replace(DEFAULT, init_alpha=alpha))
+    policy = LearnedConfig(reading=replace(DEFAULT, init_alpha=alpha))
     more = {"lam_histogram": last, "lam_histogram_first": first, "history": history([0.1])}
     told = (replace(MOVER, policy=policy), [5.0, 6.0, 7.0], more)
     return str(lines_of(outcome(make_record, {**TOLD, "mover": told}))["mover"]["fig6"])

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from core.meta.reading import DEFAULT, PAPER
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import Beta, LearnedConfig, NoMix
+from core.training.config import TrainingConfig
 from hpo.analyses.readings.factorial import DesignPoint
 from hpo.analyses.readings.figure import TELLING, readings_figure, telling
 from hpo.analyses.readings.ranking import rank_readings
@@ -31,10 +32,10 @@ DESIGN = [DesignPoint({"projection": "before"}, "mover"), DesignPoint({"projecti
 def outcome(make_record: MakeRecord, tmp_path: Path) -> Outcome:
     """Three seeds of two readings, one of which moves λ, and of what they are held against."""
     rows = [
-        StudyRow(Row("none", "No MixUp", "", "none"), PolicyConfig("none")),
-        StudyRow(Row("beta-1", "MixUp", "", "beta"), PolicyConfig("beta", alpha=1.0)),
-        StudyRow(Row("mover", "Mover", "", "learned"), PolicyConfig("learned", reading=DEFAULT)),
-        StudyRow(Row("l", "Letter", "", "learned"), PolicyConfig("learned", reading=PAPER)),
+        StudyRow(Row("none", "No MixUp", "", "none"), NoMix()),
+        StudyRow(Row("beta-1", "MixUp", "", "beta"), Beta(alpha=1.0)),
+        StudyRow(Row("mover", "Mover", "", "learned"), LearnedConfig(reading=DEFAULT)),
+        StudyRow(Row("l", "Letter", "", "learned"), LearnedConfig(reading=PAPER)),
     ]
     changes = {"mover": (0.2, U_SHAPE, 5.0), "l": (0.0002, [5] * 20, 9.5)}
     records = []
@@ -54,7 +55,7 @@ def outcome(make_record: MakeRecord, tmp_path: Path) -> Outcome:
             )
             for seed in range(3)
         ]
-    base = {"digits": TrainingConfig("digits", "cnn", PolicyConfig("none"))}
+    base = {"digits": TrainingConfig("digits", "cnn", NoMix())}
     plan = Plan("readings", rows, ["digits"], range(3), base, SearchSettings(trials=3))
     frame = build_table(records, [row.row for row in rows], ["digits"])
     return Outcome(plan, records, {}, frame, tmp_path)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from core.models import build_model
+from core.policies import AdaMixUpConfig, Beta, LearnedConfig, NoMix, PolicyConfig
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.bench.estimate.on_paper import (
     Column,
     Job,
@@ -25,8 +26,8 @@ from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
 from hpo.study.rows import Row, SemiRow, StudyRow
 
-NONE = PolicyConfig("none")
-LEARNED = PolicyConfig("learned")
+NONE = NoMix()
+LEARNED = LearnedConfig()
 TRAINING = TrainingConfig(
     "digits", "digits_cnn", NONE, epochs=10, train_size=1000, meta_size=90, batch_size=50
 )
@@ -71,11 +72,11 @@ def test_the_network_of_the_paper_has_its_published_size() -> None:
 
 
 def test_a_step_costs_what_was_measured() -> None:
-    assert multiple(NONE, "cnn") == multiple(PolicyConfig("beta", alpha=1.0), "cnn") == 1
+    assert multiple(NONE, "cnn") == multiple(Beta(alpha=1.0), "cnn") == 1
     assert multiple(LEARNED, "cnn") == 4.58
     assert multiple(LEARNED, "preact_resnet18") == 4.53
-    assert multiple(PolicyConfig("learned", every=2), "cnn") == pytest.approx(1 + 3.58 / 2)
-    assert multiple(PolicyConfig("adamixup"), "cnn") == 3
+    assert multiple(LearnedConfig(every=2), "cnn") == pytest.approx(1 + 3.58 / 2)
+    assert multiple(AdaMixUpConfig(), "cnn") == 3
 
 
 def test_flops_of_a_training_by_hand() -> None:

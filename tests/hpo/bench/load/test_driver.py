@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix
+from core.training.config import TrainingConfig
 from hpo.bench.load.driver import (
     EVERY,
     ROWS,
@@ -38,7 +39,7 @@ from hpo.study.progress import Progress
 from hpo.study.study_run import StudyRun
 from hpo.tracking.tracker import StudyTracker
 
-BASE = TrainingConfig("digits", "digits_cnn", PolicyConfig("none"), epochs=2)
+BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=2)
 
 
 class CountingStore(CellStore):

@@ -1,0 +1,112 @@
+"""The configurations of the policies that have a meta stage, and of their placebos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from core.meta.reading import DEFAULT, Reading
+from core.meta.validation_gradient import ValidationGradient
+from core.models import ImageClassifier
+from core.policies.amortised import Amortised
+from core.policies.config import PolicyConfig, register_policy
+from core.policies.drawn import Frozen
+from core.policies.learned import Learned
+from core.policies.persistent_scores import SCORES, PersistentScores
+
+
+@dataclass(frozen=True)
+class MetaStageConfig(PolicyConfig):
+    """What the policies with a meta stage have in common.
+
+    Attributes:
+        reading: what the paper leaves open; see `Reading`. It is stored in whole, so that a stored
+            configuration says what was trained even when the default has moved on.
+        last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
+        refresh_every: k ≥ 1; the validation gradient is computed at every k-th meta stage.
+        every: k ≥ 1; a meta stage at every k-th step. λ between is predicted, or that of the
+            scores; see `Amortised` and `PersistentScores`.
+        permute: the control: hypergradients are permuted within the batch before they move λ.
+    """
+
+    reading: Reading = DEFAULT
+    last_blocks: int | None = None
+    refresh_every: int = 1
+    every: int = 1
+    permute: bool = False
+    learns = True
+    needs_meta_labels = True
+
+    def __post_init__(self) -> None:
+        if self.last_blocks is not None and self.last_blocks < 1:
+            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}")
+        ValidationGradient(self.refresh_every)
+
+    def cost_with(self, meta_stage: float) -> float:
+        """See `PolicyConfig`."""
+        return 1.0 + meta_stage / self.every
+
+    def placebo(self) -> MetaStageConfig:
+        """See `PolicyConfig`."""
+        if self.permute:
+            raise ValueError(f"policy {self.kind} has no placebo: it is one")
+        return replace(self, permute=True)
+
+    def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
+        """See `PolicyConfig`."""
+        return Frozen(quantiles)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> PolicyConfig:
+        """See `PolicyConfig`."""
+        given = dict(values)
+        if given.get("reading") is not None:
+            given["reading"] = Reading(**given["reading"])
+        return super().from_values(given)
+
+    def _kept_gradient(self) -> ValidationGradient | None:
+        return ValidationGradient(self.refresh_every) if self.refresh_every > 1 else None
+
+
+@register_policy
+@dataclass(frozen=True)
+class LearnedConfig(MetaStageConfig):
+    """MetaMixUp: λ learned anew in each batch; see `Learned` and `Amortised`."""
+
+    kinds: ClassVar = {"learned": {"permute": False}, "placebo": {"permute": True}}
+
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> Learned | Amortised:
+        """See `PolicyConfig`."""
+        learned = Learned(
+            self.reading,
+            placebo=self.permute,
+            last_blocks=self.last_blocks,
+            validation_gradient=self._kept_gradient(),
+        )
+        return Amortised(learned, every=self.every) if self.every > 1 else learned
+
+
+@register_policy
+@dataclass(frozen=True)
+class ScoresConfig(MetaStageConfig):
+    """A score for each training sample, moved by hypergradient; see `PersistentScores`."""
+
+    reading: Reading = SCORES
+    kinds: ClassVar = {"scores": {"permute": False}, "scores-placebo": {"permute": True}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.build()
+
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> PersistentScores:
+        """See `PolicyConfig`."""
+        return PersistentScores(
+            self.reading,
+            every=self.every,
+            placebo=self.permute,
+            last_blocks=self.last_blocks,
+            validation_gradient=self._kept_gradient(),
+        )

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import pytest
+
+import core.policies.config as module
+from core.meta.reading import DEFAULT, PAPER, Reading
+from core.models.cnn import DigitsCNN
+from core.policies import (
+    AdaMixUp,
+    AdaMixUpConfig,
+    Amortised,
+    Beta,
+    Fixed,
+    Frozen,
+    Learned,
+    LearnedConfig,
+    NoMix,
+    PersistentScores,
+    PolicyConfig,
+    ScoresConfig,
+    policy_from_dict,
+    policy_kinds,
+    register_policy,
+)
+
+READING = {
+    "init_alpha": 1.0,
+    "projection": "sigmoid_before",
+    "gradient": "logit",
+    "scale": "rms",
+    "step_size": 4.0,
+    "meta_steps": 1,
+    "inner_step": "gradient_descent",
+}
+SMALL = {**READING, "step_size": 0.5}
+UNUSED = {
+    "alpha": None,
+    "per_sample": False,
+    "lam": None,
+    "reading": None,
+    "last_blocks": None,
+    "refresh_every": 1,
+    "every": 1,
+    "quantiles": None,
+}
+STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
+    (NoMix(), {"kind": "none"}),
+    (Beta(0.5), {"kind": "beta", "alpha": 0.5}),
+    (Beta(1.0, per_sample=True), {"kind": "beta", "alpha": 1.0, "per_sample": True}),
+    (Fixed(0.4), {"kind": "fixed", "lam": 0.4}),
+    (Frozen((0.1, 1 / 3, 0.7)), {"kind": "frozen", "quantiles": [0.1, 1 / 3, 0.7]}),
+    (LearnedConfig(), {"kind": "learned", "reading": READING}),
+    (LearnedConfig(last_blocks=2), {"kind": "learned", "reading": READING, "last_blocks": 2}),
+    (
+        LearnedConfig(Reading(scale="sign"), refresh_every=3, every=16, permute=True),
+        {
+            "kind": "placebo",
+            "reading": {**READING, "scale": "sign"},
+            "refresh_every": 3,
+            "every": 16,
+        },
+    ),
+    (ScoresConfig(), {"kind": "scores", "reading": SMALL}),
+    (
+        ScoresConfig(DEFAULT, every=4, permute=True),
+        {"kind": "scores-placebo", "reading": READING, "every": 4},
+    ),
+    (AdaMixUpConfig(), {"kind": "adamixup"}),
+    (AdaMixUpConfig((0.2, 0.6)), {"kind": "adamixup", "quantiles": [0.2, 0.6]}),
+    (AdaMixUpConfig(discriminator=False), {"kind": "adamixup-no-discriminator"}),
+]
+"""Every kind, and what its stored JSON says beside what it has no use for."""
+
+
+@pytest.mark.parametrize(("config", "stored"), STORED, ids=str)
+def test_stored_json_says_the_same_as_ever(config: PolicyConfig, stored: dict[str, Any]) -> None:
+    assert json.dumps(config.to_dict()) == json.dumps({"kind": "", **UNUSED, **stored})
+    assert config.identity() == stored
+    for data in (config.to_dict(), stored):
+        again = policy_from_dict(json.loads(json.dumps(data)))
+        assert again == config
+        assert hash(again) == hash(config)
+
+
+def test_every_kind_is_looked_at_here() -> None:
+    assert {config.kind for config, _ in STORED} == set(policy_kinds())
+
+
+@pytest.mark.parametrize(
+    ("config", "cost"),
+    [
+        (NoMix(), 1.0),
+        (Fixed(0.3), 1.0),
+        (Beta(2.0), 1.0),
+        (Frozen((0.0, 1.0)), 1.0),
+        (LearnedConfig(), 4.5),
+        (LearnedConfig(permute=True, every=7), 1.5),
+        (ScoresConfig(every=2), 2.75),
+        (AdaMixUpConfig(), 3.0),
+        (AdaMixUpConfig(discriminator=False), 1.5),
+        (AdaMixUpConfig(quantiles=(0.0, 1.0)), 2.5),
+        (AdaMixUpConfig(discriminator=False, quantiles=(0.0, 1.0)), 1.0),
+    ],
+)
+def test_the_cost_of_an_epoch(config: PolicyConfig, cost: float) -> None:
+    assert config.cost == cost
+
+
+@pytest.mark.parametrize(("config", "_"), STORED, ids=str)
+def test_controls_take_away_one_thing_or_are_refused_by_name(config: PolicyConfig, _: Any) -> None:
+    if config.learns and config.kind in ("learned", "scores"):
+        assert config.placebo() == replace(config, permute=True)  # type: ignore[call-arg]
+        assert config.placebo().cost == config.cost
+    else:
+        with pytest.raises(ValueError, match=f"policy {config.kind} has no placebo"):
+            config.placebo()
+    if config.learns:
+        assert config.frozen((0.2, 0.3)) == Frozen((0.2, 0.3))
+    elif isinstance(config, AdaMixUpConfig):
+        assert config.frozen((0.2, 0.3)) == replace(config, quantiles=(0.2, 0.3))
+    else:
+        with pytest.raises(ValueError, match=f"policy {config.kind} learns no λ"):
+            config.frozen((0.2, 0.3))
+    assert config.needs_meta_labels == (config.learns or config.kind == "frozen")
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("refresh_every", [1, 3])
+@pytest.mark.parametrize("permute", [False, True])
+@pytest.mark.parametrize("kind", [LearnedConfig, ScoresConfig])
+def test_builds_the_policy_that_it_describes(
+    kind: type[LearnedConfig] | type[ScoresConfig], permute: bool, refresh_every: int, every: int
+) -> None:
+    config = kind(DEFAULT, 2, refresh_every, every, permute)
+    one, other = config.build(), config.build()
+    assert one is not other
+    if isinstance(one, PersistentScores) or every > 1:
+        assert isinstance(one, PersistentScores | Amortised)
+        assert one.every == every
+    inner = [policy.learned if isinstance(policy, Amortised) else policy for policy in (one, other)]
+    assert {type(p) for p in inner} == {Learned if kind is LearnedConfig else PersistentScores}
+    assert (inner[0].reading, inner[0].last_blocks) == (DEFAULT, 2)
+    assert inner[0].placebo == permute
+    first, second = (policy.validation_gradient for policy in inner)
+    assert (1 if first is None else first.refresh_every) == refresh_every
+    # What a policy learns belongs to one training.
+    assert first is None or first is not second
+
+
+@pytest.mark.parametrize("discriminator", [True, False])
+@pytest.mark.parametrize("quantiles", [None, (0.2, 0.5, 0.6)])
+def test_adamixup_gets_a_network_of_its_own(
+    discriminator: bool, quantiles: tuple[float, ...] | None
+) -> None:
+    config = AdaMixUpConfig(quantiles, discriminator)
+    network = DigitsCNN(1, 10, 8)
+    built = config.build(lambda: network)
+    assert isinstance(built, AdaMixUp)
+    assert built.quantiles == quantiles
+    assert (built.discriminator is not None) == discriminator
+    assert (built.policy_generator is None) == (quantiles is not None)
+    assert built.policy_generator is None or built.policy_generator.backbone is network
+    with pytest.raises(ValueError, match="a network of its own and needs `network`"):
+        config.build()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "mixup"}, "none, beta, fixed, .*scores-placebo; got 'mixup'"),
+        ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
+        ({"kind": "frozen", "quantiles": [0.2, 0.1]}, "must not fall"),
+        ({"kind": "adamixup", "quantiles": [0.2, 0.1]}, "must not fall"),
+        ({"kind": "frozen", "quantiles": [0.1, 0.2], "lam": 0.1}, "frozen has no use for lam=0.1"),
+        ({"kind": "learned", "quantiles": [0.1, 0.2]}, "policy learned has no use for quantiles"),
+        ({"kind": "fixed", "lam": 1.5}, r"must lie in \[0, 1\], got 1.5"),
+        # A stray value would make two names of one training.
+        ({"kind": "none", "alpha": 1.0}, "policy none has no use for alpha=1.0; leave it out"),
+        ({"kind": "fixed", "lam": 0.1, "per_sample": True}, "no use for per_sample=True"),
+        ({"kind": "beta", "alpha": 1.0, "reading": READING}, "policy beta has no use for reading"),
+        ({"kind": "beta", "alpha": 1.0, "every": 4}, "policy beta has no use for every=4"),
+        ({"kind": "none", "last_blocks": 1}, "policy none has no use for last_blocks=1"),
+        ({"kind": "fixed", "lam": 0.1, "refresh_every": 2}, "no use for refresh_every=2"),
+        ({"kind": "learned", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
+        ({"kind": "placebo", "last_blocks": -2}, "last_blocks must be None or at least 1, got -2"),
+        ({"kind": "learned", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"kind": "placebo", "every": -1}, "every must be at least 1, got -1"),
+        ({"kind": "scores", "every": 0}, "every must be at least 1, got 0"),
+        ({"kind": "scores", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
+        ({"kind": "scores", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"kind": "adamixup", "alpha": 1.0}, "policy adamixup has no use for alpha=1.0"),
+        ({"kind": "scores-placebo", "lam": 0.1}, "policy scores-placebo has no use for lam=0.1"),
+    ],
+)
+def test_values_without_a_use_or_out_of_range_are_refused(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        policy_from_dict(values)
+
+
+def test_scores_need_a_reading_that_moves_a_logit() -> None:
+    with pytest.raises(ValueError, match='needs projection="sigmoid_before"'):
+        ScoresConfig(PAPER)
+
+
+@pytest.mark.parametrize("name", ["kind", "lam"])
+def test_what_is_missing_is_named(name: str) -> None:
+    values = {"kind": "fixed", "lam": 0.1}
+    del values[name]
+    with pytest.raises((KeyError, TypeError), match=name):
+        policy_from_dict(values)
+
+
+def test_a_name_stands_for_one_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REGISTERED", dict(module._REGISTERED))
+
+    @dataclass(frozen=True)
+    class Other(Fixed):
+        kinds: ClassVar = {"fixed": {}}
+
+    with pytest.raises(ValueError, match="policy kind 'fixed' of Other is taken by Fixed"):
+        register_policy(Other)
+    assert register_policy(Fixed) is Fixed  # again, as a module that is loaded anew
+    assert [field.name for field in fields(Other)] == ["lam"]
