@@ -195,9 +195,7 @@ def parse(
         add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
     parser.set_defaults(budget=None, search_trials=None, labels=None)
     add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    shared = (
-        "results and checkpoints of the cells: PATH that all nodes share, or s3://BUCKET/PREFIX"
-    )
+    shared = "results and checkpoints of the cells: PATH that all nodes share, or s3://, gs:// or abfs://"
     add("--storage", metavar="URI", help=f"{shared} (default: DIR)")
     store = "MLflow store (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"
     add("--tracking-uri", metavar="URI", help=store)

@@ -1,4 +1,4 @@
-"""A prefix of an S3 bucket as a place for cells, through pyarrow."""
+"""A prefix of a bucket as a place for cells: on S3, Google Cloud or Azure, through pyarrow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from core.training.checkpoint import CURRENT, PREVIOUS
 from hpo.storage.protocol import Keep
@@ -20,29 +20,29 @@ REST = 10.0
 """A checkpoint is uploaded after so many times as long as the last one took: a training waits for
 uploads a tenth of its time at most."""
 
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL, in ~/.aws",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, in what `gcloud auth application-default login` left",
+    "abfs": "AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, in what `az login` left",
+}
+"""Where pyarrow looks for the credentials of a kind of bucket, beside the role of the machine."""
+
 
 @dataclass(frozen=True)
 class BucketStorage:
-    """A prefix of a bucket, on S3 or a server that speaks like it; see
-    `hpo.storage.protocol.Storage`.
+    """A prefix of a bucket; see `hpo.storage.protocol.Storage`.
 
-    It is sent to workers and so holds no credentials: each machine has its own, in the variables
-    AWS_*, in ~/.aws or by its role.
+    It is sent to workers and so holds no credentials: each machine has its own.
 
     Attributes:
-        path: bucket and prefix, a slash between them.
-        endpoint: URL of a server that is not Amazon's, or None.
-        region: of the bucket; None is what pyarrow finds out.
+        uri: scheme, bucket and prefix, as a user writes them.
+        endpoint: URL of an S3 server that is not Amazon's, or None.
+        region: region of an S3 bucket; None is what pyarrow finds out.
     """
 
-    path: str
+    uri: str
     endpoint: str | None = None
     region: str | None = None
-
-    @property
-    def uri(self) -> str:
-        """As a user writes it."""
-        return f"s3://{self.path}"
 
     @property
     def relative(self) -> bool:
@@ -51,30 +51,28 @@ class BucketStorage:
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
-        with self._told(name), self._bucket.open_input_stream(f"{self.path}/{name}") as stream:
+        with self._plain_errors(name), self._files.open_input_stream(name) as stream:
             content: bytes = stream.readall()
         return content
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`: an object is there when all of it has arrived."""
-        with self._told(name), self._bucket.open_output_stream(f"{self.path}/{name}") as stream:
+        with self._plain_errors(name), self._files.open_output_stream(name) as stream:
             stream.write(content)
 
     def delete(self, name: str) -> None:
         """See `Storage`."""
-        with self._told(name), suppress(FileNotFoundError):
-            self._bucket.delete_file(f"{self.path}/{name}")
+        with self._plain_errors(name), suppress(FileNotFoundError):
+            self._files.delete_file(name)
 
     def files(self, folder: str) -> list[str]:
         """See `Storage`."""
         from pyarrow.fs import FileSelector, FileType
 
-        place = f"{self.path}/{folder}"
-        with self._told(folder):
-            below = FileSelector(place, recursive=True, allow_not_found=True)
-            infos = self._bucket.get_file_info(below)
-        start = len(self.path) + 1
-        return sorted(info.path[start:] for info in infos if info.type == FileType.File)
+        with self._plain_errors(folder):
+            below = FileSelector(folder, recursive=True, allow_not_found=True)
+            infos = self._files.get_file_info(below)
+        return sorted(info.path for info in infos if info.type == FileType.File)
 
     def rename(self, folder: str, new: str) -> None:
         """See `Storage`: object after object, so that a kill leaves some in both."""
@@ -103,39 +101,48 @@ class BucketStorage:
 
     def copy(self, name: str, new: str) -> None:
         """Copy a file inside the bucket, if it is there."""
-        with self._told(name), suppress(FileNotFoundError):
-            self._bucket.copy_file(f"{self.path}/{name}", f"{self.path}/{new}")
+        with self._plain_errors(name), suppress(FileNotFoundError):
+            self._files.copy_file(name, new)
 
     @cached_property
-    def _bucket(self) -> Any:
-        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+    def _files(self) -> Any:
+        """The prefix as a file system of pyarrow."""
+        from pyarrow.fs import FileSystem, SubTreeFileSystem
 
-        return S3FileSystem(
-            endpoint_override=self.endpoint,
-            region=self.region,
-            connect_timeout=5,
-            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=3),
-        )
+        options: dict[str, str] = {}
+        if self.endpoint is not None:
+            server = urlsplit(self.endpoint)
+            options = {"scheme": server.scheme, "endpoint_override": server.netloc}
+        if self.region is not None:
+            options["region"] = self.region
+        if self.uri.startswith("gs:"):
+            options["retry_limit_seconds"] = "15"  # or it would try for a quarter of an hour
+        bucket, prefix = FileSystem.from_uri(f"{self.uri}?{urlencode(options)}")
+        return SubTreeFileSystem(prefix, bucket)
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
-        """Errors in our words: pyarrow's own begin with what it was about to do."""
+    def _plain_errors(self, name: str) -> Iterator[None]:
+        """Puts errors in one line of our words: pyarrow's begin with what it was about to do."""
+        from pyarrow import ArrowException
+
         try:
             yield
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except (OSError, ArrowException) as error:
             where = f"{self.uri}/{name}" + (f" at {self.endpoint}" if self.endpoint else "")
-            said = " ".join(str(error).split()).partition(" (Request ID")[0]
+            said = " ".join(str(error).split())
+            for details in (" (Request ID", " error_info="):
+                said = said.partition(details)[0]
             said = said[max(0, said.find("AWS Error")) :]
             raise OSError(
-                f"{where}: {said}; see to the bucket, AWS_ENDPOINT_URL and the credentials, which "
-                "are looked for in AWS_*, in ~/.aws and in the machine's role"
+                f"{where}: {said}; see to the bucket and to the credentials, which are looked for "
+                f"in {CREDENTIALS[_kind(self.uri)]} and in the machine's role"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the connection: each process makes its own."""
-        return {"path": self.path, "endpoint": self.endpoint, "region": self.region}
+        """Leaves out the connection: each process makes its own."""
+        return {"uri": self.uri, "endpoint": self.endpoint, "region": self.region}
 
 
 class _Upload:
@@ -169,23 +176,34 @@ class _Upload:
 
 
 def bucket_at(uri: str) -> BucketStorage:
-    """The storage that s3://BUCKET/PREFIX names, on the server that the environment names.
+    """Returns the storage that s3://, gs:// or abfs:// and BUCKET/PREFIX name.
+
+    The environment names the server and region of an S3 bucket.
 
     Raises:
         ValueError: bucket or prefix are missing, or there is more in it.
     """
-    parts = urlsplit(uri)
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    parts, kind = urlsplit(uri), _kind(uri)
+    user, at, bucket = parts.netloc.rpartition("@")
+    # An Azure URI names the account after the container: abfs://CONTAINER@ACCOUNT...
+    if parts.query or parts.fragment or ":" in user or (at and kind != "abfs"):
         raise ValueError(
-            "--storage s3://BUCKET/PREFIX takes no credentials and no options; set "
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL instead"
+            f"--storage {kind}://BUCKET/PREFIX takes no credentials and no options; set "
+            f"{CREDENTIALS[kind].partition(', in ')[0]} instead"
         )
     prefix = parts.path.strip("/")
-    if not parts.netloc or not prefix:
-        raise ValueError(f"--storage {uri}: give bucket and prefix, as in s3://bucket/table2")
+    if not bucket or not prefix:
+        raise ValueError(f"--storage {uri}: give bucket and prefix, as in {kind}://bucket/table2")
+    uri = f"{parts.scheme}://{parts.netloc}/{prefix}"
+    if kind != "s3":
+        return BucketStorage(uri)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     # Servers of one's own have no regions, but requests are signed for one.
-    return BucketStorage(
-        f"{parts.netloc}/{prefix}", endpoint, region or ("us-east-1" if endpoint else None)
-    )
+    return BucketStorage(uri, endpoint, region or ("us-east-1" if endpoint else None))
+
+
+def _kind(uri: str) -> str:
+    """The key of `CREDENTIALS`: abfss is abfs, as gcs is gs."""
+    scheme = urlsplit(uri).scheme
+    return {"abfss": "abfs", "gcs": "gs"}.get(scheme, scheme)

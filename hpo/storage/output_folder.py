@@ -3,69 +3,80 @@ cells, wherever they are: its lasting identity, and room for others."""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import itertools
 import json
 import os
+import platform
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from hpo.storage.atomic import sweep
 from hpo.storage.folder import FolderStorage
-from hpo.storage.lease import leased
 from hpo.storage.places import checked, storage_of
 from hpo.storage.protocol import Storage
+
+_HOLDER = "lock.json"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Create the folder, check that it can be written to, and hold it for this process.
+    """Creates the folder, checks that it can be written to, and holds it for this process.
 
     The lock goes with the process, however that ends.
 
     Raises:
-        OSError: it cannot be created or written to.
+        OSError: the folder cannot be created, written to or locked.
         BlockingIOError: another study is running on it.
     """
+    path = output / ".lock"
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)  # a kill leaves a soft one
     try:
         output.mkdir(parents=True, exist_ok=True)
-        file = open(output / ".lock", "a+")  # noqa: SIM115, held open by the lock below
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the output folder {output}: {error.strerror}; choose another --output"
+        hold = lock.acquire()
+    except Timeout as error:
+        process = ""
+        with suppress(OSError):  # Windows does not let it be read
+            process = path.read_text().strip()
+        raise BlockingIOError(
+            f"another study (process {process or 'unknown'}) is running on {output}; wait for it "
+            "or choose another --output"
         ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise BlockingIOError(
-                f"another study (process {file.read().strip() or 'unknown'}) is running on "
-                f"{output}; wait for it or choose another --output"
-            ) from error
+    except OSError as error:
+        verb = "lock" if error.errno in _NO_LOCKS else "write to"
+        raise OSError(
+            f"cannot {verb} the output folder {output}: {error.strerror}; choose another --output"
+        ) from error
+    with hold:
         with suppress(OSError):  # on a full disk it cannot be told whose the lock is
-            os.truncate(file.fileno(), 0)
-            os.write(file.fileno(), str(os.getpid()).encode())
+            path.write_text(str(os.getpid()))
         sweep(output)
-        for left in output.glob(".ray-*"):  # of a study that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for scratch in output.glob(".ray-*"):  # of a study that was killed
+            shutil.rmtree(scratch, ignore_errors=True)
         yield
 
 
 @contextmanager
 def held(output: Path, storage: Storage) -> Iterator[None]:
-    """Hold the cells' storage as well, where it is not the output folder, and see that it works.
+    """Holds the cells' storage as well, where it is not the output folder, and sees that it works.
+
+    A bucket cannot be locked: another study that seems to run there is told of on standard error.
+    Two at a time harm no result, since both write whole files of the same trainings.
 
     Raises:
         OSError: it cannot be used.
-        BlockingIOError: another study is running on it.
+        BlockingIOError: another study is running on it, and it is a folder.
     """
     if not isinstance(storage, FolderStorage):
-        with checked(storage), leased(storage):
+        with checked(storage), _announced(storage):
             yield
     elif storage.root == output:
         yield
@@ -74,8 +85,32 @@ def held(output: Path, storage: Storage) -> Iterator[None]:
             yield
 
 
+@contextmanager
+def _announced(storage: Storage) -> Iterator[None]:
+    try:
+        holder = json.loads(storage.read(_HOLDER))
+        other = f"process {holder['process']} on {holder['host']}"
+    except FileNotFoundError:
+        other = ""
+    except (ValueError, TypeError, KeyError):
+        other = "unknown"
+    if other:
+        print(
+            f"warning: another study ({other}) is running on {storage.uri}, or was killed there; "
+            "two at a time harm no result, but train everything twice",
+            file=sys.stderr,
+        )
+    holder = {"process": os.getpid(), "host": platform.node()}
+    storage.write(_HOLDER, json.dumps(holder).encode())
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # then the next one is warned of this one
+            storage.delete(_HOLDER)
+
+
 def study_id(place: Path | Storage, study: str, *, fresh: bool = False) -> str:
-    """The identity under which a study with its cells there is tracked; a new one if fresh.
+    """Returns the identity under which a study with its cells there is tracked; new if fresh.
 
     Raises:
         ValueError: the file that keeps identities is damaged.
@@ -98,7 +133,7 @@ def study_id(place: Path | Storage, study: str, *, fresh: bool = False) -> str:
 
 
 def set_aside(place: Path | Storage) -> str | None:
-    """Move finished cells away under a dated name, so that all are trained again; the name."""
+    """Moves finished cells away, so that all are trained again; returns their new name, a date."""
     storage = storage_of(place)
     if not storage.files("cells"):
         return None

@@ -17,12 +17,13 @@ from hpo.storage.protocol import Storage
 
 
 def storage_of(place: Path | Storage) -> Storage:
-    """A folder of this machine as a storage; a storage as it is."""
+    """Returns a folder of this machine as a storage, and a storage as it is."""
     return FolderStorage(place) if isinstance(place, Path) else place
 
 
 def storage_at(place: Path | str) -> Storage:
-    """The storage that a path or a URI names: PATH, file:///PATH or s3://BUCKET/PREFIX.
+    """Returns the storage that a path or a URI names: PATH, file:///PATH, or BUCKET/PREFIX after s3://,
+    gs:// or abfs://.
 
     AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL names an S3 server that is not Amazon's.
 
@@ -30,22 +31,26 @@ def storage_at(place: Path | str) -> Storage:
         ValueError: it is none of these, or has a password in it.
     """
     parts = urlsplit(str(place))
-    if parts.scheme == "s3":
+    if parts.scheme in ("s3", "gs", "gcs", "abfs", "abfss"):
         from hpo.storage.bucket import bucket_at
 
         return bucket_at(str(place))
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and len(parts.path) > 1:
         return FolderStorage(Path(unquote(parts.path)))
     if ":/" in str(place):
-        raise ValueError(f"--storage {place}: give a path, file:///PATH or s3://BUCKET/PREFIX")
+        raise ValueError(
+            f"--storage {place}: give a path, file:///PATH, or a bucket: s3://BUCKET/PREFIX, "
+            "gs://BUCKET/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
+        )
     given = Path(place).expanduser()
     return FolderStorage(given.absolute(), relative=not given.is_absolute())
 
 
 @contextmanager
 def checked(storage: Storage) -> Iterator[tuple[str, bytes]]:
-    """See that files can be written, read back, listed and deleted: the file that shows it, for
-    others to look at inside.
+    """Sees that files can be written, read back, listed and deleted.
+
+    Yields the name and the content of the file that shows it, for others to look at.
 
     Raises:
         OSError: they cannot; the message says where, why and what to do.
@@ -53,8 +58,8 @@ def checked(storage: Storage) -> Iterator[tuple[str, bytes]]:
     name, content = f"check-{uuid.uuid4().hex}/file", uuid.uuid4().bytes
     storage.write(name, content)
     try:
-        found = storage.read(name) if storage.files(name.rpartition("/")[0]) == [name] else b""
-        if found != content:
+        listed = storage.files(name.rpartition("/")[0]) == [name]
+        if not listed or storage.read(name) != content:
             raise OSError(f"{storage.uri}: what was written there does not come back")
         yield name, content
     finally:

@@ -88,6 +88,7 @@ def test_run_again_it_measures_nothing_and_says_the_same(calm: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_it_keeps_what_is_measured_and_leaves_no_run_open(tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = subprocess.Popen(

@@ -166,6 +166,7 @@ def test_killed_at_any_point_and_run_again_it_ends_the_same(calm: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_it_says_how_to_go_on_and_leaves_no_run_open(tmp_path: Path) -> None:
     out = tmp_path / "out"
     driver = subprocess.Popen(

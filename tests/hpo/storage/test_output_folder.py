@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -61,6 +62,19 @@ def test_a_folder_that_cannot_be_is_named_with_the_way_out(tmp_path: Path) -> No
             pass
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named_with_the_way_out(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    expected = rf"^cannot lock the output folder {tmp_path}: .*; choose another --output$"
+    with pytest.raises(OSError, match=expected), output_folder.locked(tmp_path):
+        pass
+
+
 def test_what_a_killed_study_left_is_swept_and_the_rest_stays(tmp_path: Path) -> None:
     (tmp_path / ".ray-abc" / "table2").mkdir(parents=True)
     (tmp_path / "cells" / "x").mkdir(parents=True)
@@ -79,7 +93,7 @@ def test_on_a_full_disk_a_folder_is_held_all_the_same(
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with output_folder.locked(tmp_path):
         unknown = pytest.raises(BlockingIOError, match="process unknown")
         with unknown, output_folder.locked(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import FileSystem
 
 from core.training.checkpoint import CURRENT, PREVIOUS, load_checkpoint, save_checkpoint
 from hpo.cells.record import CellRecord
@@ -157,10 +158,10 @@ def test_a_folder_has_many_names(
 
 
 @pytest.mark.parametrize(
-    "place", ["gs://bucket/x", "http://host/x", "file://host/x", "file:///", "s4:/bucket"]
+    "place", ["ftp://bucket/x", "http://host/x", "file://host/x", "file:///", "s4:/bucket"]
 )
 def test_other_schemes_are_refused(place: str) -> None:
-    with pytest.raises(ValueError, match=r"--storage .*: give a path, file:///PATH or s3://"):
+    with pytest.raises(ValueError, match=r"--storage .*: give a path, file:///PATH, or a bucket"):
         storage_at(place)
 
 
@@ -173,29 +174,70 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 # Buckets
 
 
-@pytest.mark.parametrize("place", ["s3://bucket", "s3:///prefix", "s3://bucket/", "s3:bucket/x"])
-def test_a_bucket_needs_its_name_and_a_prefix(place: str) -> None:
-    with pytest.raises(ValueError, match="give bucket and prefix"):
-        storage_at(place)
-
-
-@pytest.mark.parametrize("place", ["s3://key:hunter2@bucket/x", "s3://bucket/x?region=hunter2"])
-def test_credentials_have_no_place_in_a_uri(place: str) -> None:
-    with pytest.raises(ValueError, match="set AWS_ACCESS_KEY_ID") as caught:
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("s3://bucket", "give bucket and prefix"),
+        ("s3:///prefix", "give bucket and prefix"),
+        ("gs://bucket/", "give bucket and prefix"),
+        ("s3:bucket/x", "give bucket and prefix"),
+        ("abfs://container@", "give bucket and prefix"),
+        ("s3://key:hunter2@bucket/x", "set AWS_ACCESS_KEY_ID"),
+        ("s3://bucket/x?region=hunter2", "set AWS_ACCESS_KEY_ID"),
+        ("gs://hunter2@bucket/x", "set GOOGLE_APPLICATION_CREDENTIALS instead"),
+        ("abfs://box:hunter2@account.dfs.core.windows.net/x", "set AZURE_CLIENT_ID"),
+    ],
+)
+def test_a_bucket_needs_its_name_and_a_prefix_and_no_credentials(place: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
         storage_at(place)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("s3://bucket/deep/prefix?region=us-east-1", "S3FileSystem"),
+        ("gs://bucket/deep/prefix", "GcsFileSystem"),
+        ("gcs://bucket/deep/prefix", "GcsFileSystem"),
+        ("abfs://bucket@account.dfs.core.windows.net/deep/prefix", "AzureFileSystem"),
+        ("abfss://bucket@account.dfs.core.windows.net/deep/prefix", "AzureFileSystem"),
+    ],
+)
+def test_pyarrow_knows_each_kind_of_bucket(place: str, kind: str) -> None:
+    bucket, prefix = FileSystem.from_uri(place)
+    assert type(bucket).__name__ == kind
+    assert prefix == "bucket/deep/prefix"
+    assert storage_at(place.partition("?")[0] + "/").uri == place.partition("?")[0]
+
+
+def test_another_study_on_a_bucket_is_warned_of(
+    s3: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing can be locked there. One that was killed leaves what a running one leaves."""
+    storage = storage_at(f"s3://{s3.bucket}/{uuid.uuid4().hex}")
+    with output_folder.held(tmp_path, storage):
+        assert capsys.readouterr().err == ""
+        with output_folder.held(tmp_path, storage):
+            warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: another study (process {os.getpid()} on ")
+    assert f") is running on {storage.uri}, or was killed there" in warning
+    assert storage.files("") == []
+    storage.write("lock.json", b"[]")
+    with output_folder.held(tmp_path, storage):
+        assert "another study (unknown)" in capsys.readouterr().err
 
 
 def test_the_environment_names_server_and_region(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
     for name in names:
         monkeypatch.delenv(name, raising=False)
-    assert bucket_at("s3://b/p/q/") == BucketStorage("b/p/q", None, None)
+    assert bucket_at("s3://b/p/q/") == BucketStorage("s3://b/p/q", None, None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://all")
-    assert bucket_at("s3://b/p") == BucketStorage("b/p", "http://all", "us-east-1")
+    assert bucket_at("s3://b/p") == BucketStorage("s3://b/p", "http://all", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    assert bucket_at("s3://b/p") == BucketStorage("b/p", "http://s3", "eu-west-1")
+    assert bucket_at("s3://b/p") == BucketStorage("s3://b/p", "http://s3", "eu-west-1")
     monkeypatch.setenv("AWS_REGION", "eu-north-1")
     assert bucket_at("s3://b/p").region == "eu-north-1"
 

@@ -2,19 +2,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from hpo.tracking.signals import signals_held_back
 
-
-@pytest.fixture(autouse=True)
-def interrupts_raise() -> Iterator[None]:
-    """Python's own handler of SIGINT, which a job started in the background does not have."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

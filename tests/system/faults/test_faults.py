@@ -30,6 +30,7 @@ from mlflow import MlflowClient
 Bench = Any  # of conftest.py
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "epochs"), [(signal.SIGTERM, 1), (signal.SIGINT, 5)])
 def test_a_signal_ends_it_and_it_goes_on(
     number: signal.Signals,
@@ -39,12 +40,8 @@ def test_a_signal_ends_it_and_it_goes_on(
     bench: Bench,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        fault = bench.at(epochs, lambda: os.kill(os.getpid(), number))
-        assert bench.study(output, fault=fault) == INTERRUPTED
-    finally:
-        signal.signal(signal.SIGINT, before)
+    fault = bench.at(epochs, lambda: os.kill(os.getpid(), number))
+    assert bench.study(output, fault=fault) == INTERRUPTED
     assert "run the same command again, without --fresh" in capsys.readouterr().err
     statuses = bench.assert_tracked(output, over=False)
     finished = epochs // bench.epochs
