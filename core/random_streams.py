@@ -48,3 +48,8 @@ class RandomStreams:
         for name, g in self._generators.items():
             if name in state:  # a checkpoint may be older than the stream
                 g.set_state(state[name].cpu())
+
+
+def stream_device(generator: torch.Generator | None) -> torch.device:
+    """Returns where a generator draws: a CPU generator gives the same numbers everywhere."""
+    return torch.device("cpu") if generator is None else generator.device

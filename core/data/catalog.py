@@ -10,10 +10,6 @@ from types import MappingProxyType
 
 __all__ = ["DATASETS", "DatasetSpec", "default_root"]
 
-_IDX_FILES = tuple(
-    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-)
-
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -34,51 +30,30 @@ class DatasetSpec:
     streamed: bool = False
 
 
+def _idx_files(folder: str) -> tuple[str, ...]:
+    kinds = ("images-idx3", "labels-idx1")
+    return tuple(
+        f"{folder}/raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in kinds
+    )
+
+
+_CIFAR10_FILES = (
+    *(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
+    "cifar-10-batches-py/test_batch",
+    "cifar-10-batches-py/batches.meta",
+)
+_CIFAR100_FILES = tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))
+_SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
+_IMAGENET_FOLDERS = ("imagenet/train", "imagenet/val")
+
 _SPECS = (
     DatasetSpec("digits", 1, 8, 10, 1297, 500),
-    DatasetSpec("mnist", 1, 28, 10, 60_000, 10_000, tuple(f"MNIST/raw/{f}" for f in _IDX_FILES)),
-    DatasetSpec(
-        "fashion_mnist",
-        1,
-        28,
-        10,
-        60_000,
-        10_000,
-        tuple(f"FashionMNIST/raw/{f}" for f in _IDX_FILES),
-    ),
-    DatasetSpec("svhn", 3, 32, 10, 73_257, 26_032, ("train_32x32.mat", "test_32x32.mat")),
-    DatasetSpec(
-        "cifar10",
-        3,
-        32,
-        10,
-        50_000,
-        10_000,
-        (
-            *(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
-            "cifar-10-batches-py/test_batch",
-            "cifar-10-batches-py/batches.meta",
-        ),
-    ),
-    DatasetSpec(
-        "cifar100",
-        3,
-        32,
-        100,
-        50_000,
-        10_000,
-        ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
-    ),
-    DatasetSpec(
-        "imagenet",
-        3,
-        100,
-        1000,
-        1_281_167,
-        50_000,
-        ("imagenet/train", "imagenet/val"),
-        streamed=True,
-    ),
+    DatasetSpec("mnist", 1, 28, 10, 60_000, 10_000, _idx_files("MNIST")),
+    DatasetSpec("fashion_mnist", 1, 28, 10, 60_000, 10_000, _idx_files("FashionMNIST")),
+    DatasetSpec("svhn", 3, 32, 10, 73_257, 26_032, _SVHN_FILES),
+    DatasetSpec("cifar10", 3, 32, 10, 50_000, 10_000, _CIFAR10_FILES),
+    DatasetSpec("cifar100", 3, 32, 100, 50_000, 10_000, _CIFAR100_FILES),
+    DatasetSpec("imagenet", 3, 100, 1000, 1_281_167, 50_000, _IMAGENET_FOLDERS, streamed=True),
 )
 
 DATASETS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 from core.data.images import shrink
-from core.data.tree import Tree, failure, num_threads
+from core.data.tree import Tree, failure, in_threads
 
 __all__ = ["CROP_DRAWS", "Decoder", "decode_chunk", "decode_tree"]
 
@@ -119,7 +118,7 @@ def decode_chunk(
     return failed
 
 
-def decode_tree(decoder: Decoder, tree: Tree, image_size: int, chunk: int = 256) -> np.ndarray:
+def decode_tree(decoder: Decoder, tree: Tree, image_size: int) -> np.ndarray:
     """Decode every file in threads and shrink it: uint8 [N, C, image_size, image_size].
 
     Raises `DataFileError` naming up to five files that cannot be decoded.
@@ -127,16 +126,14 @@ def decode_tree(decoder: Decoder, tree: Tree, image_size: int, chunk: int = 256)
     names = tree.names.tolist()
     out = np.empty((len(names), decoder.channels, image_size, image_size), np.uint8)
 
-    def work(start: int) -> list[str]:
-        part = names[start : start + chunk]
+    def work(chunk: slice) -> list[str]:
+        part = names[chunk]
         # Chunk by chunk, so that the images never lie in memory at their full size.
         pixels = np.empty((len(part), decoder.channels, decoder.size, decoder.size), np.uint8)
         failed = decode_chunk(decoder, tree.root, part, pixels)
-        out[start : start + chunk] = shrink(torch.from_numpy(pixels), image_size).numpy()
+        out[chunk] = shrink(torch.from_numpy(pixels), image_size).numpy()
         return failed
 
-    with ThreadPoolExecutor(num_threads()) as pool:
-        failed = [file for part in pool.map(work, range(0, len(names), chunk)) for file in part]
-    if failed:
+    if failed := [file for part in in_threads(work, len(names)) for file in part]:
         raise failure(failed)
     return out

@@ -13,7 +13,7 @@ import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,9 +42,6 @@ def _check_labels(path: Path, labels: np.ndarray, low: int, high: int) -> None:
         raise _corrupt(
             path, f"label {int(labels[index])} at index {index} lies outside {low}..{high}"
         )
-
-
-# ------------------------------------------------------------------------------------------ idx
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -91,9 +88,6 @@ def read_idx_pair(
     return pixels[:, None], classes.astype(np.int64)
 
 
-# ---------------------------------------------------------------------------------------- CIFAR
-
-
 def _dtype(name: str, align: object = False, copy: object = False) -> np.dtype[Any]:
     # The files were written by Python 2's numpy, with 0 and 1 for the flags; numpy 2.4.0 to
     # 2.4.4 warn about anything but booleans.
@@ -122,12 +116,9 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    def load(stream: IO[bytes]) -> Any:
-        return _ArrayUnpickler(stream, encoding="latin1").load()
-
     try:
         with path.open("rb") as stream:
-            entry = load(stream)
+            entry = _ArrayUnpickler(stream, encoding="latin1").load()
     # A damaged pickle can raise nearly anything: it is a program for a stack machine.
     except Exception as error:
         if isinstance(error, FileNotFoundError):
@@ -174,9 +165,6 @@ def read_cifar_classes(path: Path, key: str, num_classes: int) -> tuple[str, ...
         count = len(names) if isinstance(names, list) else "no list"
         raise _corrupt(path, f"{key!r} must list {num_classes} class names, has {count}")
     return tuple(str(name) for name in names)
-
-
-# ----------------------------------------------------------------------------------------- SVHN
 
 
 def read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,14 @@ class ImageSet(Protocol):
         ...
 
 
+def evenly_spaced(images: ImageSet, most: int) -> Iterator[Tensor]:
+    """Yields the pixels, uint8 [B, C, S, S], of at most so many images, spread over the set."""
+    total = len(images)
+    count = min(total, most)
+    rows = torch.arange(count) * total // count
+    return (pixels for pixels, _ in images.batches(rows.split(256)))
+
+
 class _Writable:
     """Presents a read-only array as writable, without a copy.
 

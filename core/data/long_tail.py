@@ -47,9 +47,9 @@ def long_tail(labels: np.ndarray | Tensor, num_classes: int, *, ratio: float, se
     generator = derived_generator(seed, LONG_TAIL)
     classes = by_class(labels, num_classes)
     largest = max(map(len, classes))
-    kept = []
+    chosen = []
     for label, members in enumerate(classes):
         share = ratio ** (-label / (num_classes - 1))
         size = max(1, math.floor(largest * share + _ROUNDING))
-        kept.append(members[torch.randperm(len(members), generator=generator)[:size]])
-    return torch.cat(kept).sort().values
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:size]])
+    return torch.cat(chosen).sort().values

@@ -22,18 +22,8 @@ Part = tuple[np.ndarray, np.ndarray]
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where the Debian package dataset-fashion-mnist puts its four idx files, gzipped."""
 
-_FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+_FASHION = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+_FASHION_CLASSES = tuple(_FASHION.split(", "))
 _DIGITS = tuple(str(digit) for digit in range(10))
 _CONNECT_SECONDS = 10.0
 
@@ -95,11 +85,12 @@ def _load_digits() -> tuple[Part, Part, tuple[str, ...]]:
 def _find(spec: DatasetSpec, root: Path) -> dict[str, Path | None]:
     """Where each of spec.files is, None for those that are missing; idx files may be gzipped."""
     packed = spec.name in ("mnist", "fashion_mnist")
-    found: dict[str, Path | None] = {}
-    for file in spec.files:
-        places = [root / file, *([root / f"{file}.gz"] if packed else [])]
-        found[file] = next((path for path in places if path.is_file()), None)
-    return found
+    suffixes = ("", ".gz") if packed else ("",)
+    places = {file: [root / f"{file}{suffix}" for suffix in suffixes] for file in spec.files}
+    return {
+        file: next((path for path in paths if path.is_file()), None)
+        for file, paths in places.items()
+    }
 
 
 def _locate(spec: DatasetSpec, root: Path) -> list[Path] | None:
@@ -109,20 +100,17 @@ def _locate(spec: DatasetSpec, root: Path) -> list[Path] | None:
         system = [_DEBIAN_FASHION_MNIST / f"{Path(file).name}.gz" for file in spec.files]
         places.append([path if path.is_file() else None for path in system])
     for paths in places:
-        found = [path for path in paths if path is not None]
-        if len(found) == len(paths):
-            return found
+        present = [path for path in paths if path is not None]
+        if len(present) == len(paths):
+            return present
     return None
 
 
 def _not_there(spec: DatasetSpec, root: Path, why: str) -> FileNotFoundError:
     missing = [str(root / file) for file, path in _find(spec, root).items() if path is None]
     what = "these files (gzipped with .gz, or not)" if "MNIST" in spec.files[0] else "these files"
-    debian = (
-        "install Debian's package dataset-fashion-mnist; or "
-        if spec.name == "fashion_mnist"
-        else ""
-    )
+    package = "install Debian's package dataset-fashion-mnist; or "
+    debian = package if spec.name == "fashion_mnist" else ""
     return FileNotFoundError(
         f"{spec.name}: {why}. Put {what} there: {', '.join(missing)}; or {debian}"
         "name the data root that has them"

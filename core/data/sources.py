@@ -214,18 +214,13 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
     decoder = _folder_decoder([read_headers(train), read_headers(test)], image_size)
     size = image_size or decoder.size
     count = len(train.names) + len(test.names)
-    if count * decoder.channels * size**2 > memory_limit:
-        return Source(
-            name,
-            train.classes,
-            decoder.channels,
-            size,
-            train.labels,
-            test.labels,
-            FileImages(train, decoder, random_crops=False),
-            FileImages(test, decoder, random_crops=False),
-            train.names,
-        )
+    in_files = count * decoder.channels * size**2 > memory_limit
+    train_data, test_data = (
+        FileImages(part, decoder, random_crops=False)
+        if in_files
+        else decode_tree(decoder, part, size)
+        for part in (train, test)
+    )
     return Source(
         name,
         train.classes,
@@ -233,8 +228,8 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
         size,
         train.labels,
         test.labels,
-        decode_tree(decoder, train, size),
-        decode_tree(decoder, test, size),
+        train_data,
+        test_data,
         train.names,
     )
 
@@ -250,14 +245,13 @@ def _folder_decoder(headers: list[Headers], image_size: int | None) -> Decoder:
     if image_size is not None:
         return Decoder(channels, image_size, shorter_side=image_size)
     example = {**headers[1].example, **headers[0].example}
+    fault = f"square: {example[common]} is {width}x{height}"
     if others:
         odd = others[-1][0]
-        raise ValueError(
-            f"images must be of one size: {example[odd]} is {odd[0]}x{odd[1]}, {sizes[common]} of "
-            f"{sum(sizes.values())} images are {width}x{height}; pass image_size to have all "
-            "resized and cropped to one square"
+        fault = (
+            f"of one size: {example[odd]} is {odd[0]}x{odd[1]}, {sizes[common]} of "
+            f"{sum(sizes.values())} images are {width}x{height}"
         )
     raise ValueError(
-        f"images must be square: {example[common]} is {width}x{height}; pass image_size to have "
-        "all resized and cropped to one square"
+        f"images must be {fault}; pass image_size to have all resized and cropped to one square"
     )

@@ -83,7 +83,7 @@ def make_splits(
         base, extra = divmod(size, num_classes)
         counts = torch.full((num_classes,), base)
         counts[torch.randperm(num_classes, generator=generator)[:extra]] += 1
-        taken, left = [], []
+        taken, remaining = [], []
         for label, (queue, count) in enumerate(zip(queues, counts.tolist(), strict=True)):
             if len(queue) < count:
                 who = f"class {label}" + (f" ({classes[label]})" if classes is not None else "")
@@ -92,15 +92,16 @@ def make_splits(
                     f"over {num_classes} classes; choose a smaller {purpose}"
                 )
             taken.append(queue[:count])
-            left.append(queue[count:])
-        return torch.cat(taken).sort().values, left
+            remaining.append(queue[count:])
+        return torch.cat(taken).sort().values, remaining
 
     meta_validation, queues = take(meta_size, "meta_size")
     if train_size is None:
         train = torch.cat(queues).sort().values
     else:
-        train, left = take(train_size, "train_size")
-        queues = [queue[: len(queue) - len(rest)] for queue, rest in zip(queues, left, strict=True)]
+        train, remaining = take(train_size, "train_size")
+        pairs = zip(queues, remaining, strict=True)
+        queues = [queue[: len(queue) - len(rest)] for queue, rest in pairs]
     if not len(train):
         raise ValueError(f"meta_size={meta_size} leaves no training image of {len(labels)}")
     if labelled is None:

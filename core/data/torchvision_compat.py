@@ -30,10 +30,7 @@ def _load_compiled_operators() -> None:
     package = importlib.util.find_spec("torchvision")
     if package is None or not package.submodule_search_locations:
         return
-    loader = (
-        importlib.machinery.ExtensionFileLoader,
-        importlib.machinery.EXTENSION_SUFFIXES,
-    )
+    loader = importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES
     finder = importlib.machinery.FileFinder(package.submodule_search_locations[0], loader)
     library = finder.find_spec("_C")
     if library is None or library.origin is None:

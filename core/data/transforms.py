@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from core.data.images import ImageSet
+from core.data.images import ImageSet, evenly_spaced
 from core.data.whitening import Whitening
 
 __all__ = ["NORMALISATIONS", "PADDINGS", "Normalisation", "Padding", "Transform"]
@@ -23,7 +23,6 @@ Padding = Literal["zero", "reflect"]
 PADDINGS: tuple[Padding, ...] = ("zero", "reflect")
 
 _FIT_LIMIT = 100_000
-_FIT_BATCH = 256
 
 
 @lru_cache(maxsize=64)
@@ -166,13 +165,10 @@ class Transform:
 
 def _statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of one image or more."""
-    total = len(images)
-    count = min(total, _FIT_LIMIT)
-    rows = torch.arange(count) * total // count
     pixels = 0
     sums: list[int] = []
     squares: list[int] = []
-    for x, _ in images.batches(rows.split(_FIT_BATCH)):
+    for x in evenly_spaced(images, _FIT_LIMIT):
         values = x.to(torch.int32)
         part = values.sum(dim=(0, 2, 3), dtype=torch.int64).tolist()
         part_squares = values.square().sum(dim=(0, 2, 3), dtype=torch.int64).tolist()

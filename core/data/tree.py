@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,6 @@ __all__ = ["SUFFIXES", "Headers", "Tree", "failure", "num_threads", "read_header
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
 _NAMED_FAILURES = 5
-_T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
@@ -57,11 +57,11 @@ def scan_tree(root: Path, part: str, known: Sequence[str] | None = None) -> Tree
         raise FileNotFoundError(
             f"{folder} is no folder; images must lie in {root}/{part}/CLASS/, one folder a class"
         )
-    found = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
-    if not found:
+    present = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+    if not present:
         raise FileNotFoundError(f"{folder} holds no class folder; lay images out as CLASS/NAME.png")
-    classes = tuple(found if known is None else known)
-    if strangers := [name for name in found if name not in classes]:
+    classes = tuple(present if known is None else known)
+    if strangers := [name for name in present if name not in classes]:
         raise ValueError(
             f"class {strangers[0]!r} of {folder} is not among the training classes "
             f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})"
@@ -69,7 +69,7 @@ def scan_tree(root: Path, part: str, known: Sequence[str] | None = None) -> Tree
     names: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        if name not in found:
+        if name not in present:
             continue
         files = sorted(
             e.name
@@ -115,7 +115,9 @@ def read_headers(tree: Tree) -> Headers:
     example: dict[tuple[int, int], str] = {}
     gray = True
     failed = []
-    for name, header in zip(tree.names, map_in_threads(read, tree.names.tolist()), strict=True):
+    names = tree.names.tolist()
+    parts = in_threads(lambda chunk: [read(name) for name in names[chunk]], len(names))
+    for name, header in zip(names, itertools.chain.from_iterable(parts), strict=True):
         if isinstance(header, str):
             failed.append(header)
             continue
@@ -128,12 +130,10 @@ def read_headers(tree: Tree) -> Headers:
     return Headers(sizes, gray, example)
 
 
-def map_in_threads(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    """Apply function to every item in a small thread pool; results keep the order."""
-    chunks = [items[i : i + 256] for i in range(0, len(items), 256)]
+def in_threads(work: Callable[[slice], _R], count: int) -> list[_R]:
+    """Returns what `work` makes of 0..count, 256 at a time in a small thread pool, in order."""
     with ThreadPoolExecutor(num_threads()) as pool:
-        parts = pool.map(lambda chunk: [function(item) for item in chunk], chunks)
-        return [result for part in parts for result in part]
+        return list(pool.map(work, (slice(i, i + 256) for i in range(0, count, 256))))
 
 
 def failure(files: Sequence[str]) -> DataFileError:

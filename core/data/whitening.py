@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.data.images import ImageSet
+from core.data.images import ImageSet, evenly_spaced
 
 __all__ = ["Whitening", "normalise_contrast"]
 
@@ -23,7 +23,6 @@ The source calls it `identity_scale`; its second guard, 1e-10, changes nothing b
 is left out."""
 
 _FIT_LIMIT = 50_000
-_FIT_BATCH = 256
 _LARGEST = 3 * 64 * 64
 
 
@@ -57,13 +56,11 @@ class Whitening:
         Raises ValueError when there are less than two images, or D is above 64·64·3: a matrix
         [D, D] would not fit.
         """
-        total = len(images)
-        if total < 2:
-            raise ValueError(f"a covariance needs 2 images or more, got {total}")
-        count = min(total, _FIT_LIMIT)
-        rows = torch.arange(count) * total // count
+        if len(images) < 2:
+            raise ValueError(f"a covariance needs 2 images or more, got {len(images)}")
+        count = min(len(images), _FIT_LIMIT)
         sums = products = torch.empty(0)
-        for pixels, _ in images.batches(rows.split(_FIT_BATCH)):
+        for pixels in evenly_spaced(images, _FIT_LIMIT):
             x = normalise_contrast(pixels.flatten(1).double())
             if not len(sums):
                 sums, products = _zeros(x)

@@ -7,11 +7,14 @@ moves continuously with λ, and the box covers 1 − λ of it exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+
+from core.mixing.batch import Call
+from core.random_streams import stream_device
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,12 @@ class AreaMixing:
         if self.position is not None:
             return self
         _check_spatial(x)
-        source = generator.device if generator is not None else torch.device("cpu")
-        position = torch.rand(x.shape[0], x.dim() - 2, generator=generator, device=source)
+        shape = x.shape[0], x.dim() - 2
+        position = torch.rand(shape, generator=generator, device=stream_device(generator))
         return replace(self, position=position.to(x.device))
 
     def logits(
-        self,
-        call: Callable[[Tensor], Tensor],
-        model: nn.Module,
-        x: Tensor,
-        lam: Tensor,
-        partner: Tensor,
+        self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
         """The network on the mixed inputs; see `Mixing`.
 
@@ -85,8 +83,8 @@ def mix_areas(x: Tensor, lam: Tensor, partner: Tensor, position: Tensor) -> Tens
             f"spatial dimension, got {position.dtype} {list(position.shape)}"
         )
     dtype = torch.promote_types(torch.promote_types(lam.dtype, x.dtype), torch.float32)
-    own = area_mask(lam.to(dtype), position.to(dtype), x.shape[2:]).to(x.dtype).unsqueeze(1)
-    return own * x + (1 - own) * x[partner]
+    share = area_mask(lam.to(dtype), position.to(dtype), x.shape[2:]).to(x.dtype).unsqueeze(1)
+    return share * x + (1 - share) * x[partner]
 
 
 def area_mask(lam: Tensor, position: Tensor, size: Sequence[int]) -> Tensor:
@@ -119,8 +117,8 @@ def _coverage(side: Tensor, position: Tensor, pixels: int) -> Tensor:
     """The share of each pixel of one axis under a box of `side` [B], relative. [B, pixels]."""
     width = (side * pixels).unsqueeze(1)
     start = (position * (1 - side) * pixels).unsqueeze(1)
-    left = torch.arange(pixels, device=side.device, dtype=side.dtype)
-    overlap = torch.minimum(start + width - left, left + 1 - start)
+    edge = torch.arange(pixels, device=side.device, dtype=side.dtype)
+    overlap = torch.minimum(start + width - edge, edge + 1 - start)
     # A box within one pixel covers its width, which a difference of its borders would round off.
     # At a tie, and at 0 and 1 below, the derivative is that of the shrinking box.
     overlap = torch.where(overlap < width, overlap, width)

@@ -12,11 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.random_streams import stream_device
+
 Batch = tuple[Tensor, Tensor]
 """(x [B, ...] floating, y [B] integer class indices or [B, C] floating soft labels)."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """loss(logits [B, C], target [B] or [B, C]) -> scalar, the mean over the batch."""
+
+Call = Callable[[Tensor], Tensor]
+"""Runs a network on an input [B, ...], plainly or by `functional_call`."""
 
 
 def draw_partners(
@@ -26,8 +31,8 @@ def draw_partners(
 
     Drawn on the generator's own device, so that a CPU generator gives the same pairs everywhere.
     """
-    source = generator.device if generator is not None else torch.device("cpu")
-    return torch.randperm(n, generator=generator, device=source).to(device)
+    order = torch.randperm(n, generator=generator, device=stream_device(generator))
+    return order.to(device)
 
 
 def draw_beta(
@@ -47,8 +52,7 @@ def draw_beta(
         ValueError: alpha is not a positive finite number.
     """
     check_alpha(alpha)
-    source = generator.device if generator is not None else torch.device("cpu")
-    seed = torch.randint(2**63 - 1, (), generator=generator, device=source)
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=stream_device(generator))
     values = np.random.default_rng(int(seed)).beta(alpha, alpha, size=n)
     return torch.from_numpy(values).to(device=device, dtype=dtype)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from core.mixing.batch import mix_inputs
+from core.mixing.batch import Call, mix_inputs
+from core.random_streams import stream_device
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,12 @@ class HiddenMixing:
         """With the layer of this batch drawn; itself where there is only one, or it is given."""
         if self.drawn is not None:
             return self
-        source = generator.device if generator is not None else torch.device("cpu")
-        at = int(torch.randint(len(self.layers), (), generator=generator, device=source))
+        device = stream_device(generator)
+        at = int(torch.randint(len(self.layers), (), generator=generator, device=device))
         return replace(self, drawn=self.layers[at])
 
     def logits(
-        self,
-        call: Callable[[Tensor], Tensor],
-        model: nn.Module,
-        x: Tensor,
-        lam: Tensor,
-        partner: Tensor,
+        self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
         """The network's output with the layer's mixed; see `Mixing`.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from core.mixing.batch import mix_inputs
+from core.mixing.batch import Call, mix_inputs
 
 
 class Mixing(Protocol):
@@ -32,12 +31,7 @@ class Mixing(Protocol):
         """
 
     def logits(
-        self,
-        call: Callable[[Tensor], Tensor],
-        model: nn.Module,
-        x: Tensor,
-        lam: Tensor,
-        partner: Tensor,
+        self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
         """The network's output on the mixed batch, differentiable in λ.
 
@@ -64,12 +58,7 @@ class InputMixing:
         return self
 
     def logits(
-        self,
-        call: Callable[[Tensor], Tensor],
-        model: nn.Module,
-        x: Tensor,
-        lam: Tensor,
-        partner: Tensor,
+        self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
         """The network on the mixed inputs; see `Mixing`."""
         return call(mix_inputs(x, lam, partner))

@@ -77,8 +77,8 @@ class IndexLoss:
         Raises:
             ValueError: as in a plain call.
         """
-        own, other = self._each(logits, y), self._each(logits, y[partner])
-        return (lam * own + (1 - lam) * other).mean()
+        first, second = self._each(logits, y), self._each(logits, y[partner])
+        return (lam * first + (1 - lam) * second).mean()
 
     def _each(self, logits: Tensor, y: Tensor) -> Tensor:
         n = logits.shape[0]
@@ -112,7 +112,6 @@ def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tens
     Raises:
         ValueError: as `IndexLoss` or `soft_labels`.
     """
-    own_form = getattr(loss, "mixed", None)
-    if own_form is not None:
-        return own_form(logits, y, lam, partner)
+    if hasattr(loss, "mixed"):
+        return loss.mixed(logits, y, lam, partner)
     return loss(logits, mix_labels(y, lam, partner, logits.shape[1]))

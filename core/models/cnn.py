@@ -8,28 +8,56 @@ from torch import Tensor
 from core.models.classifier import ImageClassifier, initialise_he
 
 
-class CNN(ImageClassifier):
+class PlainCNN(ImageClassifier):
+    """The base of the CNNs: layers in a row, made for images of exactly one size.
+
+    The first fully connected layer has that size. The trunk is initialised by He, the classifier
+    by N(0, 1e-3), biases are zero, as in the code of AdaMixUp.
+
+    Raises:
+        ValueError: an input has another size.
+    """
+
+    trunk: nn.Sequential
+    image_size: int
+
+    def features(self, x: Tensor) -> Tensor:
+        # The linear layer would fail too, but with the shapes of its matrices.
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"this model was built for images of {self.image_size}x{self.image_size} pixels, "
+                f"got {x.shape[-2]}x{x.shape[-1]}: build it with the image_size of the data"
+            )
+        features: Tensor = self.trunk(x)
+        return features
+
+    def initialise(self) -> None:
+        """Draws all weights anew, in place."""
+        initialise_he(self.trunk, mode="fan_in")
+        for layer in self.trunk:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.classifier.weight, std=1e-3)
+        nn.init.zeros_(self.classifier.bias)
+
+
+class CNN(PlainCNN):
     """The paper's "3-layer CNN" (section IV-B, MNIST and Fashion-MNIST): four convolutions.
 
     MetaMixUp takes the network from AdaMixUp (Guo, Mao and Zhang, AAAI 2019), and the code that
     those authors released (SITE5039/AdaMixUp, ``share_mixup_net``) has four convolutions, whatever
     its name says: conv 3x3-32, ReLU, max-pool 2; conv 32, ReLU; conv 32, ReLU, max-pool 2; conv 32,
     ReLU; fully connected 512, ReLU, dropout 0.5; fully connected C. Convolutions keep the size;
-    pooling drops an odd last row and column. Initialised as there: He on the trunk, N(0, 1e-3) on
-    the classifier, zero biases.
+    pooling drops an odd last row and column.
 
-    Input ``[B, in_channels, image_size, image_size]``, exactly this size: the first fully connected
-    layer is made for it. Features: D = 16 * width (512), after the dropout, non-negative.
-    Parameters: 836,522 for 1x28x28 and 10 classes.
+    Features: D = 16 * width (512), after the dropout, non-negative. Parameters: 836,522 for 1x28x28
+    and 10 classes.
 
     Args:
-        in_channels: channels of the images.
-        num_classes: C.
-        image_size: pixels, at least 4.
+        in_channels, num_classes, image_size: see :class:`ImageClassifier`; images of at least 4
+            pixels.
         width: channels of each convolution; the hidden layer has 16 * width units.
-
-    Raises:
-        ValueError: an argument is below its limit, or an input has another size.
     """
 
     def __init__(
@@ -55,12 +83,7 @@ class CNN(ImageClassifier):
             nn.Dropout(0.5),
         )
         self.classifier = nn.Linear(16 * width, num_classes)
-        _initialise(self)
-
-    def features(self, x: Tensor) -> Tensor:
-        _check_size(x, self.image_size)
-        features: Tensor = self.trunk(x)
-        return features
+        self.initialise()
 
 
 class PlaneCNN(CNN):
@@ -71,16 +94,7 @@ class PlaneCNN(CNN):
     initialised as :class:`CNN`, but for the classifier, N(0, 0.1): 1e-3 leaves two features next to
     no gradient, and at He's 0.7 one of three short trainings on Fashion-MNIST (14x14, MixUp, lr
     0.05) stayed at the chance level, all features in one point; at 0.1 none did. D = 2.
-    Parameters: 832,448 for 1x28x28 and 10 classes.
-
-    Args:
-        in_channels: channels of the images.
-        num_classes: C.
-        image_size: pixels, at least 4.
-        width: as of :class:`CNN`.
-
-    Raises:
-        ValueError: an argument is below its limit, or an input has another size.
+    Parameters: 832,448 for 1x28x28 and 10 classes. Its arguments are those of :class:`CNN`.
     """
 
     def __init__(
@@ -89,30 +103,24 @@ class PlaneCNN(CNN):
         super().__init__(in_channels, num_classes, image_size, width)
         self.trunk.append(nn.Linear(16 * width, 2))
         self.classifier = nn.Linear(2, num_classes)
-        _initialise(self)
+        self.initialise()
         nn.init.normal_(self.classifier.weight, std=0.1)
 
 
-class DigitsCNN(ImageClassifier):
+class DigitsCNN(PlainCNN):
     """A small network for 8x8 digits: two convolutions, one pooling, one hidden layer.
 
     This project's own, for the data set that comes with scikit-learn: conv 3x3-16, ReLU; conv
     3x3-32, ReLU, max-pool 2; fully connected 64, ReLU; fully connected C. Neither BatchNorm nor
     dropout, so a study on two CPU cores is fast and the loss is a function of the weights alone.
-    Initialised like :class:`CNN`.
 
-    Input ``[B, in_channels, image_size, image_size]``, exactly this size. Features: D = 4 * width
-    (64), non-negative. Parameters: 38,282 for 1x8x8 and 10 classes.
+    Features: D = 4 * width (64), non-negative. Parameters: 38,282 for 1x8x8 and 10 classes.
 
     Args:
-        in_channels: channels of the images.
-        num_classes: C.
-        image_size: pixels, at least 2.
+        in_channels, num_classes, image_size: see :class:`ImageClassifier`; images of at least 2
+            pixels.
         width: channels of the first convolution; the second has 2 * width, the hidden layer
             4 * width units.
-
-    Raises:
-        ValueError: an argument is below its limit, or an input has another size.
     """
 
     def __init__(
@@ -132,28 +140,4 @@ class DigitsCNN(ImageClassifier):
             nn.ReLU(),
         )
         self.classifier = nn.Linear(4 * width, num_classes)
-        _initialise(self)
-
-    def features(self, x: Tensor) -> Tensor:
-        _check_size(x, self.image_size)
-        features: Tensor = self.trunk(x)
-        return features
-
-
-def _initialise(model: CNN | DigitsCNN) -> None:
-    initialise_he(model.trunk, mode="fan_in")
-    for layer in model.trunk:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-    nn.init.normal_(model.classifier.weight, std=1e-3)
-    nn.init.zeros_(model.classifier.bias)
-
-
-def _check_size(x: Tensor, image_size: int) -> None:
-    # The linear layer would fail too, but with the shapes of its matrices.
-    if x.shape[-2:] != (image_size, image_size):
-        raise ValueError(
-            f"this model was built for images of {image_size}x{image_size} pixels, got "
-            f"{x.shape[-2]}x{x.shape[-1]}: build it with the image_size of the data"
-        )
+        self.initialise()

@@ -52,14 +52,10 @@ class PreActResNet(ImageClassifier):
     11,171,146 with ``blocks=(2, 2, 2, 2)``, 21,279,306 with ``blocks=(3, 4, 6, 3)``.
 
     Args:
-        in_channels: channels of the images.
-        num_classes: C.
-        image_size: pixels, at least 8.
+        in_channels, num_classes, image_size: see :class:`ImageClassifier`; images of at least 8
+            pixels.
         width: channels of the stem and the first stage; the stages have 1, 2, 4, 8 times as many.
         blocks: blocks of each of the four stages.
-
-    Raises:
-        ValueError: an argument is below its limit.
     """
 
     def __init__(

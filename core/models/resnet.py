@@ -55,15 +55,11 @@ class ResNet(ImageClassifier):
     and ``blocks=(3, 4, 6, 3)``.
 
     Args:
-        in_channels: channels of the images.
-        num_classes: C.
-        image_size: pixels, at least 8.
+        in_channels, num_classes, image_size: see :class:`ImageClassifier`; images of at least 8
+            pixels.
         width: channels of the stem and of the first stage's inner convolutions; the later stages
             have 2, 4, 8 times as many.
         blocks: blocks of each of the four stages.
-
-    Raises:
-        ValueError: an argument is below its limit.
     """
 
     def __init__(

@@ -56,16 +56,15 @@ class WideResNet(ImageClassifier):
     Parameters for 3 channels and 10 classes: 36,479,194 (WRN-28-10), 1,467,610 (WRN-28-2).
 
     Args:
-        in_channels: channels of the images.
-        num_classes: C.
-        image_size: pixels, at least 4.
+        in_channels, num_classes, image_size: see :class:`ImageClassifier`; images of at least 4
+            pixels.
         width: channels of the stem; the groups have k, 2k, 4k times as many. 16 is published.
         depth: 6n + 4, the number of convolutions on the longest path and the classifier.
         widen_factor: k.
         negative_slope: slope of every activation below zero.
 
     Raises:
-        ValueError: an argument is below its limit, or depth is not 6n + 4.
+        ValueError: depth is not 6n + 4, or an argument is below its limit.
     """
 
     def __init__(

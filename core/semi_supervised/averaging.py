@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from core.semi_supervised.method import SemiSupervisedMethod
 from core.user_model.wrapped_models import unwrap
 
 
@@ -41,8 +42,8 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         """One step towards `model`, after the optimizer's. `model` is only read."""
         model = unwrap(model)
-        own, others = dict(self.model.named_parameters()), dict(model.named_parameters())
-        self._average(list(own.values()), [others[name] for name in own], 0)
+        averages, newest = dict(self.model.named_parameters()), dict(model.named_parameters())
+        self._average(list(averages.values()), [newest[name] for name in averages], 0)
         buffers = dict(model.named_buffers())
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
@@ -56,8 +57,8 @@ class MovingAverage:
         self.model.load_state_dict(state)
 
 
-class CarriesAverage:
-    """Of methods that carry a moving average of the network and are judged by it.
+class CarriesAverage(SemiSupervisedMethod):
+    """A method that carries a moving average of the network and is judged by it.
 
     Args:
         model: that will be trained; the average begins as its copy.
@@ -73,10 +74,6 @@ class CarriesAverage:
     def evaluated(self, model: nn.Module) -> nn.Module:
         """The moving average."""
         return self.average.model
-
-    def metrics(self, epoch: int) -> dict[str, float]:
-        """None."""
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """That of the moving average."""

@@ -9,17 +9,18 @@ is the one that moves its running statistics; the other gives the target and get
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
+from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.user_model.held_statistics import statistics_held
 from core.user_model.wrapped_models import unwrap
 
 
-class PiModel(CarriesNothing):
+class PiModel(SemiSupervisedMethod):
     """Two views of an image shall be classified alike (Laine and Aila 2017).
 
     The target is the same network's pass on the second view, in training mode, dropout and all.
@@ -34,12 +35,7 @@ class PiModel(CarriesNothing):
         self._config = config
 
     def step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: SemiBatch,
-        *,
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
         """See `SemiSupervisedMethod`. Draws nothing from `generator`."""
         weight = self._config.weight_at(batch.progress)
@@ -63,7 +59,6 @@ class MeanTeacher(CarriesAverage):
     """
 
     views = 2
-    needs_meta_validation = False
 
     def __init__(self, config: SemiSupervisedConfig, model: nn.Module) -> None:
         assert config.ema is not None
@@ -71,19 +66,14 @@ class MeanTeacher(CarriesAverage):
         super().__init__(model, config.ema)
 
     def step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: SemiBatch,
-        *,
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
         """See `SemiSupervisedMethod`. Draws nothing from `generator`."""
         weight = self._config.weight_at(batch.progress)
         # Evaluation may have left it in another mode.
         modules = zip(self.average.model.modules(), unwrap(model).modules(), strict=True)
-        for own, students in modules:
-            own.training = students.training
+        for teachers, students in modules:
+            teachers.training = students.training
         step = _consistency_step(model, self.average.model, optimizer, batch, weight)
         self.average.update(model)
         return step
@@ -105,7 +95,7 @@ def probability_distance(logits: Tensor, target: Tensor) -> Tensor:
 def _consistency_step(
     model: nn.Module,
     teacher: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: SemiBatch,
     weight: float,
 ) -> SemiStep:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from core.mixing.batch import Batch
 from core.mixing.interpolation import Interpolation
@@ -56,23 +56,21 @@ class SemiStep:
 
 
 class SemiSupervisedMethod(Protocol):
-    """How a step is taken. A method never sees labels of unlabelled images."""
+    """How a step is taken. A method never sees labels of unlabelled images.
 
-    @property
-    def views(self) -> int:
-        """How many views of each unlabelled image it reads; 0: it reads none."""
+    Whoever derives from it carries nothing from step to step, and is judged by the model itself,
+    but for what it overrides.
 
-    @property
-    def needs_meta_validation(self) -> bool:
-        """Whether `SemiBatch.val` is read. If not, it may be None."""
+    Attributes:
+        views: how many views of each unlabelled image it reads; 0: it reads none.
+        needs_meta_validation: whether `SemiBatch.val` is read. If not, it may be None.
+    """
+
+    views: int
+    needs_meta_validation: bool = False
 
     def step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: SemiBatch,
-        *,
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
         """The whole step: gradients zeroed and computed, `optimizer.step()`, averages updated.
 
@@ -83,33 +81,16 @@ class SemiSupervisedMethod(Protocol):
 
     def evaluated(self, model: nn.Module) -> nn.Module:
         """The network that counts: `model`, or its moving average. Its mode may be changed."""
-
-    def metrics(self, epoch: int) -> dict[str, float]:
-        """What belongs into the history of epoch `epoch` (from 0), such as the threshold."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it carries from step to step, so that a resumed training gives the same numbers."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-
-
-class CarriesNothing:
-    """Of methods that carry nothing from step to step and are judged by the model itself."""
-
-    needs_meta_validation = False
-
-    def evaluated(self, model: nn.Module) -> nn.Module:
-        """The model itself."""
         return model
 
     def metrics(self, epoch: int) -> dict[str, float]:
-        """None."""
+        """What belongs into the history of epoch `epoch` (from 0), such as the threshold."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """What it carries from step to step, so that a resumed training gives the same numbers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""
+        """The inverse of `state_dict`."""
+        return

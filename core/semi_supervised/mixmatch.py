@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from core.mixing.batch import mix_labels, soft_cross_entropy, soft_labels
 from core.mixing.kinds import INPUT
@@ -174,12 +175,7 @@ class MixMatch(CarriesAverage):
         self.needs_meta_validation = policy.needs_meta_validation
 
     def step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: SemiBatch,
-        *,
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
         """One step; see `SemiSupervisedMethod`.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from core.mixing.batch import soft_labels
 from core.mixing.pairing import Pairing
 from core.policies.protocol import Policy
 from core.real_step import mixed_step
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
+from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.semi_supervised.threshold import threshold_at
 from core.user_model.held_statistics import statistics_held
 
@@ -56,7 +57,7 @@ def weighted_targets(
     return torch.cat([labelled, soft_labels(accepted, num_classes) * (weight * n / unlabelled)])
 
 
-class PseudoLabel(CarriesNothing):
+class PseudoLabel(SemiSupervisedMethod):
     """Confident predictions as labels (Lee 2013), mixed as a policy says (Algorithm 2).
 
     Each step labels the unlabelled images by the network as it stands, in training mode as in the
@@ -80,12 +81,7 @@ class PseudoLabel(CarriesNothing):
         self.needs_meta_validation = policy.needs_meta_validation
 
     def step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: SemiBatch,
-        *,
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
         """See `SemiSupervisedMethod`."""
         (x, y), (images,) = batch.labelled, batch.views

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from torch import Generator, nn
+from torch.optim import Optimizer
 
 from core.mixing.batch import soft_cross_entropy
-from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
+from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 
 
-class SupervisedOnly(CarriesNothing):
+class SupervisedOnly(SemiSupervisedMethod):
     """Cross-entropy on the labelled images, as many steps as the other methods take."""
 
     views = 0
 
     def step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: SemiBatch,
-        *,
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
         """See `SemiSupervisedMethod`."""
         x, y = batch.labelled

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from core.meta.engines.replay import Replay
 from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.semi_supervised.method import CarriesNothing, SemiBatch, SemiStep
+from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.user_model.held_statistics import statistics_held
 from core.user_model.wrapped_models import unwrap
 
 
-class VAT(CarriesNothing):
+class VAT(SemiSupervisedMethod):
     """The prediction shall hold where a small perturbation would change it most.
 
     Every pass takes labelled and unlabelled images together, as in Oliver et al., and draws the
@@ -39,12 +40,7 @@ class VAT(CarriesNothing):
         self._config = config
 
     def step(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: SemiBatch,
-        *,
-        generator: torch.Generator,
+        self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
         """See `SemiSupervisedMethod`. Draws where the power iteration starts."""
         x, y = batch.labelled

@@ -17,8 +17,9 @@ def blocks(model: nn.Module) -> list[list[str]]:
     block. A tied parameter counts where it first appears.
     """
     known = {name for name, _ in model.named_parameters()}  # of a tied one, its first name
-    found = ([name for name in names if name in known] for names in _walk(model, "", whole=True))
-    return [names for names in found if names]
+    walk = _walk(model, "", whole=True)
+    named = ([name for name in names if name in known] for names in walk)
+    return [names for names in named if names]
 
 
 def last_blocks(model: nn.Module, count: int) -> set[str]:
@@ -27,14 +28,14 @@ def last_blocks(model: nn.Module, count: int) -> set[str]:
     Raises:
         ValueError: the model has fewer blocks, or count is below 1.
     """
-    found = blocks(model)
-    if not 1 <= count <= len(found):
-        ends = [names[0].rpartition(".")[0] or names[0] for names in found]
+    every = blocks(model)
+    if not 1 <= count <= len(every):
+        ends = [names[0].rpartition(".")[0] or names[0] for names in every]
         raise ValueError(
-            f"last_blocks must lie in [1, {len(found)}], the blocks of this model "
+            f"last_blocks must lie in [1, {len(every)}], the blocks of this model "
             f"({', '.join(ends)}); got {count}"
         )
-    return {name for names in found[-count:] for name in names}
+    return {name for names in every[-count:] for name in names}
 
 
 def _walk(module: nn.Module, prefix: str, *, whole: bool) -> Iterator[list[str]]:

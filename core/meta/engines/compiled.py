@@ -92,10 +92,10 @@ Stage = Callable[..., tuple[Tensor, Tensor, Validation | None]]
 def _compile() -> Stage:
     """`_stage` with a code object of its own, by which the compiler keeps and counts graphs."""
     code = _stage.__code__.replace(co_name=f"_stage_{next(_NUMBER)}")
-    own = types.FunctionType(code, _stage.__globals__)
+    stage = types.FunctionType(code, _stage.__globals__)
     options = {"fallback_random": True} if BACKEND == "inductor" else None
     compile_: Callable[..., Stage] = torch.compile
-    return compile_(own, fullgraph=True, dynamic=False, backend=BACKEND, options=options)
+    return compile_(stage, fullgraph=True, dynamic=False, backend=BACKEND, options=options)
 
 
 @dataclass
