@@ -16,7 +16,7 @@ from core.training.config import TrainingConfig
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.study import few_label_presets, presets
-from hpo.study.rows import META_SUFFIX, StudyRow, check_sources, with_meta_images
+from hpo.study.rows import StudyRow, chosen_rows, with_meta_images
 
 OVERRIDES = {
     "epochs": int,
@@ -118,25 +118,12 @@ class Options:
         Raises:
             ValueError: a name is no row of the study, or a frozen row comes without its source.
         """
-        table = list(rows)
-        if self.rows is None:
-            # The searched Beta could as well have trained on the images it was selected on.
-            extra = [with_meta_images(row) for row in rows if row.searched]
-            return [*table, *extra] if self.preset == "quick" else table
-        by_key = {row.row.key: row for row in table}
-        for name in self.rows:
-            if name in by_key:
-                continue
-            plain = name.removesuffix(META_SUFFIX)
-            if plain not in by_key:
-                raise ValueError(
-                    f"unknown row {name!r}; choose among {', '.join(by_key)}; +meta behind the "
-                    "name of one that is not learned trains it on the meta-validation images too"
-                )
-            by_key[name] = with_meta_images(by_key[plain])
-        found = [row for key, row in by_key.items() if key in self.rows]
-        check_sources(found)
-        return found
+        if self.rows is not None:
+            return chosen_rows(rows, self.rows)
+        # The searched Beta could as well have trained on the images it was selected on.
+        searched = [row for row in rows if row.searched is not None]
+        extra = map(with_meta_images, searched) if self.preset == "quick" else ()
+        return [*rows, *extra]
 
 
 def parse(

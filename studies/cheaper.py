@@ -19,10 +19,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
+from core.policies import Beta, LearnedConfig, NoMix
 from hpo.run import run_study
-from hpo.search.space_search import SEARCH_METHOD
-from hpo.study.rows import Family, Row, StudyRow, controls
+from hpo.study.rows import Family, Recipe, Row, StudyRow, controls
+from studies.rows import SEARCHED
 
 LAST_BLOCKS, REFRESH_EVERY, EVERY = 2, 4, 16
 
@@ -42,7 +42,7 @@ def rows() -> list[StudyRow]:
     return [
         _row("none", "No MixUp", "none", "none", NoMix()),
         _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
-        _row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", None),
+        SEARCHED,
         exact,
         _row(
             "metamixup-last",
@@ -71,10 +71,8 @@ def rows() -> list[StudyRow]:
     ]
 
 
-def _row(
-    key: str, label: str, setting: str, family: Family, policy: PolicyConfig | None
-) -> StudyRow:
-    return StudyRow(Row(key, label, setting, family, {}), policy)
+def _row(key: str, label: str, setting: str, family: Family, recipe: Recipe) -> StudyRow:
+    return StudyRow(Row(key, label, setting, family, {}), recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -101,7 +101,7 @@ def rows() -> list[StudyRow]:
 
 
 def _row(key: str, label: str, family: Family, strategy: Strategy) -> StudyRow:
-    return StudyRow(Row(key, label, key, family), None, strategy=strategy)
+    return StudyRow(Row(key, label, key, family), strategy)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,7 +38,7 @@ from hpo.study.rows import StudyRow
 def rows() -> list[StudyRow]:
     """MixUp and both readings."""
     policy = Beta(alpha=1.0, per_sample=True)
-    drawn = replace(MIXUP, row=replace(MIXUP.row, label="MixUp (α = 1, per sample)"), policy=policy)
+    drawn = replace(MIXUP, row=replace(MIXUP.row, label="MixUp (α = 1, per sample)"), recipe=policy)
     return [drawn, METAMIXUP_PAPER, METAMIXUP]
 
 

@@ -54,8 +54,8 @@ from hpo.analyses.readings.factorial import DesignPoint
 from hpo.analyses.readings.report import readings_report
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
-from hpo.search.space_search import SEARCH_METHOD
 from hpo.study.rows import Row, StudyRow, controls, with_meta_images
+from studies.rows import SEARCHED
 
 PROJECTIONS = {"before": "sigmoid_before", "after": "sigmoid_after", "clip": "clip"}
 GRADIENTS = ("lam", "logit")
@@ -107,7 +107,7 @@ def rows() -> list[StudyRow]:
     table = [
         *references,
         _beta(0.2),
-        StudyRow(Row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta"), None),
+        SEARCHED,
         with_meta_images(none),
         with_meta_images(beta_1),
     ]

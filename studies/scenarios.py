@@ -27,12 +27,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
-from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
+from core.policies import Beta, LearnedConfig, NoMix, ScoresConfig
 from hpo.run import run_study
-from hpo.search.space_search import SEARCH_METHOD
-from hpo.study.rows import Family, Row, StudyRow, controls
+from hpo.study.rows import Family, Recipe, Row, StudyRow, controls, with_meta_images
+from studies.rows import SEARCHED
 
 EVERY = 4
 
@@ -52,28 +51,18 @@ def rows() -> list[StudyRow]:
         _row("none", "No MixUp", "none", "none", NoMix()),
         _row("beta-0.2", "MixUp (α = 0.2)", "alpha=0.2", "beta", Beta(alpha=0.2)),
         _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
-        _row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", None),
+        SEARCHED,
         scores,
         *controls(scores),
         cheap,
         learned,
         *controls(learned),
-        _trained_on_meta(cheap),
+        with_meta_images(cheap),
     ]
 
 
-def _row(
-    key: str, label: str, setting: str, family: Family, policy: PolicyConfig | None
-) -> StudyRow:
-    return StudyRow(Row(key, label, setting, family), policy)
-
-
-def _trained_on_meta(row: StudyRow) -> StudyRow:
-    """A learned row whose meta-validation images train as well, compared with no Beta row."""
-    own = replace(
-        row.row, key=f"{row.row.key}+meta", label=f"{row.row.label} + meta images", family="extra"
-    )
-    return replace(row, row=own, training={"meta_in_training": True})
+def _row(key: str, label: str, setting: str, family: Family, recipe: Recipe) -> StudyRow:
+    return StudyRow(Row(key, label, setting, family), recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -70,7 +70,7 @@ from core.policies import AdaMixUpConfig, Beta, LearnedConfig, NoMix, PolicyConf
 from hpo.analyses.adamixup.report import adamixup_report
 from hpo.analyses.top5 import top5_report
 from hpo.run import run_study
-from hpo.study.rows import META_SUFFIX, Family, Row, StudyRow, controls
+from hpo.study.rows import Family, FrozenFrom, Row, StudyRow, controls
 
 _SMALL = ("mnist", "fashion_mnist")
 _LARGE = ("svhn", "cifar10", "cifar100", "imagenet")
@@ -209,37 +209,22 @@ def _of(row: StudyRow, architecture: str) -> StudyRow:
         control_of=own.control_of and own.control_of + suffix,
         counterpart=own.counterpart and own.counterpart + suffix,
         architecture=architecture,
+        base=own.key,
     )
-    return replace(
-        row,
-        row=named,
-        training={**row.training, "model": architecture},
-        frozen_from=row.frozen_from and row.frozen_from + suffix,
-    )
+    recipe = FrozenFrom(row.frozen_from + suffix) if row.frozen_from else row.recipe
+    training = {**row.training, "model": architecture}
+    return replace(row, row=named, recipe=recipe, training=training)
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The architectures that a command line names, and the rest of it for `run_study`.
+    """Returns the architectures that a command line names, and the rest of it for `run_study`.
 
-    In the rest `--rows` names rows of all of them where it names one of none. Exits with a message
-    on an architecture that it does not know.
+    Exits with a message on an architecture that it does not know.
     """
     parser = argparse.ArgumentParser(prog="studies/table1.py", add_help=False, allow_abbrev=False)
     parser.add_argument("--architecture", action="append", choices=MODELS, default=[])
-    parser.add_argument("--rows")
     known, rest = parser.parse_known_args(arguments)
-    architectures = list(dict.fromkeys(known.architecture))
-    if known.rows is not None:
-        names = known.rows.split(",")
-        rest += ["--rows", ",".join(n for name in names for n in _everywhere(name, architectures))]
-    return architectures, rest
-
-
-def _everywhere(name: str, architectures: Sequence[str]) -> list[str]:
-    if "@" in name or not architectures:
-        return [name]
-    plain = name.removesuffix(META_SUFFIX)
-    return [f"{plain}@{each}{name[len(plain) :]}" for each in architectures]
+    return list(dict.fromkeys(known.architecture)), rest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

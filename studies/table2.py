@@ -43,10 +43,10 @@ import sys
 from collections.abc import Sequence
 
 from core.meta.reading import DEFAULT, PAPER
-from core.policies import Beta, Fixed, LearnedConfig, NoMix, PolicyConfig
+from core.policies import Beta, Fixed, LearnedConfig, NoMix
 from hpo.run import run_study
-from hpo.search.space_search import SEARCH_METHOD
-from hpo.study.rows import Family, Row, StudyRow, controls
+from hpo.study.rows import Family, Recipe, Row, StudyRow, controls
+from studies.rows import SEARCHED
 
 _COLUMNS = ("cifar10", "cifar100", "svhn", "mnist")
 _PAPER = {
@@ -68,11 +68,11 @@ def rows() -> list[StudyRow]:
     table = [_row("none", "No MixUp (α = 0)", "none", "none", NoMix())]
     for alpha in (0.5, 1.0, 2.0):
         label, setting = f"MixUp (α = {alpha:g})", f"alpha={alpha:g}"
-        table.append(_row(f"beta-{alpha:g}", label, setting, "beta", Beta(alpha)))
+        table.append(_row(f"beta-{alpha:g}", label, setting, "beta", Beta(alpha=alpha)))
     for lam in (0.1, 0.2, 0.3, 0.4, 0.5):
         label, setting = f"MixUp (λ = {lam:g})", f"lam={lam:g}"
-        table.append(_row(f"fixed-{lam:g}", label, setting, "fixed", Fixed(lam)))
-    table.append(_row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", None))
+        table.append(_row(f"fixed-{lam:g}", label, setting, "fixed", Fixed(lam=lam)))
+    table.append(SEARCHED)
     paper, default = (LearnedConfig(reading=r) for r in (PAPER, DEFAULT))
     learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
     return [
@@ -88,10 +88,10 @@ def _row(
     label: str,
     setting: str,
     family: Family,
-    policy: PolicyConfig | None,
+    recipe: Recipe,
 ) -> StudyRow:
     paper = dict(zip(_COLUMNS, _PAPER.get(key, ()), strict=False))
-    return StudyRow(Row(key, label, setting, family, paper), policy)
+    return StudyRow(Row(key, label, setting, family, paper), recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,7 +54,7 @@ def rows() -> list[StudyRow]:
     search = Sampled(_POLICY, threshold_fall)
     return [
         *(_row(step) for step in _PAPER),
-        StudyRow(searched, None, strategy=search, semi=SemiRow("apl")),
+        StudyRow(searched, search, semi=SemiRow("apl")),
     ]
 
 

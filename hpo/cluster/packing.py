@@ -61,7 +61,7 @@ def measured_share(
 def _cells(plan: Plan) -> list[Cell]:
     """Those that wait for nothing, and for the searches a plain one of each data set."""
     cells = plan.fixed_cells()
-    if any(row.searched or row.strategy is not None for row in plan.rows):
+    if any(row.searched or row.strategy for row in plan.rows):
         beta = Beta(alpha=1.0)
         cells += [Cell("beta", replace(training, policy=beta)) for training in plan.base.values()]
     return cells

@@ -20,11 +20,6 @@ def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[
     return [record for record in records if cell_ids is None or record.cell.id in cell_ids]
 
 
-def needs_search(key: str, search_method: str) -> bool:
-    """Whether the row ``key`` rests on the search whose trials bear ``search_method``."""
-    return key == search_method or key.startswith(f"{search_method}+")
-
-
 def _finals(records: Iterable[CellRecord], key: str | None) -> list[CellRecord]:
     return [r for r in records if r.cell.method == key and r.cell.purpose == "final"]
 

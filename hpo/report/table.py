@@ -13,12 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from core.policies import Beta
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.report.markdown import to_markdown
-from hpo.report.records import _finals, _finished, errors_by_seed, load_records, needs_search
+from hpo.report.records import _finals, _finished, errors_by_seed, load_records
 from hpo.report.statistics import holm, mean_interval, paired_comparison
+from hpo.search.space_search import setting
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import Family, Row
 
@@ -29,7 +29,6 @@ __all__ = [
     "build_table",
     "errors_by_seed",
     "load_records",
-    "needs_search",
     "summary_rows",
     "to_markdown",
     "write_report",
@@ -176,7 +175,7 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
     trials = [
         record
         for record in records
-        if record.cell.purpose == "search" and needs_search(row.key, record.cell.method)
+        if record.cell.purpose == "search" and record.cell.method == row.search
     ]
     error = mean_interval([float(record.result["test_error"]) for record in finished])
     search_seconds, search_samples = (
@@ -216,12 +215,14 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
 
 def _setting(row: Row, finals: Sequence[CellRecord], trials: Sequence[CellRecord]) -> str:
     """The row's own setting; of a searched row what the search found, and from how much."""
-    policies = [record.cell.training.policy for record in finals]
-    alphas = {policy.alpha for policy in policies if isinstance(policy, Beta)}
-    found = "/".join(f"{alpha:.3g}" for alpha in sorted(alphas))
-    if not trials or not found:
+    if not trials or not finals:
         return row.setting
-    return f"alpha={found} (search of {len(trials)} trials)"
+    values = {
+        name: sorted({setting(record.cell.training, name) for record in finals})
+        for name in row.searched
+    }
+    best = ", ".join(f"{name}={'/'.join(f'{v:.3g}' for v in values[name])}" for name in values)
+    return f"{best} (search of {len(trials)} trials)"
 
 
 def _compare(entries: Sequence[dict[str, Any]], errors: Mapping[str, Mapping[int, float]]) -> None:

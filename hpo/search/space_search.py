@@ -222,6 +222,15 @@ def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingCon
     return replace(base, policy=policy, semi=semi)
 
 
+def setting(training: TrainingConfig, name: str) -> float:
+    """Returns what the training has for a name of `configured`."""
+    policy = training.policy
+    for owner in (training, policy, getattr(policy, "reading", None), training.semi):
+        if owner is not None and name in vars(owner):
+            return float(getattr(owner, name))
+    raise ValueError(f"{name!r} is no setting of a training that could be searched")
+
+
 def _names(
     config: PolicyConfig | type[TrainingConfig] | type[Reading] | type[SemiSupervisedConfig],
 ) -> set[str]:

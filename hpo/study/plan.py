@@ -1,15 +1,15 @@
-"""What a study trains: its rows, each with a policy of its own or one that a search finds."""
+"""What a study trains: its rows, each by its recipe, on every data set and with every seed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from core.policies import Beta, PolicyConfig
+from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.search.protocol import Search, SearchSettings
-from hpo.search.space_search import SEARCH_METHOD, alpha_search
+from hpo.search.space_search import SpaceSearch, configured
 from hpo.study.rows import StudyRow, check_sources
 
 SourceKey = tuple[str, int | None]
@@ -18,12 +18,12 @@ SearchKey = tuple[str, str, int]
 
 
 def search_key(cell: Cell) -> SearchKey:
-    """Which search a trial belongs to: its method, data set and seed."""
+    """Returns which search a trial belongs to: its method, data set and seed."""
     return cell.method, cell.dataset, cell.seed
 
 
 def source_key(training: TrainingConfig) -> SourceKey:
-    """Which loaded data set a training reads: its name and image size."""
+    """Returns which loaded data set a training reads: its name and image size."""
     return training.dataset, training.image_size
 
 
@@ -40,7 +40,8 @@ class Plan:
         reference: key of the row that the others are compared with; None: the best Beta.
 
     Raises:
-        ValueError: as `check_sources`; a row has a strategy and there is no budget.
+        ValueError: as `check_sources`; rows share a search and differ in what is searched; a row
+            has a strategy and there is no budget.
     """
 
     study: str
@@ -55,11 +56,31 @@ class Plan:
     def __post_init__(self) -> None:
         check_sources(self.rows)
         for row in self.rows:
+            for first in self.waiting(row.row.search)[:1] if row.searched is not None else ():
+                if self._searched(row) != self._searched(first):
+                    raise ValueError(
+                        f"rows {first.row.key} and {row.row.key} share the search {row.row.search} "
+                        "and are not to search the same; name another as search of one"
+                    )
             if row.strategy is not None and self.budget is None:
                 raise ValueError(f"row {row.row.key} has a strategy and needs a budget; give one")
 
+    @property
+    def table_rows(self) -> list[StudyRow]:
+        """The rows that have one training for each data set and seed."""
+        return [row for row in self.rows if row.strategy is None]
+
+    def waiting(self, search: str) -> list[StudyRow]:
+        """Returns the rows that take the result of a search, by the method of its trials."""
+        return [row for row in self.rows if row.searched and row.row.search == search]
+
+    def followers(self, method: str) -> list[StudyRow]:
+        """Returns the frozen rows that draw from what the row `method` learned."""
+        return [row for row in self.rows if row.frozen_from == method]
+
     def fixed_cells(self) -> list[Cell]:
-        """The cells that wait for nothing, the costly ones first, so that none starts last."""
+        """Returns the cells that wait for nothing, the costly ones first, so that none starts
+        last."""
         return [
             self._cell(row, row.policy, dataset, seed)
             for row in sorted(self.rows, key=lambda row: -row.weight)
@@ -68,41 +89,34 @@ class Plan:
             for seed in self.seeds
         ]
 
-    def searched_cells(self, dataset: str, alpha: float) -> list[Cell]:
-        """The final cells of a data set that follow from the search's result."""
-        policy = Beta(alpha=alpha)
-        rows = [row for row in self.rows if row.searched]
-        return [self._cell(row, policy, dataset, seed) for row in rows for seed in self.seeds]
-
-    def followers(self, method: str) -> list[StudyRow]:
-        """The frozen rows that draw from what the row `method` learned."""
-        return [row for row in self.rows if row.frozen_from == method]
+    def searched_cells(self, key: SearchKey, values: Mapping[str, float]) -> list[Cell]:
+        """Returns the final cells that follow from the best values of a search."""
+        method, dataset, _ = key
+        return [
+            self._cell(row, row.searched.policy, dataset, seed, values)
+            for row in self.waiting(method)
+            if row.searched is not None
+            for seed in self.seeds
+        ]
 
     def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
-        """The frozen cells of a training's data set and seed that draw λ from these quantiles."""
+        """Returns the frozen cells that draw from what a training learned."""
         policy = source.training.policy.frozen(tuple(quantiles))
-        dataset, seed = source.dataset, source.seed
-        return [self._cell(row, policy, dataset, seed) for row in self.followers(source.method)]
-
-    @property
-    def table_rows(self) -> list[StudyRow]:
-        """The rows that have one training for each data set and seed."""
-        return [row for row in self.rows if row.strategy is None]
-
-    @property
-    def searches(self) -> bool:
-        """Whether a row needs the search."""
-        return any(row.searched for row in self.rows)
+        rows = self.followers(source.method)
+        return [self._cell(row, policy, source.dataset, source.seed) for row in rows]
 
     def open_searches(self) -> dict[SearchKey, Search]:
-        """All searches at their beginning: that for α, then the strategies, the costly ones first.
+        """Returns all searches at their beginning: those that rows wait for, then the strategies,
+        the costly ones first.
 
-        A strategy's trainings have the row's own settings, and the seed of their table entry.
+        Trials have the settings of the row; those of a strategy the seed of their table entry too.
         """
-        found: dict[SearchKey, Search] = {}
-        for dataset in self.datasets if self.searches else ():
-            key = SEARCH_METHOD, dataset, self.search.seed
-            found[key] = alpha_search(self.base[dataset], self.search)
+        searches: dict[SearchKey, Search] = {}
+        for row in self.rows:
+            for dataset in self.datasets if row.searched is not None else ():
+                key = row.row.search, dataset, self.search.seed
+                if key not in searches:
+                    searches[key] = self._open(row, dataset)
         strategies = [(row, row.strategy) for row in self.rows if row.strategy is not None]
         budget = self.budget or 0.0
         for row, strategy in sorted(strategies, key=lambda pair: -pair[1].cost(budget)):
@@ -110,22 +124,41 @@ class Plan:
                 for seed in self.seeds:
                     base = replace(self.base[dataset], **row.settings(dataset), seed=seed)
                     search = strategy.search(base, row.row.key, self.search, budget)
-                    found[row.row.key, dataset, seed] = search
-        return found
+                    searches[row.row.key, dataset, seed] = search
+        return searches
 
     def expected(self, method: str) -> int:
-        """About how many trainings the search of a row's strategy is going to be."""
-        strategies = {row.row.key: row.strategy for row in self.rows}
-        strategy = strategies.get(method)
-        return 0 if strategy is None else strategy.expected(self.budget or 0.0)
+        """Returns about how many trainings each search of this method is going to be."""
+        for row in self.rows:
+            if row.strategy is not None and row.row.key == method:
+                return row.strategy.expected(self.budget or 0.0)
+        return self.search.trials or 0
 
     @property
     def size(self) -> int:
         """Number of cells, trials of searches counted; of strategies about as many."""
-        trials = self.search.trials or 0 if self.searches else 0
-        of_seeds = sum(self.expected(r.row.key) if r.strategy else 1 for r in self.rows)
-        return len(self.datasets) * (of_seeds * len(self.seeds) + trials)
+        searches = {row.row.search for row in self.rows if row.searched is not None}
+        per_seed = sum(self.expected(r.row.key) if r.strategy else 1 for r in self.rows)
+        trials = sum(map(self.expected, searches))
+        return len(self.datasets) * (per_seed * len(self.seeds) + trials)
 
-    def _cell(self, row: StudyRow, policy: PolicyConfig, dataset: str, seed: int) -> Cell:
+    def _searched(self, row: StudyRow) -> tuple[object, ...]:
+        return row.recipe, [row.search_settings(dataset) for dataset in self.datasets]
+
+    def _open(self, row: StudyRow, dataset: str) -> SpaceSearch:
+        assert row.searched is not None
+        own, seed = row.search_settings(dataset), self.search.seed
+        tuned = replace(self.base[dataset], **own, policy=row.searched.policy, seed=seed)
+        return SpaceSearch(tuned, self.search, row.searched.space, method=row.row.search)
+
+    def _cell(
+        self,
+        row: StudyRow,
+        policy: PolicyConfig,
+        dataset: str,
+        seed: int,
+        values: Mapping[str, float] | None = None,
+    ) -> Cell:
         own = row.settings(dataset)
-        return Cell(row.row.key, replace(self.base[dataset], **own, policy=policy, seed=seed))
+        training = replace(self.base[dataset], **own, policy=policy, seed=seed)
+        return Cell(row.row.key, configured(training, values or {}))

@@ -7,9 +7,49 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Literal
 
-from core.policies import PolicyConfig
+from core.policies import Beta, PolicyConfig
 from core.training.config import TrainingConfig
+from hpo.search.spaces import BETA_ALPHA, Space
 from hpo.search.strategies import Strategy
+
+Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra"]
+
+META_SUFFIX = "+meta"
+"""It ends the key of a row that trains on the meta-validation images too."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        key: method of the cells that belong to it, such as "beta-1".
+        label: for people, such as "MixUp (α = 1)".
+        setting: for programs, such as "alpha=1".
+        family: "beta" rows compete for the best Beta; "none" is the unit of cost.
+        paper_error: the paper's own number in percent, by data set.
+        control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
+            a frozen row bears the cost of that row's training, which it needs.
+        counterpart: of a learned row the key of the one that draws λ from a Beta distribution and
+            shares all else, its third control; None: the best Beta is.
+        architecture: of a study of several, in which rows are compared with rows of their own; ""
+            where all rows have one.
+        base: key of the row that it varies, in architecture or training images; "" of all others.
+        search: method of the trials whose result it takes and whose cost it bears; "" of none.
+        searched: names of the settings that they search.
+    """
+
+    key: str
+    label: str
+    setting: str
+    family: Family
+    paper_error: Mapping[str, float] = field(default_factory=dict)
+    control_of: str | None = None
+    counterpart: str | None = None
+    architecture: str = ""
+    base: str = ""
+    search: str = ""
+    searched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,60 +68,101 @@ class SemiRow:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """A recipe: one search a data set, then a training a seed with the best values it found.
+
+    Attributes:
+        policy: what the values are put into, with those of the training.
+        space: over which settings, see `hpo.search.space_search.configured`.
+    """
+
+    policy: PolicyConfig
+    space: Space
+
+
+SEARCHED_ALPHA = Searched(Beta(alpha=1.0), BETA_ALPHA)
+"""α of Beta(α, α), found by a search."""
+
+
+@dataclass(frozen=True)
+class FrozenFrom:
+    """A recipe: λ is drawn from the distribution that another row's training ended with.
+
+    Attributes:
+        source: key of that row of the same study; each training waits for the one of its own data
+            set and seed (see `core.Frozen`).
+    """
+
+    source: str
+
+
+Recipe = PolicyConfig | Searched | FrozenFrom | Strategy
+"""How a row trains: with a policy, with what a search finds, frozen from another row, or by a
+strategy that spends the study's budget, each seed for itself."""
+
+
+@dataclass(frozen=True)
 class StudyRow:
     """A row of the table and how its trainings are configured.
 
     Attributes:
-        row: how it is reported.
-        policy: its policy, or None where the search finds α of Beta(α, α), or where it is frozen.
+        row: how it is reported. The search of a searched row bears the row's key unless it names
+            one, which rows share that name the same.
+        recipe: how it trains.
         training: settings of `TrainingConfig` that this row has for itself, such as
             {"meta_size": 50}; they go before the preset's and the command line's.
-        frozen_from: key of the row of the same study whose λ it draws: those that the training of
-            the same data set and seed ended with (see `core.Frozen`), as soon as it has.
-        strategy: how it spends the study's budget, each seed for itself, instead of one training.
         semi: how it trains with few labels; `hpo.study.few_label_rows` makes settings of it.
         by_dataset: more settings of its own, by data set.
 
     Raises:
         ValueError: training names what is no setting, or one that all rows share; a row that
-            competes for the best Beta trains on the images that it is chosen by; a frozen row has
-            a policy.
+            competes for the best Beta trains on the images that it is chosen by.
     """
 
     row: Row
-    policy: PolicyConfig | None
+    recipe: Recipe
     training: Mapping[str, Any] = field(default_factory=dict)
-    frozen_from: str | None = None
-    strategy: Strategy | None = None
     semi: SemiRow | None = None
     by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own = [f.name for f in fields(TrainingConfig) if f.name not in _SHARED]
+        settings = [f.name for f in fields(TrainingConfig) if f.name not in _SHARED]
         for name in chain(self.training, *self.by_dataset.values()):
-            if name not in own:
+            if name not in settings:
                 why = "is shared by all rows" if name in _SHARED else "is no setting of a training"
                 raise ValueError(
-                    f"row {self.row.key}: {name!r} {why}; a row can have its own {', '.join(own)}"
+                    f"row {self.row.key}: {name!r} {why}; a row can have its own "
+                    f"{', '.join(settings)}"
                 )
         if self.meta_in_training and self.row.family == "beta":
             raise ValueError(
                 f"row {self.row.key} trains on the meta-validation images, so its error on them "
                 'cannot choose the best Beta; give it the family "extra"'
             )
-        if self.frozen_from is not None and self.policy is not None:
-            raise ValueError(
-                f"row {self.row.key} draws λ from what {self.frozen_from} learned: it has no use "
-                f"for the policy {self.policy.kind}"
-            )
-        if self.strategy is not None and (self.policy is not None or self.frozen_from is not None):
-            raise ValueError(
-                f"row {self.row.key} has a strategy of its own: no policy, and nothing to freeze"
-            )
+        if self.searched is not None:
+            search, names = self.row.search or self.row.key, tuple(self.searched.space)
+            object.__setattr__(self, "row", replace(self.row, search=search, searched=names))
 
-    def settings(self, dataset: str) -> dict[str, Any]:
-        """What its trainings on a data set have for themselves."""
-        return {**self.by_dataset.get(dataset, {}), **self.training}
+    @property
+    def policy(self) -> PolicyConfig | None:
+        """The policy of a row that trains with one from the start."""
+        return self.recipe if isinstance(self.recipe, PolicyConfig) else None
+
+    @property
+    def searched(self) -> Searched | None:
+        """The recipe of a row that waits for a search."""
+        return self.recipe if isinstance(self.recipe, Searched) else None
+
+    @property
+    def frozen_from(self) -> str | None:
+        """The key of the row that a frozen row draws from."""
+        return self.recipe.source if isinstance(self.recipe, FrozenFrom) else None
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The recipe of a row that spends a budget."""
+        recipe = self.recipe
+        return None if isinstance(recipe, PolicyConfig | Searched | FrozenFrom) else recipe
 
     @property
     def meta_in_training(self) -> bool:
@@ -89,46 +170,90 @@ class StudyRow:
         return bool(self.training.get("meta_in_training", False))
 
     @property
-    def searched(self) -> bool:
-        """Whether the row needs the search's result."""
-        return self.policy is None and self.frozen_from is None and self.strategy is None
+    def semi_weight(self) -> float:
+        """Rough cost of a step of its semi-supervised method, in units of one of pseudo-labels."""
+        return 1.0 if self.semi is None else _SEMI_WEIGHTS.get(self.semi.method, 1.0)
 
     @property
     def weight(self) -> float:
         """Rough cost in units of a plain training, to start the long ones first."""
-        semi = 1.0 if self.semi is None else _SEMI_WEIGHTS.get(self.semi.method, 1.0)
-        return semi if self.policy is None else semi * self.policy.cost
+        return self.semi_weight * (1.0 if self.policy is None else self.policy.cost)
+
+    def settings(self, dataset: str) -> dict[str, Any]:
+        """Returns what its trainings on a data set have for themselves."""
+        return {**self.by_dataset.get(dataset, {}), **self.training}
+
+    def search_settings(self, dataset: str) -> dict[str, Any]:
+        """Returns what the trials of its search have: all but the images that they are chosen by,
+        on which a row with more training images trains in the end."""
+        settings = self.settings(dataset)
+        settings.pop("meta_in_training", None)
+        return settings
 
 
 def with_meta_images(row: StudyRow) -> StudyRow:
-    """The row trained on the meta-validation images too, as a row of its own.
+    """Returns the row trained on the meta-validation images too, as a row of its own.
 
     It is of no family that competes for the best Beta: its meta-validation error is a training
-    error.
+    error. A learned row then learns from images that train as well.
 
     Raises:
-        ValueError: the row's policy learns from those images, or its strategy selects by them, so
-            they cannot train as well.
+        ValueError: the row's strategy selects by those images, so they cannot train as well.
     """
     key = row.row.key
-    if row.policy is not None and row.policy.learns:
-        raise ValueError(f"row {key} learns from the meta-validation images: no {key}{META_SUFFIX}")
     if row.strategy is not None:
         raise ValueError(f"row {key} selects by the meta-validation images: no {key}{META_SUFFIX}")
-    label = f"{row.row.label} + meta images"
-    own = replace(
+    variant = replace(
         row.row,
         key=key + META_SUFFIX,
-        label=label,
+        label=f"{row.row.label} + meta images",
         family="extra",
         paper_error={},
         control_of=None,
+        base=row.row.base or key,
     )
-    return replace(row, row=own, training={**row.training, "meta_in_training": True})
+    return replace(row, row=variant, training={**row.training, "meta_in_training": True})
+
+
+def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow]:
+    """Returns the rows that a command line names, in the table's order, new "+meta" rows last.
+
+    A name is the key of a row, or of the row that several vary, which then are all meant; with
+    "+meta" behind it, it is the same trained on the meta-validation images too.
+
+    Raises:
+        ValueError: a name is no row of the study; a row that is to train on the meta-validation
+            images learns from them; a frozen row comes without its source.
+    """
+    by_key = {row.row.key: row for row in rows}
+    keys: set[str] = set()
+    for name in names:
+        suffix = META_SUFFIX if name not in by_key and name.endswith(META_SUFFIX) else ""
+        plain = name.removesuffix(suffix)
+        named = (
+            [plain]
+            if plain in by_key
+            else [r.row.key for r in rows if plain and r.row.base == plain]
+        )
+        if not named:
+            raise ValueError(
+                f"unknown row {name!r}; choose among {', '.join(by_key)}; +meta behind the "
+                "name of one that is not learned trains it on the meta-validation images too"
+            )
+        for key in named:
+            row = by_key[key]
+            if suffix and row.policy is not None and row.policy.learns:
+                raise ValueError(f"row {key} learns from the meta-validation images: no {name}")
+            if suffix:
+                by_key[key + suffix] = with_meta_images(row)
+            keys.add(key + suffix)
+    chosen = [row for key, row in by_key.items() if key in keys]
+    check_sources(chosen)
+    return chosen
 
 
 def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
-    """The two controls of a learned row that share everything with it but what they take away.
+    """Returns the two controls of a learned row, which share all with it but what they take away.
 
     The placebo moves λ by the hypergradients of other samples of the batch. The frozen row draws λ
     from the distribution that learning ended with, and learns nothing. (The third control, the best
@@ -150,24 +275,18 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
     except ValueError as error:
         raise ValueError(f"row {row.row.key} has no controls: {error}") from error
     start, label = ("", "") if plain else (f"{row.row.key}-", f" of {row.row.label}")
-    frozen = Row(
-        f"{start}frozen",
-        f"Frozen λ{label}",
-        f"lam as {row.row.key} ended",
-        "frozen",
-        control_of=row.row.key,
-    )
-    frozen_row = replace(row, row=frozen, policy=None, frozen_from=row.row.key)
+
+    def control(name: str, family: Family, setting: str, recipe: Recipe) -> StudyRow:
+        key = f"{start}{family}"
+        shown = Row(key, f"{name}{label}", setting, family, control_of=row.row.key)
+        return replace(row, row=shown, recipe=recipe)
+
+    ended = f"lam as {row.row.key} ended"
+    frozen = control("Frozen λ", "frozen", ended, FrozenFrom(row.row.key))
     if permuted is None:
-        return [frozen_row]
-    placebo = Row(
-        f"{start}placebo",
-        f"Placebo{label}",
-        f"{row.row.setting}, hypergradients permuted",
-        "placebo",
-        control_of=row.row.key,
-    )
-    return [replace(row, row=placebo, policy=permuted), frozen_row]
+        return [frozen]
+    setting = f"{row.row.setting}, hypergradients permuted"
+    return [control("Placebo", "placebo", setting, permuted), frozen]
 
 
 def check_sources(rows: Sequence[StudyRow]) -> None:
@@ -198,50 +317,12 @@ _SEMI_WEIGHTS |= {"vat": 2.5, "vat-em": 2.5}
 _SHARED = ("dataset", "image_size", "policy", "seed")
 """Of the settings of a training those that a row cannot have for itself."""
 
-META_SUFFIX = "+meta"
-"""Of the key of a row that trains on the meta-validation images too."""
-
-Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        key: method of the cells that belong to it, such as "beta-1". A row whose key is that of
-            search trials, or that key, a plus sign and more, needed the search and bears its cost.
-        label: for people, such as "MixUp (α = 1)".
-        setting: for programs, such as "alpha=1".
-        family: "beta" rows compete for the best Beta; "none" is the unit of cost.
-        paper_error: the paper's own number in percent, by data set.
-        control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
-            a frozen row bears the cost of that row's training, which it needs.
-        counterpart: of a learned row the key of the one that draws λ from a Beta distribution and
-            shares all else, its third control; None: the best Beta is.
-        architecture: of a study of several, in which rows are compared with rows of their own; ""
-            where all rows have one.
-    """
-
-    key: str
-    label: str
-    setting: str
-    family: Family
-    paper_error: Mapping[str, float] = field(default_factory=dict)
-    control_of: str | None = None
-    counterpart: str | None = None
-    architecture: str = ""
-
 
 def grid_cost(rows: Sequence[StudyRow]) -> float:
-    """What the grid costs for each seed, in units of a plain training."""
+    """Returns what the grid costs for each seed, in units of a plain training."""
     return sum(row.policy.cost for row in grid_rows(rows) if row.policy is not None)
 
 
 def grid_rows(rows: Sequence[StudyRow]) -> list[StudyRow]:
-    """The rows that a search of the same study competes with: those that are no control."""
-    return [
-        row
-        for row in rows
-        if row.strategy is None and row.policy is not None and row.row.control_of is None
-    ]
+    """Returns the rows that a search of the same study competes with: those that are no control."""
+    return [row for row in rows if row.policy is not None and row.row.control_of is None]

@@ -13,8 +13,9 @@ from typing import Any
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status, partial_result
 from hpo.cells.store import CellStore, StoreError
+from hpo.search.drive import replay
 from hpo.search.protocol import Search, SearchError
-from hpo.search.space_search import SEARCH_METHOD, SpaceSearch
+from hpo.search.space_search import SpaceSearch
 from hpo.study.plan import Plan, SearchKey, search_key
 from hpo.study.progress import Progress
 from hpo.tracking.tracker import StudyTracker
@@ -177,9 +178,8 @@ class StudyRun:
             if status == "crashed":
                 # Trials are suggested from those before: going on without it would be another
                 # search than the one that the next invocation continues from here.
-                key = search_key(cell)
-                name = "the search" if cell.method == SEARCH_METHOD else cell.method
-                self._leave_out(key, f"{name} on {cell.dataset} stops here")
+                why = f"the search {cell.method} on {cell.dataset} stops here"
+                self._leave_out(search_key(cell), why)
             else:
                 self._searches[search_key(cell)].end(status, result)
         self._follow(record)
@@ -198,37 +198,32 @@ class StudyRun:
     def _next_trial(self) -> Cell | None:
         """The next trial of a search that waits for one; finished searches queue their rows."""
         for key, search in list(self._searches.items()):
-            while not search.running:
-                if search.done:
-                    del self._searches[key]
-                    self._finish(key, search)
-                    break
-                cell = search.next()
-                record = self._load(cell)
-                if record is None:
-                    return cell
-                search.report(record.result["history"])
-                search.end(record.status, record.result)
-                self._keep(cell)
+            if search.running:
+                continue
+            cell = replay(search, self._keep)
+            if cell is not None:
+                return cell
+            del self._searches[key]
+            self._finish(key, search)
         return None
 
     def _finish(self, key: SearchKey, search: Search) -> None:
         """Queue the rows that waited for the search; of a strategy its trials are all there is."""
-        if not isinstance(search, SpaceSearch) or key[0] != SEARCH_METHOD:
-            self._progress.total += self._trials[key] - self.plan.expected(key[0])
+        self._progress.total += self._trials[key] - self.plan.expected(key[0])
+        if not self.plan.waiting(key[0]):
             return
+        assert isinstance(search, SpaceSearch)
         try:
-            alpha = search.best()["alpha"]
+            cells = self.plan.searched_cells(key, search.best())
         except SearchError as error:
             self._leave_out(key, str(error))
             return
-        cells = self.plan.searched_cells(key[1], alpha)
         self._queue = [cell for cell in cells if not self._keep(cell)] + self._queue
 
     def _leave_out(self, key: SearchKey, why: str) -> None:
         """Give up a search for this invocation, and the rows that need it."""
         self._searches.pop(key, None)
-        lost = len(self.plan.searched_cells(key[1], 1.0)) if key[0] == SEARCH_METHOD else 0
+        lost = len(self.plan.waiting(key[0])) * len(self.plan.seeds)
         self._progress.failed += lost
         rest = f"; the {lost} trainings that need its result are left out" if lost else ""
         self._progress.say(f"{why}{rest}")
@@ -264,15 +259,14 @@ class StudyRun:
             )
         return record
 
-    def _keep(self, cell: Cell) -> bool:
-        """Whether the cell has a record from before; if so it is tracked and counted."""
+    def _keep(self, cell: Cell) -> CellRecord | None:
+        """The cell's record from before, which is tracked and counted, or None."""
         record = self._load(cell)
-        if record is None:
-            return False
-        self._tracker.end_cell(record)
-        self._count(record, kept=True)
-        self._follow(record)
-        return True
+        if record is not None:
+            self._tracker.end_cell(record)
+            self._count(record, kept=True)
+            self._follow(record)
+        return record
 
     def _count(self, record: CellRecord, *, kept: bool) -> None:
         if record.status == "crashed":

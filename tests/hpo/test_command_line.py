@@ -14,12 +14,12 @@ from hpo import command_line
 from hpo.command_line import Options
 from hpo.storage.folder import FolderStorage
 from hpo.study import few_label_presets, presets
-from hpo.study.rows import Row, StudyRow, controls
+from hpo.study.rows import SEARCHED_ALPHA, Row, StudyRow, controls
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), NoMix()),
     StudyRow(Row("beta-1", "Beta", "", "beta"), Beta(alpha=1.0)),
-    StudyRow(Row("beta-search", "Searched", "", "beta"), None),
+    StudyRow(Row("beta-search", "Searched", "", "beta"), SEARCHED_ALPHA),
     StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), LearnedConfig()),
 ]
 

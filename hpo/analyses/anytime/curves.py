@@ -15,6 +15,7 @@ from itertools import product
 
 import pandas as pd
 
+from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.report.statistics import (
     MeanInterval,
@@ -23,6 +24,7 @@ from hpo.report.statistics import (
     mean_interval,
     paired_comparison,
 )
+from hpo.search import drive
 from hpo.search.budget import ROUNDING, failed_epochs, units
 from hpo.search.protocol import Search
 from hpo.study.plan import Plan, SearchKey
@@ -72,15 +74,17 @@ def replay(search: Search, records: Mapping[str, CellRecord]) -> list[CellRecord
         search: at its beginning.
         records: by cell id; where one is missing, or crashed, the search has come no further.
     """
-    found = []
-    while not search.done:
-        record = records.get(search.next().id)
+    replayed: list[CellRecord] = []
+
+    def recorded(cell: Cell) -> CellRecord | None:
+        record = records.get(cell.id)
         if record is None or record.status == "crashed":
-            break
-        search.report(record.result["history"])
-        search.end(record.status, record.result)
-        found.append(record)
-    return found
+            return None
+        replayed.append(record)
+        return record
+
+    drive.replay(search, recorded)
+    return replayed
 
 
 def points(record: CellRecord) -> list[Point]:

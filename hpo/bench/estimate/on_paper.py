@@ -184,7 +184,6 @@ def jobs(table: Table, seeds: int) -> Iterator[Job]:
             )
         for row in table.rows:
             training = replace(column.training, **row.settings(column.training.dataset))
-            semi = replace(row, policy=None, frozen_from=None).weight if row.semi else 1.0
             for seed in range(seeds):
                 after, policy = None, row.policy or _NONE
                 if row.searched:
@@ -205,7 +204,7 @@ def jobs(table: Table, seeds: int) -> Iterator[Job]:
                     policy,
                     trainings,
                     units,
-                    semi,
+                    row.semi_weight,
                     after,
                 )
 

@@ -17,13 +17,13 @@ from hpo.report.outcome import Extra, Outcome
 from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
-from hpo.study.rows import Row, StudyRow, controls
+from hpo.study.rows import SEARCHED_ALPHA, Row, StudyRow, controls
 
 MakeRecord = Callable[..., CellRecord]
 
 BASE = TrainingConfig("digits", "digits_cnn", NoMix())
 BETA_1 = StudyRow(Row("beta-1", "Beta(1)", "", "beta"), Beta(alpha=1.0))
-SEARCHED = StudyRow(Row("beta-search", "Searched", "", "beta"), None)
+SEARCHED = StudyRow(Row("beta-search", "Searched", "", "beta"), SEARCHED_ALPHA)
 MINE = StudyRow(Row("mine", "Mine", "", "learned"), LearnedConfig())
 PLACEBO, FROZEN = controls(MINE)
 ALONE = StudyRow(Row("alone", "Alone", "", "learned"), LearnedConfig())

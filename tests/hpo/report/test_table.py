@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,8 +21,11 @@ T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freed
 NONE = Row("none", "No MixUp", "", "none", {"digits": 5.53})
 BETA_1 = Row("beta-1", "MixUp (α = 1)", "alpha=1", "beta")
 BETA_2 = Row("beta-2", "MixUp (α = 2)", "alpha=2", "beta")
-SEARCHED = Row("beta-search", "MixUp, searched", "alpha by search", "beta")
-SEARCHED_META = Row("beta-search+meta", "MixUp, searched, more data", "alpha by search", "extra")
+OF_SEARCH: dict[str, Any] = {"search": "beta-search", "searched": ("alpha",)}
+SEARCHED = Row("beta-search", "MixUp, searched", "alpha by search", "beta", **OF_SEARCH)
+SEARCHED_META = Row(
+    "beta-search+meta", "MixUp, searched, more data", "alpha by search", "extra", **OF_SEARCH
+)
 LEARNED = Row("metamixup", "MetaMixUp", "reading=default", "learned", {"digits": 2.48})
 ROWS = [NONE, BETA_1, BETA_2, LEARNED]
 

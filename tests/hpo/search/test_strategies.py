@@ -47,10 +47,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def make_plan(*keys: str, seeds: int = 2, budget: float = BUDGET) -> Plan:
-    rows = [
-        StudyRow(Row(key, key, key, "extra"), None, strategy=STRATEGIES[key])
-        for key in keys or STRATEGIES
-    ]
+    rows = [StudyRow(Row(key, key, key, "extra"), STRATEGIES[key]) for key in keys or STRATEGIES]
     return Plan("contrast", rows, ["digits"], range(seeds), {"digits": BASE}, SETTINGS, budget)
 
 
@@ -400,9 +397,7 @@ def test_nothing_can_be_told_about_a_list_that_does_not_run() -> None:
 
 def test_a_row_has_one_way_to_be_trained() -> None:
     row = Row("k", "k", "k", "extra")
-    with pytest.raises(ValueError, match="row k has a strategy of its own"):
-        StudyRow(row, BETA, strategy=Evolved())
     with pytest.raises(ValueError, match=r"row k selects by the meta-.*: no k\+meta"):
-        with_meta_images(StudyRow(row, None, strategy=Evolved()))
+        with_meta_images(StudyRow(row, Evolved()))
     with pytest.raises(ValueError, match="row k has a strategy and needs a budget"):
-        replace(make_plan("grid"), rows=[StudyRow(row, None, strategy=Evolved())], budget=None)
+        replace(make_plan("grid"), rows=[StudyRow(row, Evolved())], budget=None)

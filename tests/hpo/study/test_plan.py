@@ -17,21 +17,32 @@ from core.policies import (
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.search.protocol import SearchSettings
+from hpo.search.spaces import OPTIMISATION
 from hpo.study.plan import Plan
-from hpo.study.rows import Row, StudyRow, controls, with_meta_images
+from hpo.study.rows import (
+    SEARCHED_ALPHA,
+    FrozenFrom,
+    Recipe,
+    Row,
+    Searched,
+    StudyRow,
+    chosen_rows,
+    controls,
+    with_meta_images,
+)
 
-POLICIES: dict[str, PolicyConfig | None] = {
+RECIPES: dict[str, Recipe] = {
     "none": NoMix(),
     "beta-1": Beta(alpha=1.0),
-    "beta-search": None,
+    "beta-search": SEARCHED_ALPHA,
     "metamixup": LearnedConfig(reading=PAPER),
     "placebo": LearnedConfig(permute=True, reading=DEFAULT),
     "scores": ScoresConfig(),
     "scores-placebo": ScoresConfig(permute=True),
 }
 ROWS = {
-    key: StudyRow(Row(key, key.upper(), f"setting of {key}", "beta", {"cifar10": 5.0}), policy)
-    for key, policy in POLICIES.items()
+    key: StudyRow(Row(key, key.upper(), f"setting of {key}", "beta", {"cifar10": 5.0}), recipe)
+    for key, recipe in RECIPES.items()
 }
 BASE = {
     "digits": TrainingConfig("digits", "digits_cnn", NoMix(), epochs=3),
@@ -42,6 +53,10 @@ BASE = {
 def make_plan(*keys: str, datasets: tuple[str, ...] = ("digits", "mnist"), seeds: int = 3) -> Plan:
     rows = [ROWS[key] for key in keys]
     return Plan("table2", rows, datasets, range(seeds), BASE, SearchSettings(trials=7))
+
+
+def of_search(plan: Plan) -> list[Cell]:
+    return plan.searched_cells(("beta-search", "digits", 10_000), {"alpha": 0.5})
 
 
 def what(cells: list[Cell]) -> list[tuple[str, str, int]]:
@@ -58,7 +73,7 @@ def test_the_costly_cells_come_first_and_each_once() -> None:
     ]
     assert what(cells) == expected
     for cell in cells:
-        policy = POLICIES[cell.method]
+        policy = ROWS[cell.method].policy
         assert policy is not None
         of_dataset = BASE[cell.dataset]
         assert cell.training == replace(of_dataset, policy=policy, seed=cell.seed)
@@ -67,10 +82,10 @@ def test_the_costly_cells_come_first_and_each_once() -> None:
 
 def test_searched_cells_are_of_one_data_set_with_the_alpha_found() -> None:
     plan = make_plan("none", "beta-search")
-    cells = plan.searched_cells("mnist", 0.37)
+    cells = plan.searched_cells(("beta-search", "mnist", 0), {"alpha": 0.37})
     assert what(cells) == [("beta-search", "mnist", seed) for seed in (0, 1, 2)]
     assert {cell.training.policy for cell in cells} == {Beta(alpha=0.37)}
-    assert make_plan("none").searched_cells("mnist", 0.37) == []
+    assert make_plan("none").searched_cells(("beta-search", "mnist", 0), {"alpha": 0.37}) == []
 
 
 def test_cheaper_policies_start_after_the_costlier() -> None:
@@ -104,9 +119,10 @@ def test_the_size_counts_cells_and_trials(
 ) -> None:
     plan = make_plan(*keys, datasets=datasets, seeds=seeds)
     assert plan.size == size
-    assert plan.searches == ("beta-search" in keys)
-    searched = [c for name in datasets for c in plan.searched_cells(name, 1.0)]
-    trials = 7 * len(datasets) if plan.searches else 0
+    searches = plan.open_searches()
+    assert len(searches) == ("beta-search" in keys) * len(datasets)
+    searched = [cell for key in searches for cell in plan.searched_cells(key, {"alpha": 1.0})]
+    trials = 7 * len(searches)
     assert len(plan.fixed_cells()) + len(searched) + trials == size
 
 
@@ -114,8 +130,19 @@ def test_two_searched_rows_share_one_search() -> None:
     extra = with_meta_images(ROWS["beta-search"])
     plan = replace(make_plan(datasets=("digits",), seeds=2), rows=[ROWS["beta-search"], extra])
     assert plan.size == 4 + 7
-    found = [(c.method, c.training.meta_in_training) for c in plan.searched_cells("digits", 0.5)]
+    found = [(c.method, c.training.meta_in_training) for c in of_search(plan)]
     assert found == [("beta-search", False)] * 2 + [("beta-search+meta", True)] * 2
+
+
+def test_rows_that_search_differently_share_no_search() -> None:
+    row = ROWS["beta-search"]
+    other = replace(row.row, key="other", search="beta-search")
+    for changed in (
+        {"training": {"lr": 0.2}},
+        {"recipe": Searched(Beta(alpha=1.0), OPTIMISATION)},
+    ):
+        with pytest.raises(ValueError, match="rows beta-search and other share the search"):
+            replace(make_plan(), rows=[row, replace(row, row=other, **changed)])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["none", "beta-1", "beta-search"])
@@ -127,19 +154,23 @@ def test_a_row_trained_on_the_meta_images_too_is_another_row(key: str) -> None:
     assert extra.row.setting == plain.row.setting
     assert extra.row.family == "extra"  # chosen by validation it would be chosen by training
     assert extra.row.paper_error == {}
-    assert (extra.policy, extra.searched) == (plain.policy, plain.searched)
+    assert extra.recipe == plain.recipe
+    assert extra.row.base == key
+    assert extra.row.search == plain.row.search == (key if key == "beta-search" else "")
     assert extra.meta_in_training
     assert not plain.meta_in_training
     plan = replace(make_plan(), rows=[plain, extra])
-    cells = plan.fixed_cells() or plan.searched_cells("digits", 0.5)
+    cells = plan.fixed_cells() or of_search(plan)
     assert len({cell.id for cell in cells}) == len(cells)
     assert all(cell.training.meta_in_training == ("+meta" in cell.method) for cell in cells)
 
 
 @pytest.mark.parametrize("key", ["metamixup", "placebo", "scores", "scores-placebo"])
-def test_images_that_lambda_learns_from_cannot_train_as_well(key: str) -> None:
+def test_images_that_lambda_learns_from_train_as_well_where_the_study_says_so(key: str) -> None:
     with pytest.raises(ValueError, match=rf"row {key} learns .*: no {key}\+meta"):
-        with_meta_images(ROWS[key])
+        chosen_rows([ROWS[key]], [f"{key}+meta"])
+    overlap = with_meta_images(ROWS[key])
+    assert chosen_rows([ROWS[key], overlap], [f"{key}+meta"]) == [overlap]
 
 
 def test_a_learned_row_may_train_on_its_meta_images_where_a_study_says_so() -> None:
@@ -157,7 +188,7 @@ def test_a_learned_row_may_train_on_its_meta_images_where_a_study_says_so() -> N
 def test_a_searched_row_has_its_settings_too() -> None:
     row = replace(ROWS["beta-search"], training={"lr": 0.02})
     plan = replace(make_plan(), rows=[with_meta_images(row)])
-    cells = plan.searched_cells("digits", 0.5)
+    cells = of_search(plan)
     assert [(c.training.lr, c.training.meta_in_training) for c in cells] == [(0.02, True)] * 3
 
 
@@ -202,9 +233,8 @@ def test_controls_share_all_with_their_row_but_what_they_take_away(
     policy: PolicyConfig, placebo: PolicyConfig
 ) -> None:
     permuted, frozen = controls(learned_row(policy))
-    assert (permuted.policy, permuted.frozen_from) == (placebo, None)
-    assert (frozen.policy, frozen.frozen_from) == (None, "mine")
-    assert not frozen.searched
+    assert permuted.recipe == placebo
+    assert frozen.recipe == FrozenFrom("mine")
     for control, family in ((permuted, "placebo"), (frozen, "frozen")):
         assert control.training == {"meta_size": 50}
         assert (control.row.key, control.row.family) == (f"mine-{family}", family)
@@ -228,8 +258,8 @@ def test_frozen_cells_are_of_the_data_set_and_seed_of_their_source() -> None:
     assert plan.size == 2 * 2 * 4
     assert what(plan.fixed_cells())[0] == ("mine", "digits", 0)
     assert {c.method for c in plan.fixed_cells()} == {"mine", "mine-placebo", "none"}
-    assert plan.searched_cells("digits", 0.5) == []
-    assert not plan.searches
+    assert of_search(plan) == []
+    assert plan.open_searches() == {}
     [of] = [c for c in plan.fixed_cells() if (c.method, c.dataset, c.seed) == ("mine", "mnist", 1)]
     [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
     assert (cell.method, cell.purpose) == ("mine-frozen", "final")
@@ -238,16 +268,16 @@ def test_frozen_cells_are_of_the_data_set_and_seed_of_their_source() -> None:
     assert plan.followers("mine-placebo") == []
 
 
-@pytest.mark.parametrize("policy", [AdaMixUpConfig(), AdaMixUpConfig(discriminator=False)])
-def test_a_frozen_adamixup_keeps_all_but_its_region(policy: AdaMixUpConfig) -> None:
-    source = learned_row(policy)
+@pytest.mark.parametrize("discriminator", [True, False])
+def test_a_frozen_adamixup_keeps_all_but_its_region(discriminator: bool) -> None:
+    source = learned_row(AdaMixUpConfig(discriminator=discriminator))
     [frozen] = controls(source)
     assert (frozen.row.key, frozen.row.family) == ("mine-frozen", "frozen")
     assert frozen.row.control_of == frozen.frozen_from == "mine"
     plan = replace(make_plan(seeds=1), rows=[source, frozen])
     [of] = [cell for cell in plan.fixed_cells() if cell.dataset == "digits"]
     [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
-    held = replace(policy, quantiles=(0.1, 0.2, 0.9))
+    held = AdaMixUpConfig(discriminator=discriminator, quantiles=(0.1, 0.2, 0.9))
     assert cell.training == replace(of.training, policy=held)
     assert cell.id != replace(cell, training=of.training).id
 
@@ -257,11 +287,9 @@ def test_a_frozen_row_needs_its_source() -> None:
     frozen = controls(source)[1]
     with pytest.raises(ValueError, match=r"row mine-frozen .*; add it: --rows mine,mine-frozen"):
         replace(make_plan(), rows=[frozen])
-    of_search = replace(frozen, frozen_from="beta-search")
+    without = replace(frozen, recipe=FrozenFrom("beta-search"))
     with pytest.raises(ValueError, match="mine-frozen cannot draw λ from row beta-search"):
-        replace(make_plan(), rows=[of_search, ROWS["beta-search"]])
-    with pytest.raises(ValueError, match="no use for the policy none"):
-        replace(ROWS["none"], frozen_from="mine")
+        replace(make_plan(), rows=[without, ROWS["beta-search"]])
 
 
 def test_a_control_that_trains_on_more_images_is_no_control() -> None:

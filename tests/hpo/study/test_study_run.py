@@ -17,14 +17,15 @@ from hpo.cells.record import CellRecord, Status
 from hpo.cells.store import CellStore, StoreError
 from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
+from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
 from hpo.study.plan import Plan
 from hpo.study.progress import Progress
-from hpo.study.rows import Row, StudyRow, controls, with_meta_images
+from hpo.study.rows import SEARCHED_ALPHA, Row, Searched, StudyRow, controls, with_meta_images
 from hpo.study.study_run import StudyRun
 
 EPOCHS = 6
 BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=EPOCHS, meta_size=100)
-SEARCHED = StudyRow(Row("beta-search", "searched", "", "beta"), None)
+SEARCHED = StudyRow(Row("beta-search", "searched", "", "beta"), SEARCHED_ALPHA)
 LEARNED = StudyRow(Row("metamixup", "learned", "", "learned"), LearnedConfig())
 FROZEN = controls(LEARNED)[1]
 ROWS = [
@@ -148,7 +149,7 @@ class Bench:
 
 
 def made_up_error(cell: Cell, epoch: int) -> float:
-    alpha = getattr(cell.training.policy, "alpha", 0.3)
+    alpha = cell.training.policy.alpha or 0.3
     luck = math.sin(17 * cell.seed + len(cell.dataset) + alpha)
     return 10 + 5 * math.log(alpha / 0.7) ** 2 + 30 / epoch + luck
 
@@ -260,6 +261,39 @@ def test_the_searched_rows_get_the_best_alpha_of_the_trials(complete: Bench) -> 
         ("beta-search", False),
         ("beta-search+meta", True),
     }
+
+
+def test_searching_the_learning_rate_too_is_a_row_like_any_other(tmp_path: Path) -> None:
+    """Its final cells have both values; beside it the search of α alone goes its own way."""
+    recipe = Searched(Beta(alpha=1.0), {**BETA_ALPHA, "lr": OPTIMISATION["lr"]})
+    joint = StudyRow(Row("joint", "α and lr searched", "", "beta"), recipe, {"width": 8})
+    rows = [SEARCHED, joint, with_meta_images(joint)]
+    bench = Bench(tmp_path, make_plan(rows=rows))
+    assert bench.drive()
+    assert len(bench.cells) == bench.plan.size == bench.progress.total == 6 + 2 * 5
+    trials = [r for r in bench.run.records if r.cell.purpose == "search"]
+    of_joint = [r for r in trials if r.cell.method == "joint"]
+    assert len(of_joint) == 5
+    assert len({r.cell.training.lr for r in of_joint}) == 5
+    for record in of_joint:
+        assert (record.cell.seed, record.cell.training.width) == (SEARCH.seed, 8)
+        assert not record.cell.training.meta_in_training
+    best = min(
+        (r for r in of_joint if r.status == "finished"), key=lambda r: r.result["val_error"]
+    ).cell.training
+    cells = [c for c in bench.cells if c.purpose == "final" and c.method.startswith("joint")]
+    assert [(c.method, c.seed) for c in cells] == [
+        (key, seed) for key in ("joint", "joint+meta") for seed in (0, 1)
+    ]
+    for cell in cells:
+        meta = cell.method == "joint+meta"
+        assert cell.training == replace(best, seed=cell.seed, meta_in_training=meta)
+    lines = bench.table.set_index("method")
+    found = f"alpha={best.policy.alpha:.3g}, lr={best.lr:.3g} (search of 5 trials)"
+    assert list(lines.loc[["joint", "joint+meta"], "setting"]) == [found, found]
+    assert lines.loc["joint+meta", "search_seconds"] == lines.loc["joint", "search_seconds"] > 0
+    alone = [c.training for c in bench.cells if c.method == "beta-search" and c.purpose == "final"]
+    assert {(t.lr, t.width) for t in alone} == {(BASE.lr, None)}
 
 
 def test_a_stopped_trial_keeps_its_curve_to_the_stop_and_no_test_error(complete: Bench) -> None:
@@ -448,7 +482,7 @@ def test_a_crashed_trial_stops_its_search_until_the_next_time(
     # Going on without it would be another search than the one that is continued here.
     trials = [r for r in bench.run.records if r.cell.purpose == "search"]
     assert [r.cell for r in trials] == [first]
-    assert f"the search on {first.dataset} stops here" in capsys.readouterr().err
+    assert f"the search beta-search on {first.dataset} stops here" in capsys.readouterr().err
     again = Bench(tmp_path, make_plan())
     assert again.run.next() == first
     again = Bench(tmp_path, make_plan())

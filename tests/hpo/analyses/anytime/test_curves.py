@@ -116,8 +116,8 @@ def test_a_population_stands_anew_after_each_segment() -> None:
 
 def make_plan(budget: float = 3.0) -> Plan:
     rows = [
-        StudyRow(Row("short", "s", "", "fixed"), None, strategy=Listed(FIXED[:1])),
-        StudyRow(Row("grid", "g", "", "fixed"), None, strategy=Listed(FIXED)),
+        StudyRow(Row("short", "s", "", "fixed"), Listed(FIXED[:1])),
+        StudyRow(Row("grid", "g", "", "fixed"), Listed(FIXED)),
     ]
     return Plan("contrast", rows, ["digits"], [0, 1], {"digits": BASE}, SearchSettings(), budget)
 

@@ -26,7 +26,7 @@ LEARNED = LearnedConfig()
 FIRST = StudyRow(Row("first", "First", "", "learned"), LEARNED)
 SECOND = StudyRow(Row("second", "Second", "", "learned"), LEARNED, {"lr": 0.2})
 TRIED = tuple(Fixed(lam=lam) for lam in (0.1, 0.2))
-SEARCH = StudyRow(Row("search", "Search", "", "learned"), None, strategy=Listed(TRIED))
+SEARCH = StudyRow(Row("search", "Search", "", "learned"), Listed(TRIED))
 
 
 def outcome(output: Path, records: list[CellRecord], rows: list[StudyRow]) -> Outcome:

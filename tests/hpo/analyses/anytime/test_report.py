@@ -31,8 +31,8 @@ LABELS = {"metamixup": "Learned", "grid": "Grid", "nothing": "Nothing"}
 
 def make_plan() -> Plan:
     rows = [
-        StudyRow(Row("metamixup", "Learned", "once", "learned"), None, strategy=LEARNED),
-        StudyRow(Row("grid", "Grid", "three", "fixed"), None, strategy=GRID),
+        StudyRow(Row("metamixup", "Learned", "once", "learned"), LEARNED),
+        StudyRow(Row("grid", "Grid", "three", "fixed"), GRID),
     ]
     datasets = ["digits", "mnist"]
     base = {name: replace(BASE, dataset=name) for name in datasets}

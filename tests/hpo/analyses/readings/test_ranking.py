@@ -168,7 +168,7 @@ def test_what_a_reading_starts_with(alpha: float) -> None:
 def verdict(make_record: MakeRecord, last: list[int], first: list[int], alpha: float = 1.0) -> str:
     policy = LearnedConfig(reading=replace(DEFAULT, init_alpha=alpha))
     more = {"lam_histogram": last, "lam_histogram_first": first, "history": history([0.1])}
-    told = (replace(MOVER, policy=policy), [5.0, 6.0, 7.0], more)
+    told = (replace(MOVER, recipe=policy), [5.0, 6.0, 7.0], more)
     return str(lines_of(outcome(make_record, {**TOLD, "mover": told}))["mover"]["fig6"])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from core.models import build_model
-from core.policies import AdaMixUpConfig, Beta, LearnedConfig, NoMix, PolicyConfig
+from core.policies import AdaMixUpConfig, Beta, LearnedConfig, NoMix
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.bench.estimate.on_paper import (
@@ -24,7 +24,7 @@ from hpo.bench.estimate.on_paper import (
 from hpo.bench.estimate.report import plan_report
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
-from hpo.study.rows import Row, SemiRow, StudyRow
+from hpo.study.rows import SEARCHED_ALPHA, FrozenFrom, Recipe, Row, SemiRow, StudyRow
 
 NONE = NoMix()
 LEARNED = LearnedConfig()
@@ -103,8 +103,8 @@ def test_an_epoch_with_few_labels_passes_once_over_the_unlabelled_images() -> No
     assert training_flops(wide, NONE) == pytest.approx(PER_IMAGE * (10 * 2700 + EVALUATED))
 
 
-def row(key: str, policy: PolicyConfig | None, **other: object) -> StudyRow:
-    return StudyRow(Row(key, key, key, "extra"), policy, **other)  # type: ignore[arg-type]
+def row(key: str, recipe: Recipe, semi: SemiRow | None = None) -> StudyRow:
+    return StudyRow(Row(key, key, key, "extra"), recipe, semi=semi)
 
 
 def planned(*rows: StudyRow, seeds: int = 2, training: TrainingConfig = TRAINING) -> dict[str, Job]:
@@ -116,9 +116,9 @@ def planned(*rows: StudyRow, seeds: int = 2, training: TrainingConfig = TRAINING
 def test_jobs_wait_for_what_they_need() -> None:
     found = planned(
         row("none", NONE),
-        row("searched", None),
+        row("searched", SEARCHED_ALPHA),
         row("learned", LEARNED),
-        row("frozen", None, frozen_from="learned"),
+        row("frozen", FrozenFrom("learned")),
     )
     assert {key: job.after for key, job in found.items()} == {
         "table/digits/search": None,
@@ -143,9 +143,7 @@ def test_jobs_wait_for_what_they_need() -> None:
 def test_a_strategy_spends_what_the_grid_costs() -> None:
     """Two learned rows: 9 plain trainings, by the budget's own rough count."""
     strategy = Listed((NONE,) * 20)
-    found = planned(
-        row("a", LEARNED), row("b", LEARNED), row("search", None, strategy=strategy), seeds=1
-    )
+    found = planned(row("a", LEARNED), row("b", LEARNED), row("search", strategy), seeds=1)
     search = found["table/digits/search/0"]
     assert (search.trainings, search.epochs) == (9, 90)
     assert search.flops == pytest.approx(9 * PER_IMAGE * (10_000 + EVALUATED))

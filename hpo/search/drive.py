@@ -1,0 +1,54 @@
+"""The loop that every search goes through: ask, report, end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord, Status
+from hpo.search.protocol import Search
+
+Ending = tuple[Status, Mapping[str, Any]]
+"""How a training ended, and its result."""
+
+
+def drive(search: Search, ended: Callable[[Cell], Ending | None]) -> Cell | None:
+    """Hands the cells of a search out, one after another, until the search is done.
+
+    Args:
+        search: none of its cells runs.
+        ended: trains a cell or knows what became of it, reports its epochs to the search, and says
+            how it ended; None leaves the cell running.
+
+    Returns:
+        The cell that is left running, or None where the search is done.
+    """
+    while not search.done:
+        cell = search.next()
+        ending = ended(cell)
+        if ending is None:
+            return cell
+        search.end(*ending)
+    return None
+
+
+def replay(search: Search, recorded: Callable[[Cell], CellRecord | None]) -> Cell | None:
+    """Takes a search through the cells that have a record, as it went when they were trained.
+
+    Args:
+        search: none of its cells runs.
+        recorded: finds the record of a cell, or None.
+
+    Returns:
+        The first cell without a record, which now runs, or None where the search is done.
+    """
+
+    def ended(cell: Cell) -> Ending | None:
+        record = recorded(cell)
+        if record is None:
+            return None
+        search.report(record.result["history"])
+        return record.status, record.result
+
+    return drive(search, ended)
