@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from core.data import DeviceImages, Transform
+from core.data import DeviceImages, Padding, Transform
 
 rng = np.random.default_rng(0)
 
@@ -60,74 +61,37 @@ def test_unit_maps_pixels_to_minus_one_to_one() -> None:
     assert transform.translate == 1
 
 
-def one_sample(image: np.ndarray, mirrored: bool, down: int, right: int) -> np.ndarray:
-    """The augmentation of one normalised image [C, H, W], pixel by pixel."""
-    channels, height, width = image.shape
-    out = np.zeros_like(image)
-    for c in range(channels):
-        for i in range(height):
-            for j in range(width):
-                row, column = i - down, j - right
-                if 0 <= row < height and 0 <= column < width:
-                    out[c, i, j] = image[c, row, width - 1 - column if mirrored else column]
-    return out
-
-
-@pytest.mark.parametrize(("flip", "translate"), [(True, 0), (False, 2), (True, 1)])
-def test_train_is_a_flip_and_a_shift_of_every_sample(flip: bool, translate: int) -> None:
-    x = random_images(200, 2, 5)
-    transform = Transform((0.4, 0.6), (0.2, 0.3), flip, translate)
+@pytest.mark.parametrize("padding", ["zero", "reflect"])
+@pytest.mark.parametrize(("flip", "translate"), [(True, 0), (False, 2), (True, 2)])
+def test_train_is_a_flip_and_a_shift_of_every_sample(
+    flip: bool, translate: int, padding: Padding
+) -> None:
+    """With what numpy pads."""
+    x, t = random_images(500, 2, 7), translate
+    transform = Transform((0.4, 0.6), (0.2, 0.3), flip, translate, padding)
     out = transform.train(x, generator()).numpy()
     assert out.dtype == np.float32
-    plain = transform.evaluate(x).numpy()
-    shifts = range(-translate, translate + 1)
+    mode: Any = "reflect" if padding == "reflect" else "constant"
+    places = [(m, i, j) for m in {False, flip} for i in range(2 * t + 1) for j in range(2 * t + 1)]
     seen: Counter[tuple[bool, int, int]] = Counter()
-    for image, result in zip(plain, out, strict=True):
+    for image, result in zip(transform.evaluate(x).numpy(), out, strict=True):
+        padded = np.pad(image, ((0, 0), (t, t), (t, t)), mode=mode)
         # The images are noise: one flip and shift at most can explain the result.
         matches = [
-            (mirrored, down, right)
-            for mirrored in ((False, True) if flip else (False,))
-            for down in shifts
-            for right in shifts
-            if np.array_equal(one_sample(image, mirrored, down, right), result)
-        ]
-        assert len(matches) == 1
-        seen[matches[0]] += 1
-    kinds = len(shifts) ** 2 * (2 if flip else 1)
-    assert len(seen) == kinds
-    # Uniform: no count further than five standard deviations from its expectation.
-    share = 1 / kinds
-    assert all(
-        abs(n - 200 * share) < 5 * math.sqrt(200 * share * (1 - share)) for n in seen.values()
-    )
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_reflect_padding_is_numpys(flip: bool) -> None:
-    x = random_images(300, 2, 7)
-    transform = Transform((0.4, 0.6), (0.2, 0.3), flip, 2, padding="reflect")
-    out = transform.train(x, generator()).numpy()
-    seen = set()
-    for image, result in zip(transform.evaluate(x).numpy(), out, strict=True):
-        padded = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="reflect")
-        matches = [
             (mirrored, top, left)
-            for mirrored in ((False, True) if flip else (False,))
-            for top in range(5)
-            for left in range(5)
+            for mirrored, top, left in places
             if np.array_equal(
                 (padded[:, :, ::-1] if mirrored else padded)[:, top : top + 7, left : left + 7],
                 result,
             )
         ]
         assert len(matches) == 1
-        seen.add(matches[0])
-    assert len(seen) == (50 if flip else 25)
-    # The draws are those of zero padding.
-    zero = Transform((0.4, 0.6), (0.2, 0.3), flip, 2).train(x, generator()).numpy()
-    inside = zero != 0
-    assert 0.5 < inside.mean() < 0.9
-    np.testing.assert_array_equal(zero[inside], out[inside])
+        seen[matches[0]] += 1
+    assert len(seen) == len(places)
+    # Uniform: no count further than five standard deviations from its expectation.
+    share = 1 / len(places)
+    bound = 5 * math.sqrt(500 * share * (1 - share))
+    assert all(abs(n - 500 * share) < bound for n in seen.values())
 
 
 def test_noise_is_gaussian_and_added_in_training_alone() -> None:

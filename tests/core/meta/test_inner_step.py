@@ -124,30 +124,6 @@ def test_parameters_of_one_group_at_different_step_counts(kind: Any, toy: Simple
     assert_same_step(net, optimizer, toy)
 
 
-def test_is_differentiable_in_the_gradient(toy: SimpleNamespace) -> None:
-    """dθ′/dg by central differences through the real Adam; g enters as the weight of a loss."""
-    p = torch.tensor([0.5, -1.0], dtype=torch.float64, requires_grad=True)
-    optimizer = optim.Adam([p], lr=0.1, weight_decay=0.1)
-    p.grad = torch.tensor([0.3, 0.4], dtype=torch.float64)
-    optimizer.step()
-    g = torch.tensor([0.2, -0.7], dtype=torch.float64, requires_grad=True)
-    (stepped,) = differentiable(optimizer, [p]).step((p * g).sum(), params=[p])
-    (derivative,) = torch.autograd.grad(stepped.sum(), g)
-
-    def real(gradient: torch.Tensor) -> torch.Tensor:
-        q, other = copy.deepcopy((p, optimizer))
-        q.grad = gradient
-        other.step()
-        return q.detach().clone()
-
-    h = 1e-6
-    for i in range(2):
-        e = torch.zeros(2, dtype=torch.float64)
-        e[i] = h
-        truth = (real(g.detach() + e) - real(g.detach() - e)).sum() / (2 * h)
-        torch.testing.assert_close(derivative[i], truth, rtol=1e-6, atol=0)
-
-
 def test_gradient_descent_by_hand() -> None:
     theta = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
     gradient = [torch.tensor([10.0, -10.0]), torch.tensor([2.0])]

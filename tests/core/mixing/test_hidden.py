@@ -77,24 +77,11 @@ def test_the_named_layer_is_mixed(layer: str) -> None:
     torch.testing.assert_close(out, by_hand(model, theta, x, lam, partner, layer))
 
 
-def test_an_identity_first_layer_is_input_mixing() -> None:
-    model, x, lam, partner = make()
-    hidden = HiddenMixing("stem.0").logits(model, model, x, lam, partner)
-    assert torch.equal(hidden, HiddenMixing("").logits(model, model, x, lam, partner))
-    torch.testing.assert_close(hidden, model(blend(x, lam, partner)))
-
-
 def test_input_names_the_input_where_no_layer_does() -> None:
     model, x, lam, partner = make()
     stem = model.stem
     out = HiddenMixing("input").logits(stem, stem, x, lam, partner)
     torch.testing.assert_close(out, stem(blend(x, lam, partner)))
-
-
-def test_a_linear_head_mixed_is_mixed_logits() -> None:
-    model, x, lam, partner = make()
-    mixed = HiddenMixing("out").logits(model, model, x, lam, partner)
-    torch.testing.assert_close(mixed, blend(model(x), lam, partner))
 
 
 def test_twice_differentiable() -> None:
@@ -110,22 +97,6 @@ def test_twice_differentiable() -> None:
 
     assert torch.autograd.gradcheck(f, (lam, weight))
     assert torch.autograd.gradgradcheck(f, (lam, weight))
-
-
-# The first torch.func.jvp of a process makes PyTorch call its own deprecated torch.jit.script.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-def test_under_function_transforms() -> None:
-    model, x, lam, partner = make()
-
-    def f(lam: Tensor) -> Tensor:
-        return HiddenMixing("stem.1").logits(model, model, x, lam, partner).pow(2).sum()
-
-    leaf = lam.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(f(leaf), leaf)
-    torch.testing.assert_close(torch.func.grad(f)(lam), slope)
-    tangent = torch.randn_like(lam)
-    _, along = torch.func.jvp(f, (lam,), (tangent,))
-    torch.testing.assert_close(along, slope @ tangent)
 
 
 def test_an_activation_that_works_in_place_changes_nothing() -> None:

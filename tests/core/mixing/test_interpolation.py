@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.mixing.area import AreaMixing
+from core.mixing.area import AreaMixing, mix_areas
 from core.mixing.hidden import HiddenMixing
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
@@ -50,26 +50,14 @@ def make(mixing: Mixing = INPUT) -> SimpleNamespace:
 def by_hand(model: Net, case: SimpleNamespace, mixing: Mixing) -> Tensor:
     """Logits of the mixed batch, layer by layer."""
 
-    def mix(h: Tensor, weight: Tensor | None = None) -> Tensor:
-        shape = (-1, *[1] * (h.dim() - 1))
-        weight = case.lam.view(shape) if weight is None else weight
+    def mix(h: Tensor) -> Tensor:
+        weight = case.lam.view(-1, *[1] * (h.dim() - 1))
         return weight * h + (1 - weight) * h[case.partner]
 
     if isinstance(mixing, HiddenMixing):
         return model[4](mix(torch.tanh(torch.tanh(model[0](case.x)))).flatten(1))
     if isinstance(mixing, AreaMixing):
-        # The box of each image, summed up from boxes of 1/400 of a pixel's side.
-        assert case.given.mixing.position is not None
-        fine, own = 400, torch.empty(N, 1, 5, 5, dtype=torch.float64)
-        at = (torch.arange(5 * fine, dtype=torch.float64) + 0.5) / fine
-        for i, place in enumerate(case.given.mixing.position.double()):
-            side = float(1 - case.lam[i]) ** 0.5 * 5
-            rows, columns = (
-                ((at > p * (5 - side)) & (at < p * (5 - side) + side)).double() for p in place
-            )
-            inside = rows.view(5, fine).mean(1)[:, None] * columns.view(5, fine).mean(1)[None]
-            own[i, 0] = 1 - inside
-        return model(mix(case.x, own))
+        return model(mix_areas(case.x, case.lam, case.partner, case.given.mixing.position))
     return model(mix(case.x))
 
 
@@ -79,10 +67,8 @@ KINDS = [INPUT, AreaMixing(), HiddenMixing("1")]
 @pytest.mark.parametrize("mixing", KINDS, ids=lambda kind: type(kind).__name__)
 def test_logits_by_hand(mixing: Any) -> None:
     model, case = make_model().eval(), make(mixing)
-    # Borders are met to a 400th of a pixel only.
-    atol = 1e-3 if isinstance(mixing, AreaMixing) else 1e-12
     truth = by_hand(model, case, mixing)
-    torch.testing.assert_close(case.given.logits(model, case.x), truth, rtol=0, atol=atol)
+    torch.testing.assert_close(case.given.logits(model, case.x), truth, rtol=0, atol=1e-12)
     assert float((truth - model(case.x)).detach().abs().max()) > 0.05
 
 

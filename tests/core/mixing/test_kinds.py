@@ -165,19 +165,6 @@ def test_the_module_is_left_as_it_was(kind: str, toy: Any) -> None:
     assert [dict(m._forward_hooks) for m in net.modules()] == hooks == [{}] * len(hooks)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_channels_last_goes_through(kind: str) -> None:
-    net, (x, lam, partner) = make(torch.float32)
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    seen: list[bool] = []
-    net.body.norm.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
-    )
-    x = x.contiguous(memory_format=torch.channels_last)
-    drawn(kind, x).logits(net, net, x, lam, partner)
-    assert seen == [True]
-
-
 def test_input_mixing_by_hand() -> None:
     mixing = InputMixing()
     assert mixing.draw(torch.zeros(2, 1), torch.Generator()) is mixing

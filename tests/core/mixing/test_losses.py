@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.meta.gradient import hypergradient
 from core.mixing.batch import mix_labels, soft_cross_entropy
 from core.mixing.losses import IndexLoss, mixed_loss
 
@@ -96,46 +95,3 @@ def test_refusals() -> None:
     reduced = IndexLoss(F.cross_entropy)
     with pytest.raises(ValueError, match=r"one loss for each sample, \[3\], got \[\].*reduction"):
         reduced(logits, torch.tensor([0, 1, 2]))
-
-
-class RowsApart:
-    """Cross-entropy on the first row, twice the squared error of probabilities on the others."""
-
-    def __call__(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits, target)
-
-    def mixed(
-        self, logits: torch.Tensor, y: torch.Tensor, lam: torch.Tensor, partner: torch.Tensor
-    ) -> torch.Tensor:
-        target = lam[:, None] * y + (1 - lam[:, None]) * y[partner]
-        squared = (logits[1:].softmax(1) - target[1:]).square().mean()
-        return -(target[0] * logits[0].log_softmax(0)).sum() + 2 * squared
-
-
-@pytest.mark.parametrize("engine", ["unroll", "double_backward", "forward_reverse"])
-def test_a_loss_may_treat_the_rows_of_a_mixed_batch_differently(engine: str) -> None:
-    """Against central differences of the whole meta stage in float64, written out by hand."""
-    r = torch.Generator().manual_seed(4)
-    w = torch.randn(3, 4, generator=r, dtype=torch.float64)
-    x, val_x = (torch.randn(n, 4, generator=r, dtype=torch.float64) for n in (5, 6))
-    y = torch.rand(5, 3, generator=r, dtype=torch.float64).softmax(1)
-    val_y = torch.randint(3, (6,), generator=r)
-    lam, partner = torch.rand(5, generator=r, dtype=torch.float64), torch.tensor([2, 0, 4, 1, 3])
-    model = torch.nn.Linear(4, 3, bias=False).double()
-    model.weight.data.copy_(w)
-    loss = RowsApart()
-
-    def meta(lam: torch.Tensor) -> torch.Tensor:
-        weight = w.clone().requires_grad_()
-        mixed = lam[:, None] * x + (1 - lam[:, None]) * x[partner]
-        (g,) = torch.autograd.grad(loss.mixed(mixed @ weight.T, y, lam, partner), weight)
-        return F.cross_entropy(val_x @ (w - 0.7 * g).T, val_y)
-
-    slope = hypergradient(
-        model, (x, y), (val_x, val_y), lam, partner, lr=0.7, loss=loss, engine=engine
-    )
-    for i in range(5):
-        step = torch.zeros(5, dtype=torch.float64)
-        step[i] = 1e-5
-        difference = (meta(lam + step) - meta(lam - step)) / 2e-5
-        torch.testing.assert_close(slope[i], difference.detach(), rtol=1e-6, atol=1e-9)

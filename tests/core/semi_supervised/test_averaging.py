@@ -87,19 +87,6 @@ def test_a_wrapped_model_is_averaged_as_the_plain_one() -> None:
     assert torch.equal(average.model.weight, expected.model.weight)
 
 
-def test_a_resumed_average_goes_on_alike(toy: SimpleNamespace) -> None:
-    net = toy.make_net(norm=True)
-    average = MovingAverage(net, 0.9)
-    move(net, 0)
-    average.update(net)
-    resumed = MovingAverage(toy.make_net(norm=True, seed=5), 0.9)
-    resumed.load_state_dict(copy.deepcopy(average.state_dict()))
-    move(net, 1)
-    average.update(net)
-    resumed.update(net)
-    assert toy.identical(average.state_dict(), resumed.state_dict())
-
-
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_a_decay_out_of_range(decay: float) -> None:
     with pytest.raises(ValueError, match=r"decay of a moving average must lie in \[0, 1\)"):

@@ -399,29 +399,6 @@ def test_the_policy_sees_all_rows_with_guesses_and_the_place_of_each_image(
     assert not policy.asked["pairing"].dominant
 
 
-def test_scores_are_kept_by_image_whatever_its_views(toy: SimpleNamespace) -> None:
-    net, batch = toy.make_net(), make_batch(2, 3, 2, toy)
-    policy = PersistentScores()
-    method = make_method(net, policy)
-    method.step(
-        net, optim.SGD(net.parameters(), lr=RATE), batch, generator=torch.Generator().manual_seed(1)
-    )
-    assert policy.scores.shape == (105,)
-    assert not bool(policy.scores[:100].any())
-    assert bool(policy.scores[100:].all())
-
-
-def test_the_moving_average_is_what_is_evaluated(toy: SimpleNamespace) -> None:
-    net, batch = toy.make_net(norm=True), make_batch(2, 5, 3, toy)
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    _, trained, method = take(net, Beta(DECAY, per_sample=True), batch, ema=0.9)
-    average = method.evaluated(trained)
-    assert average is not trained
-    for (name, a), p in zip(average.named_parameters(), trained.parameters(), strict=True):
-        torch.testing.assert_close(a.detach(), 0.9 * before[name] + 0.1 * p.detach())
-    assert toy.identical(dict(average.named_buffers()), dict(trained.named_buffers()))
-
-
 def test_refusals(toy: SimpleNamespace) -> None:
     net, batch = toy.make_net(), make_batch(2, 3, 2, toy)
     with pytest.raises(ValueError, match="wants 3 views, got 2"):

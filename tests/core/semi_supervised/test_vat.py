@@ -82,16 +82,6 @@ def test_one_iteration_is_one_product_with_the_hessian() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_divergence_along_it_is_half_the_top_eigenvalue() -> None:
-    model, x = linear(2)
-    epsilon = 0.01
-    divergence = divergence_of(model, x)
-    direction = virtual_adversarial_direction(divergence, starts(), power_iterations=100)
-    top = torch.linalg.eigvalsh(hessians(model, x))[:, -1]
-    found = kl_divergence(model(x), model(x + epsilon * direction))
-    torch.testing.assert_close(found.detach(), 0.5 * epsilon**2 * top, rtol=0.02, atol=0.0)
-
-
 def test_in_float32_the_limit_is_exact_and_the_published_probe_is_noise() -> None:
     """Why xi is 0 by default. A probe of norm 1e-6 is below the last digit of most pixels."""
     torch.manual_seed(0)

@@ -268,11 +268,6 @@ def test_frozen_last_blocks_are_refused(engine: Any, setup: SimpleNamespace) -> 
         by_code(setup, last_blocks=1, engine=engine)
 
 
-def test_too_many_blocks_are_refused(setup: SimpleNamespace) -> None:
-    with pytest.raises(ValueError, match=r"last_blocks must lie in \[1, 5\].* got 6"):
-        by_code(setup, last_blocks=6)
-
-
 def test_the_policys_road_passes_it_on(setup: SimpleNamespace) -> None:
     given = learn_interpolation(
         setup.net, setup.batch, setup.val_batch, lr=RATE, lam=setup.lam, partner=setup.partner,

@@ -7,12 +7,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from core.meta.gradient import hypergradient, meta_gradient
+from core.meta.gradient import meta_gradient
 
 
 class Counted(nn.Module):
@@ -47,55 +45,6 @@ def test_a_known_validation_gradient_leaves_one_pass(toy: SimpleNamespace) -> No
     for result in (first, again):
         torch.testing.assert_close(result.hypergradient, earlier.hypergradient, rtol=1e-9, atol=0)
         torch.testing.assert_close(result.virtual_loss, earlier.virtual_loss, rtol=1e-12, atol=0)
-
-
-class Checkpointed(nn.Module):
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net, self.on = net, True
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = checkpoint(self.net, x, use_reentrant=False) if self.on else self.net(x)
-        return out
-
-
-def test_activation_checkpointing(toy: SimpleNamespace) -> None:
-    model, data = Checkpointed(toy.make_net(norm=True, drop=True)), toy.make_data()
-    value = hypergradient(**arguments(model, data), engine="forward_reverse")
-    model.on = False
-    truth = hypergradient(**arguments(model, data), engine="unroll")
-    torch.testing.assert_close(value, truth, rtol=1e-9, atol=0)
-
-
-class Square(torch.autograd.Function):
-    """Twice differentiable by the backward pass alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 2 * g * x
-
-
-class Squared(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 3).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = Square.apply(self.linear(x))
-        return out
-
-
-def test_an_operation_without_a_forward_derivative_is_refused(toy: SimpleNamespace) -> None:
-    model, data = Squared(), toy.make_data()
-    hypergradient(**arguments(model, data), engine="double_backward")
-    with pytest.raises(RuntimeError, match="jvp function for custom autograd"):
-        hypergradient(**arguments(model, data), engine="forward_reverse")
 
 
 def test_the_first_use_in_a_process_warns_of_nothing() -> None:

@@ -297,11 +297,6 @@ class Lambda(nn.Module):
         return y
 
 
-def weight_norm() -> nn.Module:
-    convolution = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 4, 3))
-    return Lambda(lambda m, x: torch.tanh(m["c"](x)), 24, c=convolution)
-
-
 def spectral_norm_in_evaluation() -> nn.Module:
     convolution = torch.nn.utils.parametrizations.spectral_norm(nn.Conv1d(2, 4, 3))
     return Lambda(lambda m, x: torch.tanh(m["c"](x)), 24, c=convolution).eval()
@@ -339,21 +334,9 @@ def weights_that_require_no_gradient() -> nn.Module:
     return Lambda(body, 24, h=nn.Linear(16, 24), c=nn.Conv1d(2, 2, 3, padding=1))
 
 
-def same_padding() -> nn.Module:
-    convolution = nn.Conv1d(2, 4, 3, padding="same")
-    return Lambda(lambda m, x: torch.tanh(m["c"](x)), 32, c=convolution)
-
-
 def reflected_padding() -> nn.Module:
     convolution = nn.Conv1d(2, 4, 3, padding=1, padding_mode="reflect")
     return Lambda(lambda m, x: torch.tanh(m["c"](x)), 32, c=convolution)
-
-
-def sample_by_sample() -> nn.Module:
-    """Unbatched convolutions."""
-    return Lambda(
-        lambda m, x: torch.stack([torch.tanh(m["c"](one)) for one in x]), 24, c=nn.Conv1d(2, 4, 3)
-    )
 
 
 def transposed() -> nn.Module:
@@ -405,15 +388,6 @@ def energy_by_transform() -> nn.Module:
     )
 
 
-def ensemble_by_vmap() -> nn.Module:
-    def body(m: Any, x: Tensor) -> Tensor:
-        weights = m["c"].weight.view(2, 2, 2, 3)
-        y = torch.func.vmap(lambda w: F.conv1d(x, w))(weights)
-        return torch.tanh(y).transpose(0, 1)
-
-    return Lambda(body, 24, c=nn.Conv1d(2, 4, 3, bias=False))
-
-
 def pooled_norm() -> nn.Module:
     """The gradient of a mean over pixels comes expanded."""
     return Lambda(
@@ -435,20 +409,10 @@ def frozen_layers() -> nn.Module:
     return model
 
 
-def complex_convolution() -> nn.Module:
-    def body(m: Any, x: Tensor) -> Tensor:
-        weight = torch.complex(m["r"].weight, m["i"].weight)
-        return torch.tanh(F.conv1d(torch.complex(x, x.square()), weight).abs())
-
-    layers = {k: nn.Conv1d(2, 4, 3, bias=False) for k in ("r", "i")}
-    return Lambda(body, 24, **layers)
-
-
 ODD: list[Callable[[], nn.Module]] = [
-    weight_norm, spectral_norm_in_evaluation, hypernetwork, conditional_norm,
-    weights_that_require_no_gradient, same_padding, reflected_padding, sample_by_sample,
-    transposed, shared_twice, reads_statistics, energy, energy_by_transform, ensemble_by_vmap,
-    pooled_norm, norm_of_the_input, frozen_layers, complex_convolution,
+    spectral_norm_in_evaluation, hypernetwork, conditional_norm, weights_that_require_no_gradient,
+    reflected_padding, transposed, shared_twice, reads_statistics, energy, energy_by_transform,
+    pooled_norm, norm_of_the_input, frozen_layers,
 ]  # fmt: skip
 
 
