@@ -85,32 +85,6 @@ def test_is_the_optimizers_own_step(name: str, warm: int, toy: SimpleNamespace) 
     assert_same_step(net, optimizer, toy)
 
 
-@pytest.mark.parametrize("name", ["sgd_momentum", "adam_epsilon", "adamw_decay"])
-def test_groups_differ_in_their_settings(name: str, toy: SimpleNamespace) -> None:
-    net = toy.make_net()
-    kind, settings = OPTIMIZERS[name]
-    optimizer = kind(
-        [
-            {"params": net.inp.parameters(), "lr": 0.2, "weight_decay": 0.5},
-            {"params": net.hidden.parameters(), "lr": 0.0},
-            {"params": [net.out.bias]},  # out.weight is not the optimizer's
-        ],
-        **settings,
-    )
-    toy.warm_up(net, optimizer)
-    assert_same_step(net, optimizer, toy)
-
-
-@pytest.mark.parametrize("name", ["sgd_momentum", "adam_decay", "adamw_decay"])
-def test_frozen_tied_and_unused_parameters(name: str, toy: SimpleNamespace) -> None:
-    net = toy.make_net(tied=True, unused=True)
-    net.inp.weight.requires_grad_(False)
-    kind, settings = OPTIMIZERS[name]
-    optimizer = kind(net.parameters(), **settings)
-    toy.warm_up(net, optimizer)
-    assert_same_step(net, optimizer, toy)
-
-
 @pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW])
 def test_parameters_of_one_group_at_different_step_counts(kind: Any, toy: SimpleNamespace) -> None:
     """A layer unfrozen late: Adam's bias correction, and with it ε, is that parameter's own."""

@@ -183,19 +183,6 @@ def test_the_validation_pass_is_left_out(engine: Any, setup: SimpleNamespace) ->
     assert samples == [11, 6, 6, 11, 6]
 
 
-def test_validation_images_of_a_stage_between_are_not_looked_at(setup: SimpleNamespace) -> None:
-    def run(poison: bool) -> list[Any]:
-        kept, found = ValidationGradient(2), []
-        for t in range(4):
-            d = stage_data(setup, t)
-            if poison and t % 2:
-                d.val_batch = (d.val_batch[0] * float("nan"), d.val_batch[1])
-            found.append(learn(setup, d, kept).hypergradient)
-        return found
-
-    assert setup.toy.identical(run(poison=True), run(poison=False))
-
-
 def test_a_resumed_training_goes_on_with_the_same_v(setup: SimpleNamespace) -> None:
     def stages(kept: ValidationGradient, times: range) -> list[Any]:
         return [learn(setup, stage_data(setup, t), kept).hypergradient for t in times]
@@ -210,16 +197,6 @@ def test_a_resumed_training_goes_on_with_the_same_v(setup: SimpleNamespace) -> N
         resumed = ValidationGradient(3)
         resumed.load_state_dict(torch.load(file))
         assert setup.toy.identical(stages(resumed, range(at, 6)), whole), at
-
-
-def test_a_state_is_a_snapshot(setup: SimpleNamespace) -> None:
-    kept = ValidationGradient(2)
-    learn(setup, stage_data(setup, 0), kept)
-    state = kept.state_dict()
-    first = learn(setup, stage_data(setup, 1), kept).hypergradient
-    learn(setup, stage_data(setup, 2), kept)
-    kept.load_state_dict(state)
-    assert setup.toy.identical(learn(setup, stage_data(setup, 1), kept).hypergradient, first)
 
 
 def test_the_whole_step_and_the_policy_count_the_same_stages(setup: SimpleNamespace) -> None:

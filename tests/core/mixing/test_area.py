@@ -38,20 +38,6 @@ def test_a_box_of_whole_pixels_is_cut_out(
     torch.testing.assert_close(mask, torch.tensor(by_hand, dtype=torch.float64))
 
 
-def test_a_pixel_that_the_border_crosses_is_shared() -> None:
-    # λ = 15/16 of 6x6: sides 1.5. Free room 4.5, so the box spans rows 0.9..2.4, columns 3.6..5.1.
-    mask = area_mask(
-        torch.tensor([15 / 16], dtype=torch.float64),
-        torch.tensor([[0.2, 0.8]], dtype=torch.float64),
-        (6, 6),
-    )[0]
-    by_hand = torch.ones(6, 6, dtype=torch.float64)
-    for r, height in [(0, 0.1), (1, 1.0), (2, 0.4)]:
-        for c, width in [(3, 0.4), (4, 1.0), (5, 0.1)]:
-            by_hand[r, c] -= height * width
-    torch.testing.assert_close(mask, by_hand, rtol=0, atol=1e-14)
-
-
 def test_a_box_of_a_few_pixels_of_a_large_image_keeps_its_sides() -> None:
     lam = torch.tensor([1 - 1e-4, 1 - 1e-6], dtype=torch.float64)
     mask = area_mask(lam, torch.zeros(2, 2, dtype=torch.float64), (200, 3000))

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.mixing.area import AreaMixing, mix_areas
 from core.mixing.hidden import HiddenMixing
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
-from core.mixing.losses import IndexLoss
 from core.real_step import mixed_step
 
 N, CLASSES = 5, 3
@@ -70,27 +68,6 @@ def test_logits_by_hand(mixing: Any) -> None:
     truth = by_hand(model, case, mixing)
     torch.testing.assert_close(case.given.logits(model, case.x), truth, rtol=0, atol=1e-12)
     assert float((truth - model(case.x)).detach().abs().max()) > 0.05
-
-
-def test_loss_by_hand() -> None:
-    case = make()
-    logits = torch.randn(N, CLASSES, dtype=torch.float64)
-    one_hot = torch.eye(CLASSES, dtype=torch.float64)[case.y]
-    lam = case.lam[:, None]
-    target = lam * one_hot + (1 - lam) * one_hot[case.partner]
-    entropy = -(target * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(case.given.loss(logits, case.y), entropy)
-    soft = torch.rand(N, CLASSES, dtype=torch.float64).softmax(1)
-    target = lam * soft + (1 - lam) * soft[case.partner]
-    squares = ((logits - target) ** 2).mean()
-    torch.testing.assert_close(case.given.loss(logits, soft, F.mse_loss), squares)
-
-    def margin(logits: Tensor, y: Tensor) -> Tensor:
-        return F.multi_margin_loss(logits, y, reduction="none")
-
-    own, other = margin(logits, case.y), margin(logits, case.y[case.partner])
-    both = (case.lam * own + (1 - case.lam) * other).mean()
-    torch.testing.assert_close(case.given.loss(logits, case.y, IndexLoss(margin)), both)
 
 
 @pytest.mark.parametrize("wrapper", ["plain", "compiled", "in place"])

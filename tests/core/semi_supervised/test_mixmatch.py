@@ -281,18 +281,6 @@ def test_without_mixup_samples_and_labels_are_as_they_are(toy: SimpleNamespace) 
     assert not method.needs_meta_validation
 
 
-def test_the_weight_ramps_up_over_its_share_of_the_training(toy: SimpleNamespace) -> None:
-    net, over = toy.make_net(norm=True), {"ramp": "linear", "ramp_share": 0.2}
-    values = [
-        float(take(net, NoMix(), make_batch(2, 5, 3, toy, at), weight=8.0, **over)[0].loss)
-        for at in (0.0, 0.05, 0.1, 0.2, 0.9)
-    ]
-    squared = float(take(net, NoMix(), make_batch(2, 5, 3, toy), weight=1.0)[0].loss) - values[0]
-    assert squared > 0.005
-    expected = [values[0] + weight * squared for weight in (0.0, 2.0, 4.0, 8.0, 8.0)]
-    assert values == pytest.approx(expected, rel=1e-12)
-
-
 # -------------------------------------------------------------------------------------- learned λ
 
 LEARNED: dict[str, Policy] = {

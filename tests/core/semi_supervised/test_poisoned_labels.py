@@ -7,14 +7,13 @@ labels in both trainings.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from core.data import Source, Splits, load_source
 from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
@@ -91,20 +90,9 @@ def trained(config: TrainingConfig, source: Source) -> tuple[Training, dict[str,
     return training, result
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
 @every_method
 def test_wrong_labels_of_unlabelled_images_change_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch, toy: SimpleNamespace
 ) -> None:
     config = configured(name)
     splits = draw_splits(config, digits())
@@ -127,7 +115,7 @@ def test_wrong_labels_of_unlabelled_images_change_nothing(
     assert one.keys() == two.keys()
     for part in one:
         if part != "history":
-            assert same(one[part], two[part]), part
+            assert toy.identical(one[part], two[part]), part
 
 
 @every_method
