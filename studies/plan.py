@@ -16,8 +16,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from hpo.bench.estimate.on_paper import Column, Table, jobs
-from hpo.bench.estimate.report import plan_report
+import pandas as pd
+
+from hpo.bench.estimate import Table, plan_report, planned_jobs
 from hpo.study import few_label_presets, presets
 from hpo.study.rows import StudyRow
 from studies import table1, table2, table3, table4, table5
@@ -48,29 +49,26 @@ _ROWS: Mapping[str, Callable[[], list[StudyRow]]] = {
 
 
 def table(name: str, preset: str, epochs: int | None = None) -> Table:
-    """One of the paper's tables under a preset.
+    """Returns one of the paper's tables under a preset.
 
     Args:
         name: of its study.
         preset: one of `hpo.study.presets.PRESETS`.
         epochs: of all its trainings; None is the preset's.
     """
-    columns = [_column(dataset, which, preset, epochs) for dataset, which in _COLUMNS[name]]
+    columns = {}
+    for dataset, which in _COLUMNS[name]:
+        if isinstance(which, int):
+            training = few_label_presets.training(dataset, preset)
+            assert training.semi is not None
+            training = replace(training, semi=replace(training.semi, labelled=which))
+            label = f"{dataset} {which} labels"
+        else:
+            training, label = presets.training(dataset, preset), dataset
+            if which is not None:
+                training, label = replace(training, model=which, width=None), f"{dataset} {which}"
+        columns[label] = replace(training, epochs=epochs or training.epochs)
     return Table(name, _ROWS[name](), columns, presets.search(preset))
-
-
-def _column(dataset: str, which: int | str | None, preset: str, epochs: int | None) -> Column:
-    if isinstance(which, int):
-        training = few_label_presets.training(dataset, preset, epochs=epochs)
-        assert training.semi is not None
-        semi = replace(training.semi, labelled=which)
-        return Column(replace(training, semi=semi), f"{dataset} {which} labels")
-    training = presets.training(dataset, preset)
-    if epochs is not None:
-        training = replace(training, epochs=epochs)
-    if which is None:
-        return Column(training, dataset)
-    return Column(replace(training, model=which, width=None), f"{dataset} {which}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if value is not None and value <= 0:
             parser.error(f"--{flag.replace('_', '-')} must be above 0, got {value:g}")
     tables = [table(name, args.preset, args.epochs) for name in names]
-    planned = [job for each in tables for job in jobs(each, args.seeds)]
-    print(plan_report(planned, tables, args.seeds, args.gpus, args.gpu_tflops))
+    jobs = pd.concat([planned_jobs(each, args.seeds) for each in tables], ignore_index=True)
+    print(plan_report(jobs, tables, args.seeds, args.gpus, args.gpu_tflops))
     return 0
 
 

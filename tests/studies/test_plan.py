@@ -22,8 +22,9 @@ def test_the_plan_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_table_one_has_a_column_for_each_data_set_and_architecture() -> None:
     table = plan.table("table1", "paper", epochs=3)
     assert len(table.columns) == 2 + 4 * 3
-    assert {c.training.epochs for c in table.columns} == {3}
-    assert [c.training.model for c in table.columns if c.training.dataset == "imagenet"] == [
+    trainings = table.columns.values()
+    assert {training.epochs for training in trainings} == {3}
+    assert [training.model for training in trainings if training.dataset == "imagenet"] == [
         "preact_resnet18",
         "preact_resnet34",
         "wrn_28_10",
@@ -34,9 +35,9 @@ def test_a_faster_gpu_takes_less_time(capsys: pytest.CaptureFixture[str]) -> Non
     hours = []
     for tflops in ("10", "40"):
         plan.main(["--tables", "table4", "--seeds", "1", "--gpus", "1", "--gpu-tflops", tflops])
-        found = re.search(r"([\d,]+\.\d) hours on 1 GPUs", capsys.readouterr().out)
-        assert found is not None
-        hours.append(float(found[1].replace(",", "")))
+        line = re.search(r"([\d,]+\.\d) hours on 1 GPUs", capsys.readouterr().out)
+        assert line is not None
+        hours.append(float(line[1].replace(",", "")))
     assert hours[0] / hours[1] == pytest.approx(4, rel=0.02)
 
 
