@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,19 @@ import torch
 from core.data import Source
 from core.policies.persistent_scores import lowest_scores
 from core.training.prepared_data import TrainingLabels, draw_labels
-from hpo.analyses.labels.contact_sheet import Caption, contact_sheet
+from hpo.analyses.labels.contact_sheet import contact_sheet
 from hpo.analyses.labels.detection import FEW, Detection, detect
 from hpo.cells.record import CellRecord
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
+from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
 from hpo.study.rows import StudyRow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LISTED = 200
 """Images of each seed in a list, but at most a tenth of the training images."""
@@ -232,18 +236,13 @@ def _write_suspects(
         f"{row.row.label}, {dataset}, seed {first.cell.seed}: the {len(shown)} lowest-scored of "
         f"{total} training images, lowest first"
     )
-    _save_sheet(shown, source, heading, picture)
+    save_figure(suspects_sheet(shown, source, heading), picture)
     return csv, picture
 
 
-def _save_sheet(shown: pd.DataFrame, source: Source, heading: str, path: Path) -> None:
+def suspects_sheet(shown: pd.DataFrame, source: Source, heading: str) -> Figure:
+    """Returns the contact sheet of these images of a source; see `suspects`."""
     images = source.images("train", torch.from_numpy(shown["index"].to_numpy(np.int64, copy=True)))
     pixels, _ = next(iter(images.batches([torch.arange(len(images))])))
-    true = shown["true_class"] if "true_class" in shown else [None] * len(shown)
-    captions = [Caption(*pair) for pair in zip(shown["given_class"], true, strict=True)]
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        contact_sheet(pixels.numpy(), captions, heading).save(aside, format="png")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    true = list(shown["true_class"]) if "true_class" in shown else None
+    return contact_sheet(pixels.numpy(), list(shown["given_class"]), true, heading)

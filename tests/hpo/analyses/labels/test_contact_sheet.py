@@ -1,97 +1,55 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from hpo.analyses.labels.contact_sheet import (
-    FRAME,
-    LINE,
-    RIGHT,
-    UNKNOWN,
-    WRONG,
-    Caption,
-    contact_sheet,
-    corner,
-    scale,
-)
+from hpo.analyses.labels.contact_sheet import COLUMNS, RIGHT, UNKNOWN, WRONG, contact_sheet
+from hpo.report.study_figure import save_figure
 
 
-def test_every_image_stands_in_its_place_pixel_by_pixel() -> None:
+def test_every_image_stands_in_its_place_with_what_is_known_of_its_label(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
-    sheet = np.asarray(contact_sheet(pixels, [Caption("a")] * 10, "heading"))
-    assert scale(8) == 12
-    for index, image in enumerate(pixels):
-        x, y = corner(index, 8)
-        shown = sheet[y : y + 96, x : x + 96]
-        np.testing.assert_array_equal(
-            shown, np.kron(image.transpose(1, 2, 0), np.ones((12, 12, 1)))
-        )
-    # Eight in the first row, from left to right, two in the second.
-    places = [corner(index, 8) for index in range(10)]
-    assert len({y for _, y in places[:8]}) == 1
-    assert [x for x, _ in places[:8]] == sorted({x for x, _ in places})
-    assert [x for x, _ in places[8:]] == [x for x, _ in places[:2]]
-    assert places[8][1] > places[0][1] + 96 + 2 * LINE
-    assert sheet.shape[1] > places[7][0] + 96 + FRAME
-    assert sheet.shape[0] > places[9][1] + 96 + FRAME + 2 * LINE
+    given, true = ["cat"] * 10, ["cat", "dog"] * 5
+    figure = contact_sheet(pixels, given, true, "ten\nimages")
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 10
+    assert shown == figure.axes[:10]
+    for ax, image, name in zip(shown, pixels, true, strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), image.transpose(1, 2, 0))
+        color, text = (RIGHT, "right") if name == "cat" else (WRONG, "true: dog")
+        assert {spine.get_edgecolor() for spine in ax.spines.values()} == {
+            (*(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)), 1.0)
+        }
+        assert ax.get_xlabel() == f"given: cat\n{text}"
+        assert ax.xaxis.label.get_color() == color
+    places = [ax.get_subplotspec().colspan.start for ax in shown]
+    assert places == [*range(COLUMNS), 0, 1]
+    assert figure.get_suptitle() == "ten images"
+    assert save_figure(figure, tmp_path / "sheet.png").stat().st_size > 0
 
 
-def test_gray_images_and_the_colours_of_what_is_known() -> None:
-    pixels = np.full((3, 1, 14, 14), 77, np.uint8)
-    captions = [Caption("cat", "dog"), Caption("cat", "cat"), Caption("cat")]
-    sheet = np.asarray(contact_sheet(pixels, captions, ""))
-    for index, color in enumerate((WRONG, RIGHT, UNKNOWN)):
-        x, y = corner(index, 14)
-        side = 14 * scale(14)
-        assert (sheet[y : y + side, x : x + side] == 77).all()
-        frame = sheet[y - FRAME : y + side + FRAME, x - FRAME : x + side + FRAME].copy()
-        frame[FRAME:-FRAME, FRAME:-FRAME] = color
-        assert (frame == color).all()
-        # Its own colour is used in the second line below, where there is one.
-        line = sheet[y + side + FRAME + LINE :, x - FRAME : x + side + FRAME]
-        assert (line == color).all(axis=2).any() == (color != UNKNOWN)
-
-
-def test_what_a_caption_says() -> None:
-    assert Caption("cat", "dog").first == "given: cat"
-    assert Caption("cat", "dog").second == "true: dog"
-    assert Caption("cat", "cat").second == "right"
-    assert Caption("cat").second == ""
-
-
-def ink(name: str) -> np.ndarray:
-    """Where something is written in the first line below a single image."""
-    pixels = np.zeros((1, 1, 96, 96), np.uint8)
-    sheet = np.asarray(contact_sheet(pixels, [Caption(name)], "")).min(axis=2)
-    below = corner(0, 96)[1] + 96 + FRAME
-    return np.argwhere(sheet[below : below + LINE] < 128)
-
-
-def test_long_names_are_cut_within_their_tile() -> None:
-    left, right = corner(0, 96)[0] - FRAME, corner(0, 96)[0] + 96 + FRAME
-    for name in ("x", "a very long name of a class that no tile can hold"):
-        columns = ink(name)[:, 1]
-        assert left <= columns.min()
-        assert columns.max() < right
-    assert len(ink("Müllerstraße 你")) > len(ink("M"))
-    # Spaces and line ends of a name do not leave its line.
-    np.testing.assert_array_equal(ink("two\nlines"), ink("two lines"))
-
-
-def test_large_images_keep_their_size() -> None:
-    assert [scale(size) for size in (28, 32, 100, 500)] == [3, 3, 1, 1]
+def test_gray_images_of_which_nothing_is_known_and_long_names() -> None:
+    pixels = np.full((1, 1, 14, 14), 77, np.uint8)
+    name = "a very long\nname of $a class$ that no tile can hold"
+    ax = contact_sheet(pixels, [name], None, "").axes[0]
+    np.testing.assert_array_equal(ax.images[0].get_array(), np.full((14, 14, 3), 77))
+    assert ax.get_xlabel() == "given: a very long …"
+    assert ax.xaxis.label.get_color() == UNKNOWN
+    assert not ax.xaxis.label.get_parse_math()
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "captions", "message"),
+    ("shape", "dtype", "labels", "message"),
     [
         ((1, 1, 4, 4), np.float32, 1, "must be uint8"),
         ((1, 2, 4, 4), np.uint8, 1, "1 or 3"),
         ((4, 4), np.uint8, 1, "1 or 3"),
-        ((2, 1, 4, 4), np.uint8, 1, "2 images and 1 captions"),
+        ((2, 1, 4, 4), np.uint8, 1, "2 images and 1 labels"),
         ((0, 1, 4, 4), np.uint8, 0, "0 images"),
     ],
 )
-def test_bad_input(shape: tuple[int, ...], dtype: type, captions: int, message: str) -> None:
+def test_bad_input(shape: tuple[int, ...], dtype: type, labels: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        contact_sheet(np.zeros(shape, dtype), [Caption("a")] * captions, "")
+        contact_sheet(np.zeros(shape, dtype), ["a"] * labels, None, "")

@@ -15,8 +15,8 @@ from core.data import Source, load_source, source_from_arrays
 from core.data.decoding import Decoder
 from core.policies import NoMix, ScoresConfig
 from core.training.config import TrainingConfig
-from hpo.analyses.labels.contact_sheet import RIGHT, UNKNOWN, WRONG, corner
-from hpo.analyses.labels.errors import file_name, label_errors, suspects
+from hpo.analyses.labels.contact_sheet import RIGHT, WRONG
+from hpo.analyses.labels.errors import file_name, label_errors, suspects, suspects_sheet
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
@@ -147,17 +147,15 @@ def test_files_of_a_study_with_wrong_labels(tmp_path: Path) -> None:
     assert random == pytest.approx(dict(zip(names, [0.5, 0.4], strict=True)))
 
 
-def test_the_sheet_shows_the_first_seeds_lowest_with_what_is_known(tmp_path: Path) -> None:
-    numbers = trained_on(BASE)
-    one = record(SCORES, by_number(numbers))
-    label_errors(outcome(tmp_path, [one, record(SCORES, [0.0] * 30, seed=1)]))
-    sheet = np.asarray(Image.open(tmp_path / "study-scores-numbered-suspects.png"))
-    table = suspects(one, numbered(), 30)
+def test_the_sheet_shows_the_images_with_what_is_known() -> None:
+    table = suspects(record(SCORES, by_number(trained_on(BASE))), numbered(), 30)
     assert set(table["wrong"]) == {True, False}
-    for tile, wrong, number in zip(range(30), table["wrong"], table["index"], strict=True):
-        x, y = corner(tile, 8)
-        assert (sheet[y : y + 96, x : x + 96] == number).all()
-        assert tuple(sheet[y - 1, x]) == (WRONG if wrong else RIGHT)
+    axes = suspects_sheet(table, numbered(), "").axes
+    for ax, wrong, number in zip(axes, table["wrong"], table["index"], strict=False):
+        assert (np.asarray(ax.images[0].get_array()) == number).all()
+        assert ax.xaxis.label.get_color() == (WRONG if wrong else RIGHT)
+    unknown = table.drop(columns=["true_label", "true_class", "wrong"])
+    assert suspects_sheet(unknown, numbered(), "").axes[0].get_xlabel().count("\n") == 0
 
 
 def test_a_clean_study_lists_and_measures_nothing(tmp_path: Path) -> None:
@@ -166,9 +164,6 @@ def test_a_clean_study_lists_and_measures_nothing(tmp_path: Path) -> None:
     extra = label_errors(outcome(tmp_path, [one], base=clean))
     assert [path.suffix for path in extra.files] == [".csv", ".png"]
     assert "|" not in extra.markdown
-    sheet = np.asarray(Image.open(extra.files[1]))
-    x, y = corner(0, 8)
-    assert tuple(sheet[y - 1, x]) == UNKNOWN
 
 
 def test_a_study_without_scores_says_nothing(tmp_path: Path) -> None:
@@ -211,10 +206,9 @@ def test_a_folder_tells_its_files_and_reads_only_what_it_shows(
     for index, file, label in zip(table["index"], table["file"], table["true_label"], strict=True):
         # Files are sorted within their class: the index counts 80 images of each.
         assert file == f"train/c{label}/{3 * (index % 80) + label:03d}.png"
-    sheet = np.asarray(Image.open(extra.files[1]))
-    x, y = corner(0, 8)
-    assert sheet[y, x, 0] == int(Path(table["file"][0]).stem)
     assert len(read) == len(set(read)) == (64 if streamed else 0)
+    image = suspects_sheet(table, source, "").axes[0].images[0].get_array()
+    assert np.asarray(image)[0, 0, 0] == int(Path(table["file"][0]).stem)
 
 
 def test_names_of_files() -> None:
