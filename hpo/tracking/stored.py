@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hpo.tracking.store import mlflow_settings
+
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 # A pruned trial was stopped on purpose before its budget was spent. FINISHED is for runs that
@@ -112,3 +114,13 @@ def settle(
             client.set_terminated(run.run_id, "KILLED")
         if ours.get(run.key, run.run_id) != run.run_id:
             client.delete_run(run.run_id)
+
+
+def runs_of_study(uri: str, experiment: str, study_id: str) -> list[StoredRun]:
+    """Returns the runs that the store at ``uri`` has for a study; none where it has none yet."""
+    from mlflow import MlflowClient
+
+    with mlflow_settings():
+        client = MlflowClient(uri)
+        stored = client.get_experiment_by_name(experiment)
+        return [] if stored is None else stored_runs(client, stored.experiment_id, study_id)

@@ -58,7 +58,7 @@ TOP_LEVEL = 16
 TOOL_HOMES = {
     "ray": ("hpo/cluster/", "hpo/search/spaces.py"),
     "optuna": ("hpo/search/", "hpo/optuna_study.py"),
-    "mlflow": ("hpo/tracking/", "hpo/complete_tracking.py", "hpo/bench/load/run.py"),
+    "mlflow": ("hpo/tracking/", "hpo/complete_tracking.py"),
 }
 """The only places of `hpo` that import a tool."""
 

@@ -53,10 +53,10 @@ def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path) -> None
     frame = pd.read_csv(tmp_path / "out" / "load.csv")
     assert list(frame["lost"]) == list(frame["duplicated_runs"]) == [0, 0]
     assert list(frame["mlflow_runs"]) == [CELLS, CELLS]
-    for name in ("load.md", "load.png", "load-samples.csv"):
+    for name in ("load.md", "load-samples.csv"):
         assert (tmp_path / "out" / name).stat().st_size > 0
 
-    # A record that is gone is told, without another measurement.
+    # A record that is gone is noticed, without another measurement.
     next((tmp_path / "out").glob("load-2/cells/*/result.json")).unlink()
     again = load("--tracking-uri", f"sqlite:///{tmp_path / 'out' / 'load-mlflow.db'}", *flags)
     assert again.returncode == 1, again.stderr

@@ -1,1 +1,3 @@
-"""Many tiny trainings: what a study takes beside them, and whether it loses any."""
+"""Many tiny trainings show what a study takes beside them, and whether it loses any."""
+
+__all__: list[str] = []

@@ -1,6 +1,10 @@
-"""One study of a load, in a process of its own that notes what it takes.
+"""One process of a load.
 
-python -m hpo.bench.load.driver --seeds 1000 --output DIR [any other flag of a study]
+    python -m hpo.bench.load.driver study --seeds 1000 --output DIR [any other flag of a study]
+    python -m hpo.bench.load.driver alone --seeds 20 --output DIR [any other flag of a study]
+
+The first is a study that notes what its process takes. The second runs the same trainings in a bare
+loop, without Ray, MLflow, checkpoints and records, and prints the mean seconds of one.
 """
 
 from __future__ import annotations
@@ -10,8 +14,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,77 +23,83 @@ from core.policies import NoMix
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.run import run_study
+from hpo.cluster.trainable import train
+from hpo.command_line import parse
+from hpo.run import prepare, run_study
 from hpo.storage.atomic import write_atomically
+from hpo.study.plan import source_key
 from hpo.study.rows import Row, StudyRow
 from hpo.tracking.tracker import StudyTracker
 
 STUDY = "load"
 ROWS = (StudyRow(Row("none", "No MixUp", "", "none"), NoMix()),)
-"""Of the study: each seed is a cell."""
+"""The study's only row, so that each seed is a cell."""
 
 EVERY = 50
-"""Cells between two samples of the memory."""
+"""Cells between two samples."""
 
-_FILE = "load-usage.json"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The driver when so many cells had ended.
-
-    Attributes:
-        cells: trained by this process.
-        seconds: since its first cell was started.
-        memory: resident bytes of the driver alone; Ray's processes are others.
-        processor: seconds of CPU time that the driver has used since its first cell.
-        store: seconds of these spent in the MLflow writer.
-    """
-
-    cells: int
-    seconds: float
-    memory: int
-    processor: float
-    store: float
+USAGE = "load-usage.json"
+"""File of the samples in the study's folder."""
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What the driver of a study took between its first cell's start and its last one's end."""
+class MeteredTracker(StudyTracker):
+    """An MLflow writer that samples what its process takes, and leaves the samples in USAGE."""
 
-    samples: tuple[Sample, ...]
+    def __init__(self, uri: str | None, *, output: Path, **options: Any) -> None:
+        self._samples: list[dict[str, float]] = []
+        self._running: set[str] = set()
+        self._begun = 0.0, 0.0
+        self._store = 0.0
+        super().__init__(uri, output=output, **options)
 
-    @property
-    def end(self) -> Sample:
-        """The last sample."""
-        return self.samples[-1]
+    def start_cell(self, cell: Cell) -> None:
+        if not self._samples:
+            self._begun = time.perf_counter(), time.process_time()
+            self._samples.append(self._sample(0))
+        self._running.add(cell.id)
+        with self._timed():
+            super().start_cell(cell)
 
-    @property
-    def bytes_per_cell(self) -> float:
-        """Slope of the memory over cells, fitted; NaN where there are too few samples.
+    def epoch(self, cell_id: str, metrics: Mapping[str, float | None]) -> None:
+        with self._timed():
+            super().epoch(cell_id, metrics)
 
-        The first fifth is left out: there, what every process loads once is loaded.
-        """
-        late = [sample for sample in self.samples if sample.cells >= self.end.cells / 5]
-        return slope([sample.cells for sample in late], [sample.memory for sample in late])
+    def end_cell(self, record: CellRecord) -> None:
+        with self._timed():
+            super().end_cell(record)
+        if record.cell.id in self._running:  # not one that was finished before
+            self._running.remove(record.cell.id)
+            cells = self._samples[-1]["cells"]
+            if cells % EVERY:
+                self._samples.pop()
+            self._samples.append(self._sample(cells + 1))
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Usage:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(tuple(Sample(**sample) for sample in data["samples"]))
+    def summarise(self, rows: Iterable[SummaryRow]) -> None:
+        if self._samples:
+            text = json.dumps({"samples": self._samples}, indent=1)
+            write_atomically(self._output / USAGE, text)
+        super().summarise(rows)
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._store += time.perf_counter() - begun
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the least-squares line through the points; NaN with fewer than three."""
-    if len(x) < 3:
-        return float("nan")
-    middle = sum(x) / len(x)
-    rise = sum((a - middle) * b for a, b in zip(x, y, strict=True))
-    return rise / sum((a - middle) ** 2 for a in x)
+    def _sample(self, cells: float) -> dict[str, float]:
+        return {
+            "cells": cells,
+            "seconds": time.perf_counter() - self._begun[0],
+            "memory": resident_bytes(),
+            "processor": time.process_time() - self._begun[1],
+            "store": self._store,
+        }
 
 
 def resident_bytes() -> int:
-    """Memory of this process in use; where the system does not tell that, at its peak."""
+    """Returns the memory of this process in use, or at its peak where the system has no /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -98,73 +108,24 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def stored_usage(output: Path) -> Usage | None:
-    """What the last driver of this output folder took, or None where none has trained all."""
-    path = output / _FILE
-    return Usage.from_dict(json.loads(path.read_text())) if path.exists() else None
+def seconds_alone(arguments: Sequence[str]) -> float:
+    """Trains the cells of a study with these flags in a bare loop, at least two.
 
-
-def forget_usage(output: Path) -> None:
-    """Remove what `stored_usage` reads."""
-    (output / _FILE).unlink(missing_ok=True)
-
-
-class MeteredTracker(StudyTracker):
-    """The MLflow writer of a study, with a clock; it leaves what `stored_usage` reads."""
-
-    def __init__(self, uri: str | None, *, output: Path, **options: Any) -> None:
-        self._running: set[str] = set()
-        self._samples: list[Sample] = []
-        self._last: Sample | None = None
-        self._begun: tuple[float, float] | None = None
-        self._cells = 0
-        self._store = 0.0
-        super().__init__(uri, output=output, **options)
-
-    def start_cell(self, cell: Cell) -> None:
-        if self._begun is None:
-            self._begun = time.perf_counter(), time.process_time()
-            self._samples.append(self._sample())
-        self._running.add(cell.id)
-        self._timed(super().start_cell, cell)
-
-    def epoch(self, cell_id: str, metrics: Mapping[str, float | None]) -> None:
-        self._timed(super().epoch, cell_id, metrics)
-
-    def end_cell(self, record: CellRecord) -> None:
-        self._timed(super().end_cell, record)
-        if record.cell.id in self._running:  # not one that is kept from before
-            self._running.remove(record.cell.id)
-            self._cells += 1
-            self._last = self._sample()
-            if self._cells % EVERY == 0:
-                self._samples.append(self._last)
-
-    def summarise(self, rows: Iterable[SummaryRow]) -> None:
-        if self._last is not None:
-            if self._last is not self._samples[-1]:
-                self._samples.append(self._last)
-            usage = asdict(Usage(tuple(self._samples)))
-            write_atomically(self._output / _FILE, json.dumps(usage, indent=1))
-        super().summarise(rows)
-
-    def _timed(self, action: Callable[..., None], *arguments: Any) -> None:
-        begun = time.perf_counter()
-        try:
-            action(*arguments)
-        finally:
-            self._store += time.perf_counter() - begun
-
-    def _sample(self) -> Sample:
-        wall, processor = self._begun or (0.0, 0.0)
-        return Sample(
-            self._cells,
-            time.perf_counter() - wall,
-            resident_bytes(),
-            time.process_time() - processor,
-            self._store,
-        )
+    Returns:
+        The mean seconds of a cell. The first one is left out: it loads what a process loads once.
+    """
+    options = parse(STUDY, "", arguments)
+    plan, sources = prepare(STUDY, ROWS, options)
+    ended = []
+    for cell in plan.fixed_cells():
+        source = sources[source_key(cell.training)]
+        train(cell, source=source, device=options.device, threads=options.threads)
+        ended.append(time.perf_counter())
+    return (ended[-1] - ended[0]) / (len(ended) - 1)
 
 
 if __name__ == "__main__":
-    sys.exit(run_study(STUDY, ROWS, __doc__, tracker=MeteredTracker))
+    mode, *flags = sys.argv[1:]
+    if mode == "study":
+        sys.exit(run_study(STUDY, ROWS, "", flags, tracker=MeteredTracker))
+    print(seconds_alone(flags))

@@ -1,4 +1,4 @@
-"""A load from its command line to its report: many tiny cells, several studies on one server."""
+"""A load from its command line to its table: many tiny cells, several studies on one server."""
 
 from __future__ import annotations
 
@@ -10,74 +10,43 @@ import socket
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from hpo.bench.load.driver import STUDY, forget_usage, stored_usage
-from hpo.bench.load.report import Found, build_table, load_figure, samples_table, to_markdown
+import numpy as np
+import pandas as pd
+
+from hpo.bench.load.driver import STUDY, USAGE
 from hpo.cells.store import CellStore, StoreError
 from hpo.cluster.session import default_workers
-from hpo.report.study_figure import save_figure
+from hpo.report.markdown import padded_table
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
-from hpo.study.progress import Progress
-from hpo.tracking.store import local_tracking_uri, mlflow_settings
-from hpo.tracking.stored import stored_runs
+from hpo.tracking.store import local_tracking_uri
+from hpo.tracking.stored import runs_of_study
 from hpo.tracking.tracker import TrackingError, check_tracking_uri
 
 INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: something was lost; the load could not run; it was interrupted."""
 
 ALONE = 20
-"""Trainings of each bare loop; the first one is not counted."""
+"""Trainings of each bare loop."""
 
 _TINY = ("--preset", "smoke", "--train-size", "20", "--meta-size", "10", "--batch-size", "20")
+_DRIVER = (sys.executable, "-m", "hpo.bench.load.driver")
 _SERVER_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What a user asked of a load.
-
-    Attributes:
-        cells: of each study.
-        concurrent: studies at a time, each a process of its own.
-        workers: cells that each study trains at a time.
-        epochs: of each training.
-        output: absolute path of the folder for everything written.
-        tracking_uri: of MLflow; None starts a server where studies share it, and for a single one
-            is the file of its folder.
-        address: of a Ray cluster that all studies join; None starts one for each.
-        fresh: measure again.
-    """
-
-    cells: int
-    concurrent: int
-    workers: int
-    epochs: int
-    output: Path
-    tracking_uri: str | None
-    address: str | None
-    fresh: bool
-
-    @property
-    def folders(self) -> list[Path]:
-        """Of the studies."""
-        return [self.output / f"{STUDY}-{i + 1}" for i in range(self.concurrent)]
-
-    def flags(self, folder: Path, seeds: int) -> list[str]:
-        """Of one study."""
-        return [
-            *("--dataset", "digits", *_TINY, "--epochs", str(self.epochs)),
-            *("--seeds", str(seeds), "--output", str(folder)),
-        ]
+_LEGEND = """\
+Times are in seconds, memory in bytes; `_cell` is for each cell. lost: cells without a record;
+duplicated: runs beyond one for a cell. alone: a training in a bare loop, with as many processes at
+a time; overhead: what a worker takes beyond that. driver_cpu and memory are those of the study's
+process, mlflow its time in the MLflow writer; memory_cell is the slope without the first fifth."""
 
 
 def run_load(description: str, arguments: Sequence[str] | None = None) -> int:
-    """Run the studies, see that nothing is lost, report; the `main` of `studies/load.py`.
+    """Runs the studies, checks that nothing is lost, reports; the `main` of `studies/load.py`.
 
     Args:
         description: the script's docstring, shown by --help.
@@ -98,8 +67,8 @@ def run_load(description: str, arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def parse(description: str, arguments: Sequence[str] | None = None) -> LoadOptions:
-    """Read the command line; exits with a message on what it does not know."""
+def parse(description: str, arguments: Sequence[str] | None = None) -> Namespace:
+    """Reads the command line; exits with a message on what it does not know."""
     parser = argparse.ArgumentParser(
         prog=f"studies/{STUDY}.py",
         description=description,
@@ -115,146 +84,164 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> LoadOptio
     add("--tracking-uri", metavar="URI", help=store)
     add("--address", metavar="ADDRESS", help="Ray cluster to join (default: one for each study)")
     add("--fresh", action="store_true", help="measure again what is measured in DIR")
-    args = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     for name in ("cells", "concurrent", "workers", "epochs"):
-        value = getattr(args, name)
+        value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
-    return LoadOptions(
-        cells=args.cells,
-        concurrent=args.concurrent,
-        workers=args.workers or max(1, default_workers(1) // args.concurrent),
-        epochs=args.epochs,
-        output=args.output.expanduser().absolute(),
-        tracking_uri=args.tracking_uri,
-        address=args.address,
-        fresh=args.fresh,
-    )
+    options.workers = options.workers or max(1, default_workers(1) // options.concurrent)
+    options.output = options.output.expanduser().absolute()
+    return options
 
 
-def _run(options: LoadOptions) -> int:
+def _run(options: Namespace) -> int:
     if options.tracking_uri is not None:
         check_tracking_uri(options.tracking_uri)
-    if options.concurrent == 1 or options.tracking_uri is not None:
-        found = _measured(options, options.tracking_uri)
-    else:
-        with mlflow_server(options.output) as uri:
-            found = _measured(options, uri)
-    table, samples = options.output / f"{STUDY}.csv", options.output / f"{STUDY}-samples.csv"
-    write_atomically(table, build_table(found).to_csv(index=False))
-    write_atomically(samples, samples_table(found).to_csv(index=False))
-    report, files = to_markdown(found), [table, samples, options.output / f"{STUDY}.md"]
-    write_atomically(files[-1], f"# {STUDY}\n\n{report}\n")
-    if any(study.usage is not None for study in found):
-        files.append(save_figure(load_figure(found), options.output / f"{STUDY}.png"))
-    print(report)
-    print("\nfiles: " + ", ".join(os.path.relpath(path) for path in files))
-    return 0 if all(study.whole for study in found) else INCOMPLETE
-
-
-def _measured(options: LoadOptions, uri: str | None) -> list[Found]:
-    """Run the studies that were not measured before, and look at what all of them left."""
-    missing = [f for f in options.folders if options.fresh or stored_usage(f) is None]
-    alone = options.output / f"{STUDY}-alone.json"
-    with Progress() as progress:
-        progress.total = options.cells * options.concurrent
-        progress.workers = options.workers * options.concurrent
+    own_server = options.tracking_uri is None and options.concurrent > 1
+    folders = [options.output / f"{STUDY}-{i + 1}" for i in range(options.concurrent)]
+    with mlflow_server(options.output) if own_server else nullcontext(options.tracking_uri) as uri:
+        missing = [f for f in folders if options.fresh or not (f / USAGE).exists()]
+        alone = options.output / f"{STUDY}-alone.json"
         if missing or not alone.exists():
-            progress.say(f"{STUDY}: the trainings in a bare loop")
-            write_atomically(alone, json.dumps(seconds_alone(options)))
-            progress.say(f"{STUDY}: {len(missing)} studies of {options.cells} cells")
-            _drive(options, missing, uri, progress)
-    seconds = float(json.loads(alone.read_text()))
-    return [_found(folder, options, uri, seconds) for folder in options.folders]
+            write_atomically(alone, json.dumps(_seconds_alone(options)))
+            _run_studies(options, missing, uri)
+        samples = {folder.name: _samples(folder) for folder in folders}
+        seconds = float(json.loads(alone.read_text()))
+        lines = [_line(f, options, uri, seconds, samples[f.name]) for f in folders]
+    frame, text = pd.DataFrame(lines), to_markdown(lines)
+    sampled = pd.concat(samples, names=["study"]).reset_index("study")
+    files = [options.output / f"{STUDY}{end}" for end in (".csv", "-samples.csv", ".md")]
+    tables = frame.to_csv(index=False), sampled.to_csv(index=False), f"# {STUDY}\n\n{text}\n"
+    for path, content in zip(files, tables, strict=True):
+        write_atomically(path, content)
+    print(text)
+    print("\nfiles: " + ", ".join(os.path.relpath(path) for path in files))
+    return 0 if all(map(is_whole, lines)) else INCOMPLETE
 
 
-def seconds_alone(options: LoadOptions) -> float:
-    """Mean seconds of a cell in a bare loop, with as many processes at a time as the load has.
+def study_flags(options: Namespace, folder: Path, seeds: int) -> list[str]:
+    """Returns the flags of a study of so many tiny cells."""
+    training = ("--dataset", "digits", *_TINY, "--epochs", str(options.epochs))
+    return [*training, "--seeds", str(seeds), "--output", str(folder)]
+
+
+def _seconds_alone(options: Namespace) -> float:
+    """Returns the mean seconds of a cell in bare loops, as many at a time as the load has workers.
 
     Raises:
-        OSError: a process failed.
+        OSError: a loop failed.
     """
-    flags = options.flags(options.output, ALONE)
-    command = [sys.executable, "-m", "hpo.bench.load.alone", *flags]
-    loops = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for _ in range(options.workers * options.concurrent)
-    ]
-    told = [loop.communicate()[0] for loop in loops]
+    print(f"{STUDY}: the trainings in a bare loop", file=sys.stderr)
+    command = [*_DRIVER, "alone", *study_flags(options, options.output, ALONE)]
+    count = options.workers * options.concurrent
+    loops = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    printed = [loop.communicate()[0] for loop in loops]
     if any(loop.returncode for loop in loops):
         raise OSError("a training in a bare loop failed")
-    return sum(map(float, told)) / len(told)
+    return sum(map(float, printed)) / count
 
 
-def _drive(
-    options: LoadOptions, folders: Sequence[Path], uri: str | None, progress: Progress
-) -> None:
-    """Run the studies of these folders side by side until all have ended."""
-    more = ["--workers", str(options.workers)]
-    more += ["--tracking-uri", uri] if uri is not None else []
-    more += ["--address", options.address] if options.address is not None else []
-    more += ["--fresh"] if options.fresh else []
-    drivers: list[subprocess.Popen[bytes]] = []
+def _run_studies(options: Namespace, folders: Sequence[Path], uri: str | None) -> None:
+    """Runs the studies of these folders side by side until all have ended."""
+    flags = ["--workers", str(options.workers), *(["--fresh"] if options.fresh else [])]
+    flags += ["--tracking-uri", uri] if uri is not None else []
+    flags += ["--address", options.address] if options.address is not None else []
+    studies = {}
     try:
         for folder in folders:
             folder.mkdir(exist_ok=True)
-            forget_usage(folder)
-            command = [sys.executable, "-m", "hpo.bench.load.driver"]
+            (folder / USAGE).unlink(missing_ok=True)
+            command = [*_DRIVER, "study", *study_flags(options, folder, options.cells), *flags]
             with open(folder / "log.txt", "w") as log:
-                flags = options.flags(folder, options.cells)
-                drivers.append(subprocess.Popen([*command, *flags, *more], stdout=log, stderr=log))
-        while any(driver.poll() is None for driver in drivers):
-            running = sum(driver.poll() is None for driver in drivers)
-            progress.running = options.workers * running
-            progress.done = sum(map(_ended, options.folders))
-            progress.update()
-            time.sleep(0.5)
+                studies[folder] = subprocess.Popen(command, stdout=log, stderr=log)
+            print(f"{STUDY}: {options.cells} cells, see {folder / 'log.txt'}", file=sys.stderr)
+        for folder, study in studies.items():
+            if study.wait():
+                print(f"{STUDY}: {folder.name} failed; see its log.txt", file=sys.stderr)
     finally:
-        for driver in drivers:  # Ctrl-C has reached them too
-            driver.terminate()
-            driver.wait()
-    progress.done, progress.running = sum(map(_ended, options.folders)), 0
-    for folder, driver in zip(folders, drivers, strict=True):
-        if driver.returncode != 0:
-            where = folder / "log.txt"
-            progress.say(f"{folder.name} ended with status {driver.returncode}; see {where}")
+        for study in studies.values():  # Ctrl-C has reached them too
+            study.terminate()
+            study.wait()
 
 
-def _ended(folder: Path) -> int:
-    """How many cells have their record."""
-    return sum(1 for _ in folder.glob("cells/*/result.json"))
+def _samples(folder: Path) -> pd.DataFrame:
+    """Returns what a study's process noted; empty where it came to no end."""
+    path = folder / USAGE
+    samples = json.loads(path.read_text())["samples"] if path.exists() else []
+    frame = pd.DataFrame(samples, columns=["cells", "seconds", "memory", "processor", "store"])
+    return frame.rename(columns={"processor": "driver_cpu_seconds", "store": "mlflow_seconds"})
 
 
-def _found(folder: Path, options: LoadOptions, uri: str | None, alone: float) -> Found:
-    from mlflow import MlflowClient
+def _line(
+    folder: Path, options: Namespace, uri: str | None, alone: float, samples: pd.DataFrame
+) -> dict[str, float | str]:
+    """Returns what became of one study, as a line of the CSV."""
+    records = [record for record in CellStore(folder).records() if record.status == "finished"]
+    identity = output_folder.study_id(folder, STUDY)
+    runs = runs_of_study(uri or local_tracking_uri(folder), STUDY, identity)
+    counts = Counter(run.tags["cell_id"] for run in runs if run.tags.get("kind") == "cell")
+    total = sum(counts.values())
+    return {
+        "study": folder.name,
+        "cells": options.cells,
+        "finished": len(records),
+        "lost": options.cells - len(records),
+        "mlflow_runs": total,
+        "duplicated_runs": total - len(counts),
+        "runs_not_ended": sum(run.status in ("RUNNING", "SCHEDULED") for run in runs),
+        "workers": options.workers,
+        "training_seconds": sum(float(record.result["train_seconds"]) for record in records),
+        "alone_seconds_cell": alone,
+        **usage(samples, options.workers, alone),
+    }
 
-    records = [r for r in CellStore(folder).records() if r.status == "finished"]
-    with mlflow_settings():
-        client = MlflowClient(uri if uri is not None else local_tracking_uri(folder))
-        experiment = client.get_experiment_by_name(STUDY)
-        study = output_folder.study_id(folder, STUDY)
-        place = None if experiment is None else experiment.experiment_id
-        stored = [] if place is None else stored_runs(client, place, study)
-    runs = Counter(run.tags["cell_id"] for run in stored if run.tags.get("kind") == "cell")
-    return Found(
-        name=folder.name,
-        cells=options.cells,
-        finished=len(records),
-        runs=sum(runs.values()),
-        duplicates=sum(runs.values()) - len(runs),
-        unended=sum(run.status in ("RUNNING", "SCHEDULED") for run in stored),
-        training_seconds=sum(float(record.result["train_seconds"]) for record in records),
-        workers=options.workers,
-        alone=alone,
-        usage=stored_usage(folder),
-    )
+
+def usage(samples: pd.DataFrame, workers: int, alone: float) -> dict[str, float]:
+    """Returns what a study's process took between its first cell's start and its last one's end.
+
+    Args:
+        samples: cells, seconds, memory (bytes), driver_cpu_seconds and mlflow_seconds.
+        workers: cells that it trained at a time.
+        alone: seconds of a training in a bare loop.
+    """
+    if samples.empty:
+        return {}
+    last = samples.iloc[-1]
+    # The first fifth loads what every process loads once.
+    late = samples[samples["cells"] >= last["cells"] / 5]
+    slope = np.polyfit(late["cells"], late["memory"], 1)[0] if len(late) > 2 else np.nan
+    return {
+        "measured_cells": last["cells"],
+        "seconds": last["seconds"],
+        "overhead_seconds_cell": workers * last["seconds"] / last["cells"] - alone,
+        "driver_cpu_seconds_cell": last["driver_cpu_seconds"] / last["cells"],
+        "mlflow_seconds_cell": last["mlflow_seconds"] / last["cells"],
+        "mlflow_share": last["mlflow_seconds"] / last["seconds"],
+        "memory_start": samples["memory"].iloc[0],
+        "memory_end": last["memory"],
+        "memory_cell": slope,
+    }
+
+
+def is_whole(line: dict[str, float | str]) -> bool:
+    """Whether a study came to its end, and every cell has its record and one run that has ended."""
+    none_lost = line["finished"] == line["mlflow_runs"] == line["cells"]
+    one_each = line["duplicated_runs"] == line["runs_not_ended"] == 0
+    return none_lost and one_each and "measured_cells" in line
+
+
+def to_markdown(lines: Sequence[dict[str, float | str]]) -> str:
+    """Returns the table for people, a column for each study, and what its rows say."""
+    header, *rows = pd.DataFrame(lines).T.itertuples()
+    cells = [[row[0], *(f"{value:.4g}" for value in row[1:])] for row in rows]
+    return f"{padded_table(header, cells)}\n\n{_LEGEND}"
 
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """An MLflow server on loopback for the time of the block, on a SQLite file in the folder.
+    """Runs an MLflow server on loopback, on a SQLite file in the folder, and yields its URI.
 
-    Yields its URI. It asks for no password: who is to share a server has `mlflow/server.sh`.
+    It asks for no password: who is to share a server has `mlflow/server.sh`.
 
     Raises:
         OSError: it did not come up.
@@ -269,9 +256,10 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     command += ["--artifacts-destination", str(folder / "load-mlartifacts")]
     # Its seven processes for jobs, which nobody here gives it, would use what is measured.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(folder / "load-server.txt", "w") as log:
+    log = folder / "load-server.txt"
+    with open(log, "w") as out:
         server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
+            command, env=environment, stdout=out, stderr=out, start_new_session=True
         )
     try:
         begun = time.monotonic()
@@ -281,8 +269,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
                 break
             except TrackingError as error:
                 if server.poll() is not None or time.monotonic() - begun > _SERVER_SECONDS:
-                    why = f"the MLflow server did not come up; see {folder / 'load-server.txt'}"
-                    raise OSError(why) from error
+                    raise OSError(f"the MLflow server did not come up; see {log}") from error
                 time.sleep(0.5)
         yield uri
     finally:

@@ -1,38 +1,31 @@
-"""What a cell takes of the driver: the same for the first and the last, and nothing stays."""
+"""What a cell takes of a study: the same for the first and the last, and nothing stays."""
 
 from __future__ import annotations
 
 import gc
 import io
-import json
 import os
 import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
 
 from core.policies import NoMix
 from core.training.config import TrainingConfig
-from hpo.bench.load.driver import (
-    EVERY,
-    ROWS,
-    MeteredTracker,
-    Sample,
-    Usage,
-    forget_usage,
-    resident_bytes,
-    slope,
-    stored_usage,
-)
+from hpo.bench.load import run
+from hpo.bench.load.driver import EVERY, ROWS, STUDY, USAGE, MeteredTracker, resident_bytes
+from hpo.bench.load.run import is_whole, parse, study_flags, to_markdown, usage
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
+from hpo.command_line import parse as parse_study
+from hpo.run import prepare
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.progress import Progress
@@ -43,7 +36,7 @@ BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=2)
 
 
 class CountingStore(CellStore):
-    """Notes each reading of a record."""
+    """Counts the readings of records."""
 
     loaded = 0
 
@@ -53,20 +46,15 @@ class CountingStore(CellStore):
 
 
 class CountingClient:
-    """Passes everything on, and notes the names."""
+    """Passes everything on to a client, and notes the names."""
 
     def __init__(self, client: Any):
         self._client = client
         self.calls: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            self.calls.append(name)
-            return method(*arguments, **named)
-
-        return call
+        self.calls.append(name)
+        return getattr(self._client, name)
 
 
 class Silent:
@@ -91,16 +79,19 @@ class Study:
         plan = Plan("t", ROWS, ["digits"], range(cells), {"digits": BASE}, SearchSettings())
         progress = Progress(io.StringIO())
         self.run = StudyRun(plan, self.store, self.tracker, progress, {"digits": "d"})
+        self.results: list[weakref.ref[Any]] = []
 
-    def train(self, results: list[weakref.ref[Any]] | None = None) -> Iterator[None]:
+    def train(self) -> Iterator[None]:
         """One cell, and the next."""
         while (cell := self.run.next()) is not None:
-            history = [made_up_epoch(epoch) for epoch in (1, 2)]
+            history = [
+                {"epoch": e, "train_loss": 1 / e, "train_seconds": 0.5 * e, "samples_seen": e}
+                for e in (1.0, 2.0)
+            ]
             self.run.report(cell.id, history)
             ended = Result(history=history, train_seconds=1.0, samples_seen=2, val_error=1.0)
             ended |= {"test_error": 2.0, "lam_histogram": [1] * 20, "epochs": 2}
-            if results is not None:
-                results.append(weakref.ref(ended))
+            self.results.append(weakref.ref(ended))
             self.run.end(cell.id, "finished", ended, None, {"device": "cpu"})
             yield
 
@@ -109,22 +100,9 @@ class Result(dict[str, Any]):
     """A dictionary that can be watched."""
 
 
-def made_up_epoch(epoch: int) -> dict[str, float]:
-    told = {"train_seconds": 0.5 * epoch, "samples_seen": float(epoch), "val_error": 1.0}
-    return {"epoch": float(epoch), "train_loss": 1 / epoch, **told}
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where MLflow's tables are there already: creating them takes seconds."""
-    folder = tmp_path_factory.mktemp("empty")
-    with StudyTracker(None, output=folder, experiment="t", study_id="t", params={}):
-        return folder
-
-
 @pytest.fixture
-def output(empty: Path, tmp_path: Path) -> Path:
-    shutil.copy(empty / "mlflow.db", tmp_path)
+def output(empty_store: Path, tmp_path: Path) -> Path:
+    shutil.copy(empty_store, tmp_path)
     return tmp_path
 
 
@@ -146,26 +124,17 @@ def test_every_cell_takes_the_same_few_calls(output: Path, monkeypatch: pytest.M
 def test_nothing_of_a_cell_stays_in_the_driver(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results: list[weakref.ref[Any]] = []
+    """Results are read again for the report."""
     study = Study(output, 20)
     with study.tracker as tracker, monkeypatch.context() as silent:
         silent.setattr(tracker, "_client", Silent())
-        for _ in study.train(results):
+        for _ in study.train():
             pass
         gc.collect()
         assert not tracker._runs
-    assert [result() for result in results] == [None] * 20
-
-
-def test_results_are_read_again_for_the_report(output: Path) -> None:
-    with (study := Study(output, 3)).tracker:
-        for _ in study.train():
-            pass
-        first, again = study.run.records, study.run.records
-    assert [r.to_dict() for r in first] == [r.to_dict() for r in again]
-    assert [r.cell.seed for r in sorted(first, key=lambda r: r.cell.seed)] == [0, 1, 2]
-    assert {r.result["test_error"] for r in first} == {2.0}
-    assert first[0] is not again[0]
+    assert [result() for result in study.results] == [None] * 20
+    assert sorted(record.cell.seed for record in study.run.records) == [*range(20)]
+    assert {record.result["test_error"] for record in study.run.records} == {2.0}
 
 
 def test_no_thread_of_mlflow_changes_the_environment() -> None:
@@ -173,45 +142,17 @@ def test_no_thread_of_mlflow_changes_the_environment() -> None:
     script = "import hpo.tracking.tracker, os, sys; assert 'mlflow' not in sys.modules; "
     script += "print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_DISABLE_TELEMETRY"}
-    told = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True)
-    assert told.strip() == "true"
+    shown = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True)
+    assert shown.strip() == "true"
 
 
-# The meter
-
-
-@pytest.mark.parametrize(
-    ("x", "y"),
-    [([0, 1, 2, 3], [5.0, 5.0, 5.0, 5.0]), ([1, 2, 5], [1.0, 4.0, 2.0]), (range(9), range(9))],
-)
-def test_the_slope_is_that_of_least_squares(x: Sequence[float], y: Sequence[float]) -> None:
-    assert slope(x, y) == pytest.approx(np.polyfit(list(x), list(y), 1)[0], abs=1e-12)
-
-
-def test_two_points_have_no_slope() -> None:
-    assert np.isnan(slope([1, 2], [1, 2]))
-
-
-def test_the_slope_leaves_the_beginning_out() -> None:
-    loading = [Sample(0, 0, 0, 0, 0), Sample(50, 1, 900, 0, 0), Sample(150, 1, 1000, 0, 0)]
-    steady = [Sample(cells, 1, 2000 + 3 * cells, 0, 0) for cells in (200, 400, 700, 1000)]
-    assert Usage((*loading, *steady)).bytes_per_cell == pytest.approx(3)
-
-
-def test_memory_in_use_grows_with_what_is_held() -> None:
-    before = resident_bytes()
-    held = bytearray(b"x") * (64 * 2**20)
-    assert 60 * 2**20 < resident_bytes() - before < 80 * 2**20
-    del held
-
-
-def test_samples_are_taken_of_cells_trained_here_and_kept(
+def test_samples_are_taken_of_cells_trained_here(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (study := Study(output, 30)).tracker:
         for _ in study.train():
             pass
-    assert stored_usage(output) is None  # not by the ordinary writer
+    assert not (output / USAGE).exists()  # the ordinary writer takes none
     more = 2 * EVERY + 7
     study = Study(output, 30 + more, MeteredTracker)
     with study.tracker as tracker, monkeypatch.context() as silent:
@@ -219,13 +160,88 @@ def test_samples_are_taken_of_cells_trained_here_and_kept(
         for _ in study.train():
             pass
         tracker.summarise([])
-    usage = stored_usage(output)
-    assert usage is not None
-    assert [sample.cells for sample in usage.samples] == [0, EVERY, 2 * EVERY, more]
-    assert usage.end.cells == more
-    assert 0 < usage.end.store < usage.end.seconds
-    assert usage.end.processor > 0
-    assert [s.seconds for s in usage.samples] == sorted(s.seconds for s in usage.samples)
-    assert Usage.from_dict(json.loads((output / "load-usage.json").read_text())) == usage
-    forget_usage(output)
-    assert stored_usage(output) is None
+    samples = run._samples(output)
+    assert samples["cells"].tolist() == [0, EVERY, 2 * EVERY, more]
+    assert samples["seconds"].is_monotonic_increasing
+    last = samples.iloc[-1]
+    assert 0 < last["mlflow_seconds"] < last["seconds"]
+    assert last["driver_cpu_seconds"] > 0
+
+
+def test_memory_in_use_grows_with_what_is_held() -> None:
+    before = resident_bytes()
+    block = bytearray(b"x") * (64 * 2**20)
+    assert 60 * 2**20 < resident_bytes() - before < 80 * 2**20
+    del block
+
+
+def samples(cells: list[int], memory: list[float]) -> pd.DataFrame:
+    """Half a second a cell, 60 ms of CPU, 20 ms in the MLflow writer."""
+    count = pd.Series(cells, dtype=float)
+    columns = {"seconds": 0.5, "driver_cpu_seconds": 0.06, "mlflow_seconds": 0.02}
+    each = {name: count * seconds for name, seconds in columns.items()}
+    return pd.DataFrame({"cells": count, "memory": memory, **each})
+
+
+def test_what_a_cell_takes() -> None:
+    """100 s of two workers are 1 s a cell. The slope leaves out the first fifth, which loads."""
+    counts = [0, 20, 40, 100, 200]
+    memory = [0, 900, *(2000 + 3 * cells for cells in counts[2:])]
+    measured = usage(samples(counts, memory), workers=2, alone=0.1)
+    assert measured["overhead_seconds_cell"] == pytest.approx(0.9)
+    assert measured["driver_cpu_seconds_cell"] == pytest.approx(0.06)
+    assert measured["mlflow_seconds_cell"] == pytest.approx(0.02)
+    assert measured["mlflow_share"] == pytest.approx(0.04)
+    assert measured["memory_cell"] == pytest.approx(3)
+    assert (measured["memory_start"], measured["memory_end"]) == (0, 2600)
+    few = usage(samples([0, 3], [0, 10]), workers=2, alone=0.1)
+    assert pd.isna(few["memory_cell"])  # two points are no slope
+
+
+CALM: dict[str, float | str] = {
+    "study": "load-1", "cells": 200, "finished": 200, "lost": 0, "mlflow_runs": 200,
+    "duplicated_runs": 0, "runs_not_ended": 0, "measured_cells": 200,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"finished": 199},
+        {"mlflow_runs": 199},
+        {"mlflow_runs": 201, "duplicated_runs": 1},
+        {"runs_not_ended": 1},
+    ],
+)
+def test_whatever_is_missing_or_too_many_is_noticed(fault: dict[str, float | str]) -> None:
+    assert is_whole(CALM)
+    assert not is_whole(CALM | fault)
+    unmeasured = {name: value for name, value in CALM.items() if name != "measured_cells"}
+    assert not is_whole(unmeasured)
+    lines = to_markdown([CALM | fault, unmeasured | {"study": "load-2"}]).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")] == ["", "study", "load-1", "load-2", ""]
+    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[2:9]}
+    assert {name: cells[name] for name in fault} == {name: f"{n}" for name, n in fault.items()}
+
+
+def test_studies_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "default_workers", lambda _: 6)
+    assert parse("", []).workers == 6
+    assert parse("", ["--concurrent", "2"]).workers == 3
+    assert parse("", ["--concurrent", "8"]).workers == 1
+    assert parse("", ["--concurrent", "8", "--workers", "2"]).workers == 2
+
+
+@pytest.mark.parametrize("flag", ["--cells", "--concurrent", "--workers", "--epochs"])
+def test_nothing_to_do_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("", [flag, "0"])
+    assert f"{flag} must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_the_cells_are_tiny_and_as_many_as_asked_for(tmp_path: Path) -> None:
+    options = parse("", ["--cells", "7", "--epochs", "3", "--output", str(tmp_path)])
+    plan, _ = prepare(STUDY, ROWS, parse_study(STUDY, "", study_flags(options, tmp_path, 7)))
+    cells = plan.fixed_cells()
+    assert len({cell.id for cell in cells}) == len(cells) == plan.size == 7
+    assert {(c.training.epochs, c.training.train_size) for c in cells} == {(3, 20)}
