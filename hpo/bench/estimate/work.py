@@ -16,11 +16,11 @@ import torch
 from core import soft_cross_entropy
 from core.data import DATASETS
 from core.models import build_model
-from core.training.config import PolicyConfig, TrainingConfig
+from core.policies import NoMix, PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.bench.cost.counting import flops
-from hpo.search.budget import LEARNED, weight
 from hpo.search.protocol import SearchSettings
-from hpo.study.rows import StudyRow, frozen_policy, grid_cost
+from hpo.study.rows import EVENLY, StudyRow, grid_cost
 
 META_STAGE_STEP = 4.53
 """Time of a step with a meta stage over that of a plain one, `python studies/cost.py`, engine
@@ -30,10 +30,7 @@ META_STAGE_STEP = 4.53
 HALVED = 0.5
 """Part of the epochs of a search with successive halving that is trained, roughly."""
 
-SEARCH = "search for α"
-"""Row of the search that a table's searched rows share."""
-
-_NONE = PolicyConfig("none")
+_NONE = NoMix()
 
 
 @dataclass(frozen=True)
@@ -76,17 +73,6 @@ def plain_step(
     return flops(step) / 2, parameters
 
 
-def multiple(policy: PolicyConfig) -> float:
-    """Returns the time of a step under the policy over that of a plain one.
-
-    It is measured where the policy has a meta stage, of which each k-th step costs its share, and
-    else counted in samples (`hpo.search.budget`).
-    """
-    if policy.kind in LEARNED:
-        return 1.0 + (META_STAGE_STEP - 1.0) / policy.every
-    return weight(policy)
-
-
 def training_flops(
     training: TrainingConfig, policy: PolicyConfig, semi_weight: float = 1.0
 ) -> tuple[float, int]:
@@ -95,7 +81,8 @@ def training_flops(
 
     Args:
         training: of a named data set; its own policy is not read.
-        policy: that it trains under.
+        policy: that it trains under. Its step takes what was measured where it has a meta stage, of
+            which each k-th step costs its share, and is else counted in samples.
         semi_weight: of a semi-supervised method: a step in units of one with pseudo-labels, which
             sends a labeled and an unlabeled batch forward and back.
 
@@ -117,13 +104,13 @@ def training_flops(
     elif training.meta_in_training:
         images += training.meta_size
     evaluated = training.epochs * training.meta_size + spec.test_size
-    stepped = training.epochs * images * multiple(policy)
+    stepped = training.epochs * images * policy.cost_with(META_STAGE_STEP - 1.0)
     return per_image * (stepped + evaluated / 3), parameters  # forward alone is a third
 
 
 def planned_jobs(table: Table, seeds: int) -> pd.DataFrame:
-    """Returns everything that the table trains, a line for each column and row, and a searched
-    row's search.
+    """Returns everything that the table trains, a line for each column and row, and
+    for each search.
 
     Columns of the frame: table, column, row; count, how many jobs of a GPU it is; of one job
     trainings, epochs, flops and parameters; chain, its FLOPs with those of the job it waits for. A
@@ -161,19 +148,19 @@ def _lines(table: Table, label: str, seeds: int) -> Iterator[dict[str, object]]:
             "chain": work[key] + work[after],
         }
 
-    if any(row.searched for row in table.rows):
-        trials = table.search.trials or 0
-        units = trials * (HALVED if table.search.halving else 1.0)
-        yield job(SEARCH, base, _NONE, count=1, trainings=trials, units=units)
     policies = {row.row.key: row.policy or _NONE for row in table.rows}
     for row in table.rows:
         training = replace(base, **row.settings(base.dataset))
-        semi = replace(row, policy=None, frozen_from=None).weight if row.semi else 1.0
-        planned = partial(job, row.row.key, training, semi_weight=semi)
-        if row.searched:
-            yield planned(_NONE, after=SEARCH)
+        planned = partial(job, row.row.key, training, semi_weight=row.semi_weight)
+        if row.searched is not None:
+            search = f"search of {row.row.search}"
+            if search not in work:
+                trials = table.search.trials or 0
+                units = trials * (HALVED if table.search.halving else 1.0)
+                yield job(search, base, _NONE, count=1, trainings=trials, units=units)
+            yield planned(_NONE, after=search)
         elif row.frozen_from is not None:
-            policy = frozen_policy(policies[row.frozen_from], (0.0, 1.0))
+            policy = policies[row.frozen_from].frozen(EVENLY)
             yield planned(policy, after=row.frozen_from)
         elif row.strategy is not None:
             budget = grid_cost(table.rows)

@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 from core.models import build_model
+from core.policies import AdaMixUpConfig, LearnedConfig, NoMix, PolicyConfig
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import PolicyConfig, TrainingConfig
+from core.training.config import TrainingConfig
 from hpo.bench.estimate import Table, plan_report, planned_jobs
-from hpo.bench.estimate.work import multiple, plain_step, training_flops
+from hpo.bench.estimate.work import plain_step, training_flops
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
-from hpo.study.rows import Row, SemiRow, StudyRow
+from hpo.study.rows import SEARCHED_ALPHA, FrozenFrom, Recipe, Row, SemiRow, StudyRow
 
-NONE = PolicyConfig("none")
-LEARNED = PolicyConfig("learned")
+NONE = NoMix()
+LEARNED = LearnedConfig()
 TRAINING = TrainingConfig(
     "digits", "digits_cnn", NONE, epochs=10, train_size=1000, meta_size=90, batch_size=50
 )
@@ -59,13 +60,6 @@ def test_the_network_of_the_paper_has_its_published_size() -> None:
     assert counted == pytest.approx(3 * 2 * 0.56e9, rel=0.02)
 
 
-def test_a_step_costs_what_was_measured() -> None:
-    assert multiple(NONE) == multiple(PolicyConfig("beta", alpha=1.0)) == 1
-    assert multiple(LEARNED) == 4.53
-    assert multiple(PolicyConfig("learned", every=2)) == pytest.approx(1 + 3.53 / 2)
-    assert multiple(PolicyConfig("adamixup")) == 3
-
-
 SEMI = SemiSupervisedConfig("pseudo-label", 100)
 
 
@@ -74,6 +68,8 @@ SEMI = SemiSupervisedConfig("pseudo-label", 100)
     [
         (TRAINING, NONE, 1000),
         (TRAINING, LEARNED, 1000 * 4.53),
+        (TRAINING, LearnedConfig(every=2), 1000 * (1 + 3.53 / 2)),
+        (TRAINING, AdaMixUpConfig(), 1000 * 3),
         (replace(TRAINING, train_size=None), NONE, 1297 - 90),
         (replace(TRAINING, meta_in_training=True), NONE, 1000 + 90),
         # 900 unlabeled images, and beside each of them one labeled, or two.
@@ -94,8 +90,8 @@ def test_a_folder_cannot_be_planned() -> None:
         training_flops(replace(TRAINING, dataset="folder:mine"), NONE)
 
 
-def row(key: str, policy: PolicyConfig | None, **other: object) -> StudyRow:
-    return StudyRow(Row(key, key, key, "extra"), policy, **other)  # type: ignore[arg-type]
+def row(key: str, recipe: Recipe, semi: SemiRow | None = None) -> StudyRow:
+    return StudyRow(Row(key, key, key, "extra"), recipe, semi=semi)
 
 
 def planned(*rows: StudyRow, training: TrainingConfig = TRAINING) -> pd.DataFrame:
@@ -106,17 +102,17 @@ def planned(*rows: StudyRow, training: TrainingConfig = TRAINING) -> pd.DataFram
 def test_jobs_wait_for_what_they_need() -> None:
     jobs = planned(
         row("none", NONE),
-        row("searched", None),
+        row("searched", SEARCHED_ALPHA),
         row("learned", LEARNED),
-        row("frozen", None, frozen_from="learned"),
+        row("frozen", FrozenFrom("learned")),
     )
     plain, learned = (PER_IMAGE * (10_000 * k + EVALUATED) for k in (1, 4.53))
     # Half of the search's epochs are stopped early.
-    assert list(jobs.index) == ["search for α", "none", "searched", "learned", "frozen"]
-    assert list(jobs["count"]) == [1, 2, 2, 2, 2]
-    assert list(jobs["trainings"]) == [6, 1, 1, 1, 1]
-    assert list(jobs["epochs"]) == [30, 10, 10, 10, 10]
-    assert list(jobs["flops"]) == pytest.approx([3 * plain, plain, plain, learned, plain])
+    assert list(jobs.index) == ["none", "search of searched", "searched", "learned", "frozen"]
+    assert list(jobs["count"]) == [2, 1, 2, 2, 2]
+    assert list(jobs["trainings"]) == [1, 6, 1, 1, 1]
+    assert list(jobs["epochs"]) == [10, 30, 10, 10, 10]
+    assert list(jobs["flops"]) == pytest.approx([plain, 3 * plain, plain, learned, plain])
     waited = [0, 0, 3 * plain, 0, learned]
     assert list(jobs["chain"] - jobs["flops"]) == pytest.approx(waited)
     assert set(jobs["parameters"]) == {PARAMETERS}
@@ -125,7 +121,7 @@ def test_jobs_wait_for_what_they_need() -> None:
 def test_a_strategy_spends_what_the_grid_costs() -> None:
     """Two learned rows: 9 plain trainings, by the budget's own rough count."""
     strategy = Listed((NONE,) * 20)
-    jobs = planned(row("a", LEARNED), row("b", LEARNED), row("search", None, strategy=strategy))
+    jobs = planned(row("a", LEARNED), row("b", LEARNED), row("search", strategy))
     search = jobs.loc["search"]
     assert (search["count"], search["trainings"], search["epochs"]) == (2, 9, 90)
     assert search["flops"] == pytest.approx(9 * PER_IMAGE * (10_000 + EVALUATED))
