@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from core.data import ImageSet, Transform
 from core.mixing.batch import Batch, Loss, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
@@ -42,6 +43,15 @@ class Policy(Protocol):
         """What it says of the steps since the last call, by name."""
         return {}
 
+    def held_out_metrics(
+        self, model: nn.Module, images: ImageSet, transform: Transform
+    ) -> dict[str, float]:
+        """What it says, after an epoch, of images that train nothing, by name.
+
+        Networks and modes are as before on return.
+        """
+        return {}
+
     @abstractmethod
     def __call__(
         self,
@@ -63,9 +73,12 @@ class Policy(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What it carries from step to step, so that a resumed training gives the same numbers."""
-        return {}
+        """What it carries from step to step, so that a resumed training gives the same numbers.
+
+        The weights of its networks, unless it says more. Plain types and tensors only.
+        """
+        return self.networks.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        return
+        self.networks.load_state_dict(state)

@@ -15,12 +15,11 @@ from core.data import ImageSet, Source
 from core.evaluation import Evaluation, evaluate
 from core.mixing.batch import Batch
 from core.semi_supervised.build import build_method
-from core.semi_supervised.method import SemiBatch, SemiStep
+from core.semi_supervised.method import SemiBatch
 from core.training.config import TrainingConfig
 from core.training.few_labels_data import prepare_semi_data
-from core.training.optimizers import learning_rate
 from core.training.pseudo_label_statistics import PseudoLabelStatistics
-from core.training.result import Metrics, TrainingResult, check_convergence
+from core.training.result import Metrics, TrainingResult
 from core.training.statistics import LambdaStatistics
 from core.training.training import Training
 
@@ -55,50 +54,42 @@ class SemiSupervisedTraining(Training):
         Raises:
             DivergenceError: the loss became NaN or infinite.
         """
-        config, begun = self.config, time.perf_counter()
-        number = len(self.history)
-        before = self.history[-1] if self.history else {"samples_seen": 0.0, "train_seconds": 0.0}
+        begun = time.perf_counter()
         lam, labels = LambdaStatistics(), PseudoLabelStatistics()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         meta_losses: list[Tensor] = []
         order = self._unlabelled_order()
-        seen, steps = before["samples_seen"], len(order) * config.epochs
+        samples = 0
         self._model.train()
-        for i, (rows, batch) in enumerate(zip(order, self._batches(order, number), strict=True)):
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate(config, number * len(order) + i, steps)
+        for i, (rows, batch) in enumerate(zip(order, self._batches(order), strict=True)):
+            self._set_rate(i, len(order))
             step = self._method.step(
                 self._model, self._optimizer, batch, generator=self._streams["policy"]
             )
-            seen += step.samples
+            samples += step.samples
             total += step.loss.double()
-            self._count(step, rows, lam, labels, meta_losses)
-        train_loss = float(total) / len(order)
-        seconds = time.perf_counter() - begun + before["train_seconds"]
-        validation = self._evaluate(self._images.meta)
-        check_convergence(
-            number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
+            if step.interpolation is not None:
+                lam.add(step.interpolation)
+                if step.interpolation.meta_loss is not None:
+                    meta_losses.append(step.interpolation.meta_loss)
+            if step.pseudo_labels is not None:
+                labels.add(step.pseudo_labels, self._images.true_labels[rows])
+        meta_loss = float(torch.stack(meta_losses).double().mean()) if meta_losses else None
+
+        def observe() -> Metrics:
+            if len(self.history) >= self.config.epochs - LAST_EPOCHS:
+                self._test_errors = [*self._test_errors, self._test().error]
+            return self._method.metrics(len(self.history)) | labels.metrics()
+
+        return self._end_epoch(
+            begun,
+            steps=len(order),
+            train_loss=float(total) / len(order),
+            samples=samples,
+            lam=lam,
+            meta_loss=meta_loss,
+            observe=observe,
         )
-        if number >= config.epochs - LAST_EPOCHS:
-            self._test_errors = [*self._test_errors, self._test().error]
-        metrics = {
-            "epoch": float(number + 1),
-            "train_loss": train_loss,
-            "val_loss": validation.loss,
-            "val_error": validation.error,
-            "lr": learning_rate(config, number * len(order), steps),
-            "train_seconds": seconds,
-            "samples_seen": seen,
-            **lam.metrics(),
-            **self._method.metrics(number),
-            **labels.metrics(),
-        }
-        if meta_losses:
-            metrics["meta_loss"] = float(torch.stack(meta_losses).double().mean())
-        self.history.append(metrics)
-        self._histograms = [*self._histograms[:1], lam.histogram()]
-        self._quantiles = lam.quantile_function()
-        return metrics
 
     def result(self) -> TrainingResult:
         """See `Training.result`; of fewer than 20 epochs the median is over all of them."""
@@ -120,26 +111,14 @@ class SemiSupervisedTraining(Training):
         self._method.load_state_dict(state["method"])
         self._test_errors = state["test_errors"]
 
+    def _validate(self) -> Evaluation:
+        return self._evaluate(self._images.meta)
+
     def _test(self) -> Evaluation:
         return self._evaluate(self._images.test)
 
     def _evaluate(self, images: ImageSet) -> Evaluation:
         return evaluate(self._method.evaluated(self._model), images, self._images.transform)
-
-    def _count(
-        self,
-        step: SemiStep,
-        rows: Tensor,
-        lam: LambdaStatistics,
-        labels: PseudoLabelStatistics,
-        meta_losses: list[Tensor],
-    ) -> None:
-        if step.interpolation is not None:
-            lam.add(step.interpolation)
-            if step.interpolation.meta_loss is not None:
-                meta_losses.append(step.interpolation.meta_loss)
-        if step.pseudo_labels is not None:
-            labels.add(step.pseudo_labels, self._images.true_labels[rows])
 
     def _unlabelled_order(self) -> tuple[Tensor, ...]:
         size = min(
@@ -150,8 +129,9 @@ class SemiSupervisedTraining(Training):
         )
         return tuple(rows for rows in shuffled.split(size) if len(rows) == size)
 
-    def _batches(self, order: tuple[Tensor, ...], epoch: int) -> Iterator[SemiBatch]:
+    def _batches(self, order: tuple[Tensor, ...]) -> Iterator[SemiBatch]:
         images, streams, steps = self._images, self._streams, len(order)
+        epoch = len(self.history)
         transform, views = images.transform, self._method.views
         labelled = _passes(images.labelled, self.config.batch_size, steps, streams["order"])
         meta = (

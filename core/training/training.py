@@ -1,8 +1,9 @@
-"""Fit one cell: the training loop, evaluation, per-epoch metrics, checkpoints, resume."""
+"""One training: its loop over an epoch, the evaluation after it, and its state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,14 +13,13 @@ from core.analysis.observer import Observer
 from core.data import Source
 from core.evaluation import Evaluation, evaluate, predict
 from core.models import ImageClassifier, build_model
-from core.policies.adamixup.policy import AdaMixUp
-from core.policies.protocol import Policy
 from core.random_streams import RandomStreams
+from core.real_step import mixed_step
 from core.training.config import TrainingConfig
-from core.training.epoch import train_epoch
-from core.training.optimizers import build_optimizer
+from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
-from core.training.result import Metrics, TrainingResult
+from core.training.result import Metrics, TrainingResult, check_convergence
+from core.training.statistics import LambdaStatistics
 
 
 class Training:
@@ -59,7 +59,7 @@ class Training:
 
         self._model = network()
         self.policy = config.policy.build(network)
-        trained = nn.ModuleList([self._model, _networks(self.policy)])
+        trained = nn.ModuleList([self._model, self.policy.networks])
         self._optimizer = build_optimizer(config, trained)
         self._streams = RandomStreams(config.seed)
         self._histograms: list[list[int]] = []
@@ -77,20 +77,107 @@ class Training:
         Raises:
             DivergenceError: the loss became NaN or infinite.
         """
-        metrics, lam = train_epoch(
-            self.config,
-            len(self.history),
-            self._model,
-            self._optimizer,
-            self.policy,
-            self._data,
-            self._streams,
-            self._observer,
-            self.history,
+        config, data, streams, begun = self.config, self._data, self._streams, time.perf_counter()
+        order = _training_order(config, len(data.train), streams["order"])
+        meta_batches = (
+            data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
+            if self.policy.needs_meta_validation
+            else iter(())
         )
+        lam = LambdaStatistics()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)  # moved once an epoch
+        meta_total, meta_stages = torch.zeros_like(total), 0
+        samples = 0
+        self._model.train()
+        batches = zip(order, data.train.batches(order, streams["augmentation"]), strict=True)
+        for i, (indices, (images, labels)) in enumerate(batches):
+            self._set_rate(i, len(order))
+            batch = (data.transform.train(images, streams["augmentation"]), labels)
+            meta = next(meta_batches, None)
+            val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
+            interpolation = self.policy(
+                self._model,
+                self._optimizer,
+                batch,
+                val_batch,
+                generator=streams["policy"],
+                indices=indices,
+            )
+            step = mixed_step(self._model, self._optimizer, batch, interpolation)
+            lam.add(interpolation)
+            if self._observer is not None:
+                self._observer.step(indices, interpolation)
+            total += step.loss.double() * len(labels)
+            samples += len(labels) + interpolation.extra_samples
+            if step.meta_loss is not None:
+                meta_total += step.meta_loss.double()
+                meta_stages += 1
+        return self._end_epoch(
+            begun,
+            steps=len(order),
+            train_loss=float(total) / len(data.train),
+            samples=samples,
+            lam=lam,
+            meta_loss=float(meta_total) / meta_stages if meta_stages else None,
+            observe=self._observe,
+        )
+
+    def _set_rate(self, step: int, steps: int) -> None:
+        """Sets the learning rate of step `step` of the epoch's `steps`."""
+        at = len(self.history) * steps + step
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, at, steps * self.config.epochs)
+
+    def _end_epoch(
+        self,
+        begun: float,
+        *,
+        steps: int,
+        train_loss: float,
+        samples: int,
+        lam: LambdaStatistics,
+        meta_loss: float | None,
+        observe: Callable[[], Metrics],
+    ) -> Metrics:
+        """Evaluates, checks that the training converges, and writes the epoch's metrics down.
+
+        Args:
+            begun: when the epoch began, by `time.perf_counter`.
+            samples: sent forward in this epoch.
+            observe: gives what else is to be said, once the training is seen to converge.
+        """
+        config, number = self.config, len(self.history)
+        before = self.history[-1] if self.history else {"samples_seen": 0.0, "train_seconds": 0.0}
+        seconds = time.perf_counter() - begun + before["train_seconds"]
+        validation = self._validate()
+        check_convergence(
+            number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
+        )
+        metrics = {
+            "epoch": float(number + 1),
+            "train_loss": train_loss,
+            "val_loss": validation.loss,
+            "val_error": validation.error,
+            "lr": learning_rate(config, number * steps, steps * config.epochs),
+            "train_seconds": seconds,
+            "samples_seen": before["samples_seen"] + samples,
+            **lam.metrics(),
+            **self.policy.metrics(),
+            **observe(),
+        }
+        if meta_loss is not None:
+            metrics["meta_loss"] = meta_loss
         self.history.append(metrics)
         self._histograms = [*self._histograms[:1], lam.histogram()]
         self._quantiles = lam.quantile_function()
+        return metrics
+
+    def _observe(self) -> Metrics:
+        data, metrics = self._data, {}
+        if not self.config.meta_in_training:
+            metrics = self.policy.held_out_metrics(self._model, data.meta, data.transform)
+        if self._observer is not None:
+            metrics |= self._observer.epoch(len(self.history) + 1, self._model)
         return metrics
 
     def result(self) -> TrainingResult:
@@ -112,9 +199,12 @@ class Training:
             lam_quantiles=self._quantiles,
             scores=None if self.policy.scores is None else _rounded(self.policy.scores),
             probabilities=self._predictions() if self.config.folds else None,
-            policy_parameters=sum(p.numel() for p in _networks(self.policy).parameters()),
+            policy_parameters=sum(p.numel() for p in self.policy.networks.parameters()),
             findings=None if self._observer is None else self._observer.findings(self._model),
         )
+
+    def _validate(self) -> Evaluation:
+        return evaluate(self._model, self._data.meta, self._data.transform)
 
     def _test(self) -> Evaluation:
         return evaluate(self._model, self._data.test, self._data.transform)
@@ -155,9 +245,31 @@ class Training:
             self._observer.load_state_dict(state["observer"])
 
 
-def _networks(policy: Policy) -> nn.ModuleList:
-    """The networks of a policy that learn with the model; of most policies none."""
-    return policy.networks if isinstance(policy, AdaMixUp) else nn.ModuleList()
+def _training_order(
+    config: TrainingConfig, size: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Indices of the epoch's batches. A single image left over joins the batch before it: on its
+    own it has no partner, and BatchNorm no variance where the feature maps are down to a pixel."""
+    batches = torch.randperm(size, generator=generator).split(config.batch_size)
+    if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
+        batches = (*batches[:-2], torch.cat(batches[-2:]))
+    return batches
+
+
+def _meta_order(
+    config: TrainingConfig, size: int, steps: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Indices of a meta-validation batch for each step: reshuffled passes, whole batches only."""
+    batch = min(config.meta_batch_size, size)
+    produced = 0
+    while True:
+        for indices in torch.randperm(size, generator=generator).split(batch):
+            if len(indices) < batch:
+                continue
+            yield indices
+            produced += 1
+            if produced == steps:
+                return
 
 
 def _rounded(values: Tensor) -> list[float]:

@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 import hpo
 from core.data import Source, load_source
 from core.training.result import DivergenceError
+from core.training.training import Training
 from hpo import optuna_study
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
@@ -134,20 +135,18 @@ def test_checkpoints_are_gone_on_from(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second process trains only the epochs that the first did not."""
-    from core.training import training
-
     monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     trained: list[int] = []
-    one_epoch = training.train_epoch
+    one_epoch = Training.epoch
 
-    def counted(config: Any, epoch: int, *more: Any) -> Any:
+    def counted(training: Training) -> Any:
         if len(trained) == 3:
             trained.append(-1)
             raise Killed
-        trained.append(epoch)
-        return one_epoch(config, epoch, *more)
+        trained.append(len(training.history))
+        return one_epoch(training)
 
-    monkeypatch.setattr(training, "train_epoch", counted)
+    monkeypatch.setattr(Training, "epoch", counted)
     storage = open_storage(str(tmp_path / "alpha.log"))
     for _ in range(2):
         try:

@@ -26,13 +26,13 @@ from the whole batch, so "unseen" images may be mixed in.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.data import ImageSet, Transform
+from core.evaluation import BATCH, evaluating
 from core.mixing.batch import (
     Batch,
     Loss,
@@ -41,19 +41,20 @@ from core.mixing.batch import (
     mix_inputs,
     soft_cross_entropy,
 )
-from core.mixing.interpolation import Interpolation
-from core.mixing.losses import mixed_loss
 from core.mixing.pairing import ANY, Pairing
 from core.models.classifier import ImageClassifier
+from core.policies.adamixup.interpolation import (
+    MIXED,
+    REAL,
+    AdaMixUpInterpolation,
+    Record,
+    first_half,
+)
 from core.policies.adamixup.networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.policies.drawn import check_quantiles, draw_quantiles
 from core.policies.protocol import Policy
 from core.real_step import StepResult, autocast_region, mixed_step
-from core.user_model.held_statistics import statistics_held
 from core.user_model.wrapped_models import unwrap
-
-REAL, MIXED = 1, 0
-"""Classes of the intrusion discriminator."""
 
 
 class AdaMixUp(Policy):
@@ -117,13 +118,13 @@ class AdaMixUp(Policy):
         self.discriminator = IntrusionDiscriminator(classifier) if discriminator else None
         self.policy_generator = None if quantiles is not None else PolicyGenerator(backbone)
         self.quantiles = quantiles
-        self._record = _Record()
+        self._record = Record()
 
     @property
     def networks(self) -> nn.ModuleList:
         """Generator and discriminator, if they are there: what learns beside the model."""
-        found = (self.policy_generator, self.discriminator)
-        return nn.ModuleList(network for network in found if network is not None)
+        both = (self.policy_generator, self.discriminator)
+        return nn.ModuleList(network for network in both if network is not None)
 
     def parameters(self) -> list[nn.Parameter]:
         """Of its networks, for the optimizer."""
@@ -245,18 +246,42 @@ class AdaMixUp(Policy):
         standard deviation of their middle over the pairs of a batch: 0 where all pairs have one
         region. With a discriminator, discriminator_loss and discriminator_accuracy, in percent: the
         mean of the shares of real and of mixed images that it recognises, so that any guess without
-        looking gives 50. These are images that it learns from; for others see
-        `core.policies.adamixup.recognition`.
+        looking gives 50. These are images that it learns from; for others see `held_out_metrics`.
         """
         return self._record.take()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Of its networks. (What `metrics` has not told yet is no part of it.)"""
-        return self.networks.state_dict()
+    def held_out_metrics(
+        self, model: nn.Module, images: ImageSet, transform: Transform
+    ) -> dict[str, float]:
+        """discriminator_held_out, in percent: the mean of the shares of real and of mixed images
+        that the discriminator recognizes; 50 by guessing. Empty without a discriminator.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.networks.load_state_dict(state)
+        Every image is shown as it is, and mixed with the next one of a shuffled order, so that none
+        is mixed with itself. (In training partners are shuffled, and on average one pair of a batch
+        is the same image twice, which no one can recognize.) Order and λ are drawn from the same
+        numbers each time: values differ by the networks alone. These are in evaluation mode, and
+        modes are as before on return.
+
+        Args:
+            model: the classifier, one of `core.models`.
+            images: two or more.
+            transform: makes numbers of pixels.
+        """
+        if self.discriminator is None:
+            return {}
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(images), generator=generator)
+        recognized = 0
+        with evaluating(nn.ModuleList([model, self.networks])):
+            # Parts of nearly one size: none is a single image.
+            for pixels, _ in images.batches(order.tensor_split(-(-len(order) // BATCH))):
+                x = transform.evaluate(pixels)
+                partner = torch.arange(len(x), device=x.device).roll(-1)
+                lam, _ = self.draw(x, partner, generator)
+                for shown, kind in ((x, REAL), (mix_inputs(x, lam, partner), MIXED)):
+                    features = cast(ImageClassifier, model).features(shown)
+                    recognized += int((self.discriminator(features).argmax(dim=1) == kind).sum())
+        return {"discriminator_held_out": 100 * recognized / (2 * len(images))}
 
     def _check(self, model: nn.Module, optimizer: torch.optim.Optimizer, pairing: Pairing) -> None:
         if pairing != ANY:
@@ -279,75 +304,3 @@ class AdaMixUp(Policy):
                 f"the intrusion discriminator needs {type(unwrap(model)).__name__}.features(x), "
                 "[n, D], which the models of core.models have; or give discriminator=False"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaMixUpInterpolation(Interpolation):
-    """What AdaMixUp decides for one batch: `lam`, `partner` [h] and `lam_init` of the first half.
-
-    Attributes:
-        discriminator: learns in `objective`; None without.
-        record: where `objective` notes what `AdaMixUp.metrics` tells.
-    """
-
-    discriminator: IntrusionDiscriminator | None
-    record: _Record
-
-    def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:
-        """The loss that all networks learn by, without weight decay, which is the optimizer's.
-
-        The classifier's on [mixed, x1], a mean over 2h, plus the discriminator's cross-entropy on
-        [unseen, x1] as real and mixed as not, a mean over B + h. Scalar; differentiable in λ where
-        it mixes images, not where it mixes labels.
-        """
-        x, y = batch
-        h = len(self.lam)
-        first, unseen = x[:h], x[h:]
-        mixed = mix_inputs(first, self.lam, self.partner)
-        logits = model(torch.cat([mixed, first]))
-        of_mixed = mixed_loss(loss, logits[:h], y[:h], self.lam.detach(), self.partner)
-        value = (of_mixed + loss(logits[h:], y[:h])) / 2
-        if self.discriminator is None:
-            return value
-        with statistics_held(model):
-            plain = cast(ImageClassifier, unwrap(model))
-            features = plain.features(torch.cat([unseen, first, mixed]))
-        told = self.discriminator(features)
-        n = x.shape[0]
-        truth = torch.full((n + h,), REAL, device=told.device)
-        truth[n:] = MIXED
-        intrusion = F.cross_entropy(told, truth)
-        right = (told.argmax(dim=1) == truth).double()
-        self.record.add("discriminator_loss", intrusion)
-        self.record.add("discriminator_accuracy", 50 * (right[:n].mean() + right[n:].mean()))
-        return value + intrusion
-
-
-class _Record:
-    """Means of named numbers since they were last taken. They stay on their device until then."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """One more value of `name`, a scalar."""
-        self._sums[name] = self._sums.get(name, 0) + value.detach().double()
-        self._counts[name] = self._counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means, and begin anew."""
-        found = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return found
-
-
-def first_half(n: int) -> int:
-    """How many of n samples AdaMixUp mixes: half, rounded up; of two both, a pair being two.
-
-    Raises:
-        ValueError: n is below 2.
-    """
-    if n < 2:
-        raise ValueError(f"AdaMixUp mixes two samples or more, got a batch of {n}")
-    return max(2, (n + 1) // 2)

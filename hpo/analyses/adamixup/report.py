@@ -27,7 +27,7 @@ STATISTICS = (
     "discriminator_accuracy",
     "discriminator_held_out",
 )
-"""Of an epoch's metrics; see `core.AdaMixUp.metrics` and `core.policies.adamixup.recognition`."""
+"""Of an epoch's metrics; see `core.AdaMixUp.metrics` and `core.AdaMixUp.held_out_metrics`."""
 
 COLUMNS = ("dataset", "method", "seed", "epoch", *STATISTICS)
 """Of the CSV. Empty are the last three without a discriminator, the last also where the

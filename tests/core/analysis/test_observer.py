@@ -19,7 +19,7 @@ from core.analysis.observer import Findings
 from core.data import load_source, make_splits
 from core.models import build_model
 from core.policies import LearnedConfig
-from core.training import epoch, training
+from core.training import training
 from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig
 from core.training.fit import fit
@@ -50,9 +50,9 @@ def numbers(result: TrainingResult, *, without: tuple[str, ...] = ()) -> dict[st
 def looked_at() -> tuple[TrainingResult, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """A training, and λ and the positions of both samples of all its pairs, by epoch."""
     steps = []
-    real = epoch.LambdaStatistics.add
+    real = training.LambdaStatistics.add
     orders = []
-    real_order = epoch._training_order
+    real_order = training._training_order
 
     def add(self: Any, interpolation: Any) -> None:
         steps.append((interpolation.lam.numpy(), interpolation.partner.numpy()))
@@ -63,8 +63,8 @@ def looked_at() -> tuple[TrainingResult, list[tuple[np.ndarray, np.ndarray, np.n
         return orders[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epoch.LambdaStatistics, "add", add)
-        patch.setattr(epoch, "_training_order", order)
+        patch.setattr(training.LambdaStatistics, "add", add)
+        patch.setattr(training, "_training_order", order)
         result = fit(CONFIG, source=digits())
     epochs = []
     for batches in orders:
@@ -177,7 +177,7 @@ def test_a_resumed_training_finds_the_same(
         if metrics["epoch"] == at:
             raise Interrupted
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(Interrupted):
         fit(CONFIG, source=digits(), directory=tmp_path, on_epoch=die)
     assert numbers(fit(CONFIG, source=digits(), directory=tmp_path)) == numbers(looked_at()[0])

@@ -28,7 +28,7 @@ from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig
 from core.training.few_labels import SemiSupervisedTraining
 from core.training.few_labels_data import SemiData, prepare_semi_data
-from core.training.fit import fit
+from core.training.fit import fit, start
 from core.training.result import DivergenceError, Metrics, TrainingResult
 
 NONE, LEARNED = NoMix(), LearnedConfig()
@@ -399,7 +399,7 @@ EVERYTHING: dict[str, Any] = {
 def test_an_interruption_after_every_epoch_changes_nothing(
     name: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     config = replace(CASES[name], **changes)
     expected = run(config, directory=tmp_path / "whole")
     for at in range(1, EPOCHS + 1):
@@ -432,7 +432,7 @@ def test_divergence_is_an_error_that_names_the_epoch(name: str, model: str) -> N
 @pytest.mark.parametrize("name", ["supervised", "mixmatch + metamixup"])
 def test_divergence_later_on_keeps_the_history(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        semi_training, "learning_rate", lambda _, step, steps: 0.05 if step < 9 else 1e30
+        training, "learning_rate", lambda _, step, steps: 0.05 if step < 9 else 1e30
     )
     seen: list[Metrics] = []
     with pytest.raises(DivergenceError, match="epoch 3") as caught:
@@ -469,8 +469,8 @@ def test_the_rate_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_is_what_fit_makes_of_the_configuration() -> None:
-    made = training.start(CONFIG, digits(), "cpu")
+    made = start(CONFIG, digits(), "cpu")
     assert isinstance(made, SemiSupervisedTraining)
-    assert Counter(type(training.start(replace(CONFIG, semi=None), digits(), "cpu")).__name__) == (
+    assert Counter(type(start(replace(CONFIG, semi=None), digits(), "cpu")).__name__) == (
         Counter("Training")
     )

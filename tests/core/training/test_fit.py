@@ -23,14 +23,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import core
-import core.training.epoch
 from core.data import Source, Transform, load_source, make_splits
 from core.models import build_model
 from core.policies import AdaMixUpConfig, Beta, Fixed, Frozen, LearnedConfig, NoMix, ScoresConfig
 from core.training import training
 from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig
-from core.training.fit import fit
+from core.training.fit import fit, reproducible
 from core.training.optimizers import learning_rate
 from core.training.prepared_data import draw_labels
 from core.training.result import DivergenceError, Metrics, TrainingResult
@@ -105,7 +104,7 @@ class Step:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     taken: list[Step] = []
-    real = core.training.epoch.mixed_step
+    real = training.mixed_step
 
     def spy(model: nn.Module, optimizer: Any, batch: Any, interpolation: Any) -> Any:
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -116,7 +115,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
         )  # fmt: skip
         return real(model, optimizer, batch, interpolation)
 
-    monkeypatch.setattr(core.training.epoch, "mixed_step", spy)
+    monkeypatch.setattr(training, "mixed_step", spy)
     return taken
 
 
@@ -176,13 +175,13 @@ def test_learned_and_placebo_start_from_the_same_draws_and_meta_batches(
     reads: list[tuple[str, list[list[int]]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[list[Any]] = []
-    real = core.training.epoch.LambdaStatistics.add
+    real = training.LambdaStatistics.add
 
     def add(self: Any, interpolation: Any) -> None:
         starts[-1].append(interpolation)
         real(self, interpolation)
 
-    monkeypatch.setattr(core.training.epoch.LambdaStatistics, "add", add)
+    monkeypatch.setattr(training.LambdaStatistics, "add", add)
     seen = []
     for name in ("learned", "placebo"):
         reads.clear()
@@ -304,8 +303,7 @@ def test_trains_on_the_wrong_labels_and_validates_on_right_ones(
         evaluated.append(images.labels.tolist())
         return real(model, images, *more)
 
-    for module in (core.training.epoch, training):
-        monkeypatch.setattr(module, "evaluate", spy)
+    monkeypatch.setattr(training, "evaluate", spy)
     run(config)
     # 5 images of each class, down to 1: 5 · 5^(-c/9), each labelled as the class after its own.
     sizes = [5, 4, 3, 2, 2, 2, 1, 1, 1, 1]
@@ -460,7 +458,7 @@ def test_networks_of_adamixup_are_counted_and_trained_with_the_model(optimizer: 
     counts = {}
     for name, policy in ADAMIXUP.items():
         config = replace(CONFIG, policy=policy, optimizer=optimizer, weight_decay=0.5)
-        with training.reproducible(0, device="cpu", threads=1):
+        with reproducible(0, device="cpu", threads=1):
             running = training.Training(config, digits(), "cpu")
             before = copy.deepcopy(running.policy.state_dict())
             running.epoch()
@@ -509,13 +507,13 @@ def test_an_amortised_training_learns_at_every_fourth_step_and_moves_lam_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: list[Any] = []
-    real = core.training.epoch.LambdaStatistics.add
+    real = training.LambdaStatistics.add
 
     def add(self: Any, interpolation: Any) -> None:
         given.append(interpolation)
         real(self, interpolation)
 
-    monkeypatch.setattr(core.training.epoch.LambdaStatistics, "add", add)
+    monkeypatch.setattr(training.LambdaStatistics, "add", add)
     config = replace(CONFIG, policy=POLICIES["amortised"], train_size=48)  # 3 steps an epoch
     run(config)
     assert [i for i, one in enumerate(given) if one.hypergradient is not None] == [0, 4, 8]
@@ -716,7 +714,7 @@ def test_divergence_is_an_error_that_names_the_epoch(
 def test_divergence_later_on_keeps_the_history(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = 2 * STEPS + (1 if when == "in the epoch" else STEPS - 1)
     monkeypatch.setattr(
-        core.training.epoch, "learning_rate", lambda _, step, steps: 0.05 if step < first else 1e30
+        training, "learning_rate", lambda _, step, steps: 0.05 if step < first else 1e30
     )
     seen: list[Metrics] = []
     with pytest.raises(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import core
-import core.training.epoch
 from core.data import load_source
 from core.models import build_model
 from core.policies import LearnedConfig, NoMix
@@ -123,7 +122,7 @@ class Interrupted(Exception):
 def test_a_resume_changes_nothing(
     optimizer: Any, inner_step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     policy = NoMix()
     if inner_step != "none":
         policy = LearnedConfig(reading=replace(core.DEFAULT, inner_step=inner_step))
@@ -145,13 +144,13 @@ def test_lam_is_learned_through_plain_descent_whatever_the_optimizer(
 ) -> None:
     """Before the first step all networks are the same, and so is λ where the inner step is."""
     steps: list[Tensor] = []
-    real = core.training.epoch.mixed_step
+    real = training.mixed_step
 
     def spy(model: Any, optimizer: Any, batch: Any, interpolation: Any) -> Any:
         steps.append(interpolation.lam.clone())
         return real(model, optimizer, batch, interpolation)
 
-    monkeypatch.setattr(core.training.epoch, "mixed_step", spy)
+    monkeypatch.setattr(training, "mixed_step", spy)
 
     def first_lam(optimizer: Any, inner_step: Any) -> Tensor:
         policy = LearnedConfig(reading=replace(core.DEFAULT, inner_step=inner_step))

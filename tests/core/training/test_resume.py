@@ -19,7 +19,6 @@ import torch
 
 import core
 import core.training.checkpoint
-import core.training.epoch
 from core.data import load_source
 from core.policies import AdaMixUpConfig, Beta, Frozen, LearnedConfig, NoMix, ScoresConfig
 from core.training import training
@@ -67,7 +66,7 @@ every_cell = pytest.mark.parametrize("config", CELLS, ids=IDS)
 SCRIPT = """
 import json, sys
 from core.training.config import TrainingConfig
-from core.training.training import fit
+from core.training.fit import fit
 for line in sys.stdin:
     print(json.dumps(fit(TrainingConfig.from_dict(json.loads(line))).to_dict()))
 """
@@ -98,19 +97,17 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one entry with every real training step."""
     taken: list[int] = []
 
-    def counted(
-        *args: Any, real: Callable[..., Any] = core.training.epoch.mixed_step, **more: Any
-    ) -> Any:
+    def counted(*args: Any, real: Callable[..., Any] = training.mixed_step, **more: Any) -> Any:
         taken.append(len(taken))
         return real(*args, **more)
 
-    monkeypatch.setattr(core.training.epoch, "mixed_step", counted)
+    monkeypatch.setattr(training, "mixed_step", counted)
     return taken
 
 
 @pytest.fixture
 def each_epoch_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
 
 
 def interrupt(config: TrainingConfig, directory: Path, at: int) -> None:
@@ -229,10 +226,8 @@ def test_checkpoints_every_other_epoch(
     config = replace(CNN, epochs=5)
     expected = whole(config)
     clock = itertools.count()
-    monkeypatch.setattr(
-        core.training.epoch, "time", SimpleNamespace(perf_counter=lambda: float(next(clock)))
-    )
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 2.0)
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 2.0)
     interrupt(config, tmp_path, at)
     steps.clear()
     assert resume(config, tmp_path) == expected
@@ -248,7 +243,7 @@ def test_a_quick_training_keeps_only_its_last_epoch(
         saved.append(len(state["history"]))
         core.training.checkpoint.save_checkpoint(directory, state)
 
-    monkeypatch.setattr(training, "save_checkpoint", counted)
+    monkeypatch.setattr("core.training.fit.save_checkpoint", counted)
     first = numbers(fit(CNN, source=digits(), directory=tmp_path))
     assert saved == [EPOCHS]
     steps.clear()
@@ -324,7 +319,7 @@ def test_a_diverged_training_diverges_again_with_its_whole_history(
     tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        core.training.epoch,
+        training,
         "learning_rate",
         lambda _, step, steps: 0.05 if step < 2 * STEPS else 1e6,
     )

@@ -21,9 +21,9 @@ import ray
 from ray import tune
 from ray.cluster_utils import Cluster
 
+import core.training.fit as fit
 import hpo.cluster.runner
 from core.policies import Beta, NoMix
-from core.training import training
 from hpo.cells.gpu_use import GpuUse
 from hpo.cluster import trainable
 from hpo.cluster.gpu_memory import Read
@@ -44,8 +44,8 @@ MIB = 2**20
 def train_noted(config: Any, notes: str = "", doomed: str = "", **options: Any) -> None:
     """`train_cell` that reports and keeps each epoch, and notes where it began, and from what; on
     the doomed node it comes no further than the second epoch."""
-    training.CHECKPOINT_SECONDS = trainable.REPORT_SECONDS = bucket.REST = 0.0
-    checkpoints, report = training.checkpoints, tune.report
+    fit.CHECKPOINT_SECONDS = trainable.REPORT_SECONDS = bucket.REST = 0.0
+    checkpoints, report = fit.checkpoints, tune.report
     told = [0]
 
     def reported(result: dict[str, Any]) -> None:
@@ -66,11 +66,11 @@ def train_noted(config: Any, notes: str = "", doomed: str = "", **options: Any) 
             time.sleep(0.1)
         return iter(found)
 
-    training.checkpoints, tune.report = noted, reported
+    fit.checkpoints, tune.report = noted, reported
     try:
         trainable.train_cell(config, **options)
     finally:
-        training.checkpoints, tune.report = checkpoints, report
+        fit.checkpoints, tune.report = checkpoints, report
 
 
 class Patient:

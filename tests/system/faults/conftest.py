@@ -185,7 +185,7 @@ def patched(patch: pytest.MonkeyPatch) -> Bench:
     bench = Bench()
     patch.setattr(hpo.cluster.runner, "run_on_ray", bench.run)
     patch.setattr(trainable, "REPORT_SECONDS", 0.0)
-    patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    patch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     patch.setattr(checkpoint.os, "fsync", lambda _: None)
     return bench
 

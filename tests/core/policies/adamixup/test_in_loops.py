@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import core
 from core.data import Transform, load_source
-from core.policies.adamixup.recognition import recognition
 
 
 class Plain(nn.Module):
@@ -65,7 +64,7 @@ def test_it_trains(network: type[Plain], discriminator: bool) -> None:
     x = transform.evaluate(pixels)
     model, policy = network(), core.AdaMixUp(network(), discriminator=discriminator)
     optimizer = torch.optim.SGD([*model.parameters(), *policy.parameters()], lr=0.05, momentum=0.9)
-    before = recognition(policy, model, held_out, transform)  # type: ignore[arg-type]
+    before = policy.held_out_metrics(model, held_out, transform)  # type: ignore[arg-type]
     losses = [
         float(policy.step(model, optimizer, (x[rows], y[rows])).loss)
         for _ in range(8)
@@ -79,7 +78,7 @@ def test_it_trains(network: type[Plain], discriminator: bool) -> None:
     assert float(error) < 0.15  # chance: 0.9
     told = policy.metrics()
     assert 0 < told["region_low"] < told["region_high"] < 1
-    after = recognition(policy, model, held_out, transform)  # type: ignore[arg-type]
+    after = policy.held_out_metrics(model, held_out, transform)  # type: ignore[arg-type]
     assert set(after) == ({"discriminator_held_out"} if discriminator else set())
     if discriminator:
         assert before["discriminator_held_out"] < 60 < 75 < after["discriminator_held_out"]

@@ -19,8 +19,8 @@ from torch import Tensor, nn, optim
 import core
 from core.mixing.pairing import Pairing
 from core.models import build_model
+from core.policies.adamixup.interpolation import AdaMixUpInterpolation, first_half
 from core.policies.adamixup.networks import HEAD_STD, truncated_normal
-from core.policies.adamixup.policy import AdaMixUpInterpolation, first_half
 
 INPUTS, FEATURES, CLASSES = 4, 5, 3
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import core
 from core.data import DeviceImages, Transform, load_source
 from core.models import build_model
-from core.policies.adamixup.recognition import recognition
 
 
 @dataclass
@@ -69,7 +68,7 @@ class AsTheyAre:
 
 
 def seen(policy: core.AdaMixUp, values: Tensor) -> dict[str, float]:
-    return recognition(policy, Looks(), Pixels(values), AsTheyAre())  # type: ignore[arg-type]
+    return policy.held_out_metrics(Looks(), Pixels(values), AsTheyAre())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n", [2, 3, 200, 201, 401])
@@ -114,8 +113,8 @@ def test_it_changes_nothing_and_says_the_same_again() -> None:
     before = {name: value.clone() for name, value in whole.state_dict().items()}
     modes = [module.training for module in whole.modules()]
     stands = torch.get_rng_state()
-    first = recognition(policy, model, images, transform)
-    assert recognition(policy, model, images, transform) == first
+    first = policy.held_out_metrics(model, images, transform)
+    assert policy.held_out_metrics(model, images, transform) == first
     assert torch.equal(torch.get_rng_state(), stands)
     assert [module.training for module in whole.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in whole.state_dict().items())
