@@ -247,7 +247,7 @@ def test_a_quick_training_keeps_only_its_last_epoch(
     first = numbers(fit(CNN, source=digits(), directory=tmp_path))
     assert saved == [EPOCHS]
     steps.clear()
-    assert resume(CNN, tmp_path) == first == whole(CNN)
+    assert resume(CNN, tmp_path) == first
     assert not steps
 
 
