@@ -90,7 +90,7 @@ def learn_interpolation(
     Raises:
         ValueError: as `hypergradient`.
     """
-    check_batch(batch, "training")
+    check_batch(batch, "training", tokens=mixing.hooks)
     x = batch[0]
     n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
     if step_size is not None:

@@ -56,7 +56,7 @@ def mixed_step(
 
     def backward() -> Tensor:
         if index == 0:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         with autocast_region(batch[0].device.type, autocast):
             value = interpolation.objective(model, batch, loss)
         share = value / count if count > 1 else value

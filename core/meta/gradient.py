@@ -14,9 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from core.meta.engines import ENGINES, FIRST_ORDER
 from core.meta.inner_step import LearningRate, current_rates
 from core.meta.problem import MetaGradient, MetaProblem, Validation
+from core.meta.refusals import named_refusals
 from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.user_model.blocks import last_blocks as names_of_last_blocks
+from core.user_model.untouched import untouched
 from core.user_model.wrapped_models import ranks_of, unwrap
 
 Engine = Literal[
@@ -84,7 +86,7 @@ def hypergradient(
             model's parameters are split over devices; nothing in it is trainable; the engine
             cannot do what is asked.
     """
-    check_batch(batch, "training")
+    check_batch(batch, "training", tokens=mixing.hooks)
     check_lam(lam, batch[0].shape[0])
     check_partner(partner, batch[0].shape[0])
     return meta_gradient(
@@ -128,7 +130,12 @@ def meta_gradient(
 
     The rest, and what it promises, is as in `hypergradient`; `lam`'s values are not checked.
     """
-    check_batch(val_batch, "meta-validation")
+    check_batch(val_batch, "meta-validation", tokens=mixing.hooks)
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "λ is learned by gradients, which torch.inference_mode forbids; leave it around this "
+            "call (torch.no_grad does no harm)"
+        )
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}; got {engine!r}")
     name = AUTO if engine == "auto" else engine
@@ -136,9 +143,10 @@ def meta_gradient(
     ranks = ranks_of(model)
     originals: dict[str, Tensor] = dict(module.named_parameters())
     through = set(originals) if last_blocks is None else names_of_last_blocks(module, last_blocks)
-    # Fresh leaves over the same storage: hooks on the user's parameters do not fire.
+    # Leaves of our own: hooks on the user's parameters do not fire, and a forward pass that writes
+    # to a parameter (max-norm, clamping) writes to the copy.
     theta = {
-        name: p.detach().requires_grad_()
+        name: p.detach().clone().requires_grad_()
         for name, p in originals.items()
         if p.requires_grad and name in through
     }
@@ -148,7 +156,13 @@ def meta_gradient(
     devices = sorted({p.device.index for p in originals.values() if p.is_cuda})
     # Dropout in the virtual passes draws from a copy of the stream: the masks are those that the
     # real step will draw, and the stream stands where it stood.
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices), _kernels_for(name):
+    with (
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=devices),
+        untouched(module),
+        named_refusals(name),
+        _kernels_for(name, module),
+    ):
         problem = MetaProblem(
             model=module,
             theta=theta,
@@ -176,7 +190,7 @@ def meta_gradient(
 
 
 @contextlib.contextmanager
-def _kernels_for(engine: str) -> Iterator[None]:
+def _kernels_for(engine: str, module: nn.Module) -> Iterator[None]:
     """For engines of second order, attention in its plain kernel and compiled parts eagerly.
 
     The others differentiate once.
@@ -185,6 +199,9 @@ def _kernels_for(engine: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if engine not in FIRST_ORDER:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+                # cuDNN's recurrent kernels have no second derivative; torch's own have.
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             # Where nothing was compiled, Dynamo is not loaded, and loading it takes seconds.
             if engine != "compiled" and set_stance and "torch._dynamo" in sys.modules:
                 stack.enter_context(set_stance("force_eager"))

@@ -48,8 +48,23 @@ def current_rates(
     Args:
         optimizer: any torch optimizer.
         parameters: name → parameter, as `model.named_parameters()` gives them.
+
+    Raises:
+        ValueError: a group has no learning rate, or no parameter of the model is in any group.
     """
-    by_id = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    by_id: dict[int, float] = {}
+    for group in optimizer.param_groups:
+        if group.get("lr") is None:
+            raise ValueError(
+                f"{type(optimizer).__name__} names no learning rate in a parameter group, which "
+                "the virtual step needs; give it as `lr`"
+            )
+        by_id |= {id(p): float(group["lr"]) for p in group["params"]}
+    if not by_id.keys() & {id(p) for p in parameters.values()}:
+        raise ValueError(
+            "the optimizer holds no parameter of this model, so its step would not move the model; "
+            "pass the model whose parameters the optimizer was made with"
+        )
     return {name: by_id.get(id(p), 0.0) for name, p in parameters.items()}
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from core.meta.inner_step import LearningRate
-from core.mixing.batch import Batch, Loss, soft_labels
+from core.mixing.batch import Batch, Loss
 from core.mixing.kinds import Mixing
-from core.mixing.losses import mixed_loss
+from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
 from core.user_model.ranks import Ranks
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class MetaProblem:
 
     Attributes:
         model: the plain module.
-        theta: the parameters θ that the virtual step moves, as leaves of this problem's own graph.
+        theta: copies of the parameters θ that the virtual step moves, leaves of its own graph.
         originals: all of the model's parameters by name, as the optimizer knows them.
         batch, val_batch: see `hypergradient`.
         lam: [B], a leaf that requires its gradient; partner: [B], int64.
@@ -80,9 +80,12 @@ class MetaProblem:
         """`body()` while the model's parameters are `theta`, those outside θ constants.
 
         Backward passes belong inside: activation checkpointing runs the model again in them.
-        Buffers are copies: BatchNorm statistics do not move.
+        Buffers and the constants are copies: BatchNorm statistics do not move, nor does a parameter
+        that the forward pass writes to, such as a momentum encoder's.
         """
-        values = {name: p.detach() for name, p in self.originals.items()}
+        values = {
+            name: p.detach().clone() for name, p in self.originals.items() if name not in theta
+        }
         values |= {name: b.clone() for name, b in self.model.named_buffers()}
         values |= theta
         inside = {f"model.{name}": value for name, value in values.items()}
@@ -91,15 +94,13 @@ class MetaProblem:
     def virtual_loss(self) -> Tensor:
         """Loss of the mixed batch (Algorithm 1, lines 4 and 5) where `at` stands. Scalar."""
         x, y = self.batch
-        logits = self.mixing.logits(self._logits, self.model, x, self.lam, self.partner)
+        logits = self.mixing.logits(self.logits, self.model, x, self.lam, self.partner)
         return mixed_loss(self.loss, logits, y, self.lam, self.partner)
 
     def meta_loss(self) -> Tensor:
         """Loss of the validation batch (Eq. 8) where `at` stands. Scalar."""
         x, y = self.val_batch
-        logits = self._logits(x)
-        soft_labels(y, logits.shape[1], dtype=logits.dtype)  # refuses labels out of range
-        return self.loss(logits, y)
+        return unmixed_loss(self.loss, self.logits(x), y)
 
     def validation_at(self, prime: Sequence[Tensor]) -> Validation:
         """The validation loss at θ′ and its gradient v there, averaged over the ranks. Detached.
@@ -130,12 +131,8 @@ class MetaProblem:
             return [float(rates[name]) for name in self.theta]
         return [float(self.lr)] * len(self.theta)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        out = self.model(x)
-        if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[0] != x.shape[0]:
-            shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
-        return out
+    def logits(self, x: Tensor) -> Tensor:
+        return check_logits(self.model(x), x.shape[0])
 
 
 class _Inside(nn.Module):

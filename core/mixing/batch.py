@@ -67,7 +67,12 @@ def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
 
     Returns:
         [B, ...], the dtype and memory format of x.
+
+    Raises:
+        ValueError: x is not floating.
     """
+    if not x.is_floating_point():
+        raise ValueError(_NOT_FLOATING.format("the", x.dtype))
     weight = lam.to(x.dtype).view(-1, *([1] * (x.dim() - 1)))
     return weight * x + (1 - weight) * x[partner]
 
@@ -141,14 +146,35 @@ def check_alpha(alpha: float) -> None:
         )
 
 
-def check_batch(batch: Batch, name: str) -> None:
-    """Raises ValueError unless `batch` is (x [n, ...] floating, y [n] or [n, C]) with n ≥ 1."""
-    x, y = batch
-    if not x.is_floating_point():
+_NOT_FLOATING = (
+    "{} inputs must be floating point to be mixed, got {}; convert images with .float() and "
+    "normalise them first; token ids are mixed where they are embedded, by "
+    "mixing=core.HiddenMixing('name of the embedding layer')"
+)
+
+
+def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
+    """Raises ValueError unless `batch` is (x [n, ...] floating, y [n] or [n, C]) with n ≥ 1.
+
+    Args:
+        batch: what is checked.
+        name: what the message calls it.
+        tokens: x may hold integers, for it is mixed at a hidden layer.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        size = f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else ""
         raise ValueError(
-            f"{name} inputs must be floating point to be mixed, got {x.dtype}; "
-            "convert images with .float() and normalise them first"
+            f"the {name} batch must be a pair (inputs, labels), got {type(batch).__name__}{size}"
         )
+    x, y = batch
+    for what, value in (("inputs", x), ("labels", y)):
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} {what} must be one tensor, got {type(value).__name__}; a model of several "
+                "inputs takes them as one tensor through a small module of your own"
+            )
+    if not x.is_floating_point() and (not tokens or x.dtype == torch.bool):
+        raise ValueError(_NOT_FLOATING.format(name, x.dtype))
     if x.dim() < 2 or x.shape[0] < 1:
         raise ValueError(f"{name} inputs must have shape [n, ...] with n >= 1, got {list(x.shape)}")
     wrong_rank = y.dim() != (2 if y.is_floating_point() else 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
-from core.mixing.losses import mixed_loss
+from core.mixing.losses import check_logits, mixed_loss
 from core.mixing.pairing import Pairing
 from core.user_model.wrapped_models import eager_if_hooked, unwrap
 
@@ -53,7 +53,9 @@ class Interpolation:
             x: [B, ...], floating.
         """
         with eager_if_hooked(model, self.mixing.hooks):
-            return self.mixing.logits(model, unwrap(model), x, self.lam, self.partner)
+            return check_logits(
+                self.mixing.logits(model, unwrap(model), x, self.lam, self.partner), x.shape[0]
+            )
 
     def loss(self, logits: Tensor, y: Tensor, loss: Loss = soft_cross_entropy) -> Tensor:
         """The loss of the mixed batch. Scalar; see `core.mixing.losses.mixed_loss`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from core.mixing.batch import Loss, mix_labels
+from core.mixing.batch import Loss, mix_labels, soft_cross_entropy, soft_labels
 
 
 class MixedLoss(Protocol):
@@ -39,19 +41,28 @@ class IndexLoss:
     labels; the mix of its values at both labels has: `λ_i ℓ(f_i, y_i) + (1 − λ_i) ℓ(f_i, y_j)`, j
     the partner of i. For cross-entropy it is the same number.
 
+    With class weights or ignored labels the sum over the batch is divided by the sum of the weights
+    `λ_i w(y_i) + (1 − λ_i) w(y_j)`, as torch's own losses divide by that of `w(y_i)`: at λ = 1 the
+    value is that of plain training.
+
     Attributes:
-        per_sample: (logits [n, C], y [n] int64) → [n], a loss for each sample, twice
-            differentiable in the logits.
+        per_sample: (logits [n, C], y [n] int64) → [n], a loss for each sample, weighted already,
+            twice differentiable in the logits.
+        weight: [C], floating, the class weights in `per_sample` to divide by; by default those of
+            `per_sample.weight`, which torch's own losses have, or ones.
+        ignore_index: a label that counts for nothing; by default `per_sample.ignore_index`.
 
     Example:
         >>> import torch
         >>> import torch.nn.functional as F
-        >>> loss = IndexLoss(lambda logits, y: F.multi_margin_loss(logits, y, reduction="none"))
+        >>> loss = IndexLoss(lambda logits, y: F.cross_entropy(logits, y, reduction="none"))
         >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))
-        tensor(0.7500)
+        tensor(1.3863)
     """
 
     per_sample: Callable[[Tensor, Tensor], Tensor]
+    weight: Tensor | None = field(default=None, compare=False)
+    ignore_index: int | None = None
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """The mean loss of unmixed samples. Scalar.
@@ -63,7 +74,8 @@ class IndexLoss:
         Raises:
             ValueError: target is not integer [n], or `per_sample` does not return [n].
         """
-        return self._each(logits, target).mean()
+        values, weights = self._each(logits, target)
+        return values.mean() if weights is None else values.sum() / weights.sum()
 
     def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
         """`mean_i(lam_i ℓ(logits_i, y_i) + (1 − lam_i) ℓ(logits_i, y_partner_i))`. Scalar.
@@ -77,23 +89,41 @@ class IndexLoss:
         Raises:
             ValueError: as in a plain call.
         """
-        first, second = self._each(logits, y), self._each(logits, y[partner])
-        return (lam * first + (1 - lam) * second).mean()
+        values, weights = self._each(logits, y)
+        others, other_weights = self._each(logits, y[partner])
+        mixed = lam * values + (1 - lam) * others
+        if weights is None or other_weights is None:
+            return mixed.mean()
+        return mixed.sum() / (lam * weights + (1 - lam) * other_weights).sum()
 
-    def _each(self, logits: Tensor, y: Tensor) -> Tensor:
+    def _each(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The loss of each sample [n], and what each counts in the mean [n]; None where alike."""
         n = logits.shape[0]
         if y.is_floating_point() or list(y.shape) != [n]:
             raise ValueError(
                 f"IndexLoss takes integer labels [{n}], got {y.dtype} {list(y.shape)}; for soft "
                 "labels give a loss that takes them, such as soft_cross_entropy"
             )
-        values = self.per_sample(logits, y.long())
+        y = y.long()
+        values = self.per_sample(logits, y)
         if list(values.shape) != [n]:
             raise ValueError(
                 f"per_sample must return one loss for each sample, [{n}], got "
                 f'{list(values.shape)}; torch\'s own losses do with reduction="none"'
             )
-        return values
+        class_weights, ignored = self.weight, self.ignore_index
+        if class_weights is None:
+            class_weights = getattr(self.per_sample, "weight", None)
+        if ignored is None:
+            ignored = getattr(self.per_sample, "ignore_index", None)
+        if class_weights is None and ignored is None:
+            return values, None
+        counted = torch.ones_like(y, dtype=torch.bool) if ignored is None else y != ignored
+        # A label that is ignored may lie outside of the classes.
+        weights = counted.to(values.dtype)
+        if class_weights is not None:
+            weights = weights * class_weights.to(weights)[torch.where(counted, y, 0)]
+        return torch.where(counted, values, 0), weights
 
 
 def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
@@ -101,6 +131,9 @@ def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tens
 
     Args:
         loss: a `MixedLoss`, or a function of (logits [B, C], soft labels [B, C]).
+            `nn.CrossEntropyLoss` with class weights or ignored labels is taken as an `IndexLoss`
+            where labels are integers, since torch divides by n and not by the sum of the weights
+            where they are soft.
         logits: [B, C], floating, of the mixed batch.
         y: [B], integer class indices, or [B, C], floating soft labels (not for `IndexLoss`).
         lam: [B], floating; the result is differentiable in it.
@@ -110,8 +143,126 @@ def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tens
         Scalar.
 
     Raises:
-        ValueError: as `IndexLoss` or `soft_labels`.
+        ValueError: as `IndexLoss` or `soft_labels`; the loss fails on soft labels or does not
+            return one number; cross-entropy of a single logit, which is constant.
+    """
+    form = mixed_form(loss, y)
+    if form is not None:
+        return _number(form.mixed(logits, y, lam, partner))
+    return _at_soft_labels(loss, logits, mix_labels(y, lam, partner, logits.shape[1]))
+
+
+def unmixed_loss(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
+    """The loss of samples that are not mixed, such as the validation batch's (Eq. 8). Scalar.
+
+    A loss that is written for soft labels gets one-hot rows for integer ones, as it gets them for a
+    mixed batch: given indices [n] it could broadcast them against the logits.
+
+    Args:
+        loss: as in `mixed_loss`.
+        logits: [n, C], floating.
+        y: [n], integer class indices, or [n, C], floating soft labels.
+
+    Raises:
+        ValueError: as in `mixed_loss`.
+    """
+    form = mixed_form(loss, y)
+    if form is not None:
+        return _number(form(logits, y))
+    target = validation_target(loss, y, logits.shape[1], logits.dtype)
+    return _at_soft_labels(loss, logits, target)
+
+
+def validation_target(loss: Loss, y: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Labels as a loss without a form for mixed batches takes them where nothing is mixed.
+
+    Args:
+        loss: a function of (logits [n, C], soft labels [n, C]).
+        y: [n], integer class indices, or [n, C], floating soft labels.
+        num_classes: C.
+        dtype: of the one-hot rows.
+
+    Returns:
+        y for cross-entropy, which takes both; else [n, C].
+
+    Raises:
+        ValueError: as `soft_labels`.
+    """
+    one_hot = soft_labels(y, num_classes, dtype=dtype)
+    return y if _is_cross_entropy(loss) else one_hot
+
+
+def check_logits(logits: Any, n: int) -> Tensor:
+    """The model's output, if it is [n, C].
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != n:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model must return logits [{n}, C], got {got}; wrap a model that returns more in "
+            "a module whose forward returns its logits"
+        )
+    return logits
+
+
+def mixed_form(loss: Any, y: Tensor) -> MixedLoss | None:
+    """The loss as one with a form of its own for mixed batches, or None where it has none.
+
+    Args:
+        loss: as in `mixed_loss`.
+        y: [n], integer, or [n, C], floating, the labels that it is about to be given.
     """
     if hasattr(loss, "mixed"):
-        return loss.mixed(logits, y, lam, partner)
-    return loss(logits, mix_labels(y, lam, partner, logits.shape[1]))
+        return loss  # type: ignore[no-any-return]
+    if type(loss) is not nn.CrossEntropyLoss or loss.reduction != "mean" or y.is_floating_point():
+        return None
+    if loss.weight is None and not bool((y == loss.ignore_index).any()):
+        return None
+
+    def per_sample(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(
+            logits,
+            labels,
+            weight=loss.weight,
+            ignore_index=loss.ignore_index,
+            reduction="none",
+            label_smoothing=loss.label_smoothing,
+        )
+
+    return IndexLoss(per_sample, loss.weight, loss.ignore_index)
+
+
+def _is_cross_entropy(loss: Any) -> bool:
+    """Whether integer labels are as good as one-hot rows to it."""
+    return loss in (soft_cross_entropy, F.cross_entropy) or type(loss) is nn.CrossEntropyLoss
+
+
+def _at_soft_labels(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+    if logits.shape[1] == 1 and _is_cross_entropy(loss):
+        raise ValueError(
+            "softmax over one class is constant, so its cross-entropy teaches nothing; for two "
+            "classes give the model two outputs, or pass loss=torch.nn.BCEWithLogitsLoss() with "
+            f"floating labels [{logits.shape[0]}, 1]"
+        )
+    if isinstance(loss, type):
+        raise ValueError(f"loss must be a function or an instance, got the class {loss.__name__}")
+    try:
+        value = loss(logits, target)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"the loss failed on logits {list(logits.shape)} and labels {target.dtype} "
+            f"{list(target.shape)}: {error}; a loss of integer labels goes into core.IndexLoss "
+            'with reduction="none"'
+        ) from error
+    return _number(value)
+
+
+def _number(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss must return one number, the mean over the batch; got {shape}")
+    return value

@@ -203,7 +203,7 @@ class Amortised(Policy):
         self, batch: Batch, generator: torch.Generator | None, pairing: Pairing
     ) -> Interpolation:
         """The draws of a learning step in the same order, and the predicted move in its place."""
-        check_batch(batch, "training")
+        check_batch(batch, "training", tokens=self.learned.mixing.hooks)
         reading, (x, y) = self.learned.reading, batch
         n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
         lam_init = draw_beta(

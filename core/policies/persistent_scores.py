@@ -131,7 +131,7 @@ class PersistentScores(Policy):
             ValueError: `indices` are missing or off; `val_batch` is None at a step that learns; as
                 `hypergradient`.
         """
-        check_batch(batch, "training")
+        check_batch(batch, "training", tokens=self.mixing.hooks)
         x = batch[0]
         n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
         first = self._reach(_checked(indices, n), x.device)

@@ -20,6 +20,7 @@ from core.meta.engines.double_backward import double_backward
 from core.meta.engines.replay import Replay
 from core.meta.problem import MetaGradient, MetaProblem, Validation, _Inside
 from core.mixing.batch import Batch, soft_labels
+from core.mixing.losses import mixed_form, unmixed_loss, validation_target
 
 T = TypeVar("T")
 
@@ -118,10 +119,10 @@ class _Graphs:
             if self.failure is not None:
                 return self.failure
             self.classes[kind] = _number_of_classes(problem)
-        labels = _checked_labels(problem, self.classes[kind])
+        problem = _with_labels(problem, self.classes[kind])
         try:
             with _without_deprecations() if new else contextlib.nullcontext():
-                return _run(self.stage, problem, labels)
+                return _run(self.stage, problem)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the compiler raises; a true error comes up again
@@ -152,26 +153,33 @@ def _kind(problem: MetaProblem) -> Hashable:
 
 def _number_of_classes(problem: MetaProblem) -> int:
     """C, from an ordinary pass, which also raises what is wrong with the model or the labels."""
-    seen: list[int] = []
+    x, y = problem.val_batch
 
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
-        seen.append(logits.shape[1])
-        return problem.loss(logits, target)
+    def classes() -> int:
+        logits = problem.logits(x)
+        unmixed_loss(problem.loss, logits, y)
+        return logits.shape[1]
 
-    probe = replace(problem, loss=loss)
     with torch.no_grad(), Replay(problem.tensors)():
-        probe.at(probe.theta, probe.meta_loss)
-    return seen[0]
+        return problem.at(problem.theta, classes)
 
 
-def _checked_labels(problem: MetaProblem, classes: int) -> Tensor:
-    """The batch's labels as the graph takes them; refuses those out of range, which it cannot."""
-    soft_labels(problem.val_batch[1], classes)
-    soft = soft_labels(problem.batch[1], classes, dtype=problem.lam.dtype)
-    return problem.batch[1] if hasattr(problem.loss, "mixed") else soft
+def _with_labels(problem: MetaProblem, classes: int) -> MetaProblem:
+    """The problem with loss and labels as the graph takes them: it cannot look at their values.
+
+    Raises:
+        ValueError: a label lies outside of the classes.
+    """
+    (x, y), (x_val, y_val) = problem.batch, problem.val_batch
+    form = mixed_form(problem.loss, y) or mixed_form(problem.loss, y_val)
+    if form is not None:
+        return replace(problem, loss=form)
+    soft = soft_labels(y, classes, dtype=problem.lam.dtype)
+    target = validation_target(problem.loss, y_val, classes, problem.lam.dtype)
+    return replace(problem, batch=(x, soft), val_batch=(x_val, target))
 
 
-def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:
+def _run(stage: Stage, problem: MetaProblem) -> MetaGradient:
     theta = {name: p.detach() for name, p in problem.theta.items()}
     some = next(iter(theta.values()))
     dtype = torch.promote_types(some.dtype, torch.float32)
@@ -187,7 +195,7 @@ def _run(stage: Stage, problem: MetaProblem, labels: Tensor) -> MetaGradient:
             traced,
             # Tensors, all that changes from call to call: no value is compiled in.
             theta,
-            (problem.batch[0], labels),
+            problem.batch,
             problem.val_batch,
             lam,
             problem.partner,
@@ -215,7 +223,7 @@ class _Traced(MetaProblem):
 
     def meta_loss(self) -> Tensor:
         x, y = self.val_batch
-        return self.loss(self._logits(x), y)
+        return self.loss(self.logits(x), y)
 
 
 def _stage(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from core.meta.engines.hand_derived.substitution import DifferentiatesInside, HandDerived
-from core.meta.engines.once import refuse_once_differentiable
+from core.meta.engines.once import refuse_captured_parameters, refuse_once_differentiable
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import cotangent
 from core.meta.problem import MetaGradient, MetaProblem
@@ -33,6 +33,7 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
         except DifferentiatesInside:
             replay.rewind()
             loss = problem.virtual_loss()
+        refuse_captured_parameters(loss, problem.originals)
         return loss, torch.autograd.grad(
             loss * problem.scale, theta, create_graph=True, allow_unused=True
         )

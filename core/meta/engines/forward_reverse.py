@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import direction
@@ -24,14 +28,15 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
     (PreActResNet-18, 64 images of 32x32), on the CPU in float32. With a known validation gradient
     this one pass is the whole meta stage.
 
+    What runs under `torch.no_grad` sees no tangents, as it passes no gradients.
+
     Raises:
-        RuntimeError: an operation of the model or of the loss has no forward derivative (from
-            torch).
+        ValueError: an operation of the model or of the loss has no forward derivative in torch.
     """
     _load_decompositions()
     replay = Replay(problem.tensors)
     w, validation = direction(problem)
-    with replay(), forward_ad.dual_level():
+    with replay(), forward_ad.dual_level(), _NoTangents():
         dual = {
             name: forward_ad.make_dual(p.detach(), tangent)
             for (name, p), tangent in zip(problem.theta.items(), w, strict=True)
@@ -47,6 +52,22 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
     return MetaGradient(
         problem.unscaled(hypergradient), validation[0], virtual_loss.primal, validation
     )
+
+
+class _NoTangents(TorchFunctionMode):
+    """Takes the tangents from what runs under `torch.no_grad`, which torch leaves on."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if not torch.is_grad_enabled():
+            args, kwargs = tree_map_only(Tensor, _primal, (args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+def _primal(value: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunction():
+        return forward_ad.unpack_dual(value).primal
 
 
 @functools.cache

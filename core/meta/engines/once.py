@@ -1,8 +1,8 @@
-"""Refusal of functions that are differentiable once, where autograd would be silently wrong."""
+"""Refusals where autograd would be silently wrong: found in the graphs of a meta stage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -21,16 +21,45 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
     Raises:
         ValueError: there is such a function.
     """
-    stack: list[Node | None] = [g.grad_fn for g in gradients if g is not None]
+    if any(node.name() == "torch::autograd::Error" for node in _graph(gradients)):
+        raise ValueError(
+            "the model or the loss uses a function marked once_differentiable, and exact "
+            'engines differentiate twice; use engine="finite_difference"'
+        )
+
+
+def refuse_captured_parameters(loss: Tensor, originals: Mapping[str, Tensor]) -> None:
+    """Looks for the model's own parameters, as the user holds them, in the graph of a virtual loss.
+
+    The passes of a meta stage run at copies of the parameters. A penalty over parameter objects
+    that were collected before would be a constant there, and its share of the derivative missing.
+
+    Args:
+        loss: the virtual loss, with its graph.
+        originals: all of the model's parameters by name.
+
+    Raises:
+        ValueError: there is such a parameter.
+    """
+    names = {id(p): name for name, p in originals.items()}
+    for node in _graph([loss]):
+        name = names.get(id(getattr(node, "variable", None)))
+        if name is not None:
+            raise ValueError(
+                f"the loss reads the parameter {name!r} as an object collected before the step, "
+                "which the virtual step does not move; read it from the model inside the loss, "
+                "by model.named_parameters()"
+            )
+
+
+def _graph(tensors: Iterable[Tensor | None]) -> Iterator[Node]:
+    """Every node of the graph behind the tensors, once."""
+    stack: list[Node | None] = [t.grad_fn for t in tensors if t is not None]
     seen: set[Node] = set()
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name() == "torch::autograd::Error":
-            raise ValueError(
-                "the model or the loss uses a function marked once_differentiable, and exact "
-                'engines differentiate twice; use engine="finite_difference"'
-            )
+        yield node
         stack.extend(following for following, _ in node.next_functions)

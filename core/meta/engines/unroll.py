@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
-from core.meta.engines.once import refuse_once_differentiable
+from core.meta.engines.once import refuse_captured_parameters, refuse_once_differentiable
 from core.meta.inner_step import differentiable, gradient_descent
 from core.meta.problem import MetaGradient, MetaProblem
 
@@ -36,6 +36,7 @@ def unroll(problem: MetaProblem) -> MetaGradient:
 
     def descend() -> tuple[Tensor, list[Tensor]]:
         loss = problem.virtual_loss()
+        refuse_captured_parameters(loss, problem.originals)
         return loss, step.step(
             loss * problem.scale, params=theta, grad_callback=lambda g: _checked(problem, g)
         )

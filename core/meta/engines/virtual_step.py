@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.meta.engines.once import refuse_captured_parameters
 from core.meta.inner_step import descend, differentiable
 from core.meta.problem import MetaProblem, Validation
 
@@ -26,8 +27,9 @@ def direction(problem: MetaProblem) -> tuple[list[Tensor], Validation]:
     theta = list(problem.theta.values())
 
     def differentiate() -> tuple[Tensor | None, ...]:
-        loss = problem.virtual_loss() * problem.scale
-        return torch.autograd.grad(loss, theta, allow_unused=True)
+        loss = problem.virtual_loss()
+        refuse_captured_parameters(loss, problem.originals)
+        return torch.autograd.grad(loss * problem.scale, theta, allow_unused=True)
 
     return cotangent(problem, problem.at(problem.theta, differentiate))
 

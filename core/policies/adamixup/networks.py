@@ -6,6 +6,7 @@ Shapes here: n images, D features, C classes.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -72,7 +73,7 @@ def truncated_normal(like: Tensor, generator: torch.Generator | None = None) -> 
     """N(0, 1) cut at ±2, by inversion: one draw an element, where the stream is. As `like`."""
     source = generator.device if generator is not None else torch.device("cpu")
     levels = torch.rand(like.shape, generator=generator, device=source, dtype=torch.float64)
-    edge = torch.special.erf(torch.tensor(2.0, dtype=torch.float64).sqrt())
+    edge = math.erf(2**0.5)
     values = 2**0.5 * torch.special.erfinv((2 * levels - 1) * edge)
     return values.to(device=like.device, dtype=like.dtype)
 

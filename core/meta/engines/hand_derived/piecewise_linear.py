@@ -22,15 +22,16 @@ class Relu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
         y: Tensor = torch.relu(x) if slope == 0 else _aten.leaky_relu(x, slope)
-        # x and y have one sign; where x is needed no more, its memory is free.
-        ctx.save_for_backward(y)
+        # x and y have one sign. As torch does, ReLU saves y (where x is needed no more, its memory
+        # is free) and leaky ReLU x, so that y may be written to in place.
+        ctx.save_for_backward(y if slope == 0 else x)
         ctx.slope = slope
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
-        return _ReluBackward.apply(g, y, ctx.slope), None
+        (x_or_y,) = ctx.saved_tensors
+        return _ReluBackward.apply(g, x_or_y, ctx.slope), None
 
 
 class _ReluBackward(torch.autograd.Function):
@@ -50,7 +51,7 @@ class _ReluBackward(torch.autograd.Function):
 def _relu_backward(g: Tensor, y: Tensor, slope: float) -> Tensor:
     if slope == 0:
         return torch.ops.aten.threshold_backward(g, y, 0)
-    return torch.ops.aten.leaky_relu_backward(g, y, slope, True)
+    return torch.ops.aten.leaky_relu_backward(g, y, slope, False)
 
 
 class MaxPool2d(torch.autograd.Function):

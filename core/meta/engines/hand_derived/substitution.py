@@ -130,6 +130,12 @@ def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fal
     return Relu.apply(input, negative_slope)
 
 
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    # torch's own has no second derivative.
+    values = F.relu6(input + 3) / 6
+    return input.copy_(values) if inplace else values
+
+
 def _max_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -152,6 +158,7 @@ _OURS: dict[Any, Callable[..., Any]] = {
     torch.relu: _relu,
     Tensor.relu: _relu,
     F.leaky_relu: _leaky_relu,
+    F.hardsigmoid: _hardsigmoid,
     F.max_pool2d: _max_pool2d,
     torch.max_pool2d: _max_pool2d,
 }

@@ -1,0 +1,57 @@
+"""The meta stage leaves a user's module as it was, whatever its forward pass does to it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+@contextlib.contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Inside, forward passes may write to the module; afterwards, it stands as before.
+
+    Three things are seen to, which parameters and buffers given to `functional_call` do not cover:
+
+    - The cache of `torch.nn.utils.parametrize.cached()` is keyed by module and name, so it would
+      hand the weight computed from θ to the pass at θ′, and ours to the real step. It is closed.
+    - Layers that compute a weight before their forward pass (the older `weight_norm` and
+      `spectral_norm`, pruning) keep it as an attribute. It is put back.
+    - Python's and NumPy's global random streams, from which a forward pass may draw.
+
+    Args:
+        module: the plain module.
+    """
+    computed = [
+        (layer, {name: v for name, v in vars(layer).items() if isinstance(v, Tensor)})
+        for layer in module.modules()
+        if layer._forward_pre_hooks
+    ]
+    # The global streams, since those are what models draw from.
+    streams = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with _no_parametrization_cache():
+        try:
+            yield
+        finally:
+            for layer, attributes in computed:
+                for name in [n for n, v in vars(layer).items() if isinstance(v, Tensor)]:
+                    if name not in attributes:
+                        del vars(layer)[name]
+                vars(layer).update(attributes)
+            random.setstate(streams[0])
+            np.random.set_state(streams[1])  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _no_parametrization_cache() -> Iterator[None]:
+    """`parametrize.cached()` has no way to be left early but its two module variables."""
+    enabled, cache = parametrize._cache_enabled, parametrize._cache
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = enabled, cache
