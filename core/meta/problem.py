@@ -132,6 +132,7 @@ class MetaProblem:
         return [float(self.lr)] * len(self.theta)
 
     def logits(self, x: Tensor) -> Tensor:
+        """The logits [n, C] of inputs [n, ...] where `at` stands."""
         return check_logits(self.model(x), x.shape[0])
 
 

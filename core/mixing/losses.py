@@ -215,7 +215,7 @@ def mixed_form(loss: Any, y: Tensor) -> MixedLoss | None:
         y: [n], integer, or [n, C], floating, the labels that it is about to be given.
     """
     if hasattr(loss, "mixed"):
-        return loss  # type: ignore[no-any-return]
+        return loss
     if type(loss) is not nn.CrossEntropyLoss or loss.reduction != "mean" or y.is_floating_point():
         return None
     if loss.weight is None and not bool((y == loss.ignore_index).any()):
