@@ -413,7 +413,7 @@ def test_a_penalty_over_collected_parameters_is_refused(data: Data) -> None:
     assert_close(without, differences(model, data, mixed))
 
 
-# ------------------------------------------------------------------ operations and their derivatives
+# ---------------------------------------------------------------- operations and their derivatives
 
 
 def network(layer: nn.Module) -> nn.Module:
