@@ -38,9 +38,11 @@ def named_refusals(engine: str) -> Iterator[None]:
             message = str(cause)
             if engine == "forward_reverse" and (match := _FORWARD.search(message)):
                 operation = next((g for g in match.groups() if g), "an operation")
+                # Fused attention that the model forces has no second derivative either.
+                other = "finite_difference" if "attention" in operation else "auto"
                 raise ValueError(
                     f"{operation} of the model or the loss has no forward derivative in torch, "
-                    'which engine="forward_reverse" needs; use engine="auto"'
+                    f'which engine="forward_reverse" needs; use engine="{other}"'
                 ) from error
             if engine in ("forward_reverse", "finite_difference") and _SPARSE.search(message):
                 raise ValueError(
