@@ -88,9 +88,7 @@ def test_works_with_fused_attention(toy: SimpleNamespace) -> None:
     model, data = Fused(), toy.make_data()
     value = hypergradient(**arguments(model, data), engine="finite_difference")
     for engine in EXACT:
-        with pytest.raises(
-            ValueError, match=r"attention.* use engine=.finite_difference"
-        ):
+        with pytest.raises(ValueError, match=r"attention.* use engine=.finite_difference"):
             hypergradient(**arguments(model, data), engine=engine)
     model.kernel = SDPBackend.MATH
     truth = hypergradient(**arguments(model, data), engine="unroll")
