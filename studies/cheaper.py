@@ -19,10 +19,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.policies import Beta, LearnedConfig, NoMix
+from core.policies import LearnedConfig
 from hpo.run import run_study
-from hpo.study.rows import Family, Recipe, Row, StudyRow, controls
-from studies.rows import SEARCHED
+from hpo.study.rows import StudyRow, controls
+from studies.rows import MIXUP, NONE, SEARCHED, row
 
 LAST_BLOCKS, REFRESH_EVERY, EVERY = 2, 4, 16
 
@@ -31,27 +31,15 @@ def rows() -> list[StudyRow]:
     """The rows of the table."""
     last = f"last {LAST_BLOCKS} blocks"
     often = f"every {EVERY} steps"
-    exact = _row("metamixup", "MetaMixUp (exact)", "exact", "learned", LearnedConfig())
-    amortised = _row(
-        "metamixup-amortised",
-        f"MetaMixUp ({often})",
-        often,
-        "learned",
-        LearnedConfig(every=EVERY),
-    )
+    exact = _learned("", "exact", LearnedConfig())
+    amortised = _learned("-amortised", often, LearnedConfig(every=EVERY))
     return [
-        _row("none", "No MixUp", "none", "none", NoMix()),
-        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
+        NONE,
+        MIXUP,
         SEARCHED,
         exact,
-        _row(
-            "metamixup-last",
-            f"MetaMixUp ({last})",
-            last,
-            "learned",
-            LearnedConfig(last_blocks=LAST_BLOCKS),
-        ),
-        _row(
+        _learned("-last", last, LearnedConfig(last_blocks=LAST_BLOCKS)),
+        row(
             "metamixup-refresh",
             f"MetaMixUp (v every {REFRESH_EVERY} steps)",
             f"validation gradient every {REFRESH_EVERY} steps",
@@ -59,11 +47,9 @@ def rows() -> list[StudyRow]:
             LearnedConfig(refresh_every=REFRESH_EVERY),
         ),
         amortised,
-        _row(
-            "metamixup-amortised-last",
-            f"MetaMixUp ({often}, {last})",
+        _learned(
+            "-amortised-last",
             f"{often}, {last}",
-            "learned",
             LearnedConfig(every=EVERY, last_blocks=LAST_BLOCKS),
         ),
         *controls(exact, plain=True),
@@ -71,8 +57,8 @@ def rows() -> list[StudyRow]:
     ]
 
 
-def _row(key: str, label: str, setting: str, family: Family, recipe: Recipe) -> StudyRow:
-    return StudyRow(Row(key, label, setting, family, {}), recipe)
+def _learned(suffix: str, setting: str, policy: LearnedConfig) -> StudyRow:
+    return row(f"metamixup{suffix}", f"MetaMixUp ({setting})", setting, "learned", policy)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

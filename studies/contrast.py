@@ -50,7 +50,8 @@ from core.policies import Beta, Fixed, LearnedConfig, ScoresConfig
 from hpo.run import run_study
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP
 from hpo.search.strategies import Evolved, Listed, Sampled, Strategy
-from hpo.study.rows import Family, Row, StudyRow
+from hpo.study.rows import Family, StudyRow
+from studies.rows import row
 
 _BETA = Beta(alpha=1.0)
 _LEARNED = LearnedConfig()
@@ -101,7 +102,7 @@ def rows() -> list[StudyRow]:
 
 
 def _row(key: str, label: str, family: Family, strategy: Strategy) -> StudyRow:
-    return StudyRow(Row(key, label, key, family), strategy)
+    return row(key, label, key, family, strategy)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

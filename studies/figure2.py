@@ -32,9 +32,9 @@ from dataclasses import replace
 from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.figures.loss_curves import loss_curves
-from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.run import run_study
 from hpo.study.rows import StudyRow
+from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 
 UNMIXED_IMAGES = 1000
 

@@ -30,11 +30,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.analyses.figures.validation_size import Curve, validation_size
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
 from hpo.study.rows import StudyRow
+from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 
 SIZES = (10, 20, 50, 100, 500, 1000)
 READINGS = (METAMIXUP, METAMIXUP_PAPER)

@@ -35,12 +35,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.policies import AdaMixUpConfig, Beta, Fixed, PolicyConfig, ScoresConfig
+from core.policies import ScoresConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.figures.intrusion_bars import intrusion_bars
-from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.run import run_study
-from hpo.study.rows import Family, Row, StudyRow, controls
+from hpo.study.rows import StudyRow, controls
+from studies.rows import (
+    ADAMIXUP,
+    ADAMIXUP_PLAIN,
+    METAMIXUP,
+    METAMIXUP_PAPER,
+    MIXUP,
+    NONE,
+    beta,
+    fixed,
+    renamed,
+    row,
+)
 
 MIXED_SAMPLES = 2000
 
@@ -49,26 +60,16 @@ def rows() -> list[StudyRow]:
     """All policies."""
     return [
         NONE,
-        _row("beta-0.2", "MixUp (α = 0.2)", "alpha=0.2", "beta", Beta(alpha=0.2)),
+        beta(0.2),
         MIXUP,
-        _row("fixed-0.5", "MixUp (λ = 0.5)", "lam=0.5", "fixed", Fixed(lam=0.5)),
-        _row(
-            "adamixup-no-discriminator",
-            "AdaMixUp (no discriminator)",
-            "adamixup",
-            "extra",
-            AdaMixUpConfig(discriminator=False),
-        ),
-        _row("adamixup", "AdaMixUp", "adamixup", "extra", AdaMixUpConfig()),
+        fixed(0.5),
+        renamed(ADAMIXUP_PLAIN, label="AdaMixUp (no discriminator)", setting="adamixup"),
+        renamed(ADAMIXUP, setting="adamixup"),
         METAMIXUP_PAPER,
         METAMIXUP,
         *controls(METAMIXUP, plain=True),
-        _row("scores", "Scores", "a score a sample", "learned", ScoresConfig()),
+        row("scores", "Scores", "a score a sample", "learned", ScoresConfig()),
     ]
-
-
-def _row(key: str, label: str, setting: str, family: Family, policy: PolicyConfig) -> StudyRow:
-    return StudyRow(Row(key, label, setting, family), policy)
 
 
 def adapted(training: TrainingConfig) -> TrainingConfig:

@@ -30,9 +30,9 @@ from dataclasses import replace
 
 from core.policies import Beta
 from hpo.analyses.figures.lambda_frequency import lambda_frequency
-from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.run import run_study
 from hpo.study.rows import StudyRow
+from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 
 
 def rows() -> list[StudyRow]:

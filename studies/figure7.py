@@ -30,9 +30,9 @@ from dataclasses import replace
 from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.figures.class_pair_maps import class_pair_maps
-from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER
 from hpo.run import run_study
 from hpo.study.rows import StudyRow, controls
+from studies.rows import METAMIXUP, METAMIXUP_PAPER
 
 EPOCHS = (3, 30, 90, 120)
 

@@ -46,7 +46,8 @@ from hpo.analyses.labels.comparison import Method, label_comparison, require_cle
 from hpo.command_line import Options, parse
 from hpo.run import UNUSABLE, run_study
 from hpo.study import presets
-from hpo.study.rows import Family, Row, StudyRow, controls
+from hpo.study.rows import StudyRow, controls
+from studies.rows import NONE, row
 
 FOLDS = 5
 DEFAULTS = ("--label-noise", "0.4", "--seeds", "5")
@@ -68,20 +69,15 @@ METHODS = (
 
 def rows(clean_epochs: int) -> list[StudyRow]:
     """The trainings; `clean_epochs` is the number of epochs of the one on clean images alone."""
-    scores = StudyRow(Row("scores", "Scores", "scores", "learned"), ScoresConfig())
+    scores = row("scores", "Scores", "scores", "learned", ScoresConfig())
     placebo, _ = controls(scores)
-    none = StudyRow(Row("none", "No MixUp", "none", "none"), NoMix())
-    table = [none, scores, placebo]
-    for fold in range(FOLDS):
-        name = f"fold {fold + 1} of {FOLDS}"
-        table.append(_plain(_FOLDS[fold], f"Without {name}", folds=FOLDS, fold=fold))
-    for fold in range(FOLDS):
-        name = f"Without fold {fold + 1} of {FOLDS}, with clean images"
-        table.append(
-            _plain(_CLEAN_FOLDS[fold], name, folds=FOLDS, fold=fold, meta_in_training=True)
-        )
-    name = "Clean images alone"
-    return [*table, _plain("clean", name, folds=1, meta_in_training=True, epochs=clean_epochs)]
+    table = [NONE, scores, placebo]
+    for keys, clean in ((_FOLDS, {}), (_CLEAN_FOLDS, {"meta_in_training": True})):
+        for fold, key in enumerate(keys):
+            label = f"Without fold {fold + 1} of {FOLDS}" + (", with clean images" if clean else "")
+            table.append(_plain(key, label, folds=FOLDS, fold=fold, **clean))
+    clean_alone = {"folds": 1, "meta_in_training": True, "epochs": clean_epochs}
+    return [*table, _plain("clean", "Clean images alone", **clean_alone)]
 
 
 def clean_epochs(options: Options) -> int:
@@ -103,8 +99,8 @@ def _epochs(options: Options, dataset: str) -> int:
     return max(training.epochs, -(-training.epochs * (size or 0) // training.meta_size))
 
 
-def _plain(key: str, label: str, family: Family = "extra", **training: int) -> StudyRow:
-    return StudyRow(Row(key, label, key, family), NoMix(), training)
+def _plain(key: str, label: str, **training: int) -> StudyRow:
+    return row(key, label, key, "extra", NoMix(), **training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

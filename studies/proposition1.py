@@ -43,12 +43,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.analysis.config import AnalysisConfig
-from core.meta.reading import DEFAULT, PAPER
-from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.proposition1.report import proposition1_report
 from hpo.run import run_study
-from hpo.study.rows import Family, Row, StudyRow, controls
+from hpo.study.rows import StudyRow, controls
+from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 
 PAIRS = 32
 SMOOTH = {"digits_cnn": "digits_cnn_smooth"}
@@ -57,19 +56,8 @@ SMOOTH = {"digits_cnn": "digits_cnn_smooth"}
 
 def rows() -> list[StudyRow]:
     """No mixing, MixUp, the two readings, the placebo."""
-    paper, default = (LearnedConfig(reading=r) for r in (PAPER, DEFAULT))
-    learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
-    return [
-        _row("none", "No MixUp", "none", "none", NoMix()),
-        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
-        _row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned", paper),
-        learned,
-        *(row for row in controls(learned, plain=True) if row.row.family == "placebo"),
-    ]
-
-
-def _row(key: str, label: str, setting: str, family: Family, policy: PolicyConfig) -> StudyRow:
-    return StudyRow(Row(key, label, setting, family), policy)
+    placebo, _ = controls(METAMIXUP, plain=True)
+    return [NONE, MIXUP, METAMIXUP_PAPER, METAMIXUP, placebo]
 
 
 def looked_at(training: TrainingConfig) -> TrainingConfig:

@@ -49,13 +49,13 @@ from itertools import product
 from typing import Any
 
 from core.meta.reading import DEFAULT, PAPER, Reading
-from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
+from core.policies import Beta, LearnedConfig, PolicyConfig
 from hpo.analyses.readings.factorial import DesignPoint
 from hpo.analyses.readings.report import readings_report
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
-from hpo.study.rows import Row, StudyRow, controls, with_meta_images
-from studies.rows import SEARCHED
+from hpo.study.rows import StudyRow, controls, with_meta_images
+from studies.rows import NONE, SEARCHED, beta, renamed, row
 
 PROJECTIONS = {"before": "sigmoid_before", "after": "sigmoid_after", "clip": "clip"}
 GRADIENTS = ("lam", "logit")
@@ -100,16 +100,14 @@ def design() -> list[DesignPoint]:
 
 def rows() -> list[StudyRow]:
     """References, the factorial, then what is varied around each named reading."""
-    none, beta_1 = references = [
-        StudyRow(Row("none", "No MixUp", "none", "none"), NoMix()),
-        _beta(1.0),
-    ]
+    mixup = _per_sample(1.0)
     table = [
-        *references,
-        _beta(0.2),
+        NONE,
+        mixup,
+        _per_sample(0.2),
         SEARCHED,
-        with_meta_images(none),
-        with_meta_images(beta_1),
+        with_meta_images(NONE),
+        with_meta_images(mixup),
     ]
     known = _factorial()
     table += [_learned(key, reading) for key, reading in known.items()]
@@ -117,14 +115,14 @@ def rows() -> list[StudyRow]:
         if reading not in known.values():
             table.append(_learned(name, reading))
         table += _one_at_a_time(name, reading)
-    [default] = [row for row in table if row.policy == _policy(DEFAULT) and not row.training]
+    [default] = [r for r in table if r.policy == _policy(DEFAULT) and not r.training]
     return [*table, *controls(default, plain=True)]
 
 
-def _beta(alpha: float) -> StudyRow:
-    policy = Beta(alpha=alpha, per_sample=True)  # as learned rows draw λ0
-    label, setting = f"MixUp (α = {alpha:g}, per sample)", f"alpha={alpha:g}"
-    return StudyRow(Row(f"beta-{alpha:g}", label, setting, "beta"), policy)
+def _per_sample(alpha: float) -> StudyRow:
+    """MixUp with a λ for each sample, as learned rows draw λ0."""
+    drawn = renamed(beta(alpha), label=f"MixUp (α = {alpha:g}, per sample)")
+    return replace(drawn, recipe=Beta(alpha=alpha, per_sample=True))
 
 
 def _factorial() -> dict[str, Reading]:
@@ -170,7 +168,7 @@ def _learned(
     names = [name for name, named in NAMED.items() if named == reading and not label]
     label = (label or key.replace("-", ", ")) + "".join(f" ({name})" for name in names)
     setting = ", ".join(f"{field}={value}" for field, value in vars(reading).items())
-    return StudyRow(Row(key, label, setting, "learned"), _policy(reading), dict(training or {}))
+    return row(key, label, setting, "learned", _policy(reading), **(training or {}))
 
 
 def _policy(reading: Reading) -> PolicyConfig:

@@ -6,24 +6,98 @@ study trained below an output folder, the next one takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from core.meta.reading import DEFAULT, PAPER
+from core.policies import AdaMixUpConfig, Beta, Fixed, LearnedConfig, NoMix
 from hpo.search.space_search import SEARCH_METHOD
-from hpo.study.rows import SEARCHED_ALPHA, Family, Recipe, Row, StudyRow
+from hpo.study.rows import SEARCHED_ALPHA, Family, Recipe, Row, SemiRow, StudyRow
+from studies.paper_numbers import FEW_LABELS
 
 
 def row(
+    key: str, label: str, setting: str, family: Family, recipe: Recipe, **training: Any
+) -> StudyRow:
+    """Returns a row of a table, with settings of `TrainingConfig` that it has for itself."""
+    return StudyRow(Row(key, label, setting, family), recipe, training)
+
+
+def few_labels(
     key: str,
     label: str,
     setting: str,
     family: Family,
     recipe: Recipe,
-    paper: Mapping[str, float] | None = None,
-    **training: Any,
+    *,
+    method: str,
+    counterpart: str | None = None,
+    **settings: Any,
 ) -> StudyRow:
-    """Returns a row of a table, with settings of `TrainingConfig` that it has for itself."""
-    return StudyRow(Row(key, label, setting, family, paper or {}), recipe, training)
+    """Returns a row that trains with few labels, with the paper's numbers of Tables III to V.
 
+    Args:
+        key, label, setting, family, counterpart: see `hpo.study.rows.Row`.
+        recipe: how it mixes.
+        method: of `hpo.study.few_label_presets.METHODS`.
+        settings: fields of `SemiSupervisedConfig` that it has for itself.
+    """
+    semi = SemiRow(method, settings, FEW_LABELS.get(key, {}))
+    return StudyRow(Row(key, label, setting, family, counterpart=counterpart), recipe, semi=semi)
+
+
+def renamed(original: StudyRow, **shown: Any) -> StudyRow:
+    """Returns the row with other fields of `hpo.study.rows.Row`."""
+    return replace(original, row=replace(original.row, **shown))
+
+
+def with_paper(
+    rows: Iterable[StudyRow], errors: Mapping[str, Mapping[str, float]]
+) -> list[StudyRow]:
+    """Returns the rows with the paper's errors in percent, by key and data set."""
+    return [renamed(each, paper_error=errors.get(each.row.key, {})) for each in rows]
+
+
+def beta(alpha: float) -> StudyRow:
+    """Returns MixUp with one λ ~ Beta(α, α) a batch."""
+    label, setting = f"MixUp (α = {alpha:g})", f"alpha={alpha:g}"
+    return row(f"beta-{alpha:g}", label, setting, "beta", Beta(alpha=alpha))
+
+
+def fixed(lam: float) -> StudyRow:
+    """Returns MixUp with one λ for all."""
+    return row(f"fixed-{lam:g}", f"MixUp (λ = {lam:g})", f"lam={lam:g}", "fixed", Fixed(lam=lam))
+
+
+NONE = row("none", "No MixUp", "none", "none", NoMix())
+
+MIXUP = beta(1.0)
 
 SEARCHED = row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", SEARCHED_ALPHA)
+
+ADAMIXUP = row("adamixup", "AdaMixUp", "discriminator", "extra", AdaMixUpConfig())
+
+ADAMIXUP_PLAIN = row(
+    "adamixup-no-discriminator",
+    "AdaMixUp without discriminator",
+    "no discriminator",
+    "extra",
+    AdaMixUpConfig(discriminator=False),
+)
+
+METAMIXUP = row(
+    "metamixup",
+    "MetaMixUp (default)",
+    "reading=default",
+    "learned",
+    LearnedConfig(reading=DEFAULT),
+)
+
+METAMIXUP_PAPER = row(
+    "metamixup-paper",
+    "MetaMixUp (paper)",
+    "reading=paper",
+    "learned",
+    LearnedConfig(reading=PAPER),
+)

@@ -28,29 +28,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.policies import Beta, LearnedConfig, NoMix, ScoresConfig
+from core.policies import ScoresConfig
 from hpo.run import run_study
-from hpo.study.rows import Family, Recipe, Row, StudyRow, controls, with_meta_images
-from studies.rows import SEARCHED
+from hpo.study.rows import StudyRow, controls, with_meta_images
+from studies.rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, renamed, row
 
 EVERY = 4
 
 
 def rows() -> list[StudyRow]:
     """The rows of the table."""
-    scores = _row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
-    cheap = _row(
+    scores = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
+    cheap = row(
         f"scores-{EVERY}",
         f"Scores (every {EVERY} steps)",
         f"a score a sample, every {EVERY} steps",
         "learned",
         ScoresConfig(every=EVERY),
     )
-    learned = _row("metamixup", "MetaMixUp", "reading=default", "learned", LearnedConfig())
+    learned = renamed(METAMIXUP, label="MetaMixUp")
     return [
-        _row("none", "No MixUp", "none", "none", NoMix()),
-        _row("beta-0.2", "MixUp (α = 0.2)", "alpha=0.2", "beta", Beta(alpha=0.2)),
-        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", Beta(alpha=1.0)),
+        NONE,
+        beta(0.2),
+        MIXUP,
         SEARCHED,
         scores,
         *controls(scores),
@@ -59,10 +59,6 @@ def rows() -> list[StudyRow]:
         *controls(learned),
         with_meta_images(cheap),
     ]
-
-
-def _row(key: str, label: str, setting: str, family: Family, recipe: Recipe) -> StudyRow:
-    return StudyRow(Row(key, label, setting, family), recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

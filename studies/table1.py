@@ -64,13 +64,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from core.meta.reading import DEFAULT, PAPER
 from core.models import MODELS
-from core.policies import AdaMixUpConfig, Beta, LearnedConfig, NoMix, PolicyConfig
 from hpo.analyses.adamixup.report import adamixup_report
 from hpo.analyses.top5 import top5_report
 from hpo.run import run_study
-from hpo.study.rows import Family, FrozenFrom, Row, StudyRow, controls
+from hpo.study.rows import FrozenFrom, Row, StudyRow, controls
+from studies.rows import (
+    ADAMIXUP,
+    ADAMIXUP_PLAIN,
+    METAMIXUP,
+    METAMIXUP_PAPER,
+    MIXUP,
+    NONE,
+    renamed,
+    with_paper,
+)
 
 _SMALL = ("mnist", "fashion_mnist")
 _LARGE = ("svhn", "cifar10", "cifar100", "imagenet")
@@ -161,59 +169,50 @@ def rows(architectures: Sequence[str] = ()) -> list[StudyRow]:
     Args:
         architectures: of `core.models.MODELS`; none leaves every data set the preset's network.
     """
-    paper, default = (LearnedConfig(reading=r) for r in (PAPER, DEFAULT))
-    beta, adaptive = Beta(alpha=1.0), AdaMixUpConfig()
-    adamixup = _row("adamixup", "AdaMixUp", "discriminator", "extra", adaptive)
-    learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
     table = [
-        _row("none", "Baseline", "none", "none", NoMix()),
-        _row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", beta),
-        _row(
-            "adamixup-no-discriminator",
-            "AdaMixUp without discriminator",
-            "no discriminator",
-            "extra",
-            AdaMixUpConfig(discriminator=False),
-        ),
-        adamixup,
-        _row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned", paper),
-        learned,
-        *controls(learned, plain=True),
-        *controls(adamixup),
-        _own("adamixup-own", "AdaMixUp, own optimizer", "discriminator", adaptive, "beta-1-own"),
-        _own("beta-1-own", "MixUp, AdaMixUp's optimizer", "alpha=1", beta),
+        renamed(NONE, label="Baseline"),
+        MIXUP,
+        ADAMIXUP_PLAIN,
+        ADAMIXUP,
+        METAMIXUP_PAPER,
+        METAMIXUP,
+        *controls(METAMIXUP, plain=True),
+        *controls(ADAMIXUP),
+        _own(ADAMIXUP, "AdaMixUp, own optimizer", counterpart="beta-1-own"),
+        _own(MIXUP, "MixUp, AdaMixUp's optimizer"),
     ]
-    return [_of(row, name) for name in architectures for row in table] if architectures else table
+    if architectures:
+        return [_of(each, name) for name in architectures for each in table]
+    return with_paper(table, {each.row.key: paper_errors(each.row.key) for each in table})
 
 
-def _row(key: str, label: str, setting: str, family: Family, policy: PolicyConfig) -> StudyRow:
-    return StudyRow(Row(key, label, setting, family, paper_errors(key)), policy)
-
-
-def _own(
-    key: str, label: str, setting: str, policy: PolicyConfig, counterpart: str | None = None
-) -> StudyRow:
+def _own(original: StudyRow, label: str, counterpart: str | None = None) -> StudyRow:
     """A row by AdaMixUp's own optimizer. None of them competes for the best Beta of the others."""
-    row = Row(key, label, f"{setting}, own optimizer", "extra", counterpart=counterpart)
-    return StudyRow(row, policy, by_dataset=_OWN)
+    key, setting = f"{original.row.key}-own", f"{original.row.setting}, own optimizer"
+    shown = Row(key, label, setting, "extra", counterpart=counterpart)
+    return replace(original, row=shown, by_dataset=_OWN)
 
 
 def _of(row: StudyRow, architecture: str) -> StudyRow:
     """The row with a network of its own, and a key that says which."""
-    own, suffix = row.row, f"@{architecture}"
-    named = replace(
-        own,
-        key=own.key + suffix,
-        label=f"{own.label}, {architecture}",
-        paper_error=paper_errors(own.key, architecture),
-        control_of=own.control_of and own.control_of + suffix,
-        counterpart=own.counterpart and own.counterpart + suffix,
-        architecture=architecture,
-        base=own.key,
-    )
-    recipe = FrozenFrom(row.frozen_from + suffix) if row.frozen_from else row.recipe
+    plain = row.row
+
+    def there(key: str | None) -> str | None:
+        return f"{key}@{architecture}" if key else key
+
+    shown = {
+        "key": there(plain.key),
+        "label": f"{plain.label}, {architecture}",
+        "paper_error": paper_errors(plain.key, architecture),
+        "control_of": there(plain.control_of),
+        "counterpart": there(plain.counterpart),
+        "architecture": architecture,
+        "base": plain.key,
+        "search": there(plain.search),
+    }
+    recipe = FrozenFrom(f"{row.frozen_from}@{architecture}") if row.frozen_from else row.recipe
     training = {**row.training, "model": architecture}
-    return replace(row, row=named, recipe=recipe, training=training)
+    return replace(renamed(row, **shown), recipe=recipe, training=training)
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

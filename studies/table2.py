@@ -42,14 +42,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from core.meta.reading import DEFAULT, PAPER
-from core.policies import Beta, Fixed, LearnedConfig, NoMix
 from hpo.run import run_study
-from hpo.study.rows import Family, Recipe, Row, StudyRow, controls
-from studies.rows import SEARCHED
+from hpo.study.rows import StudyRow, controls
+from studies.rows import (
+    METAMIXUP,
+    METAMIXUP_PAPER,
+    NONE,
+    SEARCHED,
+    beta,
+    fixed,
+    renamed,
+    with_paper,
+)
 
 _COLUMNS = ("cifar10", "cifar100", "svhn", "mnist")
-_PAPER = {
+_NUMBERS = {
     "none": (5.62, 25.20, 4.62, 0.54),
     "beta-0.5": (4.65, 21.67, 4.71, 0.66),
     "beta-1": (4.57, 21.35, 4.03, 0.59),
@@ -61,37 +68,21 @@ _PAPER = {
     "fixed-0.5": (5.88, 23.62, 4.78, 0.70),
     "metamixup-paper": (2.48, 18.45, 2.33, 0.38),
 }
+_PAPER = {key: dict(zip(_COLUMNS, numbers, strict=True)) for key, numbers in _NUMBERS.items()}
 
 
 def rows() -> list[StudyRow]:
     """The rows of the table, in the paper's order, ours after them."""
-    table = [_row("none", "No MixUp (α = 0)", "none", "none", NoMix())]
-    for alpha in (0.5, 1.0, 2.0):
-        label, setting = f"MixUp (α = {alpha:g})", f"alpha={alpha:g}"
-        table.append(_row(f"beta-{alpha:g}", label, setting, "beta", Beta(alpha=alpha)))
-    for lam in (0.1, 0.2, 0.3, 0.4, 0.5):
-        label, setting = f"MixUp (λ = {lam:g})", f"lam={lam:g}"
-        table.append(_row(f"fixed-{lam:g}", label, setting, "fixed", Fixed(lam=lam)))
-    table.append(SEARCHED)
-    paper, default = (LearnedConfig(reading=r) for r in (PAPER, DEFAULT))
-    learned = _row("metamixup", "MetaMixUp (default)", "reading=default", "learned", default)
-    return [
-        *table,
-        _row("metamixup-paper", "MetaMixUp (paper)", "reading=paper", "learned", paper),
-        learned,
-        *controls(learned, plain=True),
+    table = [
+        renamed(NONE, label="No MixUp (α = 0)"),
+        *map(beta, (0.5, 1.0, 2.0)),
+        *map(fixed, (0.1, 0.2, 0.3, 0.4, 0.5)),
+        SEARCHED,
+        METAMIXUP_PAPER,
+        METAMIXUP,
+        *controls(METAMIXUP, plain=True),
     ]
-
-
-def _row(
-    key: str,
-    label: str,
-    setting: str,
-    family: Family,
-    recipe: Recipe,
-) -> StudyRow:
-    paper = dict(zip(_COLUMNS, _PAPER.get(key, ()), strict=False))
-    return StudyRow(Row(key, label, setting, family, paper), recipe)
+    return with_paper(table, _PAPER)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

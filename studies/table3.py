@@ -51,36 +51,17 @@ Run again, a command goes on where it was; finished cells are never trained twic
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from core.meta.reading import DEFAULT
 from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
 from hpo.run import run_study
-from hpo.study.rows import Family, Row, SemiRow, StudyRow, controls
+from hpo.study.rows import Family, StudyRow, controls
+from studies.rows import few_labels
 
 REFERENCE = "supervised-only"
 
-COLUMNS = (("cifar10", 1000), ("cifar10", 4000), ("svhn", 500), ("svhn", 1000))
-"""Data set and number of labels of the paper's columns, in Tables III and IV."""
-
-_PAPER: Mapping[str, tuple[float | None, ...]] = {
-    "supervised-only": (35.95, 20.34, 17.71, 12.93),
-    "pseudo-label": (25.13, 17.73, 9.91, 7.82),
-    "pi-model": (24.81, 16.37, 8.82, 7.19),
-    "mean-teacher": (23.38, 15.87, 8.01, 5.65),
-    "vat": (21.52, 13.86, 6.21, 5.63),
-    "vat-em": (21.28, 13.13, 6.14, 5.35),
-    "mixup-pseudo-label": (23.47, 15.04, 7.42, 6.42),
-    "mixup-apl": (22.85, 14.79, 6.73, 6.37),
-    "metamixup-pseudo-label": (21.29, 12.64, 6.18, 6.17),
-    "metamixup-apl": (20.66, 11.50, 6.05, 5.34),
-    "mixmatch-no-mixup": (None, 10.97, None, 4.89),
-    "mixmatch": (7.87, 6.42, 3.79, 3.32),
-    "mixmatch-metamixup": (7.69, 6.21, 3.63, 3.25),
-}
-
-_NONE = NoMix()
 _MIXUP = Beta(alpha=1.0, per_sample=True)
 _MIXMATCH = Beta(alpha=0.75, per_sample=True)
 _LEARNED = LearnedConfig()
@@ -90,23 +71,28 @@ _LEARNED_MIXMATCH = LearnedConfig(reading=replace(DEFAULT, init_alpha=0.75))
 def rows() -> list[StudyRow]:
     """The rows of the table, in the paper's order, the controls of the learned ones after them."""
     table = [
-        _row("supervised-only", "Supervised-Only", "supervised-only", "none", _NONE),
-        _row("pseudo-label", "Pseudo-Label", "pseudo-label", "extra", _NONE),
-        _row("pi-model", "Π-Model", "pi-model", "extra", _NONE),
-        _row("mean-teacher", "Mean Teacher", "mean-teacher", "extra", _NONE),
-        _row("vat", "VAT", "vat", "extra", _NONE),
-        _row("vat-em", "VAT + EM", "vat-em", "extra", _NONE),
-        _row("mixup-pseudo-label", "MixUp + Pseudo-Label", "pseudo-label", "beta", _MIXUP),
-        _row("mixup-apl", "MixUp + APL", "apl", "beta", _MIXUP),
-        _learned("pseudo-label", "MetaMixUp + Pseudo-Label", "pseudo-label", "mixup-pseudo-label"),
-        _learned("apl", "MetaMixUp + APL", "apl", "mixup-apl"),
-        _row("mixmatch-no-mixup", "MixMatch w/o MixUp", "mixmatch", "extra", _NONE),
-        _row("mixmatch", "MixMatch", "mixmatch", "beta", _MIXMATCH),
-        _row(
+        _plain("supervised-only", "Supervised-Only", family="none"),
+        _plain("pseudo-label", "Pseudo-Label"),
+        _plain("pi-model", "Π-Model"),
+        _plain("mean-teacher", "Mean Teacher"),
+        _plain("vat", "VAT"),
+        _plain("vat-em", "VAT + EM"),
+        _mixed("mixup-pseudo-label", "MixUp + Pseudo-Label", "pseudo-label", _MIXUP),
+        _mixed("mixup-apl", "MixUp + APL", "apl", _MIXUP),
+        _learned(
+            "metamixup-pseudo-label",
+            "MetaMixUp + Pseudo-Label",
+            "pseudo-label",
+            _LEARNED,
+            "mixup-pseudo-label",
+        ),
+        _learned("metamixup-apl", "MetaMixUp + APL", "apl", _LEARNED, "mixup-apl"),
+        _plain("mixmatch-no-mixup", "MixMatch w/o MixUp", "mixmatch"),
+        _mixed("mixmatch", "MixMatch", "mixmatch", _MIXMATCH),
+        _learned(
             "mixmatch-metamixup",
             "MixMatch + MetaMixUp",
             "mixmatch",
-            "learned",
             _LEARNED_MIXMATCH,
             "mixmatch",
         ),
@@ -115,32 +101,20 @@ def rows() -> list[StudyRow]:
     return [*table, *(control for row in learned for control in controls(row))]
 
 
-def paper_errors(numbers: Sequence[float | None]) -> dict[tuple[str, int], float]:
-    """The paper's numbers of one row, by data set and number of labels; None is none."""
-    return {
-        column: number
-        for column, number in zip(COLUMNS, numbers, strict=True)
-        if number is not None
-    }
+def _learned(key: str, label: str, method: str, policy: PolicyConfig, like: str) -> StudyRow:
+    setting = "reading=default"
+    return few_labels(key, label, setting, "learned", policy, method=method, counterpart=like)
 
 
-def _learned(base: str, label: str, method: str, counterpart: str) -> StudyRow:
-    return _row(f"metamixup-{base}", label, method, "learned", _LEARNED, counterpart)
+def _mixed(key: str, label: str, method: str, policy: Beta) -> StudyRow:
+    return few_labels(
+        key, label, f"alpha={policy.alpha}, per sample", "beta", policy, method=method
+    )
 
 
-def _row(
-    key: str,
-    label: str,
-    method: str,
-    family: Family,
-    policy: PolicyConfig,
-    counterpart: str | None = None,
-) -> StudyRow:
-    setting = "reading=default" if policy.learns else method
-    if isinstance(policy, Beta):
-        setting = f"alpha={policy.alpha}, per sample"
-    row = Row(key, label, setting, family, counterpart=counterpart)
-    return StudyRow(row, policy, semi=SemiRow(method, paper_errors=paper_errors(_PAPER[key])))
+def _plain(key: str, label: str, method: str = "", family: Family = "extra") -> StudyRow:
+    method = method or key
+    return few_labels(key, label, method, family, NoMix(), method=method)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

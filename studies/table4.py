@@ -27,40 +27,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from core.policies import NoMix
 from hpo.run import run_study
-from hpo.study.rows import Family, Row, SemiRow, StudyRow
-from studies.table3 import paper_errors
+from hpo.study.rows import Family, SemiRow, StudyRow
+from studies.rows import few_labels
 
 REFERENCE = "pseudo-label"
-
-_PAPER = {
-    "pseudo-label": (25.13, 17.73, 9.91, 7.82),
-    "apl": (24.36, 16.96, 8.68, 7.46),
-}
 
 
 def rows() -> list[StudyRow]:
     """The rows of the table: the paper's two, the literal formula, and labelled images alone."""
     return [
-        _row("supervised-only", "Supervised-Only", "supervised-only", "none"),
-        _row("pseudo-label", "Pseudo-Label", "pseudo-label", "extra"),
-        _row("apl", "APL", "apl", "extra"),
-        _row(
-            "apl-literal",
-            "APL (literal formula)",
-            "apl",
-            "extra",
-            threshold_formula="literal",
+        replace(
+            _row("supervised-only", "Supervised-Only", "none"),
+            semi=SemiRow("supervised-only"),  # Table IV has no number of it
         ),
+        _row("pseudo-label", "Pseudo-Label"),
+        _row("apl", "APL"),
+        _row("apl-literal", "APL (literal formula)", method="apl", threshold_formula="literal"),
     ]
 
 
-def _row(key: str, label: str, method: str, family: Family, **own: Any) -> StudyRow:
-    semi = SemiRow(method, own, paper_errors(_PAPER[key]) if key in _PAPER else {})
-    return StudyRow(Row(key, label, key, family), NoMix(), semi=semi)
+def _row(
+    key: str, label: str, family: Family = "extra", method: str = "", **settings: Any
+) -> StudyRow:
+    return few_labels(key, label, key, family, NoMix(), method=method or key, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,25 +36,20 @@ from hpo.analyses.anytime.grid import grid_contrast
 from hpo.run import run_study
 from hpo.search.spaces import threshold_fall
 from hpo.search.strategies import Sampled
-from hpo.study.rows import Row, SemiRow, StudyRow
+from hpo.study.rows import StudyRow
+from studies.rows import few_labels
 
-_COLUMNS = (("cifar10", 4000), ("svhn", 1000))
-_PAPER = {
-    0.01: (11.84, 5.94),
-    0.05: (11.50, 5.34),
-    0.1: (11.22, 5.55),
-    0.2: (11.98, 5.67),
-}
+STEPS = (0.01, 0.05, 0.1, 0.2)
 _POLICY = LearnedConfig()
 
 
 def rows() -> list[StudyRow]:
     """The grid of the table, and the search that is set against it."""
-    searched = Row("search", "σd and K searched", "sigma_d, K searched", "learned")
     search = Sampled(_POLICY, threshold_fall)
+    label, setting = "σd and K searched", "sigma_d, K searched"
     return [
-        *(_row(step) for step in _PAPER),
-        StudyRow(searched, search, semi=SemiRow("apl")),
+        *map(_row, STEPS),
+        few_labels("search", label, setting, "learned", search, method="apl"),
     ]
 
 
@@ -64,9 +59,10 @@ def key(step: float) -> str:
 
 
 def _row(step: float) -> StudyRow:
-    paper = dict(zip(_COLUMNS, _PAPER[step], strict=True))
-    row = Row(key(step), f"MetaMixUp + APL (σd = {step:g})", f"sigma_d={step:g}", "learned")
-    return StudyRow(row, _POLICY, semi=SemiRow("apl", {"threshold_step": step}, paper))
+    label, setting = f"MetaMixUp + APL (σd = {step:g})", f"sigma_d={step:g}"
+    return few_labels(
+        key(step), label, setting, "learned", _POLICY, method="apl", threshold_step=step
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.report import contrasts
 from hpo.report.outcome import Outcome
 from hpo.report.statistics import mean_interval
 from studies import table2
+from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 
 
 def test_rows_are_those_of_table_2() -> None:

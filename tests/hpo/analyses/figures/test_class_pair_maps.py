@@ -14,9 +14,9 @@ from hpo.analyses.figures.class_pair_maps import (
     pair_table,
     spread,
 )
-from hpo.analyses.figures.rows import METAMIXUP
 from hpo.report.outcome import Outcome
 from hpo.study.rows import controls
+from studies.rows import METAMIXUP
 
 PLACEBO = controls(METAMIXUP, plain=True)[0]
 EARLY = [[0.5, 0.6, None], [0.4, 0.5, 0.5], [0.5, 0.5, 0.5]]

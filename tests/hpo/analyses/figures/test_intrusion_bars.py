@@ -12,9 +12,9 @@ from hpo.analyses.figures.intrusion_bars import (
     intrusion_figure,
     intrusion_table,
 )
-from hpo.analyses.figures.rows import METAMIXUP, MIXUP, NONE
 from hpo.report.outcome import Outcome
 from hpo.study.rows import controls
+from studies.rows import METAMIXUP, MIXUP, NONE
 
 PLACEBO = controls(METAMIXUP, plain=True)[0]
 ROWS = [NONE, MIXUP, METAMIXUP, PLACEBO]

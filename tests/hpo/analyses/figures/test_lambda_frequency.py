@@ -12,8 +12,8 @@ from hpo.analyses.figures.lambda_frequency import (
     lambda_frequency,
     near,
 )
-from hpo.analyses.figures.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.report.outcome import Outcome
+from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 
 ROWS = [MIXUP, METAMIXUP_PAPER, METAMIXUP]
 FLAT = [10] * 20

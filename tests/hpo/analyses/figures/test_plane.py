@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hpo.analyses.figures.plane import collisions, plane, plane_figure, plane_table
-from hpo.analyses.figures.rows import METAMIXUP, MIXUP
 from hpo.report.outcome import Outcome
+from studies.rows import METAMIXUP, MIXUP
 
 
 def points(*rows: tuple[float, float, int], **more: Any) -> dict[str, Any]:
