@@ -26,10 +26,11 @@ from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
-from hpo.cells.record import Status, partial_result
+from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
+from hpo.search.drive import Ending, drive
 from hpo.search.protocol import SearchSettings
-from hpo.search.space_search import SpaceSearch, alpha_search
+from hpo.search.space_search import SpaceSearch, alpha_search, silence_optuna
 from hpo.storage import output_folder
 from hpo.study import presets
 
@@ -39,7 +40,7 @@ class _Pruned(Exception):
 
 
 def open_storage(storage: str) -> BaseStorage:
-    """The database behind a URL, or the journal file that a path ending in .log names.
+    """Opens the database behind a URL, or the journal file that a path ending in .log names.
 
     Raises:
         ValueError: it is neither, or cannot be opened.
@@ -73,7 +74,7 @@ def search_alpha(
     device: str = "cpu",
     on_trial: Callable[[optuna.trial.FrozenTrial], None] | None = None,
 ) -> SpaceSearch:
-    """Run the search to its end in this process.
+    """Runs the search to its end in this process.
 
     Args:
         base: the training to tune; its policy and seed are replaced.
@@ -92,22 +93,29 @@ def search_alpha(
     search = alpha_search(base, settings, storage=storage)
     if source is None:
         source = load_source(base.dataset, root=data_root, image_size=base.image_size)
-    while not search.done:
-        cell = search.next()
-        directory = None if checkpoints is None else CellStore(checkpoints).directory(cell.id)
-        _run_trial(search, cell, source, directory, device)
+
+    def place(cell: Cell) -> Path | None:
+        return None if checkpoints is None else CellStore(checkpoints).directory(cell.id)
+
+    def ended(cell: Cell) -> Ending:
+        return _train(search, cell, source, place(cell), device)
+
+    def tidy(cell: Cell) -> None:
+        directory = place(cell)
         if directory is not None:
             remove_checkpoints(directory)
             with suppress(OSError):  # a study on the same folder may keep its result there
                 directory.rmdir()
         if on_trial is not None:
             on_trial(search.study.get_trials(deepcopy=False)[-1])
+
+    drive(search, ended, tidy)
     return search
 
 
-def _run_trial(
+def _train(
     search: SpaceSearch, cell: Cell, source: Source, directory: Path | None, device: str
-) -> None:
+) -> Ending:
     history: list[Metrics] = []
 
     def on_epoch(metrics: Metrics) -> None:
@@ -115,16 +123,15 @@ def _run_trial(
         if search.report([metrics]) is not None:
             raise _Pruned
 
-    status: Status = "finished"
     try:
         result = fit(
             cell.training, source=source, directory=directory, device=device, on_epoch=on_epoch
-        ).to_dict()
+        )
     except _Pruned:
-        status, result = "pruned", partial_result(history)
+        return "pruned", partial_result(history)
     except DivergenceError:
-        status, result = "diverged", partial_result(history)
-    search.end(status, result)
+        return "diverged", partial_result(history)
+    return "finished", result.to_dict()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, default=Path("results"), metavar="DIR")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(arguments)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    silence_optuna()
     try:
         with output_folder.locked(args.checkpoints.absolute()):
             return _search(args)

@@ -13,13 +13,18 @@ Ending = tuple[Status, Mapping[str, Any]]
 """How a training ended, and its result."""
 
 
-def drive(search: Search, ended: Callable[[Cell], Ending | None]) -> Cell | None:
+def drive(
+    search: Search,
+    ended: Callable[[Cell], Ending | None],
+    after: Callable[[Cell], None] | None = None,
+) -> Cell | None:
     """Hands the cells of a search out, one after another, until the search is done.
 
     Args:
         search: none of its cells runs.
         ended: trains a cell or knows what became of it, reports its epochs to the search, and says
             how it ended; None leaves the cell running.
+        after: called with each cell once the search knows how it ended.
 
     Returns:
         The cell that is left running, or None where the search is done.
@@ -30,6 +35,8 @@ def drive(search: Search, ended: Callable[[Cell], Ending | None]) -> Cell | None
         if ending is None:
             return cell
         search.end(*ending)
+        if after is not None:
+            after(cell)
     return None
 
 

@@ -1,10 +1,10 @@
-"""Search spaces, declared once, in the terms of Optuna and of Ray Tune."""
+"""Search spaces: which settings a search varies, and within which bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import optuna
@@ -60,7 +60,7 @@ SCORES_STEP: Space = {"step_size": Float(0.05, 2.0, log=True)}
 
 
 def threshold_fall(epochs: int) -> Space:
-    """How the threshold of asynchronous pseudo-labels falls: by σd, every K of so many epochs."""
+    """Returns how the threshold of pseudo-labels may fall: by σd, every K of so many epochs."""
     return {
         "threshold_step": Float(0.005, 0.3, log=True),
         "threshold_period": Int(1, max(2, epochs // 2), log=True),
@@ -68,22 +68,10 @@ def threshold_fall(epochs: int) -> Space:
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, float]:
-    """One value for each name, suggested by Optuna's trial; an int from an `Int`."""
+    """Returns one value for each name, suggested by Optuna's trial; an int from an `Int`."""
     return {
         name: trial.suggest_int(name, d.low, d.high, log=d.log)
         if isinstance(d, Int)
         else trial.suggest_float(name, d.low, d.high, log=d.log)
         for name, d in space.items()
     }
-
-
-def tune_space(space: Space) -> dict[str, Any]:
-    """The space in Ray Tune's terms, for `Tuner(param_space=...)` of a user's own."""
-    from ray import tune
-
-    def domain(d: Float | Int) -> Any:
-        if isinstance(d, Int):  # Tune leaves the upper end out
-            return (tune.lograndint if d.log else tune.randint)(d.low, d.high + 1)
-        return (tune.loguniform if d.log else tune.uniform)(d.low, d.high)
-
-    return {name: domain(d) for name, d in space.items()}
