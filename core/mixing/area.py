@@ -104,7 +104,9 @@ def area_mask(lam: Tensor, position: Tensor, size: Sequence[int]) -> Tensor:
     area = 1 - lam
     # d(side)/d(area) is infinite at 0. A box below the dtype's resolution takes the coverage of the
     # smallest one in proportion: the value is 0 at area 0, the derivative its limit, the sum exact.
-    whole = area.clamp_min(torch.finfo(lam.dtype).eps)
+    # By `where`: at the bound itself releases of torch differ in the derivative of a clamp.
+    eps = torch.finfo(lam.dtype).eps
+    whole = torch.where(area < eps, eps, area)
     side = whole.pow(1 / len(size))
     box = area / whole
     for axis, pixels in enumerate(size):
@@ -122,7 +124,8 @@ def _coverage(side: Tensor, position: Tensor, pixels: int) -> Tensor:
     # A box within one pixel covers its width, which a difference of its borders would round off.
     # At a tie, and at 0 and 1 below, the derivative is that of the shrinking box.
     overlap = torch.where(overlap < width, overlap, width)
-    return overlap.relu().clamp_max(1)
+    overlap = overlap.relu()
+    return torch.where(overlap > 1, 1.0, overlap)
 
 
 def _check_spatial(x: Tensor) -> None:
