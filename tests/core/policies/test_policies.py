@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,16 +14,19 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import optim
+from torch import nn, optim
 
 from core.meta.reading import PAPER, Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.interpolation import Interpolation
+from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
 from core.policies.persistent_scores import PersistentScores
 from core.policies.protocol import Policy
+from core.testing import POLICY_CHECKS
+from core.testing.policy_contract import check_shapes_dtypes_and_ranges, scene
 
 POLICIES: dict[str, Policy] = {
     "none": NoMix(),
@@ -61,115 +67,41 @@ def ask(policy: Policy, s: SimpleNamespace, **arguments: Any) -> Interpolation:
     return policy(s.net, s.optimizer, s.batch, val_batch, **arguments)
 
 
+@pytest.mark.parametrize("check", POLICY_CHECKS, ids=lambda check: check.__name__)
 @every_policy
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("n", [1, 9])
-def test_shapes_dtypes_and_ranges(
-    policy: Policy, dtype: torch.dtype, soft: bool, n: int, toy: SimpleNamespace
+def test_every_policy_keeps_the_contract(policy: Policy, check: Callable[..., None]) -> None:
+    check(partial(copy.deepcopy, policy))
+
+
+@pytest.mark.parametrize("check", POLICY_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("discriminator", [True, False])
+@pytest.mark.parametrize("quantiles", [None, (0.2, 0.9)])
+def test_adamixup_keeps_it_too(
+    quantiles: Any, discriminator: bool, check: Callable[..., None]
 ) -> None:
-    net = toy.make_net(dtype=dtype)
-    optimizer = optim.SGD(net.parameters(), lr=0.1)
-    data = toy.make_data(n, 3, dtype=dtype, soft=soft)
-    val_batch = data.val_batch if policy.needs_meta_validation else None
-    policy = copy.deepcopy(policy)
-    given = policy(net, optimizer, data.batch, val_batch, indices=torch.arange(n))
-    assert given.lam.shape == given.lam_init.shape == (n,)
-    assert given.lam.dtype == given.lam_init.dtype == dtype
-    assert given.partner.dtype == torch.int64
-    assert sorted(given.partner.tolist()) == list(range(n))
-    for lam in (given.lam, given.lam_init):
-        assert bool(((lam >= 0) & (lam <= 1)).all())
-        assert not lam.requires_grad
-    mixed = given.mix_inputs(data.batch[0])
-    labels = given.mix_labels(data.batch[1], toy.CLASSES)
-    assert mixed.shape == data.batch[0].shape
-    assert (mixed.dtype, labels.dtype) == (dtype, dtype)
-    torch.testing.assert_close(labels.sum(1), torch.ones(n, dtype=dtype))
-    learned = policy.needs_meta_validation
+    class Backbone(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(OrderedDict(trunk=nn.Linear(4, 5), classifier=nn.Linear(5, 3)))
+
+    check(lambda: AdaMixUp(Backbone(), discriminator=discriminator, quantiles=quantiles))
+
+
+@every_policy
+def test_batches_of_one_and_what_learned_policies_add(policy: Policy) -> None:
+    check_shapes_dtypes_and_ranges(partial(copy.deepcopy, policy), sizes=(1,))
+    assert (policy.scores is not None) == isinstance(policy, PersistentScores)
+    given, learned = scene(partial(copy.deepcopy, policy)).ask(), policy.needs_meta_validation
+    assert given.lam.shape == (9,)
     for value in (given.change, given.hypergradient, given.meta_loss):
         assert (value is not None) == learned
-    assert given.extra_samples == (n + 3 if learned else 0)
+    assert given.extra_samples == (9 + 4 if learned else 0)
 
 
 @every_policy
-def test_reproducible_from_the_state_of_a_generator(policy: Policy, setup: Any) -> None:
+def test_every_batch_is_paired_anew(policy: Policy, setup: Any) -> None:
     generator = torch.Generator().manual_seed(8)
-    ask(policy, setup, generator=generator)
-    state = generator.get_state()
-    stream = torch.get_rng_state()
-    first = ask(policy, setup, generator=generator)
-    assert torch.equal(torch.get_rng_state(), stream)
-    torch.rand(3)
-    other = torch.Generator()
-    other.set_state(state)
-    # Dropout in the virtual passes draws from torch's own stream: it must stand the same.
-    torch.set_rng_state(stream)
-    assert setup.toy.identical(vars(ask(policy, setup, generator=other)), vars(first))
-    assert torch.equal(other.get_state(), generator.get_state())
-    if not isinstance(policy, NoMix):
-        assert not torch.equal(ask(policy, setup, generator=generator).partner, first.partner)
-
-
-@every_policy
-def test_without_a_generator_torchs_stream_is_used(policy: Policy, setup: Any) -> None:
-    torch.manual_seed(1)
-    first = ask(policy, setup, generator=None)
-    after = torch.get_rng_state()
-    torch.manual_seed(1)
-    again = ask(policy, setup, generator=None)
-    assert setup.toy.identical(vars(first), vars(again))
-    assert torch.equal(after, torch.get_rng_state())
-    torch.manual_seed(1)
-    assert torch.equal(after, torch.get_rng_state()) == isinstance(policy, NoMix)
-
-
-@every_policy
-def test_changes_nothing(policy: Policy, setup: Any) -> None:
-    setup.net.inp.weight.grad = torch.ones_like(setup.net.inp.weight)
-    setup.net.norm.eval()
-    before = setup.toy.snapshot(setup.net, setup.optimizer)
-    x, y = setup.batch[0].clone(), setup.batch[1].clone()
-    ask(policy, setup)
-    assert setup.toy.identical(before, setup.toy.snapshot(setup.net, setup.optimizer))
-    assert torch.equal(x, setup.batch[0])
-    assert torch.equal(y, setup.batch[1])
-
-
-@every_policy
-def test_scores_are_for_those_that_keep_them(policy: Policy) -> None:
-    assert (policy.scores is not None) == isinstance(policy, PersistentScores)
-
-
-@every_policy
-def test_needs_meta_validation_is_honest(policy: Policy, setup: Any) -> None:
-    if policy.needs_meta_validation:
-        with pytest.raises(ValueError, match="needs a meta-validation batch, got None"):
-            policy(setup.net, setup.optimizer, setup.batch, None, indices=torch.arange(9))
-        # and it is read: other validation images, other λ
-        a = ask(policy, setup)
-        x, y = setup.val_batch
-        setup.val_batch = (-x, y)
-        assert not torch.equal(ask(policy, setup).lam, a.lam)
-    else:
-        generator = torch.Generator().manual_seed(8)
-        given = policy(
-            setup.net, setup.optimizer, setup.batch, setup.val_batch, generator=generator
-        )
-        assert setup.toy.identical(vars(given), vars(ask(policy, setup)))
-
-
-@every_policy
-def test_bad_batches_are_refused_alike(policy: Policy, setup: Any) -> None:
-    x, y = setup.batch
-    for batch, message in [
-        ((x.byte(), y), "training inputs must be floating point"),
-        ((x, y[:-1]), r"training labels must be integers \[9\]"),
-        ((x[:0], y[:0]), "n >= 1"),
-    ]:
-        setup.batch = batch
-        with pytest.raises(ValueError, match=message):
-            ask(policy, setup)
+    first, second = (ask(policy, setup, generator=generator) for _ in range(2))
+    assert torch.equal(first.partner, second.partner) == isinstance(policy, NoMix)
 
 
 @every_policy
@@ -192,31 +124,6 @@ def test_policies_are_values(name: str) -> None:
     assert hash(policy) == hash(policy)
     assert list(POLICIES.values()).count(policy) == 1
     assert policy.state_dict() == {}
-
-
-@every_policy
-def test_a_state_taken_before_the_first_step_can_be_given_back(policy: Policy, setup: Any) -> None:
-    fresh, used = copy.deepcopy(policy), copy.deepcopy(policy)
-    state = fresh.state_dict()
-    ask(used, setup)
-    for _ in range(2):
-        used(setup.net, setup.optimizer, setup.batch, setup.val_batch, indices=torch.arange(2, 11))
-    used.load_state_dict(state)
-    assert setup.toy.identical(vars(ask(used, setup)), vars(ask(policy, setup)))
-
-
-@every_policy
-def test_indices_are_read_where_something_is_kept_for_each_sample(
-    policy: Policy, setup: Any
-) -> None:
-    if isinstance(policy, PersistentScores):
-        with pytest.raises(ValueError, match="need `indices`"):
-            ask(policy, setup, indices=None)
-        a, b = (ask(policy, setup, indices=i) for i in (torch.arange(9), torch.arange(9) // 3))
-        assert not torch.equal(a.lam, b.lam)
-    else:
-        found = [vars(ask(policy, setup, indices=i)) for i in (None, torch.arange(9) // 3)]
-        assert setup.toy.identical(*found)
 
 
 def test_no_mix_leaves_the_batch_alone(setup: Any) -> None:
