@@ -7,25 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from core.meta.gradient import Engine, meta_gradient
-from core.meta.inner_step import LearningRate, current_rates
+from core.meta.gradient import Engine
+from core.meta.inner_step import LearningRate
 from core.meta.reading import DEFAULT, Reading
+from core.meta.stage import MetaOptions
 from core.meta.validation_gradient import ValidationGradient
-from core.mixing.batch import (
-    Batch,
-    Loss,
-    check_batch,
-    check_lam,
-    check_partner,
-    draw_beta,
-    draw_partners,
-    soft_cross_entropy,
-)
+from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
 from core.real_step import StepResult, autocast_region, check_real_step, mixed_step
-from core.user_model.wrapped_models import ranks_of, unwrap
+from core.user_model.wrapped_models import ranks_of
 
 
 def learn_interpolation(
@@ -91,61 +83,41 @@ def learn_interpolation(
         ValueError: as `hypergradient`.
     """
     check_batch(batch, "training", tokens=mixing.hooks)
-    x = batch[0]
-    n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
     if step_size is not None:
         reading = replace(reading, step_size=step_size)
-    if lam is None:
-        lam = draw_beta(n, reading.init_alpha, generator=generator, device=x.device, dtype=dtype)
-    else:
-        check_lam(lam, n)
-    lam = pairing.fold(lam)
-    if partner is None:
-        partner = pairing.partners(n, generator=generator, device=x.device)
-    else:
-        check_partner(partner, n)
-    mixing = mixing.draw(x, generator)
-    if reading.inner_step == "gradient_descent":
-        inner: dict[str, object] = {"lr": _rates(model, optimizer, lr)}
-    elif optimizer is None:
-        raise ValueError('Reading(inner_step="optimizer") needs `optimizer`')
-    else:
-        inner = {"lr": lr, "optimizer": optimizer}
-
-    lam_init = lam.detach().to(dtype)
+    options = MetaOptions(reading, engine, mixing, last_blocks, validation_gradient, permute)
+    lam_init, partner, options = options.drawn(batch[0], pairing, generator, lam, partner)
     z = reading.start(lam_init)
     ranks = ranks_of(model)
     extra_samples = 0
     for _ in range(reading.meta_steps):
         lam = reading.virtual(z)
-        known = None if validation_gradient is None else validation_gradient.last()
-        with autocast_region(x.device.type, autocast):
-            meta = meta_gradient(
-                model, batch, val_batch, lam, partner,
-                engine=engine, loss=loss, mixing=mixing, last_blocks=last_blocks,
-                scale=scale, validation_gradient=known, **inner,  # type: ignore[arg-type]
-            )  # fmt: skip
-        extra_samples += n + (val_batch[0].shape[0] if known is None else 0)
-        slope = meta.hypergradient
-        overflow = scale != 1 and not bool(slope.isfinite().all())
-        if overflow:
-            slope = torch.zeros_like(slope)
-        elif validation_gradient is not None:
-            validation_gradient.count(meta.validation)
-        if permute:
-            slope = slope[draw_partners(n, generator=generator, device=x.device)]
-        z = reading.move(z, lam, slope, ranks)
-    given = Interpolation(
+        with autocast_region(batch[0].device.type, autocast):
+            slope = options.slope(
+                model,
+                batch,
+                val_batch,
+                lam,
+                partner,
+                optimizer=optimizer,
+                lr=lr,
+                loss=loss,
+                generator=generator,
+                scale=scale,
+            )
+        extra_samples += slope.samples
+        z = reading.move(z, lam, slope.moving, ranks)
+    interpolation = Interpolation(
         lam=reading.final(z),
         partner=partner,
         lam_init=lam_init,
         change=reading.final(z) - reading.final(reading.start(lam_init)),
-        hypergradient=meta.hypergradient,
-        meta_loss=meta.meta_loss,
+        hypergradient=slope.hypergradient,
+        meta_loss=slope.meta_loss,
         extra_samples=extra_samples,
-        mixing=mixing,
+        mixing=options.mixing,
     )
-    return given.folded(pairing)
+    return interpolation.folded(pairing)
 
 
 def metamixup_step(
@@ -232,14 +204,3 @@ def metamixup_step(
         clip_grad_norm=clip_grad_norm,
         micro_batch=micro_batch,
     )
-
-
-def _rates(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None, lr: LearningRate | None
-) -> LearningRate:
-    """The rates of a plain inner step: `lr` if given, else the optimizer's present ones."""
-    if lr is not None:
-        return lr
-    if optimizer is None:
-        raise ValueError("give the virtual step its learning rate by `optimizer` or `lr`")
-    return current_rates(optimizer, dict(unwrap(model).named_parameters()))

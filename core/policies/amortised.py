@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from core.meta.reading import LOGIT_MARGIN
-from core.mixing.batch import Batch, Loss, check_batch, draw_beta, soft_cross_entropy
+from core.meta.stage import MetaOptions
+from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
 from core.policies.learned import Learned
@@ -204,20 +205,18 @@ class Amortised(Policy):
     ) -> Interpolation:
         """The draws of a learning step in the same order, and the predicted move in its place."""
         check_batch(batch, "training", tokens=self.learned.mixing.hooks)
-        reading, (x, y) = self.learned.reading, batch
-        n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
-        lam_init = draw_beta(
-            n, reading.init_alpha, generator=generator, device=x.device, dtype=dtype
-        )
-        lam_init = pairing.fold(lam_init)
-        partner = pairing.partners(n, generator=generator, device=x.device)
-        mixing = self.learned.mixing.draw(x, generator)
+        learned, (x, y) = self.learned, batch
+        reading = learned.reading
+        options = MetaOptions(reading, mixing=learned.mixing)
+        lam_init, partner, options = options.drawn(x, pairing, generator)
         unmoved = reading.final(reading.start(lam_init))
         z, first = _logit(unmoved), _classes(y)
         move = self._moves.predict(z, first, first[partner], generator) * reading.reach(unmoved)
         lam = torch.sigmoid(z + move)
-        given = Interpolation(lam, partner, lam_init, change=lam - unmoved, mixing=mixing)
-        return given.folded(pairing)
+        change = lam - unmoved
+        return Interpolation(lam, partner, lam_init, change=change, mixing=options.mixing).folded(
+            pairing
+        )
 
 
 def _logit(lam: Tensor) -> Tensor:

@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.meta.gradient import Engine, meta_gradient
-from core.meta.inner_step import current_rates
-from core.meta.problem import MetaGradient
+from core.meta.gradient import Engine
 from core.meta.reading import Reading
+from core.meta.stage import MetaOptions
 from core.meta.validation_gradient import ValidationGradient
-from core.mixing.batch import Batch, Loss, check_batch, draw_beta, draw_partners, soft_cross_entropy
+from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
 from core.policies.protocol import Policy
 from core.user_model.ranks import Ranks
-from core.user_model.wrapped_models import ranks_of, unwrap
+from core.user_model.wrapped_models import ranks_of
 
 SCORES = Reading(step_size=0.5)
 """The reading of persistent scores: the default one, in smaller steps, for here they add up."""
@@ -133,53 +132,61 @@ class PersistentScores(Policy):
         """
         check_batch(batch, "training", tokens=self.mixing.hooks)
         x = batch[0]
-        n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
-        first = self._reach(_checked(indices, n), x.device)
+        first = self._reach(_checked(indices, x.shape[0]), x.device)
         learns = self._steps % self.every == 0
         if learns and val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
 
-        lam_init = pairing.fold(
-            draw_beta(n, self.reading.init_alpha, generator=generator, device=x.device, dtype=dtype)
+        options = MetaOptions(
+            self.reading,
+            self.engine,
+            self.mixing,
+            self.last_blocks,
+            self.validation_gradient,
+            self.placebo,
         )
-        partner = pairing.partners(n, generator=generator, device=x.device)
-        mixing = self.mixing.draw(x, generator)
+        lam_init, partner, options = options.drawn(x, pairing, generator)
         epsilon, second = self.reading.start(lam_init), first[partner]
         lam = self._lam(epsilon, first, second)
-        meta, extra_samples = None, 0
+        slope = None
         if learns and val_batch is not None:
-            meta, extra_samples = self._stage(
-                model, optimizer, batch, val_batch, lam, partner, mixing, loss
+            slope = options.slope(
+                model,
+                batch,
+                val_batch,
+                lam,
+                partner,
+                optimizer=optimizer,
+                loss=loss,
+                generator=generator,
             )
-            slope = meta.hypergradient
-            if self.placebo:
-                slope = slope[draw_partners(n, generator=generator, device=x.device)]
-            # One overflow would stay in the scores for ever.
-            slope = slope.nan_to_num(0.0, 0.0, 0.0)
             ranks = ranks_of(model)
-            move = self.reading.move(torch.zeros_like(lam), lam, slope, ranks)
-            self._move(first, second, move, ranks)
+            # What is not finite would stay in the scores for ever.
+            moving = slope.moving.nan_to_num(0.0, 0.0, 0.0)
+            self._move(
+                first, second, self.reading.move(torch.zeros_like(lam), lam, moving, ranks), ranks
+            )
             lam = self._lam(epsilon, first, second)
         self._steps += 1
-        given = Interpolation(
+        interpolation = Interpolation(
             lam=lam,
             partner=partner,
             lam_init=lam_init,
             change=lam - self.reading.final(epsilon),
-            hypergradient=None if meta is None else meta.hypergradient,
-            meta_loss=None if meta is None else meta.meta_loss,
-            extra_samples=extra_samples,
-            mixing=mixing,
+            hypergradient=None if slope is None else slope.hypergradient,
+            meta_loss=None if slope is None else slope.meta_loss,
+            extra_samples=0 if slope is None else slope.samples,
+            mixing=options.mixing,
         )
-        return given.folded(pairing)
+        return interpolation.folded(pairing)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs; "scores" is `scores`."""
-        kept = self.validation_gradient
+        v = self.validation_gradient
         return {
             "steps": self._steps,
             "scores": self._scores,
-            "validation_gradient": None if kept is None else kept.state_dict(),
+            "validation_gradient": None if v is None else v.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,39 +194,6 @@ class PersistentScores(Policy):
         self._steps, self._scores = int(state["steps"]), state["scores"]
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state["validation_gradient"])
-
-    def _stage(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch,
-        lam: Tensor,
-        partner: Tensor,
-        mixing: Mixing,
-        loss: Loss,
-    ) -> tuple[MetaGradient, int]:
-        """The hypergradient at `lam` (Algorithm 1, lines 4 to 6), and how many samples it took."""
-        plain = self.reading.inner_step == "gradient_descent"
-        kept = self.validation_gradient
-        known = None if kept is None else kept.last()
-        meta = meta_gradient(
-            model,
-            batch,
-            val_batch,
-            lam,
-            partner,
-            lr=current_rates(optimizer, dict(unwrap(model).named_parameters())) if plain else None,
-            optimizer=None if plain else optimizer,
-            engine=self.engine,
-            loss=loss,
-            mixing=mixing,
-            last_blocks=self.last_blocks,
-            validation_gradient=known,
-        )
-        if kept is not None:
-            kept.count(meta.validation)
-        return meta, batch[0].shape[0] + (val_batch[0].shape[0] if known is None else 0)
 
     def _lam(self, epsilon: Tensor, first: Tensor, second: Tensor) -> Tensor:
         difference = self._scores[first] - self._scores[second]

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-import core.policies.persistent_scores as module
+import core.meta.stage as module
 from core.data import DeviceImages, load_source, make_splits
 from core.data.prepared import CellData
 from core.meta.reading import DEFAULT, PAPER, Reading

@@ -1,0 +1,149 @@
+"""One meta stage (Algorithm 1, lines 2 to 6): what is drawn, and how the validation loss slopes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from core.meta.gradient import Engine, meta_gradient
+from core.meta.inner_step import LearningRate, current_rates
+from core.meta.reading import DEFAULT, Reading
+from core.meta.validation_gradient import ValidationGradient
+from core.mixing.batch import Batch, Loss, check_lam, check_partner, draw_beta, draw_partners
+from core.mixing.kinds import INPUT, Mixing
+from core.mixing.pairing import Pairing
+from core.user_model.wrapped_models import unwrap
+
+
+@dataclass(frozen=True)
+class Slope:
+    """What a meta stage found.
+
+    Attributes:
+        moving: [B]; what moves λ: permuted in a placebo, 0 where a scaled loss overflowed.
+        hypergradient: [B]; d(meta loss)/d(lam_i) as it is (Eq. 9).
+        meta_loss: scalar; validation loss after the virtual step (Eq. 8).
+        samples: sent through the network.
+    """
+
+    moving: Tensor
+    hypergradient: Tensor
+    meta_loss: Tensor
+    samples: int
+
+
+@dataclass(frozen=True)
+class MetaOptions:
+    """How a meta stage learns.
+
+    Attributes:
+        reading: what the paper leaves open; see `Reading`.
+        engine: see `hypergradient`.
+        mixing: where the pairs are blended; see `learn_interpolation`.
+        last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
+        validation_gradient: keeps the validation gradient for several stages.
+        permute: the placebo: hypergradients are permuted within the batch before they move λ.
+    """
+
+    reading: Reading = DEFAULT
+    engine: Engine = "auto"
+    mixing: Mixing = INPUT
+    last_blocks: int | None = None
+    validation_gradient: ValidationGradient | None = None
+    permute: bool = False
+
+    def drawn(
+        self,
+        x: Tensor,
+        pairing: Pairing,
+        generator: torch.Generator | None,
+        lam: Tensor | None = None,
+        partner: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, MetaOptions]:
+        """Draws λ0, the pairs, and what the mixing draws, from the stream in this order.
+
+        Args:
+            x: [B, ...], floating.
+            lam, partner: [B], instead of a draw.
+
+        Returns:
+            λ0 [B], folded, in float32 (float64 of float64 inputs); partners [B]; these options with
+            the mixing's draws fixed.
+        """
+        n, dtype = x.shape[0], torch.promote_types(x.dtype, torch.float32)
+        if lam is None:
+            alpha = self.reading.init_alpha
+            lam = draw_beta(n, alpha, generator=generator, device=x.device, dtype=dtype)
+        else:
+            check_lam(lam, n)
+        lam = pairing.fold(lam).detach().to(dtype)
+        if partner is None:
+            partner = pairing.partners(n, generator=generator, device=x.device)
+        else:
+            check_partner(partner, n)
+        return lam, partner, replace(self, mixing=self.mixing.draw(x, generator))
+
+    def slope(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        val_batch: Batch,
+        lam: Tensor,
+        partner: Tensor,
+        *,
+        optimizer: torch.optim.Optimizer | None,
+        lr: LearningRate | None = None,
+        loss: Loss,
+        generator: torch.Generator | None,
+        scale: float = 1.0,
+    ) -> Slope:
+        """Takes the hypergradient at `lam` (lines 4 to 6) and counts the stage.
+
+        Arguments as in `learn_interpolation`; a placebo draws its permutation from `generator`.
+        """
+        if self.reading.inner_step == "gradient_descent":
+            lr, inner = _rates(model, optimizer, lr), None
+        elif optimizer is None:
+            raise ValueError('Reading(inner_step="optimizer") needs `optimizer`')
+        else:
+            inner = optimizer
+        earlier = None if self.validation_gradient is None else self.validation_gradient.last()
+        meta = meta_gradient(
+            model,
+            batch,
+            val_batch,
+            lam,
+            partner,
+            lr=lr,
+            engine=self.engine,
+            optimizer=inner,
+            loss=loss,
+            mixing=self.mixing,
+            last_blocks=self.last_blocks,
+            scale=scale,
+            validation_gradient=earlier,
+        )
+        moving = meta.hypergradient
+        if scale != 1 and not bool(moving.isfinite().all()):
+            # A NaN λ in the real batch would reach BatchNorm's running statistics.
+            moving = torch.zeros_like(moving)
+        elif self.validation_gradient is not None:
+            self.validation_gradient.count(meta.validation)
+        n = batch[0].shape[0]
+        if self.permute:
+            moving = moving[draw_partners(n, generator=generator, device=batch[0].device)]
+        samples = n + (val_batch[0].shape[0] if earlier is None else 0)
+        return Slope(moving, meta.hypergradient, meta.meta_loss, samples)
+
+
+def _rates(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, lr: LearningRate | None
+) -> LearningRate:
+    """The rates of a plain inner step: `lr` if given, else the optimizer's present ones."""
+    if lr is not None:
+        return lr
+    if optimizer is None:
+        raise ValueError("give the virtual step its learning rate by `optimizer` or `lr`")
+    return current_rates(optimizer, dict(unwrap(model).named_parameters()))
