@@ -17,7 +17,7 @@ Run again, a command goes on where it was; finished cells are never trained twic
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from core.policies import LearnedConfig
 from hpo.run import run_study
@@ -61,10 +61,7 @@ def _learned(suffix: str, setting: str, policy: LearnedConfig) -> StudyRow:
     return row(f"metamixup{suffix}", f"MetaMixUp ({setting})", setting, "learned", policy)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("cheaper", rows(), __doc__, arguments)
-
+main = partial(run_study, "cheaper", rows(), __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -44,7 +44,7 @@ and `tpe-alpha-asha`) and `contrast.png`. Run again, a command goes on where it 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from core.policies import Beta, Fixed, LearnedConfig, ScoresConfig
 from hpo.run import run_study
@@ -105,10 +105,7 @@ def _row(key: str, label: str, family: Family, strategy: Strategy) -> StudyRow:
     return row(key, label, key, family, strategy)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("contrast", rows(), __doc__, arguments)
-
+main = partial(run_study, "contrast", rows(), __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,8 +26,8 @@ cells are never trained twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
@@ -51,10 +51,7 @@ def adapted(training: TrainingConfig) -> TrainingConfig:
     return replace(training, model=model, analysis=analysis)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("figure2", rows(), __doc__, arguments, figure=loss_curves, adapted=adapted)
-
+main = partial(run_study, "figure2", rows(), __doc__, figure=loss_curves, adapted=adapted)
 
 if __name__ == "__main__":
     sys.exit(main())

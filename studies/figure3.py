@@ -27,8 +27,8 @@ again, a command goes on where it was; finished cells are never trained twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from hpo.analyses.figures.validation_size import Curve, validation_size
 from hpo.report.outcome import Extra, Outcome
@@ -62,10 +62,7 @@ def draw(outcome: Outcome) -> Extra:
     return validation_size(outcome, curves)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("figure3", rows(), __doc__, arguments, figure=draw)
-
+main = partial(run_study, "figure3", rows(), __doc__, figure=draw)
 
 if __name__ == "__main__":
     sys.exit(main())

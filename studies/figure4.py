@@ -23,8 +23,8 @@ twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
@@ -46,10 +46,7 @@ def adapted(training: TrainingConfig) -> TrainingConfig:
     return replace(training, model="cnn_2d", analysis=AnalysisConfig(plane_images=PLANE_IMAGES))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("figure4", rows(), __doc__, arguments, figure=plane, adapted=adapted)
-
+main = partial(run_study, "figure4", rows(), __doc__, figure=plane, adapted=adapted)
 
 if __name__ == "__main__":
     sys.exit(main())

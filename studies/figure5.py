@@ -31,8 +31,8 @@ again, a command goes on where it was; finished cells are never trained twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from core.analysis.config import AnalysisConfig
 from core.policies import ScoresConfig
@@ -77,10 +77,7 @@ def adapted(training: TrainingConfig) -> TrainingConfig:
     return replace(training, analysis=AnalysisConfig(mixed_samples=MIXED_SAMPLES))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("figure5", rows(), __doc__, arguments, figure=intrusion_bars, adapted=adapted)
-
+main = partial(run_study, "figure5", rows(), __doc__, figure=intrusion_bars, adapted=adapted)
 
 if __name__ == "__main__":
     sys.exit(main())

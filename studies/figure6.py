@@ -25,8 +25,8 @@ again, a command goes on where it was; finished cells are never trained twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from core.policies import Beta
 from hpo.analyses.figures.lambda_frequency import lambda_frequency
@@ -42,10 +42,7 @@ def rows() -> list[StudyRow]:
     return [drawn, METAMIXUP_PAPER, METAMIXUP]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("figure6", rows(), __doc__, arguments, figure=lambda_frequency)
-
+main = partial(run_study, "figure6", rows(), __doc__, figure=lambda_frequency)
 
 if __name__ == "__main__":
     sys.exit(main())

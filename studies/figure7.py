@@ -24,8 +24,8 @@ again, a command goes on where it was; finished cells are never trained twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
@@ -49,10 +49,7 @@ def adapted(training: TrainingConfig) -> TrainingConfig:
     return replace(training, model=model, analysis=AnalysisConfig(pair_epochs=EPOCHS))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("figure7", rows(), __doc__, arguments, figure=class_pair_maps, adapted=adapted)
-
+main = partial(run_study, "figure7", rows(), __doc__, figure=class_pair_maps, adapted=adapted)
 
 if __name__ == "__main__":
     sys.exit(main())

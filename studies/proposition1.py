@@ -39,8 +39,8 @@ are never trained twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
@@ -68,17 +68,9 @@ def looked_at(training: TrainingConfig) -> TrainingConfig:
     return replace(training, model=model, analysis=AnalysisConfig(curvature_pairs=PAIRS))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study(
-        "proposition1",
-        rows(),
-        __doc__,
-        arguments,
-        extras=[proposition1_report],
-        adapted=looked_at,
-    )
-
+main = partial(
+    run_study, "proposition1", rows(), __doc__, extras=[proposition1_report], adapted=looked_at
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -43,8 +43,9 @@ twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -180,10 +181,7 @@ def ranked(outcome: Outcome) -> Extra:
     return readings_report(outcome, design())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("readings", rows(), __doc__, arguments, extras=[ranked])
-
+main = partial(run_study, "readings", rows(), __doc__, extras=[ranked])
 
 if __name__ == "__main__":
     sys.exit(main())

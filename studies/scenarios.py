@@ -26,7 +26,7 @@ Run again, a command goes on where it was; finished cells are never trained twic
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from core.policies import ScoresConfig
 from hpo.run import run_study
@@ -61,10 +61,7 @@ def rows() -> list[StudyRow]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("scenarios", rows(), __doc__, arguments)
-
+main = partial(run_study, "scenarios", rows(), __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

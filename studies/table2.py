@@ -40,7 +40,7 @@ Run again, a command goes on where it was; finished cells are never trained twic
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from hpo.run import run_study
 from hpo.study.rows import StudyRow, controls
@@ -85,10 +85,7 @@ def rows() -> list[StudyRow]:
     return with_paper(table, _PAPER)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("table2", rows(), __doc__, arguments)
-
+main = partial(run_study, "table2", rows(), __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

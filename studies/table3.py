@@ -51,8 +51,8 @@ Run again, a command goes on where it was; finished cells are never trained twic
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from core.meta.reading import DEFAULT
 from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
@@ -117,10 +117,7 @@ def _plain(key: str, label: str, method: str = "", family: Family = "extra") -> 
     return few_labels(key, label, method, family, NoMix(), method=method)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("table3", rows(), __doc__, arguments, reference=REFERENCE)
-
+main = partial(run_study, "table3", rows(), __doc__, reference=REFERENCE)
 
 if __name__ == "__main__":
     sys.exit(main())

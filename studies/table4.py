@@ -26,8 +26,8 @@ Run again, a command goes on where it was; finished cells are never trained twic
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from core.policies import NoMix
@@ -57,10 +57,7 @@ def _row(
     return few_labels(key, label, key, family, NoMix(), method=method or key, **settings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study("table4", rows(), __doc__, arguments, reference=REFERENCE)
-
+main = partial(run_study, "table4", rows(), __doc__, reference=REFERENCE)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,7 +29,7 @@ Run again, a command goes on where it was; finished cells are never trained twic
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from core.policies import LearnedConfig
 from hpo.analyses.anytime.grid import grid_contrast
@@ -65,12 +65,7 @@ def _row(step: float) -> StudyRow:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
-    return run_study(
-        "table5", rows(), __doc__, arguments, extras=[grid_contrast], reference=key(0.05)
-    )
-
+main = partial(run_study, "table5", rows(), __doc__, extras=[grid_contrast], reference=key(0.05))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,9 +20,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from core.meta.reading import Reading
-from core.policies import Beta, PolicyConfig
-from core.semi_supervised.config import SemiSupervisedConfig
+from core.policies import Beta
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
@@ -191,7 +189,7 @@ def alpha_search(
 
 
 def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingConfig:
-    """The training with `values` in place of its own.
+    """Returns the training with `values` in place of its own.
 
     A name is a setting of the training ("lr", "weight_decay"), of its policy ("alpha"), of the
     reading of a policy that learns ("step_size"), or of a semi-supervised method
@@ -200,41 +198,46 @@ def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingCon
     Raises:
         ValueError: a name is none of these, or the training has no reading or no such method.
     """
-    policy, semi = base.policy, base.semi
-    reading: Reading | None = getattr(policy, "reading", None)
+    parts = _parts(base)
     for name, value in values.items():
-        if name in _names(TrainingConfig) - {"policy", "semi"}:
-            base = replace(base, **{name: value})  # type: ignore[arg-type]
-        elif name in _names(policy) - {"reading"}:
-            policy = replace(policy, **{name: value})
-        elif name in _names(Reading) and reading is not None:
-            reading = replace(reading, **{name: value})  # type: ignore[arg-type]
-        elif name in _names(SemiSupervisedConfig) - {"kind", "labelled"} and semi is not None:
-            semi = replace(semi, **{name: value})  # type: ignore[arg-type]
-        else:
-            raise ValueError(
-                f"cannot search over {name!r}: it is no setting of a training, of its policy "
-                f"{policy.kind}, of a reading that this policy has, or of a semi-supervised method "
-                "that it trains by"
-            )
-    if reading is not None:
-        policy = replace(policy, reading=reading)  # type: ignore[call-arg]
-    return replace(base, policy=policy, semi=semi)
+        part = _part_of(parts, name)
+        parts[part] = replace(parts[part], **{name: value})
+    policy = parts["policy"]
+    if "reading" in parts:
+        policy = replace(policy, reading=parts["reading"])
+    return replace(parts["training"], policy=policy, semi=parts.get("semi"))
 
 
 def setting(training: TrainingConfig, name: str) -> float:
-    """Returns what the training has for a name of `configured`."""
-    policy = training.policy
-    for owner in (training, policy, getattr(policy, "reading", None), training.semi):
-        if owner is not None and name in vars(owner):
-            return float(getattr(owner, name))
-    raise ValueError(f"{name!r} is no setting of a training that could be searched")
+    """Returns what the training has for a name of `configured`; raises ValueError as that does."""
+    parts = _parts(training)
+    return float(getattr(parts[_part_of(parts, name)], name))
 
 
-def _names(
-    config: PolicyConfig | type[TrainingConfig] | type[Reading] | type[SemiSupervisedConfig],
-) -> set[str]:
-    return {field.name for field in fields(config)}
+def _parts(training: TrainingConfig) -> dict[str, Any]:
+    """The configurations that a search may vary, in the order in which names are looked up."""
+    parts = {
+        "training": training,
+        "policy": training.policy,
+        "reading": getattr(training.policy, "reading", None),
+        "semi": training.semi,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _part_of(parts: Mapping[str, Any], name: str) -> str:
+    for part, config in parts.items():
+        if name in {field.name for field in fields(config)} - _WHOLE:
+            return part
+    raise ValueError(
+        f"cannot search over {name!r}: it is no setting of a training, of its policy "
+        f"{parts['policy'].kind}, of a reading that this policy has, or of a semi-supervised "
+        "method that it trains by"
+    )
+
+
+_WHOLE = {"policy", "reading", "semi", "kind", "labelled"}
+"""Fields that hold another configuration, or say which one it is: no search varies them."""
 
 
 def silence_optuna() -> None:
