@@ -77,13 +77,15 @@ def test_a_storage_gives_the_same_trials_as_memory(
     assert again.best()["alpha"] == search.best()["alpha"]
 
 
-@pytest.mark.parametrize("checkpoints", [False, True], ids=["from scratch", "from checkpoints"])
+@pytest.mark.parametrize(
+    ("storage", "checkpoints"), [("sqlite:///{}/alpha.db", False), ("{}/alpha.log", True)]
+)
 def test_killed_anywhere_it_ends_with_the_same_trials(
     in_memory: Trace,
     source: Source,
-    reopen: Callable[[], BaseStorage],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    storage: str,
     checkpoints: bool,
 ) -> None:
     """A process dies after each epoch that none before it told, and after each trial."""
@@ -114,7 +116,7 @@ def test_killed_anywhere_it_ends_with_the_same_trials(
                 BASE,
                 SETTINGS,
                 source=source,
-                storage=reopen(),
+                storage=open_storage(storage.format(tmp_path)),
                 checkpoints=folder,
                 on_trial=lambda trial: event(trial.number),
             )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from core.policies import Beta, NoMix
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
+from hpo.search.drive import Ending, drive
 from hpo.search.protocol import SearchError, SearchSettings
 from hpo.search.space_search import SEARCH_METHOD, SpaceSearch, alpha_search
 
@@ -56,15 +57,21 @@ def curve(cell: Cell, epochs: int = EPOCHS) -> Epochs:
     ]
 
 
-def run_trial(search: SpaceSearch, cell: Cell, *, at_once: bool = False) -> Status:
-    """Train as a worker does: epochs told one by one (or all in one report), then the ending."""
-    told = curve(cell)
-    for epochs in [told] if at_once else [[metrics] for metrics in told]:
-        if search.report(epochs) is not None:
-            search.end("pruned", NoTestError())
-            return "pruned"
-    search.end("finished", NoTestError(val_error=told[-1]["val_error"]))
-    return "finished"
+def ended(search: SpaceSearch, *, bundle: int = 1, again: bool = False) -> Callable[[Cell], Ending]:
+    """Trains as a worker does: epochs told `bundle` at a time, `again` all so far each time."""
+
+    def train(cell: Cell) -> Ending:
+        epochs = curve(cell)
+        for start in range(0, EPOCHS, bundle):
+            told = epochs[0 if again else start : start + bundle]
+            stop = search.report(told)
+            assert search.report(told) == stop  # whoever asks again hears the same
+            if stop is not None:
+                assert start < stop <= start + bundle
+                return "pruned", NoTestError()
+        return "finished", NoTestError(val_error=epochs[-1]["val_error"])
+
+    return train
 
 
 def trace(search: SpaceSearch) -> Trace:
@@ -75,10 +82,9 @@ def trace(search: SpaceSearch) -> Trace:
     ]
 
 
-def complete(settings: SearchSettings = SETTINGS, base: TrainingConfig = BASE) -> SpaceSearch:
-    search = alpha_search(base, settings)
-    while not search.done:
-        run_trial(search, search.next())
+def complete(settings: SearchSettings = SETTINGS, **more: Any) -> SpaceSearch:
+    search = alpha_search(BASE, settings, **more)
+    assert drive(search, ended(search)) is None
     return search
 
 
@@ -95,19 +101,21 @@ def undisturbed() -> Trace:
 
 def test_trials_are_trainings_of_the_base_with_alpha_and_the_searchs_own_seed() -> None:
     search = alpha_search(BASE, SETTINGS)
-    seen: set[float] = set()
-    while not search.done:
-        assert not search.running
-        cell = search.next()
+    alphas: set[float] = set()
+
+    def look(cell: Cell) -> Ending:
         assert search.running
         assert (cell.method, cell.purpose, cell.seed) == (SEARCH_METHOD, "search", 50)
         policy = cell.training.policy
         assert isinstance(policy, Beta)
         assert 0.05 <= policy.alpha <= 8.0
-        seen.add(policy.alpha)
+        alphas.add(policy.alpha)
         assert (cell.training.epochs, cell.training.meta_size) == (EPOCHS, 100)
-        run_trial(search, cell)
-    assert len(seen) == SETTINGS.trials == len(search.study.trials)
+        return ended(search)(cell)
+
+    assert not search.running
+    drive(search, look)
+    assert len(alphas) == SETTINGS.trials == len(search.study.trials)
 
 
 def test_another_seed_another_search() -> None:
@@ -115,29 +123,12 @@ def test_another_seed_another_search() -> None:
     assert not set(alphas[1]) & set(alphas[500])
 
 
-@pytest.mark.parametrize("at_once", [False, True], ids=["epoch by epoch", "in one report"])
-def test_how_epochs_are_bundled_makes_no_difference(undisturbed: Trace, at_once: bool) -> None:
+@pytest.mark.parametrize(("bundle", "again"), [(5, False), (EPOCHS, False), (1, True), (3, True)])
+def test_how_epochs_are_told_makes_no_difference(
+    undisturbed: Trace, bundle: int, again: bool
+) -> None:
     search = alpha_search(BASE, SETTINGS)
-    while not search.done:
-        run_trial(search, search.next(), at_once=at_once)
-    assert trace(search) == undisturbed
-
-
-def test_epochs_told_twice_make_no_difference(undisturbed: Trace) -> None:
-    search = alpha_search(BASE, SETTINGS)
-    while not search.done:
-        cell, status = search.next(), "finished"
-        told: Epochs = []
-        for metrics in curve(cell):
-            told.append(metrics)
-            stop = search.report([metrics])
-            assert search.report([metrics]) == stop
-            assert search.report(told) == stop  # a restarted worker tells all of them
-            if stop is not None:
-                assert stop == metrics["epoch"]
-                status = "pruned"
-                break
-        search.end(status, {"val_error": told[-1]["val_error"]})  # type: ignore[arg-type]
+    drive(search, ended(search, bundle=bundle, again=again))
     assert trace(search) == undisturbed
 
 
@@ -293,33 +284,6 @@ def test_impossible_settings_are_refused(name: str, value: int, limit: int) -> N
 # Killed and started again
 
 
-def resume_from_records(records: Mapping[str, tuple[Status, Epochs]]) -> SpaceSearch:
-    """As `hpo.study.study_run` does: what is recorded is told again, the first trial without is
-    handed out."""
-    search = alpha_search(BASE, SETTINGS)
-    while not search.done:
-        cell = search.next()
-        if cell.id in records:
-            status, told = records[cell.id]
-            search.report(told)
-            search.end(status, {"val_error": told[-1]["val_error"]})
-        else:
-            run_trial(search, cell)
-    return search
-
-
-def test_a_search_rebuilt_from_records_goes_on_the_same(undisturbed: Trace) -> None:
-    records: dict[str, tuple[Status, Epochs]] = {}
-    search = alpha_search(BASE, SETTINGS)
-    while not search.done:
-        assert trace(resume_from_records(records)) == undisturbed
-        cell = search.next()
-        status = run_trial(search, cell)
-        told = search.study.trials[-1].intermediate_values
-        records[cell.id] = (status, [{"epoch": e, "val_error": v} for e, v in told.items()])
-    assert trace(resume_from_records(records)) == undisturbed
-
-
 def open_sqlite(folder: Path) -> str:
     return f"sqlite:///{folder / 'alpha.db'}"
 
@@ -354,37 +318,32 @@ def test_a_process_may_die_after_every_single_event(
 
     monkeypatch.setattr(optuna.Trial, "should_prune", decide)
 
-    def live(search: SpaceSearch) -> Iterator[None]:
-        while not search.done:
-            cell = search.next()
+    def live(search: SpaceSearch) -> None:
+        def train(cell: Cell) -> Ending:
             number = len(search.study.trials)
             event("suggested", number)
-            told = curve(cell)
-            status: Status = "finished"
-            for metrics in told:
+            for metrics in (epochs := curve(cell)):
                 stop = search.report([metrics])
                 event("answered", number, metrics["epoch"])
                 if stop is not None:
-                    status = "pruned"
-                    break
-            search.end(status, {"val_error": told[-1]["val_error"]})
-            event("ended", number)
-            yield
+                    return "pruned", {}
+            return "finished", {"val_error": epochs[-1]["val_error"]}
 
-    settings = replace(SETTINGS, trials=5)
+        drive(search, train, lambda cell: event("ended", len(search.study.trials)))
+
+    settings = replace(SETTINGS, trials=4)
     processes = 0
     while True:
         processes += 1
         assert processes < 200
         search = alpha_search(BASE, settings, storage=open_storage(tmp_path))
         try:
-            for _ in live(search):
-                pass
+            live(search)
             break
         except Killed:
             continue
-    assert processes == len(seen) + 1 > 60
-    assert trace(search) == undisturbed[:5]
+    assert processes == len(seen) + 1 > 50
+    assert trace(search) == undisturbed[:4]
     assert search.best()["alpha"] == complete(settings).best()["alpha"]
 
 
@@ -394,7 +353,7 @@ def test_trainings_that_differ_share_a_storage_and_no_trials(tmp_path: Path) -> 
     for base in (BASE, shorter):
         search = alpha_search(base, SearchSettings(trials=1), storage=storage)
         assert not search.done
-        run_trial(search, search.next())
+        drive(search, ended(search))
         assert len(search.study.trials) == 1
     assert alpha_search(BASE, SearchSettings(trials=1), storage=storage).done
 
@@ -402,7 +361,5 @@ def test_trainings_that_differ_share_a_storage_and_no_trials(tmp_path: Path) -> 
 def test_a_finished_search_goes_on_when_more_trials_are_wanted(tmp_path: Path) -> None:
     storage = open_journal(tmp_path)
     for trials in (3, 5):
-        search = alpha_search(BASE, replace(SETTINGS, trials=trials), storage=storage)
-        while not search.done:
-            run_trial(search, search.next())
+        search = complete(replace(SETTINGS, trials=trials), storage=storage)
     assert trace(search) == trace(complete())[:5]

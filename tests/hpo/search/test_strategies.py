@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,16 +14,15 @@ from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.anytime.curves import curves
 from hpo.cells.cell import Cell
-from hpo.cells.record import CellRecord, partial_result
+from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, configured
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
 from hpo.search.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
 from hpo.study.plan import Plan, search_key
-from hpo.study.progress import Progress
 from hpo.study.rows import Row, StudyRow, with_meta_images
-from hpo.study.study_run import StudyRun
+from tests.support.study_bench import MadeUp, StudyBench
 
 EPOCHS = 8
 BUDGET = 6.0
@@ -60,7 +57,7 @@ def made_up_error(cell: Cell, epoch: int) -> float:
     return 9 + 5 * math.log(lam / 0.7) ** 2 + math.log(training.lr / 0.05) ** 2 + 30 / epoch + luck
 
 
-def told(cell: Cell) -> tuple[list[dict[str, float]], str, dict[str, Any]]:
+def made_up(cell: Cell) -> MadeUp:
     """Epochs (of a population: segments), ending and result of a made-up training."""
     if cell.population is not None:
         members = cell.population.members
@@ -94,68 +91,8 @@ def told(cell: Cell) -> tuple[list[dict[str, float]], str, dict[str, Any]]:
     return history, "finished", result | {"val_error": error, "test_error": error + 1}
 
 
-class Tracker:
-    """Takes everything."""
-
-    def start_cell(self, cell: Cell) -> None: ...
-
-    def epoch(self, cell_id: str, metrics: Mapping[str, float]) -> None: ...
-
-    def end_cell(self, record: CellRecord) -> None: ...
-
-
-class Bench:
-    """A study driven by a loop that makes results up; `drive(events)` leaves off as a kill does."""
-
-    def __init__(self, output: Path, plan: Plan):
-        self.plan = plan
-        self.store = CellStore(output)
-        self.progress = Progress()
-        self.run = StudyRun(
-            plan,
-            self.store,
-            Tracker(),  # type: ignore[arg-type]
-            self.progress,
-            dict.fromkeys(plan.datasets, "d"),
-        )
-        self.cells: list[Cell] = []
-
-    def drive(self, events: int | None = None, workers: int = 3, bundle: int = 1) -> bool:
-        running: dict[str, Iterator[bool]] = {}
-        spent = 0
-        while True:
-            while len(running) < workers and (cell := self.run.next()) is not None:
-                assert search_key(cell) not in {
-                    search_key(c) for c in self.cells if c.id in running
-                }
-                self.cells.append(cell)
-                running[cell.id] = self._train(cell, bundle)
-                spent += 1
-                if spent == events:
-                    return False
-            if not running:
-                return self.run.finished
-            for cell_id in list(running):
-                if not next(running[cell_id]):
-                    del running[cell_id]
-                spent += 1
-                if spent == events:
-                    return False
-
-    def _train(self, cell: Cell, bundle: int) -> Iterator[bool]:
-        history, status, result = told(cell)
-        for start in range(0, len(history), bundle):
-            if self.run.report(cell.id, history[start : start + bundle]):
-                yield False
-                return
-            yield True
-        error = None if status == "finished" else "it diverged"
-        self.run.end(cell.id, status, result, error, {})  # type: ignore[arg-type]
-        yield False
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [record.to_dict() for record in self.run.records]
+def bench_on(output: Path, plan: Plan) -> StudyBench:
+    return StudyBench(output, plan, made_up)
 
 
 @pytest.fixture(autouse=True)
@@ -164,20 +101,22 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def complete(tmp_path: Path) -> Bench:
-    bench = Bench(tmp_path / "complete", make_plan())
+def complete(tmp_path: Path) -> StudyBench:
+    bench = bench_on(tmp_path / "complete", make_plan())
     assert bench.drive()
     return bench
 
 
-def statuses(bench: Bench, method: str) -> Counter[str]:
+def statuses(bench: StudyBench, method: str) -> Counter[str]:
     return Counter(r.status for r in bench.run.records if r.cell.method == method)
 
 
 # What each trains
 
 
-def test_each_strategy_spends_its_budget_and_no_training_starts_beyond(complete: Bench) -> None:
+def test_each_strategy_spends_its_budget_and_no_training_starts_beyond(
+    complete: StudyBench,
+) -> None:
     assert {(c.method, c.seed) for c in complete.cells} == {
         (k, s) for k in STRATEGIES for s in (0, 1)
     }
@@ -205,7 +144,7 @@ def test_each_strategy_spends_its_budget_and_no_training_starts_beyond(complete:
     assert any("diverged" in statuses(complete, key) for key in ("joint", "outer"))
 
 
-def test_every_training_of_a_seed_is_of_that_seed_and_of_no_table(complete: Bench) -> None:
+def test_every_training_of_a_seed_is_of_that_seed_and_of_no_table(complete: StudyBench) -> None:
     for cell in complete.cells:
         assert cell.purpose == "search"
         assert cell.seed in (0, 1)
@@ -219,7 +158,7 @@ def test_every_training_of_a_seed_is_of_that_seed_and_of_no_table(complete: Benc
         assert policy.kind == kind
 
 
-def test_what_is_searched_varies_within_its_bounds(complete: Bench) -> None:
+def test_what_is_searched_varies_within_its_bounds(complete: StudyBench) -> None:
     spaces = {key: s.space for key, s in STRATEGIES.items() if isinstance(s, Sampled)}
     for key, space in spaces.items():
         cells = [c for c in complete.cells if c.method == key]
@@ -234,7 +173,7 @@ def test_what_is_searched_varies_within_its_bounds(complete: Bench) -> None:
             assert all(bounds.low <= value <= bounds.high for value in values)
 
 
-def test_seeds_search_for_themselves_and_share_no_draw(complete: Bench) -> None:
+def test_seeds_search_for_themselves_and_share_no_draw(complete: StudyBench) -> None:
     for key in ("random", "tpe"):
         alphas = {
             seed: {
@@ -246,7 +185,7 @@ def test_seeds_search_for_themselves_and_share_no_draw(complete: Bench) -> None:
 
 
 def test_random_and_tpe_start_alike_and_part_when_there_is_something_to_learn(
-    complete: Bench,
+    complete: StudyBench,
 ) -> None:
     drawn = {
         key: [c.training.policy.alpha for c in complete.cells if (c.method, c.seed) == (key, 0)]
@@ -259,13 +198,13 @@ def test_random_and_tpe_start_alike_and_part_when_there_is_something_to_learn(
 
 
 def test_a_grid_goes_in_its_order_and_stops_with_the_budget(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan("grid", seeds=1, budget=2.5))
+    bench = bench_on(tmp_path, make_plan("grid", seeds=1, budget=2.5))
     assert bench.drive()
     assert [c.training.policy.lam for c in bench.cells] == [0.1, 0.2, 0.3]
 
 
 def test_a_population_is_as_large_as_the_budget(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan("population", seeds=1, budget=7.9))
+    bench = bench_on(tmp_path, make_plan("population", seeds=1, budget=7.9))
     assert bench.drive()
     [cell] = bench.cells
     assert cell.population is not None
@@ -276,13 +215,13 @@ def test_a_population_is_as_large_as_the_budget(tmp_path: Path) -> None:
     assert CellStore(tmp_path).records()[0].cell == cell
 
 
-def test_the_progress_ends_with_what_was_trained(complete: Bench) -> None:
+def test_the_progress_ends_with_what_was_trained(complete: StudyBench) -> None:
     progress = complete.progress
     assert progress.total == progress.done + progress.failed == len(complete.run.records)
 
 
 def test_the_costly_searches_start_first(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan("once", "grid", "tpe"))
+    bench = bench_on(tmp_path, make_plan("once", "grid", "tpe"))
     keys = [bench.run.next() for _ in range(6)]
     assert [(c.method, c.seed) for c in keys if c is not None] == [
         (method, seed) for method in ("tpe", "grid", "once") for seed in (0, 1)
@@ -294,25 +233,25 @@ def test_the_costly_searches_start_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("workers", "bundle"), [(1, 1), (2, 3), (20, 8)])
 def test_workers_and_bundles_change_no_decision(
-    tmp_path: Path, complete: Bench, workers: int, bundle: int
+    tmp_path: Path, complete: StudyBench, workers: int, bundle: int
 ) -> None:
-    bench = Bench(tmp_path / "other", make_plan())
+    bench = bench_on(tmp_path / "other", make_plan())
     assert bench.drive(workers=workers, bundle=bundle)
     assert bench.records == complete.records
 
 
-@pytest.mark.parametrize("key", STRATEGIES)
+@pytest.mark.parametrize("key", ["grid", "random-asha", "joint", "population"])
 def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path, key: str) -> None:
-    plan = make_plan(key, seeds=1)
-    whole = Bench(tmp_path / "whole", plan)
+    plan = make_plan(key, seeds=1, budget=4.0)
+    whole = bench_on(tmp_path / "whole", plan)
     assert whole.drive()
     expected = curves(plan, whole.run.records)
     events = 0
-    while not Bench(tmp_path / f"kill-{events}", plan).drive(events + 1):
+    while not bench_on(tmp_path / f"kill-{events}", plan).drive(events + 1):
         events += 1
         output = tmp_path / f"kill-{events - 1}"
         kept = {record.cell.id for record in CellStore(output).records()}
-        again = Bench(output, plan)
+        again = bench_on(output, plan)
         assert again.drive()
         assert again.records == whole.records
         assert not kept & {cell.id for cell in again.cells}
@@ -321,9 +260,9 @@ def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path, key: st
 
 
 def test_a_crashed_trial_stops_its_own_strategy_alone(
-    tmp_path: Path, complete: Bench, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, complete: StudyBench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(tmp_path / "crash", make_plan())
+    bench = bench_on(tmp_path / "crash", make_plan())
     first = bench.run.next()
     assert first is not None
     bench.run.end(first.id, "crashed", {}, "its worker died", {})
@@ -331,7 +270,7 @@ def test_a_crashed_trial_stops_its_own_strategy_alone(
     assert f"{first.method} on digits stops here\n" in capsys.readouterr().err
     of_it = [c for c in bench.cells if search_key(c) == search_key(first)]
     assert of_it == []
-    again = Bench(tmp_path / "crash", make_plan())
+    again = bench_on(tmp_path / "crash", make_plan())
     assert again.drive()
     assert again.records == complete.records
 

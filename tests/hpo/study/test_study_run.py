@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ import pytest
 from core.policies import Beta, Frozen, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
-from hpo.cells.record import CellRecord, Status
+from hpo.cells.record import Status, partial_result
 from hpo.cells.store import CellStore, StoreError
-from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
 from hpo.study.plan import Plan
-from hpo.study.progress import Progress
 from hpo.study.rows import SEARCHED_ALPHA, Row, Searched, StudyRow, controls, with_meta_images
-from hpo.study.study_run import StudyRun
+from tests.support.study_bench import MadeUp, StudyBench
 
 EPOCHS = 6
 BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=EPOCHS, meta_size=100)
@@ -37,7 +34,6 @@ ROWS = [
     with_meta_images(SEARCHED),
 ]
 SEARCH = SearchSettings(trials=5, startup=2, min_epochs=1, reduction=2, seed=50)
-ENVIRONMENT = {"device": "made up"}
 
 
 def make_plan(*datasets: str, rows: list[StudyRow] = ROWS, seeds: int = 2, trials: int = 5) -> Plan:
@@ -46,110 +42,25 @@ def make_plan(*datasets: str, rows: list[StudyRow] = ROWS, seeds: int = 2, trial
     return Plan("table2", rows, names, range(seeds), base, replace(SEARCH, trials=trials))
 
 
-class Tracker:
-    """Notes what the study tells MLflow."""
+def bench_on(
+    output: Path, plan: Plan | None = None, data: str = "d0", **endings: Status
+) -> StudyBench:
+    """A study whose cells end as `endings` say, by how their ids begin with _ for -."""
 
-    def __init__(self) -> None:
-        self.started: list[str] = []
-        self.epochs: list[tuple[str, int]] = []
-        self.ended: list[CellRecord] = []
+    def made_up(cell: Cell) -> MadeUp:
+        names = [name for name in endings if cell.id.startswith(name.replace("_", "-"))]
+        if not names:
+            history = [made_up_epoch(cell, epoch) for epoch in range(1, EPOCHS + 1)]
+            return history, "finished", made_up_result(history, cell.seed)
+        trial = cell.purpose == "search"
+        history = [] if trial else [made_up_epoch(cell, epoch) for epoch in (1, 2)]
+        return history, endings[names[0]], partial_result(history)
 
-    def start_cell(self, cell: Cell) -> None:
-        self.started.append(cell.id)
-
-    def epoch(self, cell_id: str, metrics: Mapping[str, float]) -> None:
-        assert cell_id in self.started
-        self.epochs.append((cell_id, int(metrics["epoch"])))
-
-    def end_cell(self, record: CellRecord) -> None:
-        self.ended.append(record)
-
-
-class Bench:
-    """A study on a store, driven by a loop that makes results up: no Ray, no training.
-
-    One event is a cell handed out, an epoch told or an ending told; `drive(events)` leaves off
-    after so many, as a kill does.
-    """
-
-    def __init__(self, output: Path, plan: Plan, data: str = "d0"):
-        self.tracker = Tracker()
-        self.progress = Progress()
-        self.progress.workers = 3
-        self.plan = plan
-        self.store = CellStore(output)
-        self.run = StudyRun(
-            plan,
-            self.store,
-            self.tracker,  # type: ignore[arg-type]
-            self.progress,
-            dict.fromkeys(plan.datasets, data),
-        )
-        self.cells: list[Cell] = []
-        self.most_trials = 0
-        """Of one search at a time."""
-        self.endings: dict[str, Status] = {}
-        """Of the trainings that do not finish, by how their cells' ids begin."""
-        self.epochs_before_ending = 2
-        self.tell_twice = False
-
-    def drive(self, events: int | None = None, workers: int = 3) -> bool:
-        """Whether the study came to its end before the events ran out."""
-        running: dict[str, Iterator[bool]] = {}
-        spent = 0
-        while True:
-            while len(running) < workers and (cell := self.run.next()) is not None:
-                self.cells.append(cell)
-                running[cell.id] = self._train(cell)
-                open_cells = [c for c in self.cells if c.id in running]
-                trials = Counter(c.dataset for c in open_cells if c.purpose == "search")
-                self.most_trials = max(self.most_trials, 0, *trials.values())
-                spent += 1
-                if spent == events:
-                    return False
-            if not running:
-                assert self.run.finished
-                return True
-            for cell_id in list(running):
-                if not next(running[cell_id]):
-                    del running[cell_id]
-                spent += 1
-                if spent == events:
-                    return False
-
-    def _train(self, cell: Cell) -> Iterator[bool]:
-        ending: Status = "finished"
-        for beginning, status in self.endings.items():
-            if cell.id.startswith(beginning):
-                ending = status
-        history: list[dict[str, float]] = []
-        epochs = EPOCHS if ending == "finished" else self.epochs_before_ending
-        for epoch in range(1, epochs + 1):
-            history.append(made_up_epoch(cell, epoch))
-            if self.run.report(cell.id, history if self.tell_twice else history[-1:]):
-                yield False
-                return
-            yield True
-        result = (
-            made_up_result(history, cell.seed) if ending == "finished" else {"history": history}
-        )
-        result |= {"train_seconds": 1.0, "samples_seen": 1}
-        error = None if ending == "finished" else f"it {ending}"
-        self.run.end(cell.id, ending, result, error, ENVIRONMENT)
-        yield False
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [record.to_dict() for record in self.run.records]
-
-    @property
-    def table(self) -> pd.DataFrame:
-        rows = [row.row for row in self.plan.rows]
-        return build_table(self.run.records, rows, self.plan.datasets)
+    return StudyBench(output, plan or make_plan(), made_up, data)
 
 
 def made_up_error(cell: Cell, epoch: int) -> float:
-    alpha = cell.training.policy.alpha or 0.3
+    alpha = getattr(cell.training.policy, "alpha", 0.3)
     luck = math.sin(17 * cell.seed + len(cell.dataset) + alpha)
     return 10 + 5 * math.log(alpha / 0.7) ** 2 + 30 / epoch + luck
 
@@ -174,6 +85,8 @@ def made_up_result(history: list[dict[str, float]], seed: int = 0) -> dict[str, 
         "epochs": len(history),
         "parameters": 7,
         "history": history,
+        "train_seconds": 1.0,
+        "samples_seen": 1,
         "lam_histogram": [1] * 20,
         "lam_histogram_first": [1] * 20,
         "lam_quantiles": [0.1 * seed, 1 / 3, 0.9],
@@ -186,13 +99,13 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def complete(tmp_path: Path) -> Bench:
-    bench = Bench(tmp_path / "complete", make_plan())
+def complete(tmp_path: Path) -> StudyBench:
+    bench = bench_on(tmp_path / "complete")
     assert bench.drive()
     return bench
 
 
-def finals(bench: Bench) -> Counter[tuple[str, str, int]]:
+def finals(bench: StudyBench) -> Counter[tuple[str, str, int]]:
     return Counter((c.method, c.dataset, c.seed) for c in bench.cells if c.purpose == "final")
 
 
@@ -201,7 +114,7 @@ def finals(bench: Bench) -> Counter[tuple[str, str, int]]:
 
 @pytest.mark.parametrize("workers", [1, 3, 20])
 def test_every_planned_cell_is_handed_out_once(tmp_path: Path, workers: int) -> None:
-    bench = Bench(tmp_path, make_plan("digits", "mnist"))
+    bench = bench_on(tmp_path, make_plan("digits", "mnist"))
     assert bench.drive(workers=workers)
     keys = [row.row.key for row in ROWS]
     expected = {
@@ -218,12 +131,11 @@ def test_every_planned_cell_is_handed_out_once(tmp_path: Path, workers: int) -> 
 
 
 def test_a_search_runs_one_trial_at_a_time_beside_other_cells(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan("digits", "mnist"))
+    bench = bench_on(tmp_path, make_plan("digits", "mnist"))
     assert bench.drive(workers=3)
     first = [(c.purpose, c.dataset) for c in bench.cells[:3]]
     assert first == [("search", "digits"), ("search", "mnist"), ("final", "digits")]
     assert bench.cells[2].method == "metamixup"  # the costliest of the rest
-    assert bench.most_trials == 1
     order = [c.purpose for c in bench.cells]
     last_trial = len(order) - 1 - order[::-1].index("search")
     assert "final" in order[:last_trial]
@@ -234,7 +146,7 @@ def test_frozen_cells_come_after_their_source_and_draw_what_it_ended_with(
     tmp_path: Path, workers: int
 ) -> None:
     rows = [LEARNED, FROZEN, ROWS[0]]
-    bench = Bench(tmp_path, make_plan("digits", "mnist", rows=rows))
+    bench = bench_on(tmp_path, make_plan("digits", "mnist", rows=rows))
     assert bench.drive(workers=workers)
     order = [(c.method, c.dataset, c.seed) for c in bench.cells]
     assert len(set(order)) == len(order) == bench.plan.size == 12
@@ -246,7 +158,7 @@ def test_frozen_cells_come_after_their_source_and_draw_what_it_ended_with(
             assert cell.training.policy == Frozen(quantiles=quantiles)
 
 
-def test_the_searched_rows_get_the_best_alpha_of_the_trials(complete: Bench) -> None:
+def test_the_searched_rows_get_the_best_alpha_of_the_trials(complete: StudyBench) -> None:
     trials = [r for r in complete.run.records if r.cell.purpose == "search"]
     assert Counter(r.status for r in trials).keys() == {"finished", "pruned"}
     best = min(
@@ -268,7 +180,7 @@ def test_searching_the_learning_rate_too_is_a_row_like_any_other(tmp_path: Path)
     recipe = Searched(Beta(alpha=1.0), {**BETA_ALPHA, "lr": OPTIMISATION["lr"]})
     joint = StudyRow(Row("joint", "α and lr searched", "", "beta"), recipe, {"width": 8})
     rows = [SEARCHED, joint, with_meta_images(joint)]
-    bench = Bench(tmp_path, make_plan(rows=rows))
+    bench = bench_on(tmp_path, make_plan(rows=rows))
     assert bench.drive()
     assert len(bench.cells) == bench.plan.size == bench.progress.total == 6 + 2 * 5
     trials = [r for r in bench.run.records if r.cell.purpose == "search"]
@@ -296,7 +208,9 @@ def test_searching_the_learning_rate_too_is_a_row_like_any_other(tmp_path: Path)
     assert {(t.lr, t.width) for t in alone} == {(BASE.lr, None)}
 
 
-def test_a_stopped_trial_keeps_its_curve_to_the_stop_and_no_test_error(complete: Bench) -> None:
+def test_a_stopped_trial_keeps_its_curve_to_the_stop_and_no_test_error(
+    complete: StudyBench,
+) -> None:
     pruned = [r for r in complete.run.records if r.status == "pruned"]
     assert pruned
     for record in pruned:
@@ -312,11 +226,10 @@ def test_a_stopped_trial_keeps_its_curve_to_the_stop_and_no_test_error(complete:
 
 
 def test_every_epoch_is_tracked_once_however_often_it_is_told(
-    tmp_path: Path, complete: Bench
+    tmp_path: Path, complete: StudyBench
 ) -> None:
-    bench = Bench(tmp_path / "twice", make_plan())
-    bench.tell_twice = True
-    assert bench.drive()
+    bench = bench_on(tmp_path / "twice")
+    assert bench.drive(again=True)
     assert bench.records == complete.records
     for tracker in (bench.tracker, complete.tracker):
         told = Counter(tracker.epochs)
@@ -331,7 +244,7 @@ def test_every_epoch_is_tracked_once_however_often_it_is_told(
 
 def test_epochs_told_after_a_stop_are_left_out(tmp_path: Path) -> None:
     """A worker tells several epochs at once and goes on until it hears that it is to stop."""
-    bench = Bench(tmp_path, make_plan())
+    bench = bench_on(tmp_path)
     statuses = []
     for _ in range(5):
         cell = bench.run.next()
@@ -340,7 +253,7 @@ def test_epochs_told_after_a_stop_are_left_out(tmp_path: Path) -> None:
         history = [made_up_epoch(cell, epoch) for epoch in range(1, EPOCHS + 1)]
         stopped = bench.run.report(cell.id, history)
         assert bench.run.report(cell.id, history) is stopped
-        bench.run.end(cell.id, "finished", made_up_result(history), None, ENVIRONMENT)
+        bench.run.end(cell.id, "finished", made_up_result(history), None, {})
         record = bench.store.load(cell.id)
         assert record is not None
         statuses.append(record.status)
@@ -353,7 +266,7 @@ def test_epochs_told_after_a_stop_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_does_not_run_is_stopped_and_its_ending_passed_over(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan())
+    bench = bench_on(tmp_path)
     assert bench.run.report("unknown", [{"epoch": 1.0}])
     bench.run.end("unknown", "finished", {}, None, {})
     assert bench.records == []
@@ -363,30 +276,33 @@ def test_a_cell_that_does_not_run_is_stopped_and_its_ending_passed_over(tmp_path
 # Going on after a kill
 
 
-def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path, complete: Bench) -> None:
+def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path) -> None:
+    plan = make_plan(seeds=1)
+    whole = bench_on(tmp_path / "whole", plan)
+    assert whole.drive()
     total = 0
-    while not Bench(tmp_path / f"kill-{total}", make_plan()).drive(total + 1):
+    while not bench_on(tmp_path / f"kill-{total}", plan).drive(total + 1):
         total += 1
         output = tmp_path / f"kill-{total - 1}"
         kept = {record.cell.id for record in CellStore(output).records()}
-        again = Bench(output, make_plan())
+        again = bench_on(output, plan)
         assert again.drive()
-        assert again.records == complete.records
+        assert again.records == whole.records
         handed_out = Counter(cell.id for cell in again.cells)
         assert not kept & set(handed_out)
-        assert set(handed_out) | kept == {cell.id for cell in complete.cells}
+        assert set(handed_out) | kept == {cell.id for cell in whole.cells}
         assert set(handed_out.values()) <= {1}
         assert again.progress.kept == len(kept)
         assert {r.cell.id for r in again.tracker.ended} == kept | set(handed_out)
-        assert len(again.tracker.ended) == len(complete.cells)
-    assert total > 60
-    pd.testing.assert_frame_equal(again.table, complete.table)
+        assert len(again.tracker.ended) == len(whole.cells)
+    assert total > 50
+    pd.testing.assert_frame_equal(again.table, whole.table)
 
 
-def test_a_study_killed_again_and_again_gets_done(tmp_path: Path, complete: Bench) -> None:
+def test_a_study_killed_again_and_again_gets_done(tmp_path: Path, complete: StudyBench) -> None:
     """Each process lives long enough for one training, on one worker."""
     lives = 1
-    while not (bench := Bench(tmp_path / "again", make_plan())).drive(EPOCHS + 2, workers=1):
+    while not (bench := bench_on(tmp_path / "again")).drive(EPOCHS + 2, workers=1):
         lives += 1
         assert lives < 100
     assert lives > 5
@@ -394,8 +310,10 @@ def test_a_study_killed_again_and_again_gets_done(tmp_path: Path, complete: Benc
     pd.testing.assert_frame_equal(bench.table, complete.table)
 
 
-def test_settled_says_whether_anything_is_left_to_train(tmp_path: Path, complete: Bench) -> None:
-    again = Bench(tmp_path / "complete", make_plan())
+def test_settled_says_whether_anything_is_left_to_train(
+    tmp_path: Path, complete: StudyBench
+) -> None:
+    again = bench_on(tmp_path / "complete")
     assert again.run.settled
     assert again.run.settled
     assert again.run.next() is None
@@ -405,21 +323,21 @@ def test_settled_says_whether_anything_is_left_to_train(tmp_path: Path, complete
     for cell in complete.cells:
         folder = tmp_path / "complete" / "cells" / cell.id
         (folder / "result.json").rename(folder / "away")
-        bench = Bench(tmp_path / "complete", make_plan())
+        bench = bench_on(tmp_path / "complete")
         assert not bench.run.settled
         assert bench.run.next() == cell  # asked first or not, it is handed out
         (folder / "away").rename(folder / "result.json")
 
 
-def test_more_seeds_train_only_what_is_new(tmp_path: Path, complete: Bench) -> None:
-    again = Bench(tmp_path / "complete", make_plan(seeds=3))
+def test_more_seeds_train_only_what_is_new(tmp_path: Path, complete: StudyBench) -> None:
+    again = bench_on(tmp_path / "complete", make_plan(seeds=3))
     assert again.drive()
     assert {c.seed for c in again.cells} == {2}
     assert len(again.cells) == len(ROWS)
 
 
 def test_checkpoints_go_when_a_cell_is_done(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan(trials=1, seeds=1, rows=ROWS[:2]))
+    bench = bench_on(tmp_path, make_plan(trials=1, seeds=1, rows=ROWS[:2]))
     cell = bench.run.next()
     assert cell is not None
     folder = bench.store.directory(cell.id)
@@ -437,10 +355,9 @@ def test_checkpoints_go_when_a_cell_is_done(tmp_path: Path) -> None:
 
 
 def test_a_crashed_cell_is_not_stored_and_is_tried_again(
-    tmp_path: Path, complete: Bench, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, complete: StudyBench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(tmp_path / "crashing", make_plan())
-    bench.endings["beta-1"] = "crashed"
+    bench = bench_on(tmp_path / "crashing", beta_1="crashed")
     assert bench.drive()
     crashed = [r for r in bench.run.records if r.status == "crashed"]
     assert {(r.cell.method, r.cell.seed) for r in crashed} == {("beta-1", 0), ("beta-1", 1)}
@@ -452,7 +369,7 @@ def test_a_crashed_cell_is_not_stored_and_is_tried_again(
         assert f"{record.cell.id} crashed: it crashed\n" in said
     assert len(bench.records) == bench.plan.size
 
-    again = Bench(tmp_path / "crashing", make_plan())
+    again = bench_on(tmp_path / "crashing")
     assert not again.run.settled
     assert again.drive()
     assert {c.id for c in again.cells} == {r.cell.id for r in crashed}
@@ -460,7 +377,7 @@ def test_a_crashed_cell_is_not_stored_and_is_tried_again(
 
 
 def test_a_crash_keeps_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan(rows=ROWS[:1]))
+    bench = bench_on(tmp_path, make_plan(rows=ROWS[:1]))
     cell = bench.run.next()
     assert cell is not None
     folder = bench.store.directory(cell.id)
@@ -472,9 +389,9 @@ def test_a_crash_keeps_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
 
 
 def test_a_crashed_trial_stops_its_search_until_the_next_time(
-    tmp_path: Path, complete: Bench, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, complete: StudyBench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(tmp_path, make_plan())
+    bench = bench_on(tmp_path)
     first = bench.run.next()
     assert first is not None
     bench.run.end(first.id, "crashed", {}, "its worker ended early", {})
@@ -483,41 +400,38 @@ def test_a_crashed_trial_stops_its_search_until_the_next_time(
     trials = [r for r in bench.run.records if r.cell.purpose == "search"]
     assert [r.cell for r in trials] == [first]
     assert f"the search beta-search on {first.dataset} stops here" in capsys.readouterr().err
-    again = Bench(tmp_path, make_plan())
+    again = bench_on(tmp_path)
     assert again.run.next() == first
-    again = Bench(tmp_path, make_plan())
+    again = bench_on(tmp_path)
     assert again.drive()
     assert again.records == complete.records
 
 
 def test_cells_of_other_data_are_refused(tmp_path: Path) -> None:
-    assert Bench(tmp_path, make_plan(rows=ROWS[:1]), data="d0").drive()
-    assert Bench(tmp_path, make_plan(rows=ROWS[:1]), data="d0").run.settled
+    assert bench_on(tmp_path, make_plan(rows=ROWS[:1]), data="d0").drive()
+    assert bench_on(tmp_path, make_plan(rows=ROWS[:1]), data="d0").run.settled
     with pytest.raises(StoreError, match=r"fingerprint d0, now d1.*--output"):
-        Bench(tmp_path, make_plan(rows=ROWS[:1]), data="d1")
+        bench_on(tmp_path, make_plan(rows=ROWS[:1]), data="d1")
 
 
 def test_a_diverged_cell_is_kept_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(tmp_path, make_plan(rows=ROWS[:2]))
-    bench.endings["none"] = "diverged"
+    bench = bench_on(tmp_path, make_plan(rows=ROWS[:2]), none="diverged")
     assert bench.drive()
     [seed_0, seed_1] = [r for r in bench.run.records if r.status == "diverged"]
     assert (seed_0.error, seed_0.cell.method, seed_1.cell.seed) == ("it diverged", "none", 1)
     said = capsys.readouterr().err
     assert f"{seed_0.cell.id} diverged: it diverged\n" in said
     assert f"{seed_1.cell.id} diverged: it diverged\n" in said
-    assert Bench(tmp_path, make_plan(rows=ROWS[:2])).run.settled
+    assert bench_on(tmp_path, make_plan(rows=ROWS[:2])).run.settled
 
 
 def test_a_search_without_a_result_costs_its_rows_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan("digits", "mnist", trials=3)
-    bench = Bench(tmp_path, plan)
-    bench.endings["beta-search-trial-digits"] = "diverged"
-    bench.epochs_before_ending = 0
+    bench = bench_on(tmp_path, plan, beta_search_trial_digits="diverged")
     assert bench.drive()
     said = capsys.readouterr().err
     assert "none of the 3 trials of the search on digits finished" in said
@@ -533,7 +447,7 @@ def test_a_search_without_a_result_costs_its_rows_only(
     # Every planned cell is accounted for: 3 diverged trials and 4 cells left out, the rest done.
     assert (bench.progress.failed, bench.progress.done) == (7, plan.size - 7)
 
-    again = Bench(tmp_path, plan)
+    again = bench_on(tmp_path, plan)
     assert again.run.settled
     assert again.progress.kept + again.progress.failed == plan.size
 
@@ -543,8 +457,7 @@ def test_a_learned_training_that_fails_costs_its_frozen_one(
     tmp_path: Path, ending: Status, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan("digits", "mnist", rows=[LEARNED, FROZEN])
-    bench = Bench(tmp_path, plan)
-    bench.endings["metamixup-digits-s1"] = ending
+    bench = bench_on(tmp_path, plan, metamixup_digits_s1=ending)
     assert bench.drive()
     frozen = {(d, s) for m, d, s in finals(bench) if m == "metamixup-frozen"}
     assert frozen == {("digits", 0), ("mnist", 0), ("mnist", 1)}
@@ -553,7 +466,7 @@ def test_a_learned_training_that_fails_costs_its_frozen_one(
     assert f"{ending}; what draws from what it learned is left out: metamixup-frozen" in said
     assert (bench.progress.failed, bench.progress.done) == (2, plan.size - 2)
 
-    again = Bench(tmp_path, plan)
+    again = bench_on(tmp_path, plan)
     if ending == "diverged":
         assert again.run.settled
         assert again.progress.kept + again.progress.failed == plan.size
@@ -570,11 +483,11 @@ def test_a_learned_training_stored_without_quantiles_has_no_frozen_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan(rows=[LEARNED, FROZEN], seeds=1)
-    assert Bench(tmp_path, make_plan(rows=[LEARNED], seeds=1)).drive()
+    assert bench_on(tmp_path, make_plan(rows=[LEARNED], seeds=1)).drive()
     [record] = CellStore(tmp_path).records()
     del record.result["lam_quantiles"]  # type: ignore[attr-defined]
     CellStore(tmp_path).save(record)
-    assert Bench(tmp_path, plan).run.settled
+    assert bench_on(tmp_path, plan).run.settled
     said = capsys.readouterr().err
     assert "was stored without the quantiles of λ (delete " in said
     assert "left out: metamixup-frozen" in said
@@ -584,23 +497,14 @@ def test_a_full_disk_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    bench = Bench(tmp_path, make_plan())
+    bench = bench_on(tmp_path)
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(StoreError, match="without --fresh: finished cells are kept"):
         bench.drive()
     assert bench.tracker.ended == []  # nothing is tracked as done that is not stored
 
 
-def test_a_study_without_a_searched_row_searches_nothing(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, make_plan(rows=ROWS[:2]))
-    assert bench.drive()
-    assert finals(bench) == Counter(
-        {(m, "digits", s): 1 for m in ("none", "beta-1") for s in (0, 1)}
-    )
-    assert len(bench.cells) == 4
-
-
-def test_the_lowest_error_shown_is_of_the_validation_images(complete: Bench) -> None:
+def test_the_lowest_error_shown_is_of_the_validation_images(complete: StudyBench) -> None:
     eligible = [
         r
         for r in complete.run.records
