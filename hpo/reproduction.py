@@ -23,6 +23,7 @@ from hpo.study.progress import clock
 
 STATES = "reproduction.json"
 REPORT = "reproduction"
+TITLE = "The paper's tables and figures, reproduced"
 INTERRUPTED = 130
 
 Study = Callable[[Sequence[str]], int]
@@ -34,23 +35,28 @@ class Part:
     """A table or a figure of the report.
 
     Attributes:
-        key: unique among the parts; the study's name, and more where one study makes two parts.
         study: name of the study, and of the files that it leaves.
         title: for people.
         paper: what the paper says that ours is to be held against, in a sentence; its numbers
             stand in the tables.
         datasets: what the paper has it for, which the preset `paper` trains on.
+        variant: what sets it apart where one study makes several parts.
         flags: what this part adds to the flags of all.
         folder: below the output folder, for a part that would write over another's files.
     """
 
-    key: str
     study: str
     title: str
     paper: str
     datasets: tuple[str, ...]
+    variant: str = ""
     flags: tuple[str, ...] = ()
     folder: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name, unique among the parts."""
+        return f"{self.study}-{self.variant}" if self.variant else self.study
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,9 @@ class State:
 
     Attributes:
         status: exit status of the study.
-        seconds: that it took; less where cells were kept.
+        seconds: that it took; less where cells were finished before.
         preset: that it was run with.
-        error: the last error that it told, or "".
+        error: the last error that it printed, or "".
     """
 
     status: int
@@ -77,13 +83,13 @@ def run_parts(
     output: Path,
     preset: str,
 ) -> dict[str, State]:
-    """Run the parts one after another; one that fails is told, and the rest goes on.
+    """Runs the parts one after another; one that fails is named, and the rest goes on.
 
     Args:
         parts: in this order.
-        studies: the `main` of a part; may fail too.
-        flags: of a part, all but --output.
-        output: folder for everything; below it, how each part ended is kept, also over runs.
+        studies: gives the `main` of a part; may fail too.
+        flags: gives the flags of a part, all but --output.
+        output: folder for everything, also for how each part ended, in this run or before.
         preset: that the flags name.
 
     Returns:
@@ -95,19 +101,21 @@ def run_parts(
         begun = time.monotonic()
         place = ["--output", str(output / part.folder)]
         status, error = _outcome(part, partial(studies, part), [*flags(part), *place])
-        state = State(status, time.monotonic() - begun, preset, error)
-        ended[part.key] = state
+        ended[part.key] = State(status, time.monotonic() - begun, preset, error)
         if status == INTERRUPTED:
             break
-        write_states(output, {**read_states(output), part.key: state})
+        states = {**read_states(output), part.key: ended[part.key]}
+        output.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({key: asdict(state) for key, state in states.items()}, indent=1)
+        write_atomically(output / STATES, text)
     return ended
 
 
 def _outcome(part: Part, study: Callable[[], Study], arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit status and last error of a study; whatever it raises is an error of its own."""
-    told = _Errors(sys.stderr)
+    """Returns exit status and last error of a study; whatever it raises is an error of its own."""
+    errors = _Errors(sys.stderr)
     try:
-        with redirect_stderr(told):
+        with redirect_stderr(errors):
             status = study()(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED, "interrupted"
@@ -118,22 +126,20 @@ def _outcome(part: Part, study: Callable[[], Study], arguments: Sequence[str]) -
         return 1, f"{type(error).__name__}: {error}"
     if status not in (0, INTERRUPTED):
         print(f"{part.key} failed with status {status}; the rest goes on", file=sys.stderr)
-    return status, "" if status == 0 else told.last
+    return status, "" if status == 0 else errors.last
 
 
 class _Errors:
-    """Passes on what is written to a stream, and remembers the last line that tells an error."""
+    """Passes on what is written to a stream, and remembers the last line that says an error."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
         self.last = ""
 
     def write(self, text: str) -> int:
-        """Write through."""
-        for line in text.splitlines():
-            _, found, message = line.partition("error: ")
-            if found:
-                self.last = message.strip()
+        """Writes through."""
+        for message in re.findall(r"error: (.*)", text):
+            self.last = message.strip()
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -141,32 +147,25 @@ class _Errors:
 
 
 def read_states(output: Path) -> dict[str, State]:
-    """How parts ended in this folder, in this run or before; none where nothing was run.
+    """Returns how parts ended in this folder, in this run or before; none where nothing was run.
 
     Raises:
         ValueError: the file is damaged.
     """
     path = output / STATES
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return {key: State(**state) for key, state in known.items()}
+        states = json.loads(path.read_text(encoding="utf-8"))
+        return {key: State(**state) for key, state in states.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is not readable ({error}); delete it: the studies' own files are kept"
+            f"{path} is not readable ({error}); delete it: the studies' own files stay"
         ) from error
 
 
-def write_states(output: Path, states: dict[str, State]) -> None:
-    """The inverse of `read_states`."""
-    output.mkdir(parents=True, exist_ok=True)
-    told = {key: asdict(state) for key, state in states.items()}
-    write_atomically(output / STATES, json.dumps(told, indent=1))
-
-
 def write_report(output: Path, parts: Sequence[Part]) -> list[Path]:
-    """Write `reproduction.md` and `reproduction.html` from what the studies left below `output`.
+    """Writes `reproduction.md` and `reproduction.html` from what the studies left below `output`.
 
     Reads Markdown and pictures, and computes nothing. The HTML has all pictures in itself; those of
     the Markdown are links into the folder.
@@ -179,40 +178,32 @@ def write_report(output: Path, parts: Sequence[Part]) -> list[Path]:
         Both paths.
     """
     states = read_states(output)
-    text = "\n\n".join(
-        [
-            "# The paper's tables and figures, reproduced",
-            _count(parts, states),
-            _overview(output, parts, states),
-            *(_section(output, part, states.get(part.key)) for part in parts),
-        ]
-    )
+    known = [(part, states[part.key]) for part in parts if part.key in states]
+    failed = [part.title for part, state in known if state.status != 0]
+    count = f"{len(known) - len(failed)} of {len(parts)} parts are done."
+    overview = ["| part | preset | state | time |", "| --- | --- | --- | --- |"]
+    sections = []
+    for part in parts:
+        state = states.get(part.key)
+        texts, pictures = _texts(output, part), _pictures(output, part)
+        verdict = _verdict(state, bool(texts or pictures))
+        preset, spent = (state.preset, clock(state.seconds)) if state else ("–", "–")
+        link = f"[{part.title}](#{anchor(part.title)})"
+        overview.append(f"| {link} | {preset} | {verdict} | {spent} |")
+        sections += [f"## {part.title}", f"*The paper:* {part.paper}"]
+        if state is None or state.status != 0:
+            sections.append(f"This part: {verdict}.")
+        sections += _blocks_of(texts, pictures, output, part.folder)
+    count += f" **Failed: {'; '.join(failed)}.**" if failed else ""
+    text = "\n\n".join([f"# {TITLE}", count, "\n".join(overview), *sections])
     markdown, html = output / f"{REPORT}.md", output / f"{REPORT}.html"
     write_atomically(markdown, text + "\n")
-    write_atomically(html, page("The paper's tables and figures, reproduced", text, output))
+    write_atomically(html, page(TITLE, text, output))
     return [markdown, html]
 
 
-def _count(parts: Sequence[Part], states: dict[str, State]) -> str:
-    """In a sentence how many parts are done, and which have failed."""
-    there = [(part, states[part.key]) for part in parts if part.key in states]
-    failed = [part.title for part, state in there if state.status != 0]
-    text = f"{len(there) - len(failed)} of {len(parts)} parts are done"
-    return f"{text}. **Failed: {'; '.join(failed)}.**" if failed else f"{text}."
-
-
-def _overview(output: Path, parts: Sequence[Part], states: dict[str, State]) -> str:
-    lines = ["| part | preset | state | time |", "| --- | --- | --- | --- |"]
-    for part in parts:
-        state = states.get(part.key)
-        there = bool(_pictures(output, part) or _texts(output, part))
-        preset, spent = (state.preset, clock(state.seconds)) if state else ("–", "–")
-        link = f"[{part.title}](#{anchor(part.title)})"
-        lines.append(f"| {link} | {preset} | {_told(state, there)} | {spent} |")
-    return "\n".join(lines)
-
-
-def _told(state: State | None, there: bool) -> str:
+def _verdict(state: State | None, there: bool) -> str:
+    """Returns in a few words how a part ended, `there` being whether it left files."""
     if state is None:
         return "from an earlier run" if there else "not run"
     if state.status == 0:
@@ -221,52 +212,45 @@ def _told(state: State | None, there: bool) -> str:
     return f"**failed** (status {state.status}){reason}".replace("|", "/")
 
 
-def _section(output: Path, part: Part, state: State | None) -> str:
-    pieces = [f"## {part.title}", f"*The paper:* {part.paper}"]
-    texts, pictures = _texts(output, part), _pictures(output, part)
-    if state is None or state.status != 0:
-        pieces.append(f"This part: {_told(state, bool(texts or pictures))}.")
-    told: list[str] = []
+def _blocks_of(
+    texts: Sequence[Path], pictures: Sequence[Path], output: Path, folder: str
+) -> list[str]:
+    """Returns the blocks of a part's texts, each shown once, and the pictures that none shows."""
+    shown: list[str] = []
     for path in texts:
-        blocks = _blocks(path.read_text(encoding="utf-8"), part.folder)
-        before = set(told)  # a figure's text stands in its table of errors too
-        told += [block for block in blocks if block not in before]
-    pieces += told
-    shown = [f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in pictures]
-    pieces += [picture for picture in shown if picture not in told]
-    return "\n\n".join(pieces)
+        before = set(shown)  # a figure's text stands in its table of errors too
+        blocks = _blocks(path.read_text(encoding="utf-8"), folder)
+        shown += [block for block in blocks if block not in before]
+    links = [f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in pictures]
+    return shown + [link for link in links if link not in shown]
 
 
 def _texts(output: Path, part: Part) -> list[Path]:
-    """What the study tells people: its own text, and of a figure the table of errors."""
-    folder = output / part.folder
+    """Returns what the study wrote for people: its own text, and of a figure that of its table."""
     names = (f"{part.study}.md", f"{part.study}-errors.md")
-    return [folder / name for name in names if (folder / name).is_file()]
+    return [path for name in names if (path := output / part.folder / name).is_file()]
 
 
 def _pictures(output: Path, part: Part) -> list[Path]:
-    """The study's picture, then its others by name."""
+    """Returns the study's picture, then its others by name."""
     folder = output / part.folder
     first = folder / f"{part.study}.png"
-    others = sorted(folder.glob(f"{part.study}-*.png"))
-    return [*([first] if first.is_file() else []), *others]
+    return [*([first] if first.is_file() else []), *sorted(folder.glob(f"{part.study}-*.png"))]
 
 
 def _blocks(text: str, folder: str) -> list[str]:
-    """Markdown without its first heading, the others two levels down, in parts that blank lines
-    divide; code blocks stay whole. Pictures beside it are addressed from above its folder."""
+    """Returns Markdown without its first heading, the others two levels down, in parts that blank
+    lines divide; code blocks stay whole. Pictures beside it are addressed from above its folder."""
     blocks: list[list[str]] = [[]]
     code = False
     for number, line in enumerate(text.strip().splitlines()):
         code ^= line.startswith("```")
         if not line.strip() and not code:
             blocks.append([])
-        elif code or not re.match(r"#+ ", line):
-            blocks[-1].append(_rebased(line, folder))
-        elif number:
-            blocks[-1].append(f"##{line}")
+        elif not code and re.match(r"#+ ", line):
+            blocks[-1] += [f"##{line}"] if number else []
+        elif folder:
+            blocks[-1].append(re.sub(r"(!\[[^\]]*\]\()([^)]+\))", rf"\1{folder}/\2", line))
+        else:
+            blocks[-1].append(line)
     return ["\n".join(block) for block in blocks if block]
-
-
-def _rebased(line: str, folder: str) -> str:
-    return re.sub(r"(!\[[^\]]*\]\()([^)]+\))", rf"\1{folder}/\2", line) if folder else line

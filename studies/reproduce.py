@@ -33,7 +33,7 @@ from hpo.reproduction import INTERRUPTED, Part, Study, run_parts, write_report
 from hpo.tracking.store import default_tracking_uri
 
 FAILED, UNUSABLE = 1, 2
-"""Exit statuses: a part failed; nothing could be run. (`INTERRUPTED`: it was.)"""
+"""Exit statuses: a part failed; nothing could be run. (`INTERRUPTED` is the third.)"""
 
 SEEDS = {"smoke": 1, "quick": 3, "paper": 5}
 DATASETS = {"smoke": ("digits",), "quick": ("fashion_mnist",)}
@@ -44,15 +44,8 @@ _SEMI = ("cifar10", "svhn")
 _TABLE1 = "MetaMixUp has the lowest error everywhere, below AdaMixUp and MixUp."
 
 PARTS = (
+    Part("table1", "Table I: supervised learning", _TABLE1, ("mnist", "fashion_mnist")),
     Part(
-        "table1",
-        "table1",
-        "Table I: supervised learning",
-        _TABLE1,
-        ("mnist", "fashion_mnist"),
-    ),
-    Part(
-        "table2",
         "table2",
         "Table II: MixUp with different α and λ",
         "MetaMixUp is far below every α and λ of MixUp; MixUp raises the error on MNIST and SVHN.",
@@ -60,34 +53,26 @@ PARTS = (
     ),
     Part(
         "table3",
-        "table3",
         "Table III: semi-supervised learning",
         "MetaMixUp improves on MixUp with pseudo-labels, with APL and in MixMatch.",
         _SEMI,
     ),
     Part(
         "table4",
-        "table4",
         "Table IV: APL against pseudo-labels",
         "APL makes fewer errors than Pseudo-Label everywhere.",
         _SEMI,
     ),
     Part(
-        "table5",
-        "table5",
-        "Table V: sensitivity to σd",
-        "The influence of σd on the error is small.",
-        _SEMI,
+        "table5", "Table V: sensitivity to σd", "The influence of σd on the error is small.", _SEMI
     ),
     Part(
-        "figure2",
         "figure2",
         "Figure 2: training loss",
         "The training loss of MetaMixUp approaches zero and is substantially below MixUp's.",
         ("cifar10",),
     ),
     Part(
-        "figure3",
         "figure3",
         "Figure 3: size of the meta-validation set",
         "10 examples of each class lose 0.25 % on CIFAR-10 and 0.1 % on SVHN against 100; more "
@@ -96,13 +81,11 @@ PARTS = (
     ),
     Part(
         "figure4",
-        "figure4",
         "Figure 4: features in the plane",
         "The features learned with MetaMixUp are more discriminative than MixUp's.",
         ("mnist",),
     ),
     Part(
-        "figure5",
         "figure5",
         "Figure 5: distance to samples of other classes",
         "Mixed samples of MetaMixUp are farther from real samples of other classes than MixUp's.",
@@ -110,20 +93,17 @@ PARTS = (
     ),
     Part(
         "figure6",
-        "figure6",
         "Figure 6: frequency of λ",
         "λ of MetaMixUp is near 0 and 1 more often than that of Beta(1, 1).",
         ("mnist",),
     ),
     Part(
         "figure7",
-        "figure7",
         "Figure 7: λ by pairs of classes",
         "λ goes from random to specific to the pair of classes.",
         ("cifar10",),
     ),
     Part(
-        "proposition1",
         "proposition1",
         "Proposition 1: MixUp and the gradient's Lipschitz constant",
         "MixUp's loss is a lower bound of the gradient's Lipschitz constant, and to minimise it "
@@ -138,11 +118,11 @@ _DEEP = ("preact_resnet18", "preact_resnet34", "wrn_28_10")
 MORE = (
     *(
         Part(
-            f"table1-{name}",
             "table1",
             f"Table I, {name}: three residual networks",
             _TABLE1,
             datasets,
+            name,
             tuple(flag for network in _DEEP for flag in ("--architecture", network)),
             f"table1-{name}",
         )
@@ -153,11 +133,11 @@ MORE = (
     ),
     *(
         Part(
-            f"{study}-{dataset}-{labels}",
             study,
             f"{title}, {dataset} with {labels} labels",
             "The same with the other number of labels.",
             (dataset,),
+            f"{dataset}-{labels}",
             ("--labels", str(labels)),
             f"labels-{labels}-{dataset}",
         )
@@ -165,8 +145,8 @@ MORE = (
         for dataset, labels in (("cifar10", 4000), ("svhn", 500))
     ),
 )
-"""What only the preset `paper` has: the rest of Table I (ImageNet apart, which not everyone has),
-and the other columns of the semi-supervised tables."""
+"""Parts that only the preset `paper` has: the rest of Table I (ImageNet apart, which not everyone
+has), and the other columns of the semi-supervised tables."""
 
 
 def parts_of(preset: str) -> tuple[Part, ...]:
