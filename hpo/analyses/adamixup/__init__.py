@@ -1,1 +1,5 @@
-"""AdaMixUp over training."""
+"""What AdaMixUp does over training."""
+
+from hpo.analyses.adamixup.report import adamixup_report
+
+__all__ = ["adamixup_report"]

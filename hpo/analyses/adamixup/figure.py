@@ -1,4 +1,4 @@
-"""The picture of AdaMixUp over training: the region of λ, and what the discriminator recognises."""
+"""The picture of AdaMixUp over training: the region of λ, and what the discriminator recognizes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from hpo.report.contrasts import COLOURS, canvas
 from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
@@ -16,88 +17,68 @@ if TYPE_CHECKING:
 CHANCE = 50.0
 """Percent that the discriminator's accuracy has by guessing."""
 
-# Okabe and Ito's palette, safe for the colour-blind.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _HATCHES = ("", "///", "\\\\\\", "...", "xxx", "---", "+++")
-_GREY = "#555555"
+_GRAY = "#555555"
+_REGION = {"region_low": "-", "region_high": "-"}
+_ACCURACY = {"discriminator_held_out": "-", "discriminator_accuracy": "--"}
+"""What a panel draws, and in which dashes."""
 
-_HELD_OUT, _TRAINING = "discriminator_held_out", "discriminator_accuracy"
-_DASHES = {_HELD_OUT: "-", _TRAINING: "--"}
 
-
-def figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
-    """For each data set the region of λ over the epochs, and the discriminator's accuracy.
+def region_figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Draws for each data set the region of λ over the epochs, and the discriminator's accuracy.
 
     Thick lines are means over seeds, thin ones single seeds. Accuracies are those on held-out
     images, and dashed those on training batches.
 
     Args:
-        frame: of `hpo.analyses.adamixup.report.statistics`, not empty.
-        labels: how methods are called.
+        frame: of `hpo.report.history.epochs_table`, not empty.
+        labels: of the methods, by key.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     datasets, methods = (list(frame[name].unique()) for name in ("dataset", "method"))
-    height = 3.8 * len(datasets) + 0.25 * len(methods) + 0.3
-    drawn = Figure(figsize=(11, height), layout="constrained")
-    FigureCanvasAgg(drawn)
-    axes = drawn.subplots(len(datasets), 2, squeeze=False)
-    for (left, right), dataset in zip(axes, datasets, strict=True):
+    figure = canvas(11, 3.8 * len(datasets) + 0.25 * len(methods) + 0.3)
+    axes = figure.subplots(len(datasets), 2, squeeze=False)
+    for (region, accuracy), dataset in zip(axes, datasets, strict=True):
         here = frame[frame["dataset"] == dataset]
         for index, method in enumerate(methods):
-            own = here[here["method"] == method]
-            _draw_region(left, own, index)
-            _draw_accuracy(right, own, index)
-        left.axhline(1 / 3, color=_GREY, lw=0.9, ls=":")
-        left.axhline(2 / 3, color=_GREY, lw=0.9, ls=":")
-        right.axhline(CHANCE, color=_GREY, lw=0.9, ls=":")
-        left.set_ylim(0.0, 1.0)
-        right.set_ylim(min(45.0, right.get_ylim()[0]), 101.0)
-        left.set_ylabel("region of λ, [a, a + b]")
-        right.set_ylabel("discriminator's accuracy (%)")
-        left.set_title(short_name(dataset), loc="left")
-        for ax in (left, right):
+            epochs = here[here["method"] == method]
+            ends = epochs.groupby("epoch")[list(_REGION)].mean().dropna()
+            region.fill_between(ends.index, *(ends[name] for name in ends), **_fill(index))
+            for ax, names in ((region, _REGION), (accuracy, _ACCURACY)):
+                for name, dashes in names.items():
+                    _draw_lines(ax, epochs.dropna(subset=name), name, index, dashes)
+        for ax, levels in ((region, (1 / 3, 2 / 3)), (accuracy, (CHANCE,))):
+            for level in levels:
+                ax.axhline(level, color=_GRAY, lw=0.9, ls=":")
             ax.set_xlabel("epoch")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(alpha=0.25)
+        region.set(ylim=(0.0, 1.0), ylabel="region of λ, [a, a + b]")
+        region.set_title(short_name(dataset), loc="left")
+        low = min(45.0, accuracy.get_ylim()[0])
+        accuracy.set(ylim=(low, 101.0), ylabel="discriminator's accuracy (%)")
     handles = _legend([labels[method] for method in methods])
     columns = 4 if max(len(handle.get_label()) for handle in handles) <= 32 else 2
-    drawn.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
-    return drawn
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    return figure
 
 
-def _draw_region(ax: Axes, frame: pd.DataFrame, index: int) -> None:
-    told = frame.dropna(subset=["region_low", "region_high"])
-    if told.empty:
+def _draw_lines(ax: Axes, epochs: pd.DataFrame, name: str, index: int, dashes: str) -> None:
+    """Draws the mean over seeds, and thin behind it each seed; nothing where there are none."""
+    if epochs.empty:
         return
-    ends = told.groupby("epoch")[["region_low", "region_high"]].mean()
-    ax.fill_between(ends.index, ends["region_low"], ends["region_high"], **_fill(index))
-    for name in ends:
-        _draw_lines(ax, told, str(name), index)
-
-
-def _draw_accuracy(ax: Axes, frame: pd.DataFrame, index: int) -> None:
-    for name, dashes in _DASHES.items():
-        told = frame.dropna(subset=name)
-        if not told.empty:
-            _draw_lines(ax, told, name, index, dashes)
-
-
-def _draw_lines(ax: Axes, frame: pd.DataFrame, name: str, index: int, dashes: str = "-") -> None:
-    """The mean over seeds, and thin behind it each seed."""
-    colour = _COLOURS[index % len(_COLOURS)]
-    mean = frame.groupby("epoch")[name].mean()
-    ax.plot(mean.index, mean, color=colour, lw=1.6, ls=dashes, zorder=3)
-    for _, seed in frame.groupby("seed"):
-        ax.plot(seed["epoch"], seed[name], color=colour, lw=0.6, ls=dashes, alpha=0.5)
+    style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "ls": dashes}
+    mean = epochs.groupby("epoch")[name].mean()
+    ax.plot(mean.index, mean, lw=1.6, zorder=3, **style)
+    for _, seed in epochs.groupby("seed"):
+        ax.plot(seed["epoch"], seed[name], lw=0.6, alpha=0.5, **style)
 
 
 def _fill(index: int) -> dict[str, Any]:
-    colour, hatch = _COLOURS[index % len(_COLOURS)], _HATCHES[index % len(_HATCHES)]
-    style: dict[str, Any] = {"facecolor": colour, "alpha": 0.25, "lw": 0}
-    return style | ({"hatch": hatch, "edgecolor": colour} if hatch else {})
+    color, hatch = COLOURS[index % len(COLOURS)], _HATCHES[index % len(_HATCHES)]
+    style: dict[str, Any] = {"facecolor": color, "alpha": 0.25, "lw": 0}
+    return style | ({"hatch": hatch, "edgecolor": color} if hatch else {})
 
 
 def _legend(labels: Sequence[str]) -> list[Any]:
@@ -106,8 +87,8 @@ def _legend(labels: Sequence[str]) -> list[Any]:
 
     return [
         *(Patch(label=label, **_fill(index)) for index, label in enumerate(labels)),
-        Line2D([], [], color=_GREY, lw=1.6, label="mean; right: held-out images"),
-        Line2D([], [], color=_GREY, lw=1.6, ls="--", label="right: training batches"),
-        Line2D([], [], color=_GREY, lw=0.6, alpha=0.5, label="one seed"),
-        Line2D([], [], color=_GREY, lw=0.9, ls=":", label="before training; guessing"),
+        Line2D([], [], color=_GRAY, lw=1.6, label="mean; right: held-out images"),
+        Line2D([], [], color=_GRAY, lw=1.6, ls="--", label="right: training batches"),
+        Line2D([], [], color=_GRAY, lw=0.6, alpha=0.5, label="one seed"),
+        Line2D([], [], color=_GRAY, lw=0.9, ls=":", label="before training; guessing"),
     ]

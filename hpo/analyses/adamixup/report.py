@@ -1,18 +1,16 @@
-"""AdaMixUp over training: the region of λ, what the discriminator recognises, what both cost.
+"""AdaMixUp over training: the region of λ, what the discriminator recognizes, what both cost.
 
 Reads the history of stored records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pandas as pd
 
 from core.policies import AdaMixUpConfig
-from hpo.analyses.adamixup.figure import CHANCE, figure
-from hpo.cells.record import CellRecord
+from hpo.analyses.adamixup.figure import CHANCE, region_figure
+from hpo.report.contrasts import told
+from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import number, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import MeanInterval, mean_interval
@@ -27,11 +25,9 @@ STATISTICS = (
     "discriminator_accuracy",
     "discriminator_held_out",
 )
-"""Of an epoch's metrics; see `core.AdaMixUp.metrics` and `core.AdaMixUp.held_out_metrics`."""
-
-COLUMNS = ("dataset", "method", "seed", "epoch", *STATISTICS)
-"""Of the CSV. Empty are the last three without a discriminator, the last also where the
-meta-validation images train too, and of a region that is not learned the first three."""
+"""Metrics of an epoch, see `core.AdaMixUp.metrics` and `core.AdaMixUp.held_out_metrics`. The last
+three are missing without a discriminator, the last also where the meta-validation images train too,
+and the first three of a region that is not learned."""
 
 _HEADER = (
     "method",
@@ -46,113 +42,61 @@ _HEADER = (
 
 
 def adamixup_report(outcome: Outcome) -> Extra:
-    """`STUDY-adamixup.csv` and `.png`, a table of the first and last epoch, and its numbers for the
-    summary runs.
+    """Writes `STUDY-adamixup.csv` and `.png`, a table of the first and last epoch, and its numbers
+    for the summary runs.
 
-    Empty where no training was one of AdaMixUp.
+    A study without a training of AdaMixUp has no such part.
     """
-    records = _records(outcome)
+    records = [
+        record
+        for record in finished_trainings(outcome)
+        if isinstance(record.cell.training.policy, AdaMixUpConfig)
+    ]
     if not records:
         return Extra()
-    frame = statistics(records)
+    frame = epochs_table(records, STATISTICS)
     labels = {row.row.key: row.row.label for row in outcome.plan.rows}
-    csv, picture = (
-        outcome.output / f"{outcome.plan.study}-adamixup.{kind}" for kind in ("csv", "png")
-    )
+    stem = f"{outcome.plan.study}-adamixup"
+    csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
     outcome.output.mkdir(parents=True, exist_ok=True)
     write_atomically(csv, frame.round(6).to_csv(index=False, lineterminator="\n"))
-    save_figure(figure(frame, labels), picture)
-    parts, metrics = ["## AdaMixUp"], {}
-    keys = dict.fromkeys((record.cell.dataset, record.cell.method) for record in records)
-    datasets = list(dict.fromkeys(dataset for dataset, _ in keys))
-    for dataset in datasets:
-        lines = []
-        for method in [m for d, m in keys if d == dataset]:
-            own = [r for r in records if (r.cell.dataset, r.cell.method) == (dataset, method)]
-            found = _ends(frame[(frame["dataset"] == dataset) & (frame["method"] == method)])
-            metrics[method, dataset] = {
-                name: interval.mean for name, interval in found.items() if name in STATISTICS
-            }
-            lines.append(_cells(labels[method], found, own))
-        parts += [f"### {dataset}"] if len(datasets) > 1 else []
-        parts.append(padded_table(_HEADER, lines))
+    save_figure(region_figure(frame, labels), picture)
+    results = {(r.cell.dataset, r.cell.method): r.result for r in records}
+    metrics: dict[tuple[str, str], dict[str, float]] = {}
+    lines: dict[str, list[tuple[str, ...]]] = {}
+    for (dataset, method), epochs in frame.groupby(["dataset", "method"], sort=False):
+        first, last = (_means(epochs, epoch) for epoch in (1, epochs["epoch"].max()))
+        metrics[method, dataset] = {name: interval.mean for name, interval in last.items()}
+        result = results[dataset, method]
+        share = result["policy_parameters"] / result["parameters"]
+        cells = (
+            labels[method],
+            _region(first),
+            _region(last),
+            number(last["region_spread"].mean, "{:.3f}"),
+            told(last["discriminator_accuracy"], 1),
+            told(last["discriminator_held_out"], 1),
+            str(epochs["seed"].nunique()),
+            f"{result['policy_parameters']:,} ({share:.2f}×)",
+        )
+        lines.setdefault(dataset, []).append(cells)
+    parts = ["## AdaMixUp"]
+    for dataset, table in lines.items():
+        parts += [f"### {dataset}"] if len(lines) > 1 else []
+        parts.append(padded_table(_HEADER, table))
     parts.append(_legend(csv.name, picture.name))
     return Extra("\n\n".join(parts), [csv, picture], metrics)
 
 
-def statistics(records: Sequence[CellRecord]) -> pd.DataFrame:
-    """One line for each epoch of each training, in the order given; see COLUMNS.
-
-    Args:
-        records: finished trainings of AdaMixUp.
-    """
-    lines: list[dict[str, Any]] = [
-        {
-            "dataset": record.cell.dataset,
-            "method": record.cell.method,
-            "seed": record.cell.seed,
-            "epoch": int(metrics["epoch"]),
-            **{name: metrics.get(name) for name in STATISTICS},
-        }
-        for record in records
-        for metrics in record.result["history"]
-    ]
-    return pd.DataFrame(lines, columns=list(COLUMNS)).astype(dict.fromkeys(STATISTICS, float))
+def _means(epochs: pd.DataFrame, epoch: int) -> dict[str, MeanInterval]:
+    """Returns STATISTICS of one method and data set at an epoch, over seeds."""
+    here = epochs[epochs["epoch"] == epoch]
+    return {name: mean_interval(list(here[name].dropna())) for name in STATISTICS}
 
 
-def _records(outcome: Outcome) -> list[CellRecord]:
-    """Finished trainings of AdaMixUp, in the order of the study's data sets, rows and seeds."""
-    order = [row.row.key for row in outcome.plan.rows]
-    datasets = list(outcome.plan.datasets)
-    found = [
-        record
-        for record in outcome.records
-        if record.status == "finished"
-        and record.cell.purpose == "final"
-        and isinstance(record.cell.training.policy, AdaMixUpConfig)
-    ]
-    return sorted(
-        found,
-        key=lambda r: (datasets.index(r.cell.dataset), order.index(r.cell.method), r.cell.seed),
-    )
-
-
-def _ends(frame: pd.DataFrame) -> dict[str, MeanInterval]:
-    """Of one method and data set, over seeds: STATISTICS in the last epoch, and with "first_"
-    before the name in the first."""
-    found = {}
-    for start, epoch in (("first_", frame["epoch"].min()), ("", frame["epoch"].max())):
-        here = frame[frame["epoch"] == epoch]
-        for name in STATISTICS:
-            found[start + name] = mean_interval(list(here[name].dropna()))
-    return found
-
-
-def _cells(
-    label: str, found: Mapping[str, MeanInterval], records: Sequence[CellRecord]
-) -> tuple[str, ...]:
-    result = records[0].result
-    share = result["policy_parameters"] / result["parameters"]
-    return (
-        label,
-        _region(found["first_region_low"], found["first_region_high"]),
-        _region(found["region_low"], found["region_high"]),
-        number(found["region_spread"].mean, "{:.3f}"),
-        _accuracy(found["discriminator_accuracy"]),
-        _accuracy(found["discriminator_held_out"]),
-        str(len(records)),
-        f"{result['policy_parameters']:,} ({share:.2f}×)",
-    )
-
-
-def _region(low: MeanInterval, high: MeanInterval) -> str:
-    told = number(low.mean, "[{:.3f}, ")
-    return f"{told}{high.mean:.3f}]" if low.n else told
-
-
-def _accuracy(found: MeanInterval) -> str:
-    half = number(found.high - found.mean, " ± {:.1f}", missing="")
-    return number(found.mean, "{:.1f}") + half
+def _region(means: dict[str, MeanInterval]) -> str:
+    low, high = means["region_low"].mean, means["region_high"].mean
+    return "–" if low != low else f"[{low:.3f}, {high:.3f}]"
 
 
 def _legend(csv: str, picture: str) -> str:
@@ -162,7 +106,7 @@ def _legend(csv: str, picture: str) -> str:
             "training. spread: standard deviation of the regions' middles over the pairs of a "
             "batch, last epoch; 0 where all pairs have one region.",
             "- training and held-out images: the mean of the shares of real and of mixed images "
-            f"that the intrusion discriminator recognises, so that guessing gives {CHANCE:g}, on "
+            f"that the intrusion discriminator recognizes, so that guessing gives {CHANCE:g}, on "
             "the batches of the last epoch and after it on the meta-validation images, which train "
             "nothing here; ± half the width of the 95 % Student-t interval over n seeds.",
             "- own parameters: of the policy generator and the discriminator, and over those of "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from core.analysis.proposition1 import OUTPUTS
 from hpo.cells.record import CellRecord
-from hpo.report.statistics import holm, mean_interval, paired_comparison
+from hpo.report.contrasts import Contrast, contrasts
+from hpo.report.statistics import mean_interval
 from hpo.study.rows import Row
 
 REFERENCE = "none"
@@ -20,7 +21,7 @@ NUMBERS = (
     "kappa", "kappa_median", "ratio", "ratio_median", "share", "share_median", "along_median",
     "above", "growth", "gap", "mixup_l1", "l1_above",
 )  # fmt: skip
-"""Of one look; see `core.analysis.curvature.look`. The last two are of the probability alone."""
+"""Numbers of a look, see `core.analysis.curvature.look`; only the probability has the last two."""
 
 LOOK_COLUMNS = ("dataset", "method", "seed", "epoch", "output", *NUMBERS)
 
@@ -40,32 +41,21 @@ CHANGE_COLUMNS = (
     "dataset", "method", "quantity", "n_seeds", "first_epoch", "last_epoch", "last_over_first",
     "ci_low", "ci_high", "p_value", "p_holm",
 )  # fmt: skip
-_NAN = float("nan")
 
 
-def looks_table(records: Sequence[CellRecord], methods: Sequence[str]) -> pd.DataFrame:
-    """Every look of the finished final cells of these methods, with `LOOK_COLUMNS`.
-
-    Returns:
-        One line for each training, epoch that was looked at, and output; by data set as they come,
-        method in the order given, seed, epoch.
-    """
-    of_methods = {
-        method: [
-            record
-            for record in records
-            if (record.cell.method, record.cell.purpose) == (method, "final")
-            and record.status == "finished"
-        ]
-        for method in methods
-    }
-    datasets = dict.fromkeys(record.cell.dataset for record in records)
+def looks_table(records: Iterable[CellRecord]) -> pd.DataFrame:
+    """Returns every look at these finished trainings, in their order, with `LOOK_COLUMNS`: a line
+    for each training, epoch that was looked at, and output."""
     lines = [
-        _line(record, metrics, output)
-        for dataset in datasets
-        for method in methods
-        for record in sorted(of_methods[method], key=lambda record: record.cell.seed)
-        if record.cell.dataset == dataset
+        {
+            "dataset": record.cell.dataset,
+            "method": record.cell.method,
+            "seed": record.cell.seed,
+            "epoch": int(metrics["epoch"]),
+            "output": output,
+            **{name: metrics.get(f"{output}_{name}", math.nan) for name in NUMBERS},
+        }
+        for record in records
         for metrics in record.result["history"]
         for output in OUTPUTS
         if f"{output}_kappa" in metrics
@@ -74,7 +64,7 @@ def looks_table(records: Sequence[CellRecord], methods: Sequence[str]) -> pd.Dat
 
 
 def compare_curvature(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
-    """What the networks ended with, one line for each data set, output and method.
+    """Returns what the networks ended with, one line for each data set, output and method.
 
     κ, and the ratio that (P2) bounds by it, are geometric means over seeds. ``kappa_over_none`` is
     that of the quotients to the row `REFERENCE` over the seeds that both have, with 95 % interval
@@ -88,22 +78,34 @@ def compare_curvature(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
         rows: of the study.
     """
     lines: list[dict[str, Any]] = []
-    for dataset in looks["dataset"].unique():
-        here = [
-            _compared(looks[(looks["dataset"] == dataset) & (looks["output"] == output)], row.key)
-            | {"dataset": dataset, "output": output, "method": row.key}
-            for output in OUTPUTS
-            for row in rows
-        ]
-        adjusted = holm([line["p_value"] for line in here])
-        for line, p_holm in zip(here, adjusted, strict=True):
-            line["p_holm"] = p_holm
-        lines += [line for line in here if line["n_seeds"]]
+    for dataset, here in looks.groupby("dataset", sort=False):
+        groups = _groups(here, rows)
+        kappas = {key: _logarithms(group, "kappa", last=True) for key, group in groups.items()}
+        quotients = contrasts(
+            {
+                (output, method): (kappa, kappas[output, REFERENCE])
+                for (output, method), kappa in kappas.items()
+                if method != REFERENCE and (output, REFERENCE) in kappas
+            }
+        )
+        for (output, method), group in groups.items():
+            last, first = (group[group["epoch"] == f(group["epoch"])] for f in (max, min))
+            means = ("share_median", "along_median", "gap", "mixup_l1", "l1_above")
+            lines.append(
+                {"dataset": dataset, "output": output, "method": method, "n_seeds": len(last)}
+                | {"kappa": _geometric_mean(last["kappa"]), "ratio": _geometric_mean(last["ratio"])}
+                | {name: group[name].max() for name in ("share", "growth")}
+                | {"above": int(group["above"].sum())}
+                | {"l1_above_first": first["l1_above"].mean()}
+                | {name: last[name].mean() for name in means}
+                | _quotient("kappa_over_none", quotients.get((output, method)))
+            )
     return pd.DataFrame(lines, columns=list(COMPARISON_COLUMNS))
 
 
 def compare_over_training(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
-    """What became of `CHANGES` between the first epoch looked at and the last, one line each.
+    """Returns what became of `CHANGES` between the first epoch looked at and the last, one line
+    each.
 
     ``last_over_first`` is the geometric mean over seeds of the quotient, with 95 % interval and p
     of the paired t test of logarithms, adjusted by Holm's method over all of one data set.
@@ -113,95 +115,54 @@ def compare_over_training(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFr
         rows: of the study.
     """
     lines: list[dict[str, Any]] = []
-    for dataset in looks["dataset"].unique():
-        here = [
-            {"dataset": dataset, "method": row.key, "quantity": quantity}
-            | _changed(
-                looks[
-                    (looks["dataset"] == dataset)
-                    & (looks["output"] == output)
-                    & (looks["method"] == row.key)
-                ],
-                column,
-            )
-            for row in rows
-            for quantity, (output, column) in CHANGES.items()
-        ]
-        adjusted = holm([line["p_value"] for line in here])
-        for line, p_holm in zip(here, adjusted, strict=True):
-            line["p_holm"] = p_holm
-        lines += [line for line in here if line["n_seeds"]]
+    for dataset, here in looks.groupby("dataset", sort=False):
+        groups = _groups(here, rows)
+        pairs = {}
+        for row in rows:
+            for quantity, (output, column) in CHANGES.items():
+                if (group := groups.get((output, row.key))) is not None:
+                    last = _logarithms(group, column, last=True)
+                    pairs[row.key, quantity] = last, _logarithms(group, column, last=False)
+        quotients = contrasts(pairs)
+        for (method, quantity), contrast in quotients.items():
+            epochs = groups[CHANGES[quantity][0], method]["epoch"]
+            if contrast.paired.n:
+                lines.append(
+                    {"dataset": dataset, "method": method, "quantity": quantity}
+                    | {"n_seeds": contrast.paired.n}
+                    | {"first_epoch": epochs.min(), "last_epoch": epochs.max()}
+                    | _quotient("last_over_first", contrast)
+                )
     return pd.DataFrame(lines, columns=list(CHANGE_COLUMNS))
 
 
-def _changed(own: pd.DataFrame, column: str) -> dict[str, Any]:
-    epochs = own["epoch"].min(), own["epoch"].max()
-    first, last = (
-        {
-            int(line["seed"]): math.log(line[column])
-            for line in own[own["epoch"] == epoch].to_dict("records")
-            if line[column] > 0
-        }
-        for epoch in epochs
-    )
-    shared = sorted(first.keys() & last.keys())
-    found = paired_comparison([last[seed] for seed in shared], [first[seed] for seed in shared])
-    return {
-        "n_seeds": found.n,
-        "first_epoch": epochs[0],
-        "last_epoch": epochs[1],
-        "last_over_first": math.exp(found.difference),
-        "ci_low": math.exp(found.low),
-        "ci_high": math.exp(found.high),
-        "p_value": found.p_value,
-    }
+def _groups(looks: pd.DataFrame, rows: Sequence[Row]) -> dict[tuple[str, str], pd.DataFrame]:
+    """Returns the looks of one data set by output and method, in the order of the rows."""
+    groups = dict(iter(looks.groupby(["output", "method"])))
+    keys = [(output, row.key) for output in OUTPUTS for row in rows]
+    return {key: groups[key] for key in keys if key in groups}
 
 
-def _line(record: CellRecord, metrics: Mapping[str, float], output: str) -> dict[str, Any]:
-    cell = record.cell
-    return {
-        "dataset": cell.dataset,
-        "method": cell.method,
-        "seed": cell.seed,
-        "epoch": int(metrics["epoch"]),
-        "output": output,
-        **{name: metrics.get(f"{output}_{name}", _NAN) for name in NUMBERS},
-    }
-
-
-def _compared(looks: pd.DataFrame, method: str) -> dict[str, Any]:
-    own = looks[looks["method"] == method]
-    last = own[own["epoch"] == own["epoch"].max()]
-    mine, reference = (_logarithms(looks, key) for key in (method, REFERENCE))
-    shared = sorted(mine.keys() & reference.keys()) if method != REFERENCE else []
-    found = paired_comparison([mine[s] for s in shared], [reference[s] for s in shared])
-    means = {
-        name: float(last[name].mean())
-        for name in ("share_median", "along_median", "gap", "mixup_l1", "l1_above")
-    }
-    return {
-        "n_seeds": len(last),
-        "kappa": math.exp(mean_interval(list(mine.values())).mean),
-        "kappa_over_none": math.exp(found.difference),
-        "ci_low": math.exp(found.low),
-        "ci_high": math.exp(found.high),
-        "p_value": found.p_value,
-        "ratio": _geometric_mean(last["ratio"]),
-        "share": float(own["share"].max()),
-        "above": int(own["above"].sum()),
-        "growth": float(own["growth"].max()),
-        "l1_above_first": float(own[own["epoch"] == own["epoch"].min()]["l1_above"].mean()),
-        **means,
-    }
-
-
-def _logarithms(looks: pd.DataFrame, method: str) -> dict[int, float]:
-    """log κ at the last epoch by seed, of networks that have curvature."""
-    own = looks[looks["method"] == method]
-    last = own[(own["epoch"] == own["epoch"].max()) & (own["kappa"] > 0)]
-    return {int(line["seed"]): math.log(line["kappa"]) for line in last.to_dict("records")}
+def _logarithms(group: pd.DataFrame, column: str, *, last: bool) -> dict[int, float]:
+    """Returns the logarithm by seed at the last or first epoch, of the values above 0."""
+    epoch = group["epoch"].max() if last else group["epoch"].min()
+    shown = group[(group["epoch"] == epoch) & (group[column] > 0)]
+    return dict(zip(shown["seed"], shown[column].map(math.log), strict=True))
 
 
 def _geometric_mean(values: pd.Series) -> float:
-    positive = [math.log(value) for value in values if value > 0]
-    return math.exp(mean_interval(positive).mean)
+    return math.exp(mean_interval([math.log(value) for value in values if value > 0]).mean)
+
+
+def _quotient(name: str, contrast: Contrast | None) -> dict[str, float]:
+    """Returns a difference of logarithms as a quotient, with interval and p."""
+    if contrast is None:
+        return {}
+    paired = contrast.paired
+    return {
+        name: math.exp(paired.difference),
+        "ci_low": math.exp(paired.low),
+        "ci_high": math.exp(paired.high),
+        "p_value": paired.p_value,
+        "p_holm": contrast.p_holm,
+    }

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
+from scipy.stats import gmean
 
 from core.analysis.proposition1 import OUTPUTS
-from hpo.report.contrasts import WIDTH, canvas
+from hpo.report.contrasts import COLOURS, MARKERS, WIDTH, canvas
 from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osDv^XP"
-_GREY = "#555555"
+_GRAY = "#555555"
 _ABOVE: Mapping[str, Any] = {
-    "xytext": (0, -2), "textcoords": "offset points", "ha": "right", "va": "top", "color": _GREY
+    "xytext": (0, -2), "textcoords": "offset points", "ha": "right", "va": "top", "color": _GRAY
 }  # fmt: skip
 _HEIGHT = 2.9  # inches of a row of panels
 
@@ -33,7 +31,7 @@ _PANELS: Sequence[tuple[str, tuple[str, str], str]] = (
 
 
 def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
-    """For each data set and output a row of three panels over epochs, one colour a method.
+    """Draws for each data set and output a row of three panels over epochs, one color a method.
 
     Lines are means over seeds, on logarithmic axes geometric ones; bands span the seeds. The line
     at 1 is what (P2) allows.
@@ -51,13 +49,15 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         for ax, (name, columns, scale) in zip(line, _PANELS, strict=True):
             _draw(ax, here, columns, labels, logarithmic=scale == "log")
             if columns[0] == "share":
-                ax.axhline(1.0, color=_GREY, lw=0.9)
+                ax.axhline(1.0, color=_GRAY, lw=0.9)
                 ax.annotate("(P2)", (0.99, 1.0), xycoords=("axes fraction", "data"), **_ABOVE)
             title = name if here[columns[1]].notna().any() else name.split(" (")[0]
             ax.set_title(title, fontsize=10)
         line[0].set_ylabel(f"{short_name(dataset)}\nf is a {output}")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
+    n = looks["seed"].nunique()
+    seeds = f"means over {n} seeds" if n > 1 else "one seed"
     handles = axes[0][0].get_legend_handles_labels()
     figure.legend(
         *handles,
@@ -65,14 +65,9 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         ncols=len(handles[0]),
         frameon=False,
         fontsize=9.5,
-        title=f"{_seeds(looks)}, bands: from the lowest seed to the highest",
+        title=f"{seeds}, bands: from the lowest seed to the highest",
     )
     return figure
-
-
-def _seeds(looks: pd.DataFrame) -> str:
-    n = looks["seed"].nunique()
-    return f"means over {n} seeds" if n > 1 else "one seed"
 
 
 def _draw(
@@ -88,30 +83,19 @@ def _draw(
     epochs = sorted(looks["epoch"].unique())
     drawn = [key for key in labels if (looks["method"] == key).any()]
     for index, method in enumerate(drawn):
-        colour = _COLOURS[index % len(_COLOURS)]
+        style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "lw": 1.5, "ms": 4}
+        marked = {"marker": MARKERS[index % len(MARKERS)], "label": labels[method]}
         for column, dashes in zip(columns, ("-", "--"), strict=True):
-            table = looks[looks["method"] == method].pivot(
-                index="epoch", columns="seed", values=column
-            )
+            shown = looks[(looks["method"] == method) & looks[column].notna()]
             if logarithmic:
-                table = table.where(table > 0)
-            table = table.dropna(how="all")
-            if table.empty:
+                shown = shown[shown[column] > 0]
+            if shown.empty:
                 continue
-            values = table.to_numpy(dtype=float)
-            middle = np.nanmean(np.log(values) if logarithmic else values, axis=1)
-            middle = np.exp(middle) if logarithmic else middle
-            low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-            style: dict[str, Any] = {"color": colour, "ls": dashes, "lw": 1.5, "ms": 4}
-            solid = dashes == "-"
-            ax.plot(
-                table.index,
-                middle,
-                marker=_MARKERS[index % len(_MARKERS)] if solid else None,
-                label=labels[method] if solid else None,
-                **style,
-            )
-            ax.fill_between(table.index, low, high, color=colour, alpha=0.12, lw=0)
+            seeds = shown.groupby("epoch")[column]
+            middle = seeds.agg(gmean if logarithmic else "mean")
+            ax.plot(middle.index, middle, ls=dashes, **style, **(marked if dashes == "-" else {}))
+            band: dict[str, Any] = {"color": style["color"], "alpha": 0.12, "lw": 0}
+            ax.fill_between(middle.index, seeds.min(), seeds.max(), **band)
     ax.set_xscale("log")
     ax.set_xticks(epochs, [str(epoch) for epoch in epochs])
     ax.minorticks_off()

@@ -18,6 +18,7 @@ from hpo.analyses.proposition1.comparison import (
 from hpo.analyses.proposition1.conclusions import conclusions
 from hpo.analyses.proposition1.figure import curvature_figure
 from hpo.report.contrasts import LEVEL, told
+from hpo.report.history import finished_trainings
 from hpo.report.markdown import number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
@@ -36,7 +37,7 @@ def proposition1_report(outcome: Outcome) -> Extra:
     study, output = outcome.plan.study, outcome.output
     rows = [row.row for row in outcome.plan.rows]
     labels = {row.key: row.label for row in rows}
-    looks = looks_table(outcome.records, list(labels))
+    looks = looks_table(finished_trainings(outcome))
     if looks.empty:
         return Extra()
     compared = compare_curvature(looks, rows)

@@ -10,8 +10,9 @@ import pytest
 
 from core.policies import NoMix
 from core.training.config import TrainingConfig
-from hpo.analyses.pseudo_labels import figure, pseudo_labels, statistics
+from hpo.analyses.pseudo_labels import STATISTICS, pseudo_label_figure, pseudo_labels
 from hpo.cells.record import CellRecord
+from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
@@ -28,30 +29,34 @@ ROWS = [
 ]
 
 
-def epochs(*values: tuple[float, float | None, float]) -> list[dict[str, Any]]:
-    history = []
+def history(*values: tuple[float, float | None, float]) -> list[dict[str, Any]]:
+    epochs = []
     for epoch, (accepted, accuracy, threshold) in enumerate(values, start=1):
         metrics = {"epoch": float(epoch), "accepted": accepted, "threshold": threshold}
-        history.append(metrics if accuracy is None else {**metrics, "accepted_accuracy": accuracy})
-    return history
+        epochs.append(metrics if accuracy is None else {**metrics, "accepted_accuracy": accuracy})
+    return epochs
 
 
 @pytest.fixture
 def outcome(make_record: MakeRecord, tmp_path: Path) -> Outcome:
     records = [
-        make_record("a", 1, history=epochs((0.0, None, 0.9), (20.0, 80.0, 0.8))),
-        make_record("a", 0, history=epochs((10.0, 90.0, 0.9), (30.0, 70.0, 0.8))),
-        make_record("b", 0, history=epochs((40.0, 60.0, 0.95))),
-        make_record("c", 0, history=epochs((50.0, 50.0, 0.95))),
-        make_record("b", 1, status="diverged", history=epochs((99.0, 1.0, 0.95))),
+        make_record("a", 1, history=history((0.0, None, 0.9), (20.0, 80.0, 0.8))),
+        make_record("a", 0, history=history((10.0, 90.0, 0.9), (30.0, 70.0, 0.8))),
+        make_record("b", 0, history=history((40.0, 60.0, 0.95))),
+        make_record("c", 0, history=history((50.0, 50.0, 0.95))),
+        make_record("b", 1, status="diverged", history=history((99.0, 1.0, 0.95))),
         make_record("plain", 0),
     ]
     plan = Plan("mine", ROWS, ["digits"], range(2), {"digits": BASE}, SearchSettings())
     return Outcome(plan, records, {}, pd.DataFrame(), tmp_path)
 
 
+def epochs(outcome: Outcome) -> pd.DataFrame:
+    return epochs_table(finished_trainings(outcome), [*STATISTICS])
+
+
 def test_every_epoch_of_every_finished_training_is_a_line(outcome: Outcome) -> None:
-    frame = statistics(outcome)
+    frame = epochs(outcome)
     lines = list(frame.drop(columns=["dataset", "accepted_accuracy"]).itertuples(index=False))
     assert [tuple(line) for line in lines] == [
         ("b", 0, 1, 40.0, 0.95),
@@ -80,7 +85,7 @@ def test_it_leaves_a_csv_a_figure_and_the_last_epochs_means(outcome: Outcome) ->
 
 
 def test_the_figure_has_means_over_seeds(outcome: Outcome) -> None:
-    drawn = figure(statistics(outcome), {"a": "A", "b": "B", "c": "C"})
+    drawn = pseudo_label_figure(epochs(outcome), {"a": "A", "b": "B", "c": "C"})
     accepted, accuracy, threshold = drawn.axes
     lines = {str(line.get_label()): line for line in accepted.lines}
     assert lines["A"].get_ydata() == pytest.approx([5.0, 25.0])

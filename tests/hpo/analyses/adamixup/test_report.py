@@ -11,9 +11,10 @@ import pytest
 
 from core.policies import AdaMixUpConfig, NoMix
 from core.training.config import TrainingConfig
-from hpo.analyses.adamixup.figure import figure
-from hpo.analyses.adamixup.report import COLUMNS, adamixup_report, statistics
+from hpo.analyses.adamixup.figure import region_figure
+from hpo.analyses.adamixup.report import STATISTICS, adamixup_report
 from hpo.cells.record import CellRecord
+from hpo.report.history import EPOCH_COLUMNS, epochs_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
@@ -70,7 +71,7 @@ def test_the_first_and_the_last_epoch_over_seeds(
     found = adamixup_report(outcome(tmp_path, records))
     csv, picture = found.files
     frame = pd.read_csv(csv)
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == (*EPOCH_COLUMNS, *STATISTICS)
     assert list(frame["method"]) == ["without"] * 3 + ["with"] * 9 + ["held"] * 3
     assert list(frame["epoch"]) == [1, 2, 3] * 5
     for name in ("discriminator_accuracy", "discriminator_held_out", "region_low"):
@@ -110,7 +111,7 @@ def test_each_data_set_has_panels_and_a_table_of_its_own(
     assert found.markdown.count("| With ") == 2
     assert found.markdown.count("| Without ") == 1
     assert set(found.metrics) == {("with", "digits"), ("with", "mnist"), ("without", "mnist")}
-    drawn = figure(statistics(records), {"with": "With", "without": "Without"})
+    drawn = region_figure(epochs_table(records, STATISTICS), {"with": "With", "without": "Without"})
     region, accuracy = drawn.axes[2:]
     # Of each method the means and the seeds of both ends, then before training.
     assert [line.get_ydata()[-1] for line in region.lines[:4:2]] == pytest.approx([0.3, 0.6])
@@ -129,7 +130,7 @@ def test_each_data_set_has_panels_and_a_table_of_its_own(
 
 def test_the_mean_over_seeds_is_drawn_before_them(make: Callable[..., CellRecord]) -> None:
     records = [make("held", seed, accuracy) for seed, accuracy in enumerate([60.0, 70.0])]
-    drawn = figure(statistics(records), {"held": "Held"})
+    drawn = region_figure(epochs_table(records, STATISTICS), {"held": "Held"})
     region, accuracy = drawn.axes
     assert len(region.lines) == 2  # before training
     drawn_values = [list(line.get_ydata()) for line in accuracy.lines[:3]]
