@@ -20,9 +20,11 @@ from hpo.analyses.labels.curves import Curves, curve_figure
 from hpo.analyses.labels.detection import FEW, detect, precision_curve
 from hpo.analyses.labels.errors import LEGEND
 from hpo.cells.record import CellRecord
+from hpo.report.contrasts import contrasts, told
+from hpo.report.history import finished_trainings
 from hpo.report.markdown import number, padded_table, probability
 from hpo.report.outcome import Extra, ExtraReport, Outcome
-from hpo.report.statistics import holm, mean_interval, paired_comparison
+from hpo.report.statistics import mean_interval
 from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
@@ -32,10 +34,10 @@ MEASURES = {
     "precision_at_wrong": "precision at all wrong",
     "precision_at_few": f"precision at {FEW}",
 }
-"""Fields of `Detection` that are compared, and how they are called."""
+"""Fields of `Detection` that are compared, and what they are called."""
 
 _TESTED = ("auc", "precision_at_wrong")
-_NAN = float("nan")
+_COSTS = ("train_seconds", "samples_seen")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Method:
 
 
 def require_cleanlab() -> None:
-    """Raise ImportError, saying how to install it, where cleanlab is missing."""
+    """Raises ImportError, saying how to install it, where cleanlab is missing."""
     try:
         import cleanlab.rank  # noqa: F401
     except ImportError as error:
@@ -66,7 +68,7 @@ def require_cleanlab() -> None:
 
 
 def label_quality(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Cleanlab's label quality in its default setting, [N], low where a label is suspected.
+    """Returns cleanlab's label quality in its default setting, [N], low where a label is suspected.
 
     That is self-confidence, the probability of the given label; its order is that of the loss.
 
@@ -85,7 +87,7 @@ def label_quality(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def label_comparison(methods: Sequence[Method]) -> ExtraReport:
-    """The part of a report that compares methods; the first one with each of the others.
+    """Returns the part of a report that compares methods; the first one with each of the others.
 
     It writes `STUDY-comparison.csv` (each seed), `STUDY-differences.csv` (paired over seeds) and
     `STUDY-comparison.png` (precision against the number of labels looked at).
@@ -96,26 +98,21 @@ def label_comparison(methods: Sequence[Method]) -> ExtraReport:
         if not lines:
             return Extra("## Finding wrong labels\n\nNo labels were made wrong (`--label-noise`).")
         frame = pd.DataFrame(lines)
-        differences = pd.DataFrame(
-            [line for dataset in curves for line in _differences(methods, frame, dataset)]
-        )
-        stem = outcome.output / outcome.plan.study
+        parts, differences = ["## Finding wrong labels"], []
+        for dataset, seeds in frame.groupby("dataset", sort=False):
+            tested = _differences(methods, seeds)
+            differences += [{"dataset": dataset, **line} for line in tested]
+            parts += [f"### {dataset}", _table(methods, seeds, _units(outcome, str(dataset)))]
+            parts += [_difference_table(methods, tested)] if tested else []
+        parts.append(f"{LEGEND}\n{_NOTES}")
         csv, paired, picture = (
-            stem.with_name(f"{stem.name}-{name}")
+            outcome.output / f"{outcome.plan.study}-{name}"
             for name in ("comparison.csv", "differences.csv", "comparison.png")
         )
         write_atomically(csv, frame.to_csv(index=False, lineterminator="\n"))
-        write_atomically(paired, differences.to_csv(index=False, lineterminator="\n"))
-        labels = {method.key: method.label for method in methods}
-        save_figure(curve_figure(curves, labels), picture)
-        parts = ["## Finding wrong labels"]
-        for dataset in curves:
-            here = frame[frame["dataset"] == dataset]
-            parts += [f"### {dataset}", _table(methods, here, _units(outcome, dataset))]
-            if len(differences):
-                found = differences[differences["dataset"] == dataset]
-                parts.append(_difference_table(methods, found))
-        parts.append(f"{LEGEND}\n{_NOTES}")
+        table = pd.DataFrame(differences)
+        write_atomically(paired, table.to_csv(index=False, lineterminator="\n"))
+        save_figure(curve_figure(curves, {m.key: m.label for m in methods}), picture)
         return Extra("\n\n".join(parts), [csv, paired, picture])
 
     return comparison
@@ -131,7 +128,7 @@ _NOTES = (
 def suspicion(
     records: Sequence[CellRecord], source: Source
 ) -> tuple[TrainingLabels, np.ndarray] | None:
-    """The images of `Splits.train` of one seed with their labels, and how good each label looks.
+    """Judges the labels of the images of `Splits.train` of one seed.
 
     Args:
         records: of all trainings of a method with one seed, each finished.
@@ -160,90 +157,71 @@ def suspicion(
 def _measure(
     methods: Sequence[Method], outcome: Outcome
 ) -> tuple[list[dict[str, Any]], dict[str, Curves]]:
-    """A line for each data set, method and seed; by data set and method the precision curves."""
+    """Returns a line for each data set, method and seed whose trainings have all finished, and by
+    data set and method the precision curves."""
     lines: list[dict[str, Any]] = []
     curves: dict[str, Curves] = {}
+    finished = {
+        (r.cell.dataset, r.cell.method, r.cell.seed): r for r in finished_trainings(outcome)
+    }
     for dataset in outcome.plan.datasets:
         for method in methods:
-            for seed, records in _complete(method, outcome, dataset).items():
-                source = outcome.sources[source_key(records[0].cell.training)]
-                found = suspicion(records, source)
-                if found is None or records[0].cell.training.label_noise == 0:
+            for seed in outcome.plan.seeds:
+                records = [
+                    finished[key]
+                    for row in method.trainings
+                    if (key := (dataset, row, seed)) in finished
+                ]
+                if len(records) < len(method.trainings) or not records[0].cell.training.label_noise:
                     continue
-                wrong = (found[0].given != found[0].true).numpy()
-                curve = precision_curve(found[1], wrong)
+                judged = suspicion(records, outcome.sources[source_key(records[0].cell.training)])
+                if judged is None:
+                    continue
+                labels, scores = judged
+                wrong = (labels.given != labels.true).numpy()
+                curve = precision_curve(scores, wrong)
                 curves.setdefault(dataset, {}).setdefault(method.key, []).append((curve, wrong))
                 lines.append(
-                    {
-                        "dataset": dataset,
-                        "method": method.key,
-                        "seed": seed,
-                        **asdict(detect(found[1], wrong)),
-                        "trainings": len(records),
-                        "train_seconds": _total(records, "train_seconds"),
-                        "samples_seen": _total(records, "samples_seen"),
-                    }
+                    {"dataset": dataset, "method": method.key, "seed": seed}
+                    | asdict(detect(scores, wrong))
+                    | {"trainings": len(records)}
+                    | {name: sum(float(r.result[name]) for r in records) for name in _COSTS}
                 )
     return lines, curves
 
 
-def _complete(method: Method, outcome: Outcome, dataset: str) -> dict[int, list[CellRecord]]:
-    """By seed the records of the method's trainings, of seeds for which all are finished."""
-    found: dict[int, dict[str, CellRecord]] = {}
-    for record in outcome.records:
-        cell = record.cell
-        if cell.dataset == dataset and cell.purpose == "final" and record.status == "finished":
-            found.setdefault(cell.seed, {})[cell.method] = record
-    return {
-        seed: [found[seed][key] for key in method.trainings]
-        for seed in sorted(found)
-        if found[seed].keys() >= set(method.trainings)
-    }
-
-
-def _total(records: Sequence[CellRecord], name: str) -> float:
-    return sum(float(record.result[name]) for record in records)
-
-
 def _units(outcome: Outcome, dataset: str) -> dict[str, float]:
-    """What a training without MixUp costs, in seconds and in samples; NaN where there is none."""
+    """Returns what a training without MixUp costs; NaN where there is none."""
     keys = {row.row.key for row in outcome.plan.rows if row.row.family == "none"}
     results = [
         record.result
-        for record in outcome.records
-        if record.cell.method in keys
-        and record.cell.dataset == dataset
-        and record.status == "finished"
+        for record in finished_trainings(outcome)
+        if record.cell.method in keys and record.cell.dataset == dataset
     ]
-    return {
-        name: mean_interval([float(result[name]) for result in results]).mean
-        for name in ("train_seconds", "samples_seen")
-    }
+    return {name: mean_interval([float(r[name]) for r in results]).mean for name in _COSTS}
 
 
-def _differences(
-    methods: Sequence[Method], frame: pd.DataFrame, dataset: str
-) -> list[dict[str, Any]]:
-    """The first method minus each other one that has results, for each measure that is tested."""
-    seeds = {
-        method.key: frame[(frame["dataset"] == dataset) & (frame["method"] == method.key)]
-        .set_index("seed")
-        .sort_index()
-        for method in methods
+def _differences(methods: Sequence[Method], seeds: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the first method minus each other one that has results, for each measure that is
+    tested, on one data set."""
+    values = {
+        method.key: seeds[seeds["method"] == method.key].set_index("seed") for method in methods
     }
-    first, *others = (method.key for method in methods)
-    lines: list[dict[str, Any]] = []
-    for other in others:
-        shared = seeds[first].index.intersection(seeds[other].index)
-        for measure in _TESTED:
-            pair = [seeds[key].loc[shared, measure].tolist() for key in (first, other)]
-            comparison = paired_comparison(*pair)
-            if comparison.n:
-                told = {"dataset": dataset, "method": first, "other": other, "measure": measure}
-                lines.append({**told, **asdict(comparison)})
-    for line, adjusted in zip(lines, holm([line["p_value"] for line in lines]), strict=True):
-        line["p_holm"] = adjusted
-    return lines
+    first, *others = values
+    tested = contrasts(
+        {
+            (other, measure): (dict(values[first][measure]), dict(values[other][measure]))
+            for other in others
+            for measure in _TESTED
+        }
+    )
+    return [
+        {"method": first, "other": other, "measure": measure}
+        | asdict(contrast.paired)
+        | {"p_holm": contrast.p_holm}
+        for (other, measure), contrast in tested.items()
+        if contrast.paired.n
+    ]
 
 
 def _table(methods: Sequence[Method], frame: pd.DataFrame, units: Mapping[str, float]) -> str:
@@ -253,11 +231,8 @@ def _table(methods: Sequence[Method], frame: pd.DataFrame, units: Mapping[str, f
         if seeds.empty:
             continue
         costs = [number(seeds[name].mean() / unit, "{:.2f}×") for name, unit in units.items()]
-        line = [method.label, str(len(method.trainings)), *costs, str(len(seeds))]
-        for measure in MEASURES:
-            interval = mean_interval(seeds[measure].dropna().tolist())
-            half = number(interval.high - interval.mean, " ± {:.3f}", missing="")
-            line.append(number(interval.mean, "{:.3f}") + half)
+        means = [told(mean_interval(seeds[measure].dropna().tolist())) for measure in MEASURES]
+        line = [method.label, str(len(method.trainings)), *costs, str(len(seeds)), *means]
         lines.append(line)
     wrong, total = frame["wrong"].mean(), frame["total"].mean()
     header = ("method", "trainings", "cost", "samples", "n", *MEASURES.values())
@@ -265,23 +240,15 @@ def _table(methods: Sequence[Method], frame: pd.DataFrame, units: Mapping[str, f
     return f"{wrong:.0f} of {total:.0f} training labels are wrong.\n\n{table}"
 
 
-def _difference_table(methods: Sequence[Method], frame: pd.DataFrame) -> str:
+def _difference_table(methods: Sequence[Method], tested: Sequence[Mapping[str, Any]]) -> str:
     header = [f"{methods[0].label} −"]
     for measure in _TESTED:
         header += [MEASURES[measure], "p (Holm)"]
-    lines = []
-    for method in methods[1:]:
-        found: Mapping[str, Any] = {
-            line["measure"]: line for line in frame[frame["other"] == method.key].to_dict("records")
-        }
-        if found:
-            cells = [method.label]
-            for measure in _TESTED:
-                cells += [_difference(found[measure]), probability(found[measure]["p_holm"])]
-            lines.append(cells)
-    return padded_table(header, lines)
-
-
-def _difference(line: Mapping[str, Any]) -> str:
-    interval = "" if np.isnan(line["low"]) else f" [{line['low']:+.3f}, {line['high']:+.3f}]"
-    return (number(line["difference"], "{:+.3f}") + interval).replace("-", "−")
+    cells: dict[str, list[str]] = {}
+    labels = {method.key: method.label for method in methods}
+    for line in tested:
+        interval = "" if np.isnan(line["low"]) else f" [{line['low']:+.3f}, {line['high']:+.3f}]"
+        difference = (number(line["difference"], "{:+.3f}") + interval).replace("-", "−")
+        row = cells.setdefault(line["other"], [labels[line["other"]]])
+        row += [difference, probability(line["p_holm"])]
+    return padded_table(header, list(cells.values()))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpo.report.contrasts import canvas
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -32,8 +34,6 @@ def contact_sheet(
     Raises:
         ValueError: shapes do not fit.
     """
-    from matplotlib.figure import Figure
-
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise ValueError(
             f"pixels must be uint8 [n, 1 or 3, S, S], got {pixels.dtype} {pixels.shape}"
@@ -41,7 +41,7 @@ def contact_sheet(
     if not 0 < len(pixels) == len(given):
         raise ValueError(f"got {len(pixels)} images and {len(given)} labels")
     rows = -(-len(pixels) // COLUMNS)
-    figure = Figure(figsize=(1.15 * COLUMNS, 1.5 * rows + 0.4), layout="constrained")
+    figure = canvas(1.15 * COLUMNS, 1.5 * rows + 0.4)
     figure.suptitle(_shortened(heading, 6 * ROOM), fontsize=9, parse_math=False)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
     for index, ax in enumerate(axes):

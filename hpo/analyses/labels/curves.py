@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpo.report.contrasts import COLOURS, canvas
 from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
@@ -15,23 +17,16 @@ if TYPE_CHECKING:
 Curves = dict[str, list[tuple[np.ndarray, np.ndarray]]]
 """By method, for each seed: precision at 1, ..., N labels, and which labels are wrong, bool [N]."""
 
-# Okabe and Ito's palette, safe for the colour-blind, as in hpo.report.study_figure.
-_COLOURS = ("#D55E00", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#000000")
-
 
 def curve_figure(curves: Mapping[str, Curves], labels: Mapping[str, str]) -> Figure:
-    """One panel for each data set: mean over seeds, and from the lowest to the highest seed.
+    """Draws a panel for each data set: means over seeds, bands from the lowest to the highest seed.
 
     Args:
         curves: by data set; not empty.
-        labels: how methods are called.
+        labels: of the methods, by key.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5 * len(curves), 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    colours = dict(zip(labels, _COLOURS * len(labels), strict=False))
+    figure = canvas(6.5 * len(curves), 4.6)
+    colors = dict(zip(labels, cycle(COLOURS), strict=False))
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     for ax, (dataset, methods) in zip(axes, curves.items(), strict=True):
         wrongs = [wrong for seeds in methods.values() for _, wrong in seeds]
@@ -40,13 +35,12 @@ def curve_figure(curves: Mapping[str, Curves], labels: Mapping[str, str]) -> Fig
             shortest = min(len(curve) for curve, _ in seeds)
             values = np.stack([curve[:shortest] for curve, _ in seeds])
             k = np.arange(1, shortest + 1)
-            colour = colours[method]
-            ax.fill_between(k, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-            ax.plot(k, values.mean(0), color=colour, lw=1.6, label=labels[method])
+            color = colors[method]
+            ax.fill_between(k, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
+            ax.plot(k, values.mean(0), color=color, lw=1.6, label=labels[method])
         ax.axhline(count / total, color="#7F7F7F", lw=0.9, ls="--", label="guessing")
         ax.axvline(count, color="#7F7F7F", lw=0.9, ls=":", label="number of wrong labels")
-        ax.set_xlim(1, min(total, 2 * count))
-        ax.set_ylim(0.0, 1.02)
+        ax.set(xlim=(1, min(total, 2 * count)), ylim=(0.0, 1.02))
         ax.set_xlabel("labels looked at, the most suspect first")
         ax.set_ylabel("part of them that is wrong")
         ax.set_title(short_name(dataset))

@@ -18,7 +18,8 @@ _LOOSE = 0.5
 def conclusions(
     compared: pd.DataFrame, changed: pd.DataFrame, labels: Mapping[str, str]
 ) -> list[str]:
-    """Of one data set: on (P2), on its tightness, and on what minimising MixUp's loss does to κ.
+    """Returns sentences on one data set: on (P2), on its tightness, and on what minimizing MixUp's
+    loss does to κ.
 
     Args:
         compared: of `hpo.analyses.proposition1.comparison.compare_curvature`.
@@ -30,7 +31,7 @@ def conclusions(
 
 def _inequality(compared: pd.DataFrame) -> Iterator[str]:
     above, largest = int(compared["above"].sum()), compared["share"].max()
-    kept = (
+    inequality = (
         "(P2) holds for every pair in every look"
         if not above
         else f"(P2) is above its estimated bound for {above} pairs; see the growth of the estimate"
@@ -38,24 +39,24 @@ def _inequality(compared: pd.DataFrame) -> Iterator[str]:
     low, high = compared["share_median"].min(), compared["share_median"].max()
     tight = "a loose bound" if high < _LOOSE else "not a loose bound everywhere"
     yield (
-        f"- {kept}. After the last epoch the median pair attains {low:.2f} to {high:.2f} of the κ "
-        f"of its segment, by policy and output (any pair of any look at most {largest:.2f}): "
+        f"- {inequality}. After the last epoch the median pair attains {low:.2f} to {high:.2f} of "
+        f"the κ of its segment, by policy and output (any pair of any look at most {largest:.2f}): "
         f"{tight}, and what κ is cannot be read off the left side."
     )
 
 
 def _along(changed: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:
-    """Whether κ fell where MixUp's loss did, along the training of each policy."""
+    """Says whether κ fell where MixUp's loss did, along the training of each policy."""
     fell, grew = 0, {"probability": 0, "logit": 0}
     for method, lines in changed.groupby("method", sort=False):
         by = {line["quantity"]: line for line in lines.to_dict("records")}
         if not {"loss", "probability"} <= by.keys():
             continue
         kappas = [by[name] for name in ("probability", "logit") if name in by]
-        told = " and ".join(f"κ of the {line['quantity']} {_moved(line)}" for line in kappas)
+        changes = " and ".join(f"κ of the {line['quantity']} {_moved(line)}" for line in kappas)
         yield (
             f"- {labels[str(method)]}, from epoch {by['loss']['first_epoch']} to "
-            f"{by['loss']['last_epoch']}: MixUp's ℓ1 loss {_moved(by['loss'])}, {told}. "
+            f"{by['loss']['last_epoch']}: MixUp's ℓ1 loss {_moved(by['loss'])}, {changes}. "
             f"{_meaning(_direction(by['loss']), [_direction(line) for line in kappas])}"
         )
         if by["loss"]["last_over_first"] < 1:
@@ -71,7 +72,7 @@ def _along(changed: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:
 
 
 def _meaning(loss: int, kappas: list[int]) -> str:
-    """Of directions: 1 larger, −1 smaller, 0 not told apart."""
+    """Returns a sentence on directions: 1 is larger, −1 smaller, 0 not told apart."""
     if loss >= 0:
         return "The loss is not told to fall, so this says nothing on what its fall does to κ."
     if all(direction > 0 for direction in kappas):
@@ -84,7 +85,7 @@ def _meaning(loss: int, kappas: list[int]) -> str:
 
 
 def _between(compared: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:
-    """Whether policies that train on mixed images end with a smaller κ than none."""
+    """Says whether policies that train on mixed images end with a smaller κ than none."""
     lines = [line for line in compared.to_dict("records") if line["method"] != REFERENCE]
     tested = [line for line in lines if line["p_holm"] == line["p_holm"]]
     if not tested:

@@ -32,25 +32,21 @@ _HEADER = (
 
 
 def proposition1_report(outcome: Outcome) -> Extra:
-    """`STUDY-looks.csv`, `-curvature.csv`, `-changes.csv`, `-curvature.png`; tables and sentences;
-    metrics."""
-    study, output = outcome.plan.study, outcome.output
-    rows = [row.row for row in outcome.plan.rows]
-    labels = {row.key: row.label for row in rows}
+    """Writes `STUDY-looks.csv`, `-curvature.csv`, `-changes.csv`, `-curvature.png`, tables and
+    sentences, and metrics. A study whose trainings were not looked at has no such part."""
     looks = looks_table(finished_trainings(outcome))
     if looks.empty:
         return Extra()
-    compared = compare_curvature(looks, rows)
-    changed = compare_over_training(looks, rows)
+    rows = [row.row for row in outcome.plan.rows]
+    labels = {row.key: row.label for row in rows}
+    compared, changed = compare_curvature(looks, rows), compare_over_training(looks, rows)
+    study, output = outcome.plan.study, outcome.output
     files = [output / f"{study}-{name}.csv" for name in ("looks", "curvature", "changes")]
     for path, frame in zip(files, (looks, compared, changed), strict=True):
         write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     picture = save_figure(curvature_figure(looks, labels), output / f"{study}-curvature.png")
-    return Extra(
-        curvature_markdown(looks, compared, changed, labels, known_networks()),
-        [*files, picture],
-        _metrics(compared),
-    )
+    text = curvature_markdown(looks, compared, changed, labels, known_networks())
+    return Extra(text, [*files, picture], _metrics(compared))
 
 
 def curvature_markdown(
@@ -60,7 +56,7 @@ def curvature_markdown(
     labels: Mapping[str, str],
     known: Sequence[Known],
 ) -> str:
-    """The tables for people, each followed by what it says.
+    """Returns the tables for people, each followed by what it says.
 
     Args:
         looks: of `hpo.analyses.proposition1.comparison.looks_table`.
@@ -70,30 +66,31 @@ def curvature_markdown(
         known: the measurements where κ is known.
     """
     parts = ["## Proposition 1", "### Where κ is known", _known_table(known)]
-    for dataset in compared["dataset"].unique():
-        here = compared[compared["dataset"] == dataset]
-        for output in here["output"].unique():
-            lines = here[here["output"] == output].to_dict("records")
-            parts.append(f"### {dataset}: f is a {output}")
-            parts.append(padded_table(_HEADER, [_cells(line, labels) for line in lines]))
-            parts.append("\n".join(_said(lines, labels)))
-            parts.append("Median part of its own κ that a pair attains, by epoch:")
-            own = looks[(looks["dataset"] == dataset) & (looks["output"] == output)]
-            parts.append(_shares_table(own, labels))
+    for dataset, here in compared.groupby("dataset", sort=False):
+        for output, table in here.groupby("output", sort=False):
+            lines = table.to_dict("records")
+            seen = looks[(looks["dataset"] == dataset) & (looks["output"] == output)]
+            parts += [
+                f"### {dataset}: f is a {output}",
+                padded_table(_HEADER, [_cells(line, labels) for line in lines]),
+                "\n".join(_sentences(lines, labels)),
+                "Median part of its own κ that a pair attains, by epoch:",
+                _shares_table(seen, labels),
+            ]
         concluded = conclusions(here, changed[changed["dataset"] == dataset], labels)
         parts += [f"### {dataset}: what one may conclude", "\n".join(concluded)]
     return "\n\n".join([*parts, _LEGEND])
 
 
-def _shares_table(own: pd.DataFrame, labels: Mapping[str, str]) -> str:
-    """Mean over seeds ± half of the 95 % interval, of one data set and output."""
-    epochs = sorted(own["epoch"].unique())
+def _shares_table(looks: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """Returns the mean over seeds ± half of the 95 % interval, of one data set and output."""
+    epochs = sorted(looks["epoch"].unique())
     lines = []
     for key, label in labels.items():
-        shares = own[own["method"] == key].groupby("epoch")["share_median"]
-        if len(shares):
-            told_of = {epoch: told(mean_interval(list(values))) for epoch, values in shares}
-            lines.append([label, *(told_of.get(epoch, "–") for epoch in epochs)])
+        shares = looks[looks["method"] == key].groupby("epoch")["share_median"]
+        means = {epoch: told(mean_interval(list(values))) for epoch, values in shares}
+        if means:
+            lines.append([label, *(means.get(epoch, "–") for epoch in epochs)])
     return padded_table(("method", *(f"epoch {epoch}" for epoch in epochs)), lines)
 
 
@@ -126,43 +123,31 @@ def _cells(line: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
         str(line["above"]),
         number(line["gap"], "{:.3g}"),
         number(line["mixup_l1"], "{:.3g}"),
-        _from_to(line["l1_above_first"], line["l1_above"]),
+        number(line["l1_above_first"], "{:.0f} % → ", missing="")
+        + number(line["l1_above"], "{:.0f} %"),
     ]
 
 
-def _from_to(first: float, last: float) -> str:
-    return number(first, "{:.0f} % → ", missing="") + number(last, "{:.0f} %")
-
-
-def _said(lines: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[str]:
-    """What the lines of one data set and output say, in sentences."""
+def _sentences(lines: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[str]:
+    """Returns what the lines of one data set and output say."""
     above, share = sum(line["above"] for line in lines), max(line["share"] for line in lines)
     verdict = "no pair violates it" if not above else f"{above} pairs are above their estimate"
-    said = [f"- (P2): {verdict}; a pair attains at most {share:.2f} of the κ of its own segment."]
-    others = [line for line in lines if line["method"] != REFERENCE]
-    told = [line for line in others if line["p_holm"] < LEVEL]
-    sentences = (
-        (
-            f"smaller than without mixing, with p (Holm) < {LEVEL}, for",
-            [line for line in told if line["kappa_over_none"] < 1],
-        ),
-        (
-            f"larger than without mixing, with p (Holm) < {LEVEL}, for",
-            [line for line in told if line["kappa_over_none"] > 1],
-        ),
-        (
-            "not told apart from that without mixing by these seeds for",
-            [line for line in others if line not in told],
-        ),
-    )
-    for sentence, kept in sentences:
-        if kept:
-            said.append(f"- κ is {sentence} {', '.join(labels[line['method']] for line in kept)}.")
-    return said
+    sentences = [
+        f"- (P2): {verdict}; a pair attains at most {share:.2f} of the κ of its own segment."
+    ]
+    groups: dict[str, list[str]] = {}
+    for line in lines:
+        if line["method"] != REFERENCE:
+            words = "not told apart from that without mixing by these seeds for"
+            if line["p_holm"] < LEVEL:
+                size = "smaller" if line["kappa_over_none"] < 1 else "larger"
+                words = f"{size} than without mixing, with p (Holm) < {LEVEL}, for"
+            groups.setdefault(words, []).append(labels[line["method"]])
+    return sentences + [f"- κ is {words} {', '.join(names)}." for words, names in groups.items()]
 
 
 def _metrics(compared: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """For the summary run of each row and data set."""
+    """Returns the numbers for the summary run of each row and data set."""
     metrics: dict[tuple[str, str], dict[str, float]] = {}
     for line in compared.to_dict("records"):
         named = {

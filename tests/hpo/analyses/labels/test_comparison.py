@@ -86,10 +86,10 @@ def fold(method: str, **changes: Any) -> CellRecord:
 def test_each_image_is_judged_by_the_training_that_did_not_see_it(
     trainings: list[dict[str, Any]],
 ) -> None:
-    found = suspicion([fold("f", **training) for training in trainings], numbered())
-    assert found is not None
+    judged = suspicion([fold("f", **training) for training in trainings], numbered())
+    assert judged is not None
     every = read(BASE)
-    labels, quality = found
+    labels, quality = judged
     assert labels.indices.tolist() == list(every)
     expected = [predicted(number)[label] for number, label in every.items()]
     np.testing.assert_allclose(quality, expected)
@@ -98,10 +98,11 @@ def test_each_image_is_judged_by_the_training_that_did_not_see_it(
 def test_scores_are_those_of_the_training_images_without_the_meta_images() -> None:
     values = np.random.default_rng(0).normal(size=42)
     for training, count in ((BASE, 30), (replace(BASE, meta_in_training=True), 42)):
-        found = suspicion([record("scores", training, scores=[*values[:count]])], numbered())
-        assert found is not None
-        assert found[0].indices.tolist() == list(read(BASE))
-        assert found[1].tolist() == values[:30].tolist()
+        judged = suspicion([record("scores", training, scores=[*values[:count]])], numbered())
+        assert judged is not None
+        labels, quality = judged
+        assert labels.indices.tolist() == list(read(BASE))
+        assert quality.tolist() == values[:30].tolist()
 
 
 def test_what_is_not_whole_gives_nothing() -> None:
@@ -143,9 +144,10 @@ def with_misses(method: str, seed: int, misses: int) -> CellRecord:
 
 
 def outcome(output: Path, records: Sequence[CellRecord], base: TrainingConfig = BASE) -> Outcome:
+    families = {"none": "none", "scores": "learned"}
     rows = [
-        StudyRow(Row("none", "None", "", "none"), NONE),
-        StudyRow(Row("scores", "Scores", "", "learned"), ScoresConfig()),
+        StudyRow(Row(key, key, "", families.get(key, "extra")), NONE)
+        for key in sorted({record.cell.method for record in records})
     ]
     plan = Plan(
         "study", rows, ["numbered"], [0, 1, 2], {"numbered": base}, SearchSettings(3, 2, 1, 2)
