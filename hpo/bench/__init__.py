@@ -1,1 +1,3 @@
 """What the project measures of itself; nothing stands on it."""
+
+__all__: list[str] = []

@@ -17,8 +17,8 @@ import torch
 from core.data import Source
 from core.training.prepared_data import TrainingLabels, draw_labels
 from hpo.analyses.labels.curves import Curves, curve_figure
-from hpo.analyses.labels.detection import FEW, detect, precision_curve
-from hpo.analyses.labels.errors import LEGEND
+from hpo.analyses.labels.detection import detect, precision_curve
+from hpo.analyses.labels.errors import LEGEND, MEASURES
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import contrasts, told
 from hpo.report.history import finished_trainings
@@ -28,13 +28,6 @@ from hpo.report.statistics import mean_interval
 from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
-
-MEASURES = {
-    "auc": "AUC",
-    "precision_at_wrong": "precision at all wrong",
-    "precision_at_few": f"precision at {FEW}",
-}
-"""Fields of `Detection` that are compared, and what they are called."""
 
 _TESTED = ("auc", "precision_at_wrong")
 _COSTS = ("train_seconds", "samples_seen")

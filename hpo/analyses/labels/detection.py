@@ -35,7 +35,7 @@ class Detection:
 
 
 def detect(scores: ArrayLike, wrong: ArrayLike) -> Detection:
-    """Measure scores [N], low where a label is suspected, by which labels are wrong, bool [N].
+    """Measures scores [N], low where a label is suspected, by which labels are wrong, bool [N].
 
     Raises:
         ValueError: the lengths differ or a score is NaN.
@@ -53,7 +53,7 @@ def detect(scores: ArrayLike, wrong: ArrayLike) -> Detection:
 
 
 def precision_at(scores: ArrayLike, wrong: ArrayLike, k: int) -> float:
-    """Part of the k lowest-scored labels that are wrong; NaN unless 0 < k < N.
+    """Returns the part of the k lowest-scored labels that are wrong; NaN unless 0 < k < N.
 
     Where the k-th score is shared by several, their expected number in a random order counts, so
     that a score which is the same for all has the precision of guessing.
@@ -64,17 +64,17 @@ def precision_at(scores: ArrayLike, wrong: ArrayLike, k: int) -> float:
     values, truth = _checked(scores, wrong)
     if not 0 < k < len(values):
         return _NAN
-    return float(_found(values, truth)[k - 1]) / k
+    return float(_expected(values, truth)[k - 1]) / k
 
 
 def precision_curve(scores: ArrayLike, wrong: ArrayLike) -> np.ndarray:
-    """`precision_at` for k = 1, ..., N, float64 [N]."""
+    """Returns `precision_at` for k = 1, ..., N, float64 [N]."""
     values, truth = _checked(scores, wrong)
-    return _found(values, truth) / np.arange(1, len(values) + 1)
+    return _expected(values, truth) / np.arange(1, len(values) + 1)
 
 
-def _found(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Expected number of wrong labels among the k lowest-scored, for k = 1, ..., N."""
+def _expected(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns the expected number of wrong labels among the k lowest-scored, for k = 1, ..., N."""
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
     rate = np.bincount(group, weights=truth) / sizes
     return np.cumsum(np.repeat(rate, sizes))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,17 @@ from core.data import Source
 from core.policies.persistent_scores import lowest_scores
 from core.training.prepared_data import TrainingLabels, draw_labels
 from hpo.analyses.labels.contact_sheet import contact_sheet
-from hpo.analyses.labels.detection import FEW, Detection, detect
+from hpo.analyses.labels.detection import FEW, detect
 from hpo.cells.record import CellRecord
+from hpo.report.contrasts import told
+from hpo.report.history import finished_trainings
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
 from hpo.report.study_figure import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
-from hpo.study.rows import StudyRow
+from hpo.study.rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,11 +43,24 @@ LISTED = 200
 SHOWN = 64
 """Images on a contact sheet."""
 
-_HEADER = ("method", "wrong", "n", "AUC", "precision at all wrong", f"precision at {FEW}")
+MEASURES = {
+    "auc": "AUC",
+    "precision_at_wrong": "precision at all wrong",
+    "precision_at_few": f"precision at {FEW}",
+}
+"""Fields of `Detection` that are shown, and what they are called."""
+
+LEGEND = (
+    "- AUC: the chance that a wrong label scores lower than a right one; 0.5 is guessing. "
+    "Precision at k: part of the k lowest-scored that are wrong, k being the number of wrong "
+    f"labels or {FEW}; guessing gives the part that is wrong. Means over n seeds, ± half the width "
+    "of the 95 % Student-t interval."
+)
+"""What the columns of a table of detection mean."""
 
 
 def label_errors(outcome: Outcome) -> Extra:
-    """Lists and contact sheets of the training images that scores make suspects of.
+    """Lists the training images that scores make suspects of, and draws contact sheets of them.
 
     For each data set and row that keeps scores: `STUDY-ROW-DATASET-suspects.csv`, the lowest-scored
     `LISTED` images of each seed, and `...-suspects.png`, the lowest-scored `SHOWN` of the first
@@ -57,56 +73,34 @@ def label_errors(outcome: Outcome) -> Extra:
     Raises:
         DataFileError: such an image cannot be decoded.
     """
-    parts, files, measured = [], [], []
-    for dataset in outcome.plan.datasets:
-        for row in outcome.plan.rows:
-            records = scored_records(outcome, dataset, row)
-            measured += [line for record in records for line in _measured(outcome, record)]
-            if records and row.row.family != "placebo":
-                csv, sheet = _write_suspects(outcome, dataset, row, records)
-                files += [csv, sheet]
-                parts.append(
-                    f"- {row.row.label} on {dataset}: `{csv.name}`, the lowest-scored training "
-                    f"images of each seed; `{sheet.name}`, pictures of the first seed's."
-                )
-    if not parts and not measured:
-        return Extra()
-    text = ["## Labels to look at first", "\n".join(parts)]
-    if measured:
-        frame = pd.DataFrame(measured)
+    rows = {row.row.key: row.row for row in outcome.plan.rows}
+    scored = [r for r in finished_trainings(outcome) if r.result.get("scores") is not None]
+    parts, files = [], []
+    for (dataset, key), group in groupby(scored, lambda r: (r.cell.dataset, r.cell.method)):
+        if rows[key].family != "placebo":
+            csv, sheet = _write_suspects(outcome, dataset, rows[key], list(group))
+            files += [csv, sheet]
+            parts.append(
+                f"- {rows[key].label} on {dataset}: `{csv.name}`, the lowest-scored training "
+                f"images of each seed; `{sheet.name}`, pictures of the first seed's."
+            )
+    text = ["## Labels to look at first", "\n".join(parts)] if scored else []
+    metrics: dict[tuple[str, str], dict[str, float]] = {}
+    noisy = [record for record in scored if record.cell.training.label_noise > 0]
+    if noisy:
+        frame = pd.DataFrame([_detection(outcome, record) for record in noisy])
         csv = outcome.output / f"{outcome.plan.study}-label-errors.csv"
         write_atomically(csv, frame.to_csv(index=False, lineterminator="\n"))
         files.append(csv)
-        labels = {row.row.key: row.row.label for row in outcome.plan.rows}
-        text += [detection_table(frame, labels), LEGEND]
-    return Extra("\n\n".join(part for part in text if part), files, _metrics(measured))
-
-
-LEGEND = (
-    "- AUC: the chance that a wrong label scores lower than a right one; 0.5 is guessing. "
-    "Precision at k: part of the k lowest-scored that are wrong, k being the number of wrong "
-    f"labels or {FEW}; guessing gives the part that is wrong. Means over n seeds, ± half the width "
-    "of the 95 % Student-t interval."
-)
-"""What the columns of `detection_table` mean."""
-
-
-def scored_records(outcome: Outcome, dataset: str, row: StudyRow) -> list[CellRecord]:
-    """The row's finished final cells that have scores, by seed."""
-    found = [
-        record
-        for record in outcome.records
-        if record.cell.method == row.row.key
-        and record.cell.dataset == dataset
-        and record.cell.purpose == "final"
-        and record.status == "finished"
-        and record.result.get("scores") is not None
-    ]
-    return sorted(found, key=lambda record: record.cell.seed)
+        for (dataset, method), seeds in frame.groupby(["dataset", "method"], sort=False):
+            means = seeds[list(MEASURES)].mean().dropna()
+            metrics[method, dataset] = {f"label_errors_{name}": v for name, v in means.items()}
+        text += [_detection_table(frame, rows), LEGEND]
+    return Extra("\n\n".join(part for part in text if part), files, metrics)
 
 
 def suspects(record: CellRecord, source: Source, k: int) -> pd.DataFrame:
-    """The k lowest-scored training images of one training, lowest first.
+    """Returns the k lowest-scored training images of one training, lowest first.
 
     Args:
         record: of a finished cell with scores.
@@ -138,10 +132,10 @@ def suspects(record: CellRecord, source: Source, k: int) -> pd.DataFrame:
 
 
 def training_labels(record: CellRecord, source: Source) -> TrainingLabels:
-    """What the record's cell trained on.
+    """Returns what the record's cell trained on.
 
     Raises:
-        ValueError: that are not as many images as it has scores.
+        ValueError: it has another number of scores than of training images.
     """
     labels = draw_labels(record.cell.training, source)
     if len(labels.indices) != len(record.result["scores"]):
@@ -152,76 +146,43 @@ def training_labels(record: CellRecord, source: Source) -> TrainingLabels:
     return labels
 
 
-def detection_table(frame: pd.DataFrame, labels: dict[str, str]) -> str:
-    """Markdown: for each data set and method the mean of its seeds, with interval.
+def _detection(outcome: Outcome, record: CellRecord) -> dict[str, Any]:
+    """Returns how well the scores of one training find the wrong labels, as a line of the CSV."""
+    cell = record.cell
+    labels = training_labels(record, outcome.sources[source_key(cell.training)])
+    detection = detect(record.result["scores"], (labels.given != labels.true).numpy())
+    identity = {"dataset": cell.dataset, "method": cell.method, "seed": cell.seed}
+    return {**identity, **asdict(detection)}
 
-    Args:
-        frame: one row for each seed: dataset, method and the fields of `Detection`.
-        labels: how methods are called.
-    """
+
+def _detection_table(frame: pd.DataFrame, rows: Mapping[str, Row]) -> str:
+    """Returns Markdown: for each data set and method the mean of its seeds, with interval."""
+    header = ("method", "wrong", "n", *MEASURES.values())
     parts = []
-    for dataset in frame["dataset"].unique():
-        here = frame[frame["dataset"] == dataset]
-        lines = [
-            _table_line(labels.get(str(method), str(method)), here[here["method"] == method])
-            for method in here["method"].unique()
-        ]
-        parts.append(f"### {dataset}\n\n{padded_table(_HEADER, lines)}")
+    for dataset, here in frame.groupby("dataset", sort=False):
+        lines = []
+        for method, seeds in here.groupby("method", sort=False):
+            wrong, total = seeds["wrong"].mean(), seeds["total"].mean()
+            means = [told(mean_interval(seeds[name].dropna().tolist())) for name in MEASURES]
+            share = f"{100 * wrong / total:.3g} % of {total:.0f}"
+            lines.append([rows[str(method)].label, share, str(len(seeds)), *means])
+        parts.append(f"### {dataset}\n\n{padded_table(header, lines)}")
     return "\n\n".join(parts)
 
 
-def detection_line(record: CellRecord, method: str, found: Detection) -> dict[str, Any]:
-    """One row of the frame that `detection_table` takes."""
-    return {
-        "dataset": record.cell.dataset,
-        "method": method,
-        "seed": record.cell.seed,
-        **asdict(found),
-    }
-
-
 def file_name(dataset: str) -> str:
-    """The data set in a file's name: a folder by its own name and some digits of its whole path."""
+    """Returns the data set in a file's name: of a folder its own name and some digits of its whole
+    path."""
     if ":" not in dataset:
         return dataset
-    own = re.sub(r"[^A-Za-z0-9_.]+", "_", dataset.rstrip("/").rpartition("/")[2])
-    return f"{own}-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}"
-
-
-def _table_line(label: str, seeds: pd.DataFrame) -> list[str]:
-    wrong, total = seeds["wrong"].mean(), seeds["total"].mean()
-    line = [label, f"{100 * wrong / total:.3g} % of {total:.0f}", str(len(seeds))]
-    for name in ("auc", "precision_at_wrong", "precision_at_few"):
-        interval = mean_interval(seeds[name].dropna().tolist())
-        half = interval.high - interval.mean
-        text = "–" if interval.n == 0 else f"{interval.mean:.3f}"
-        line.append(text if np.isnan(half) else f"{text} ± {half:.3f}")
-    return line
-
-
-def _measured(outcome: Outcome, record: CellRecord) -> Iterator[dict[str, Any]]:
-    if record.cell.training.label_noise > 0:
-        labels = training_labels(record, outcome.sources[source_key(record.cell.training)])
-        found = detect(record.result["scores"], (labels.given != labels.true).numpy())
-        yield detection_line(record, record.cell.method, found)
-
-
-def _metrics(measured: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
-    """Of each method and data set the mean of its seeds."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for key in dict.fromkeys((line["method"], line["dataset"]) for line in measured):
-        lines = [line for line in measured if (line["method"], line["dataset"]) == key]
-        for name in ("auc", "precision_at_wrong", "precision_at_few"):
-            mean = float(np.mean([line[name] for line in lines]))
-            if not np.isnan(mean):
-                found.setdefault(key, {})[f"label_errors_{name}"] = mean
-    return found
+    name = re.sub(r"[^A-Za-z0-9_.]+", "_", dataset.rstrip("/").rpartition("/")[2])
+    return f"{name}-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}"
 
 
 def _write_suspects(
-    outcome: Outcome, dataset: str, row: StudyRow, records: Sequence[CellRecord]
+    outcome: Outcome, dataset: str, row: Row, records: Sequence[CellRecord]
 ) -> tuple[Path, Path]:
-    stem = f"{outcome.plan.study}-{row.row.key}-{file_name(dataset)}-suspects"
+    stem = f"{outcome.plan.study}-{row.key}-{file_name(dataset)}-suspects"
     csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
     sources = [outcome.sources[source_key(record.cell.training)] for record in records]
     lists = [
@@ -233,7 +194,7 @@ def _write_suspects(
     total = len(first.result["scores"])
     shown = suspects(first, source, min(SHOWN, total))
     heading = (
-        f"{row.row.label}, {dataset}, seed {first.cell.seed}: the {len(shown)} lowest-scored of "
+        f"{row.label}, {dataset}, seed {first.cell.seed}: the {len(shown)} lowest-scored of "
         f"{total} training images, lowest first"
     )
     save_figure(suspects_sheet(shown, source, heading), picture)

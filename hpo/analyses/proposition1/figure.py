@@ -84,7 +84,7 @@ def _draw(
     drawn = [key for key in labels if (looks["method"] == key).any()]
     for index, method in enumerate(drawn):
         style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "lw": 1.5, "ms": 4}
-        marked = {"marker": MARKERS[index % len(MARKERS)], "label": labels[method]}
+        marked: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "label": labels[method]}
         for column, dashes in zip(columns, ("-", "--"), strict=True):
             shown = looks[(looks["method"] == method) & looks[column].notna()]
             if logarithmic:
