@@ -1,35 +1,35 @@
 """Send an MLflow store what it missed of the studies in an output folder, and train nothing.
 
 python -m hpo.complete_tracking DIR
-python -m hpo.complete_tracking DIR --tracking-uri http://127.0.0.1:5000
+python -m hpo.complete_tracking DIR --tracking-uri http://127.0.0.1:5000 --storage s3://bucket/table2
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore, StoreError
+from hpo.cells.summary import SummaryRow
 from hpo.storage import output_folder
-from hpo.tracking.journal import Journal
-from hpo.tracking.store import (
-    TrackingError,
-    check_tracking_uri,
-    default_tracking_uri,
-    first_line,
-    mlflow_settings,
-    shown_uri,
-    store_errors,
-)
+from hpo.storage.places import storage_at, storage_of
+from hpo.storage.protocol import Storage
+from hpo.tracking.missing import Missing
+from hpo.tracking.store import check_tracking_uri, first_line, shown_uri, store_errors
+from hpo.tracking.tracker import StudyTracker, TrackingError, default_tracking_uri
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and send.
+    """Parses the command line and sends.
 
     Returns:
-        The exit status: 0 if nothing waits any more, 1 if files were refused, 2 if the store or the
-        folder cannot be used, or a study is running there.
+        The exit status: 0 if nothing is missing any more, 1 if something could not be sent, 2 if
+        the store or the folder cannot be used, or a study is running there.
     """
     parser = argparse.ArgumentParser(
         prog="python -m hpo.complete_tracking",
@@ -40,36 +40,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: as of a study)"
     )
+    parser.add_argument("--storage", metavar="URI", help="where the cells are (default: DIR)")
     options = parser.parse_args(arguments)
     output = options.output.resolve()
     uri = options.tracking_uri or default_tracking_uri(output)
     try:
         if not output.is_dir():
             raise ValueError(f"{output} is no folder; give a study's --output")
+        storage = storage_at(options.storage) if options.storage else storage_of(output)
         with output_folder.locked(output):
-            return _complete(output, uri)
+            return _complete(output, uri, storage)
     except (ValueError, TrackingError) as error:
-        told = first_line(error)
+        message = first_line(error)
     except store_errors() as error:
-        told = first_line(error)
-    print(f"error: {told}", file=sys.stderr)
+        message = first_line(error)
+    print(f"error: {message}", file=sys.stderr)
     return 2
 
 
-def _complete(output: Path, uri: str) -> int:
-    journal = Journal(output, uri)
-    if not journal.path.exists():
+def _complete(output: Path, uri: str, storage: Storage) -> int:
+    ledgers = Missing.all_in(output, uri)
+    troubles = [
+        f"{path} is of an earlier version; run its study again, without --fresh, which trains "
+        "nothing twice, and delete that file"
+        for path in output.glob("mlflow-pending*.jsonl")
+    ]
+    if not ledgers and not troubles:
         print(f"nothing waits for {shown_uri(uri)}")
         return 0
     check_tracking_uri(uri)
-    from mlflow import MlflowClient
-
-    with mlflow_settings():
-        sent = journal.send(MlflowClient(uri), uri)
-    print(f"sent to {shown_uri(uri)}: runs {sent.runs}, files {sent.files}")
-    for trouble in sent.trouble:
+    runs = files = 0
+    for ledger in ledgers:
+        runs, files = runs + len(ledger.runs), files + len(ledger.files)
+        troubles += _send(ledger, output, uri, storage)
+        runs, files = runs - len(ledger.runs), files - len(ledger.files)
+    print(f"sent to {shown_uri(uri)}: runs {runs}, files {files}")
+    for trouble in troubles:
         print(f"error: not sent: {trouble}", file=sys.stderr)
-    return 1 if sent.trouble else 0
+    return 1 if troubles else 0
+
+
+def _send(ledger: Missing, output: Path, uri: str, storage: Storage) -> list[str]:
+    """Sends what the ledger names, as its study would have; returns what went wrong."""
+    troubles: list[str] = []
+    with StudyTracker(
+        uri,
+        output=output,
+        experiment=ledger.experiment,
+        study_id=ledger.study_id,
+        params=ledger.params,
+        storage=storage,
+        missing=ledger,
+    ) as tracker:
+        for key, content in list(ledger.runs.items()):
+            try:
+                if key.startswith("summary "):
+                    tracker.summarise([SummaryRow(**content)])
+                elif key != "study":
+                    tracker.end_cell(_record(key, content, storage))
+            except (LookupError, TypeError, ValueError, AttributeError, StoreError) as error:
+                troubles.append(f"{key}: {first_line(error)}")
+        # A ledger from elsewhere must not have any file of this machine sent away.
+        paths = {name: (output / name).resolve() for name in ledger.files}
+        for name, path in paths.items():
+            if path.is_relative_to(output) and path.is_file():
+                tracker.log_figure_files([path])
+            else:
+                troubles.append(f"{name}: no file of {output}")
+        tracker.describe(ledger.note)
+        try:
+            tracker.close(ledger.status or "KILLED")
+        except TrackingError as error:
+            troubles.append(str(error))
+    return troubles
+
+
+def _record(cell_id: str, content: Any, storage: Storage) -> CellRecord:
+    """Returns the record that the ledger holds, or the one that is stored."""
+    if content is not None:
+        return CellRecord.from_dict(content)
+    record = CellStore(storage).load(cell_id) if re.fullmatch(r"[\w.+@-]+", cell_id) else None
+    if record is None:
+        raise LookupError(f"no record in {storage.uri}; give --storage where it is elsewhere")
+    return record
 
 
 if __name__ == "__main__":

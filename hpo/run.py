@@ -144,6 +144,7 @@ def _run(
             **options.overrides,
         },
         description=about,
+        storage=options.storage,
     )
     with tracking as tracker, Progress() as progress:
         about = "about " if plan.budget is not None else ""

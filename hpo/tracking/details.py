@@ -16,50 +16,59 @@ Series = Mapping[str, list[tuple[int, float]]]
 """Values of a metric by step."""
 
 MAP_KEY = "lam_by_class_pair"
-"""Of the images."""
+"""Name of the images of maps."""
 
 _PIXELS = 480
 
 
 def series_of(result: Mapping[str, Any]) -> Series:
-    """Metrics over steps of their own.
+    """Returns metrics over steps of their own.
 
     lam_density, lam_density_first: of the last and the first epoch, the density of λ (1 is
     uniform) at the middle of each bin, in percent. lam_pair_spread: standard deviation of mean λ
     over pairs of classes, by epoch, where it was recorded.
     """
-    found: dict[str, list[tuple[int, float]]] = {}
+    series: dict[str, list[tuple[int, float]]] = {}
     for name, histogram in (
         ("lam_density", result.get("lam_histogram")),
         ("lam_density_first", result.get("lam_histogram_first")),
     ):
         if histogram and sum(histogram):
             bins, total = len(histogram), sum(histogram)
-            found[name] = [
+            series[name] = [
                 (int(100 * (at + 0.5) / bins), bins * count / total)
                 for at, count in enumerate(histogram)
             ]
     maps = maps_of(result)
     if maps:
-        found["lam_pair_spread"] = [(epoch, float(np.nanstd(lam))) for epoch, lam in maps.items()]
-    return found
+        series["lam_pair_spread"] = [(epoch, float(np.nanstd(lam))) for epoch, lam in maps.items()]
+    return series
 
 
 def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """The distances of an analysed training: intrusion_mean, intrusion_minimum and so on."""
-    found: Mapping[str, float] = (result.get("findings") or {}).get("intrusion") or {}
-    return {f"intrusion_{name}": value for name, value in found.items()}
+    """Returns the distances of an analyzed training: intrusion_mean, intrusion_minimum, …"""
+    distances: Mapping[str, float] = (result.get("findings") or {}).get("intrusion") or {}
+    return {f"intrusion_{name}": value for name, value in distances.items()}
 
 
 def maps_of(result: Mapping[str, Any]) -> dict[int, np.ndarray]:
-    """Mean λ by classes [C, C] for each epoch in which it was recorded; NaN: no such pair."""
+    """Returns mean λ by classes [C, C] of each epoch that recorded it; NaN: no such pair."""
     findings: Mapping[str, Any] = result.get("findings") or {}
     recorded = zip(findings.get("pair_epochs", ()), findings.get("pair_lam", ()), strict=True)
     return {epoch: np.array(lam, dtype=float) for epoch, lam in recorded}  # None becomes NaN
 
 
+def send_map(client: Any, run_id: str, epoch: int, lam: np.ndarray) -> None:
+    """Logs the picture of λ by classes [C, C], unless the run has one of this epoch."""
+    # As MLflow names them, later and earlier versions.
+    starts = tuple(f"images/{MAP_KEY}{mark}step{mark}{epoch}{mark}" for mark in "+%")
+    files = client.list_artifacts(run_id, "images")
+    if not any(file.path.startswith(starts) for file in files):
+        client.log_image(run_id, map_image(lam), key=MAP_KEY, step=epoch, synchronous=True)
+
+
 def map_image(lam: np.ndarray) -> np.ndarray:
-    """A map as a picture, uint8 [H, H, 3]: from brown at λ = 0 over white to violet at 1.
+    """Returns a map as a picture, uint8 [H, H, 3]: from brown at λ = 0 over white to violet at 1.
 
     The scale is the same for all, so that pictures can be compared; a pair that never came up is
     grey. Rows and columns are the classes in order, without names.

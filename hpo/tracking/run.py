@@ -40,8 +40,16 @@ class TrackedRun:
             another value, the new one becomes the tag ``latest.NAME``.
         stored: the run to continue; None creates one at the first `sync`.
         replaces: id of a run to delete (MLflow can restore it) at the first `sync`.
-        began: when it began, in milliseconds; None for now.
         params_later: parameters go with the first epochs, or the end, which saves a request.
+
+    Attributes:
+        key: what tells it from the study's other runs.
+        run_id: its id; None before the store has it.
+        status: terminal state that was noted, or None.
+        ended: the store has all of it.
+        tags: all that was noted.
+        stored_tags: those that the store has.
+        synced_at: when the store was last asked to take it, by `time.monotonic`.
     """
 
     def __init__(
@@ -52,9 +60,9 @@ class TrackedRun:
         *,
         stored: StoredRun | None = None,
         replaces: str | None = None,
-        began: int | None = None,
         params_later: bool = False,
     ) -> None:
+        self.key = run_key(tags)
         self.run_id = stored.run_id if stored else None
         self.ended = False
         self.status: RunStatus | None = None
@@ -69,15 +77,13 @@ class TrackedRun:
         }
         self._name = name
         self._replaces = replaces
-        self._replaced = replaces
-        self._began = _now() if began is None else began
+        self._began = _now()
         # A clock may go back, and of two values at one step MLflow shows the later one.
         self._latest_at = max(self._began if stored is None else 0, before.latest_at)
         self._live = False
         self._params_later = params_later
         self._params = {key: value for key, value in params.items() if key not in before.params}
-        self._opening_tags = {**tags, **latest}
-        self._tags = self._news(self._opening_tags)
+        self._tags = self._news({**tags, **latest})
         self._latest = dict(before.metrics)
         self._steps: set[int] | None = None if stored else set()
         self._noted: set[int] = set()
@@ -85,20 +91,12 @@ class TrackedRun:
         self._final = _Values(0, 0, {})
         self._series: Series = {}
         self._final_tags: dict[str, str] = {}
-        self._told_opening = False
-        self._told_epochs = 0
-        self._told_end = False
 
-    def add_epoch(self, metrics: Mapping[str, Any], *, at: int | None = None) -> None:
-        """Note the metrics of one epoch, at step ``metrics["epoch"]``; each step counts once.
-
-        Args:
-            metrics: numbers are logged, everything else in the mapping is left out.
-            at: when it ended, in milliseconds; None for now.
-        """
+    def add_epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Notes the numbers of one epoch, at step ``metrics["epoch"]``; each step counts once."""
         step = int(metrics[MARKER])
         if step not in self._noted:
-            at = _now() if at is None else at
+            at = _now()
             self._noted.add(step)
             self._pending.append(_Values(step, at, _numbers(metrics)))
             self._latest_at = max(self._latest_at, at)
@@ -109,28 +107,24 @@ class TrackedRun:
         metrics: Mapping[str, Any],
         tags: Mapping[str, str],
         series: Series | None = None,
-        *,
-        at: int | None = None,
     ) -> None:
-        """Note the end: metrics stand at the last epoch, values that are the latest are not sent.
+        """Notes the end: metrics stand at the last epoch, values that are the latest are not sent.
 
         Args:
             status: terminal state of the run.
             metrics: numbers are logged, everything else in the mapping is left out.
             tags: added to the run's, after the metrics: a run that has them is complete.
             series: metrics over steps of their own; they go with the digest among the tags.
-            at: when it ended, in milliseconds; None for now.
         """
         self.status = status
         self.ended = False
-        self._told_end = False
         step = max(self._noted, default=0)
-        self._final = _Values(step, _now() if at is None else at, _numbers(metrics))
+        self._final = _Values(step, _now(), _numbers(metrics))
         self._final_tags, self._series = dict(tags), series or {}
         self.tags |= tags
 
     def sync(self, client: Any, experiment_id: str) -> None:
-        """Bring the store to what this object says.
+        """Brings the store to what this object says.
 
         Raises:
             MlflowException, OSError: the store failed. Whatever it has not taken is kept.
@@ -147,31 +141,6 @@ class TrackedRun:
             client.set_terminated(self.run_id, self.status, end_time=at)
             self.ended = True
             self._latest_at = at
-        self._told_opening, self._told_epochs, self._told_end = False, 0, False
-
-    def unsent(self) -> list[dict[str, Any]]:
-        """What the store lacks and no call before has told: lines for `hpo.tracking.journal`."""
-        if self.ended:
-            return []
-        lines: list[dict[str, Any]] = []
-        if not self._told_opening:
-            opening = {
-                "name": self._name,
-                "tags": self._opening_tags,
-                "params": self._params,
-                "began": self._began,
-                "replaces": self._replaced,
-            }
-            lines.append({"opening": opening})
-        if fresh := self._pending[self._told_epochs :]:
-            lines.append({"epochs": [[epoch.timestamp, epoch.values] for epoch in fresh]})
-        if self.status is not None and not self._told_end:
-            final = self._final
-            end = {"status": self.status, "at": final.timestamp, "metrics": final.values}
-            lines.append({"end": {**end, "tags": self._final_tags, "series": self._series}})
-            self._told_end = True
-        self._told_opening, self._told_epochs = True, len(self._pending)
-        return [{"run": run_key(self._opening_tags), **line} for line in lines]
 
     def _open(self, client: Any, experiment_id: str) -> None:
         if self.run_id is None:
@@ -194,7 +163,7 @@ class TrackedRun:
         return max(self._final.timestamp, self._latest_at + 1)
 
     def _send(self, client: Any) -> None:
-        """All that waits, in as few requests as it fits in: the end goes with the last epochs."""
+        """Sends all that waits, in as few requests as possible: the end with the last epochs."""
         fresh = self._fresh_epochs(client)
         if self._params_later and self.status is None and not fresh:
             return
@@ -210,10 +179,10 @@ class TrackedRun:
             self._log(client, batch)
         self._log(client, last, final, self._params, tags)
         self._params, self._tags = {}, {}
-        self._pending, self._told_epochs = [], 0
+        self._pending = []
 
     def _fresh_epochs(self, client: Any) -> list[_Values]:
-        """The epochs noted that the store has not."""
+        """Returns the epochs noted that the store has not."""
         if self._pending and self._steps is None:
             history = client.get_metric_history(self.run_id, MARKER)
             self._steps = {metric.step for metric in history}
@@ -222,7 +191,7 @@ class TrackedRun:
         return [epoch for epoch in self._pending if epoch.step not in (self._steps or ())]
 
     def _final_metrics(self, fresh: Iterable[_Values]) -> list[Metric]:
-        """Those of the end, after these epochs: what is the latest value already is left out."""
+        """Returns those of the end, after these epochs, without values that are the latest."""
         from mlflow.entities import Metric
 
         latest = dict(self._latest)
@@ -250,7 +219,7 @@ class TrackedRun:
         params: Mapping[str, str] = MappingProxyType({}),
         tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """One request, of which the store takes parameters first, then metrics, and tags last."""
+        """Makes one request; the store takes parameters first, then metrics, and tags last."""
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [
@@ -274,7 +243,7 @@ class TrackedRun:
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Parameters for MLflow: dotted names for nested mappings, text values, None left out."""
+    """Returns parameters for MLflow: dotted names, values as text, None left out."""
     flat: dict[str, str] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
@@ -289,7 +258,7 @@ def _now() -> int:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among ``metrics``; infinity becomes NaN.
+    """Returns the numbers among ``metrics``; infinity becomes NaN.
 
     SQL has no infinity, MLflow writes the largest float instead, and that ruins a chart's axis.
     """
@@ -301,7 +270,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _same(before: float | None, now: float) -> bool:
-    """Whether the store has the value already; a NaN is the same as another."""
+    """Returns whether the values are the same; a NaN is the same as another."""
     return before == now or (before is not None and math.isnan(before) and math.isnan(now))
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from hpo.tracking.missing import Missing
+from hpo.tracking.outbox import Artifact, Outbox
+from hpo.tracking.run import TrackedRun
 from hpo.tracking.store import first_line, shown_uri
+from hpo.tracking.stored import StoredRun
 from hpo.tracking.tracker import StudyTracker, TrackingError, check_tracking_uri
-from hpo.tracking.writing import Writing
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for folder in ("core", "hpo", "studies") for path in (ROOT / folder).rglob("*.py")]
@@ -118,17 +121,19 @@ def test_no_message_repeats_the_password(
                 act()
             messages.append(str(caught.value))
 
-        def fail() -> None:
+        def fail(*_: object) -> None:
             raise OSError(f"no route to {uri}")
 
         with caplog.at_level(logging.DEBUG):
-            writing = Writing(uri)
-            writing.records(fail)
-            writing.files(fail)
+            outbox = Outbox(None, "0", uri, Missing(tmp_path / "missing.json", "1", "x"))
+            stored = TrackedRun("x", {}, {}, stored=StoredRun("1", "RUNNING"))
+            outbox.add(Artifact(stored, "table", fail))
+            outbox.write_artifacts()
+            outbox.attempt(fail)
     assert "me:***@" in messages[0]
     assert "me:***@" in caplog.text
     captured = capfd.readouterr()
-    for text in (*messages, caplog.text, captured.out, captured.err, str(writing.trouble)):
+    for text in (*messages, caplog.text, captured.out, captured.err, str(outbox.trouble)):
         assert "hunter2" not in text
 
 

@@ -1,7 +1,7 @@
 """A folder or a storage from a stranger: whatever file of it is a pickle, nothing of it is run.
 
-Checkpoints: tests/core/training/test_checkpoint.py. Tune's own state and the journal of tracking
-records: tests/studies. That no source file unpickles at all: tests/house/test_safety.py.
+Checkpoints: tests/core/training/test_checkpoint.py. Tune's own state and the ledger of what MLflow
+misses: tests/system/faults. That no source file unpickles at all: tests/house/test_safety.py.
 """
 
 from __future__ import annotations

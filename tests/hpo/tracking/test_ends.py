@@ -3,74 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from mlflow.entities import ViewType
 
 from hpo.cells.record import CellRecord
-from hpo.tracking.tracker import StudyTracker, TrackingError
+from hpo.tracking.tracker import TrackingError
 from mlflow import MlflowClient
 
+Study = Any  # of conftest.py
+Train = Callable[..., None]
 MakeRecord = Callable[..., CellRecord]
-
-
-def open_tracker(output: Path, uri: str | None = None, **params: Any) -> StudyTracker:
-    return StudyTracker(
-        uri, output=output, experiment="table2", study_id="table2-1234", params=params
-    )
-
-
-def rows(output: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(output / "mlflow.db")) as database:
-        return database.execute(query).fetchall()
-
-
-def statuses(output: Path) -> dict[str, str]:
-    """Status by run name, of the runs that are not deleted; names must be unique."""
-    found = rows(output, "SELECT name, status FROM runs WHERE lifecycle_stage = 'active'")
-    assert len(dict(found)) == len(found), "duplicated runs"
-    return dict(found)
-
-
-def metric(output: Path, run: str, key: str) -> list[tuple[int, float]]:
-    return rows(
-        output,
-        "SELECT step, value FROM metrics JOIN runs USING (run_uuid) WHERE lifecycle_stage = "
-        f"'active' AND name = '{run}' AND key = '{key}' ORDER BY step, timestamp",
-    )
-
-
-def train(tracker: StudyTracker, record: CellRecord, epochs: slice = slice(None)) -> None:
-    tracker.start_cell(record.cell)
-    for metrics in record.result["history"][epochs]:
-        tracker.epoch(record.cell.id, metrics)
-
-
-@contextmanager
-def interrupted(tracker: StudyTracker, error: BaseException) -> Iterator[StudyTracker]:
-    """The tracker's block, ended by ``error`` after what the test does in it."""
-
-    def fail() -> None:
-        raise error
-
-    with ExitStack() as stack:
-        stack.enter_context(pytest.raises(type(error)))
-        yield stack.enter_context(tracker)
-        fail()
-
-
-@pytest.fixture
-def output(tmp_path: Path, empty_store: Path) -> Path:
-    """An output folder whose default store is there and empty."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -79,12 +27,6 @@ def sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
-
-
-def runs(output: Path, name: str) -> list[tuple[str, str]]:
-    """Stage (active or deleted) and status of all runs of this name, sorted."""
-    query = f"SELECT lifecycle_stage, status FROM runs WHERE name = '{name}'"
-    return sorted(rows(output, query))
 
 
 @contextmanager
@@ -108,7 +50,7 @@ def time_out() -> None:
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(5)
+    time.sleep(0.5)
 
 
 def interrupt() -> None:
@@ -124,59 +66,59 @@ def interrupt() -> None:
     ],
 )
 def test_every_way_out_ends_every_run(
-    output: Path, make_record: MakeRecord, error: BaseException, expected: str
+    study: Study, make_record: MakeRecord, train: Train, error: BaseException, expected: str
 ) -> None:
     record = make_record()
-    with interrupted(open_tracker(output), error) as tracker:
+    with study.interrupted(error) as tracker:
         train(tracker, record)
-    assert statuses(output) == {"table2": expected, record.cell.id: expected}
+    assert study.statuses() == {"table2": expected, record.cell.id: expected}
     # What was buffered is written before the end.
-    assert len(metric(output, record.cell.id, "train_loss")) == 2
+    assert len(study.metric(record.cell.id, "train_loss")) == 2
 
 
 def test_sigterm_ends_every_run_and_the_handler_is_put_back(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     record = make_record()
 
-    def study() -> None:
-        with open_tracker(output) as tracker:
+    def run() -> None:
+        with study.open() as tracker:
             tracker.start_cell(record.cell)
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+            time.sleep(0.5)
 
     with pytest.raises(SystemExit) as left:
-        study()
+        run()
     assert left.value.code == 128 + signal.SIGTERM
-    assert set(statuses(output).values()) == {"KILLED"}
+    assert set(study.statuses().values()) == {"KILLED"}
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_cell_left_open_by_a_finished_study_is_killed(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     record = make_record()
-    tracker = open_tracker(output)
+    tracker = study.open()
     tracker.start_cell(record.cell)
     tracker.close("FINISHED")
     tracker.close("FAILED")
-    assert statuses(output) == {"table2": "FINISHED", record.cell.id: "KILLED"}
+    assert study.statuses() == {"table2": "FINISHED", record.cell.id: "KILLED"}
 
 
 def test_runs_of_a_driver_that_died_are_killed_unless_resumed(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     resumed, abandoned = make_record(seed=0), make_record(seed=1)
-    dead = open_tracker(output)
+    dead = study.open()
     dead.start_cell(resumed.cell)
     dead.start_cell(abandoned.cell)
     del dead
-    assert set(statuses(output).values()) == {"RUNNING"}
-    with open_tracker(output) as tracker:
+    assert set(study.statuses().values()) == {"RUNNING"}
+    with study.open() as tracker:
         tracker.start_cell(resumed.cell)
         tracker.end_cell(resumed)
-    assert statuses(output) == {
+    assert study.statuses() == {
         "table2": "FINISHED",
         resumed.cell.id: "FINISHED",
         abandoned.cell.id: "KILLED",
@@ -184,68 +126,68 @@ def test_runs_of_a_driver_that_died_are_killed_unless_resumed(
 
 
 def test_runs_of_a_driver_that_died_are_not_running_once_the_study_is_opened(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     record = make_record()
-    open_tracker(output).start_cell(record.cell)
-    tracker = open_tracker(output)
-    assert statuses(output) == {"table2": "RUNNING", record.cell.id: "KILLED"}
+    study.open().start_cell(record.cell)
+    tracker = study.open()
+    assert study.statuses() == {"table2": "RUNNING", record.cell.id: "KILLED"}
     tracker.start_cell(record.cell)
-    assert statuses(output) == {"table2": "RUNNING", record.cell.id: "RUNNING"}
+    assert study.statuses() == {"table2": "RUNNING", record.cell.id: "RUNNING"}
 
 
 def test_a_run_whose_creation_was_not_answered_is_not_left_twice(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     record = make_record()
-    with open_tracker(output) as tracker:
+    with study.open() as tracker:
         with after("create_run", time_out):
             tracker.start_cell(record.cell)
         tracker.end_cell(record)
-    assert runs(output, record.cell.id) == [("active", "FINISHED"), ("deleted", "KILLED")]
-    assert metric(output, record.cell.id, "train_loss") == [(1, 1.0), (2, 0.5)]
-    assert statuses(output)["table2"] == "FINISHED"
+    assert study.stages(record.cell.id) == [("active", "FINISHED"), ("deleted", "KILLED")]
+    assert study.metric(record.cell.id, "train_loss") == [(1, 1.0), (2, 0.5)]
+    assert study.statuses()["table2"] == "FINISHED"
 
 
 def test_a_store_that_never_answers_a_creation_has_no_running_run(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     record = make_record()
-    tracker = open_tracker(output)
+    tracker = study.open()
     with after("create_run", time_out):
         tracker.start_cell(record.cell)
         with pytest.raises(TrackingError, match="timed out"):
             tracker.close("FINISHED")
-    with open_tracker(output) as tracker:
-        assert [stage for stage, _ in runs(output, record.cell.id)] == ["active", "deleted"]
+    with study.open() as tracker:
+        assert [stage for stage, _ in study.stages(record.cell.id)] == ["active", "deleted"]
         tracker.end_cell(record)
-    assert statuses(output) == {"table2": "FINISHED", record.cell.id: "FINISHED"}
+    assert study.statuses() == {"table2": "FINISHED", record.cell.id: "FINISHED"}
 
 
 @pytest.mark.parametrize("end", [terminate, interrupt])
 def test_a_signal_while_a_run_is_created_leaves_it_once(
-    output: Path, make_record: MakeRecord, end: Callable[[], None]
+    study: Study, make_record: MakeRecord, end: Callable[[], None]
 ) -> None:
     record = make_record()
 
-    def study() -> None:
-        with open_tracker(output) as tracker, after("create_run", end):
+    def run() -> None:
+        with study.open() as tracker, after("create_run", end):
             tracker.start_cell(record.cell)
 
     with pytest.raises((SystemExit, KeyboardInterrupt)):
-        study()
-    assert statuses(output) == {"table2": "KILLED", record.cell.id: "KILLED"}
+        run()
+    assert study.statuses() == {"table2": "KILLED", record.cell.id: "KILLED"}
     # A signal waits until the run's id is here; what cuts in all the same leaves one to delete.
-    kept, *others = runs(output, record.cell.id)
+    kept, *others = study.stages(record.cell.id)
     assert kept == ("active", "KILLED")
     assert set(others) <= {("deleted", "KILLED")}
 
 
 def test_of_the_runs_that_a_dead_driver_left_twice_the_full_one_stays(
-    output: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    study: Study, make_record: MakeRecord, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.tracking.writing._RETRY_SECONDS", 0.0)
-    monkeypatch.setattr("hpo.tracking.writing._REST", 0.0)
+    monkeypatch.setattr("hpo.tracking.outbox.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("hpo.tracking.outbox.REST", 0.0)
     full, partial = make_record(seed=0), make_record(seed=1, epochs=3)
     create = MlflowClient.create_run
     with monkeypatch.context() as lost:
@@ -253,50 +195,40 @@ def test_of_the_runs_that_a_dead_driver_left_twice_the_full_one_stays(
         lost.setattr(
             MlflowClient, "create_run", lambda *a, **v: (create(*a, **v), create(*a, **v))[1]
         )
-        dead = open_tracker(output)
+        dead = study.open()
     for record in (full, partial):
         with after("create_run", time_out):
             dead.start_cell(record.cell)
     dead.end_cell(full)
-    monkeypatch.setattr("hpo.tracking.tracker._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("hpo.tracking.tracker.FLUSH_SECONDS", 0.0)
     train(dead, partial, slice(0, 2))
     # Beside the study's two: what is missing is tried again with every cell, the first one twice.
-    assert len(rows(output, "SELECT * FROM runs")) == 7
+    assert len(study.runs(ViewType.ALL)) == 7
 
-    tracker = open_tracker(output)
+    tracker = study.open()
     expected = {"table2": "RUNNING", full.cell.id: "FINISHED", partial.cell.id: "KILLED"}
-    assert statuses(output) == expected
-    assert len(metric(output, full.cell.id, "train_loss")) == 2
-    assert len(metric(output, partial.cell.id, "train_loss")) == 2
-    [(parent,)] = rows(
-        output, "SELECT run_uuid FROM runs WHERE name = 'table2' AND lifecycle_stage = 'active'"
-    )
-    children = "SELECT DISTINCT value FROM tags WHERE key = 'mlflow.parentRunId'"
-    assert rows(output, children) == [(parent,)]
+    assert study.statuses() == expected
+    assert len(study.metric(full.cell.id, "train_loss")) == 2
+    assert len(study.metric(partial.cell.id, "train_loss")) == 2
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in study.runs()}
+    assert parents == {None, study.run("table2").info.run_id}
     tracker.close("KILLED")
 
 
 def test_an_identity_that_was_replaced_is_not_left_running(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     done, cut = make_record(seed=0), make_record(seed=1)
-    dead = open_tracker(output)
+    dead = study.open()
     dead.end_cell(done)
     dead.start_cell(cut.cell)
-    with StudyTracker(
-        None,
-        output=output,
-        experiment="table2",
-        study_id="table2-5678",
-        params={},
-        previous_study_id="table2-1234",
-    ) as tracker:
-        assert runs(output, done.cell.id) == [("active", "FINISHED")]
-        assert runs(output, cut.cell.id) == [("active", "KILLED")]
-        assert runs(output, "table2") == [("active", "KILLED"), ("active", "RUNNING")]
+    with study.open(study_id="5678", previous_study_id="1234") as tracker:
+        assert study.stages(done.cell.id) == [("active", "FINISHED")]
+        assert study.stages(cut.cell.id) == [("active", "KILLED")]
+        assert study.stages("table2") == [("active", "KILLED"), ("active", "RUNNING")]
         tracker.start_cell(cut.cell)
-    assert runs(output, cut.cell.id) == [("active", "KILLED")] * 2
-    assert runs(output, "table2") == [("active", "FINISHED"), ("active", "KILLED")]
+    assert study.stages(cut.cell.id) == [("active", "KILLED")] * 2
+    assert study.stages("table2") == [("active", "FINISHED"), ("active", "KILLED")]
 
 
 @pytest.mark.parametrize(
@@ -304,21 +236,21 @@ def test_an_identity_that_was_replaced_is_not_left_running(
     [(terminate, SystemExit), (interrupt, KeyboardInterrupt), (time_out, TrackingError)],
 )
 def test_a_study_that_could_not_be_opened_is_not_left_running(
-    output: Path, end: Callable[[], None], error: type[BaseException]
+    study: Study, end: Callable[[], None], error: type[BaseException]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with after("create_run", end), pytest.raises(error):
-        open_tracker(output)
-    assert statuses(output) == {"table2": "KILLED"}
+        study.open()
+    assert study.statuses() == {"table2": "KILLED"}
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_sigterm_at_the_end_of_a_study_still_ends_every_run(
-    output: Path, make_record: MakeRecord
+    study: Study, make_record: MakeRecord
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     signals = [terminate]
-    tracker = open_tracker(output)
+    tracker = study.open()
     for seed in range(2):
         tracker.start_cell(make_record(seed=seed).cell)
     with (
@@ -327,6 +259,6 @@ def test_sigterm_at_the_end_of_a_study_still_ends_every_run(
         tracker,
     ):
         pass
-    assert set(statuses(output).values()) == {"KILLED"}
-    assert len(statuses(output)) == 3
+    assert set(study.statuses().values()) == {"KILLED"}
+    assert len(study.statuses()) == 3
     assert signal.getsignal(signal.SIGTERM) == before

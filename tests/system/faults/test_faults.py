@@ -312,7 +312,7 @@ def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
     bench.assert_as_calm(folder, calm)
 
 
-def test_a_journal_that_was_half_written_is_sent_and_the_rest_made_again(
+def test_a_ledger_of_what_mlflow_misses_that_was_half_written_costs_nothing(
     output: Path, calm: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: Any, **__: Any) -> None:
@@ -324,9 +324,9 @@ def test_a_journal_that_was_half_written_is_sent_and_the_rest_made_again(
 
     assert bench.study(output, fault=bench.at(4, cut)) == UNUSABLE
     monkeypatch.undo()
-    journal = output / "mlflow-pending.jsonl"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole[: 2 * len(whole) // 3])
+    ledger = output / "mlflow-pending-local-faults.json"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole[: 2 * len(whole) // 3])
     assert bench.study(output) == 0
     assert bench.trained == 0
     bench.assert_as_calm(output, calm)
@@ -391,7 +391,7 @@ def test_nothing_in_a_strangers_folder_is_run(
     scratch.mkdir(parents=True)
     for name in ("tuner.pkl", "trainable.pkl", "searcher-state-1.pkl", "experiment_state-1.json"):
         (scratch / name).write_bytes(hostile)
-    (output / "mlflow-pending.jsonl").write_bytes(hostile)
+    (output / "mlflow-pending-local-faults.json").write_bytes(hostile)
     with pytest.warns(UserWarning, match="cannot be read"):
         assert bench.study(output) == 0
     assert not mark.exists()

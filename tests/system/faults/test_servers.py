@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from hpo.run import UNUSABLE
-from hpo.tracking import store, writing
+from hpo.tracking import outbox, store
 from hpo.tracking.tracker import check_tracking_uri
 
 Bench = Any  # of conftest.py
@@ -81,15 +81,15 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a store does not take is tried again with the next epoch, and not waited for."""
-    monkeypatch.setattr(writing, "_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(writing, "_REST", 0.0)
-    monkeypatch.setattr("hpo.tracking.tracker._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(outbox, "REST", 0.0)
+    monkeypatch.setattr("hpo.tracking.tracker.FLUSH_SECONDS", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # no growing pauses
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # of a slow machine
 
 
-def journals(output: Path) -> list[Path]:
-    return list(output.glob("mlflow-pending-*.jsonl"))
+def ledgers(output: Path) -> list[Path]:
+    return list(output.glob("mlflow-pending-*.json"))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -114,7 +114,7 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
             if epochs == 2:
                 server.kill()
             if epochs == 4:
-                assert journals(out)
+                assert ledgers(out)
             if epochs == 8:
                 server.start()
 
@@ -123,12 +123,12 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
         assert list((folder / "artifacts").rglob("faults.csv"))
 
         # Killed again, it stays away: what is missing is said, and sent by the command named.
-        monkeypatch.setattr(writing, "_RETRY_SECONDS", 60.0)
+        monkeypatch.setattr(outbox, "RETRY_SECONDS", 60.0)
         flags = ["--tracking-uri", server.uri, "--fresh"]
         assert bench.study(out, *flags, fault=bench.at(2, server.kill)) == UNUSABLE
         captured = capfd.readouterr()
         [last] = [line for line in captured.err.splitlines() if "faults: error" in line]
-        found = re.search(r"`python (-m hpo.complete_tracking .*)`", last)
+        found = re.search(r"`python (-m hpo.complete_tracking .*?)`", last)
         assert found is not None
         server.start()
         assert "***" in found[1]
@@ -227,7 +227,7 @@ def test_a_database_that_is_restarted_misses_nothing(
         if epochs == 2:
             postgresql.end(signal.SIGINT)
         if epochs == 4:
-            assert journals(out)
+            assert ledgers(out)
         if epochs == 5:
             postgresql.start()
         if epochs == 8:  # in between two requests

@@ -1,0 +1,106 @@
+"""The ledger of what an MLflow store lacks of a study: names only, since the records hold the rest.
+
+It lies beside the results while a store is away. A run is rebuilt from its cell's record, whatever
+part of it the store has by then, so that sending twice leaves everything once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpo.storage.atomic import write_atomically
+from hpo.tracking.signals import signals_held_back
+from hpo.tracking.store import local_tracking_uri, without_user
+from hpo.tracking.stored import RunStatus
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Missing:
+    """What a store lacks of one study.
+
+    It holds no address and no password, and nothing of it is ever run.
+
+    Attributes:
+        path: where it is kept while anything is missing.
+        study_id: identity of the study.
+        experiment: name of its experiment.
+        params: parameters of its parent run.
+        runs: keys of the runs that lack something, each with its record where that is stored
+            nowhere else: of a crashed cell the `CellRecord`, of a summary its row.
+        files: names of artifacts, relative to the output folder.
+        note: description of the parent run.
+        status: how the study ended; None while it runs, or where its driver was killed.
+        unkept: it could not be written last time.
+    """
+
+    path: Path
+    study_id: str
+    experiment: str
+    params: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, Any] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    note: str = ""
+    status: RunStatus | None = None
+    unkept: bool = False
+
+    @classmethod
+    def of(cls, output: Path, uri: str, study_id: str, experiment: str) -> Missing:
+        """Returns the study's ledger, which is empty where there is none that can be read."""
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", experiment)
+        path = output / f"{_prefix(output, uri)}{name}.json"
+        ledger = cls._read(path)
+        if ledger is not None and ledger.study_id == study_id:
+            return ledger
+        return cls(path, study_id, experiment)
+
+    @classmethod
+    def all_in(cls, output: Path, uri: str) -> list[Missing]:
+        """Returns the ledgers of an output folder for this store, one a study."""
+        ledgers = map(cls._read, sorted(output.glob(f"{_prefix(output, uri)}*.json")))
+        return [ledger for ledger in ledgers if ledger is not None]
+
+    @classmethod
+    def _read(cls, path: Path) -> Missing | None:
+        try:
+            ledger = cls(path, **json.loads(path.read_bytes()))
+            if not (isinstance(ledger.runs, dict) and isinstance(ledger.files, list)):
+                raise TypeError("runs must be an object and files a list")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            _logger.warning("%s is damaged (%s) and passed over", path, error)
+            return None
+        return ledger
+
+    def save(self) -> None:
+        """Writes the ledger, or removes it where nothing is missing.
+
+        That it cannot be written, on a full disk, is logged once.
+        """
+        content = {k: v for k, v in asdict(self).items() if k not in ("path", "unkept")}
+        try:
+            if not (self.runs or self.files):
+                self.path.unlink(missing_ok=True)
+                return
+            with signals_held_back():
+                write_atomically(self.path, json.dumps(content, indent=1))
+        except OSError as error:
+            if not self.unkept:
+                _logger.warning("cannot keep what MLflow misses in %s: %s", self.path, error)
+            self.unkept = True
+        else:
+            self.unkept = False
+
+
+def _prefix(output: Path, uri: str) -> str:
+    """Returns how the names of a store's ledgers begin, whoever asks for it there."""
+    digest = hashlib.sha256(without_user(uri).encode()).hexdigest()[:8]
+    return f"mlflow-pending-{'local' if uri == local_tracking_uri(output) else digest}-"
