@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from hpo.study.plan import Plan
 from hpo.study.progress import Progress
 from hpo.study.study_run import StudyRun
 from hpo.tracking.tracker import StudyTracker
+from mlflow import MlflowClient
 
 BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=2)
 
@@ -45,29 +47,31 @@ class CountingStore(CellStore):
         return super().load(cell_id)
 
 
-class CountingClient:
-    """Passes everything on to a client, and notes the names."""
+def count_calls(patch: pytest.MonkeyPatch) -> list[str]:
+    """Have every client of MLflow note in this list what it is asked to do."""
+    calls: list[str] = []
+    for name, method in vars(MlflowClient).items():
+        if name.startswith("_") or not callable(method):
+            continue
 
-    def __init__(self, client: Any):
-        self._client = client
-        self.calls: list[str] = []
+        def call(*arguments: Any, _name: str = name, _method: Any = method, **named: Any) -> Any:
+            calls.append(_name)
+            return _method(*arguments, **named)
 
-    def __getattr__(self, name: str) -> Any:
-        self.calls.append(name)
-        return getattr(self._client, name)
+        patch.setattr(MlflowClient, name, call)
+    return calls
 
 
-class Silent:
-    """A client that has room for everything and keeps nothing."""
+def silence(patch: pytest.MonkeyPatch) -> None:
+    """Have every client of MLflow take everything and keep nothing."""
+    numbers = itertools.count()
 
-    created = 0
+    def create_run(*_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(info=SimpleNamespace(run_id=f"{next(numbers)}"))
 
-    def create_run(self, *_: Any, **__: Any) -> SimpleNamespace:
-        self.created += 1
-        return SimpleNamespace(info=SimpleNamespace(run_id=f"{self.created}"))
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
+    patch.setattr(MlflowClient, "create_run", create_run)
+    for name in ("log_batch", "set_terminated"):
+        patch.setattr(MlflowClient, name, lambda *_, **__: None)
 
 
 class Study:
@@ -108,16 +112,15 @@ def output(empty_store: Path, tmp_path: Path) -> Path:
 
 def test_every_cell_takes_the_same_few_calls(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = 12
-    with (study := Study(output, cells)).tracker as tracker:
+    with (study := Study(output, cells)).tracker:
         assert study.store.loaded == cells  # looked for once, at the beginning
-        client = CountingClient(tracker._client)
-        monkeypatch.setattr(tracker, "_client", client)
+        calls = count_calls(monkeypatch)
         for _ in study.train():
-            assert client.calls == ["create_run", "log_batch", "set_terminated"]
-            client.calls.clear()
+            assert calls == ["create_run", "log_batch", "set_terminated"]
+            calls.clear()
         assert study.store.loaded == cells
     # All that grows with the cells is one search at the end, of a thousand runs a page.
-    assert client.calls == ["search_runs", "set_terminated"]
+    assert calls == ["search_runs", "set_terminated"]
     assert len(study.run.records) == cells
 
 
@@ -126,12 +129,11 @@ def test_nothing_of_a_cell_stays_in_the_driver(
 ) -> None:
     """Results are read again for the report."""
     study = Study(output, 20)
-    with study.tracker as tracker, monkeypatch.context() as silent:
-        silent.setattr(tracker, "_client", Silent())
+    with study.tracker, monkeypatch.context() as silent:
+        silence(silent)
         for _ in study.train():
             pass
         gc.collect()
-        assert not tracker._runs
     assert [result() for result in study.results] == [None] * 20
     assert sorted(record.cell.seed for record in study.run.records) == [*range(20)]
     assert {record.result["test_error"] for record in study.run.records} == {2.0}
@@ -156,7 +158,7 @@ def test_samples_are_taken_of_cells_trained_here(
     more = 2 * EVERY + 7
     study = Study(output, 30 + more, MeteredTracker)
     with study.tracker as tracker, monkeypatch.context() as silent:
-        silent.setattr(tracker, "_client", Silent())
+        silence(silent)
         for _ in study.train():
             pass
         tracker.summarise([])
