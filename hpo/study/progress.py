@@ -9,9 +9,17 @@ import time
 from types import TracebackType
 from typing import Literal, TextIO
 
+from tqdm import tqdm
+
 Place = Literal["terminal", "notebook", "log"]
 SECONDS: dict[Place, float] = {"terminal": 0.2, "notebook": 1.0, "log": 15.0}
 """Between two lines. In a notebook each is a message that the file may keep."""
+
+
+class _Line(tqdm):
+    """A bar of which nothing is shown but its description."""
+
+    monitor_interval = 0  # no thread
 
 
 class Progress:
@@ -19,22 +27,28 @@ class Progress:
 
     Args:
         stream: where to; standard error by default, so that tables can be piped.
+
+    Attributes:
+        workers: cells at a time; one handed out ahead does not count as running.
+        total: cells of the study.
+        kept: cells whose results are from before.
+        running: cells that were handed out and have not ended.
+        done: cells that ended.
+        failed: cells that diverged, crashed or were left out.
+        best: the lowest validation error, in percent, and its method.
     """
 
     def __init__(self, stream: TextIO | None = None):
-        self.workers = 0  # cells at a time; one handed out ahead does not count as running
+        self.workers = self.total = self.kept = self.running = self.done = self.failed = 0
+        self.best: tuple[float, str] | None = None
         self._stream = stream if stream is not None else sys.stderr
         self._place = place_of(self._stream)
+        self._bar = _Line(
+            file=self._stream, bar_format="{desc}", position=0, disable=self._place == "log"
+        )
         self._begun = time.monotonic()
         self._printed = 0.0
-        self._shown = 0  # characters of the line that stands there to be rewritten
         self._closed = False
-        self.total = 0
-        self.kept = 0
-        self.running = 0
-        self.done = 0
-        self.failed = 0
-        self.best: tuple[float, str] | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -48,20 +62,19 @@ class Progress:
         self.close()
 
     def update(self, *, force: bool = False) -> None:
-        """Print the line if it is time to, or if forced."""
+        """Prints the line if it is time to, or if forced."""
         now = time.monotonic()
         if not force and now - self._printed < SECONDS[self._place]:
             return
         self._printed = now
         line = self.line(now - self._begun, _columns(self._stream, self._place))
         if self._place == "log":
-            self._write(line + "\n")
+            self.say(line)
         else:
-            self._write(self._wiped(line) + line)
-            self._shown = len(line)
+            self._bar.set_description_str(line)
 
     def line(self, elapsed: float, columns: int | None = None) -> str:
-        """The text after `elapsed` seconds.
+        """Returns the text after `elapsed` seconds.
 
         Where there is no room for all of it, first what is said elsewhere too is left out: a line
         that wraps cannot be rewritten.
@@ -88,41 +101,27 @@ class Progress:
         return " · ".join(parts.values())[:columns]
 
     def say(self, message: str) -> None:
-        """Print a message on a line of its own."""
-        self._write(f"{self._wiped(message)}{message}\n")
-        self._shown = 0
+        """Prints a message on a line of its own."""
+        tqdm.write(message, file=self._stream)
+        self._stream.flush()
 
     def close(self) -> None:
-        """Print the last state and end the line; a second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self.update(force=True)
-        if self._place != "log":
-            self._write("\n")
-
-    def _wiped(self, text: str) -> str:
-        """What goes before a text that takes the place of the line."""
-        if self._place == "terminal":
-            return "\r\x1b[2K"
-        # A notebook goes back to the line's start, and wipes nothing: blanks do.
-        over = " " * self._shown if self._shown > len(text) else ""
-        return f"\r{over}\r" if self._place == "notebook" else ""
-
-    def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        """Prints the last state and ends the line; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.update(force=True)
+            self._bar.close()
 
 
 def place_of(stream: TextIO) -> Place:
-    """What shows the stream: a terminal that can rewrite a line, a notebook, or a log."""
+    """Returns what shows the stream: a terminal that can rewrite a line, a notebook, or a log."""
     if type(stream).__module__.startswith("ipykernel."):
         return "notebook"
     return "terminal" if stream.isatty() and os.environ.get("TERM") != "dumb" else "log"
 
 
 def _columns(stream: TextIO, place: Place) -> int | None:
-    """Characters that fit on a line of a terminal, or None where that is unknown or no matter."""
+    """Returns how many characters fit on a terminal's line, None if unknown or no matter."""
     if place != "terminal":
         return None
     try:
@@ -133,7 +132,7 @@ def _columns(stream: TextIO, place: Place) -> int | None:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people say them: 42s, 3m05s, 2h07m."""
+    """Returns seconds as people say them: 42s, 3m05s, 2h07m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
