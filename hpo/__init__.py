@@ -1,0 +1,69 @@
+"""The bench around `core`: studies of many trainings, searched, resumed, tracked and compared.
+
+A study is rows; `run_study` trains them on every data set and seed, and writes the table:
+
+    from core.policies import LearnedConfig, NoMix
+    from hpo import Row, StudyRow, controls, run_study
+
+    metamixup = StudyRow(Row("metamixup", "MetaMixUp", "learned λ", "learned"), LearnedConfig())
+    none = StudyRow(Row("none", "No MixUp", "none", "none"), NoMix())
+    run_study("mine", [none, metamixup, *controls(metamixup)], "A study of my own.")
+
+Its command line has every setting of a training as a flag. What was trained is read again with
+`load_records`; `paired_comparison` and `holm` compare rows over the seeds that they share.
+`search_alpha` is the search for α alone, without Ray. Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpo.cells.record import CellRecord
+    from hpo.optuna_study import search_alpha
+    from hpo.report.outcome import Extra, Outcome
+    from hpo.report.records import load_records
+    from hpo.report.statistics import holm, paired_comparison
+    from hpo.run import run_study
+    from hpo.study.rows import SEARCHED_ALPHA, FrozenFrom, Row, Searched, StudyRow, controls
+
+__all__ = [
+    "SEARCHED_ALPHA",
+    "CellRecord",
+    "Extra",
+    "FrozenFrom",
+    "Outcome",
+    "Row",
+    "Searched",
+    "StudyRow",
+    "controls",
+    "holm",
+    "load_records",
+    "paired_comparison",
+    "run_study",
+    "search_alpha",
+]
+
+_HOMES = {
+    "hpo.cells.record": ("CellRecord",),
+    "hpo.optuna_study": ("search_alpha",),
+    "hpo.report.outcome": ("Extra", "Outcome"),
+    "hpo.report.records": ("load_records",),
+    "hpo.report.statistics": ("holm", "paired_comparison"),
+    "hpo.run": ("run_study",),
+    "hpo.study.rows": (
+        "SEARCHED_ALPHA", "FrozenFrom", "Row", "Searched", "StudyRow", "controls",
+    ),
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,6 @@ python -m hpo.complete_tracking DIR --tracking-uri http://127.0.0.1:5000 --stora
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
+from hpo.command_line.flags import command, shared
 from hpo.storage import output_folder
 from hpo.storage.places import storage_at, storage_of
 from hpo.storage.protocol import Storage
@@ -31,16 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 if nothing is missing any more, 1 if something could not be sent, 2 if
         the store or the folder cannot be used, or a study is running there.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hpo.complete_tracking",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    store = shared(
+        tracking_uri={"help": "MLflow store (default: as of a study)"},
+        storage={"help": "where the cells are (default: DIR)"},
     )
+    parser = command("python -m hpo.complete_tracking", __doc__, store)
     parser.add_argument("output", metavar="DIR", type=Path, help="output folder of the studies")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow store (default: as of a study)"
-    )
-    parser.add_argument("--storage", metavar="URI", help="where the cells are (default: DIR)")
     options = parser.parse_args(arguments)
     output = options.output.resolve()
     uri = options.tracking_uri or default_tracking_uri(output)

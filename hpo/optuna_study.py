@@ -9,8 +9,8 @@ those of the search inside `studies/table2.py`.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +28,7 @@ from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
 from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
+from hpo.command_line.flags import command, shared
 from hpo.search.drive import Ending, drive
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search, silence_optuna
@@ -136,14 +137,19 @@ def _train(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m hpo.optuna_study", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--preset", default="quick", choices=presets.PRESETS)
-    parser.add_argument("--storage", default="sqlite:///alpha.db", metavar="URL|FILE.log")
-    parser.add_argument("--data-root", type=Path, metavar="DIR")
-    parser.add_argument("--checkpoints", type=Path, default=Path("results"), metavar="DIR")
-    parser.add_argument("--device", default="cpu")
+    parser = command(
+        "python -m hpo.optuna_study",
+        __doc__,
+        shared(
+            "data_root",
+            dataset={"action": "store", "default": "digits", "help": "default: %(default)s"},
+            preset={"choices": presets.PRESETS},
+            device={"choices": None},
+        ),
+    )
+    add = parser.add_argument
+    add("--storage", default="sqlite:///alpha.db", metavar="URL|FILE.log")
+    add("--checkpoints", type=Path, default=Path("results"), metavar="DIR")
     args = parser.parse_args(arguments)
     silence_optuna()
     try:
@@ -154,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _search(args: argparse.Namespace) -> int:
+def _search(args: Namespace) -> int:
     base = presets.training(args.dataset, args.preset)
     source = load_source(args.dataset, root=args.data_root, image_size=base.image_size)
     search = search_alpha(

@@ -37,13 +37,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from core.data import DATASETS
 from core.policies import NoMix, ScoresConfig
-from core.training.config import TrainingConfig
 from hpo.analyses.labels.comparison import Method, label_comparison, require_cleanlab
-from hpo.command_line import Options, parse
+from hpo.command_line import Options, parse, with_settings
 from hpo.run import UNUSABLE, run_study
 from hpo.study import presets
 from hpo.study.rows import StudyRow, controls
@@ -90,9 +88,7 @@ def clean_epochs(options: Options) -> int:
 
 
 def _epochs(options: Options, dataset: str) -> int:
-    training: TrainingConfig = replace(
-        presets.training(dataset, options.preset), **options.overrides
-    )
+    training = with_settings(presets.training(dataset, options.preset), options.overrides)
     size = training.train_size
     if size is None and dataset in DATASETS:
         size = DATASETS[dataset].train_size - training.meta_size

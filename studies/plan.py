@@ -11,7 +11,6 @@ followed by every assumption. It takes seconds, needs no data and no GPU.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from dataclasses import replace
 import pandas as pd
 
 from hpo.bench.estimate import Table, plan_report, planned_jobs
+from hpo.command_line.flags import command, shared
 from hpo.study import few_label_presets, presets
 from hpo.study.rows import StudyRow
 from studies import table1, table2, table3, table4, table5
@@ -73,16 +73,17 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="studies/plan.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command(
+        "studies/plan.py",
+        __doc__,
+        shared(
+            preset={"default": "paper", "choices": presets.PRESETS},
+            seeds={"default": 5, "help": "default: 5"},
+            epochs={"help": "of every training (default: the preset's)"},
+        ),
     )
     add = parser.add_argument
-    add("--preset", default="paper", choices=presets.PRESETS, help="default: paper")
     add("--gpus", type=int, default=8, metavar="N", help="default: 8")
-    add("--seeds", type=int, default=5, metavar="N", help="default: 5")
-    add("--epochs", type=int, metavar="N", help="of every training (default: the preset's)")
     add("--tables", default=",".join(_ROWS), metavar="NAME,NAME", help="default: all")
     throughput = "sustained TFLOP/s of one GPU in training (default: 20)"
     add("--gpu-tflops", type=float, default=20.0, metavar="X", help=throughput)

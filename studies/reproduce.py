@@ -23,12 +23,13 @@ begin anew choose another `--output`.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpo.command_line.flags import command, shared
 from hpo.reproduction import INTERRUPTED, Part, Study, run_parts, write_report
 from hpo.tracking.store import default_tracking_uri
 
@@ -198,7 +199,7 @@ def _chosen(parts: Sequence[Part], only: str | None) -> list[Part]:
     return [part for part in parts if part.key in names]
 
 
-def _flags(part: Part, args: argparse.Namespace, output: Path) -> list[str]:
+def _flags(part: Part, args: Namespace, output: Path) -> list[str]:
     """What the study of a part is told, all but --output."""
     datasets = args.dataset or DATASETS.get(args.preset, part.datasets)
     seeds = args.seeds if args.seeds is not None else SEEDS[args.preset]
@@ -216,28 +217,25 @@ def _flags(part: Part, args: argparse.Namespace, output: Path) -> list[str]:
     return flags
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="studies/reproduce.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _parser() -> ArgumentParser:
+    parser = command(
+        "studies/reproduce.py",
+        __doc__,
+        shared(
+            preset={"choices": tuple(SEEDS)},
+            dataset={"help": "repeatable; for every part"},
+            seeds={"default": None, "help": "of each part (default: the preset's)"},
+        ),
+        shared("epochs", "output", "storage", "address", "workers", "gpus_per_cell", "data_root"),
+        shared(
+            tracking_uri={"help": "MLflow store (default: DIR/mlflow.db)"},
+            threads={"default": None},
+            device={"default": None},
+        ),
     )
     add = parser.add_argument
-    add("--preset", default="quick", choices=tuple(SEEDS), help="default: quick")
     add("--only", metavar="PART,PART", help="run these parts (default: all); the report has all")
     add("--report", action="store_true", help="run nothing, report what is there")
-    add("--dataset", action="append", metavar="NAME", help="repeatable; for every part")
-    add("--seeds", type=int, metavar="N", help="of each part (default: the preset's)")
-    add("--epochs", type=int, metavar="N", help="overrides the preset")
-    add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--storage", metavar="URI", help="results and checkpoints of the cells (default: DIR)")
-    add("--tracking-uri", metavar="URI", help="MLflow store (default: DIR/mlflow.db)")
-    add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
-    add("--workers", type=int, metavar="N", help="cells at a time (default: what fits)")
-    add("--threads", type=int, metavar="N", help="CPU threads of a cell (default: 1)")
-    add("--device", choices=("cpu", "cuda"), help="default: cpu")
-    add("--gpus-per-cell", metavar="X|auto", help="may be a fraction (default with cuda: 1)")
-    add("--data-root", metavar="DIR", help="data sets in torchvision's layout")
     return parser
 
 

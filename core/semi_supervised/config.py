@@ -13,7 +13,7 @@ SEMI_KINDS: tuple[SemiKind, ...] = get_args(SemiKind)
 ThresholdFormula = Literal["per-period", "literal"]
 
 _WEIGHTED = ("unlabelled_batch", "weight", "ramp", "ramp_share")
-_NEEDED: dict[SemiKind, tuple[str, ...]] = {
+NEEDED: dict[SemiKind, tuple[str, ...]] = {
     "supervised": ("unlabelled_batch",),
     "pi-model": _WEIGHTED,
     "mean-teacher": (*_WEIGHTED, "ema"),
@@ -27,6 +27,8 @@ _NEEDED: dict[SemiKind, tuple[str, ...]] = {
     ),
     "mixmatch": (*_WEIGHTED, "ema", "temperature", "augmentations", "dominant"),
 }
+"""What each kind has a use for, beside its number of labelled images."""
+
 MIXING_KINDS: tuple[SemiKind, ...] = ("pseudo-label", "mixmatch")
 """The kinds that mix samples, by the policy of the training; the others mix none."""
 
@@ -81,7 +83,7 @@ class SemiSupervisedConfig:
     def __post_init__(self) -> None:
         if self.kind not in SEMI_KINDS:
             raise ValueError(f"semi kind must be one of {', '.join(SEMI_KINDS)}; got {self.kind!r}")
-        needed = ("kind", "labelled", *_NEEDED[self.kind])
+        needed = ("kind", "labelled", *NEEDED[self.kind])
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in needed and value != field.default:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from core.data import Source
-from core.semi_supervised.config import SemiSupervisedConfig
+from core.semi_supervised.config import NEEDED, SemiKind, SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.study import few_label_presets
 from hpo.study.plan import SourceKey, source_key
 from hpo.study.rows import StudyRow
+
+_SEMI = "semi."
+"""The names of settings of few labels begin with it on the command line."""
+
+
+def semi_settings(settings: Mapping[str, Any], kind: SemiKind) -> dict[str, Any]:
+    """Returns those settings of a command line, "semi.threshold", that a kind has a use for."""
+    return {
+        field: value
+        for name, value in settings.items()
+        if name.startswith(_SEMI) and (field := name.removeprefix(_SEMI)) in NEEDED[kind]
+    }
 
 
 def with_presets(
@@ -19,7 +31,7 @@ def with_presets(
     base: Mapping[str, TrainingConfig],
     sources: Mapping[SourceKey, Source],
     preset: str,
-    overridden: Collection[str],
+    overridden: Mapping[str, Any],
 ) -> list[StudyRow]:
     """The rows with `StudyRow.by_dataset` and the paper's numbers for these data sets and labels.
 
@@ -32,7 +44,17 @@ def with_presets(
         sources: their data.
         preset: one of `hpo.study.few_label_presets.PRESETS`.
         overridden: settings that the command line gave: they go before those of a method.
+
+    Raises:
+        ValueError: no row's method has a use for a setting that the command line gave.
     """
+    kinds = {few_label_presets.METHODS[row.semi.method] for row in rows if row.semi is not None}
+    for name, value in overridden.items():
+        if name.startswith(_SEMI) and not any(semi_settings({name: value}, kind) for kind in kinds):
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value}: none of these rows has a use for it; choose "
+                "others with --rows, or leave it out"
+            )
     found = []
     for row in rows:
         if row.semi is None:
@@ -58,16 +80,17 @@ def _settings(
     training: TrainingConfig,
     source: Source,
     preset: str,
-    overridden: Collection[str],
+    overridden: Mapping[str, Any],
 ) -> dict[str, Any]:
     assert row.semi is not None
     assert training.semi is not None
     values = source.in_channels * source.image_size**2
     found = few_label_presets.method(row.semi.method, training, preset, values)
-    semi = SemiSupervisedConfig(
-        labelled=training.semi.labelled,
-        unlabelled_batch=training.semi.unlabelled_batch,
-        **{**found.semi, **row.semi.own},
-    )
+    shared = {
+        "labelled": training.semi.labelled,
+        "unlabelled_batch": training.semi.unlabelled_batch,
+    }
+    given = semi_settings(overridden, found.semi["kind"])
+    semi = SemiSupervisedConfig(**{**shared, **found.semi, **given, **row.semi.own})
     own = {name: value for name, value in found.training.items() if name not in overridden}
     return {**own, "semi": semi}

@@ -146,8 +146,7 @@ def test_every_package_says_what_it_offers() -> None:
 SILENT = {
     "core/analysis", "core/meta", "core/meta/engines", "core/meta/engines/hand_derived",
     "core/mixing", "core/policies", "core/policies/adamixup", "core/training", "core/user_model",
-    "hpo", "hpo/analyses/anytime", "hpo/analyses/figures", "hpo/analyses/readings",
-
+    "hpo/analyses/anytime", "hpo/analyses/figures", "hpo/analyses/readings",
     "hpo/bench/cost", "hpo/cells",
     "hpo/cluster", "hpo/report", "hpo/search", "hpo/storage", "hpo/study", "hpo/tracking",
 

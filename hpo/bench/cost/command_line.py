@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from core.data import DATASETS
 from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.contenders import Contender, contenders
 from hpo.bench.cost.presets import REPEATS, SKIPPED, cases
+from hpo.command_line.flags import command, require_counts, require_device, shared
 
 
 @dataclass(frozen=True)
@@ -46,37 +45,29 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
     Raises:
         ValueError: a value is out of range or unknown.
     """
-    parser = argparse.ArgumentParser(
-        prog="studies/cost.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command(
+        "studies/cost.py",
+        description,
+        shared(preset={"choices": tuple(REPEATS)}),
+        shared("output", "tracking_uri", "device", "data_root"),
+        shared(
+            threads={"default": None, "help": "CPU threads of torch (default: the cores)"},
+            fresh={"help": "measure again what is measured in DIR"},
+        ),
     )
     add = parser.add_argument
     names = f"one of {', '.join(DATASETS)}, or folder:PATH (default: digits, enlarged)"
     add("--dataset", default="digits", metavar="NAME", help=names)
-    add("--preset", default="quick", choices=tuple(REPEATS), help="default: quick")
     add("--models", metavar="NAME,NAME", help="only these models (default: the preset's)")
     add("--contenders", metavar="NAME,NAME", help="only these, and vanilla (default: all)")
     add("--repeats", type=int, metavar="N", help="rounds of the timing (default: the preset's)")
-    add("--threads", type=int, metavar="N", help="CPU threads of torch (default: the cores)")
-    add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    store = "MLflow store (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"
-    add("--tracking-uri", metavar="URI", help=store)
-    add("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     precision = "forward passes under autocast (default: off; bf16 for paper on cuda)"
     add("--autocast", choices=("bf16", "off"), help=precision)
     layout = "memory format of weights and images (default: for paper on cuda)"
-    add("--channels-last", action=argparse.BooleanOptionalAction, help=layout)
-    add("--data-root", type=Path, metavar="DIR", help="data sets in torchvision's layout")
-    add("--fresh", action="store_true", help="measure again what is measured in DIR")
+    add("--channels-last", action=BooleanOptionalAction, help=layout)
     args = parser.parse_args(arguments)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device here; use --device cpu")
-    threads = args.threads if args.threads is not None else cores()
-    repeats = args.repeats if args.repeats is not None else REPEATS[args.preset]
-    for flag, value in (("--threads", threads), ("--repeats", repeats)):
-        if value < 1:
-            raise ValueError(f"{flag} must be at least 1, got {value}")
+    require_device(args.device)
+    require_counts(args, "threads", "repeats")
     chosen = contenders(_listed(args.contenders))
     if args.contenders is None:
         chosen = [c for c in chosen if c.name not in SKIPPED.get(args.preset, ())]
@@ -87,10 +78,10 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
         setting=Setting(
             dataset=args.dataset,
             device=args.device,
-            threads=threads,
+            threads=args.threads or cores(),
             autocast=None if autocast == "off" else autocast,
             channels_last=fast if args.channels_last is None else args.channels_last,
-            repeats=repeats,
+            repeats=args.repeats or REPEATS[args.preset],
         ),
         cases=tuple(cases(args.preset, args.device, _listed(args.models))),
         contenders=tuple(chosen),

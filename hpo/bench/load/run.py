@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ import pandas as pd
 from hpo.bench.load.driver import STUDY, USAGE
 from hpo.cells.store import CellStore, StoreError
 from hpo.cluster.session import default_workers
+from hpo.command_line.flags import command, shared
 from hpo.report.markdown import padded_table
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
@@ -69,21 +69,22 @@ def run_load(description: str, arguments: Sequence[str] | None = None) -> int:
 
 def parse(description: str, arguments: Sequence[str] | None = None) -> Namespace:
     """Reads the command line; exits with a message on what it does not know."""
-    parser = argparse.ArgumentParser(
-        prog=f"studies/{STUDY}.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    store = "MLflow store (default: of one study DIR/load-1/mlflow.db, else a server started here)"
+    parser = command(
+        f"studies/{STUDY}.py",
+        description,
+        shared(
+            "output",
+            workers={"help": "cells at a time of each (default: what fits)"},
+            epochs={"default": 1, "help": "of each training (default: 1)"},
+            tracking_uri={"help": store},
+            address={"help": "Ray cluster to join (default: one for each study)"},
+            fresh={"help": "measure again what is measured in DIR"},
+        ),
     )
     add = parser.add_argument
     add("--cells", type=int, default=1000, metavar="N", help="of each study (default: 1000)")
     add("--concurrent", type=int, default=1, metavar="N", help="studies at a time (default: 1)")
-    add("--workers", type=int, metavar="N", help="cells at a time of each (default: what fits)")
-    add("--epochs", type=int, default=1, metavar="N", help="of each training (default: 1)")
-    add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    store = "MLflow store (default: of one study DIR/load-1/mlflow.db, else a server started here)"
-    add("--tracking-uri", metavar="URI", help=store)
-    add("--address", metavar="ADDRESS", help="Ray cluster to join (default: one for each study)")
-    add("--fresh", action="store_true", help="measure again what is measured in DIR")
     options = parser.parse_args(arguments)
     for name in ("cells", "concurrent", "workers", "epochs"):
         value = getattr(options, name)

@@ -31,7 +31,7 @@ def sources() -> dict[SourceKey, Source]:
 def test_a_row_gets_its_methods_settings_and_its_own_go_first(
     sources: dict[SourceKey, Source],
 ) -> None:
-    plain, learned = with_presets([SUPERVISED, LEARNED], BASE, sources, "quick", ())
+    plain, learned = with_presets([SUPERVISED, LEARNED], BASE, sources, "quick", {})
     assert plain.settings("digits")["semi"] == BASE["digits"].semi
     semi = learned.settings("digits")["semi"]
     assert (semi.kind, semi.labelled, semi.threshold_step) == ("pseudo-label", 50, 0.2)
@@ -41,8 +41,8 @@ def test_a_row_gets_its_methods_settings_and_its_own_go_first(
 def test_what_the_command_line_gave_goes_before_a_methods_rate(
     sources: dict[SourceKey, Source],
 ) -> None:
-    [ours] = with_presets([SUPERVISED], BASE, sources, "oliver", ())
-    [theirs] = with_presets([SUPERVISED], BASE, sources, "oliver", {"lr"})
+    [ours] = with_presets([SUPERVISED], BASE, sources, "oliver", {})
+    [theirs] = with_presets([SUPERVISED], BASE, sources, "oliver", {"lr": 0.1})
     assert ours.settings("digits")["lr"] == 3e-3
     assert "lr" not in theirs.settings("digits")
 
@@ -51,7 +51,7 @@ def test_the_papers_number_is_of_the_same_data_set_labels_and_images(
     sources: dict[SourceKey, Source],
 ) -> None:
     rows = [LEARNED, *controls(LEARNED), SUPERVISED, with_meta_images(SUPERVISED)]
-    found = with_presets(rows, BASE, sources, "quick", ())
+    found = with_presets(rows, BASE, sources, "quick", {})
     shown = {row.row.key: row.row.paper_error for row in found}
     assert shown == {
         "meta": {"digits": 9.0},
@@ -64,4 +64,4 @@ def test_the_papers_number_is_of_the_same_data_set_labels_and_images(
 
 def test_rows_of_other_studies_stay_as_they_are(sources: dict[SourceKey, Source]) -> None:
     row = StudyRow(Row("none", "None", "", "none"), NoMix(), {"meta_size": 7})
-    assert with_presets([row], BASE, sources, "quick", ()) == [row]
+    assert with_presets([row], BASE, sources, "quick", {}) == [row]

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from core.data import DATASETS, NOISE_KINDS, Source, load_source
-from core.models import MODELS
+from core.data import Source, load_source
 from core.training.config import TrainingConfig
+from hpo.command_line.flags import command, require_counts, require_device, shared
+from hpo.command_line.settings import add_settings, given_settings, with_settings
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.study import few_label_presets, presets
 from hpo.study.rows import StudyRow, chosen_rows, with_meta_images
 
-OVERRIDES = {
-    "epochs": int,
-    "train_size": int,
-    "meta_size": int,
-    "image_size": int,
-    "batch_size": int,
-    "meta_batch_size": int,
-    "lr": float,
-    "model": str,
-    "width": int,
-    "label_noise": float,
-    "label_noise_kind": str,
-    "imbalance": float,
-}
-"""Settings of `TrainingConfig` that have a flag of their own."""
-
 Adapted = Callable[[TrainingConfig], TrainingConfig]
 """What a study makes of a preset's training, before the user's own settings."""
-
-_CHOICES = {"model": MODELS, "label_noise_kind": NOISE_KINDS}
-
-_HELP = {
-    "label_noise": "part of the training labels of each class to make wrong, 0 to 1 (default: 0)",
-    "label_noise_kind": "wrong labels: of any other class, or of the next (default: symmetric)",
-    "imbalance": "cut the training images to a long tail: largest over smallest class (default: 1)",
-}
 
 
 @dataclass(frozen=True)
@@ -107,7 +81,7 @@ class Options:
         size = self.overrides.get("image_size", training.image_size)
         source = load_source(dataset, root=self.data_root, image_size=size)
         fit_to = few_label_presets.fit_to if self.semi_supervised else presets.fit_to
-        training = replace(fit_to(training, source), **self.overrides)
+        training = with_settings(fit_to(training, source), self.overrides)
         if self.labels is not None and training.semi is not None:
             training = replace(training, semi=replace(training.semi, labelled=self.labels))
         return training, source
@@ -148,55 +122,31 @@ def parse(
     Raises:
         ValueError: a value is out of range.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"studies/{study}.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    names = few_label_presets.PRESETS if semi_supervised else presets.PRESETS
+    parser = command(
+        f"studies/{study}.py",
+        description,
+        shared("dataset", "seeds", preset={"choices": names}),
+        shared("output", "storage", "tracking_uri", "address", "workers", "threads"),
+        shared("device", "gpus_per_cell", "data_root", "fresh"),
     )
     add = parser.add_argument
-    add(
-        "--dataset",
-        action="append",
-        metavar="NAME",
-        help=f"repeatable; one of {', '.join(DATASETS)}, or folder:PATH (default: digits)",
-    )
-    names = few_label_presets.PRESETS if semi_supervised else presets.PRESETS
-    add("--preset", default="quick", choices=names, help="default: quick")
     if semi_supervised:
         add("--labels", type=int, metavar="N", help="labelled images (default: the preset's)")
-    add("--seeds", type=int, default=3, metavar="N", help="trainings of each row (default: 3)")
     add(
         "--rows",
         metavar="KEY,KEY",
         help="only these rows, KEY+meta also trains on the meta-validation images (default: all)",
     )
-    for name, kind in OVERRIDES.items():
-        extra: dict[str, Any] = {"metavar": "X" if kind is float else "N"}
-        if name in _CHOICES:
-            extra = {"choices": _CHOICES[name]}
-        flag = "--" + name.replace("_", "-")
-        add(flag, type=kind, help=_HELP.get(name, "overrides the preset"), **extra)
     if budgeted:
         add("--budget", type=float, metavar="X", help="of each strategy, in plain trainings")
     else:
         add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
     parser.set_defaults(budget=None, search_trials=None, labels=None)
-    add("--output", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    shared = "results and checkpoints of the cells: PATH that all nodes share, or s3://, gs:// or abfs://"
-    add("--storage", metavar="URI", help=f"{shared} (default: DIR)")
-    store = "MLflow store (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)"
-    add("--tracking-uri", metavar="URI", help=store)
-    add("--address", metavar="ADDRESS", help="Ray cluster to join (default: this machine)")
-    add("--workers", type=int, metavar="N", help="cells at a time (default: what fits)")
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads of a cell (default: 1)")
-    add("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
-    gpus = "may be a fraction; auto measures what a cell needs (default with cuda: 1)"
-    add("--gpus-per-cell", type=_gpus, metavar="X|auto", help=gpus)
-    add("--data-root", type=Path, metavar="DIR", help="data sets in torchvision's layout")
-    add("--fresh", action="store_true", help="train again what is finished in DIR")
+    add_settings(parser, semi_supervised=semi_supervised)
     args = parser.parse_args(arguments)
-    if args.device == "cuda" and not torch.cuda.is_available() and args.address is None:
-        raise ValueError("--device cuda: no CUDA device here; use --device cpu or --address")
+    if args.address is None:
+        require_device(args.device, "use --device cpu or --address")
     if ":/" in str(args.output):
         raise ValueError("--output is a folder of this machine; it is --storage that takes a URI")
     gpus_per_cell: float | None = float(args.device == "cuda")
@@ -206,15 +156,7 @@ def parse(
         gpus_per_cell = None
     elif args.gpus_per_cell is not None:
         gpus_per_cell = args.gpus_per_cell
-    for flag, value in (
-        ("--seeds", args.seeds),
-        ("--workers", args.workers),
-        ("--threads", args.threads),
-        ("--search-trials", args.search_trials),
-        ("--labels", args.labels),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"{flag} must be at least 1, got {value}")
+    require_counts(args, "seeds", "workers", "threads", "search_trials", "labels")
     if args.budget is not None and not 0 < args.budget < float("inf"):
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
@@ -224,7 +166,7 @@ def parse(
         preset=args.preset,
         seeds=args.seeds,
         rows=tuple(args.rows.split(",")) if args.rows else None,
-        overrides={n: v for n in OVERRIDES if (v := getattr(args, n)) is not None},
+        overrides=given_settings(args, semi_supervised=semi_supervised),
         search_trials=args.search_trials,
         budget=args.budget,
         output=args.output.expanduser().absolute(),
@@ -240,11 +182,6 @@ def parse(
         semi_supervised=semi_supervised,
         labels=args.labels,
     )
-
-
-def _gpus(text: str) -> float | str:
-    """A number, or the word that asks for a measurement."""
-    return text if text == "auto" else float(text)
 
 
 def _canonical(dataset: str) -> str:

@@ -1,0 +1,148 @@
+"""Every setting of a training as a flag: the fields of `TrainingConfig` that no row owns."""
+
+from __future__ import annotations
+
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    ArgumentTypeError,
+    BooleanOptionalAction,
+    Namespace,
+)
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from core.analysis.config import AnalysisConfig
+from core.models import MODELS
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import TrainingConfig
+from hpo.command_line.flags import flag
+from hpo.study.few_label_rows import semi_settings
+
+OWNED: Mapping[str, str] = {
+    "policy": "each row has its own; choose rows with --rows",
+    "seed": "the trainings of a row count theirs from 0; say how many with --seeds",
+    "meta_in_training": "a row has it or not; choose such rows with --rows KEY+meta",
+    "semi.kind": "each row has its own method; choose rows with --rows",
+    "semi.labelled": "say how many with --labels",
+}
+"""Settings that the command line does not give, and the way out."""
+
+_APART = ("dataset", "semi", "analysis")
+"""Fields that are no settings: the study's own flag, and what has settings of its own."""
+
+_HELP = {
+    "label_noise": "part of the training labels of each class to make wrong, 0 to 1 (default: 0)",
+    "label_noise_kind": "wrong labels: of any other class, or of the next (default: symmetric)",
+    "imbalance": "cut the training images to a long tail: largest over smallest class (default: 1)",
+}
+
+
+def settings(semi_supervised: bool = False) -> dict[str, Any]:
+    """Returns the type of each setting that a row may leave to the command line, by its name.
+
+    Settings of a part of the configuration have its name before: "semi.threshold" in a study of
+    few labels, "analysis.plane_images" in any other.
+    """
+    part, config = (
+        ("semi", SemiSupervisedConfig) if semi_supervised else ("analysis", AnalysisConfig)
+    )
+    types = {name: of for name, of in get_type_hints(TrainingConfig).items() if name not in _APART}
+    types |= {f"{part}.{name}": of for name, of in get_type_hints(config).items()}
+    return types
+
+
+def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> None:
+    """Give the parser a flag for each setting; what a row owns is refused by name."""
+    group = parser.add_argument_group(
+        "settings of the training", "What a row sets for itself goes before these."
+    )
+    for name, of in settings(semi_supervised).items():
+        if name in OWNED:
+            refused: dict[str, Any] = {
+                "action": _Refused,
+                "nargs": "?",
+                "default": SUPPRESS,
+                "help": SUPPRESS,
+            }
+            group.add_argument(flag(name), dest=name, **refused)
+            continue
+        choices = {"choices": MODELS} if name == "model" else _reading(of)
+        told = _HELP.get(name, "overrides the preset")
+        group.add_argument(flag(name), dest=name, default=SUPPRESS, help=told, **choices)
+
+
+def given_settings(args: Namespace, *, semi_supervised: bool = False) -> dict[str, Any]:
+    """Returns the settings that a parsed command line gives, by name."""
+    return {name: value for name, value in vars(args).items() if name in settings(semi_supervised)}
+
+
+def with_settings(training: TrainingConfig, given: Mapping[str, Any]) -> TrainingConfig:
+    """Returns the training with these settings.
+
+    Of those of few labels it takes what its own method has a use for; rows take the others.
+
+    Raises:
+        ValueError: a value is out of range, or the training has no use for it.
+    """
+    changes = {name: value for name, value in given.items() if "." not in name}
+    if training.semi is not None:
+        semi = semi_settings(given, training.semi.kind)
+        changes["semi"] = replace(training.semi, **semi)
+    analysis = {
+        name.removeprefix("analysis."): value
+        for name, value in given.items()
+        if name.startswith("analysis.")
+    }
+    if analysis:
+        changes["analysis"] = replace(training.analysis or AnalysisConfig(), **analysis)
+    return replace(training, **changes)
+
+
+class _Refused(Action):
+    """Ends with the reason why a setting has no flag."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None
+    ) -> None:
+        written = " ".join(filter(None, [option, values]))
+        parser.error(f"{written}: {self.dest} is no flag: {OWNED[self.dest]}")
+
+
+def _reading(of: Any) -> dict[str, Any]:
+    """Returns how argparse reads a value of a type."""
+    if NoneType in get_args(of):
+        [plain] = [kind for kind in get_args(of) if kind is not NoneType]
+        metavar = _reading(plain)["metavar"]
+        return {"type": partial(_or_none, plain), "metavar": f"{metavar}|none"}
+    if of is bool:
+        return {"action": BooleanOptionalAction}
+    if get_origin(of) is Literal:
+        return {"choices": get_args(of)}
+    if get_origin(of) is tuple:
+        return {"type": _integers, "metavar": "N,N"}
+    return {"type": of, "metavar": "X" if of is float else "N"}
+
+
+def _or_none(kind: Callable[[str], Any], text: str) -> Any:
+    if text == "none":
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"invalid {kind.__name__} value: {text!r}; give a number or none"
+        ) from None
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise ArgumentTypeError(
+            f"invalid value: {text!r}; give whole numbers with commas between, such as 10,20"
+        ) from None
