@@ -1,4 +1,4 @@
-"""Data: named data sets and the user's own, splits, batches on the device, augmentation."""
+"""This package holds data sets, named or the user's own, splits, batches and augmentation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from core.data.arrays import source_from_arrays
 from core.data.catalog import DATASETS, DatasetSpec, default_root
 from core.data.formats import DataFileError
 from core.data.images import DeviceImages, ImageSet
+from core.data.imbalance import long_tail
 from core.data.label_noise import NOISE_KINDS, NoiseKind, flip_labels
-from core.data.long_tail import long_tail
 from core.data.sources import Source, load_source
 from core.data.splits import Splits, make_splits
 from core.data.streaming import StreamedImages

@@ -1,4 +1,4 @@
-"""A source from arrays of the user's own, checked value by value."""
+"""This module makes a source of the user's own arrays, checked value by value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def source_from_arrays(
     test_labels: ArrayLike,
     classes: Sequence[str] | None = None,
 ) -> Source:
-    """Make a source of arrays (or CPU tensors) of any origin.
+    """Makes a source of arrays (or CPU tensors) of any origin.
 
     Images are [N, S, S] (gray) or [N, C, S, S], uint8 or floating point in [0, 1], which is rounded
     to 255 steps; labels are integers [N] in 0..len(classes)-1. Without classes there are as many as

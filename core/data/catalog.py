@@ -1,4 +1,4 @@
-"""What each named data set looks like: channels, size, classes, counts, and the files it needs."""
+"""This module lists the named data sets: channels, size, classes, counts and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DATASETS", "DatasetSpec", "default_root"]
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set as published.
+    """This is one data set as published.
 
     image_size is the height and the width in pixels; train_size and test_size count images. files
     are the paths below the data root that must be there, in torchvision's own layout. A streamed
@@ -61,7 +61,7 @@ DATASETS: Mapping[str, DatasetSpec] = MappingProxyType({spec.name: spec for spec
 
 
 def default_root() -> Path:
-    """The folder of data sets when none is named.
+    """Returns the folder of data sets when none is named.
 
     That is $METAMIXUP_DATA where it is set, otherwise `metamixup-hpo` in the user's cache folder
     ($XDG_CACHE_HOME, or ~/.cache).

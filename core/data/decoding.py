@@ -1,4 +1,4 @@
-"""Decoding image files: whole, or cropped as for ImageNet."""
+"""This module decodes image files, whole or cropped as for ImageNet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ASPECT = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Decoder:
-    """How a file becomes uint8 [C, size, size].
+    """A decoder makes uint8 [C, size, size] of a file.
 
     channels is 1 (gray) or 3 (RGB); transparency is dropped. shorter_side None: the file must be
     size x size and is taken as it is. Otherwise the image is resized (bilinear with antialiasing)
@@ -39,7 +39,7 @@ class Decoder:
     shorter_side: int | None = None
 
     def __call__(self, path: str, draws: np.ndarray | None = None) -> np.ndarray:
-        """Decode one file; draws float [10, 4] in [0, 1) ask for a random crop."""
+        """Decodes one file; draws float [10, 4] in [0, 1) ask for a random crop."""
         with Image.open(path) as image:
             if self.shorter_side is None:
                 if image.size != (self.size, self.size):
@@ -63,7 +63,7 @@ class Decoder:
         full = image.size
         if draws is None:
             side = min(full) * self.size / self.shorter_side
-            box = _centre(full, side, side)
+            box = _center(full, side, side)
         else:
             box = _random_box(full, draws)
         # A JPEG decodes at 1/2, 1/4 or 1/8 of its size for a fraction of the time.
@@ -76,13 +76,13 @@ class Decoder:
         )
 
 
-def _centre(full: tuple[int, int], width: float, height: float) -> tuple[float, ...]:
+def _center(full: tuple[int, int], width: float, height: float) -> tuple[float, ...]:
     left, top = (full[0] - width) / 2, (full[1] - height) / 2
     return left, top, left + width, top + height
 
 
 def _random_box(full: tuple[int, int], draws: np.ndarray) -> tuple[float, ...]:
-    """The first attempt whose crop lies inside; the largest central square when none does."""
+    """Returns the first attempt that lies inside, else the largest central square."""
     low, high = (math.log(ratio) for ratio in _ASPECT)
     for area, aspect, top, left in draws.tolist():
         pixels = full[0] * full[1] * (_AREA[0] + area * (_AREA[1] - _AREA[0]))
@@ -93,7 +93,7 @@ def _random_box(full: tuple[int, int], draws: np.ndarray) -> tuple[float, ...]:
             y = int(top * (full[1] - height + 1))
             return x, y, x + width, y + height
     side = min(full)
-    return _centre(full, side, side)
+    return _center(full, side, side)
 
 
 def decode_chunk(
@@ -103,7 +103,7 @@ def decode_chunk(
     out: np.ndarray,
     draws: np.ndarray | None = None,
 ) -> list[str]:
-    """Decode the files names below root into out uint8 [n, C, S, S]; draws float [n, 10, 4].
+    """Decodes the files names below root into out uint8 [n, C, S, S]; draws float [n, 10, 4].
 
     Returns the files that failed, each with its reason.
     """
@@ -119,7 +119,7 @@ def decode_chunk(
 
 
 def decode_tree(decoder: Decoder, tree: Tree, image_size: int) -> np.ndarray:
-    """Decode every file in threads and shrink it: uint8 [N, C, image_size, image_size].
+    """Decodes every file in threads and shrink it: uint8 [N, C, image_size, image_size].
 
     Raises `DataFileError` naming up to five files that cannot be decoded.
     """

@@ -1,4 +1,4 @@
-"""Strict readers of the files in which data sets are published: idx, CIFAR pickles, SVHN .mat.
+"""This module reads the files of published data sets strictly: idx, CIFAR pickles, SVHN .mat.
 
 torchvision's own readers trust the file: a cut idx file ends in an assertion, and under numpy 2.4.0
 to 2.4.4 every CIFAR pickle warns. These check what they read, and every error is a `DataFileError`
@@ -45,7 +45,7 @@ def _check_labels(path: Path, labels: np.ndarray, low: int, high: int) -> None:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Read an idx file of unsigned bytes, gzipped when its name ends in .gz.
+    """Reads an idx file of unsigned bytes, gzipped when its name ends in .gz.
 
     The format (yann.lecun.com/exdb/mnist): two zero bytes, 8 for uint8, the number of dimensions,
     each size as a big-endian 32-bit integer, then the values. dimensions is how many there must be.
@@ -75,7 +75,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 def read_idx_pair(
     images: Path, labels: Path, image_size: int, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read MNIST-like images uint8 [N, 1, S, S] and labels int64 [N] from two idx files."""
+    """Reads MNIST-like images uint8 [N, 1, S, S] and labels int64 [N] from two idx files."""
     pixels = read_idx(images, 3)
     if not len(pixels) or pixels.shape[1:] != (image_size, image_size):
         raise _corrupt(
@@ -132,7 +132,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
 def read_cifar(
     paths: list[Path], label_key: str, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read CIFAR batches ("python version"), one after the other.
+    """Reads CIFAR batches ("python version"), one after the other.
 
     label_key is "labels" (CIFAR-10) or "fine_labels" (CIFAR-100). Each row of "data" holds the red,
     green and blue planes of 32 x 32 pixels. Returns images [N, 3, 32, 32] and labels [N].
@@ -159,7 +159,7 @@ def read_cifar(
 
 
 def read_cifar_classes(path: Path, key: str, num_classes: int) -> tuple[str, ...]:
-    """Read the class names from CIFAR's meta file (key "label_names" or "fine_label_names")."""
+    """Reads the class names from CIFAR's meta file (key "label_names" or "fine_label_names")."""
     names = _unpickle(path).get(key)
     if not isinstance(names, list) or len(names) != num_classes:
         count = len(names) if isinstance(names, list) else "no list"
@@ -168,7 +168,7 @@ def read_cifar_classes(path: Path, key: str, num_classes: int) -> tuple[str, ...
 
 
 def read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read SVHN's cropped digits ("format 2") from a Matlab file.
+    """Reads SVHN's cropped digits ("format 2") from a Matlab file.
 
     "X" is uint8 [32, 32, 3, N]; "y" is [N, 1] with 10 for the digit zero, which becomes class 0.
     Returns images [N, 3, 32, 32] and labels [N].

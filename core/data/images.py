@@ -1,4 +1,4 @@
-"""Batches of images on a device, from memory or from files.
+"""This module gives batches of images on a device.
 
 B batch, N images, C channels, S height and width. Pixels are uint8 until `Transform` makes floats
 of them: a quarter of the memory and of the copying.
@@ -18,7 +18,7 @@ __all__ = ["DeviceImages", "ImageSet", "shrink"]
 
 
 class ImageSet(Protocol):
-    """Labelled images that come in batches; what a training loop sees of a data set."""
+    """An image set gives labelled images in batches: all that a training loop sees of data."""
 
     labels: Tensor
     """int64 [N], on the CPU."""
@@ -28,7 +28,7 @@ class ImageSet(Protocol):
     def batches(
         self, index_batches: Iterable[Tensor], generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (uint8 [B, C, S, S], int64 [B]) on the device, in the order of index_batches.
+        """Yields (uint8 [B, C, S, S], int64 [B]) on the device, in the order of index_batches.
 
         index_batches holds int64 tensors of positions in 0..N-1. Only sets that crop at random
         while they decode look at generator: given, it moves by one draw for the whole call, and
@@ -61,12 +61,12 @@ class _Writable:
 
 
 def wrap(array: np.ndarray) -> Tensor:
-    """A tensor on the array's own memory, which must not be written to."""
+    """Returns a tensor on the array's own memory, which must not be written to."""
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writable(array)))
 
 
 class DeviceImages:
-    """Images that lie on the device as one uint8 tensor: a batch is one gather, without workers.
+    """Device images lie on the device as one uint8 tensor: a batch is one gather, no workers.
 
     pixels uint8 [N, C, S, S] and labels int64 [N] may be read-only. With indices (int64 [n]) the
     set holds those images only, in that order: on the CPU they are looked up in the shared array
@@ -108,7 +108,7 @@ class DeviceImages:
 
 
 def shrink(pixels: Tensor, size: int) -> Tensor:
-    """Area-average uint8 images [N, C, S, S] down to [N, C, size, size], rounded (half to even).
+    """Averages uint8 images [N, C, S, S] by area to [N, C, size, size], rounded (half to even).
 
     Each new pixel is the mean of the old pixels that its square touches (adaptive average pooling).
     """

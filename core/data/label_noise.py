@@ -1,4 +1,4 @@
-"""Wrong labels for a known part of the training images: symmetric noise and pair flips."""
+"""This module gives a known part of the images wrong labels: symmetric noise and pair flips."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def flip_labels(
     kind: NoiseKind = "symmetric",
     seed: int,
 ) -> Tensor:
-    """Replace the labels of a fraction of the images of each class by wrong ones.
+    """Replaces the labels of a fraction of the images of each class by wrong ones.
 
     Of the n_c images of class c exactly round(fraction · n_c) get another label (halves round to
     the even number), so fraction is the part of labels that are wrong:

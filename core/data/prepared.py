@@ -1,4 +1,4 @@
-"""The images and labels of one training, on its device and ready for its loop."""
+"""This module holds the images of one training, on its device and ready for its loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.data import ImageSet, Transform
 
 @dataclass(frozen=True)
 class CellData:
-    """What one training reads.
+    """This is what one training reads.
 
     Attributes:
         train: what is trained on; with `meta_in_training` the meta-validation images come last.
@@ -31,5 +31,5 @@ class CellData:
 
     @property
     def flipped(self) -> Tensor:
-        """bool [N] on the CPU: which images of `train` carry a wrong label."""
+        """Returns bool [N] on the CPU: which images of `train` carry a wrong label."""
         return self.train.labels != self.true_labels

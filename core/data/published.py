@@ -1,4 +1,4 @@
-"""The published data sets that fit into memory: found on disk, or downloaded, then read."""
+"""This module finds on disk, or downloads, and reads published data sets that fit into memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONNECT_SECONDS = 10.0
 
 
 def load_published(name: str, root: Path, download: bool) -> tuple[Part, Part, tuple[str, ...]]:
-    """Read one of `DATASETS` (not imagenet): training part, test part, names of the classes.
+    """Reads one of `DATASETS` (not imagenet): training part, test part, names of the classes.
 
     Raises FileNotFoundError, naming the files and where they belong, when they are not there and
     cannot be downloaded; `DataFileError` when one is damaged.
@@ -64,7 +64,7 @@ def load_published(name: str, root: Path, download: bool) -> tuple[Part, Part, t
 
 
 def _load_digits() -> tuple[Part, Part, tuple[str, ...]]:
-    """scikit-learn's 1797 digits, 8 x 8 pixels, 0..16 scaled to 0..255.
+    """Returns scikit-learn's 1797 digits, 8 x 8 pixels, 0..16 scaled to 0..255.
 
     The test part is the same for every seed: 50 images of each digit, evenly spaced through the
     file, so that all its writers are in both parts.
@@ -83,7 +83,7 @@ def _load_digits() -> tuple[Part, Part, tuple[str, ...]]:
 
 
 def _find(spec: DatasetSpec, root: Path) -> dict[str, Path | None]:
-    """Where each of spec.files is, None for those that are missing; idx files may be gzipped."""
+    """Returns where each of spec.files is, None if it is missing; idx files may be gzipped."""
     packed = spec.name in ("mnist", "fashion_mnist")
     suffixes = ("", ".gz") if packed else ("",)
     places = {file: [root / f"{file}{suffix}" for suffix in suffixes] for file in spec.files}
@@ -94,7 +94,7 @@ def _find(spec: DatasetSpec, root: Path) -> dict[str, Path | None]:
 
 
 def _locate(spec: DatasetSpec, root: Path) -> list[Path] | None:
-    """The files of a data set in the order of spec.files, or None when one is missing."""
+    """Returns the files of a data set in the order of spec.files, or None when one is missing."""
     places = [list(_find(spec, root).values())]
     if spec.name == "fashion_mnist":
         system = [_DEBIAN_FASHION_MNIST / f"{Path(file).name}.gz" for file in spec.files]
@@ -129,7 +129,7 @@ def _short_timeout() -> Iterator[None]:
 
 
 def _download(spec: DatasetSpec, root: Path) -> None:
-    """Fetch a data set with torchvision, from its addresses, checked by its MD5 sums."""
+    """Fetches a data set with torchvision, from its addresses, checked by its MD5 sums."""
     from core.data.torchvision_compat import torchvision
 
     sets = torchvision.datasets
@@ -153,7 +153,7 @@ def _download(spec: DatasetSpec, root: Path) -> None:
 
 
 def _download_idx(mnist: Any, folder: Path) -> None:
-    """Fetch the four files of an MNIST-like data set from the first mirror that has each."""
+    """Fetches the four files of an MNIST-like data set from the first mirror that has each."""
     from core.data.torchvision_compat import torchvision
 
     for filename, md5 in mnist.resources:

@@ -1,4 +1,4 @@
-"""Data sets: pixels and labels of a training and a test part, ready for any device.
+"""A source is a data set: pixels and labels of a training and a test part, on no device.
 
 N images, C channels, S height and width.
 """
@@ -31,7 +31,7 @@ _FOLDER = "folder:"
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images that stay in their files, and how to decode them."""
+    """These images stay in their files; here is how to decode them."""
 
     tree: Tree
     decoder: Decoder
@@ -40,7 +40,7 @@ class FileImages:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One data set, picklable and on no device.
+    """A source is one data set, picklable and on no device.
 
     classes name the labels; images are in_channels x image_size x image_size; train_labels and
     test_labels are int64 [N], what `images` hands out: `dataclasses.replace` may give others.
@@ -62,12 +62,14 @@ class Source:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Returns how many classes there are."""
         return len(self.classes)
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits by which these data are recognised: labels and pixels, of
-        images that stay in their files labels and names."""
+        """Returns sixteen hexadecimal digits by which these data are recognized.
+
+        They are of labels and pixels; of images that stay in their files, of labels and names.
+        """
         digest = hashlib.blake2b(digest_size=8)
         for labels in (self.train_labels, self.test_labels):
             digest.update(np.ascontiguousarray(labels).data)
@@ -83,7 +85,7 @@ class Source:
         indices: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> ImageSet:
-        """The images of one part on a device, or those at indices (int64 [n]) in that order.
+        """Returns the images of one part on a device, or those at indices (int64 [n]), in order.
 
         Images in memory are copied to the device once, here; on the CPU they are not copied.
         """
@@ -118,7 +120,7 @@ def load_source(
     download: bool = True,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Source:
-    """Load a data set by name: one of `DATASETS`, or "folder:PATH".
+    """Loads a data set by name: one of `DATASETS`, or "folder:PATH".
 
     root is the folder of data sets in torchvision's own layout, by default `default_root()`. What
     is not there is downloaded to it (unless download is False), except ImageNet. Fashion-MNIST is
@@ -126,11 +128,11 @@ def load_source(
 
     image_size asks for smaller images: area-averaged, rounded to uint8. ImageNet is cropped to
     image_size directly (default 100): in training a random crop, when the batches get a generator;
-    otherwise the centre after resizing the shorter side to 1.14 x image_size, the usual 256/224.
+    otherwise the center after resizing the shorter side to 1.14 x image_size, the usual 256/224.
 
     folder:PATH reads PATH/train/CLASS/* and PATH/test/CLASS/* (png, jpg, jpeg, bmp, webp). All
     images must be square and of one size, unless image_size is given: then images of other shapes
-    are resized by their shorter side and cropped to the centre. They are RGB as soon as one of them
+    are resized by their shorter side and cropped to the center. They are RGB as soon as one of them
     is. Up to memory_limit bytes of pixels are held in memory, more is decoded during training, with
     the same result.
 
@@ -160,7 +162,7 @@ def make_source(
     *,
     image_size: int | None = None,
 ) -> Source:
-    """A source from checked (uint8 [N, C, S, S], int64 [N]) pairs, shrunk to image_size."""
+    """Makes a source of checked (uint8 [N, C, S, S], int64 [N]) pairs, shrunk to image_size."""
     native = train[0].shape[-1]
     size = native if image_size is None else image_size
     if size > native:
@@ -235,7 +237,7 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
 
 
 def _folder_decoder(headers: list[Headers], image_size: int | None) -> Decoder:
-    """Whole images where all are square and of one size, crops of image_size otherwise."""
+    """Returns one of whole images where all are square and of one size, else one of crops."""
     channels = 1 if all(part.gray for part in headers) else 3
     sizes = headers[0].sizes + headers[1].sizes
     (common, _), *others = sizes.most_common()

@@ -1,4 +1,4 @@
-"""Splitting the training images: meta-validation, training subset, labelled and unlabelled."""
+"""This module splits training images: meta-validation, subset, labelled and unlabelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Splits", "by_class", "make_splits"]
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Indices into the training part of a source: int64, ascending, without repetition.
+    """Splits are indices into a source's training part: int64, ascending, without repetition.
 
     meta_validation shares no image with train. labelled and unlabelled, where asked for, part train
     between them.
@@ -27,7 +27,7 @@ class Splits:
 
 
 def by_class(labels: np.ndarray | Tensor, num_classes: int) -> tuple[Tensor, ...]:
-    """The positions (int64 [n_c], ascending) of each class's labels, for classes 0..num_classes-1.
+    """Returns the positions (int64 [n_c], ascending) of the labels of classes 0..num_classes-1.
 
     Raises ValueError when one of labels (int64 [N]) lies outside.
     """
@@ -52,7 +52,7 @@ def make_splits(
     labelled: int | None = None,
     classes: Sequence[str] | None = None,
 ) -> Splits:
-    """Draw a meta-validation set and a training set, and label a part of it.
+    """Draws a meta-validation set and a training set, and labels a part of it.
 
     labels int64 [N] are those of the training part. meta_size images are drawn class-balanced (1000
     of ten classes: 100 each, as the paper does); the rest trains, or a class-balanced subset of

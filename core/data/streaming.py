@@ -1,4 +1,4 @@
-"""Images decoded from files while training, a few batches ahead of it."""
+"""This module decodes images from files while training, a few batches ahead of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES_A_TASK = 16
 
 
 class StreamedImages:
-    """Images that stay in their files: threads decode them, PIL leaving Python's lock for it.
+    """Streamed images stay in their files; threads decode them, PIL leaving Python's lock.
 
     labels int64 [N] are those of the tree's files, in its order; with indices (int64 [n]) the set
     holds those images only, in that order.

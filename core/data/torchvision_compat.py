@@ -1,4 +1,4 @@
-"""`import torchvision` that also works where its compiled operators cannot be loaded.
+"""This module imports torchvision also where its compiled operators cannot be loaded.
 
 torchvision's wheel on PyPI is linked against the CUDA build of torch. Beside a CPU-only torch its
 shared library does not load, so the operators `torchvision::nms` and `torchvision::qnms` are never

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation, a whole batch at a time on the device of the batch."""
+"""This module augments and normalizes, a whole batch at a time on the device of the batch."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def _constants(
 
 @dataclass(frozen=True)
 class Transform:
-    """uint8 images to normalised floats, with random flips and translations for training.
+    """A transform makes normalized floats of uint8 images, flipped and moved at random to train.
 
     mean and std are those of pixel/255, one for each channel. whitening, where given, is applied
     after them. flip mirrors each image left to right with probability 1/2. translate t shifts each
     image by whole pixels, uniform in [-t, t] along each axis; what enters is zero, the mean after
     normalisation, or the image reflected at its border (padding "reflect", the border itself not
     repeated). noise is the standard deviation of Gaussian noise on every value of a training image,
-    in units of the normalised image.
+    in units of the normalized image.
 
     Raises ValueError when a size does not fit.
     """
@@ -84,7 +84,7 @@ class Transform:
         padding: Padding = "zero",
         noise: float = 0.0,
     ) -> Transform:
-        """Normalise as images ask for; the other arguments are those of the class.
+        """Fits the normalisation to images; the other arguments are those of the class.
 
         "standard" takes their statistics: exact integer sums over every pixel of each channel. Of a
         set of more than 100,000 images, which only streamed ones are, 100,000 evenly spaced ones
@@ -114,7 +114,7 @@ class Transform:
         return cls(mean, std, flip, translate, padding, noise, whitening)
 
     def train(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment and normalise x uint8 [B, C, H, W]; returns float32 of the same shape.
+        """Augments and normalizes x uint8 [B, C, H, W]; returns float32 of the same shape.
 
         Numbers are drawn from generator on its own device, which may be another than x's, so that a
         CPU generator gives the same augmentation on every device.
@@ -150,7 +150,7 @@ class Transform:
         return padded.gather(2, source.expand(-1, channels, -1)).view(x.shape)
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """Normalise x uint8 [B, C, H, W] to float32: (x/255 - mean) / std, then whitening."""
+        """Normalizes x uint8 [B, C, H, W] to float32: (x/255 - mean) / std, then whitening."""
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != len(self.mean):
             raise ValueError(
                 f"expected uint8 [B, {len(self.mean)}, H, W], got {x.dtype} {tuple(x.shape)}"
@@ -164,7 +164,7 @@ class Transform:
 
 
 def _statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of one image or more."""
+    """Returns mean and standard deviation of each channel of one image or more."""
     pixels = 0
     sums: list[int] = []
     squares: list[int] = []

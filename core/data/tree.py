@@ -1,4 +1,4 @@
-"""Image files in folders, one folder a class: which there are, and of what size and kind."""
+"""This module lists image files in folders, one folder a class, with their sizes and kinds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _R = TypeVar("_R")
 
 
 def num_threads() -> int:
-    """How many threads decode images: the CPUs this process may use, at most 16."""
+    """Returns how many threads decode images: the CPUs this process may use, at most 16."""
     if hasattr(os, "sched_getaffinity"):
         return min(16, len(os.sched_getaffinity(0)))
     return min(16, os.cpu_count() or 1)
@@ -33,7 +33,7 @@ def num_threads() -> int:
 
 @dataclass(frozen=True)
 class Tree:
-    """The image files of one part.
+    """A tree holds the image files of one part.
 
     names holds paths relative to root as bytes (a fixed-width array: compact, and quick to send to
     other processes); labels int64 [N] are indices into classes, which are sorted.
@@ -46,7 +46,7 @@ class Tree:
 
 
 def scan_tree(root: Path, part: str, known: Sequence[str] | None = None) -> Tree:
-    """List root/part/CLASS/*.png|jpg|jpeg|bmp|webp (in any case), sorted by class and name.
+    """Lists root/part/CLASS/*.png|jpg|jpeg|bmp|webp (in any case), sorted by class and name.
 
     known are the classes of the training part: others are refused, missing ones are not missed.
     Folders and files whose names start with a dot are passed over. Raises FileNotFoundError for a
@@ -88,7 +88,7 @@ def scan_tree(root: Path, part: str, known: Sequence[str] | None = None) -> Tree
 
 @dataclass(frozen=True)
 class Headers:
-    """What the files' headers say. sizes counts (width, height)."""
+    """This is what the files' headers say; sizes counts (width, height)."""
 
     sizes: Counter[tuple[int, int]]
     gray: bool
@@ -97,7 +97,7 @@ class Headers:
 
 
 def read_headers(tree: Tree) -> Headers:
-    """Read every file's header (not its pixels) in threads.
+    """Reads every file's header (not its pixels) in threads.
 
     Raises `DataFileError` naming up to five files that are no images.
     """
@@ -137,7 +137,7 @@ def in_threads(work: Callable[[slice], _R], count: int) -> list[_R]:
 
 
 def failure(files: Sequence[str]) -> DataFileError:
-    """One error for all the files that could not be read, naming the first five."""
+    """Returns one error for all the files that could not be read, naming the first five."""
     more = len(files) - _NAMED_FAILURES
     listed = "; ".join(files[:_NAMED_FAILURES]) + (f"; and {more} more" if more > 0 else "")
     return DataFileError(

@@ -1,4 +1,4 @@
-"""Global contrast normalisation and ZCA whitening, as Oliver et al. (2018) prepare CIFAR-10.
+"""This module normalizes contrast and whitens by ZCA, as Oliver et al. (2018) do for CIFAR-10.
 
 Source: `gcn` and `get_zca_transformer` of brain-research/realistic-ssl-evaluation. D = C·H·W.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.data.images import ImageSet, evenly_spaced
 
-__all__ = ["Whitening", "normalise_contrast"]
+__all__ = ["Whitening", "normalize_contrast"]
 
 CONTRAST = 55.0
 """Euclidean norm of each image after global contrast normalisation."""
@@ -26,17 +26,19 @@ _FIT_LIMIT = 50_000
 _LARGEST = 3 * 64 * 64
 
 
-def normalise_contrast(x: Tensor) -> Tensor:
-    """Each image x floating [B, D] less its own mean over all pixels and channels, scaled to the
-    norm `CONTRAST`. An image of one single value becomes zero."""
-    centred = x - x.mean(dim=1, keepdim=True)
-    norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    return centred * (CONTRAST / norm.clamp_min(1e-10))
+def normalize_contrast(x: Tensor) -> Tensor:
+    """Takes from each image x, floating [B, D], its own mean, and scales it to the norm `CONTRAST`.
+
+    An image of one single value becomes zero.
+    """
+    centered = x - x.mean(dim=1, keepdim=True)
+    norm = torch.linalg.vector_norm(centered, dim=1, keepdim=True)
+    return centered * (CONTRAST / norm.clamp_min(1e-10))
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """Contrast normalisation, then ZCA: (x − mean) · (Σ + `RIDGE` · I)^(−1/2), Σ the covariance.
+    """Whitening normalizes contrast, then takes (x − mean) · (Σ + `RIDGE` · I)^(−1/2) (ZCA).
 
     Attributes:
         mean: float32 [D], of the images it was fitted on, after contrast normalisation.
@@ -48,7 +50,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, images: ImageSet) -> Whitening:
-        """Take mean and covariance of images, in float64, and the root by eigendecomposition.
+        """Takes mean and covariance of images, in float64, and the root by eigendecomposition.
 
         Of a set of more than 50,000 images that many evenly spaced ones are read, which is all of
         CIFAR-10, and takes a CPU core under a minute.
@@ -61,7 +63,7 @@ class Whitening:
         count = min(len(images), _FIT_LIMIT)
         sums = products = torch.empty(0)
         for pixels in evenly_spaced(images, _FIT_LIMIT):
-            x = normalise_contrast(pixels.flatten(1).double())
+            x = normalize_contrast(pixels.flatten(1).double())
             if not len(sums):
                 sums, products = _zeros(x)
             sums += x.sum(dim=0)
@@ -73,7 +75,7 @@ class Whitening:
         return cls(mean.float(), matrix.float())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Whiten x float32 [B, C, H, W], pixels 0 to 255; returns the same shape and dtype."""
+        """Whitens x float32 [B, C, H, W], pixels 0 to 255; returns the same shape and dtype."""
         flat = x.flatten(1)
         if flat.shape[1] != len(self.mean):
             raise ValueError(
@@ -81,7 +83,7 @@ class Whitening:
                 f"{tuple(x.shape[1:])}"
             )
         mean, matrix = self.mean.to(x.device), self.matrix.to(x.device)
-        return ((normalise_contrast(flat) - mean) @ matrix).view(x.shape)
+        return ((normalize_contrast(flat) - mean) @ matrix).view(x.shape)
 
 
 def _zeros(x: Tensor) -> tuple[Tensor, Tensor]:

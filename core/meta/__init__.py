@@ -1,1 +1,28 @@
-"""The meta stage: the hypergradient of λ, by several engines, and how it moves λ."""
+"""This package is the meta stage: the hypergradient of λ by several engines, and how λ moves."""
+
+from core.meta.engines import ENGINES, FIRST_ORDER
+from core.meta.engines.compiled import CompileFallback
+from core.meta.gradient import Engine, hypergradient, meta_gradient
+from core.meta.inner_step import LearningRate, current_rates
+from core.meta.problem import MetaGradient, MetaProblem, Validation
+from core.meta.reading import DEFAULT, PAPER, READINGS, Reading
+from core.meta.validation_gradient import ValidationGradient
+
+__all__ = [
+    "DEFAULT",
+    "ENGINES",
+    "FIRST_ORDER",
+    "PAPER",
+    "READINGS",
+    "CompileFallback",
+    "Engine",
+    "LearningRate",
+    "MetaGradient",
+    "MetaProblem",
+    "Reading",
+    "Validation",
+    "ValidationGradient",
+    "current_rates",
+    "hypergradient",
+    "meta_gradient",
+]

@@ -1,4 +1,4 @@
-"""d(validation loss)/d(λ) of any model (Eq. 9; Algorithm 1, lines 4 to 6), without side effect."""
+"""This module gives d(validation loss)/d(λ) of any model (Eq. 9), without side effect."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hypergradient(
     mixing: Mixing = INPUT,
     last_blocks: int | None = None,
 ) -> Tensor:
-    """d(meta loss)/d(lam_i) through one virtual step from the model's present parameters (Eq. 9).
+    """Returns d(meta loss)/d(lam_i) through one virtual step from the present parameters (Eq. 9).
 
     Sample i is mixed as `lam_i·x_i + (1 − lam_i)·x_partner_i`, labels alike; the virtual step is
     plain gradient descent at `lr` (Eq. 7), or `optimizer`'s own step with momentum, weight decay
@@ -120,7 +120,7 @@ def meta_gradient(
     scale: float = 1.0,
     validation_gradient: Validation | None = None,
 ) -> MetaGradient:
-    """`hypergradient` with the losses that it passes on its way.
+    """Returns the `hypergradient` with the losses that it passes on its way.
 
     Args:
         scale: both losses are multiplied by it before their backward passes and the derivatives
@@ -191,7 +191,7 @@ def meta_gradient(
 
 @contextlib.contextmanager
 def _kernels_for(engine: str, module: nn.Module) -> Iterator[None]:
-    """For engines of second order, attention in its plain kernel and compiled parts eagerly.
+    """Runs attention plainly, and compiled parts eagerly, for engines of second order.
 
     The others differentiate once.
     """

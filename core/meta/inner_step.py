@@ -1,9 +1,12 @@
-"""The virtual step θ → θ′ (Eq. 7; Algorithm 1, line 5), differentiable in the gradient.
+"""This module takes the virtual step θ → θ′ (Eq. 7), differentiable in the gradient.
 
 Optimizers are made differentiable by the `higher` library. Three of its details differ from
 `torch.optim` and are put right here, so that θ′ is the optimizer's own step to rounding: the place
 of Adam's epsilon, its step count (a float32 tensor in torch's state), and `maximize`, which it
 ignores and we refuse. `higher` has no AdamW; ours adds the decoupled decay to its Adam.
+
+The `differentiable=True` of torch's own optimizers does not serve: the first step with momentum is
+cut off from the gradient, and Adam's derivative is NaN wherever a gradient is 0.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ LearningRate = float | Mapping[str, float]
 
 
 class _DifferentiableAdamW(DifferentiableAdam):
-    """Adam with decoupled weight decay, θ ← (1 − lr·wd)·θ before the step (Loshchilov & Hutter)."""
+    """AdamW is Adam with decoupled decay, θ ← (1 − lr·wd)·θ before it (Loshchilov & Hutter)."""
 
     def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
         decays = [group["weight_decay"] for group in self.param_groups]
@@ -43,7 +46,7 @@ higher.optim.register_optim(torch.optim.AdamW, _DifferentiableAdamW)
 def current_rates(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """The learning rate of each parameter by name; 0 for one that the optimizer does not hold.
+    """Returns each parameter's learning rate by name; 0 for one that the optimizer does not hold.
 
     Args:
         optimizer: any torch optimizer.
@@ -71,14 +74,14 @@ def current_rates(
 def descend(
     theta: Sequence[Tensor], gradient: Sequence[Tensor], rates: Sequence[float]
 ) -> list[Tensor]:
-    """Plain gradient descent, θ′ = θ − η·g (Eq. 7), with a rate for each parameter."""
+    """Takes a step of plain descent, θ′ = θ − η·g (Eq. 7), with a rate for each parameter."""
     return [torch.sub(p, g, alpha=rate) for p, g, rate in zip(theta, gradient, rates, strict=True)]
 
 
 def gradient_descent(
     parameters: Sequence[Tensor], rates: Sequence[float]
 ) -> DifferentiableOptimizer:
-    """Plain gradient descent as a `higher` optimizer over `parameters`, a rate for each."""
+    """Returns plain gradient descent as a `higher` optimizer, with a rate for each parameter."""
     groups = [
         {"params": [p], "lr": rate}
         for p, rate in zip(parameters, rates, strict=True)
@@ -90,7 +93,7 @@ def gradient_descent(
 def differentiable(
     optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
 ) -> DifferentiableOptimizer:
-    """A differentiable copy of `optimizer` in its present state; the original is never touched.
+    """Returns a differentiable copy of `optimizer` in its present state, which stays untouched.
 
     Args:
         optimizer: one of the types that `higher` or this module makes differentiable, among them
@@ -99,7 +102,7 @@ def differentiable(
         parameters: the model's parameters; each one that the optimizer holds must be among them.
 
     Raises:
-        ValueError: the optimizer's type has no differentiable form, it maximises, it is an Adam
+        ValueError: the optimizer's type has no differentiable form, it maximizes, it is an Adam
             with decoupled decay, or it holds a parameter that is not the model's.
     """
     optimizer = _unwrapped(optimizer)
@@ -142,7 +145,7 @@ def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def _place_epsilon(adam: DifferentiableAdam) -> None:
-    """Give `higher`'s Adam the epsilon that makes its step equal to torch's.
+    """Gives `higher`'s Adam the epsilon that makes its step equal to torch's.
 
     torch divides by `√v/√b2 + ε`, `higher` multiplies by √b2 and divides by `√v + ε`, with
     b2 = 1 − β2^t: the same where the latter's ε is ε·√b2 at the step about to be taken. Parameters

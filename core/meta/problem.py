@@ -1,4 +1,4 @@
-"""The bilevel problem of one meta stage: both losses as functions of the parameters."""
+"""This module is the bilevel problem of a meta stage: both losses as functions of parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Validation = tuple[Tensor, list[Tensor]]
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """What one meta stage yields.
+    """This is what one meta stage yields.
 
     `hypergradient` [B], `meta_loss` and `virtual_loss` scalars; `validation` is what was computed
     anew at θ′, None where the caller gave it.
@@ -38,7 +38,7 @@ class MetaGradient:
 
 @dataclass(frozen=True)
 class MetaProblem:
-    """One bilevel problem, its model already a function of the parameters that are trained.
+    """This is one bilevel problem, its model already a function of the trained parameters.
 
     Attributes:
         model: the plain module.
@@ -73,11 +73,11 @@ class MetaProblem:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All parameters and λ: they lie on every device that the passes draw from."""
+        """Returns all parameters and λ: they lie on every device that the passes draw from."""
         return [*self.originals.values(), self.lam]
 
     def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
-        """`body()` while the model's parameters are `theta`, those outside θ constants.
+        """Runs `body()` while the model's parameters are `theta`, those outside θ constants.
 
         Backward passes belong inside: activation checkpointing runs the model again in them.
         Buffers and the constants are copies: BatchNorm statistics do not move, nor does a parameter
@@ -92,18 +92,18 @@ class MetaProblem:
         return cast(T, functional_call(_Inside(self.model), inside, (body,)))
 
     def virtual_loss(self) -> Tensor:
-        """Loss of the mixed batch (Algorithm 1, lines 4 and 5) where `at` stands. Scalar."""
+        """Returns the mixed batch's loss (Algorithm 1, lines 4 and 5) where `at` stands."""
         x, y = self.batch
         logits = self.mixing.logits(self.logits, self.model, x, self.lam, self.partner)
         return mixed_loss(self.loss, logits, y, self.lam, self.partner)
 
     def meta_loss(self) -> Tensor:
-        """Loss of the validation batch (Eq. 8) where `at` stands. Scalar."""
+        """Returns the validation batch's loss (Eq. 8) where `at` stands."""
         x, y = self.val_batch
         return unmixed_loss(self.loss, self.logits(x), y)
 
     def validation_at(self, prime: Sequence[Tensor]) -> Validation:
-        """The validation loss at θ′ and its gradient v there, averaged over the ranks. Detached.
+        """Returns the validation loss at θ′ and its gradient v, averaged over the ranks, detached.
 
         v is 0 for parameters that the loss does not use.
         """
@@ -121,11 +121,11 @@ class MetaProblem:
         return loss, v
 
     def unscaled(self, gradient: Tensor) -> Tensor:
-        """A gradient of a scaled loss without the scale."""
+        """Returns a gradient of a scaled loss without the scale."""
         return gradient if self.scale == 1 else gradient / self.scale
 
     def rates(self) -> list[float]:
-        """The rate η of each parameter in `theta`, for the plain virtual step."""
+        """Returns the rate η of each parameter in `theta`, for the plain virtual step."""
         if self.lr is None or isinstance(self.lr, Mapping):
             rates = self.lr or {}
             return [float(rates[name]) for name in self.theta]

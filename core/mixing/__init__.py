@@ -1,1 +1,40 @@
-"""How a batch is blended: pairing, inputs, labels, and the losses on mixed labels."""
+"""This package blends a batch: pairing, inputs, labels, and the losses on mixed labels."""
+
+from core.mixing.area import AreaMixing
+from core.mixing.batch import (
+    Batch,
+    Loss,
+    draw_beta,
+    draw_partners,
+    mix_inputs,
+    mix_labels,
+    soft_cross_entropy,
+    soft_labels,
+)
+from core.mixing.hidden import HiddenMixing
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, InputMixing, Mixing
+from core.mixing.losses import IndexLoss, MixedLoss, mixed_loss
+from core.mixing.pairing import ANY, Pairing
+
+__all__ = [
+    "ANY",
+    "INPUT",
+    "AreaMixing",
+    "Batch",
+    "HiddenMixing",
+    "IndexLoss",
+    "InputMixing",
+    "Interpolation",
+    "Loss",
+    "MixedLoss",
+    "Mixing",
+    "Pairing",
+    "draw_beta",
+    "draw_partners",
+    "mix_inputs",
+    "mix_labels",
+    "mixed_loss",
+    "soft_cross_entropy",
+    "soft_labels",
+]

@@ -1,4 +1,4 @@
-"""Mixing by area (CutMix, Yun et al., ICCV 2019) with λ that can be learned.
+"""This module mixes by area (CutMix, Yun et al., ICCV 2019), with λ that can be learned.
 
 CutMix pastes a box of whole pixels, so the image is constant in λ almost everywhere. Here a pixel
 that the border of the box crosses is blended by the share of it that the box covers: the image
@@ -35,7 +35,7 @@ class AreaMixing:
     hooks = False
 
     def draw(self, x: Tensor, generator: torch.Generator | None) -> AreaMixing:
-        """With `position` drawn for this batch; itself where it is given.
+        """Returns a copy with `position` drawn for this batch, or itself where it is given.
 
         Raises:
             ValueError: x has no spatial dimension.
@@ -50,7 +50,7 @@ class AreaMixing:
     def logits(
         self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
-        """The network on the mixed inputs; see `Mixing`.
+        """Runs the network on the mixed inputs; see `Mixing`.
 
         Raises:
             ValueError: `position` is not drawn, or as `mix_areas`.
@@ -61,7 +61,7 @@ class AreaMixing:
 
 
 def mix_areas(x: Tensor, lam: Tensor, partner: Tensor, position: Tensor) -> Tensor:
-    """x_partner_i inside a box of area `1 − lam_i`, x_i around it. Differentiable in x and lam.
+    """Returns x_partner_i inside a box of area `1 − lam_i`, x_i around it; differentiable in both.
 
     Args:
         x: [B, channels, ...], floating, with at least one spatial dimension.
@@ -88,7 +88,7 @@ def mix_areas(x: Tensor, lam: Tensor, partner: Tensor, position: Tensor) -> Tens
 
 
 def area_mask(lam: Tensor, position: Tensor, size: Sequence[int]) -> Tensor:
-    """The share of each pixel that stays the sample's own; its mean over pixels is λ.
+    """Returns the share of each pixel that stays the sample's own; its mean over pixels is λ.
 
     Differentiable in lam on all of [0, 1]. Where a border of the box meets one of a pixel the mask
     has a kink; the derivative there is the one towards larger λ (at λ = 1, towards smaller).
@@ -116,7 +116,7 @@ def area_mask(lam: Tensor, position: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _coverage(side: Tensor, position: Tensor, pixels: int) -> Tensor:
-    """The share of each pixel of one axis under a box of `side` [B], relative. [B, pixels]."""
+    """Returns the share [B, pixels] of each pixel of an axis under a box of relative `side` [B]."""
     width = (side * pixels).unsqueeze(1)
     start = (position * (1 - side) * pixels).unsqueeze(1)
     edge = torch.arange(pixels, device=side.device, dtype=side.dtype)

@@ -1,4 +1,4 @@
-"""Pairing and mixing of inputs and labels, and the loss on mixed labels (Eqs. 1 and 4).
+"""This module pairs and mixes inputs and labels, with the loss on mixed labels (Eqs. 1 and 4).
 
 Shapes here and in the rest of `core`: B batch, M meta-validation batch, C classes, P parameters.
 """
@@ -27,7 +27,7 @@ Call = Callable[[Tensor], Tensor]
 def draw_partners(
     n: int, *, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """A random permutation of the batch, as MixUp pairs it. [n], int64, on `device`.
+    """Draws a random permutation of the batch, as MixUp pairs it: [n], int64, on `device`.
 
     Drawn on the generator's own device, so that a CPU generator gives the same pairs everywhere.
     """
@@ -43,7 +43,7 @@ def draw_beta(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """n independent draws of Beta(alpha, alpha). [n], floating, on `device`.
+    """Draws n independent numbers of Beta(alpha, alpha): [n], floating, on `device`.
 
     The stream advances by one integer whatever n and alpha are: `torch.distributions.Beta` takes no
     generator, so the integer seeds NumPy's.
@@ -58,7 +58,7 @@ def draw_beta(
 
 
 def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-    """`lam_i·x_i + (1 − lam_i)·x_partner_i` (Eq. 4). Differentiable in x and lam.
+    """Returns `lam_i·x_i + (1 − lam_i)·x_partner_i` (Eq. 4), differentiable in x and lam.
 
     Args:
         x: [B, ...], floating.
@@ -78,7 +78,7 @@ def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
 
 
 def mix_labels(y: Tensor, lam: Tensor, partner: Tensor, num_classes: int) -> Tensor:
-    """`lam_i·y_i + (1 − lam_i)·y_partner_i` as soft labels (Eq. 4). Differentiable in lam.
+    """Returns `lam_i·y_i + (1 − lam_i)·y_partner_i` as soft labels (Eq. 4), differentiable in lam.
 
     Args:
         y: [B], integer class indices, or [B, C], floating soft labels.
@@ -95,7 +95,7 @@ def mix_labels(y: Tensor, lam: Tensor, partner: Tensor, num_classes: int) -> Ten
 
 
 def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Integer labels as one-hot rows; soft labels as they are. [B, C].
+    """Returns labels as rows [B, C]: integer ones one-hot, soft ones as they are.
 
     Raises:
         ValueError: a label lies outside [0, C), or soft labels do not have C columns. (Range is
@@ -119,7 +119,7 @@ def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype = torch.float
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy against integer or soft labels: `−(1/B) Σ_i Σ_c y_ic log softmax(f)_ic`.
+    """Returns the mean cross-entropy `−(1/B) Σ_i Σ_c y_ic log softmax(f)_ic`, of any labels.
 
     Written as a product with the log-softmax, so it is twice differentiable in the logits and
     differentiable in the target, on every backend.
@@ -148,7 +148,7 @@ def check_alpha(alpha: float) -> None:
 
 _NOT_FLOATING = (
     "{} inputs must be floating point to be mixed, got {}; convert images with .float() and "
-    "normalise them first; token ids are mixed where they are embedded, by "
+    "normalize them first; token ids are mixed where they are embedded, by "
     "mixing=core.HiddenMixing('name of the embedding layer')"
 )
 

@@ -1,4 +1,4 @@
-"""Mixing at a hidden layer (Manifold Mixup, Verma et al., ICML 2019)."""
+"""This module mixes at a hidden layer (Manifold Mixup, Verma et al., ICML 2019)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class HiddenMixing:
             raise ValueError(f"drawn must be one of the layers {list(layers)}, got {self.drawn!r}")
 
     def draw(self, x: Tensor, generator: torch.Generator | None) -> HiddenMixing:
-        """With the layer of this batch drawn; itself where there is only one, or it is given."""
+        """Returns a copy with the layer drawn, or itself where there is one only or it is given."""
         if self.drawn is not None:
             return self
         device = stream_device(generator)
@@ -65,7 +65,7 @@ class HiddenMixing:
     def logits(
         self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
-        """The network's output with the layer's mixed; see `Mixing`.
+        """Runs the network with the layer's output mixed; see `Mixing`.
 
         Raises:
             ValueError: a layer is unknown or none is drawn; the drawn one runs twice or not at all,
@@ -96,7 +96,7 @@ class HiddenMixing:
 
 
 class _Mix:
-    """A forward hook that mixes the output of its module."""
+    """This forward hook mixes the output of its module."""
 
     def __init__(self, name: str, lam: Tensor, partner: Tensor) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""What a policy decides for one batch."""
+"""This module holds what a policy decides for one batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.user_model.wrapped_models import eager_if_hooked, unwrap
 
 @dataclass(frozen=True)
 class Interpolation:
-    """How one batch is to be mixed, and how that was found.
+    """An interpolation says how one batch is to be mixed, and how that was found.
 
     Attributes:
         lam: [B], floating, in [0, 1]; sample i becomes `lam_i·x_i + (1 − lam_i)·x_partner_i`.
@@ -38,7 +38,7 @@ class Interpolation:
     mixing: Mixing = INPUT
 
     def folded(self, pairing: Pairing) -> Interpolation:
-        """The same with `lam`, and what learning changed in it, folded as `pairing` says."""
+        """Returns the same with `lam`, and what learning changed in it, folded by `pairing`."""
         if not pairing.dominant:
             return self
         lam = pairing.fold(self.lam)
@@ -46,7 +46,7 @@ class Interpolation:
         return replace(self, lam=lam, change=change)
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
-        """The network's output [B, C] on the mixed batch, whatever the mixing.
+        """Returns the network's output [B, C] on the mixed batch, whatever the mixing.
 
         Args:
             model: as in the training loop, `DistributedDataParallel` and `torch.compile` included.
@@ -58,17 +58,17 @@ class Interpolation:
             )
 
     def loss(self, logits: Tensor, y: Tensor, loss: Loss = soft_cross_entropy) -> Tensor:
-        """The loss of the mixed batch. Scalar; see `core.mixing.losses.mixed_loss`."""
+        """Returns the loss of the mixed batch, a scalar; see `core.mixing.losses.mixed_loss`."""
         return mixed_loss(loss, logits, y, self.lam, self.partner)
 
     def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:
-        """What the real step descends: the mixed batch's loss (Algorithm 1, line 8). Scalar."""
+        """Returns what the real step descends: the mixed batch's loss (Algorithm 1, line 8)."""
         return self.loss(self.logits(model, batch[0]), batch[1], loss)
 
     def mix_inputs(self, x: Tensor) -> Tensor:
-        """The mixed inputs (Eq. 4), [B, ...], of a mixing of whole inputs."""
+        """Returns the mixed inputs (Eq. 4), [B, ...], of a mixing of whole inputs."""
         return mix_inputs(x, self.lam, self.partner)
 
     def mix_labels(self, y: Tensor, num_classes: int) -> Tensor:
-        """The mixed labels (Eq. 4), [B, C]."""
+        """Returns the mixed labels (Eq. 4), [B, C]."""
         return mix_labels(y, self.lam, self.partner, num_classes)

@@ -1,4 +1,4 @@
-"""Where and how the pairs of a batch are blended: the protocol, and mixing of whole inputs."""
+"""This module holds the protocol of a mixing, and the mixing of whole inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.mixing.batch import Call, mix_inputs
 
 
 class Mixing(Protocol):
-    """Where and how the pairs of a batch are blended.
+    """A mixing says where and how the pairs of a batch are blended.
 
     The kinds are `InputMixing`, `AreaMixing` and `HiddenMixing`. Whatever is random in one is drawn
     once for each batch, so that the virtual and the real pass differ in λ alone.
@@ -20,10 +20,10 @@ class Mixing(Protocol):
 
     @property
     def hooks(self) -> bool:
-        """Whether it works by forward hooks, which a graph compiled before does not see."""
+        """Says whether it works by forward hooks, which a graph compiled before does not see."""
 
     def draw(self, x: Tensor, generator: torch.Generator | None) -> Mixing:
-        """This mixing with all that it draws for one batch fixed; itself if nothing is drawn.
+        """Returns it with all that it draws for one batch fixed, or itself if nothing is drawn.
 
         Args:
             x: [B, ...], the batch; only its shape and device are read.
@@ -33,7 +33,7 @@ class Mixing(Protocol):
     def logits(
         self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
-        """The network's output on the mixed batch, differentiable in λ.
+        """Returns the network's output on the mixed batch, differentiable in λ.
 
         Args:
             call: runs the network on an input [B, ...], plainly or by `functional_call`.
@@ -49,18 +49,18 @@ class Mixing(Protocol):
 
 @dataclass(frozen=True)
 class InputMixing:
-    """MixUp (Eq. 4): `lam_i·x_i + (1 − lam_i)·x_partner_i`. Draws nothing."""
+    """This is MixUp (Eq. 4), `lam_i·x_i + (1 − lam_i)·x_partner_i`. It draws nothing."""
 
     hooks = False
 
     def draw(self, x: Tensor, generator: torch.Generator | None) -> InputMixing:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def logits(
         self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor
     ) -> Tensor:
-        """The network on the mixed inputs; see `Mixing`."""
+        """Runs the network on the mixed inputs; see `Mixing`."""
         return call(mix_inputs(x, lam, partner))
 
 

@@ -1,4 +1,4 @@
-"""Losses with a form of their own for mixed batches, and the one road from those to a loss."""
+"""This module holds losses with a form of their own for mixed batches, and how those are read."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from core.mixing.batch import Loss, mix_labels, soft_cross_entropy, soft_labels
 
 
 class MixedLoss(Protocol):
-    """A loss whose value on a mixed batch is not that of a mixed label.
+    """This is a loss whose value on a mixed batch is not that of a mixed label.
 
     It may treat the rows of a mixed batch differently, as semi-supervised losses do.
     """
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The mean loss of unmixed samples, of the validation batch. Scalar."""
+        """Returns the mean loss of unmixed samples, of the validation batch, a scalar."""
 
     def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-        """The loss of a mixed batch. Scalar, differentiable in logits (twice) and lam.
+        """Returns a mixed batch's loss, a scalar, differentiable in logits (twice) and lam.
 
         Args:
             logits: [B, C], floating, of the mixed batch.
@@ -35,7 +35,7 @@ class MixedLoss(Protocol):
 
 @dataclass(frozen=True)
 class IndexLoss:
-    """A user's own loss of integer labels, as the loss of a mixed batch.
+    """This makes a user's own loss of integer labels the loss of a mixed batch.
 
     A loss that is not linear in the target, such as the focal loss, has no meaning for mixed
     labels; the mix of its values at both labels has: `λ_i ℓ(f_i, y_i) + (1 − λ_i) ℓ(f_i, y_j)`, j
@@ -65,7 +65,7 @@ class IndexLoss:
     ignore_index: int | None = None
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The mean loss of unmixed samples. Scalar.
+        """Returns the mean loss of unmixed samples, a scalar.
 
         Args:
             logits: [n, C], floating.
@@ -78,7 +78,7 @@ class IndexLoss:
         return values.mean() if weights is None else values.sum() / weights.sum()
 
     def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-        """`mean_i(lam_i ℓ(logits_i, y_i) + (1 − lam_i) ℓ(logits_i, y_partner_i))`. Scalar.
+        """Returns `mean_i(lam_i ℓ(logits_i, y_i) + (1 − lam_i) ℓ(logits_i, y_partner_i))`.
 
         Args:
             logits: [B, C], floating, of the mixed batch.
@@ -127,7 +127,7 @@ class IndexLoss:
 
 
 def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-    """The loss of a mixed batch: a `MixedLoss` by its own form, others at the mixed label (Eq. 4).
+    """Returns a mixed batch's loss: of a `MixedLoss` its own, of others at the mixed label (Eq. 4).
 
     Args:
         loss: a `MixedLoss`, or a function of (logits [B, C], soft labels [B, C]).

@@ -1,4 +1,4 @@
-"""Who may be paired with whom in a batch, and whether a sample outweighs its partner."""
+"""This module says who may pair with whom, and whether a sample outweighs its partner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.mixing.batch import draw_partners
 
 @dataclass(frozen=True)
 class Pairing:
-    """How a policy pairs the samples of a batch.
+    """A pairing says how a policy pairs the samples of a batch.
 
     Attributes:
         groups: sizes of consecutive parts of the batch that pair among themselves, such as the
@@ -27,7 +27,7 @@ class Pairing:
     def partners(
         self, n: int, *, generator: torch.Generator | None, device: torch.device | str
     ) -> Tensor:
-        """A random permutation of each part. [n], int64, on `device`.
+        """Draws a random permutation of each part: [n], int64, on `device`.
 
         Raises:
             ValueError: the parts do not make up the batch.
@@ -43,7 +43,7 @@ class Pairing:
         return torch.cat(parts).to(device)
 
     def fold(self, lam: Tensor) -> Tensor:
-        """λ, or max(λ, 1 − λ) where the sample is to outweigh its partner. The shape of lam."""
+        """Returns λ, or max(λ, 1 − λ) where the sample is to outweigh its partner."""
         return torch.maximum(lam, 1 - lam) if self.dominant else lam
 
 

@@ -1,4 +1,4 @@
-"""The models of the paper's experiments, and one small network for digits.
+"""This package holds the models of the paper's experiments, and a small one for digits.
 
 >>> from core.models import build_model
 >>> model = build_model("preact_resnet18", in_channels=3, num_classes=10, image_size=32)
@@ -41,7 +41,7 @@ MODELS: tuple[str, ...] = tuple(_CONSTRUCTORS)
 def build_model(
     name: str, *, in_channels: int, num_classes: int, image_size: int, width: int | None = None
 ) -> ImageClassifier:
-    """Build a freshly initialised model, in training mode, on the current default device.
+    """Builds a freshly initialized model, in training mode, on the current default device.
 
     The initial weights come from torch's global random stream: seed it for a reproducible model.
 
@@ -72,7 +72,7 @@ def build_model(
             published width. A narrow model of the same shape trains in a fraction of the time.
 
     Returns:
-        A model that maps normalised images, float ``[B, in_channels, image_size, image_size]``, to
+        A model that maps normalized images, float ``[B, in_channels, image_size, image_size]``, to
         logits, float ``[B, C]``, with ``features(x)`` (``[B, D]``) and ``classifier`` exposed:
         ``model(x) == model.classifier(model.features(x))``.
 

@@ -1,4 +1,4 @@
-"""What every model of this package is: features, then one linear classifier.
+"""Every model of this package is features, then one linear classifier.
 
 Legend: B batch, D features, C classes.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class ImageClassifier(nn.Module):
-    """Base of the models: ``forward(x) == classifier(features(x))``, by construction.
+    """The base of the models has ``forward(x) == classifier(features(x))`` by construction.
 
     Studies measure distances between the features of mixed and of real samples, and AdaMixUp puts
     a second head on them, so the cut before the classifier is part of every model's interface. A
@@ -55,7 +55,7 @@ class ImageClassifier(nn.Module):
             )
 
     def features(self, x: Tensor) -> Tensor:
-        """Features, float ``[B, D]``, of normalised images ``x``, float ``[B, c, h, w]``.
+        """Returns features, float ``[B, D]``, of normalized images ``x``, float ``[B, c, h, w]``.
 
         Runs in the mode the model is in: BatchNorm and dropout of the trunk are included.
         """
@@ -63,13 +63,13 @@ class ImageClassifier(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement features()")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, float ``[B, C]``, of normalised images ``x``, float ``[B, c, h, w]``."""
+        """Returns logits, float ``[B, C]``, of normalized images ``x``, float ``[B, c, h, w]``."""
         logits: Tensor = self.classifier(self.features(x))
         return logits
 
 
-def initialise_he(module: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
-    """Draw every convolution's weight from N(0, 2 / fan), in place; biases become zero.
+def initialize_he(module: nn.Module, mode: Literal["fan_in", "fan_out"]) -> None:
+    """Draws every convolution's weight from N(0, 2 / fan), in place; biases become zero.
 
     He, Zhang, Ren and Sun, "Delving Deep into Rectifiers" (ICCV 2015), Eq. 10 and 14. ``mode`` is
     ``"fan_in"`` (preserves the variance of the activations) or ``"fan_out"`` (that of the

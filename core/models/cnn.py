@@ -1,17 +1,17 @@
-"""Small convolutional networks without BatchNorm: the paper's "3-layer CNN" and one for digits."""
+"""This module holds CNNs without BatchNorm: the paper's "3-layer CNN" and one for digits."""
 
 from __future__ import annotations
 
 import torch.nn as nn
 from torch import Tensor
 
-from core.models.classifier import ImageClassifier, initialise_he
+from core.models.classifier import ImageClassifier, initialize_he
 
 
 class PlainCNN(ImageClassifier):
-    """The base of the CNNs: layers in a row, made for images of exactly one size.
+    """The base of the CNNs has its layers in a row, made for images of exactly one size.
 
-    The first fully connected layer has that size. The trunk is initialised by He, the classifier
+    The first fully connected layer has that size. The trunk is initialized by He, the classifier
     by N(0, 1e-3), biases are zero, as in the code of AdaMixUp.
 
     Raises:
@@ -31,9 +31,9 @@ class PlainCNN(ImageClassifier):
         features: Tensor = self.trunk(x)
         return features
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Draws all weights anew, in place."""
-        initialise_he(self.trunk, mode="fan_in")
+        initialize_he(self.trunk, mode="fan_in")
         for layer in self.trunk:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
@@ -43,7 +43,7 @@ class PlainCNN(ImageClassifier):
 
 
 class CNN(PlainCNN):
-    """The paper's "3-layer CNN" (section IV-B, MNIST and Fashion-MNIST): four convolutions.
+    """The paper's "3-layer CNN" (section IV-B, MNIST and Fashion-MNIST) has four convolutions.
 
     MetaMixUp takes the network from AdaMixUp (Guo, Mao and Zhang, AAAI 2019), and the code that
     those authors released (SITE5039/AdaMixUp, ``share_mixup_net``) has four convolutions, whatever
@@ -83,15 +83,15 @@ class CNN(PlainCNN):
             nn.Dropout(0.5),
         )
         self.classifier = nn.Linear(16 * width, num_classes)
-        self.initialise()
+        self.initialize()
 
 
 class PlaneCNN(CNN):
-    """The "3-layer CNN" with two features, to be drawn in the plane (Fig. 4).
+    """This is the "3-layer CNN" with two features, to be drawn in the plane (Fig. 4).
 
     Between the hidden layer of :class:`CNN`, dropout included, and the classifier stands a linear
     layer of two units without an activation, so that features lie anywhere in the plane. It is
-    initialised as :class:`CNN`, but for the classifier, N(0, 0.1): 1e-3 leaves two features next to
+    initialized as :class:`CNN`, but for the classifier, N(0, 0.1): 1e-3 leaves two features next to
     no gradient, and at He's 0.7 one of three short trainings on Fashion-MNIST (14x14, MixUp, lr
     0.05) stayed at the chance level, all features in one point; at 0.1 none did. D = 2.
     Parameters: 832,448 for 1x28x28 and 10 classes. Its arguments are those of :class:`CNN`.
@@ -103,12 +103,12 @@ class PlaneCNN(CNN):
         super().__init__(in_channels, num_classes, image_size, width)
         self.trunk.append(nn.Linear(16 * width, 2))
         self.classifier = nn.Linear(2, num_classes)
-        self.initialise()
+        self.initialize()
         nn.init.normal_(self.classifier.weight, std=0.1)
 
 
 class DigitsCNN(PlainCNN):
-    """A small network for 8x8 digits: two convolutions, one pooling, one hidden layer.
+    """The network for 8x8 digits has two convolutions, one pooling and one hidden layer.
 
     This project's own, for the data set that comes with scikit-learn: conv 3x3-16, ReLU; conv
     3x3-32, ReLU, max-pool 2; fully connected 64, ReLU; fully connected C. Neither BatchNorm nor
@@ -140,4 +140,4 @@ class DigitsCNN(PlainCNN):
             nn.ReLU(),
         )
         self.classifier = nn.Linear(4 * width, num_classes)
-        self.initialise()
+        self.initialize()

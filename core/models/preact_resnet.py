@@ -1,4 +1,4 @@
-"""Pre-activation residual networks for small images (18 and 34 layers)."""
+"""This module holds pre-activation residual networks for small images (18 and 34 layers)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.models.classifier import ImageClassifier
 
 
 class PreActBlock(nn.Module):
-    """``shortcut(x) + conv(relu(bn(conv(relu(bn(x))))))`` (He et al., ECCV 2016, Fig. 4e).
+    """A block is ``shortcut(x) + conv(relu(bn(conv(relu(bn(x))))))`` (He et al. 2016, Fig. 4e).
 
     Where the shape changes, the shortcut is a 1x1 convolution of the activated input (the weights
     then share one activation); elsewhere it is x itself.
@@ -36,7 +36,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(ImageClassifier):
-    """PreActResNet for small images, in the form of the MixUp experiments: no final BN-ReLU.
+    """This is PreActResNet for small images as in the MixUp experiments: no final BN-ReLU.
 
     He, Zhang, Ren and Sun, "Identity Mappings in Deep Residual Networks" (ECCV 2016), with the four
     stages of ResNet-18 and -34 (He et al., CVPR 2016, Table 1), a 3x3 stem of stride 1 and no
@@ -44,7 +44,7 @@ class PreActResNet(ImageClassifier):
     and AdaMixUp (pytorch-cifar, mixup-cifar10, SITE5039/AdaMixUp) leaves them out, and so does this
     one: the pooled sum goes straight to the classifier. mixup-cifar10 differs in two more details
     that are not taken over: BN-ReLU after the stem, and shortcuts that all start behind the first
-    activation. Initialised by PyTorch's defaults, as in those repositories.
+    activation. Initialized by PyTorch's defaults, as in those repositories.
 
     Input ``[B, in_channels, h, w]``; any size works, at 32x32 the last stage has 4x4. In training
     mode a batch of one needs more than 8 pixels, or the last BatchNorm has a single value.

@@ -1,4 +1,4 @@
-"""Residual networks with bottleneck blocks for small images (50 layers)."""
+"""This module holds residual networks of bottleneck blocks for small images (50 layers)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from core.models.classifier import ImageClassifier, initialise_he
+from core.models.classifier import ImageClassifier, initialize_he
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a shortcut (He et al., CVPR 2016, Fig. 5 right).
+    """A block has 1x1, 3x3, 1x1 convolutions and a shortcut (He et al., CVPR 2016, Fig. 5 right).
 
     The output has four times ``channels``. The stride is in the 3x3 convolution, as in
     pytorch-cifar and torchvision (the paper has it in the first 1x1). Where the shape changes, the
@@ -43,11 +43,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(ImageClassifier):
-    """Bottleneck ResNet for small images: the ResNet-50 of the paper's Fig. 2 (CIFAR-10).
+    """This is the bottleneck ResNet for small images, the ResNet-50 of Fig. 2 (CIFAR-10).
 
     He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016), Table 1,
     with the stem for small images of pytorch-cifar: one 3x3 convolution of stride 1 and no
-    max-pool. He initialisation (fan-out); their section 3.4 asks for it.
+    max-pool. He initialization (fan-out); their section 3.4 asks for it.
 
     Input ``[B, in_channels, h, w]``; any size works, at 32x32 the last stage has 4x4. In training
     mode a batch of one needs more than 8 pixels, or the last BatchNorm has a single value.
@@ -85,7 +85,7 @@ class ResNet(ImageClassifier):
                 channels = 4 * width * 2**stage
         self.trunk = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, num_classes)
-        initialise_he(self.trunk, mode="fan_out")
+        initialize_he(self.trunk, mode="fan_out")
 
     def features(self, x: Tensor) -> Tensor:
         maps: Tensor = self.trunk(x)

@@ -1,4 +1,4 @@
-"""Networks whose gradient is itself differentiable: ReLU and max-pooling swapped for smooth layers.
+"""This module swaps ReLU and max-pooling for layers whose gradient is differentiable.
 
 A ReLU network has a gradient that jumps: no κ bounds it, and what is proved from such a bound (the
 paper's Proposition 1) says nothing about the network.
@@ -14,12 +14,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def smoothed(model: Model) -> Model:
-    """Swap, in place, every `nn.ReLU` for GELU and every `nn.MaxPool2d` for the mean of its window.
+    """Swaps, in place, every `nn.ReLU` for GELU and every `nn.MaxPool2d` for its window's mean.
 
     GELU, x·Φ(x) with the normal distribution function Φ (Hendrycks and Gimpel, 2016), has
     derivatives of every order; the second one, (2 − x²)·φ(x), lies within [−0.11, 0.80].
     Features that were non-negative are now above −0.17. Max-pooling is not differentiable where two
-    pixels tie. No weight changes, so the initialisation is that of the model.
+    pixels tie. No weight changes, so the initialization is that of the model.
 
     Args:
         model: one whose ReLUs and pooling are modules, as those of the CNNs are. What a `forward`

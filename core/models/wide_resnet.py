@@ -1,4 +1,4 @@
-"""Wide residual networks (WRN-depth-k) for small images."""
+"""This module holds wide residual networks (WRN-depth-k) for small images."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.models.classifier import ImageClassifier, initialise_he
+from core.models.classifier import ImageClassifier, initialize_he
 
 
 class WideBlock(nn.Module):
-    """The B(3,3) block with pre-activation (Zagoruyko and Komodakis 2016, section 2, Fig. 1c).
+    """This is the B(3,3) block, pre-activated (Zagoruyko and Komodakis 2016, section 2, Fig. 1c).
 
     Where the width changes, the shortcut is a 1x1 convolution of the activated input; elsewhere it
     is the input itself. The activation is LeakyReLU with ``negative_slope``: 0 is ReLU.
@@ -40,10 +40,10 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(ImageClassifier):
-    """WRN-depth-k (Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, Table 1).
+    """This is WRN-depth-k (Zagoruyko and Komodakis, "Wide Residual Networks", 2016, Table 1).
 
     A 3x3 stem, three groups of (depth - 4) / 6 blocks, BN-ReLU, global average pooling. No
-    dropout, which is an option there. He initialisation (fan-out), as in their code.
+    dropout, which is an option there. He initialization (fan-out), as in their code.
 
     The semi-supervised literature (Oliver et al., NeurIPS 2018; MixMatch) runs WRN-28-2 with
     LeakyReLU of slope 0.1 in place of ReLU: ``negative_slope=0.1``. Oliver et al.'s code differs in
@@ -93,7 +93,7 @@ class WideResNet(ImageClassifier):
         layers.append(nn.BatchNorm2d(channels))
         self.trunk = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, num_classes)
-        initialise_he(self.trunk, mode="fan_out")
+        initialize_he(self.trunk, mode="fan_out")
         nn.init.zeros_(self.classifier.bias)
 
     def features(self, x: Tensor) -> Tensor:

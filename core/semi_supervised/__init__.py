@@ -1,4 +1,4 @@
-"""Semi-supervised methods: how unlabelled images train beside few labelled ones.
+"""This package trains on unlabelled images beside few labelled ones.
 
 One contract for all: a `SemiSupervisedMethod` takes a step on a `SemiBatch`. In a loop of your own:
 

@@ -1,4 +1,4 @@
-"""A model's exponential moving average: Mean Teacher's teacher, and what MixMatch evaluates."""
+"""This module averages a model: Mean Teacher's teacher, and what MixMatch evaluates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.user_model.wrapped_models import unwrap
 
 
 class MovingAverage:
-    """`average ← decay·average + (1 − decay)·parameter`, for every parameter, from its first value.
+    """This takes `average ← decay·average + (1 − decay)·parameter`, from each first value on.
 
     Buffers are the model's own, copied: BatchNorm's running statistics are averages already, and a
     counter has no average. That is what Oliver et al. and the authors of MixMatch release; neither
@@ -40,7 +40,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """One step towards `model`, after the optimizer's. `model` is only read."""
+        """Takes one step towards `model`, after the optimizer's. `model` is only read."""
         model = unwrap(model)
         averages, newest = dict(self.model.named_parameters()), dict(model.named_parameters())
         self._average(list(averages.values()), [newest[name] for name in averages], 0)
@@ -49,11 +49,11 @@ class MovingAverage:
             buffer.copy_(buffers[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """The averaged network's; the tensors are live."""
+        """Returns the averaged network's state; the tensors are live."""
         return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; copies."""
+        """Takes the state over; copies."""
         self.model.load_state_dict(state)
 
 
@@ -72,13 +72,13 @@ class CarriesAverage(SemiSupervisedMethod):
         self.average = MovingAverage(model, decay)
 
     def evaluated(self, model: nn.Module) -> nn.Module:
-        """The moving average."""
+        """Returns the moving average."""
         return self.average.model
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the moving average."""
+        """Returns that of the moving average."""
         return {"average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Takes the moving average's state over."""
         self.average.load_state_dict(state["average"])

@@ -1,4 +1,4 @@
-"""From a method's settings to the method itself."""
+"""This module builds a method from its settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.semi_supervised.vat import VAT
 def build_method(
     config: SemiSupervisedConfig, model: nn.Module, policy: Policy
 ) -> SemiSupervisedMethod:
-    """The method, at the beginning of a training.
+    """Returns the method, at the beginning of a training.
 
     Args:
         config: which one.

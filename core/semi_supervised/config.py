@@ -1,4 +1,4 @@
-"""Which semi-supervised method, with all its settings, as a frozen dataclass of plain values."""
+"""This module holds a semi-supervised method's settings as a dataclass of plain values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MIXING_KINDS: tuple[SemiKind, ...] = ("pseudo-label", "mixmatch")
 
 @dataclass(frozen=True)
 class SemiSupervisedConfig:
-    """A method and what it needs, nothing else.
+    """This names a method and what it needs, nothing else.
 
     Attributes:
         kind: "supervised" (the labelled images alone), "pi-model", "mean-teacher", "vat",
@@ -56,7 +56,7 @@ class SemiSupervisedConfig:
         epsilon, xi, power_iterations: of VAT: length of the perturbation, of the probe (0: the
             limit; see `core.semi_supervised.vat.virtual_adversarial_direction`), and how often it
             is refined.
-        entropy: weight of entropy minimisation beside VAT's term (VAT + EM).
+        entropy: weight of entropy minimization beside VAT's term (VAT + EM).
         temperature, augmentations: of MixMatch: T of sharpening, K views of each unlabelled image.
         dominant: of MixMatch: λ becomes max(λ, 1 − λ).
     """
@@ -119,5 +119,5 @@ class SemiSupervisedConfig:
             )
 
     def weight_at(self, progress: float) -> float:
-        """The weight of the unlabelled term when so much of the training, in [0, 1], is done."""
+        """Returns the unlabelled term's weight when so much of the training, in [0, 1], is done."""
         return self.weight * ramp(self.ramp, progress, self.ramp_share)

@@ -1,4 +1,4 @@
-"""Consistency between two views of an image: the Π-model and Mean Teacher.
+"""This module holds methods of consistency between two views: the Π-model and Mean Teacher.
 
 As in Oliver et al., "Realistic Evaluation of Deep Semi-Supervised Learning Algorithms" (2018), and
 their released code: the labelled and the unlabelled images of a step go through the network
@@ -80,7 +80,7 @@ class MeanTeacher(CarriesAverage):
 
 
 def probability_distance(logits: Tensor, target: Tensor) -> Tensor:
-    """Squared distance of class probabilities, the mean over classes and samples. Scalar.
+    """Returns the squared distance of probabilities, the mean over classes and samples.
 
     The mean over classes, not the sum, is what Oliver et al. and the authors of Mean Teacher
     release: a weight from elsewhere that multiplies a sum is C times as strong.
@@ -99,7 +99,7 @@ def _consistency_step(
     batch: SemiBatch,
     weight: float,
 ) -> SemiStep:
-    """One step on cross-entropy plus `weight` times the distance to what `teacher` says."""
+    """Takes one step on cross-entropy plus `weight` times the distance to what `teacher` says."""
     x, y = batch.labelled
     n = len(x)
     optimizer.zero_grad()

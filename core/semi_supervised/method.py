@@ -1,4 +1,4 @@
-"""What a semi-supervised method sees of a step and gives back: one contract for all of them.
+"""This module is the contract of all methods: what they see of a step and give back.
 
 Shapes in this package: B labelled and U unlabelled images of a step, C classes.
 """
@@ -17,7 +17,7 @@ from core.mixing.interpolation import Interpolation
 
 @dataclass(frozen=True)
 class SemiBatch:
-    """One step's images, augmented and normalised.
+    """This holds one step's images, augmented and normalized.
 
     Attributes:
         labelled: x [B, ...] floating, y [B] int64.
@@ -39,7 +39,7 @@ class SemiBatch:
 
 @dataclass(frozen=True)
 class SemiStep:
-    """What one step did.
+    """This is what one step did.
 
     Attributes:
         loss: scalar, detached; all terms together, before the step.
@@ -56,7 +56,7 @@ class SemiStep:
 
 
 class SemiSupervisedMethod(Protocol):
-    """How a step is taken. A method never sees labels of unlabelled images.
+    """A method takes steps. It never sees labels of unlabelled images.
 
     Whoever derives from it carries nothing from step to step, and is judged by the model itself,
     but for what it overrides.
@@ -72,7 +72,7 @@ class SemiSupervisedMethod(Protocol):
     def step(
         self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
-        """The whole step: gradients zeroed and computed, `optimizer.step()`, averages updated.
+        """Takes the whole step: gradients, `optimizer.step()`, averages.
 
         `model` is in training mode and stays in it. All that is random but dropout is drawn from
         `generator`, on its own device. BatchNorm's running statistics move in one of its passes at
@@ -80,17 +80,17 @@ class SemiSupervisedMethod(Protocol):
         """
 
     def evaluated(self, model: nn.Module) -> nn.Module:
-        """The network that counts: `model`, or its moving average. Its mode may be changed."""
+        """Returns the network that counts: `model`, or its average. Its mode may be changed."""
         return model
 
     def metrics(self, epoch: int) -> dict[str, float]:
-        """What belongs into the history of epoch `epoch` (from 0), such as the threshold."""
+        """Returns what belongs into the history of an epoch (from 0), such as the threshold."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What it carries from step to step, so that a resumed training gives the same numbers."""
+        """Returns what it carries from step to step, so that a resumed training is the same."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Takes over what `state_dict` returned."""
         return

@@ -1,4 +1,4 @@
-"""MixMatch (Berthelot et al. 2019), alone, without its MixUp and with λ learned by hypergradient.
+"""This module is MixMatch (Berthelot et al. 2019), without its MixUp and with λ learned too.
 
 Equations are numbered as in that paper; what it leaves open is as in its authors' code
 (google-research/mixmatch), here called the source. Legend: B labelled and U unlabelled images, K
@@ -26,7 +26,7 @@ from core.user_model.held_statistics import statistics_held
 
 
 def sharpen(p: Tensor, temperature: float) -> Tensor:
-    """`p_c^(1/T) / Σ_c p_c^(1/T)` of each row (Eq. 7): towards one-hot as T → 0, p itself at T = 1.
+    """Returns `p_c^(1/T) / Σ_c p_c^(1/T)` of each row (Eq. 7): one-hot as T → 0, p at T = 1.
 
     Args:
         p: [n, C], floating, rows summing to 1.
@@ -40,7 +40,7 @@ def sharpen(p: Tensor, temperature: float) -> Tensor:
 
 
 def guess_labels(model: nn.Module, views: Sequence[Tensor], temperature: float) -> Tensor:
-    """One label for all views of an image: the mean prediction (Eq. 6), sharpened.
+    """Returns one label for all views of an image: the mean prediction (Eq. 6), sharpened.
 
     In the model's own mode, so in training by batch statistics, those of each view's batch, as the
     source does; no running statistics move.
@@ -59,7 +59,7 @@ def guess_labels(model: nn.Module, views: Sequence[Tensor], temperature: float) 
 
 
 def interleaved(sizes: Sequence[int], device: torch.device | str = "cpu") -> list[Tensor]:
-    """Rows of the passes that labelled and unlabelled samples are forwarded in.
+    """Returns the rows of the passes that labelled and unlabelled samples are forwarded in.
 
     Running statistics are to move by one pass only, and it must not be the labelled samples' alone.
     Each of the K + 1 batches is cut into K + 1 parts, and part i of batch 0 changes places with
@@ -84,9 +84,9 @@ def interleaved(sizes: Sequence[int], device: torch.device | str = "cpu") -> lis
 
 
 def interleaved_logits(model: nn.Module, x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The network's output in passes of `interleaved` rows; only the first moves BatchNorm.
+    """Returns the output of passes of `interleaved` rows; only the first moves BatchNorm.
 
-    Each pass is normalised by its own batch statistics, as in the source.
+    Each pass is normalized by its own batch statistics, as in the source.
 
     Args:
         model: maps x [m, ...] to logits [m, C].
@@ -105,7 +105,7 @@ def interleaved_logits(model: nn.Module, x: Tensor, sizes: Sequence[int]) -> Ten
 
 @dataclass(frozen=True)
 class MixMatchLoss:
-    """Cross-entropy on the labelled rows, and λu times the squared error of the unlabelled ones.
+    """This is cross-entropy on labelled rows, and λu times the unlabelled ones' squared error.
 
     The very same object gives the loss of the real batch, of the virtual batch that λ is learned
     by, and, as plain cross-entropy, of the validation batch; so the hypergradient is that of
@@ -120,11 +120,11 @@ class MixMatchLoss:
     weight: float
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of labelled samples, those of validation. Scalar."""
+        """Returns the cross-entropy of labelled samples, those of validation."""
         return soft_cross_entropy(logits, target)
 
     def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-        """`Lx + λu·Lu` (Eqs. 3 to 5). Scalar, differentiable in logits (twice) and lam.
+        """Returns `Lx + λu·Lu` (Eqs. 3 to 5), differentiable in logits (twice) and lam.
 
         Lu is the mean of the squared difference of probabilities over rows and classes: λu of the
         source is for this mean.
@@ -142,7 +142,7 @@ class MixMatchLoss:
 
 
 class MixMatch(CarriesAverage):
-    """MixMatch: guess labels, mix all rows with all, cross-entropy and squared error.
+    """MixMatch guesses labels, mixes all rows, and takes cross-entropy and squared error.
 
     The policy decides how rows are mixed: `Beta(0.75, per_sample=True)` is MixMatch, `NoMix` is
     its ablation without MixUp, `Learned` is MixMatch + MetaMixUp. With the same λ they give the
@@ -150,7 +150,7 @@ class MixMatch(CarriesAverage):
 
     Labels are guessed before anything is mixed and are constants for both the real step and the
     hypergradient. In the hypergradient's virtual step all rows are one pass, and one batch to
-    BatchNorm; the real step forwards them in K + 1 interleaved passes, each normalised by itself.
+    BatchNorm; the real step forwards them in K + 1 interleaved passes, each normalized by itself.
 
     The source decays the weights of its layers by 1 − lr·wd at each Adam step, biases and BatchNorm
     not; `core.training.optimizers.build_optimizer` does so for "adamw". The moving average has the
@@ -177,7 +177,7 @@ class MixMatch(CarriesAverage):
     def step(
         self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
-        """One step; see `SemiSupervisedMethod`.
+        """Takes one step; see `SemiSupervisedMethod`.
 
         Raises:
             ValueError: the batch has another number of views than K; the policy mixes anything but
@@ -215,7 +215,7 @@ class MixMatch(CarriesAverage):
         return SemiStep(value.detach(), samples, interpolation)
 
     def _rows(self, model: nn.Module, batch: SemiBatch) -> tuple[Tensor, Tensor, list[int]]:
-        """All rows x [n, ...], their labels y [n, C], guesses included, and the K + 1 sizes."""
+        """Returns all rows x [n, ...], their labels y [n, C], with guesses, and the K + 1 sizes."""
         x, y = batch.labelled
         guess = guess_labels(model, batch.views, self._config.temperature)
         known = soft_labels(y, guess.shape[1], dtype=guess.dtype)

@@ -1,4 +1,4 @@
-"""Pseudo-labels, with a threshold that stands or falls (APL), and with MixUp or MetaMixUp."""
+"""This module trains on pseudo-labels, with a fixed or falling threshold (APL), mixed or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.user_model.held_statistics import statistics_held
 
 
 def pseudo_labels(probabilities: Tensor, threshold: float) -> Tensor:
-    """The most probable class where its probability exceeds the threshold (Algorithm 2, line 3).
+    """Returns the most probable class where it exceeds the threshold (Algorithm 2, line 3).
 
     Args:
         probabilities: [U, C], floating, rows summing to 1.
@@ -33,7 +33,7 @@ def pseudo_labels(probabilities: Tensor, threshold: float) -> Tensor:
 def weighted_targets(
     y: Tensor, accepted: Tensor, *, num_classes: int, unlabelled: int, weight: float
 ) -> Tensor:
-    """Soft labels whose size is the sample's weight, for the two terms of the loss in one mean.
+    """Returns soft labels of the size of the sample's weight: both terms of the loss in one mean.
 
     `soft_cross_entropy` is linear in the target. Rows of size n/B and weight·n/U, with n rows in
     all, make its mean over the rows the mean over the B labelled images plus weight times the mean
@@ -58,7 +58,7 @@ def weighted_targets(
 
 
 class PseudoLabel(SemiSupervisedMethod):
-    """Confident predictions as labels (Lee 2013), mixed as a policy says (Algorithm 2).
+    """This takes confident predictions as labels (Lee 2013), mixed by a policy (Algorithm 2).
 
     Each step labels the unlabelled images by the network as it stands, in training mode as in the
     step itself; those below the threshold are left out of it. The labelled images and the accepted
@@ -116,7 +116,7 @@ class PseudoLabel(SemiSupervisedMethod):
         )
 
     def metrics(self, epoch: int) -> dict[str, float]:
-        """The threshold."""
+        """Returns the threshold."""
         return {"threshold": self._threshold(epoch)}
 
     def _threshold(self, epoch: int) -> float:

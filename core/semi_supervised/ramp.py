@@ -1,4 +1,4 @@
-"""How the weight of the unlabelled term comes up from 0."""
+"""This module brings the weight of the unlabelled term up from 0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Ramp = Literal["none", "linear", "sigmoid"]
 
 
 def ramp(kind: Ramp, progress: float, share: float) -> float:
-    """The part of its weight that the unlabelled term has by now, in [0, 1].
+    """Returns the part of its weight that the unlabelled term has by now, in [0, 1].
 
     With x = progress / share: "linear" is x (MixMatch: share 1/64), "sigmoid" is exp(−5 (1 − x)²),
     which starts at exp(−5) = 0.0067 (Laine and Aila; Oliver et al.: share 0.4); 1 from x = 1 on.

@@ -1,4 +1,4 @@
-"""Training on the labelled images alone: what every semi-supervised method is measured against."""
+"""This module trains on the labelled images alone, what every method is measured against."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMetho
 
 
 class SupervisedOnly(SemiSupervisedMethod):
-    """Cross-entropy on the labelled images, as many steps as the other methods take."""
+    """This takes cross-entropy on the labelled images, as many steps as the other methods."""
 
     views = 0
 

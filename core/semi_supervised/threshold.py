@@ -1,4 +1,4 @@
-"""The confidence a pseudo-label needs, and how it falls: asynchronous pseudo-labelling (APL)."""
+"""This module says what confidence a pseudo-label needs, and how that falls (APL)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def threshold_at(
     period: int,
     formula: ThresholdFormula = "per-period",
 ) -> float:
-    """The threshold σ of an epoch (Algorithm 2, lines 3 to 6; section III-C).
+    """Returns the threshold σ of an epoch (Algorithm 2, lines 3 to 6; section III-C).
 
     The paper gives it twice, differently. Algorithm 2 lowers it by σd once in every period of K
     epochs: "per-period". The text says σ_t = σ_{t−1} − σd·[t/K]·K: with σd = 0.05 and K = 30 it

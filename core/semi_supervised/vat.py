@@ -1,4 +1,4 @@
-"""Virtual adversarial training, with entropy minimisation as an option (Miyato et al. 2018)."""
+"""This module is virtual adversarial training, with entropy if wanted (Miyato et al. 2018)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class VAT(SemiSupervisedMethod):
 
     Args:
         config: of kind "vat". In Oliver et al. the weight of the divergence is 0.3. `epsilon` is
-            the L2 norm of the perturbation of one image, on the scale of the normalised input; for
+            the L2 norm of the perturbation of one image, on the scale of the normalized input; for
             `xi` and `power_iterations` see `virtual_adversarial_direction`.
     """
 
@@ -83,7 +83,7 @@ def virtual_adversarial_direction(
     xi: float = 0.0,
     power_iterations: int = 1,
 ) -> Tensor:
-    """Where each sample's prediction changes fastest: power iteration on the divergence's Hessian.
+    """Returns where each prediction changes fastest: power iteration on the divergence's Hessian.
 
     The divergence has its minimum, 0, at r = 0, so its gradient at ξ·d is ξ·H·d to first order
     (Miyato et al. 2018, section 3.3). Published code takes that difference with ξ = 1e-6. In
@@ -113,7 +113,7 @@ def virtual_adversarial_direction(
 
 
 def kl_divergence(logits: Tensor, perturbed: Tensor) -> Tensor:
-    """KL(p ‖ q) of each sample, p of `logits` and q of `perturbed`, both [U, C]. [U].
+    """Returns KL(p ‖ q), [U], p of `logits` and q of `perturbed`, both [U, C].
 
     Differentiable in `perturbed` alone.
     """
@@ -122,13 +122,13 @@ def kl_divergence(logits: Tensor, perturbed: Tensor) -> Tensor:
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
-    """Entropy of the predictions, in nats, the mean over the samples. [U, C] → scalar."""
+    """Returns the entropy of predictions [U, C], in nats, the mean over the samples."""
     log_p = logits.log_softmax(dim=1)
     return -(log_p.exp() * log_p).sum(dim=1).mean()
 
 
 def _unit(d: Tensor) -> Tensor:
-    """Each sample over its L2 norm. Over its largest entry first: squares of 1e-30 are 0."""
+    """Returns each sample over its L2 norm; over its largest entry first: 1e-30 squares to 0."""
     rows = d.flatten(1)
     tiny = torch.finfo(d.dtype).tiny
     rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp_min(tiny)

@@ -1,1 +1,16 @@
-"""What training loops wrap around a user's module, and how the meta stage looks inside it."""
+"""This package looks inside a user's module, and what training loops wrap around it."""
+
+from core.user_model.blocks import last_blocks
+from core.user_model.held_statistics import statistics_held
+from core.user_model.ranks import ALONE, Ranks
+from core.user_model.wrapped_models import eager_if_hooked, ranks_of, unwrap
+
+__all__ = [
+    "ALONE",
+    "Ranks",
+    "eager_if_hooked",
+    "last_blocks",
+    "ranks_of",
+    "statistics_held",
+    "unwrap",
+]

@@ -1,4 +1,4 @@
-"""A network as a sequence of blocks, for meta stages that go through the last of them only."""
+"""This module cuts a network into blocks, for meta stages through the last of them only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def blocks(model: nn.Module) -> list[list[str]]:
-    """Names of the parameters of each block, in the order in which the modules were defined.
+    """Returns the names of each block's parameters, in the order in which modules were defined.
 
     A block is a child of the model that has parameters. Children that are plain containers
     (`nn.Sequential` and `nn.ModuleList` themselves) are opened, and so is a child that is all of
@@ -23,7 +23,7 @@ def blocks(model: nn.Module) -> list[list[str]]:
 
 
 def last_blocks(model: nn.Module, count: int) -> set[str]:
-    """Names of the parameters of the last `count` of `blocks(model)`.
+    """Returns the names of the parameters of the last `count` of `blocks(model)`.
 
     Raises:
         ValueError: the model has fewer blocks, or count is below 1.
@@ -39,7 +39,7 @@ def last_blocks(model: nn.Module, count: int) -> set[str]:
 
 
 def _walk(module: nn.Module, prefix: str, *, whole: bool) -> Iterator[list[str]]:
-    """Names by block, from a module that is opened; `whole`: it is all of the model."""
+    """Yields names by block, from a module that is opened; `whole`: it is all of the model."""
     yield [name for name, _ in module.named_parameters(prefix, recurse=False)]
     children = [
         (f"{prefix}.{name}" if prefix else name, child)

@@ -1,4 +1,4 @@
-"""Passes that leave BatchNorm's running statistics where they are."""
+"""This module lets passes leave BatchNorm's running statistics where they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the meta stages of several processes must agree on: averages over the ranks."""
+"""This module holds what several processes' meta stages must agree on: means over the ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one model together, each with its share of every batch.
+    """Ranks are the processes that train one model together, each with a share of every batch.
 
     Attributes:
         group: their process group; None is one process alone, for which everything here is the
@@ -24,11 +24,11 @@ class Ranks:
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """Returns how many they are."""
         return 1 if self.group is None else dist.get_world_size(self.group)
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each tensor averaged over the ranks, in one message for each dtype; detached.
+        """Returns each tensor averaged over the ranks, in one message for each dtype; detached.
 
         Every rank must call it with the same shapes and dtypes, and gets the same bits.
         """
@@ -46,7 +46,7 @@ class Ranks:
         return means
 
     def largest(self, value: Tensor) -> Tensor:
-        """The elementwise maximum over the ranks."""
+        """Returns the elementwise maximum over the ranks."""
         if self.group is None:
             return value
         value = value.clone()

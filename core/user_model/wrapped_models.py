@@ -1,4 +1,4 @@
-"""The plain module inside what training loops wrap around it."""
+"""This module finds the plain module inside what training loops wrap around it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.user_model.ranks import ALONE, Ranks
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The plain module under `torch.compile` and `DistributedDataParallel`, in any order.
+    """Returns the module under `torch.compile` and `DistributedDataParallel`, in any order.
 
     Compiled graphs have no double backward, and the reduction of gradients between processes
     belongs to the real step alone.
@@ -47,10 +47,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def ranks_of(model: nn.Module) -> Ranks:
-    """The processes that train `model` together: those of its `DistributedDataParallel`.
+    """Returns the processes that train `model`: those of its `DistributedDataParallel`.
 
     Raises:
-        ValueError: it holds a SyncBatchNorm that synchronises: in training mode, and among several
+        ValueError: it holds a SyncBatchNorm that synchronizes: in training mode, and among several
             processes. That differentiates once.
     """
     ranks = ALONE
@@ -61,7 +61,7 @@ def ranks_of(model: nn.Module) -> Ranks:
         wrapped = getattr(inner, "_orig_mod", None)
         inner = inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else wrapped
     for name, module in model.named_modules():
-        if isinstance(module, nn.SyncBatchNorm) and _synchronises(module):
+        if isinstance(module, nn.SyncBatchNorm) and _synchronizes(module):
             raise ValueError(
                 f"{name!r} is a SyncBatchNorm, which has no double backward; use BatchNorm "
                 "(statistics of each rank's own batch), GroupNorm, or put the layer in evaluation "
@@ -70,8 +70,8 @@ def ranks_of(model: nn.Module) -> Ranks:
     return ranks
 
 
-def _synchronises(layer: nn.SyncBatchNorm) -> bool:
-    """Whether it exchanges statistics in a forward pass, with or without a wrapped model."""
+def _synchronizes(layer: nn.SyncBatchNorm) -> bool:
+    """Says whether it exchanges statistics in a forward pass, in a wrapped model or not."""
     running = dist.is_available() and dist.is_initialized()
     return layer.training and running and dist.get_world_size(layer.process_group) > 1
 

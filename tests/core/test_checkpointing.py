@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -14,7 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
+from core.meta.engines import compiled
 from core.meta.engines.compiled import CompileFallback
+from core.meta.engines.hand_derived import substitution
 from core.meta.gradient import hypergradient
 from core.meta.reading import Reading
 from core.metamixup import metamixup_step
@@ -27,7 +28,7 @@ KINDS = ("blocks", "sequential", "nested", "formula")
 @pytest.fixture(autouse=True)
 def _no_compiling(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Checkpointed regions are no part of a `torch.func` graph: always another engine."""
-    monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompileFallback)
         yield
@@ -224,15 +225,14 @@ def test_other_saved_tensor_hooks(engine: Any) -> None:
 
 def test_beside_a_checkpoint_our_functions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpointed block takes torch's convolution, the others ours."""
-    hand_derived = sys.modules["core.meta.engines.hand_derived.substitution"]
     calls: list[int] = []
-    ours = hand_derived.Convolution.apply
+    ours = substitution.Convolution.apply
 
     def apply(x: Tensor, *rest: Any) -> Any:
         calls.append(x.shape[1])
         return ours(x, *rest)
 
-    monkeypatch.setattr(hand_derived.Convolution, "apply", apply)
+    monkeypatch.setattr(substitution.Convolution, "apply", apply)
     case = make()
     case.net.kind = "nested"
     hypergradient(case.net, **case.data, lr=0.5)

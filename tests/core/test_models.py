@@ -307,7 +307,7 @@ def test_the_leaky_wide_resnet_differs_in_the_activation_alone() -> None:
     assert torch.equal(plain(x), leaky(x))
 
 
-# Initialisation.
+# Initialization.
 
 
 @pytest.mark.parametrize("name", ["wrn_28_2", "resnet50"])

@@ -1,4 +1,4 @@
-"""The whole meta stage as one `torch.compile` graph of nested `torch.func` transforms."""
+"""This engine is one `torch.compile` graph of nested `torch.func` transforms."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CompileFallback(UserWarning):
 
 
 def compiled(problem: MetaProblem) -> MetaGradient:
-    """Virtual step, validation gradient and mixed derivative in one graph. Exact.
+    """Takes virtual step, validation gradient and mixed derivative in one graph. Exact.
 
     The gradient of the mixed batch is a function of λ: `torch.func.vjp` gives its value, and its
     transposed derivative, which is then applied to w. Each loss stands in the graph once, and
@@ -91,7 +91,7 @@ Stage = Callable[..., tuple[Tensor, Tensor, Validation | None]]
 
 
 def _compile() -> Stage:
-    """`_stage` with a code object of its own, by which the compiler keeps and counts graphs."""
+    """Returns `_stage` with its own code object, by which the compiler keeps and counts graphs."""
     code = _stage.__code__.replace(co_name=f"_stage_{next(_NUMBER)}")
     stage = types.FunctionType(code, _stage.__globals__)
     options = {"fallback_random": True} if BACKEND == "inductor" else None
@@ -101,7 +101,7 @@ def _compile() -> Stage:
 
 @dataclass
 class _Graphs:
-    """The graphs of one model, which it must not refer to, or neither would ever be freed."""
+    """This holds the graphs of one model, and never the model, or neither would be freed."""
 
     stage: Stage = field(default_factory=_compile)
     classes: dict[Hashable, int] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class _Graphs:
     said: set[str] = field(default_factory=set)
 
     def run(self, problem: MetaProblem) -> MetaGradient | str:
-        """The result, or why there is none."""
+        """Returns the result, or why there is none."""
         kind = _kind(problem)
         new = kind not in self.classes
         if new:
@@ -144,7 +144,7 @@ _NUMBER = itertools.count()
 
 
 def _kind(problem: MetaProblem) -> Hashable:
-    """What makes the compiler trace anew: shapes, dtypes and modes."""
+    """Returns what makes the compiler trace anew: shapes, dtypes and modes."""
     return (
         tuple((t.dtype, *t.shape) for t in (*problem.batch, *problem.val_batch)),
         tuple(module.training for module in problem.model.modules()),
@@ -152,7 +152,7 @@ def _kind(problem: MetaProblem) -> Hashable:
 
 
 def _number_of_classes(problem: MetaProblem) -> int:
-    """C, from an ordinary pass, which also raises what is wrong with the model or the labels."""
+    """Returns C, from an ordinary pass, which also raises what is wrong with model or labels."""
     x, y = problem.val_batch
 
     def classes() -> int:
@@ -165,7 +165,7 @@ def _number_of_classes(problem: MetaProblem) -> int:
 
 
 def _with_labels(problem: MetaProblem, classes: int) -> MetaProblem:
-    """The problem with loss and labels as the graph takes them: it cannot look at their values.
+    """Returns the problem with loss and labels as the graph takes them: it sees no values.
 
     Raises:
         ValueError: a label lies outside of the classes.
@@ -210,7 +210,7 @@ def _run(stage: Stage, problem: MetaProblem) -> MetaGradient:
 
 @dataclass(frozen=True)
 class _Traced(MetaProblem):
-    """The problem without what a graph cannot do: build a module, look at data."""
+    """This is the problem without what a graph cannot do: build a module, look at data."""
 
     inside: nn.Module
 
@@ -236,7 +236,7 @@ def _stage(
     numbers: Tensor,
     v: list[Tensor] | None,
 ) -> tuple[Tensor, Tensor, Validation | None]:
-    """Hypergradient, virtual loss, and validation loss and gradient where v is not given."""
+    """Returns hypergradient, virtual loss, and validation loss and gradient if v is not given."""
     scale, *rates = numbers.unbind()
     validation = None
 

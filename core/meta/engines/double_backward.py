@@ -1,4 +1,4 @@
-"""Vector double backward: the gradient of ⟨∇θ L(θ; λ), w⟩ with w held fixed."""
+"""This engine differentiates ⟨∇θ L(θ; λ), w⟩ with w held fixed: vector double backward."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.meta.problem import MetaGradient, MetaProblem
 
 
 def double_backward(problem: MetaProblem) -> MetaGradient:
-    """Reverse mode through the gradient of the mixed batch. Exact.
+    """Goes in reverse mode through the gradient of the mixed batch. Exact.
 
     Against the unroll it keeps no graph of the virtual step and of the validation pass, and
     convolutions and BatchNorm are differentiated twice by hand-derived functions (PyTorch's own

@@ -1,4 +1,4 @@
-"""Central differences of ∂L/∂λ along w: first-order passes only."""
+"""This engine takes central differences of ∂L/∂λ along w, by first-order passes only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEP = {torch.float32: 5e-3, torch.float64: 1e-9}
 
 
 def finite_difference(problem: MetaProblem) -> MetaGradient:
-    """`[∂L/∂λ at θ + ε·w − ∂L/∂λ at θ − ε·w] / 2ε`. Approximate.
+    """Returns `[∂L/∂λ at θ + ε·w − ∂L/∂λ at θ − ε·w] / 2ε`. Approximate.
 
     Every pass is differentiated once only, so fused attention, compiled parts and
     `once_differentiable` functions may stay as they are. Peak memory is about half that of

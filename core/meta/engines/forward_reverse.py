@@ -1,4 +1,4 @@
-"""Forward mode over reverse mode: ∂L/∂λ of dual parameters θ + w·ε."""
+"""This engine is forward over reverse mode: ∂L/∂λ of dual parameters θ + w·ε."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.meta.problem import MetaGradient, MetaProblem
 
 
 def forward_reverse(problem: MetaProblem) -> MetaGradient:
-    """The derivative of θ ↦ ∂L(θ; λ)/∂λ in the direction w. Exact.
+    """Returns the derivative of θ ↦ ∂L(θ; λ)/∂λ in the direction w. Exact.
 
     Parameters and activations carry their tangents through one forward and one backward pass,
     and the backward pass goes to λ alone, never to the parameters: the graph of the gradient is
@@ -72,7 +72,7 @@ def _primal(value: Tensor) -> Tensor:
 
 @functools.cache
 def _load_decompositions() -> None:
-    """What torch loads with the first dual number; some of it uses what torch deprecates."""
+    """Loads what comes with the first dual number; some of it uses what torch deprecates."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*is deprecated")
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))

@@ -1,4 +1,4 @@
-"""Refusals where autograd would be silently wrong: found in the graphs of a meta stage."""
+"""This module refuses what autograd would get wrong without a word, by a meta stage's graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same random draws in several passes."""
+"""This module gives several passes the same random draws."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 
 class Replay:
-    """The random streams as they stand now: torch's, on the CPU and on the devices of `tensors`,
-    Python's and NumPy's.
+    """A replay keeps the random streams as they stand now.
+
+    They are torch's, on the CPU and on the devices of `tensors`, Python's and NumPy's.
 
     What evaluates a loss more than once must meet the same dropout masks each time, or it would mix
     the gradients of different functions.
@@ -34,7 +35,7 @@ class Replay:
             yield
 
     def rewind(self) -> None:
-        """The streams stand again where they started."""
+        """Puts the streams back where they started."""
         torch.set_rng_state(self._cpu)
         random.setstate(self._python)
         np.random.set_state(self._numpy)  # noqa: NPY002

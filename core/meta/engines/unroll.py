@@ -1,4 +1,4 @@
-"""Reverse mode through the whole virtual step, as the `higher` library unrolls it."""
+"""This engine is reverse mode through the virtual step, as the `higher` library unrolls it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.meta.problem import MetaGradient, MetaProblem
 
 
 def unroll(problem: MetaProblem) -> MetaGradient:
-    """Reverse mode through the whole virtual step, as `higher` unrolls it. Exact.
+    """Goes in reverse mode through the whole virtual step, as `higher` unrolls it. Exact.
 
     Raises:
         ValueError: the model uses activation checkpointing, which would run its parts again for θ
@@ -50,7 +50,7 @@ def unroll(problem: MetaProblem) -> MetaGradient:
 
 
 def _checked(problem: MetaProblem, grads: list[Tensor | None]) -> list[Tensor | None]:
-    """The gradients as the step takes them: unscaled, and differentiable once more."""
+    """Returns the gradients as the step takes them: unscaled, and differentiable once more."""
     refuse_once_differentiable(grads)
     return [None if g is None else problem.unscaled(g) for g in grads]
 

@@ -1,4 +1,4 @@
-"""The virtual step and its transposed derivative, for engines that keep no graph of it.
+"""This module takes the virtual step, and its transposed derivative without keeping a graph.
 
 θ′ = θ′(g) is a function of the gradient g of the mixed batch. The hypergradient is
 `⟨∂g/∂λ, w⟩` with w = (∂θ′/∂g)ᵀ v, v the gradient of the validation loss at θ′.
@@ -37,7 +37,7 @@ def direction(problem: MetaProblem) -> tuple[list[Tensor], Validation]:
 def cotangent(
     problem: MetaProblem, gradient: Sequence[Tensor | None]
 ) -> tuple[list[Tensor], Validation]:
-    """w, from the gradient g of the mixed batch.
+    """Returns w, from the gradient g of the mixed batch.
 
     Args:
         problem: what is differentiated. Where it gives v, no virtual step is taken and, for plain
@@ -71,7 +71,7 @@ def cotangent(
 
 
 def _filled(problem: MetaProblem, gradient: Sequence[Tensor | None]) -> list[Tensor]:
-    """g of every parameter, unscaled and averaged over the ranks."""
+    """Returns g of every parameter, unscaled and averaged over the ranks."""
     return problem.ranks.mean(
         [
             torch.zeros_like(p) if g is None else problem.unscaled(g.detach())
@@ -81,7 +81,7 @@ def _filled(problem: MetaProblem, gradient: Sequence[Tensor | None]) -> list[Ten
 
 
 def _used(problem: MetaProblem, gradient: Sequence[Tensor | None]) -> list[int]:
-    """Which parameters have a gradient on some rank: an optimizer leaves the others alone."""
+    """Returns which parameters have a gradient on some rank: an optimizer leaves others alone."""
     used = [g is not None for g in gradient]
     if problem.ranks.size > 1:
         flags = torch.tensor(used, dtype=torch.float32, device=problem.lam.device)
@@ -90,7 +90,7 @@ def _used(problem: MetaProblem, gradient: Sequence[Tensor | None]) -> list[int]:
 
 
 def _optimizer_step(problem: MetaProblem, gradient: list[Tensor], used: list[int]) -> list[Tensor]:
-    """θ′ of the user's optimizer as a function of the gradient g, through `higher`.
+    """Returns θ′ of the user's optimizer as a function of the gradient g, through `higher`.
 
     Its `step` takes a loss, so it is given the linear one whose gradient is g.
     """

@@ -68,7 +68,7 @@ def test_gray_only_while_every_file_is(tmp_path: Path, write_tree: WriteTree) ->
     assert source.in_channels == 1
     assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[4:, 0], train[:4])
-    write_tree("test", ("ant",), each=1)  # one file in colour makes all three-channel
+    write_tree("test", ("ant",), each=1)  # one file in color makes all three-channel
     source = load(tmp_path)
     assert source.in_channels == 3
     assert isinstance(source.train_data, np.ndarray)

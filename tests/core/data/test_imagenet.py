@@ -1,4 +1,4 @@
-"""ImageNet's layout and crops, on pictures whose colours tell where a pixel comes from."""
+"""ImageNet's layout and crops, on pictures whose colors tell where a pixel comes from."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def crops(source: Source, seed: int, count: int = 60) -> torch.Tensor:
 
 
 def boxes(x: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Left, right, top, bottom of each crop in pixels, read from the colours of its edges."""
+    """Left, right, top, bottom of each crop in pixels, read from the colors of its edges."""
     red, green = x[:, 0].double().mean(1).numpy(), x[:, 1].double().mean(2).numpy()
     result = []
     for values, full in ((red, WIDTH), (green, HEIGHT)):
-        # The colour at the crop's edge lies half a pixel outside the outermost pixel's centre;
+        # The color at the crop's edge lies half a pixel outside the outermost pixel's center;
         # the slope comes from the middle, where the resizing filter is not cut off.
         slope = (values[:, 80] - values[:, 20]) / 60
         middle = (values[:, 49] + values[:, 50]) / 2

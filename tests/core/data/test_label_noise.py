@@ -33,7 +33,7 @@ def flips(fraction: float, kind: NoiseKind = "symmetric", seed: int = 0) -> dict
     [
         (0.0, [0, 0, 0, 0]),
         (0.2, [8, 10, 12, 14]),
-        (0.25, [10, 12, 15, 18]),  # of 12.5 and 17.5 the even neighbour
+        (0.25, [10, 12, 15, 18]),  # of 12.5 and 17.5 the even neighbor
         (0.33, [13, 16, 20, 23]),  # of 13.2, 16.5, 19.8 and 23.1
         (0.6, [24, 30, 36, 42]),
         (1.0, SIZES),

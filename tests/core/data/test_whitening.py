@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from core.data import DeviceImages, Transform, Whitening, load_source, whitening
-from core.data.whitening import normalise_contrast
+from core.data.whitening import normalize_contrast
 
-SHAPES = pytest.mark.parametrize("shape", [(1, 4, 4), (3, 3, 3)], ids=["gray", "colour"])
+SHAPES = pytest.mark.parametrize("shape", [(1, 4, 4), (3, 3, 3)], ids=["gray", "color"])
 
 
 def make_pixels(count: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -27,23 +27,23 @@ def contrast(pixels: np.ndarray) -> np.ndarray:
     """Global contrast normalisation, image by image."""
     rows = []
     for image in pixels.astype(np.float64):
-        centred = image.ravel() - image.sum() / image.size
-        rows.append(55 * centred / np.sqrt((centred**2).sum()))
+        centered = image.ravel() - image.sum() / image.size
+        rows.append(55 * centered / np.sqrt((centered**2).sum()))
     return np.array(rows)
 
 
 def test_contrast_normalisation_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0]], dtype=torch.float64)  # mean 3: -2, -1, 0, 3; norm √14
     expected = torch.tensor([[-2.0, -1.0, 0.0, 3.0]], dtype=torch.float64) * 55 / 14**0.5
-    torch.testing.assert_close(normalise_contrast(x), expected)
-    torch.testing.assert_close(normalise_contrast(7 * x + 5), expected)
+    torch.testing.assert_close(normalize_contrast(x), expected)
+    torch.testing.assert_close(normalize_contrast(7 * x + 5), expected)
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
 def test_an_image_of_one_value_becomes_zero(value: int) -> None:
     """To the last bit, in float32 too: a rounding error would be scaled to a norm of 55."""
     x = torch.full((2, 3 * 64 * 64), float(value))
-    assert torch.equal(normalise_contrast(x), torch.zeros_like(x))
+    assert torch.equal(normalize_contrast(x), torch.zeros_like(x))
 
 
 @SHAPES

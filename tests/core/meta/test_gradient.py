@@ -7,7 +7,6 @@ mix, one `.step()` of torch's own optimizer, evaluate.
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
+from core.meta.engines import compiled
 from core.meta.gradient import ENGINES, hypergradient, meta_gradient, unwrap
 
 RATE = 0.3
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(autouse=True)
 def _compile_to_eager_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is the same, without the wait for C++."""
-    monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_sharpening_reaches_one_hot_without_underflow() -> None:
 @pytest.mark.parametrize(
     ("views", "guess"),
     [
-        # the mean as it is, squared, and normalised
+        # the mean as it is, squared, and normalized
         ([(0.8, 0.2)], (16 / 17, 1 / 17)),
         ([(0.8, 0.2), (0.4, 0.6)], (9 / 13, 4 / 13)),
         ([(0.8, 0.2), (0.4, 0.6), (0.3, 0.7)], (0.5, 0.5)),

@@ -107,7 +107,7 @@ def test_sync_batch_norm_alone_is_batch_norm(one_rank: None) -> None:
     assert ranks_of(model) is ALONE
 
 
-def test_sync_batch_norm_is_refused_where_it_synchronises(
+def test_sync_batch_norm_is_refused_where_it_synchronizes(
     one_rank: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []

@@ -1,1 +1,1 @@
-"""Double backward formulas of our own, faster than those that autograd finds."""
+"""This package holds double backward formulas of our own, faster than those of autograd."""

@@ -1,4 +1,4 @@
-"""BatchNorm by batch statistics with a hand-derived double backward.
+"""This module is BatchNorm by batch statistics with a hand-derived double backward.
 
 PyTorch differentiates the backward of BatchNorm by a chain of some twenty passes over the
 activations. Per channel all of it is a linear combination of three tensors. With x̂ = (x − μ)·s,
@@ -30,7 +30,7 @@ _aten = torch.ops.aten
 
 
 class BatchNorm(torch.autograd.Function):
-    """y [B, C, ...] of x, weight [C] or None, bias [C] or None, by the statistics of the batch.
+    """BatchNorm maps x [B, C, ...] to y by the batch's statistics; weight, bias: [C] or None.
 
     Differentiable twice in x; weight and bias must be leaves (the second derivative with respect
     to them is left out). `running` is (mean, variance) of [C], moved in place by `momentum`, or
@@ -62,7 +62,7 @@ class BatchNorm(torch.autograd.Function):
 
 
 class _BatchNormBackward(torch.autograd.Function):
-    """The first line of the module's docstring; its backward is the rest."""
+    """This is the first line of the module's docstring; its backward is the rest."""
 
     @staticmethod
     def forward(
@@ -98,12 +98,12 @@ class _BatchNormBackward(torch.autograd.Function):
 
         # x̂ is taken from x − μ: x̂ = s·x − s·μ would cancel where the mean is large.
         shape = [1, -1] + [1] * (x.dim() - 2)
-        centred = (x - mean.view(shape)).to(s.dtype)
+        centered = (x - mean.view(shape)).to(s.dtype)
         # cotangent of g, as a combination of u, x − μ and 1
         on_x = s * (a - s * gamma * sum_ux / m)
         dg = torch.addcmul(
             (c - s * gamma * sum_u / m).view(shape), u, (s * gamma).view(shape)
-        ).addcmul_(centred, on_x.view(shape))
+        ).addcmul_(centered, on_x.view(shape))
         # cotangent of x, as a combination of g, u, x − μ and 1, in the memory of x − μ: fresh
         # memory costs more than a pass over it
         p = a - s * gamma * sum_ux / m
@@ -111,14 +111,14 @@ class _BatchNormBackward(torch.autograd.Function):
         t = gamma * (sum_ug - sum_u * sum_g / m - sum_gx * sum_ux / m)
         mean_v = (p * sum_g + q * sum_u) / m
         mean_vx = (p * sum_gx + q * sum_ux) / m
-        dx = centred.mul_((-s * s * (mean_vx + t * s / m)).view(shape))
+        dx = centered.mul_((-s * s * (mean_vx + t * s / m)).view(shape))
         dx.addcmul_(g, (s * p).view(shape)).addcmul_(u, (s * q).view(shape))
         dx.sub_((s * mean_v).view(shape))
         return dg.to(x.dtype), dx.to(x.dtype), None, None, None, None
 
 
 def _sums(u: Tensor, x: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ u x̂ and Σ u of each channel, [C]: what the backward kernel gives as weight and bias."""
+    """Returns Σ u x̂ and Σ u of each channel, [C]: the backward kernel's weight and bias."""
     _, over_x, over_1 = _aten.native_batch_norm_backward(
         u, x, None, None, None, mean, invstd, True, 0.0, [False, True, True]
     )

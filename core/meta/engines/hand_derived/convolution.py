@@ -1,4 +1,4 @@
-"""Convolution whose double backward computes what the meta stage asks for, and nothing else.
+"""This convolution's double backward computes what the meta stage asks for, and no more.
 
 The backward of y = conv(x, w) is dx = convᵀ(g, w), dw = corr(x, g). PyTorch's own derivative of it
 computes the cotangents of g, x and w whichever are asked for, some of them by a convolution with
@@ -22,7 +22,7 @@ _aten = torch.ops.aten
 
 @dataclass
 class Wanted:
-    """What the backward passes to come are asked for.
+    """This says what the backward passes to come are asked for.
 
     A Python function is not told which of its inputs' gradients are wanted. The last pass of the
     meta stage goes to λ alone, and the gradients of the weights in it would be thrown away.
@@ -32,7 +32,7 @@ class Wanted:
 
 
 class Convolution(torch.autograd.Function):
-    """y of x [B, C, ...], weight and bias, any number of spatial dimensions, stride, groups.
+    """A convolution maps x [B, C, ...] to y, in any number of dimensions, any stride and groups.
 
     Differentiable twice in x; weight and bias must be leaves (the second derivative with respect
     to them is left out).
@@ -65,7 +65,7 @@ class Convolution(torch.autograd.Function):
 
 
 def _will_run(node: Any) -> bool:
-    """Whether the backward pass under way goes on to `node`: not from the first layer on to λ.
+    """Says whether the backward pass under way goes on to `node`: not from the first layer to λ.
 
     By a function of the engine's that PyTorch does not document; without it, always.
     """

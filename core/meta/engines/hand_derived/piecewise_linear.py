@@ -1,4 +1,4 @@
-"""ReLU, leaky ReLU and max-pooling, whose second derivative is 0.
+"""This module holds ReLU, leaky ReLU and max-pooling, whose second derivative is 0.
 
 PyTorch differentiates their backward passes twice by filling a tensor of zeros as large as the
 input and adding it to the gradient. Here it is left out: of a cotangent u of dx only the cotangent
@@ -17,7 +17,7 @@ _aten = torch.ops.aten
 
 
 class Relu(torch.autograd.Function):
-    """max(x, 0), or `slope`·x below 0. x of any shape. Differentiable twice."""
+    """ReLU is max(x, 0), or `slope`·x below 0, of any shape. It is differentiable twice."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
@@ -55,7 +55,7 @@ def _relu_backward(g: Tensor, y: Tensor, slope: float) -> Tensor:
 
 
 class MaxPool2d(torch.autograd.Function):
-    """The largest of each window of x [B, C, H, W]. Differentiable twice.
+    """Max-pooling takes the largest of each window of x [B, C, H, W], differentiable twice.
 
     `window` is (kernel size, stride, padding, dilation, ceil mode).
     """

@@ -1,4 +1,4 @@
-"""Operations of any model by our own functions while the context is open."""
+"""This module runs operations of any model by our own functions while a context is open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DifferentiatesInside(BaseException):
 
 
 class HandDerived(TorchFunctionMode):
-    """Convolutions, BatchNorm, ReLU, leaky ReLU and max-pooling by our own functions.
+    """Inside, convolutions, BatchNorm, ReLU, leaky ReLU and max-pooling are our own functions.
 
     Same values, cheaper second derivatives; no model changes. What our functions do not cover
     (evaluation mode, in-place ReLU, weights that are computed from others, string padding,
@@ -61,7 +61,7 @@ class HandDerived(TorchFunctionMode):
 
 
 def _saved_tensor_hooks() -> bool:
-    """Whether any are active here, by the one public function that tells: it refuses to start."""
+    """Says whether any are active, by the one public function that tells: it refuses to start."""
     try:
         with disable_saved_tensors_hooks("active"):
             return False
@@ -172,7 +172,7 @@ def _covered(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = 
 
 
 def _autocast(tensor: Tensor | None, dtype: torch.dtype) -> Any:
-    """As autocast does it: float64 stays."""
+    """Casts as autocast does: float64 stays."""
     return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
 
 

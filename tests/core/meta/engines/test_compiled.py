@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from core.meta.engines import compiled
 from core.meta.engines.compiled import MOST_SHAPES, CompileFallback
 from core.meta.gradient import hypergradient, meta_gradient
 from core.mixing.area import AreaMixing
@@ -51,7 +51,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[None]:
         result: Callable[..., Any] = aot_eager(graph, inputs)
         return result
 
-    monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", backend)
+    monkeypatch.setattr(compiled, "BACKEND", backend)
     return made
 
 
@@ -91,7 +91,7 @@ def test_shapes_and_modes_are_compiled_once_each_and_not_without_end(
 def test_a_model_is_freed_with_its_graphs(graphs: list[None], toy: SimpleNamespace) -> None:
     net = toy.make_net(norm=True)
     compare(net, toy.make_data())
-    graphs_of = sys.modules["core.meta.engines.compiled"]._GRAPHS  # type: ignore[attr-defined]
+    graphs_of = compiled._GRAPHS  # type: ignore[attr-defined]
     stage, alive = weakref.ref(graphs_of[net].stage), weakref.ref(net)
     del net
     gc.collect()
@@ -256,7 +256,7 @@ def test_float32_equals_the_eager_engine(
     torch.manual_seed(0)
     model: nn.Module = ThreeMasks()
     if kind == "preact_resnet":  # C++ of its graph takes minutes
-        monkeypatch.setattr(sys.modules["core.meta.engines.compiled"], "BACKEND", "aot_eager")
+        monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
         model = PreActResNet(1, 10, 8, width=4, blocks=(1, 1, 1, 1))
     n, m, size = 8, 6, 8 if kind == "preact_resnet" else 6
     data = SimpleNamespace(

@@ -104,12 +104,12 @@ def leaf(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.detach().requires_grad_()
 
 
-def derivatives(normalise: Normalise, p: Problem) -> dict[str, Tensor]:
+def derivatives(normalize: Normalise, p: Problem) -> dict[str, Tensor]:
     """Value, first derivatives, and the second ones: the cotangents of g and of x."""
     x, weight, bias, g = leaf(p.x), leaf(p.weight), leaf(p.bias), leaf(p.g)
     assert x is not None
     assert g is not None
-    y = normalise(x, weight, bias)
+    y = normalize(x, weight, bias)
     inputs = {"dx": x} if weight is None else {"dx": x, "dweight": weight, "dbias": bias}
     grads = torch.autograd.grad(y, list(inputs.values()), g, create_graph=True)
     first = dict(zip(inputs, grads, strict=True))
@@ -157,12 +157,12 @@ def test_gradients_that_nobody_asks_for_are_none(learns: tuple[bool, ...]) -> No
     """And the second derivative by g is right where x is a constant."""
     p = problem((3, 2, 4))
     results = []
-    for normalise in (ours, torchs):
+    for normalize in (ours, torchs):
         inputs = [t.detach().requires_grad_(on) for t, on in zip(
             (p.x, p.weight, p.bias), learns, strict=True) if t is not None]  # fmt: skip
         g = p.g.clone().requires_grad_()
         wanted = [t for t in inputs if t.requires_grad]
-        grads = torch.autograd.grad(normalise(*inputs), wanted, g, create_graph=True)
+        grads = torch.autograd.grad(normalize(*inputs), wanted, g, create_graph=True)
         names = [n for n, on in zip(NAMES, learns, strict=True) if on]
         (of_g,) = torch.autograd.grad(grads, g, [p.cotangents[n] for n in names])
         results.append({**dict(zip(names, grads, strict=True)), "of g": of_g})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import core
+from core.meta.engines.hand_derived import substitution
 from core.meta.engines.hand_derived.substitution import HandDerived
 from core.meta.gradient import hypergradient
 from core.models import MODELS, build_model
@@ -59,7 +59,7 @@ def name(y: Tensor) -> str:
 @pytest.fixture
 def replaced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by "conv" and "norm" with each operation that is ours."""
-    module, seen = sys.modules["core.meta.engines.hand_derived.substitution"], []
+    module, seen = substitution, []
     for key, function in (("conv", "Convolution"), ("norm", "BatchNorm")):
         real = getattr(module, function)
 

@@ -1,4 +1,4 @@
-"""A long tail: training images of each class fewer than those of the class before it."""
+"""This module makes a long tail: each class has fewer images than the class before it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDING = 1e-9
 
 
 def long_tail(labels: np.ndarray | Tensor, num_classes: int, *, ratio: float, seed: int) -> Tensor:
-    """Choose images whose classes have exponentially decaying sizes (Cui et al. 2019).
+    """Chooses images whose classes have exponentially decaying sizes (Cui et al. 2019).
 
     Of C classes, class c keeps n_max · ratio^(−c / (C − 1)) images, rounded down as in the
     published long-tailed CIFAR sets, but at least 1; n_max is the size of the largest class. A
