@@ -40,11 +40,8 @@ class Strategy(Protocol):
             budget: in units of a plain training.
         """
 
-    def expected(self, budget: float) -> int:
-        """About how many trainings the budget is good for."""
-
-    def cost(self, budget: float) -> float:
-        """About what of the budget it uses, in units of a plain training."""
+    def expected(self, budget: float) -> tuple[int, float]:
+        """Returns about how many trainings the budget is good for, and what of it they use."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,10 @@ class Listed:
         cells = [Cell(method, training, purpose="search") for training in trainings]
         return ListSearch(cells, Budget(budget))
 
-    def expected(self, budget: float) -> int:
+    def expected(self, budget: float) -> tuple[int, float]:
         """See `Strategy`."""
-        most = math.ceil(budget / min(policy.cost for policy in self.policies))
-        return min(len(self.policies), most)
-
-    def cost(self, budget: float) -> float:
-        """See `Strategy`."""
-        return min(budget, sum(policy.cost for policy in self.policies))
+        costs = [policy.cost for policy in self.policies]
+        return min(len(costs), math.ceil(budget / min(costs))), min(budget, sum(costs))
 
 
 @dataclass(frozen=True)
@@ -82,8 +75,7 @@ class Sampled:
     Attributes:
         policy: what the settings found are put into.
         space: over which settings, see `hpo.search.space_search.configured`; or what makes it for
-        a training of
-            so many epochs.
+            a training of so many epochs.
         sampler: "tpe" or "random".
         halving: whether trials that are behind are stopped (ASHA).
     """
@@ -108,14 +100,10 @@ class Sampled:
         space = self.space(base.epochs) if callable(self.space) else self.space
         return SpaceSearch(tuned, own, space, method=method, budget=Budget(budget))
 
-    def expected(self, budget: float) -> int:
+    def expected(self, budget: float) -> tuple[int, float]:
         """See `Strategy`."""
         whole = math.ceil(budget / self.policy.cost)
-        return 2 * whole if self.halving else whole  # half of the epochs saved, roughly
-
-    def cost(self, budget: float) -> float:
-        """See `Strategy`."""
-        return budget
+        return (2 * whole if self.halving else whole), budget  # half of the epochs saved, roughly
 
 
 @dataclass(frozen=True)
@@ -131,13 +119,9 @@ class Evolved:
         cell = Cell(method, training, purpose="search", population=population)
         return ListSearch([cell], Budget(budget))
 
-    def expected(self, budget: float) -> int:
+    def expected(self, budget: float) -> tuple[int, float]:
         """See `Strategy`."""
-        return 1
-
-    def cost(self, budget: float) -> float:
-        """See `Strategy`."""
-        return budget
+        return 1, budget
 
 
 class ListSearch:

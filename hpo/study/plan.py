@@ -101,9 +101,11 @@ class Plan:
 
     def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
         """Returns the frozen cells that draw from what a training learned."""
-        policy = source.training.policy.frozen(tuple(quantiles))
-        rows = self.followers(source.method)
-        return [self._cell(row, policy, source.dataset, source.seed) for row in rows]
+        policy, dataset, seed = source.training.policy, source.dataset, source.seed
+        return [
+            self._cell(row, policy.frozen(tuple(quantiles)), dataset, seed)
+            for row in self.followers(source.method)
+        ]
 
     def open_searches(self) -> dict[SearchKey, Search]:
         """Returns all searches at their beginning: those that rows wait for, then the strategies,
@@ -119,7 +121,7 @@ class Plan:
                     searches[key] = self._open(row, dataset)
         strategies = [(row, row.strategy) for row in self.rows if row.strategy is not None]
         budget = self.budget or 0.0
-        for row, strategy in sorted(strategies, key=lambda pair: -pair[1].cost(budget)):
+        for row, strategy in sorted(strategies, key=lambda pair: -pair[1].expected(budget)[1]):
             for dataset in self.datasets:
                 for seed in self.seeds:
                     base = replace(self.base[dataset], **row.settings(dataset), seed=seed)
@@ -131,7 +133,7 @@ class Plan:
         """Returns about how many trainings each search of this method is going to be."""
         for row in self.rows:
             if row.strategy is not None and row.row.key == method:
-                return row.strategy.expected(self.budget or 0.0)
+                return row.strategy.expected(self.budget or 0.0)[0]
         return self.search.trials or 0
 
     @property

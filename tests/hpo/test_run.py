@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from core.policies import LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from hpo import command_line, run
+from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.cells.summary import SummaryRow
@@ -17,6 +18,7 @@ from hpo.report import preamble
 from hpo.report.outcome import Extra, Outcome
 from hpo.study.rows import Row, StudyRow, controls
 
+QUANTILES = (0.0, 0.5, 1.0)
 TRAINING = TrainingConfig("digits", "digits_cnn", NoMix())
 ROWS = [StudyRow(Row("none", "None", "", "none"), NoMix())]
 TAIL = " Training images cut to a long tail, largest over smallest class {}, at least one of each."
@@ -42,57 +44,41 @@ def test_the_report_says_what_was_done_to_the_training_images(
     assert preamble.scenario(replace(TRAINING, **changes)) == told
 
 
-def test_every_cell_of_a_study_is_of_the_scenario(tmp_path: Path) -> None:
-    flags = "--label-noise 0.4 --label-noise-kind pair --imbalance 5 --seeds 2 --output"
-    options = command_line.parse("table2", "", [*flags.split(), str(tmp_path)])
-    plan, _ = run.prepare("table2", ROWS, options)
-    cells = plan.fixed_cells()
-    assert [cell.seed for cell in cells] == [0, 1]
-    for cell in cells:
-        training = cell.training
+def planned(flags: str, rows: Sequence[StudyRow], output: Path) -> list[TrainingConfig]:
+    options = command_line.parse("table2", "", [*flags.split(), "--output", str(output)])
+    plan, _ = run.prepare("table2", rows, options)
+    return [cell.training for cell in plan.fixed_cells()]
+
+
+def test_every_cell_of_a_study_is_of_the_scenario_and_a_row_has_settings_of_its_own(
+    tmp_path: Path,
+) -> None:
+    flags = "--label-noise 0.4 --label-noise-kind pair --imbalance 5 --seeds 2 --meta-size 90"
+    small = replace(ROWS[0], row=Row("small", "Small", "", "none"), training={"meta_size": 70})
+    trainings = planned(flags, [*ROWS, small], tmp_path)
+    assert [(t.meta_size, t.seed) for t in trainings] == [(90, 0), (90, 1), (70, 0), (70, 1)]
+    for training in trainings:
         assert (training.label_noise, training.label_noise_kind) == (0.4, "pair")
         assert training.imbalance == 5.0
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "own", "message"),
     [
-        ("--train-size 1200", r"needs 120 for train_size=1200 over 10 classes"),
-        ("--label-noise 40", r"label_noise must lie in \[0, 1\], got 40.0"),
-        ("--label-noise-kind pair", "no use without label_noise"),
-        ("--imbalance 0.5", "imbalance must be finite and at least 1, got 0.5"),
+        ("--train-size 1200", {}, r"needs 120 for train_size=1200 over 10 classes"),
+        ("--label-noise 40", {}, r"label_noise must lie in \[0, 1\], got 40.0"),
+        ("--label-noise-kind pair", {}, "no use without label_noise"),
+        ("--imbalance 0.5", {}, "imbalance must be finite and at least 1, got 0.5"),
+        ("", {"meta_size": 1700}, "meta_size=1700"),
+        ("", {"lr": -1.0}, "lr must be positive"),
+        ("", {"model": "transformer"}, "transformer"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_training(
-    flags: str, message: str, tmp_path: Path
+    flags: str, own: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    options = command_line.parse("table2", "", [*flags.split(), "--output", str(tmp_path)])
     with pytest.raises(ValueError, match=message):
-        run.prepare("table2", ROWS, options)
-
-
-def test_rows_have_settings_of_their_own(tmp_path: Path) -> None:
-    rows = [
-        *ROWS,
-        replace(ROWS[0], row=Row("small", "Small", "", "none"), training={"meta_size": 70}),
-    ]
-    options = command_line.parse("table2", "", ["--meta-size", "90", "--output", str(tmp_path)])
-    plan, _ = run.prepare("table2", rows, options)
-    assert {(c.method, c.training.meta_size) for c in plan.fixed_cells()} == {
-        ("none", 90),
-        ("small", 70),
-    }
-
-
-def test_settings_of_a_row_that_do_not_fit_are_refused_before_a_training(tmp_path: Path) -> None:
-    options = command_line.parse("table2", "", ["--output", str(tmp_path)])
-    for own, message in [
-        ({"meta_size": 1700}, "meta_size=1700"),
-        ({"lr": -1.0}, "lr must be positive"),
-        ({"model": "transformer"}, "transformer"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            run.prepare("table2", [*ROWS, replace(ROWS[0], training=own)], options)
+        planned(flags, [*ROWS, replace(ROWS[0], training=own)], tmp_path)
 
 
 # What a study reports beside its table
@@ -131,20 +117,34 @@ class Tracker:
 TRACKERS: list[Tracker] = []
 
 
+Settle = Callable[..., list[str]]
+
+
 @pytest.fixture
-def settled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any
-) -> Iterator[list[str]]:
-    """Flags of a study whose only cell is in the store."""
-    flags = ["--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
-    plan, sources = run.prepare("mine", ROWS, command_line.parse("mine", "", flags))
-    [cell] = plan.fixed_cells()
-    [source] = sources.values()
-    told = {"device": "cpu", "data": source.fingerprint()}
-    CellStore(tmp_path).save(replace(make_record(), cell=cell, environment=told))
+def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any) -> Iterator[Settle]:
+    """Flags of a study whose cells are in the store, of the test error that is given for each."""
+
+    def store(rows: Sequence[StudyRow], test_error: Callable[[Cell], float], seeds: int) -> Any:
+        flags = ["--preset", "smoke", "--seeds", str(seeds), "--output", str(tmp_path)]
+        plan, sources = run.prepare("mine", rows, command_line.parse("mine", "", flags))
+        [source] = sources.values()
+        environment = {"device": "cpu", "data": source.fingerprint()}
+        cells = plan.fixed_cells()
+        cells += [c for cell in cells for c in plan.frozen_cells(cell, QUANTILES)]
+        for cell in cells:
+            record = make_record(test_error=test_error(cell), lam_quantiles=list(QUANTILES))
+            CellStore(tmp_path).save(replace(record, cell=cell, environment=environment))
+        return flags
+
     monkeypatch.setattr(run, "StudyTracker", Tracker)
-    yield flags
+    yield store
     TRACKERS.clear()
+
+
+@pytest.fixture
+def settled(settle: Settle) -> list[str]:
+    """Flags of a study whose only cell is in the store."""
+    return settle(ROWS, lambda cell: 5.0, 1)
 
 
 def test_a_study_has_parts_of_the_report_of_its_own(
@@ -201,12 +201,6 @@ def test_a_part_of_the_report_that_fails_leaves_the_rest(
     assert len(TRACKERS[0].files) == 3
 
 
-def test_a_study_without_parts_of_its_own(settled: list[str], tmp_path: Path) -> None:
-    assert run.run_study("mine", ROWS, "", settled) == 0
-    assert (tmp_path / "mine.md").read_text().count("## ") == 1
-    assert len(TRACKERS[0].files) == 3
-
-
 def test_the_report_names_settings_that_a_row_has_for_itself(
     settled: list[str], tmp_path: Path
 ) -> None:
@@ -217,25 +211,15 @@ def test_the_report_names_settings_that_a_row_has_for_itself(
 
 
 def test_a_study_with_a_learned_row_says_whether_learning_pays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any
+    settle: Settle, tmp_path: Path
 ) -> None:
     learned = StudyRow(Row("mine", "Mine", "", "learned"), LearnedConfig())
     rows = [*ROWS, learned, *controls(learned)]
-    flags = ["--preset", "smoke", "--seeds", "2", "--output", str(tmp_path)]
-    plan, sources = run.prepare("mine", rows, command_line.parse("mine", "", flags))
-    [source] = sources.values()
-    told = {"device": "cpu", "data": source.fingerprint()}
-    cells = plan.fixed_cells()
-    cells += [c for cell in cells for c in plan.frozen_cells(cell, (0.0, 0.5, 1.0))]
-    for cell in cells:
-        made = make_record(test_error=5.0 + len(cell.method) + cell.seed**2)
-        made.result["lam_quantiles"] = [0.0, 0.5, 1.0]
-        CellStore(tmp_path).save(replace(made, cell=cell, environment=told))
-    monkeypatch.setattr(run, "StudyTracker", Tracker)
+    flags = settle(rows, lambda cell: 5.0 + len(cell.method) + cell.seed**2, 2)
     assert run.run_study("mine", rows, "", flags) == 0
     report = (tmp_path / "mine.md").read_text()
     assert "## Does learning pay?" in report
     assert "| Mine    | −8.00 [−8.00, −8.00] |" in report
     assert (tmp_path / "mine-controls.csv").exists()
-    further = {row.method: row.further for row in TRACKERS.pop().summaries if row.further}
+    further = {row.method: row.further for row in TRACKERS[0].summaries if row.further}
     assert further["mine"]["minus_frozen"] == -7.0

@@ -5,22 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.meta.reading import DEFAULT, PAPER
-from core.policies import Beta, LearnedConfig
 from core.training.config import TrainingConfig
 from hpo.study import presets
-from studies.proposition1 import PAIRS, looked_at, main, rows
-
-
-def test_the_rows() -> None:
-    table = {row.row.key: row for row in rows()}
-    assert list(table) == ["none", "beta-1", "metamixup-paper", "metamixup", "placebo"]
-    policies = {key: row.policy for key, row in table.items()}
-    assert policies["beta-1"] == Beta(alpha=1.0)
-    assert policies["metamixup-paper"] == LearnedConfig(reading=PAPER)
-    assert policies["metamixup"] == LearnedConfig(reading=DEFAULT)
-    assert policies["placebo"] == LearnedConfig(permute=True, reading=DEFAULT)
-    assert table["placebo"].row.control_of == "metamixup"
+from studies.proposition1 import PAIRS, looked_at, main
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,6 @@ def _keys(arguments: list[str]) -> list[str]:
     return [row.row.key for row in options.chosen(scenarios.rows())]
 
 
-def test_the_scores_and_the_default_reading_stand_beside_their_controls():
-    rows = {row.row.key: row for row in scenarios.rows()}
-    for learned in ("scores", "metamixup"):
-        placebo, frozen = rows[f"{learned}-placebo"], rows[f"{learned}-frozen"]
-        assert placebo.row.control_of == frozen.row.control_of == learned
-        assert frozen.frozen_from == learned
-        assert placebo.policy is not None
-        assert placebo.policy.reading == rows[learned].policy.reading
-    assert rows["beta-search"].searched
-
-
 def test_rows_that_train_on_the_validation_images_are_chosen_by_name_and_compete_with_no_beta():
     rows = {row.row.key: row for row in scenarios.rows()}
     assert rows["scores-4+meta"].meta_in_training

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from core.data import DATASETS
-from core.policies import AdaMixUpConfig
 from core.training.optimizers import learning_rate
 from hpo.command_line import parse
 from hpo.study import presets
@@ -34,18 +33,8 @@ def test_the_rows_of_the_paper_in_its_order_and_ours_after_them() -> None:
         "none", "beta-1", "adamixup-no-discriminator", "adamixup", "metamixup-paper",
         "metamixup", "placebo", "frozen", "adamixup-frozen", "adamixup-own", "beta-1-own",
     ]  # fmt: skip
-    assert rows["adamixup"].policy == AdaMixUpConfig()
-    assert rows["adamixup-no-discriminator"].policy == AdaMixUpConfig(discriminator=False)
-    assert all(not row.training for row in rows.values())
-    families = {key: row.row.family for key, row in rows.items() if row.row.family != "learned"}
-    assert families == {
-        "none": "none", "beta-1": "beta", "adamixup-no-discriminator": "extra", "adamixup": "extra",
-        "placebo": "placebo", "frozen": "frozen", "adamixup-frozen": "frozen",
-        "adamixup-own": "extra", "beta-1-own": "extra",
-    }  # fmt: skip
-    assert rows["frozen"].frozen_from == rows["placebo"].row.control_of == "metamixup"
-    assert rows["adamixup-frozen"].frozen_from == "adamixup"
-    assert rows["adamixup-frozen"].row.control_of == "adamixup"
+    for key in ("adamixup-no-discriminator", "adamixup", "adamixup-own", "beta-1-own"):
+        assert rows[key].row.family == "extra"  # none competes for the best Beta
 
 
 def test_adamixup_may_have_the_optimizer_of_its_authors_and_mixup_beside_it() -> None:

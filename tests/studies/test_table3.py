@@ -70,19 +70,18 @@ def test_methods_that_differ_in_one_thing_differ_in_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("column", "errors"),
     [
-        (("cifar10", 1000), {"supervised-only": 35.95, "metamixup-apl": 20.66, "mixmatch": 7.87}),
-        (("cifar10", 4000), {"supervised-only": 20.34, "metamixup-apl": 11.50, "mixmatch": 6.42}),
-        (("svhn", 500), {"supervised-only": 17.71, "metamixup-apl": 6.05, "mixmatch": 3.79}),
-        (("svhn", 1000), {"supervised-only": 12.93, "metamixup-apl": 5.34, "mixmatch": 3.32}),
+        (("cifar10", 1000), (35.95, 20.66, 7.87, None)),
+        (("cifar10", 4000), (20.34, 11.50, 6.42, 10.97)),
+        (("svhn", 500), (17.71, 6.05, 3.79, None)),
+        (("svhn", 1000), (12.93, 5.34, 3.32, 4.89)),
     ],
 )
 def test_the_papers_numbers_stand_in_its_columns(
-    column: tuple[str, int], errors: dict[str, float]
+    column: tuple[str, int], errors: tuple[float | None, ...]
 ) -> None:
-    found = {row.row.key: row.semi.paper_errors.get(column) for row in table3.rows()}
-    assert {key: found[key] for key in errors} == errors
-    without = {("cifar10", 4000): 10.97, ("svhn", 1000): 4.89}
-    assert found["mixmatch-no-mixup"] == without.get(column)
+    keys = ("supervised-only", "metamixup-apl", "mixmatch", "mixmatch-no-mixup")
+    shown = {row.row.key: row.semi.paper_errors.get(column) for row in table3.rows()}
+    assert tuple(shown[key] for key in keys) == errors
 
 
 def test_some_rows_train_and_are_reported(
@@ -120,9 +119,6 @@ def test_some_rows_train_and_are_reported(
     report = (tmp_path / "table3.md").read_text()
     assert "30 training images are labelled" in report
     assert "MixUp + APL: kind=pseudo-label" in report
-    stored = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/result.json")}
-    assert table3.main(command) == 0
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/result.json")} == stored
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def test_the_grid_is_the_papers() -> None:
 def test_a_search_of_the_same_cost_is_set_against_the_grid(
     tmp_path: Path, without_ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--preset", "smoke", "--seeds", "1", "--epochs", "4", "--train-size", "100"]
+    command = ["--preset", "smoke", "--seeds", "1", "--epochs", "2", "--train-size", "100"]
     assert table5.main([*command, "--output", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "table5.csv")
     assert list(table["method"]) == ["apl-0.01", "apl-0.05", "apl-0.1", "apl-0.2"]
@@ -38,8 +38,3 @@ def test_a_search_of_the_same_cost_is_set_against_the_grid(
     assert len({(semi.threshold_step, semi.threshold_period) for semi in tried}) == len(tried) >= 4
     assert all(isinstance(semi.threshold_period, int) for semi in tried)
     assert "The grid against a search at equal cost" in capsys.readouterr().out
-    # Again, from the store alone: the search comes to the same trials.
-    stored = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/result.json")}
-    assert table5.main([*command, "--output", str(tmp_path)]) == 0
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/result.json")} == stored
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table5-search.csv"), curves)

@@ -163,8 +163,7 @@ def _lines(table: Table, label: str, seeds: int) -> Iterator[dict[str, object]]:
             policy = policies[row.frozen_from].frozen(EVENLY)
             yield planned(policy, after=row.frozen_from)
         elif row.strategy is not None:
-            budget = grid_cost(table.rows)
-            trainings, units = row.strategy.expected(budget), row.strategy.cost(budget)
+            trainings, units = row.strategy.expected(grid_cost(table.rows))
             yield planned(_NONE, trainings=trainings, units=units)
         else:
             yield planned(policies[row.row.key])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -314,16 +313,3 @@ def test_it_tunes_beta_alone(source: Source) -> None:
     config = replace(CONFIG, policy=NoMix())
     with pytest.raises(ValueError, match="tunes α of a beta policy, got none"):
         fit_population(config, Population(), source=source)
-
-
-def test_states_taken_from_a_training_are_its_own_to_write_to(source: Source) -> None:
-    """What a population relies on: a copy taken before an epoch gives the same epoch again."""
-    with reproducible(0, device="cpu", threads=1):
-        training = Training(CONFIG, source, "cpu")
-        training.epoch()
-        state = deepcopy(training.state_dict())
-        losses = []
-        for _ in range(2):
-            training.load_state_dict(deepcopy(state))
-            losses.append(training.epoch()["train_loss"])
-    assert losses[0] == losses[1]

@@ -203,15 +203,6 @@ def test_optunas_own_pruner_decides_alike_when_nothing_interrupts(undisturbed: T
     assert given == [max(values) for *_, values in undisturbed]
 
 
-def test_a_trial_at_its_last_epoch_is_finished_not_stopped() -> None:
-    base = TrainingConfig("digits", "cnn", NoMix(), epochs=4)
-    search = alpha_search(base, SearchSettings(trials=2, min_epochs=4, reduction=2))
-    for error in (10.0, 90.0):
-        search.next()
-        assert search.report([{"epoch": float(e), "val_error": error} for e in range(1, 5)]) is None
-        search.end("finished", {"val_error": error})
-
-
 # The result
 
 

@@ -80,14 +80,6 @@ def test_the_costly_cells_come_first_and_each_once() -> None:
         assert cell.purpose == "final"
 
 
-def test_searched_cells_are_of_one_data_set_with_the_alpha_found() -> None:
-    plan = make_plan("none", "beta-search")
-    cells = plan.searched_cells(("beta-search", "mnist", 0), {"alpha": 0.37})
-    assert what(cells) == [("beta-search", "mnist", seed) for seed in (0, 1, 2)]
-    assert {cell.training.policy for cell in cells} == {Beta(alpha=0.37)}
-    assert make_plan("none").searched_cells(("beta-search", "mnist", 0), {"alpha": 0.37}) == []
-
-
 def test_cheaper_policies_start_after_the_costlier() -> None:
     """In units of a plain training: a meta stage is 3.5, at every step or at every so many."""
     policies = {
@@ -124,14 +116,6 @@ def test_the_size_counts_cells_and_trials(
     searched = [cell for key in searches for cell in plan.searched_cells(key, {"alpha": 1.0})]
     trials = 7 * len(searches)
     assert len(plan.fixed_cells()) + len(searched) + trials == size
-
-
-def test_two_searched_rows_share_one_search() -> None:
-    extra = with_meta_images(ROWS["beta-search"])
-    plan = replace(make_plan(datasets=("digits",), seeds=2), rows=[ROWS["beta-search"], extra])
-    assert plan.size == 4 + 7
-    found = [(c.method, c.training.meta_in_training) for c in of_search(plan)]
-    assert found == [("beta-search", False)] * 2 + [("beta-search+meta", True)] * 2
 
 
 def test_rows_that_search_differently_share_no_search() -> None:
@@ -171,25 +155,6 @@ def test_images_that_lambda_learns_from_train_as_well_where_the_study_says_so(ke
         chosen_rows([ROWS[key]], [f"{key}+meta"])
     overlap = with_meta_images(ROWS[key])
     assert chosen_rows([ROWS[key], overlap], [f"{key}+meta"]) == [overlap]
-
-
-def test_a_learned_row_may_train_on_its_meta_images_where_a_study_says_so() -> None:
-    """Overlap of training and meta-validation is a reading of the paper."""
-    row = replace(ROWS["metamixup"], row=replace(ROWS["metamixup"].row, family="learned"))
-    overlap = replace(row, training={"meta_in_training": True, "meta_size": 50})
-    assert overlap.meta_in_training
-    plan = replace(make_plan(datasets=("mnist",), seeds=1), rows=[overlap])
-    [cell] = plan.fixed_cells()
-    assert cell.training == replace(
-        BASE["mnist"], policy=row.policy, seed=0, meta_in_training=True, meta_size=50
-    )
-
-
-def test_a_searched_row_has_its_settings_too() -> None:
-    row = replace(ROWS["beta-search"], training={"lr": 0.02})
-    plan = replace(make_plan(), rows=[with_meta_images(row)])
-    cells = of_search(plan)
-    assert [(c.training.lr, c.training.meta_in_training) for c in cells] == [(0.02, True)] * 3
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ def test_it_prints_what_the_study_found(
     monkeypatch.setattr(
         optuna, "create_study", lambda **kw: studies.append(create(**kw)) or studies[-1]
     )
-    example.main(["--trials", "6", "--epochs", "4"])
+    example.main(["--trials", "5", "--epochs", "4"])
     printed = capsys.readouterr()
     assert not printed.err
     (study,) = studies
     lines = printed.out.splitlines()
-    assert [line.split()[0] for line in lines[1:7]] == [*"012345"]
+    assert [line.split()[0] for line in lines[1:6]] == [*"01234"]
     pruned = {t.number for t in study.trials if t.state == TrialState.PRUNED}
     assert pruned == {int(line.split()[0]) for line in lines if line.endswith("pruned")}
     assert pruned  # the fifth draw of the seeded sampler is a rate that diverges
@@ -46,7 +46,7 @@ def test_it_prints_what_the_study_found(
     (tested,) = re.findall(r"test images: ([\d.]+) %", lines[-1])
     assert best < 20
     assert float(tested) < 20  # chance is 90
-    assert trace(example.search(6, 4)) == trace(study)
+    assert trace(example.search(2, 4)) == trace(study)[:2]
 
 
 def test_a_trial_that_learns_too_slowly_is_pruned_at_once() -> None:
