@@ -22,11 +22,38 @@ MakeOutcome = Callable[..., Outcome]
 
 
 @pytest.fixture
-def make_outcome(make_record: Callable[..., CellRecord], tmp_path: Path) -> MakeOutcome:
+def outcome_of(tmp_path: Path) -> Callable[..., Outcome]:
+    """outcome_of(rows, records): what a study of these rows ended with, on the records' data sets
+    unless others are named. They have three classes: ant, bee, cow."""
+
+    def make(
+        rows: Sequence[StudyRow],
+        records: Sequence[CellRecord],
+        datasets: Sequence[str] | None = None,
+        study: str = "figure",
+    ) -> Outcome:
+        datasets = list(datasets or dict.fromkeys(record.cell.dataset for record in records))
+        base = {d: TrainingConfig(d, "cnn", NoMix(), meta_size=60) for d in datasets}
+        pixels, labels = np.zeros((3, 2, 2), np.uint8), np.arange(3)
+        classes = ("ant", "bee", "cow")
+        sources = {
+            (d, None): source_from_arrays(d, pixels, labels, pixels, labels, classes)
+            for d in datasets
+        }
+        plan = Plan(study, rows, datasets, range(3), base, SearchSettings(trials=3))
+        frame = build_table(records, [row.row for row in rows], datasets)
+        return Outcome(plan, records, sources, frame, tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def make_outcome(
+    make_record: Callable[..., CellRecord], outcome_of: Callable[..., Outcome]
+) -> MakeOutcome:
     """make(rows, {key: [result of seed 0, of seed 1, ...]}, datasets=...): each data set alike.
 
-    A result is what differs from `make_record`'s. A row without any is not finished. The data sets
-    have three classes: ant, bee, cow.
+    A result is what differs from `make_record`'s. A row without any is not finished.
     """
 
     def make(
@@ -40,16 +67,7 @@ def make_outcome(make_record: Callable[..., CellRecord], tmp_path: Path) -> Make
             for row in rows
             for seed, result in enumerate(results.get(row.row.key, ()))
         ]
-        base = {d: TrainingConfig(d, "cnn", NoMix(), meta_size=60) for d in datasets}
-        pixels, labels = np.zeros((3, 2, 2), np.uint8), np.arange(3)
-        classes = ("ant", "bee", "cow")
-        sources = {
-            (d, None): source_from_arrays(d, pixels, labels, pixels, labels, classes)
-            for d in datasets
-        }
-        plan = Plan("figure", rows, list(datasets), range(3), base, SearchSettings(trials=3))
-        frame = build_table(records, [row.row for row in rows], list(datasets))
-        return Outcome(plan, records, sources, frame, tmp_path)
+        return outcome_of(rows, records, datasets)
 
     return make
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,18 +8,14 @@ import pandas as pd
 import pytest
 
 from core.policies import NoMix
-from core.training.config import TrainingConfig
 from hpo.analyses.pseudo_labels import STATISTICS, pseudo_label_figure, pseudo_labels
 from hpo.cells.record import CellRecord
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
-from hpo.search.protocol import SearchSettings
-from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
 MakeRecord = Callable[..., CellRecord]
 
-BASE = TrainingConfig("digits", "cnn", NoMix())
 ROWS = [
     StudyRow(Row("b", "B", "", "extra"), NoMix()),
     StudyRow(Row("a", "A", "", "extra"), NoMix()),
@@ -38,7 +33,7 @@ def history(*values: tuple[float, float | None, float]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def outcome(make_record: MakeRecord, tmp_path: Path) -> Outcome:
+def outcome(make_record: MakeRecord, outcome_of: Callable[..., Outcome]) -> Outcome:
     records = [
         make_record("a", 1, history=history((0.0, None, 0.9), (20.0, 80.0, 0.8))),
         make_record("a", 0, history=history((10.0, 90.0, 0.9), (30.0, 70.0, 0.8))),
@@ -47,8 +42,7 @@ def outcome(make_record: MakeRecord, tmp_path: Path) -> Outcome:
         make_record("b", 1, status="diverged", history=history((99.0, 1.0, 0.95))),
         make_record("plain", 0),
     ]
-    plan = Plan("mine", ROWS, ["digits"], range(2), {"digits": BASE}, SearchSettings())
-    return Outcome(plan, records, {}, pd.DataFrame(), tmp_path)
+    return outcome_of(ROWS, records)
 
 
 def epochs(outcome: Outcome) -> pd.DataFrame:
@@ -73,8 +67,8 @@ def test_every_epoch_of_every_finished_training_is_a_line(outcome: Outcome) -> N
 def test_it_leaves_a_csv_a_figure_and_the_last_epochs_means(outcome: Outcome) -> None:
     extra = pseudo_labels(outcome)
     assert [path.name for path in extra.files] == [
-        "mine-pseudo-labels.csv",
-        "mine-pseudo-labels.png",
+        "figure-pseudo-labels.csv",
+        "figure-pseudo-labels.png",
     ]
     assert extra.files[1].stat().st_size > 10_000
     assert len(pd.read_csv(extra.files[0])) == 6
@@ -96,9 +90,8 @@ def test_the_figure_has_means_over_seeds(outcome: Outcome) -> None:
 
 
 def test_a_study_without_pseudo_labels_says_nothing(
-    make_record: MakeRecord, tmp_path: Path
+    make_record: MakeRecord, outcome_of: Callable[..., Outcome]
 ) -> None:
-    plan = Plan("mine", ROWS, ["digits"], range(1), {"digits": BASE}, SearchSettings())
-    records = [make_record("plain", 0)]
-    assert pseudo_labels(Outcome(plan, records, {}, pd.DataFrame(), tmp_path)) == Extra()
-    assert not list(tmp_path.iterdir())
+    outcome = outcome_of(ROWS, [make_record("plain", 0)])
+    assert pseudo_labels(outcome) == Extra()
+    assert not list(outcome.output.iterdir())

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from core.policies import NoMix
-from core.training.config import TrainingConfig
 from hpo.analyses.top5 import COLUMNS, top5_report
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.table import build_table
-from hpo.search.protocol import SearchSettings
-from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
 MakeRecord = Callable[..., CellRecord]
@@ -25,15 +20,9 @@ ROWS = [
 PAPER = {("none", "imagenet"): 29.48}
 
 
-def _outcome(output: Path, records: list[CellRecord]) -> Outcome:
-    datasets = list(dict.fromkeys(record.cell.dataset for record in records))
-    base = {name: TrainingConfig(name, "cnn", NONE) for name in datasets}
-    plan = Plan("table9", ROWS, datasets, range(3), base, SearchSettings(trials=2))
-    frame = build_table(records, [row.row for row in ROWS], datasets)
-    return Outcome(plan, records, {}, frame, output)
-
-
-def test_both_errors_stand_beside_the_papers(tmp_path: Path, make_record: MakeRecord) -> None:
+def test_both_errors_stand_beside_the_papers(
+    make_record: MakeRecord, outcome_of: Callable[..., Outcome]
+) -> None:
     records = [
         make_record("none", seed, dataset="imagenet", test_error=50.0 + seed, test_top5_error=top5)
         for seed, top5 in enumerate([20.0, 22.0, 24.0])
@@ -44,9 +33,9 @@ def test_both_errors_stand_beside_the_papers(tmp_path: Path, make_record: MakeRe
         make_record("none", 7, dataset="imagenet", purpose="search", test_top5_error=99.0),
         make_record("none", 0, dataset="digits"),
     ]
-    found = top5_report(PAPER)(_outcome(tmp_path, records))
-    [path] = found.files
-    assert path.name == "table9-top5.csv"
+    extra = top5_report(PAPER)(outcome_of(ROWS, records))
+    [path] = extra.files
+    assert path.name == "figure-top5.csv"
     frame = pd.read_csv(path)
     assert tuple(frame.columns) == COLUMNS
     assert list(frame["dataset"]) == ["imagenet", "imagenet"]
@@ -57,11 +46,14 @@ def test_both_errors_stand_beside_the_papers(tmp_path: Path, make_record: MakeRe
     assert none["top5_ci_high"] - 22.0 == pytest.approx(4.9684, abs=1e-3)
     assert (other["n_seeds"], other["mean_top5_error"]) == (1, 31.0)
     assert pd.isna(other["paper_top5_error"])
-    assert "| No MixUp |" in found.markdown
-    assert "22.00 ± 4.97" in found.markdown
-    assert found.metrics["none", "imagenet"] == {"mean_top5_error": 22.0}
+    assert "| No MixUp |" in extra.markdown
+    assert "22.00 ± 4.97" in extra.markdown
+    assert extra.metrics["none", "imagenet"] == {"mean_top5_error": 22.0}
 
 
-def test_few_classes_have_no_top5(tmp_path: Path, make_record: MakeRecord) -> None:
-    assert top5_report(PAPER)(_outcome(tmp_path, [make_record("none")])) == Extra()
-    assert not list(tmp_path.iterdir())
+def test_few_classes_have_no_top5(
+    make_record: MakeRecord, outcome_of: Callable[..., Outcome]
+) -> None:
+    outcome = outcome_of(ROWS, [make_record("none")])
+    assert top5_report(PAPER)(outcome) == Extra()
+    assert not list(outcome.output.iterdir())

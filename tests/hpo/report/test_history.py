@@ -1,25 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from core.policies import NoMix
-from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Outcome
-from hpo.search.protocol import SearchSettings
-from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
 HISTORY = [{"epoch": 1.0, "a": 0.5}, {"epoch": 2.0, "train_loss": 1.0}, {"epoch": 3.0, "b": 2.0}]
 
 
 def test_every_epoch_of_every_finished_training_that_has_the_metrics(
-    make_record: Callable[..., CellRecord], tmp_path: Path
+    make_record: Callable[..., CellRecord], outcome_of: Callable[..., Outcome]
 ) -> None:
     records = [
         make_record("two", 0, history=HISTORY),
@@ -31,10 +26,7 @@ def test_every_epoch_of_every_finished_training_that_has_the_metrics(
         make_record("other", 0, history=HISTORY),
     ]
     rows = [StudyRow(Row(key, key, "", "extra"), NoMix()) for key in ("one", "two")]
-    datasets = ["digits", "mnist"]
-    base = {name: TrainingConfig(name, "cnn", NoMix()) for name in datasets}
-    plan = Plan("study", rows, datasets, range(3), base, SearchSettings())
-    finished = finished_trainings(Outcome(plan, records, {}, pd.DataFrame(), tmp_path))
+    finished = finished_trainings(outcome_of(rows, records, ["digits", "mnist"]))
     assert [(r.cell.dataset, r.cell.method, r.cell.seed) for r in finished] == [
         ("digits", "one", 0),
         ("digits", "one", 1),

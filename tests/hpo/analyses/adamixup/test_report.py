@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from core.policies import AdaMixUpConfig, NoMix
-from core.training.config import TrainingConfig
 from hpo.analyses.adamixup.figure import region_figure
 from hpo.analyses.adamixup.report import STATISTICS, adamixup_report
 from hpo.cells.record import CellRecord
 from hpo.report.history import EPOCH_COLUMNS, epochs_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.table import build_table
-from hpo.search.protocol import SearchSettings
-from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
 WITH, WITHOUT = AdaMixUpConfig(), AdaMixUpConfig(discriminator=False)
@@ -54,22 +49,14 @@ def make(make_record: Callable[..., CellRecord]) -> Callable[..., CellRecord]:
     return make
 
 
-def outcome(output: Path, records: list[CellRecord]) -> Outcome:
-    datasets = list(dict.fromkeys(record.cell.dataset for record in records))
-    base = {name: TrainingConfig(name, "cnn", NoMix()) for name in datasets}
-    plan = Plan("table9", ROWS, datasets, range(3), base, SearchSettings(trials=2))
-    frame = build_table(records, [row.row for row in ROWS], datasets)
-    return Outcome(plan, records, {}, frame, output)
-
-
 def test_the_first_and_the_last_epoch_over_seeds(
-    tmp_path: Path, make: Callable[..., CellRecord]
+    make: Callable[..., CellRecord], outcome_of: Callable[..., Outcome]
 ) -> None:
     records = [make("with", seed, accuracy) for seed, accuracy in enumerate([60.0, 70.0, 80.0])]
     records += [make("without", 0), make("none", 0), make("with", 3, status="diverged")]
     records.append(make("held", 0))
-    found = adamixup_report(outcome(tmp_path, records))
-    csv, picture = found.files
+    extra = adamixup_report(outcome_of(ROWS, records))
+    csv, picture = extra.files
     frame = pd.read_csv(csv)
     assert tuple(frame.columns) == (*EPOCH_COLUMNS, *STATISTICS)
     assert list(frame["method"]) == ["without"] * 3 + ["with"] * 9 + ["held"] * 3
@@ -77,7 +64,7 @@ def test_the_first_and_the_last_epoch_over_seeds(
     for name in ("discriminator_accuracy", "discriminator_held_out", "region_low"):
         assert frame[name].isna().sum() == 3
     assert picture.stat().st_size > 10_000
-    assert found.metrics["with", "digits"] == pytest.approx(
+    assert extra.metrics["with", "digits"] == pytest.approx(
         {
             "region_low": 0.31,
             "region_high": 0.6,
@@ -87,7 +74,7 @@ def test_the_first_and_the_last_epoch_over_seeds(
             "discriminator_held_out": 66.0,
         }
     )
-    lines = {line.split(" ")[1]: line for line in found.markdown.splitlines() if line[:1] == "|"}
+    lines = {line.split(" ")[1]: line for line in extra.markdown.splitlines() if line[:1] == "|"}
     # 62, 72, 82: s = 10, half width 4.3027 · 10 / √3.
     expected = [
         "[0.310, 0.800]", "[0.310, 0.600]", "0.021", "72.0 ± 24.8", "66.0 ± 24.8", "3",
@@ -98,19 +85,19 @@ def test_the_first_and_the_last_epoch_over_seeds(
     assert [cell.strip() for cell in lines["Without"].split("|")[2:-1]] == expected
     expected = ["–", "–", "–", "62.0", "56.0", "1", "120 (1.20×)"]
     assert [cell.strip() for cell in lines["Held"].split("|")[2:-1]] == expected
-    assert "nan" not in found.markdown
+    assert "nan" not in extra.markdown
 
 
 def test_each_data_set_has_panels_and_a_table_of_its_own(
-    tmp_path: Path, make: Callable[..., CellRecord]
+    make: Callable[..., CellRecord], outcome_of: Callable[..., Outcome]
 ) -> None:
     records = [make("with", 0, dataset=name) for name in ("digits", "mnist")]
     records.append(make("without", 0, dataset="mnist"))
-    found = adamixup_report(outcome(tmp_path, records))
-    assert found.markdown.index("### digits") < found.markdown.index("### mnist")
-    assert found.markdown.count("| With ") == 2
-    assert found.markdown.count("| Without ") == 1
-    assert set(found.metrics) == {("with", "digits"), ("with", "mnist"), ("without", "mnist")}
+    extra = adamixup_report(outcome_of(ROWS, records))
+    assert extra.markdown.index("### digits") < extra.markdown.index("### mnist")
+    assert extra.markdown.count("| With ") == 2
+    assert extra.markdown.count("| Without ") == 1
+    assert set(extra.metrics) == {("with", "digits"), ("with", "mnist"), ("without", "mnist")}
     drawn = region_figure(epochs_table(records, STATISTICS), {"with": "With", "without": "Without"})
     region, accuracy = drawn.axes[2:]
     # Of each method the means and the seeds of both ends, then before training.
@@ -137,6 +124,9 @@ def test_the_mean_over_seeds_is_drawn_before_them(make: Callable[..., CellRecord
     assert drawn_values == [[65.0, 63.0, 61.0], [60.0, 58.0, 56.0], [70.0, 68.0, 66.0]]
 
 
-def test_other_studies_have_no_such_part(tmp_path: Path, make: Callable[..., CellRecord]) -> None:
-    assert adamixup_report(outcome(tmp_path, [make("none", 0)])) == Extra()
-    assert not list(tmp_path.iterdir())
+def test_other_studies_have_no_such_part(
+    make: Callable[..., CellRecord], outcome_of: Callable[..., Outcome]
+) -> None:
+    outcome = outcome_of(ROWS, [make("none", 0)])
+    assert adamixup_report(outcome) == Extra()
+    assert not list(outcome.output.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +13,6 @@ from scipy import stats
 
 from core.analysis.known import Known
 from core.policies import Beta, LearnedConfig, NoMix
-from core.training.config import TrainingConfig
 from hpo.analyses.proposition1.comparison import (
     CHANGE_COLUMNS,
     COMPARISON_COLUMNS,
@@ -27,9 +25,6 @@ from hpo.analyses.proposition1.figure import curvature_figure
 from hpo.analyses.proposition1.report import curvature_markdown, proposition1_report
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
-from hpo.report.table import build_table
-from hpo.search.protocol import SearchSettings
-from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
 
 MakeRecord = Callable[..., CellRecord]
@@ -240,18 +235,10 @@ def test_the_figure_draws_every_method_and_names_everything(records: list[CellRe
     assert "ℓ1" in figure.axes[5].get_title()
 
 
-def outcome(records: list[CellRecord], output: Path) -> Outcome:
-    base = {"digits": TrainingConfig("digits", "digits_cnn_smooth", NoMix())}
-    plan = Plan("proposition1", ROWS, ["digits"], range(3), base, SearchSettings(trials=3))
-    frame = build_table(records, [row.row for row in ROWS], ["digits"])
-    return Outcome(plan, records, {}, frame, output)
-
-
-def test_files_and_metrics(records: list[CellRecord], tmp_path: Path) -> None:
-    extra = proposition1_report(outcome(records, tmp_path))
+def test_files_and_metrics(records: list[CellRecord], outcome_of: Callable[..., Outcome]) -> None:
+    extra = proposition1_report(outcome_of(ROWS, records))
     names = [
-        f"proposition1-{name}"
-        for name in ("looks.csv", "curvature.csv", "changes.csv", "curvature.png")
+        f"figure-{name}" for name in ("looks.csv", "curvature.csv", "changes.csv", "curvature.png")
     ]
     assert [path.name for path in extra.files] == names
     assert all(path.stat().st_size for path in extra.files)
@@ -265,7 +252,7 @@ def test_files_and_metrics(records: list[CellRecord], tmp_path: Path) -> None:
 
 
 def test_trainings_that_were_not_looked_at_have_no_part(
-    make_record: MakeRecord, tmp_path: Path
+    make_record: MakeRecord, outcome_of: Callable[..., Outcome]
 ) -> None:
-    extra = proposition1_report(outcome([make_record("none", 0)], tmp_path))
+    extra = proposition1_report(outcome_of(ROWS, [make_record("none", 0)]))
     assert (extra.markdown, extra.files, dict(extra.metrics)) == ("", [], {})
