@@ -1,4 +1,4 @@
-"""The paper's tables and figures, one study after another, and one report of all that they left.
+"""This module runs one study after another, and writes one report of all that they wrote.
 
 A study is given as a function from flags to an exit status, so that nothing here imports one.
 """

@@ -26,7 +26,7 @@ from hpo.bench.load.run import run_load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the load; returns the exit status."""
+    """Runs the load; returns the exit status."""
     return run_load(__doc__, arguments)
 
 

@@ -37,7 +37,7 @@ _COLUMNS: Mapping[str, Sequence[tuple[str, int | str | None]]] = {
     "table4": _LABELLED,
     "table5": (("cifar10", 4000), ("svhn", 1000)),
 }
-"""Of each column of the paper's the data set, and its number of labels or its architecture."""
+"""The columns of the paper's tables: data set, and number of labels or architecture."""
 
 _ROWS: Mapping[str, Callable[[], list[StudyRow]]] = {
     "table1": table1.rows,
@@ -72,7 +72,7 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the plan; returns the exit status."""
+    """Prints the plan; returns the exit status."""
     parser = command(
         "studies/plan.py",
         __doc__,

@@ -38,7 +38,7 @@ FAILED, UNUSABLE = 1, 2
 
 SEEDS = {"smoke": 1, "quick": 3, "paper": 5}
 DATASETS = {"smoke": ("digits",), "quick": ("fashion_mnist",)}
-"""By preset; of `paper` each part has its own."""
+"""Seeds and data sets of a preset; under `paper` each part has its own data sets."""
 
 _SEMI = ("cifar10", "svhn")
 
@@ -107,12 +107,12 @@ PARTS = (
     Part(
         "proposition1",
         "Proposition 1: MixUp and the gradient's Lipschitz constant",
-        "MixUp's loss is a lower bound of the gradient's Lipschitz constant, and to minimise it "
+        "MixUp's loss is a lower bound of the gradient's Lipschitz constant, and to minimize it "
         "helps to control that constant.",
         ("mnist", "cifar10"),
     ),
 )
-"""In the order of the report."""
+"""The parts in the order of the report."""
 
 _DEEP = ("preact_resnet18", "preact_resnet34", "wrn_28_10")
 
@@ -151,12 +151,12 @@ has), and the other columns of the semi-supervised tables."""
 
 
 def parts_of(preset: str) -> tuple[Part, ...]:
-    """What a preset reproduces."""
+    """Returns what a preset reproduces."""
     return (*PARTS, *MORE) if preset == "paper" else PARTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the studies and write the report; returns the exit status."""
+    """Runs the studies and writes the report; returns the exit status."""
     args = _parser().parse_args(arguments)
     output = args.output.expanduser().absolute()
     parts = parts_of(args.preset)
@@ -200,7 +200,7 @@ def _chosen(parts: Sequence[Part], only: str | None) -> list[Part]:
 
 
 def _flags(part: Part, args: Namespace, output: Path) -> list[str]:
-    """What the study of a part is told, all but --output."""
+    """Returns the flags of the study of a part, all but --output."""
     datasets = args.dataset or DATASETS.get(args.preset, part.datasets)
     seeds = args.seeds if args.seeds is not None else SEEDS[args.preset]
     flags = ["--preset", args.preset, "--seeds", str(seeds), *part.flags]

@@ -1,7 +1,6 @@
-"""Pseudo-labels over training: how many are accepted, how many of these are right, the threshold.
-
-Reads the history of stored records. The true labels that the accuracy needs are the source's; no
-training sees them.
+"""This module reports pseudo-labels over training: how many are accepted, how many of these are
+right, and the threshold. It reads the history of stored records. The true labels that the accuracy
+needs are the source's; no training sees them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATISTICS: Mapping[str, str] = {
-    "accepted": "accepted (% of unlabelled images)",
+    "accepted": "accepted (% of unlabeled images)",
     "accepted_accuracy": "right (% of the accepted)",
     "threshold": "threshold",
 }
@@ -49,7 +48,7 @@ def pseudo_labels(outcome: Outcome) -> Extra:
     save_figure(pseudo_label_figure(frame if shown.empty else shown, labels), picture)
     text = (
         f"## Pseudo-labels\n\n- `{csv.name}`, `{picture.name}`: over the epochs of each training "
-        "the share of unlabelled images whose pseudo-label was accepted, how many of these were "
+        "the share of unlabeled images whose pseudo-label was accepted, how many of these were "
         "right, and the threshold."
     )
     last = frame[frame["epoch"] == frame.groupby(["dataset", "method"])["epoch"].transform("max")]

@@ -1,4 +1,4 @@
-"""Top-5 errors beside top-1, of data sets with 100 classes or more."""
+"""This module puts top-5 errors beside top-1, of data sets with 100 classes or more."""
 
 from __future__ import annotations
 

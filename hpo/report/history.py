@@ -1,4 +1,4 @@
-"""The epochs of a study's finished trainings as a table."""
+"""This module reads the epochs of a study's finished trainings into a table."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hpo.tracking.store import mlflow_settings
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,9 +37,10 @@ def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path) -> None
     assert set(cells.values()) == {2}
 
     uri = f"sqlite:///{out / 'load-mlflow.db'}"
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("load").experiment_id
-    runs = client.search_runs([experiment], max_results=1000)
+    with mlflow_settings():
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("load").experiment_id
+        runs = client.search_runs([experiment], max_results=1000)
     assert {run.info.status for run in runs} == {"FINISHED"}
     stored = Counter(
         (run.data.tags["study_id"], run.data.tags["cell_id"])

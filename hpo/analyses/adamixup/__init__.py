@@ -1,4 +1,4 @@
-"""What AdaMixUp does over training."""
+"""This package says what AdaMixUp does over training."""
 
 from hpo.analyses.adamixup.report import adamixup_report
 

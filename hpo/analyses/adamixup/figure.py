@@ -1,4 +1,4 @@
-"""The picture of AdaMixUp over training: the region of λ, and what the discriminator recognizes."""
+"""This module draws AdaMixUp over training: the region of λ, what the discriminator recognizes."""
 
 from __future__ import annotations
 

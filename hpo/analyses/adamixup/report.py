@@ -1,6 +1,5 @@
-"""AdaMixUp over training: the region of λ, what the discriminator recognizes, what both cost.
-
-Reads the history of stored records.
+"""This module reports AdaMixUp over training: the region of λ, what the discriminator recognizes,
+what both cost. It reads the history of stored records.
 """
 
 from __future__ import annotations

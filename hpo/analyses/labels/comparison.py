@@ -1,6 +1,6 @@
-"""Ways to find wrong labels side by side: scores of a training, and cleanlab on predictions.
+"""This module compares ways to find wrong labels: scores of a training, cleanlab on predictions.
 
-Reads stored records: scores from the training that kept them, out-of-sample predictions from
+It reads stored records: scores from the training that kept them, out-of-sample predictions from
 trainings that held out a fold (`TrainingConfig.folds`).
 """
 

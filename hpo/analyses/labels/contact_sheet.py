@@ -1,4 +1,4 @@
-"""A contact sheet: small images in a grid, with their labels below them."""
+"""A contact sheet shows small images in a grid, with their labels below them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figure of finding wrong labels: precision against the number of labels looked at."""
+"""This module draws precision against the number of labels looked at."""
 
 from __future__ import annotations
 

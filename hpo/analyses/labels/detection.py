@@ -1,4 +1,4 @@
-"""How well an order of suspicion finds the labels that are known to be wrong."""
+"""This module measures how well an order of suspicion finds labels that are known to be wrong."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""The labels to look at first: the lowest-scored training images of every row that keeps scores.
-
-Where labels were made wrong on purpose, it is measured how many of these the scores find.
+"""This module lists the labels to look at first: the lowest-scored training images of every row
+that keeps scores. Where labels were made wrong on purpose, it measures how many of these are found.
 """
 
 from __future__ import annotations

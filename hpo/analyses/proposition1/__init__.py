@@ -1,4 +1,4 @@
-"""Proposition 1 over policies: what κ is, how near (P2) comes to it, what training does to both."""
+"""This package reports Proposition 1: what κ is, how near (P2) comes to it, what training does."""
 
 from hpo.analyses.proposition1.report import proposition1_report
 

@@ -1,4 +1,5 @@
-"""Proposition 1 over policies: both sides of (P2) by epoch, κ against that without mixing."""
+"""This module compares policies by Proposition 1: both sides of (P2) by epoch, κ against that
+without mixing."""
 
 from __future__ import annotations
 

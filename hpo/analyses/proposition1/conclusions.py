@@ -1,4 +1,4 @@
-"""What the numbers of Proposition 1 let one conclude, in sentences made from them."""
+"""This module says in sentences what the numbers of Proposition 1 let one conclude."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def _along(changed: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:
 def _meaning(loss: int, kappas: list[int]) -> str:
     """Returns a sentence on directions: 1 is larger, −1 smaller, 0 not told apart."""
     if loss >= 0:
-        return "The loss is not told to fall, so this says nothing on what its fall does to κ."
+        return "The loss is not shown to fall, so this says nothing on what its fall does to κ."
     if all(direction > 0 for direction in kappas):
-        return "While the loss fell κ grew: to minimise it did not control κ here."
+        return "While the loss fell κ grew: to minimize it did not control κ here."
     if all(direction < 0 for direction in kappas):
         return "While the loss fell κ fell: as the paper has it."
     if any(direction > 0 for direction in kappas):
         return "While the loss fell κ of one output grew: its fall alone does not control κ."
-    return "While the loss fell κ is not told to fall with it."
+    return "While the loss fell κ is not shown to fall with it."
 
 
 def _between(compared: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The figure of Proposition 1: κ, and how much of it (P2) sees, over training."""
+"""This module draws κ, and how much of it (P2) sees, over training."""
 
 from __future__ import annotations
 

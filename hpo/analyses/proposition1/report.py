@@ -1,4 +1,4 @@
-"""The part of a study's report that is about Proposition 1: tables, sentences, figure."""
+"""This module writes what a study's report says of Proposition 1: tables, sentences, figure."""
 
 from __future__ import annotations
 

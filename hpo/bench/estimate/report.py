@@ -1,4 +1,4 @@
-"""A plan on paper as text: GPU-hours, time, storage, where the cost lies, what is assumed."""
+"""This module writes a plan on paper: GPU-hours, time, storage, where cost lies, assumptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of a whole study, counted before anything is run.
+"""This module counts the work of a whole study before anything is run.
 
 The work of a training is counted in floating-point operations of plain steps, and multiplied by
 what its method takes in units of such a step, as measured.

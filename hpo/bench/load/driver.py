@@ -1,4 +1,4 @@
-"""One process of a load.
+"""This module is one process of a load.
 
     python -m hpo.bench.load.driver study --seeds 1000 --output DIR [any other flag of a study]
     python -m hpo.bench.load.driver alone --seeds 20 --output DIR [any other flag of a study]

@@ -1,4 +1,4 @@
-"""A load from its command line to its table: many tiny cells, several studies on one server."""
+"""This module runs a load from its command line to its table: many tiny cells, several studies."""
 
 from __future__ import annotations
 

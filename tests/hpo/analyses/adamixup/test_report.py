@@ -36,14 +36,14 @@ def make(make_record: Callable[..., CellRecord]) -> Callable[..., CellRecord]:
         )
         history = []
         for epoch, metrics in enumerate(record.result["history"]):
-            own = {"region_low": 0.3 + seed / 100, "region_high": 0.8 - epoch / 10}
-            own["region_spread"] = epoch / 100 + seed / 1000
+            region = {"region_low": 0.3 + seed / 100, "region_high": 0.8 - epoch / 10}
+            region["region_spread"] = epoch / 100 + seed / 1000
             if method == "held":
-                own = {}
+                region = {}
             if method in ("with", "held"):
-                own |= {"discriminator_loss": 0.6, "discriminator_accuracy": accuracy + epoch}
-                own["discriminator_held_out"] = accuracy - 2 * epoch
-            history.append({**metrics, **(own if method != "none" else {})})
+                region |= {"discriminator_loss": 0.6, "discriminator_accuracy": accuracy + epoch}
+                region["discriminator_held_out"] = accuracy - 2 * epoch
+            history.append({**metrics, **(region if method != "none" else {})})
         return replace(record, result={**record.result, "history": history})
 
     return make

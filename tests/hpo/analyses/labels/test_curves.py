@@ -25,6 +25,6 @@ def test_means_over_seeds_with_the_number_of_wrong_labels() -> None:
     assert np.asarray(lines["guessing"].get_ydata()) == pytest.approx([0.4, 0.4])
     assert np.asarray(lines["number of wrong labels"].get_xdata()) == pytest.approx([2, 2])
     assert first.get_xlim() == pytest.approx((1, 4))
-    # A method keeps its colour where another one is missing.
+    # A method keeps its color where another one is missing.
     other = {str(line.get_label()): line for line in second.lines}
     assert other["B"].get_color() == lines["B"].get_color() != lines["A"].get_color()

@@ -13,11 +13,11 @@ from hpo.analyses.labels.detection import detect, precision_at, precision_curve
 def test_by_hand() -> None:
     """From the lowest score up: wrong, right, wrong, right, right. Of the 6 pairs of a wrong and a
     right label the wrong one is lower in 3 + 2."""
-    found = detect([0.5, -2.0, 0.1, 3.0, 0.4], [False, True, False, False, True])
-    assert (found.total, found.wrong) == (5, 2)
-    assert found.auc == pytest.approx(5 / 6)
-    assert found.precision_at_wrong == 0.5
-    assert math.isnan(found.precision_at_few)
+    detection = detect([0.5, -2.0, 0.1, 3.0, 0.4], [False, True, False, False, True])
+    assert (detection.total, detection.wrong) == (5, 2)
+    assert detection.auc == pytest.approx(5 / 6)
+    assert detection.precision_at_wrong == 0.5
+    assert math.isnan(detection.precision_at_few)
 
 
 def test_precision_at_each_k_by_hand() -> None:
@@ -33,11 +33,11 @@ def test_a_hundred_labels() -> None:
     order = [*range(80), *range(120, 140), *range(80, 120), *range(140, 300)]
     scores = np.empty(300)
     scores[order] = np.arange(300)
-    found = detect(scores, np.arange(300) < 120)
-    assert found.precision_at_few == 0.8
-    assert found.precision_at_wrong == pytest.approx(100 / 120)
+    detection = detect(scores, np.arange(300) < 120)
+    assert detection.precision_at_few == 0.8
+    assert detection.precision_at_wrong == pytest.approx(100 / 120)
     # Each of the 40 later wrong ones has 20 right ones before it.
-    assert found.auc == pytest.approx(1 - 40 * 20 / (120 * 180))
+    assert detection.auc == pytest.approx(1 - 40 * 20 / (120 * 180))
 
 
 def test_what_is_shared_counts_as_guessed() -> None:
@@ -68,16 +68,16 @@ def test_against_every_pair_and_every_order() -> None:
             for order in itertools.permutations(range(6))
             if all(scores[a] <= scores[b] for a, b in itertools.pairwise(order))
         ]
-        found = detect(scores, wrong)
-        assert found.auc == pytest.approx(np.mean(pairs))
-        assert found.precision_at_wrong == pytest.approx(np.mean(orders))
+        detection = detect(scores, wrong)
+        assert detection.auc == pytest.approx(np.mean(pairs))
+        assert detection.precision_at_wrong == pytest.approx(np.mean(orders))
 
 
 @pytest.mark.parametrize("wrong", [[False] * 3, [True] * 3])
 def test_with_one_kind_alone_there_is_nothing_to_find(wrong: list[bool]) -> None:
-    found = detect([1.0, 2.0, 3.0], wrong)
-    assert math.isnan(found.auc)
-    assert math.isnan(found.precision_at_wrong)
+    detection = detect([1.0, 2.0, 3.0], wrong)
+    assert math.isnan(detection.auc)
+    assert math.isnan(detection.precision_at_wrong)
 
 
 def test_bad_input() -> None:

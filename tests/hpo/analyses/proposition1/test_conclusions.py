@@ -62,10 +62,10 @@ FELL, GREW, STAYED = (0.25, 0.01), (4.0, 0.0001), (0.5, 0.2)
 @pytest.mark.parametrize(
     ("loss", "probability", "logit", "said"),
     [
-        (FELL, GREW, GREW, "While the loss fell κ grew: to minimise it did not control κ here."),
+        (FELL, GREW, GREW, "While the loss fell κ grew: to minimize it did not control κ here."),
         (FELL, FELL, FELL, "While the loss fell κ fell: as the paper has it."),
         (FELL, STAYED, GREW, "κ of one output grew: its fall alone does not control κ."),
-        (FELL, FELL, STAYED, "While the loss fell κ is not told to fall with it."),
+        (FELL, FELL, STAYED, "While the loss fell κ is not shown to fall with it."),
         (STAYED, GREW, GREW, "so this says nothing on what its fall does to κ."),
         (GREW, GREW, FELL, "so this says nothing on what its fall does to κ."),
     ],
