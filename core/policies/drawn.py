@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +20,32 @@ from core.policies.protocol import Policy
 
 class Drawn(Policy, PolicyConfig):
     """A policy and its configuration in one, for it carries nothing from step to step."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Batch,
+        val_batch: Batch | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        loss: Loss = soft_cross_entropy,
+        indices: Tensor | None = None,
+        pairing: Pairing = ANY,
+    ) -> Interpolation:
+        """See `Policy`. λ is drawn first, then the partners."""
+        check_batch(batch, "training")
+        x = batch[0]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        lam = pairing.fold(self.draw(len(x), generator, x.device, dtype)).expand(len(x))
+        partner = pairing.partners(len(x), generator=generator, device=x.device)
+        return Interpolation(lam, partner, lam)
+
+    @abstractmethod
+    def draw(
+        self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """Returns λ of each of n samples, [n], or of all of them, [1]."""
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> Policy:
         """Returns itself."""
@@ -38,15 +65,19 @@ class NoMix(Drawn):
         optimizer: torch.optim.Optimizer,
         batch: Batch,
         val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
+        **_: object,
     ) -> Interpolation:
-        n, device = _size(batch)
-        lam = torch.ones(n, device=device, dtype=_lam_dtype(batch))
-        return Interpolation(lam, torch.arange(n, device=device), lam)
+        """See `Policy`."""
+        check_batch(batch, "training")
+        x = batch[0]
+        lam = self.draw(len(x), None, x.device, torch.promote_types(x.dtype, torch.float32))
+        return Interpolation(lam, torch.arange(len(x), device=x.device), lam)
+
+    def draw(
+        self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """Returns ones, [n]."""
+        return torch.ones(n, device=device, dtype=dtype)
 
 
 @register_policy
@@ -66,26 +97,12 @@ class Beta(Drawn):
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> Interpolation:
-        n, device = _size(batch)
-        draws = n if self.per_sample else 1
-        lam = pairing.fold(
-            draw_beta(
-                draws, self.alpha, generator=generator, device=device, dtype=_lam_dtype(batch)
-            )
-        ).expand(n)
-        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
+    def draw(
+        self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """See `Drawn`."""
+        count = n if self.per_sample else 1
+        return draw_beta(count, self.alpha, generator=generator, device=device, dtype=dtype)
 
 
 @register_policy
@@ -100,21 +117,11 @@ class Fixed(Drawn):
         if not 0 <= self.lam <= 1:
             raise ValueError(f"fixed lam must lie in [0, 1], got {self.lam}")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> Interpolation:
-        n, device = _size(batch)
-        lam = pairing.fold(torch.full((n,), self.lam, device=device, dtype=_lam_dtype(batch)))
-        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
+    def draw(
+        self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """See `Drawn`."""
+        return torch.full((n,), self.lam, device=device, dtype=dtype)
 
 
 @register_policy
@@ -137,24 +144,11 @@ class Frozen(Drawn):
     def __post_init__(self) -> None:
         check_quantiles(self.quantiles)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> Interpolation:
-        n, device = _size(batch)
-        drawn = draw_quantiles(
-            n, self.quantiles, generator=generator, device=device, dtype=_lam_dtype(batch)
-        )
-        lam = pairing.fold(drawn)
-        return Interpolation(lam, pairing.partners(n, generator=generator, device=device), lam)
+    def draw(
+        self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """See `Drawn`."""
+        return draw_quantiles(n, self.quantiles, generator=generator, device=device, dtype=dtype)
 
 
 def draw_quantiles(
@@ -189,13 +183,3 @@ def check_quantiles(quantiles: tuple[float, ...]) -> None:
             raise ValueError(
                 f"quantiles must not fall, got {value} after {quantiles[at - 1]} at index {at}"
             )
-
-
-def _size(batch: Batch) -> tuple[int, torch.device]:
-    check_batch(batch, "training")
-    return batch[0].shape[0], batch[0].device
-
-
-def _lam_dtype(batch: Batch) -> torch.dtype:
-    x: Tensor = batch[0]
-    return torch.promote_types(x.dtype, torch.float32)
