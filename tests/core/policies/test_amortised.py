@@ -4,7 +4,6 @@ learned."""
 from __future__ import annotations
 
 import copy
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn, optim
 
 from core.meta.reading import DEFAULT, PAPER, Reading
-from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
@@ -71,24 +69,6 @@ class Slow:
 
 
 # ------------------------------------------------------------------------------------- the table
-
-
-def test_one_stage_on_paper() -> None:
-    """z = ±1, so that the slope is Σ zΔ / 4 = 2, the rests 3, 4 and −1, −2, their means by kind
-    3.5 and −1.5, and the residuals ∓ ½, ± ½."""
-    z, move = torch.tensor([[1.0, -1.0, 1.0, -1.0], [5.0, 2.0, 1.0, -4.0]])
-    first, second = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    table = MoveTable(prior=2.0)
-    table.learn(z, move, first, second)
-    expected = torch.tensor([[-1.5, 3.5], [3.5, -1.5]], dtype=torch.float64)
-    torch.testing.assert_close(table.table(), expected)
-    r = torch.Generator().manual_seed(3)
-    drawn = torch.randint(4, (2,), generator=r).tolist()
-    found = table.predict(
-        torch.tensor([2.0, 0.0]), torch.tensor([0, 1]), torch.tensor([1, 1]), r.manual_seed(3)
-    )
-    noise = [(-0.5, 0.5, 0.5, -0.5)[i] for i in drawn]
-    assert found.tolist() == pytest.approx([4 + 3.5 + noise[0], -1.5 + noise[1]])
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.95])
@@ -151,21 +131,6 @@ def test_what_was_learned_fades() -> None:
     for stages in range(1, 15):
         table.learn(z, torch.zeros(400), 0 * one, one)
         assert float(table.table()[0, 1]) == pytest.approx(0.9**stages)
-
-
-def test_the_slope_is_that_of_a_line_and_no_other() -> None:
-    stages = [a_stage(seed, n=50) for seed in range(3)]
-    table, slow = learnt(stages), Slow()
-    for stage in stages:
-        slow.learn(*stage)
-    a, b = (
-        table.predict(
-            torch.tensor([z], dtype=torch.float64), *torch.tensor([[0], [1]]),
-            torch.Generator().manual_seed(2),
-        )
-        for z in (-3.0, 2.0)
-    )  # fmt: skip
-    assert float(b - a) == pytest.approx(5 * slow.slope, rel=1e-9)
 
 
 @pytest.mark.parametrize("z", [0.0, 0.1, 0.3, -13.8])
@@ -328,25 +293,6 @@ def test_what_the_mixing_draws_is_drawn_between_too(setup: SimpleNamespace) -> N
         assert given.mixing == ask(setup, learned, t).mixing != Drawing()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
-def test_shapes_dtypes_and_ranges(
-    reading: Reading, dtype: torch.dtype, setup: SimpleNamespace
-) -> None:
-    net = setup.toy.make_net(dtype=dtype)
-    optimizer = optim.SGD(net.parameters(), lr=0.1)
-    policy = Amortised(Learned(reading), every=4)
-    for t in range(8):
-        n = 1 if t == 5 else 9
-        d = setup.toy.make_data(n, 4, seed=t, dtype=dtype)
-        given = policy(net, optimizer, d.batch, d.val_batch)
-        assert given.lam.shape == given.lam_init.shape == (n,)
-        assert given.lam.dtype == given.lam_init.dtype == dtype
-        assert bool(((given.lam >= 0) & (given.lam <= 1)).all())
-        assert not given.lam.requires_grad
-        assert sorted(given.partner.tolist()) == list(range(n))
-
-
 def test_a_step_between_runs_no_pass_and_reads_no_validation_batch(setup: SimpleNamespace) -> None:
     sizes, policy, samples = passes(setup), Amortised(every=3), []
     for t in range(6):
@@ -355,59 +301,6 @@ def test_a_step_between_runs_no_pass_and_reads_no_validation_batch(setup: Simple
         samples.append(given.extra_samples)
         assert sizes == ([9, 4] if t % 3 == 0 else [])
     assert samples == [13, 0, 0, 13, 0, 0]
-
-
-def test_a_step_that_learns_needs_one_and_then_still_learns(setup: SimpleNamespace) -> None:
-    policy = Amortised(every=2)
-    with pytest.raises(ValueError, match="needs a meta-validation batch, got None"):
-        ask(setup, policy, 0, val_batch=None)
-    assert ask(setup, policy, 0).hypergradient is not None
-    assert ask(setup, policy, 1).hypergradient is None
-
-
-def test_a_bad_batch_is_refused_between_too(setup: SimpleNamespace) -> None:
-    policy = Amortised(every=2)
-    ask(setup, policy, 0)
-    x, y = setup.toy.make_data(9, 4).batch
-    with pytest.raises(ValueError, match="training inputs must be floating point"):
-        policy(setup.net, setup.optimizer, (x.byte(), y), None)
-
-
-def test_the_prediction_is_the_streams_alone(setup: SimpleNamespace) -> None:
-    policy = Amortised(every=4)
-    ask(setup, policy, 0)
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    first = ask(setup, copy.deepcopy(policy), 1)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(99)
-    assert setup.toy.identical(vars(ask(setup, copy.deepcopy(policy), 1)), vars(first))
-    snapshot = setup.toy.snapshot(setup.net, setup.optimizer)
-    ask(setup, policy, 2)
-    assert setup.toy.identical(setup.toy.snapshot(setup.net, setup.optimizer), snapshot)
-
-
-@pytest.mark.parametrize("placebo", [False, True])
-def test_a_resumed_training_goes_on_as_if_nothing_had_been(
-    placebo: bool, setup: SimpleNamespace
-) -> None:
-    def fresh() -> Amortised:
-        kept = ValidationGradient(2)
-        return Amortised(Learned(placebo=placebo, validation_gradient=kept), every=3)
-
-    def steps(policy: Amortised, times: range) -> list[Any]:
-        return [vars(ask(setup, policy, t)) for t in times]
-
-    whole = steps(fresh(), range(11))
-    for at in range(11):
-        policy = fresh()
-        steps(policy, range(at))
-        file = io.BytesIO()
-        torch.save(policy.state_dict(), file)
-        file.seek(0)
-        resumed = fresh()
-        resumed.load_state_dict(torch.load(file))
-        assert setup.toy.identical(steps(resumed, range(at, 11)), whole[at:]), at
 
 
 def test_refusals() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -406,41 +405,7 @@ def test_steps_between_run_no_network_and_need_no_validation_batch(setup: Simple
             assert float(given.change.abs().max()) > 0.01  # what was learned still acts
 
 
-def test_the_placebo_starts_from_the_same_draws(setup: SimpleNamespace) -> None:
-    real, placebo = PersistentScores(), PersistentScores(placebo=True)
-    a, b = ask(setup, real, 0), ask(setup, placebo, 0)
-    for name in ("partner", "lam_init", "hypergradient", "meta_loss"):
-        assert torch.equal(getattr(a, name), getattr(b, name)), name
-    assert not torch.allclose(real.scores, placebo.scores, atol=1e-2)
-
-
 # ---------------------------------------------------------------------------- what is kept, resume
-
-
-POLICIES: dict[str, Callable[[], PersistentScores]] = {
-    "every step": PersistentScores,
-    "every third": lambda: PersistentScores(every=3),
-    "placebo": lambda: PersistentScores(every=2, placebo=True),
-    "kept": lambda: PersistentScores(every=2, validation_gradient=ValidationGradient(3)),
-}
-
-
-@pytest.mark.parametrize("kind", POLICIES)
-def test_a_saved_state_goes_on_with_the_same_bits(kind: str, setup: SimpleNamespace) -> None:
-    def steps(policy: PersistentScores, times: range) -> list[Any]:
-        return [vars(ask(setup, policy, t)) for t in times]
-
-    fresh = POLICIES[kind]
-    whole = steps(fresh(), range(11))
-    for at in range(11):
-        policy = fresh()
-        steps(policy, range(at))
-        file = io.BytesIO()
-        torch.save(policy.state_dict(), file)
-        file.seek(0)
-        resumed = fresh()
-        resumed.load_state_dict(torch.load(file, weights_only=True))
-        assert setup.toy.identical(steps(resumed, range(at, 11)), whole[at:]), at
 
 
 def test_later_steps_leave_a_state_and_scores_taken_before_alone(setup: SimpleNamespace) -> None:

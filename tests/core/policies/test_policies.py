@@ -43,10 +43,14 @@ POLICIES: dict[str, Policy] = {
     "learned_refreshed": Learned(validation_gradient=ValidationGradient(3)),
     "amortised": Amortised(every=4),
     "amortised_placebo": Amortised(Learned(placebo=True), every=4),
+    "amortised_refreshed": Amortised(Learned(validation_gradient=ValidationGradient(2)), every=2),
+    "scores_refreshed": PersistentScores(every=2, validation_gradient=ValidationGradient(3)),
     "scores": PersistentScores(),
     "scores_placebo": PersistentScores(placebo=True, every=4),
 }
-STATEFUL = ("learned_refreshed", "amortised", "amortised_placebo", "scores", "scores_placebo")
+STATEFUL = [
+    name for name in POLICIES if name.startswith(("learned_refreshed", "amortised", "scores"))
+]
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 

@@ -75,7 +75,10 @@ def run(config: TrainingConfig, **options: Any) -> TrainingResult:
 @functools.cache
 def trained(policy: str) -> TrainingResult:
     """A training of CONFIG under one policy. Not to be changed."""
-    return run(replace(CONFIG, policy={**POLICIES, **ADAMIXUP}[policy]))
+    seen: list[Metrics] = []
+    result = run(replace(CONFIG, policy={**POLICIES, **ADAMIXUP}[policy]), on_epoch=seen.append)
+    assert seen == result.history
+    return result
 
 
 def numbers(result: TrainingResult) -> dict[str, Any]:
@@ -385,25 +388,13 @@ def test_learning_on_images_that_are_trained_on_too(policy: str, steps: list[Ste
         assert sum(score != 0 for score in result.scores[50:]) > 15
 
 
-def test_scores_of_the_checkpoint_are_those_of_the_training_images(tmp_path: Path) -> None:
-    run(replace(CONFIG, policy=POLICIES["scores"]), directory=tmp_path)
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None
-    scores = kept["policy"]["scores"]
-    assert scores.shape == (50,)
-    assert bool((scores != 0).all())
-    indices, _ = core.lowest_scores(scores, 5)
-    assert scores[indices].tolist() == sorted(scores.tolist())[:5]
-
-
 # ------------------------------------------------------------------------------- what it reports
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, *ADAMIXUP])
 def test_what_each_epoch_reports(policy: str) -> None:
-    seen: list[Metrics] = []
-    result = run(replace(CONFIG, policy={**POLICIES, **ADAMIXUP}[policy]), on_epoch=seen.append)
-    assert seen == result.history
+    result = trained(policy)
+    seen = result.history
     names = {
         "epoch", "train_loss", "val_loss", "val_error", "lr", "train_seconds", "samples_seen",
         "lam_mean", "lam_q05", "lam_q25", "lam_q50", "lam_q75", "lam_q95",
@@ -426,7 +417,48 @@ def test_what_each_epoch_reports(policy: str) -> None:
     if policy in LEARNED:
         assert all(m["hypergradient_rms"] > 0 for m in seen)
         assert all(0.5 < m["meta_loss"] < 5 for m in seen)
-    assert TrainingResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert (result.scores is not None) == policy.startswith("scores")
+    stored = json.loads(json.dumps(result.to_dict()))
+    assert TrainingResult.from_dict(stored) == result
+    # As they were stored before.
+    for name in ("lam_quantiles", "policy_parameters", "scores"):
+        del stored[name]
+    earlier = TrainingResult.from_dict(stored)
+    assert (earlier.lam_quantiles, earlier.policy_parameters, earlier.scores) == ([], 0, None)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_distribution_of_lam(policy: str, steps: list[Step]) -> None:
+    result = run(replace(CONFIG, policy=POLICIES[policy]))
+    for histogram, epoch in ((result.lam_histogram_first, 0), (result.lam_histogram, 2)):
+        lam = torch.cat([step.lam for step in steps[epoch * STEPS : (epoch + 1) * STEPS]]).numpy()
+        # 0.3 stands on an edge, where float32 and float64 part.
+        expected = np.histogram(lam.astype(np.float32), bins=20, range=(0, 1))[0]
+        if policy == "fixed":
+            assert sum(histogram[5:7]) == 50
+        else:
+            assert histogram == expected.tolist()
+        assert sum(histogram) == 50
+    assert result.history[-1]["lam_mean"] == pytest.approx(float(lam.mean()), rel=1e-5)
+    levels, last = result.lam_quantiles, np.sort(lam)
+    assert len(levels) == 101
+    assert (levels[0], levels[100]) == pytest.approx((last[0], last[-1]), abs=1e-6)
+    # Level 1/2 lies between the 25th and the 26th of 50, level 0.02 at number 0.98 of 0 to 49.
+    assert levels[50] == pytest.approx((last[24] + last[25]) / 2, abs=1e-6)
+    assert levels[2] == pytest.approx(0.02 * last[0] + 0.98 * last[1], abs=1e-6)
+
+
+def test_scores_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    result = run(replace(CONFIG, policy=POLICIES["scores"]), directory=tmp_path)
+    kept = load_checkpoint(tmp_path)
+    assert kept is not None
+    scores = kept["policy"]["scores"]
+    assert scores.shape == (50,)
+    assert bool((scores != 0).all())
+    assert result.scores == pytest.approx(scores.tolist(), rel=5e-5)
+    assert max(len(json.dumps(score)) for score in result.scores or ()) <= len("-1.2345e-05")
+    indices, _ = core.lowest_scores(scores, 5)
+    assert scores[indices].tolist() == sorted(scores.tolist())[:5]
 
 
 @pytest.mark.parametrize(
@@ -531,34 +563,6 @@ def test_samples_seen_of_more_meta_steps_and_of_meta_in_training() -> None:
     assert run(config).samples_seen == 50 + 20
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_lam_histograms_of_the_first_and_the_last_epoch(policy: str, steps: list[Step]) -> None:
-    result = run(replace(CONFIG, policy=POLICIES[policy]))
-    for histogram, epoch in ((result.lam_histogram_first, 0), (result.lam_histogram, 2)):
-        lam = torch.cat([step.lam for step in steps[epoch * STEPS : (epoch + 1) * STEPS]]).numpy()
-        # 0.3 stands on an edge, where float32 and float64 part.
-        expected = np.histogram(lam.astype(np.float32), bins=20, range=(0, 1))[0]
-        if policy == "fixed":
-            assert sum(histogram[5:7]) == 50
-        else:
-            assert histogram == expected.tolist()
-        assert sum(histogram) == 50
-    assert result.history[-1]["lam_mean"] == pytest.approx(float(lam.mean()), rel=1e-5)
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_quantiles_of_lam_in_the_last_epoch(policy: str, steps: list[Step]) -> None:
-    result = run(replace(CONFIG, policy=POLICIES[policy]))
-    lam = sorted(float(value) for step in steps[2 * STEPS :] for value in step.lam)
-    assert len(lam) == 50
-    found = result.lam_quantiles
-    assert len(found) == 101
-    assert (found[0], found[100]) == pytest.approx((lam[0], lam[-1]), abs=1e-6)
-    # Level 1/2 lies between the 25th and the 26th of 50, level 0.02 at number 0.98 of 0 to 49.
-    assert found[50] == pytest.approx((lam[24] + lam[25]) / 2, abs=1e-6)
-    assert found[2] == pytest.approx(0.02 * lam[0] + 0.98 * lam[1], abs=1e-6)
-
-
 def test_a_frozen_policy_takes_up_what_learning_ended_with() -> None:
     learned = trained("learned")
     policy = Frozen(quantiles=tuple(learned.lam_quantiles))
@@ -568,13 +572,6 @@ def test_a_frozen_policy_takes_up_what_learning_ended_with() -> None:
     for level in range(10, 91):
         assert meant[level - 10] <= found[level] <= meant[level + 10]
     assert frozen.samples_seen == 3 * 400
-
-
-def test_results_of_before_are_read() -> None:
-    stored = trained("none").to_dict()
-    del stored["lam_quantiles"], stored["policy_parameters"]
-    assert TrainingResult.from_dict(stored).lam_quantiles == []
-    assert TrainingResult.from_dict(stored).policy_parameters == 0
 
 
 def test_the_paper_to_the_letter_hardly_moves_lam_and_the_default_does(steps: list[Step]) -> None:
@@ -592,28 +589,6 @@ def test_the_paper_to_the_letter_hardly_moves_lam_and_the_default_does(steps: li
         assert all(m["lam_change"] > 0.05 for m in result.history)
         assert result.history[0]["lam_q05"] < 0.2 < 0.8 < result.history[0]["lam_q95"]
         assert result.lam_histogram_first[0] + result.lam_histogram_first[-1] > 10  # U-shaped
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_scores_of_policies_that_keep_them(policy: str, tmp_path: Path) -> None:
-    result = run(replace(CONFIG, policy=POLICIES[policy]), directory=tmp_path)
-    if not policy.startswith("scores"):
-        assert result.scores is None
-        return
-    state = load_checkpoint(tmp_path, torch.device("cpu"))
-    assert state is not None
-    kept = state["policy"]["scores"]
-    assert result.scores is not None
-    assert result.scores == pytest.approx(kept.tolist(), rel=5e-5)
-    assert len(result.scores) == 50
-    assert kept.any()
-    assert max(len(json.dumps(score)) for score in result.scores) <= len("-1.2345e-05")
-
-
-def test_a_result_of_before_scores_were_stored_is_read() -> None:
-    stored = json.loads(json.dumps(trained("scores").to_dict()))
-    del stored["scores"]
-    assert TrainingResult.from_dict(stored) == replace(trained("scores"), scores=None)
 
 
 def test_a_fold_is_predicted_at_the_end_and_changes_nothing_else(tmp_path: Path) -> None:
@@ -646,19 +621,7 @@ def test_a_training_on_the_clean_images_alone_predicts_all_others() -> None:
     assert result.samples_seen == 3 * 20
 
 
-def test_meta_images_in_training_have_scores_too() -> None:
-    config = replace(CONFIG, policy=POLICIES["scores"], meta_in_training=True, epochs=1)
-    assert len(run(config).scores) == 50 + 20  # type: ignore[arg-type]
-
-
 # --------------------------------------------------------------------------------- learning rate
-
-
-def test_cosine_by_hand() -> None:
-    config = replace(CONFIG, lr=0.4)
-    rates = [learning_rate(config, step, 12) for step in (0, 3, 4, 6, 9, 12)]
-    half = math.sqrt(0.5)
-    assert rates == pytest.approx([0.4, 0.2 * (1 + half), 0.3, 0.2, 0.2 * (1 - half), 0], abs=1e-12)
 
 
 def test_step_schedule_by_hand() -> None:
@@ -698,7 +661,7 @@ def test_rates_in_training_are_those_of_torchs_schedulers(schedule: Any, steps: 
 # -------------------------------------------------------------------------------- what goes wrong
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", ["none", "beta", "learned", "paper", "amortised", "scores"])
 @pytest.mark.parametrize("model", ["digits_cnn", "preact_resnet18"])
 def test_divergence_is_an_error_that_names_the_epoch(
     policy: str, model: str, reads: list[tuple[str, list[list[int]]]]

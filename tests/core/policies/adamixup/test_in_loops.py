@@ -50,8 +50,7 @@ class Residual(Plain):
         return out
 
 
-@pytest.mark.parametrize("network", [Plain, Residual])
-@pytest.mark.parametrize("discriminator", [True, False])
+@pytest.mark.parametrize(("network", "discriminator"), [(Plain, True), (Residual, False)])
 def test_it_trains(network: type[Plain], discriminator: bool) -> None:
     """Eight passes over 1,000 images: few errors on others, and mixed images are recognised."""
     torch.manual_seed(0)

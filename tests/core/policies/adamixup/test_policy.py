@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,23 +86,6 @@ def test_half_of_the_batch_is_mixed_and_more_where_it_is_odd(n: int, h: int) -> 
     found = ask(s)
     assert found.lam.shape == found.partner.shape == (h,)
     assert sorted(found.partner.tolist()) == list(range(h))
-
-
-@pytest.mark.parametrize("abc", [(0.2, 0.5, 0.3), (0.7, 0.1, 0.2), (0.05, 0.9, 0.05)])
-def test_lambda_is_drawn_from_the_region_of_given_softmax_values(
-    abc: tuple[float, float, float],
-) -> None:
-    s = tiny()
-    outputs(s.ada.policy_generator, tuple(map(math.log, abc)))
-    found = ask(s)
-    drawn = replay(s.batch[0], 4)
-    assert torch.equal(found.partner, drawn.partner)
-    torch.testing.assert_close(found.lam, abc[0] + drawn.u * abc[1])
-    assert s.ada.metrics() == {
-        "region_low": pytest.approx(abc[0]),
-        "region_high": pytest.approx(abc[0] + abc[1]),
-        "region_spread": pytest.approx(0, abs=1e-12),
-    }
 
 
 @pytest.mark.parametrize(("bias", "region"), [((90.0, 0, 0), 1.0), ((0, 0, 90.0), 0.0)])
@@ -264,17 +246,6 @@ def test_a_loss_of_integer_labels_is_mixed_by_its_values() -> None:
     )
 
 
-def test_real_is_one_and_mixed_is_zero() -> None:
-    """Of 7 images 7 are real and 4 mixed, told by a discriminator that always says the same."""
-    s = tiny()
-    outputs(s.ada.discriminator, (0.0, math.log(3)))  # real with probability 3/4
-    ask(s).objective(s.model, s.batch)
-    metrics = s.ada.metrics()
-    expected = -(7 * math.log(0.75) + 4 * math.log(0.25)) / 11
-    assert metrics["discriminator_loss"] == pytest.approx(expected)
-    assert metrics["discriminator_accuracy"] == 50
-
-
 def test_accuracy_is_the_mean_of_both_kinds() -> None:
     """Images of ±1: a mixed pair is seen to be mixed where the two differ in sign."""
     s = tiny(n=8)
@@ -348,57 +319,8 @@ def test_every_weight_learns_by_all_but_the_mixed_labels(discriminator: bool) ->
             assert float(gradient.view(-1)[at]) == pytest.approx(slope, rel=1e-4, abs=1e-9), name
 
 
-def test_the_discriminator_moves_the_generator() -> None:
-    """Its cross-entropy is part of what the generator and the classifier's trunk descend."""
-    s = tiny()
-    both = {name: g for name, _, g in gradients(s)}
-    s.ada.discriminator = None
-    alone = {name: g for name, _, g in gradients(s)}
-    generator = [name for name in alone if not name.startswith("model")]
-    assert len(generator) == 6
-    for name in [*generator, "model.trunk.weight"]:
-        assert float(alone[name].norm()) > 1e-6
-        assert float((both[name] - alone[name]).norm()) > 1e-6
-    # The discriminator stands on the features: the classifier's own layer does not feel it.
-    torch.testing.assert_close(both["model.classifier.weight"], alone["model.classifier.weight"])
-
-
-def test_the_intrusion_gradient_of_lambda_by_hand() -> None:
-    """On features W x the derivative of the discriminator's loss in λ_i is, with u = D2 D1 W,
-    (p(mixed) − 1, p(real)) · u (x_i − x_partner) / 11 of 7 real and 4 mixed images."""
-    s = tiny()
-    found = ask(s)
-    lam = found.lam.detach().requires_grad_()
-    found = replace(found, lam=lam)
-    weight = s.model.trunk.weight
-    s.model.features = lambda x: x @ weight.T
-    s.model.forward = lambda x: s.model.classifier(x @ weight.T)
-    with_it, without = (
-        torch.autograd.grad(one.objective(s.model, s.batch), lam)[0]
-        for one in (found, replace(found, discriminator=None))
-    )
-    head = {name: p.detach().numpy() for name, p in s.ada.discriminator.named_parameters()}
-    first, pair = s.batch[0][:4].numpy(), s.batch[0][found.partner].numpy()
-    at = lam.detach().numpy()[:, None]
-    u = head["output.weight"] @ head["hidden.weight"] @ weight.detach().numpy()
-    z = (at * first + (1 - at) * pair) @ u.T
-    z += head["output.weight"] @ head["hidden.bias"] + head["output.bias"]
-    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
-    slope = (first - pair) @ u.T
-    expected = ((p[:, 0] - 1) * slope[:, 0] + p[:, 1] * slope[:, 1]) / 11
-    assert np.abs(expected).max() > 1e-3
-    np.testing.assert_allclose((with_it - without).numpy(), expected, rtol=1e-9, atol=1e-12)
-
-
 def test_without_a_discriminator_there_is_none() -> None:
     s = tiny(discriminator=False)
-    full = core.AdaMixUp(Tiny())
-    assert full.discriminator is not None
-    assert s.ada.discriminator is None
-    own = sum(p.numel() for p in full.discriminator.parameters())
-    assert own == (FEATURES + 1) * CLASSES + (CLASSES + 1) * 2
-    count = [sum(p.numel() for p in ada.parameters()) for ada in (full, s.ada)]
-    assert count[0] == count[1] + own
     s.model.features = None  # never asked
     s.model.forward = lambda x: s.model.classifier(torch.tanh(s.model.trunk(x)))
     s.ada.step(s.model, s.optimizer, s.batch)
@@ -512,33 +434,6 @@ def test_only_the_classifiers_own_pass_moves_batchnorm() -> None:
     for name, value in reference.named_buffers():
         torch.testing.assert_close(moved[name], value)
     assert all(module.training for module in model.modules())
-
-
-def test_the_same_stream_gives_the_same_step_and_torchs_own_stands() -> None:
-    first, other = tiny(), tiny()
-    for s in (first, other):
-        generator = torch.Generator().manual_seed(4)
-        stands = torch.get_rng_state()
-        for _ in range(3):
-            s.ada.step(s.model, s.optimizer, s.batch, generator=generator)
-        assert torch.equal(torch.get_rng_state(), stands)
-    for a, b in zip(first.optimizer.param_groups, other.optimizer.param_groups, strict=True):
-        assert all(torch.equal(p, q) for p, q in zip(a["params"], b["params"], strict=True))
-
-
-def test_a_stored_state_goes_on_with_the_same_bits() -> None:
-    s = tiny()
-    generator = torch.Generator().manual_seed(4)
-    s.ada.step(s.model, s.optimizer, s.batch, generator=generator)
-    twin = tiny()
-    twin.model.load_state_dict(s.model.state_dict())
-    twin.ada.load_state_dict(copy.deepcopy(s.ada.state_dict()))
-    again = torch.Generator()
-    again.set_state(generator.get_state())
-    one = s.ada.step(s.model, s.optimizer, s.batch, generator=generator)
-    two = twin.ada.step(twin.model, twin.optimizer, twin.batch, generator=again)
-    assert torch.equal(one.loss, two.loss)
-    assert torch.equal(one.lam, two.lam)
 
 
 def test_metrics_are_means_since_they_were_last_taken() -> None:
