@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.support.s3 import S3, serve_s3
 
 HERE = Path(__file__).parent
 # `make test` hands files out in this order: the longest first, so that all processes end together.
@@ -26,60 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-@dataclass(frozen=True)
-class S3:
-    """A server that speaks like S3 and checks signatures, with one bucket and who may use it."""
-
-    endpoint: str
-    bucket: str
-    key: str
-    secret: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": self.key,
-            "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    if find_spec("moto") is None:
-        pytest.skip("needs moto[s3] (pip install '.[dev]')")
-    import boto3
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    endpoint, log = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("s3") / "log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    # From the fourth request on it checks who asks.
-    environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "4"}
-    with log.open("w") as out:
-        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    try:
-        while True:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.1)
-        made = {"endpoint_url": endpoint, "region_name": "us-east-1"}
-        made |= {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
-        iam = boto3.client("iam", **made)
-        iam.create_user(UserName="study")
-        policy = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", '
-        policy += '"Resource": "*"}]}'
-        iam.put_user_policy(UserName="study", PolicyName="s3", PolicyDocument=policy)
-        keys = iam.create_access_key(UserName="study")["AccessKey"]
-        boto3.client("s3", **made).create_bucket(Bucket="cells")
-        yield S3(endpoint, "cells", keys["AccessKeyId"], keys["SecretAccessKey"])
-    finally:
-        server.terminate()
-        server.wait(60)
+    pytest.importorskip("moto", reason="needs moto[s3] (pip install '.[dev]')")
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -111,3 +57,23 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies train here, one cell after another."""
+    _train_here(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def without_ray_in_module() -> Iterator[None]:
+    """The same for the fixtures of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        _train_here(patch)
+        yield
+
+
+def _train_here(patch: pytest.MonkeyPatch) -> None:
+    from tests.support.in_process import run_here  # imports what most tests do without
+
+    patch.setattr("hpo.cluster.runner.run_on_ray", run_here)

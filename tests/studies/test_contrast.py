@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +17,12 @@ from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Evolved, Listed, Sampled
 from hpo.study.plan import search_key
 from studies.contrast import rows
+from tests.support.scripts import kill_when, run_calmly
+from tests.support.stores import results_of
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--preset", "smoke", "--seeds", "1", "--epochs", "4", "--budget", "5"]
 KEYS = "metamixup,tpe-joint,pbt-alpha"
-
-
-def contrast(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "studies" / "contrast.py"), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+STUDY = ["contrast", *FLAGS, "--rows", KEYS]
 
 
 def table(output: Path) -> pd.DataFrame:
@@ -48,9 +34,7 @@ def table(output: Path) -> pd.DataFrame:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a study that nobody disturbed."""
     folder = tmp_path_factory.mktemp("calm")
-    done = contrast(*FLAGS, "--rows", KEYS, "--output", folder / "out", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_calmly(*STUDY, "--output", folder / "out", cwd=folder)
     (folder / "out" / "stdout.txt").write_text(done.stdout)
     return folder / "out"
 
@@ -135,21 +119,7 @@ def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None
 @pytest.mark.slow
 def test_killed_and_run_again_it_ends_the_same(calm: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "studies" / "contrast.py"), *FLAGS, "--rows", KEYS]
-    draw = random.Random(0)
-    for finished in (0, 2, 5):
-        with open(tmp_path / "stderr.txt", "w+") as stderr:
-            driver = subprocess.Popen(
-                [*command, "--output", str(out)],
-                cwd=tmp_path,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-            while driver.poll() is None and len(list(out.glob("cells/*/result.json"))) < finished:
-                time.sleep(0.02)
-            time.sleep(draw.uniform(0, 0.5))
-            driver.kill()
-            assert driver.wait() == -signal.SIGKILL, (tmp_path / "stderr.txt").read_text()
-    done = contrast(*FLAGS, "--rows", KEYS, "--output", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    study = [*STUDY, "--output", out]
+    kill_when(lambda: len(results_of(out)) >= 3, *study, cwd=tmp_path)
+    run_calmly(*study, cwd=tmp_path)
     pd.testing.assert_frame_equal(table(out), table(calm))

@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from studies.cost import main
+from tests.support.scripts import interrupt_when, run_calmly
+from tests.support.stores import statuses
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = str(ROOT / "studies" / "cost.py")
 SMALL = ["--preset", "smoke", "--threads", "1", "--contenders", "auto,amortised_4,torchopt"]
 
 
-def cost(*arguments: str | Path, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def statuses(output: Path) -> dict[str, str]:
-    with closing(sqlite3.connect(output / "mlflow.db")) as database:
-        found = database.execute(
-            "select name, status from runs where lifecycle_stage = 'active'"
-        ).fetchall()
-    assert len(dict(found)) == len(found), "duplicated runs"
-    return dict(found)
+def measured(output: Path) -> dict[Path, int]:
+    """The files of what is measured, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in output.glob("groups/*.json")}
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a smoke run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("cost")
-    done = cost(*SMALL, "--output", folder / "out", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
+    done = run_calmly("cost", *SMALL, "--output", folder / "out", cwd=folder)
     (folder / "out" / "stdout.txt").write_text(done.stdout)
     return folder / "out"
 
@@ -77,12 +53,11 @@ def test_all_files_rows_and_runs_are_there(calm: Path) -> None:
 
 @pytest.mark.slow
 def test_run_again_it_measures_nothing_and_says_the_same(calm: Path) -> None:
-    stored = {p: p.stat().st_mtime_ns for p in calm.glob("groups/*.json")}
+    stored = measured(calm)
     before, runs = pd.read_csv(calm / "cost.csv"), statuses(calm)
-    done = cost(*SMALL, "--output", calm, cwd=calm)
-    assert done.returncode == 0, done.stderr
+    done = run_calmly("cost", *SMALL, "--output", calm, cwd=calm)
     assert done.stderr.count("kept from before") == 4
-    assert {p: p.stat().st_mtime_ns for p in calm.glob("groups/*.json")} == stored
+    assert measured(calm) == stored
     pd.testing.assert_frame_equal(pd.read_csv(calm / "cost.csv"), before)
     assert statuses(calm) == runs
 
@@ -91,27 +66,14 @@ def test_run_again_it_measures_nothing_and_says_the_same(calm: Path) -> None:
 @pytest.mark.usefixtures("interruptible")
 def test_interrupted_it_keeps_what_is_measured_and_leaves_no_run_open(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    study = subprocess.Popen(
-        [sys.executable, SCRIPT, *SMALL, "--models", "digits_cnn", "--output", str(out)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while study.poll() is None and not any(out.glob("groups/*.json")):
-        time.sleep(0.05)
-    study.send_signal(signal.SIGINT)
-    _, stderr = study.communicate(timeout=120)
-    assert study.returncode == 130, stderr
-    assert "run the same command again, without --fresh, to go on" in stderr
-    assert "Traceback" not in stderr
+    study = ["cost", *SMALL, "--models", "digits_cnn", "--output", out]
+    interrupt_when(lambda: bool(measured(out)), *study, cwd=tmp_path)
     assert statuses(out)["cost"] == "KILLED"
     assert "RUNNING" not in statuses(out).values()
-    kept = {p: p.stat().st_mtime_ns for p in out.glob("groups/*.json")}
-    assert kept
-    done = cost(*SMALL, "--models", "digits_cnn", "--output", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    finished = measured(out)
+    assert finished
+    run_calmly(*study, cwd=tmp_path)
+    assert finished.items() <= measured(out).items()
     assert statuses(out)["cost"] == "FINISHED"
 
 

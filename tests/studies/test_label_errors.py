@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +12,7 @@ from hpo import command_line
 from hpo.analyses.labels.comparison import require_cleanlab
 from hpo.study import presets
 from studies.label_errors import DEFAULTS, METHODS, clean_epochs, main, rows
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.stores import tracked_runs
 
 
 def test_every_method_has_its_trainings() -> None:
@@ -76,26 +72,13 @@ def test_without_cleanlab_nothing_is_trained_for_it(
     assert "label_noise must lie in [0, 1]" in capsys.readouterr().err
 
 
-def study(output: Path, *arguments: str) -> subprocess.CompletedProcess:
-    flags = ["--preset", "smoke", "--seeds", "1", "--output", str(output)]
-    return subprocess.run(
-        [sys.executable, str(ROOT / "studies" / "label_errors.py"), *flags, *arguments],
-        cwd=output.parent,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 @pytest.mark.slow
-def test_its_files_and_a_second_run(tmp_path: Path) -> None:
+def test_its_files_and_a_second_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("cleanlab")
     out = tmp_path / "out"
-    done = study(out)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
+    study = ["--preset", "smoke", "--seeds", "1", "--output", str(out)]
+    assert main(study) == 0
+    capsys.readouterr()
     names = ("comparison.csv", "differences.csv", "comparison.png", "label-errors.csv",
              "scores-digits-suspects.csv", "scores-digits-suspects.png")  # fmt: skip
     for name in names:
@@ -114,14 +97,12 @@ def test_its_files_and_a_second_run(tmp_path: Path) -> None:
     stored = list((out / "mlartifacts").rglob("label_errors-*"))
     assert {path.name for path in stored} >= {f"label_errors-{name}" for name in names}
 
-    with closing(sqlite3.connect(out / "mlflow.db")) as database:
-        logged = {key for (key,) in database.execute("select distinct key from latest_metrics")}
+    logged = {key for run in tracked_runs(out) for key in run.data.metrics}
     # Numbers of a training, and what labels found: not the score or prediction of each image.
     assert {"test_error", "val_error", "label_errors_auc"} <= logged
     assert len(logged) < 50
     assert not {"scores", "probabilities"} & logged
 
-    again = study(out)
-    assert again.returncode == 0, again.stderr
-    assert "14 kept from before" in again.stderr
+    assert main(study) == 0
+    assert "14 kept from before" in capsys.readouterr().err
     pd.testing.assert_frame_equal(pd.read_csv(out / "label_errors-comparison.csv"), table)

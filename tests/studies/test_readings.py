@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -13,9 +11,8 @@ import pytest
 
 from core.meta.reading import DEFAULT, PAPER, Reading
 from core.policies import LearnedConfig
-from studies.readings import design, rows
+from studies.readings import design, main, rows
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = {row.row.key: row for row in rows()}
 FACTORS = ("projection", "gradient", "scale", "step size")
 
@@ -114,19 +111,18 @@ def test_what_readings_are_held_against_is_there() -> None:
 
 
 @pytest.mark.slow
-def test_the_study_ranks_readings_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_the_study_ranks_readings_and_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     some = (
         "none,beta-1,beta-1+meta,after-lam-mean-5,before-logit-rms-4,before-sign-4,default-overlap"
     )
-    command = [sys.executable, str(ROOT / "studies" / "readings.py"), "--preset", "smoke"]
-    command += ["--seeds", "2", "--rows", some, "--output", str(tmp_path / "out")]
-    done, again = (
-        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        for _ in range(2)
-    )
-    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
-    assert "Traceback" not in done.stderr
-    ranked = pd.read_csv(tmp_path / "out" / "readings-ranked.csv").set_index("method")
+    flags = ["--preset", "smoke", "--seeds", "2", "--rows", some, "--output", str(tmp_path)]
+    assert main(flags) == 0
+    first = capsys.readouterr()
+    assert main(flags) == 0
+    again = capsys.readouterr()
+    ranked = pd.read_csv(tmp_path / "readings-ranked.csv").set_index("method")
     assert sorted(ranked.index) == sorted(some.split(","))
     assert (ranked["n_seeds"] == 2).all()
     # To the letter λ stays within [0.50, 0.73]; by the sign it moves by 4 in the logit.
@@ -139,8 +135,8 @@ def test_the_study_ranks_readings_and_goes_on_where_it_was(tmp_path: Path) -> No
         ranked.loc["default-overlap", "samples_ratio"]
         > ranked.loc["before-sign-4"]["samples_ratio"]
     )
-    effects = pd.read_csv(tmp_path / "out" / "readings-effects.csv")
+    effects = pd.read_csv(tmp_path / "readings-effects.csv")
     assert set(effects["factor"]) == {"projection", "gradient", "scale", "step size"}
-    assert "## Readings, ranked: digits" in (tmp_path / "out" / "readings.md").read_text()
-    assert "14 kept from before" in again.stderr
-    assert done.stdout.split("\n\nreadings: ")[0] == again.stdout.split("\n\nreadings: ")[0]
+    assert "## Readings, ranked: digits" in (tmp_path / "readings.md").read_text()
+    assert "14 kept from before" in again.err
+    assert first.out.split("\n\nreadings: ")[0] == again.out.split("\n\nreadings: ")[0]

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import random
-import signal
-import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,34 +13,15 @@ from PIL import Image
 
 from core.policies import LearnedConfig
 from hpo.cells.store import CellStore
-from studies.table2 import rows
+from studies import table2
+from tests.support.scripts import interrupt_when, kill_when, run_calmly, run_script
+from tests.support.stores import results_of, tracked_runs
 
-ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ["train_seconds", "search_seconds"]
 # Long enough to be killed in the middle, short enough for a test.
 SMALL = ["--preset", "smoke", "--seeds", "2", "--search-trials", "4", "--epochs", "8"]
-ROWS = ["--rows", "none,beta-1,fixed-0.5,beta-search,metamixup,frozen,beta-search+meta"]
-
-
-def table2(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "studies" / "table2.py"), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def error_of(*arguments: str | Path, cwd: Path) -> str:
-    """The one line that a study which cannot run ends with."""
-    begun = time.monotonic()
-    done = table2(*arguments, cwd=cwd, timeout=60)
-    assert time.monotonic() - begun < 45
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
+KEYS = "none,beta-1,fixed-0.5,beta-search,metamixup,frozen,beta-search+meta"
+STUDY = ["table2", *SMALL, "--rows", KEYS]
 
 
 def table(output: Path) -> pd.DataFrame:
@@ -53,40 +29,35 @@ def table(output: Path) -> pd.DataFrame:
     return pd.read_csv(output / "table2.csv").drop(columns=MEASURED)
 
 
-def runs(output: Path) -> pd.DataFrame:
-    """All runs of the default store that are not deleted, one row each."""
-    with sqlite3.connect(output / "mlflow.db") as connection:
-        frame = pd.read_sql(
-            "select r.run_uuid, r.status, t.key, t.value from runs r join tags t "
-            "on r.run_uuid = t.run_uuid where r.lifecycle_stage = 'active'",
-            connection,
-        )
-    wide = frame.pivot(index="run_uuid", columns="key", values="value")
-    wide["run_status"] = frame.drop_duplicates("run_uuid").set_index("run_uuid")["status"]
-    return wide
+def cells_tracked(output: Path) -> dict[str, str]:
+    """The status of each training's run, by the cell's id; all runs have ended, one a training."""
+    runs = tracked_runs(output)
+    kinds = [run.data.tags["kind"] for run in runs]
+    assert kinds.count("study") == 1
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    cells = {r.data.tags["cell_id"]: r.info.status for r in runs if r.data.tags["kind"] == "cell"}
+    assert len(cells) == kinds.count("cell")
+    return cells
 
 
 def test_the_default_reading_has_its_controls_and_the_papers_has_none() -> None:
-    table = {row.row.key: row for row in rows()}
-    assert len(table) == len(rows()) == 14
-    assert list(table)[-4:] == ["metamixup-paper", "metamixup", "placebo", "frozen"]
-    controlled = {key: row.row.control_of for key, row in table.items() if row.row.control_of}
+    rows = {row.row.key: row for row in table2.rows()}
+    assert len(rows) == len(table2.rows()) == 14
+    assert list(rows)[-4:] == ["metamixup-paper", "metamixup", "placebo", "frozen"]
+    controlled = {key: row.row.control_of for key, row in rows.items() if row.row.control_of}
     assert controlled == {"placebo": "metamixup", "frozen": "metamixup"}
     # Results of earlier versions are found by these.
     for key, policy in {"placebo": LearnedConfig(permute=True), "frozen": None}.items():
-        assert table[key].policy == policy
-        assert table[key].training == {}
-    assert table["frozen"].frozen_from == "metamixup"
+        assert rows[key].policy == policy
+        assert rows[key].training == {}
+    assert rows["frozen"].frozen_from == "metamixup"
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a study that nobody disturbed."""
     folder = tmp_path_factory.mktemp("calm")
-    done = table2(*SMALL, *ROWS, "--output", folder / "out", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
+    done = run_calmly(*STUDY, "--output", folder / "out", cwd=folder)
     (folder / "out" / "stdout.txt").write_text(done.stdout)
     return folder / "out"
 
@@ -97,7 +68,7 @@ def test_all_rows_files_and_runs_are_there(calm: Path) -> None:
     columns = ["dataset", "method", "setting", "n_seeds", "mean_error", "ci_low", "ci_high"]
     columns += ["paper_error", "train_seconds", "samples_seen"]
     assert list(frame.columns[: len(columns)]) == columns
-    assert list(frame["method"]) == ROWS[1].split(",")
+    assert list(frame["method"]) == KEYS.split(",")
     assert (frame["n_seeds"] == 2).all()
     assert (calm / "table2.png").stat().st_size > 10_000
     text = (calm / "stdout.txt").read_text()
@@ -106,86 +77,51 @@ def test_all_rows_files_and_runs_are_there(calm: Path) -> None:
             assert row in text
     assert "mlflow ui --backend-store-uri" in text
     assert "## Does learning pay?" in text
-    learned = pd.read_csv(calm / "table2-controls.csv").set_index("control")
-    assert learned["control_method"].isna().to_dict() == {
+    controls = pd.read_csv(calm / "table2-controls.csv").set_index("control")
+    assert controls["control_method"].isna().to_dict() == {
         "placebo": True, "frozen": False, "best beta": False,
     }  # fmt: skip
-
-    tracked = runs(calm)
-    assert set(tracked["run_status"]) <= {"FINISHED", "KILLED"}
-    cells = tracked[tracked["kind"] == "cell"]
+    cells = cells_tracked(calm)
     assert len(cells) == 7 * 2 + 4
-    assert cells["cell_id"].is_unique
     # KILLED are the trials that the search stopped early, and nothing else.
-    assert set(cells.loc[cells["run_status"] == "KILLED", "status"]) <= {"pruned"}
-    assert (tracked["kind"] == "study").sum() == 1
-    assert (tracked["kind"] == "summary").sum() == 7
+    pruned = {r.cell.id for r in CellStore(calm).records() if r.status == "pruned"}
+    assert {cell for cell, status in cells.items() if status == "KILLED"} == pruned
+    assert [run.data.tags["kind"] for run in tracked_runs(calm)].count("summary") == 7
     assert not list(calm.rglob("*.pt"))
 
 
 @pytest.mark.slow
 def test_run_again_it_trains_nothing_and_says_the_same(calm: Path) -> None:
-    stored = {p: p.stat().st_mtime_ns for p in calm.glob("cells/*/result.json")}
-    before, number_of_runs = pd.read_csv(calm / "table2.csv"), len(runs(calm))
-    done = table2(*SMALL, *ROWS, "--output", calm, cwd=calm)
-    assert done.returncode == 0, done.stderr
-    assert {p: p.stat().st_mtime_ns for p in calm.glob("cells/*/result.json")} == stored
+    stored, before = results_of(calm), pd.read_csv(calm / "table2.csv")
+    number_of_runs = len(tracked_runs(calm))
+    done = run_calmly(*STUDY, "--output", calm, cwd=calm)
+    assert results_of(calm) == stored
     pd.testing.assert_frame_equal(pd.read_csv(calm / "table2.csv"), before)
-    assert len(runs(calm)) == number_of_runs
+    assert len(tracked_runs(calm)) == number_of_runs
     assert "18 kept from before" in done.stderr
 
 
 @pytest.mark.slow
-def test_killed_at_any_point_and_run_again_it_ends_the_same(calm: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    script = str(ROOT / "studies" / "table2.py")
-    draw = random.Random(0)
-    for finished in (0, 0, 1, 2, 4, 6, 8, 10, 12, 14):
-        with open(tmp_path / "stderr.txt", "w+") as stderr:
-            driver = subprocess.Popen(
-                [sys.executable, script, *SMALL, *ROWS, "--output", str(out)],
-                cwd=tmp_path,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-            while driver.poll() is None and len(list(out.glob("cells/*/result.json"))) < finished:
-                time.sleep(0.02)
-            time.sleep(draw.uniform(0, 8) if finished == 0 else draw.uniform(0, 0.5))
-            driver.kill()
-            assert driver.wait() == -signal.SIGKILL, (tmp_path / "stderr.txt").read_text()
-    done = table2(*SMALL, *ROWS, "--output", out, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(table(out), table(calm), check_exact=True)
-    tracked = runs(out)
-    assert set(tracked["run_status"]) <= {"FINISHED", "KILLED"}
-    cells = tracked[tracked["kind"] == "cell"]
-    assert cells["cell_id"].is_unique
-    assert set(cells["cell_id"]) == set(runs(calm).query("kind == 'cell'")["cell_id"])
-    assert (tracked["kind"] == "study").sum() == 1
-    assert not list(out.glob(".ray-*"))
-
-
-@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-def test_interrupted_it_says_how_to_go_on_and_leaves_no_run_open(tmp_path: Path) -> None:
+def test_killed_and_interrupted_at_any_stage_and_run_again_it_ends_the_same(
+    calm: Path, tmp_path: Path
+) -> None:
+    """While Ray starts, in the search, among the trainings after it, at the last one.
+
+    `tests/system/faults` kills drivers at random moments, without Ray.
+    """
     out = tmp_path / "out"
-    driver = subprocess.Popen(
-        [sys.executable, str(ROOT / "studies" / "table2.py"), *SMALL, "--output", str(out)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while driver.poll() is None and not any(out.glob("cells/*/result.json")):
-        time.sleep(0.1)
-    driver.send_signal(signal.SIGINT)
-    _, stderr = driver.communicate(timeout=60)
-    assert driver.returncode == 130, stderr
-    assert "run the same command again, without --fresh, to go on" in stderr
-    assert "Traceback" not in stderr
-    assert "RUNNING" not in set(runs(out)["run_status"])
-    finished = len(CellStore(out).records())
-    assert finished >= 1
+    study = [*STUDY, "--output", out]
+    begun = time.monotonic()
+    kill_when(lambda: time.monotonic() - begun > 6, *study, cwd=tmp_path)
+    for finished in (2, 10):
+        kill_when(lambda n=finished: len(results_of(out)) >= n, *study, cwd=tmp_path)
+    interrupt_when(lambda: len(results_of(out)) >= 15, *study, cwd=tmp_path)
+    assert "RUNNING" not in {run.info.status for run in tracked_runs(out)}
+    run_calmly(*study, cwd=tmp_path)
+    pd.testing.assert_frame_equal(table(out), table(calm), check_exact=True)
+    assert cells_tracked(out) == cells_tracked(calm)
+    assert not list(out.glob(".ray-*"))
 
 
 def image_tree(root: Path, *, per_class: int = 30, size: int = 16) -> Path:
@@ -200,50 +136,39 @@ def image_tree(root: Path, *, per_class: int = 30, size: int = 16) -> Path:
     return root
 
 
-@pytest.mark.slow
 def test_a_folder_of_ones_own_images(tmp_path: Path) -> None:
-    tree = image_tree(tmp_path / "images")
-    out = tmp_path / "out"
-    done = table2(
-        "--dataset", f"folder:{tree}", "--preset", "smoke", "--seeds", "1",
-        "--rows", "none,metamixup", "--output", out, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    tree, out = image_tree(tmp_path / "images"), tmp_path / "out"
+    flags = ["--dataset", f"folder:{tree}", "--preset", "smoke", "--seeds", "1"]
+    assert table2.main([*flags, "--rows", "none,metamixup", "--output", str(out)]) == 0
     assert list(pd.read_csv(out / "table2.csv")["n_seeds"]) == [1, 1]
 
 
-@pytest.mark.slow
 def test_wrong_labels_and_a_long_tail_are_of_their_own_and_are_told(tmp_path: Path) -> None:
-    out = tmp_path / "out"
     rows = ["--preset", "smoke", "--seeds", "1", "--rows", "none,metamixup,placebo"]
     noise = ["--label-noise", "0.4", "--label-noise-kind", "pair", "--imbalance", "5"]
     for flags in ([], noise):
-        done = table2(*rows, *flags, "--output", out, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    trained = [record.cell.training for record in CellStore(out).records()]
+        assert table2.main([*rows, *flags, "--output", str(tmp_path)]) == 0
+    trained = [record.cell.training for record in CellStore(tmp_path).records()]
     assert (
         sorted((t.label_noise, t.imbalance) for t in trained) == [(0.0, 1.0)] * 3 + [(0.4, 5.0)] * 3
     )
-    report = (out / "table2.md").read_text()
+    report = (tmp_path / "table2.md").read_text()
     assert "40 % of the training labels of each class are wrong (pair)" in report
     assert "cut to a long tail, largest over smallest class 5," in report
-    with sqlite3.connect(out / "mlflow.db") as connection:
-        found = pd.read_sql(
-            "select t.value as kind, p.key, p.value from params p join tags t "
-            "on p.run_uuid = t.run_uuid where t.key = 'kind' and p.key in "
-            "('label_noise', 'label_noise_kind', 'imbalance')",
-            connection,
-        )
-    told = set(found.itertuples(index=False, name=None))
-    for kind in ("study", "cell"):
-        expected = {("label_noise", "0.4"), ("label_noise_kind", "pair"), ("imbalance", "5.0")}
-        assert {(key, value) for k, key, value in told if k == kind} >= expected
+    expected = {"label_noise": "0.4", "label_noise_kind": "pair", "imbalance": "5.0"}
+    runs = [run.data for run in tracked_runs(tmp_path)]
+    noisy = {run.tags["kind"] for run in runs if expected.items() <= run.params.items()}
+    assert noisy >= {"study", "cell"}
 
 
-@pytest.mark.slow
-def test_bad_input_gives_one_clear_error_before_anything_is_trained(tmp_path: Path) -> None:
-    def error(*arguments: str | Path) -> str:
-        return error_of(*arguments, "--output", tmp_path / "out", cwd=tmp_path)
+def test_bad_input_gives_one_clear_error_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def error(*arguments: str | Path, output: Path = tmp_path / "out") -> str:
+        begun = time.monotonic()
+        assert table2.main([*map(str, arguments), "--output", str(output)]) == 2
+        assert time.monotonic() - begun < 45
+        return capsys.readouterr().err.strip().splitlines()[-1]
 
     message = error("--rows", "none,beta-3")
     assert "beta-3" in message
@@ -279,12 +204,12 @@ def test_bad_input_gives_one_clear_error_before_anything_is_trained(tmp_path: Pa
     assert "17" in message
     assert "train-labels" in message
 
-    message = error("--tracking-uri", "http://127.0.0.1:9")
-    assert "127.0.0.1:9" in message
-    message = error("--address", "127.0.0.1:9")
-    assert "127.0.0.1:9" in message
+    assert "127.0.0.1:9" in error("--tracking-uri", "http://127.0.0.1:9")
     assert not list((tmp_path / "out").glob("cells/*"))
-
     (tmp_path / "file").write_text("")
-    below = tmp_path / "file" / "out"
-    assert "--output" in error_of("--output", below, cwd=tmp_path)
+    assert "--output" in error(output=tmp_path / "file" / "out")
+    done = run_script("table2", "--address", "127.0.0.1:9", "--output", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "127.0.0.1:9" in done.stderr.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").glob("cells/*"))

@@ -85,7 +85,7 @@ def test_the_papers_numbers_stand_in_its_columns(
 
 
 def test_some_rows_train_and_are_reported(
-    tmp_path: Path, without_ray: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = "supervised-only,pseudo-label,mixup-apl,metamixup-apl,metamixup-apl-placebo"
     command = [*SMALL, "--seeds", "2", "--rows", rows, "--labels", "30", "--output", str(tmp_path)]

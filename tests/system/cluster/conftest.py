@@ -3,25 +3,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Ports on which nothing listens at the moment."""
-
-    def found() -> int:
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            return int(listening.getsockname()[1])
-
-    return found
 
 
 def processes(home: Path) -> list[int]:

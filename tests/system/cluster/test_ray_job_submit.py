@@ -12,7 +12,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +19,9 @@ import pandas as pd
 import pytest
 
 from hpo.cells.store import CellStore
+from tests.support.processes import free_port
+from tests.support.scripts import ROOT
 
-ROOT = Path(__file__).parents[3]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 TOKEN = "f3a8c1d2e4b54f6a9b7c8d9e0f1a2b3c"
 
@@ -47,7 +47,7 @@ def status(address: str, token: str | None) -> int:
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_a_job_trains_a_table(mode: str, home: Path, free_port: Callable[[], int]) -> None:
+def test_a_job_trains_a_table(mode: str, home: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {
         "HOME": str(home),

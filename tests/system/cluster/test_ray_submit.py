@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,11 +21,11 @@ import pandas as pd
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[3]
+from tests.support.processes import free_port
+from tests.support.scripts import ROOT
+
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-FreePort = Callable[[], int]
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
@@ -37,7 +37,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def ssh(home: Path, free_port: FreePort) -> Iterator[Path]:
+def ssh(home: Path) -> Iterator[Path]:
     """The folder of an `ssh` that reaches an sshd of our own, whose sessions live in `home`."""
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd insists
@@ -80,9 +80,7 @@ SetEnv HOME={home} RAY_TMPDIR={home}
         server.wait()
 
 
-def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(
-    home: Path, ssh: Path, free_port: FreePort
-) -> None:
+def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(home: Path, ssh: Path) -> None:
     config = yaml.safe_load((ROOT / "hpo/cluster/launchers/local.yaml").read_text())
     config["auth"] = {
         "ssh_user": pwd.getpwuid(os.getuid()).pw_name,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -23,9 +21,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpo.tracking.store import default_tracking_uri
+from tests.support.processes import free_port, listening
+from tests.support.scripts import ROOT
 
-ROOT = Path(__file__).parents[3]
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 needs_auth = pytest.mark.skipif(
@@ -50,9 +48,7 @@ class Server:
     """server.sh on a free port, until `end`."""
 
     def __init__(self, folder: Path, store: str):
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            self.port = int(listening.getsockname()[1])
+        self.port = free_port()
         kept = ("PATH", "HOME", "LANG", "PYTHONPATH")
         environment = {name: os.environ[name] for name in kept if name in os.environ}
         environment |= {"PYTHON": sys.executable, "MLFLOW_PORT": f"{self.port}"}
@@ -99,25 +95,6 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.log.unlink()
-
-
-def listening(ancestor: int) -> set[str]:
-    """Where a process and its descendants accept connections: ADDRESS:PORT, both hexadecimal."""
-    children: dict[int, list[int]] = {}
-    for stat_file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
-            parent = int(stat_file.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat_file.parent.name))
-    family = [ancestor]
-    for process in family:
-        family += children.get(process, [])
-    sockets: set[str] = set()
-    for process in family:
-        with contextlib.suppress(OSError):
-            sockets |= {os.readlink(file) for file in Path(f"/proc/{process}/fd").iterdir()}
-    lines = [Path(f"/proc/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
-    columns = [line.split() for line in (*lines[0], *lines[1])]
-    return {c[1] for c in columns if c[3] == "0A" and f"socket:[{c[9]}]" in sockets}
 
 
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
@@ -199,82 +176,3 @@ def test_with_postgresql_it_opens_no_second_port_and_comes_back_with_what_it_kne
         lets_in_whom_it_knows(again)
     finally:
         again.end()
-
-
-# ------------------------------------------------------------------------------ files, no server
-
-
-def test_secrets_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
-    file = tmp_path / "secrets.env"
-    command = ["sh", str(ROOT / "mlflow/secrets.sh"), str(file)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    made = settings(file)
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    secret = {name: v for name, v in made.items() if "PASSWORD" in name or "KEY" in name}
-    assert len(secret) == len(set(secret.values())) == 4
-    assert all(len(value) == 48 for value in secret.values())
-    assert not any(value in told for value in secret.values())
-    subprocess.run(command, capture_output=True, check=True)
-    assert settings(file) == made
-    other = tmp_path / "other.env"
-    subprocess.run([*command[:-1], str(other)], capture_output=True, check=True)
-    assert not set(secret.values()) & set(settings(other).values())
-    example = settings_of_the_example()
-    assert set(made) <= set(example)
-    assert not any(example[name] for name in secret), "the example has none"
-
-
-def settings_of_the_example() -> dict[str, str]:
-    lines = (ROOT / "mlflow/env.example").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-
-
-def test_the_compose_file_names_only_what_there_is() -> None:
-    text = (ROOT / "mlflow/compose.yaml").read_text()
-    example = (ROOT / "mlflow/env.example").read_text()
-    used = set(re.findall(r"\$\{([A-Z0-9_]+)", text))
-    assert used == set(re.findall(r"^#? ?([A-Z0-9_]+)=", example, re.MULTILINE))
-    compose = yaml.safe_load(text)
-    services = compose["services"]
-    for service in services.values():
-        assert set(service.get("depends_on", ())) <= set(services)
-        assert {entry["source"] for entry in service.get("configs", ())} <= set(compose["configs"])
-        assert {entry.split(":")[0] for entry in service.get("volumes", ())} <= set(
-            compose["volumes"]
-        )
-        for needed in service.get("depends_on", {}).values():
-            assert needed["condition"] in ("service_healthy", "service_completed_successfully")
-    build = services["mlflow"]["build"]
-    dockerfile = (ROOT / "mlflow" / build["context"] / build["dockerfile"]).read_text()
-    images = [service["image"] for service in services.values() if "image" in service]
-    images += re.findall(r"^FROM (\S+)$", dockerfile, re.MULTILINE)
-    assert len(images) == 4
-    for image in images:  # a version to the last digit, not what is newest on the day
-        assert re.search(r":(RELEASE\.\d{4}-\d\d-\d\dT|\d+\.\d+)", image), image
-
-
-def test_the_compose_file_opens_one_port_on_loopback_and_holds_no_secret() -> None:
-    compose = yaml.safe_load((ROOT / "mlflow/compose.yaml").read_text())
-    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert ports == ["${MLFLOW_BIND:-127.0.0.1}:${MLFLOW_PORT:-5000}:5000"]
-    for service in compose["services"].values():
-        for name, value in service.get("environment", {}).items():
-            if any(word in name for word in ("PASSWORD", "SECRET", "KEY")):
-                assert value.startswith("${"), name
-    server = compose["services"]["mlflow"]
-    assert "--app-name basic-auth" in server["command"]
-    assert server["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].startswith("${MLFLOW_NAMES:-local")
-
-
-def test_a_study_finds_the_server_by_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert default_tracking_uri(tmp_path) == "http://127.0.0.1:5000"
-
-
-def test_what_is_made_at_the_first_start_is_not_committed() -> None:
-    ignored = (ROOT / ".gitignore").read_text().splitlines()
-    assert {"/mlflow-server/", "/mlflow/.env"} <= set(ignored)

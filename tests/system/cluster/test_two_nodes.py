@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -22,15 +18,13 @@ import pytest
 
 import hpo.cluster.runner
 from hpo.cells.store import CellStore
-from hpo.cluster.trainable import environment, train
 from hpo.run import run_study
 from hpo.storage.folder import FolderStorage
 from hpo.storage.places import storage_at
-from hpo.study.plan import source_key
-from hpo.study.study_run import StudyRun
+from tests.support.scripts import ROOT
+from tests.support.stores import tracked_runs
+from tests.system.cluster import two_nodes
 
-ROOT = Path(__file__).resolve().parents[3]
-SCRIPT = Path(__file__).with_name("two_nodes.py")
 CELLS = {"none-0", "none-1", "beta-1-0", "beta-1-1"}
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes of one machine")
@@ -48,23 +42,13 @@ class Happened:
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    found = importlib.util.spec_from_file_location("two_nodes", SCRIPT)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def happened(s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Happened:
     output, uri = tmp_path_factory.mktemp("two-nodes"), f"s3://{s3_server.bucket}/two-nodes"
     folder = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))  # Ray's sockets want a short name
     settings = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
     settings |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     run = subprocess.run(
-        [sys.executable, str(SCRIPT), str(output), uri],
+        [sys.executable, two_nodes.__file__, str(output), uri],
         cwd=ROOT,
         env={**settings, **s3_server.environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -78,21 +62,10 @@ def happened(s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Happen
 
 
 @pytest.fixture(scope="module")
-def calm(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def calm(without_ray_in_module: None, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The table of the same study in this process, one cell after another, without Ray."""
-
-    def run_here(run: StudyRun, sources: Any, *_: Any, device: str, **__: Any) -> None:
-        run.workers = 1
-        while (cell := run.next()) is not None:
-            result = train(cell, source=sources[source_key(cell.training)], device=device)
-            run.report(cell.id, result["history"])
-            run.end(cell.id, "finished", result, None, environment(device, 1))
-
     output = tmp_path_factory.mktemp("calm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hpo.cluster.runner, "run_on_ray", run_here)
-        flags = [*script.FLAGS, "--output", str(output)]
-        assert run_study("nodes", script.ROWS, "", flags) == 0
+    assert run_study("nodes", two_nodes.ROWS, "", [*two_nodes.FLAGS, "--output", str(output)]) == 0
     return table(output)
 
 
@@ -104,17 +77,11 @@ def table(output: Path) -> pd.DataFrame:
 
 def tags(output: Path, key: str) -> dict[str, str]:
     """Of each run of a training the value of a tag; runs are complete and each is there once."""
-    with closing(sqlite3.connect(output / "mlflow.db")) as store:
-        runs = store.execute(
-            "SELECT name, status FROM runs WHERE lifecycle_stage = 'active'"
-        ).fetchall()
-        found = store.execute(
-            "SELECT r.name, t.value FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = ?",
-            (key,),
-        ).fetchall()
-    assert len(dict(runs)) == len(runs) == 1 + len(CELLS) + 2
-    assert {status for _, status in runs} == {"FINISHED"}
-    return dict(found)
+    runs = tracked_runs(output)
+    names = {str(run.info.run_name) for run in runs}
+    assert len(names) == len(runs) == 1 + len(CELLS) + 2
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    return {str(run.info.run_name): run.data.tags[key] for run in runs if key in run.data.tags}
 
 
 def test_trials_spread_over_the_nodes_and_give_the_table_of_one(
@@ -157,7 +124,6 @@ def test_the_loss_of_a_node_costs_its_training_an_epoch_at_most(
 def test_another_machine_goes_on_from_the_bucket(
     happened: Happened,
     calm: pd.DataFrame,
-    script: ModuleType,
     s3: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -165,8 +131,8 @@ def test_another_machine_goes_on_from_the_bucket(
     """All that is left of the driver is the bucket; nothing is trained again."""
     monkeypatch.delattr(hpo.cluster.runner, "run_on_ray")
     identities = storage_at(happened.uri).read("studies.json")
-    flags = [*script.FLAGS, "--output", str(tmp_path), "--storage", happened.uri]
-    assert run_study("nodes", script.ROWS, "", flags) == 0
+    flags = [*two_nodes.FLAGS, "--output", str(tmp_path), "--storage", happened.uri]
+    assert run_study("nodes", two_nodes.ROWS, "", flags) == 0
     pd.testing.assert_frame_equal(table(tmp_path), calm)
     assert storage_at(happened.uri).read("studies.json") == identities
     left = storage_at(happened.uri).files("")

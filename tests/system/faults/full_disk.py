@@ -5,7 +5,6 @@ python full_disk.py DISK CALM STORE
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -16,16 +15,9 @@ from typing import Any
 import pytest
 
 import hpo.run
+from tests.system.faults.bench import Bench, patched
 
 disk, calm, store = map(Path, sys.argv[1:])
-path = Path(__file__).with_name("conftest.py")
-spec = importlib.util.spec_from_file_location("faults_conftest", path)
-assert spec is not None
-assert spec.loader is not None
-conftest = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = conftest
-spec.loader.exec_module(conftest)
-
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "none", disk], check=True)
 ballast = disk / "ballast"
 
@@ -56,7 +48,7 @@ def study(name: str, finished: int, fault: Callable[[int], None] | None = None) 
     output.mkdir()
     shutil.copy(store, output / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        bench = conftest.patched(patch)
+        bench = patched(patch)
         with pytest.MonkeyPatch.context() as inner:
             if fault is None:
                 before_the_report(inner)
@@ -71,7 +63,7 @@ def study(name: str, finished: int, fault: Callable[[int], None] | None = None) 
     print(f"{name}: as calm", flush=True)
 
 
-at = conftest.Bench.at
+at = Bench.at
 study("checkpoint", 1, at(4, lambda: fill(leave=100_000)))
 study("checkpoint and store", 0, at(1, fill))
 study("result", 3, at(12, fill))

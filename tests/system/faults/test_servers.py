@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,17 +13,17 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpo.run import UNUSABLE
 from hpo.tracking import outbox, store
 from hpo.tracking.tracker import check_tracking_uri
+from tests.support.processes import free_port
+from tests.support.scripts import ROOT
+from tests.support.stores import tracked_runs
+from tests.system.faults.bench import Bench
 
-Bench = Any  # of conftest.py
-
-ROOT = Path(__file__).resolve().parents[3]
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 SECRET = "hunter2"
 
@@ -34,9 +33,7 @@ class Server:
 
     def __init__(self, folder: Path, store: str):
         self._folder, self._store = folder, store
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -106,7 +103,6 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
     database, out = folder / "mlflow.db", tmp_path / "out"
     shutil.copy(empty_store, database)
     server = Server(folder, f"sqlite:///{database}")
-    query = bench.sqlite(database)
     server.start()
     try:
 
@@ -119,7 +115,7 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
                 server.start()
 
         assert bench.study(out, "--tracking-uri", server.uri, fault=fault) == 0
-        bench.assert_as_calm(out, calm, query)
+        bench.assert_as_calm(out, calm, server.uri)
         assert list((folder / "artifacts").rglob("faults.csv"))
 
         # Killed again, it stays away: what is missing is said, and sent by the command named.
@@ -137,8 +133,8 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
             [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        bench.assert_as_calm(out, calm, query)
-        assert len(query("SELECT run_uuid FROM runs")) == 2 * (1 + bench.cells + 2)
+        bench.assert_as_calm(out, calm, server.uri)
+        assert len(tracked_runs(server.uri)) == 2 * (1 + bench.cells + 2)
     finally:
         server.kill()
     texts = [captured.out, captured.err, caplog.text, done.stdout, done.stderr]
@@ -166,20 +162,7 @@ class PostgreSQL:
     def uri(self) -> str:
         return f"postgresql+psycopg2://mlflow@/postgres?host={self._folder}"
 
-    def query(self, text: str) -> list[tuple[Any, ...]]:
-        import psycopg2
-
-        connection = psycopg2.connect(host=str(self._folder), user="mlflow", dbname="postgres")
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(text)
-                return list(cursor.fetchall())
-        finally:
-            connection.close()
-
     def start(self) -> None:
-        import psycopg2
-
         command = [POSTGRESQL[-1] / "postgres", "-D", self._folder / "data", "-k", self._folder]
         command += ["-c", "listen_addresses=", "-c", "fsync=off"]
         log = self._folder / "log"
@@ -188,14 +171,11 @@ class PostgreSQL:
                 command, cwd=self._folder, stdout=file, stderr=file, **self._user
             )
         deadline = time.monotonic() + 300
-        while True:
-            try:
-                self.query("SELECT 1")
-                return
-            except psycopg2.OperationalError:
-                assert time.monotonic() < deadline, log.read_text()
-                assert self._process.poll() is None, log.read_text()
-                time.sleep(0.1)
+        ready = [POSTGRESQL[-1] / "pg_isready", "--quiet", "--host", self._folder]
+        while subprocess.run(ready, check=False).returncode != 0:
+            assert time.monotonic() < deadline, log.read_text()
+            assert self._process.poll() is None, log.read_text()
+            time.sleep(0.1)
 
     def end(self, number: signal.Signals) -> None:
         """SIGINT: it drops all connections and ends; SIGQUIT: at once, and recovers at a start."""
@@ -236,12 +216,12 @@ def test_a_database_that_is_restarted_misses_nothing(
 
     out = tmp_path / "itself"
     assert bench.study(out, "--tracking-uri", postgresql.uri, fault=fault) == 0
-    bench.assert_as_calm(out, calm, postgresql.query)
+    bench.assert_as_calm(out, calm, postgresql.uri)
     server = Server(folder, postgresql.uri)
     server.start()
     try:
         out = tmp_path / "out"
         assert bench.study(out, "--tracking-uri", server.uri, fault=fault) == 0
-        bench.assert_as_calm(out, calm, postgresql.query)
+        bench.assert_as_calm(out, calm, postgresql.uri)
     finally:
         server.kill()

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from hpo.tracking.store import mlflow_settings
 from hpo.tracking.views import VIEWS
 from mlflow import MlflowClient
 from studies import table2
+from tests.support.processes import free_port
 
 ROWS = "none,beta-1,fixed-0.5,beta-search,metamixup"
 STUDY = ["--preset", "smoke", "--seeds", "2", "--search-trials", "4", "--epochs", "4"]
@@ -57,9 +57,7 @@ def frame(output: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def address(output: Path) -> Iterator[str]:
     """Of the UI that `make ui` and the study's last line start."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     store = f"sqlite:///{output}/mlflow.db"
     command = ["ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", f"{port}"]
     log = output / "ui.log"

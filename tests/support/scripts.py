@@ -1,0 +1,74 @@
+"""Studies as a user runs them: a process with flags, its messages, its exit status."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_script(
+    study: str, *arguments: str | Path, cwd: Path, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Runs a study's script to its end and keeps what it said."""
+    return subprocess.run(
+        _command(study, *arguments),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run_calmly(study: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a study that must succeed, without a traceback or a warning."""
+    done = run_script(study, *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    return done
+
+
+def kill_when(ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path) -> None:
+    """Kills a running study's process once `ready`; its workers are Ray's to end."""
+    driver = _running(ready, study, *arguments, cwd=cwd)
+    driver.kill()
+    _, stderr = driver.communicate()
+    assert driver.returncode == -signal.SIGKILL, stderr
+
+
+def interrupt_when(
+    ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path
+) -> None:
+    """Presses Ctrl-C in a running study once `ready`: it ends as one that can go on."""
+    driver = _running(ready, study, *arguments, cwd=cwd)
+    driver.send_signal(signal.SIGINT)
+    _, stderr = driver.communicate(timeout=120)
+    assert driver.returncode == 130, stderr
+    assert "run the same command again, without --fresh, to go on" in stderr
+    assert "Traceback" not in stderr
+
+
+def _running(
+    ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path
+) -> subprocess.Popen[str]:
+    driver = subprocess.Popen(
+        _command(study, *arguments),
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while driver.poll() is None and not ready():
+        time.sleep(0.02)
+    return driver
+
+
+def _command(study: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "studies" / f"{study}.py"), *map(str, arguments)]
