@@ -17,7 +17,7 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line.flags import command, shared
 from hpo.storage import output_folder
-from hpo.storage.places import storage_at, storage_of
+from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.tracking.missing import Missing
 from hpo.tracking.store import check_tracking_uri, first_line, shown_uri, store_errors
@@ -43,9 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not output.is_dir():
             raise ValueError(f"{output} is no folder; give a study's --output")
-        storage = storage_at(options.storage) if options.storage else storage_of(output)
         with output_folder.locked(output):
-            return _complete(output, uri, storage)
+            return send_missing(output, uri, storage_at(options.storage or output))
     except (ValueError, TrackingError) as error:
         message = first_line(error)
     except store_errors() as error:
@@ -54,7 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _complete(output: Path, uri: str, storage: Storage) -> int:
+def send_missing(output: Path, uri: str, storage: Storage) -> int:
+    """Sends the store what it lacks of the folder's studies, whose records are in ``storage``.
+
+    Returns:
+        The exit status: 1 if something could not be sent, which is said on standard error.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
     ledgers = Missing.all_in(output, uri)
     troubles = [
         f"{path} is of an earlier version; run its study again, without --fresh, which trains "
@@ -65,9 +72,9 @@ def _complete(output: Path, uri: str, storage: Storage) -> int:
         print(f"nothing waits for {shown_uri(uri)}")
         return 0
     check_tracking_uri(uri)
-    runs = files = 0
+    runs = sum(len(ledger.runs) for ledger in ledgers)
+    files = sum(len(ledger.files) for ledger in ledgers)
     for ledger in ledgers:
-        runs, files = runs + len(ledger.runs), files + len(ledger.files)
         troubles += _send(ledger, output, uri, storage)
         runs, files = runs - len(ledger.runs), files - len(ledger.files)
     print(f"sent to {shown_uri(uri)}: runs {runs}, files {files}")
@@ -96,14 +103,13 @@ def _send(ledger: Missing, output: Path, uri: str, storage: Storage) -> list[str
                     tracker.end_cell(_record(key, content, storage))
             except (LookupError, TypeError, ValueError, AttributeError, StoreError) as error:
                 troubles.append(f"{key}: {first_line(error)}")
-        # A ledger from elsewhere must not have any file of this machine sent away.
-        paths = {name: (output / name).resolve() for name in ledger.files}
-        for name, path in paths.items():
+        for name in list(ledger.files):
+            path = (output / name).resolve()
+            # A ledger from elsewhere must not have any file of this machine sent away.
             if path.is_relative_to(output) and path.is_file():
                 tracker.log_figure_files([path])
             else:
                 troubles.append(f"{name}: no file of {output}")
-        tracker.describe(ledger.note)
         try:
             tracker.close(ledger.status or "KILLED")
         except TrackingError as error:

@@ -20,6 +20,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options, parse
+from hpo.complete_tracking import send_missing
 from hpo.report import study_figure, table
 from hpo.report.controls import controls_report
 from hpo.report.few_label_table import semi_table, summary_metrics
@@ -34,6 +35,7 @@ from hpo.study.plan import Plan, SourceKey, source_key
 from hpo.study.progress import Progress, clock
 from hpo.study.rows import StudyRow, grid_cost
 from hpo.study.study_run import StudyError, StudyRun
+from hpo.tracking.missing import Missing
 from hpo.tracking.tracker import (
     StudyTracker,
     TrackingError,
@@ -128,7 +130,10 @@ def _run(
     previous = output_folder.study_id(options.storage, study)
     identity = previous
     if options.fresh:
-        check_tracking_uri(options.tracking_uri or default_tracking_uri(options.output))
+        uri = options.tracking_uri or default_tracking_uri(options.output)
+        check_tracking_uri(uri)
+        if Missing.all_in(options.output, uri):  # before the records are moved
+            send_missing(options.output, uri, options.storage)
         output_folder.set_aside(options.storage)
         identity = output_folder.study_id(options.storage, study, fresh=True)
     tracking = opened(

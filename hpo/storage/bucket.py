@@ -77,7 +77,7 @@ class BucketStorage:
     def rename(self, folder: str, new: str) -> None:
         """See `Storage`: object after object, so that a kill leaves some in both."""
         for name in self.files(folder):
-            self.copy(name, new + name.removeprefix(folder))
+            self._copy(name, new + name.removeprefix(folder))
             self.delete(name)
 
     @contextmanager
@@ -88,7 +88,22 @@ class BucketStorage:
             for name in (CURRENT, PREVIOUS):
                 with suppress(FileNotFoundError):
                     (directory / name).write_bytes(self.read(f"{folder}/{name}"))
-            yield directory, _Upload(self, folder, directory / CURRENT).keep
+            path = directory / CURRENT
+            uploaded, due = _version(path), float("-inf")
+
+            def keep() -> None:
+                """Uploads the checkpoint, the last one becoming the one before, if it is new."""
+                nonlocal uploaded, due
+                begun, version = time.monotonic(), _version(path)
+                if version == uploaded or begun < due:
+                    return
+                if uploaded is not None:
+                    self._copy(f"{folder}/{CURRENT}", f"{folder}/{PREVIOUS}")
+                self.write(f"{folder}/{CURRENT}", path.read_bytes())
+                ended = time.monotonic()
+                uploaded, due = version, ended + REST * (ended - begun)
+
+            yield directory, keep
 
     def remove_checkpoints(self, folders: Iterable[str]) -> None:
         """See `Storage`: there are no partial ones."""
@@ -99,8 +114,7 @@ class BucketStorage:
             if folder in folders and file in (CURRENT, PREVIOUS):
                 self.delete(name)
 
-    def copy(self, name: str, new: str) -> None:
-        """Copy a file inside the bucket, if it is there."""
+    def _copy(self, name: str, new: str) -> None:
         with self._plain_errors(name), suppress(FileNotFoundError):
             self._files.copy_file(name, new)
 
@@ -145,34 +159,13 @@ class BucketStorage:
         return {"uri": self.uri, "endpoint": self.endpoint, "region": self.region}
 
 
-class _Upload:
-    """Brings a checkpoint to a bucket when there is a new one."""
-
-    def __init__(self, storage: BucketStorage, folder: str, path: Path):
-        self._storage = storage
-        self._folder = folder
-        self._path = path
-        self._kept = self._version()
-        self._due = float("-inf")
-
-    def keep(self) -> None:
-        """Upload the checkpoint, the last one becoming the one before, unless it is there."""
-        begun, version = time.monotonic(), self._version()
-        if version == self._kept or begun < self._due:
-            return
-        if self._kept is not None:
-            self._storage.copy(f"{self._folder}/{CURRENT}", f"{self._folder}/{PREVIOUS}")
-        self._storage.write(f"{self._folder}/{CURRENT}", self._path.read_bytes())
-        ended = time.monotonic()
-        self._kept, self._due = version, ended + REST * (ended - begun)
-
-    def _version(self) -> tuple[int, int] | None:
-        """What changes when the file is replaced; None where there is none."""
-        try:
-            stat = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return stat.st_mtime_ns, stat.st_ino
+def _version(path: Path) -> tuple[int, int] | None:
+    """Returns what changes when the file is replaced; None where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino
 
 
 def bucket_at(uri: str) -> BucketStorage:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from types import TracebackType
 from typing import Literal, TextIO
 
 from tqdm import tqdm
@@ -53,12 +52,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def update(self, *, force: bool = False) -> None:
@@ -93,10 +87,8 @@ class Progress:
         here = self.done + self.failed
         if here and finished < self.total:
             parts["left"] = f"about {clock(elapsed / here * (self.total - finished))} left"
-        if columns is None:
-            return " · ".join(parts.values())
         for name in ("kept", "gone", "best", "running"):
-            if len(" · ".join(parts.values())) > columns:
+            if columns is not None and len(" · ".join(parts.values())) > columns:
                 parts.pop(name, None)
         return " · ".join(parts.values())[:columns]
 

@@ -10,13 +10,15 @@ import hashlib
 import json
 import logging
 import re
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpo.storage.atomic import write_atomically
+from hpo.storage.protocol import Storage
 from hpo.tracking.signals import signals_held_back
-from hpo.tracking.store import local_tracking_uri, without_user
+from hpo.tracking.store import local_tracking_uri, shown_uri, without_user
 from hpo.tracking.stored import RunStatus
 
 _logger = logging.getLogger(__name__)
@@ -98,6 +100,21 @@ class Missing:
             self.unkept = True
         else:
             self.unkept = False
+
+    def way_out(self, uri: str, storage: Storage | None) -> str:
+        """Returns what is missing and what sends it."""
+        output = self.path.parent
+        command = ["python", "-m", "hpo.complete_tracking", str(output)]
+        if uri != local_tracking_uri(output):
+            command += ["--tracking-uri", shown_uri(uri)]
+        if storage is not None and storage.uri != str(output):
+            command += ["--storage", storage.uri]
+        by = "" if self.unkept else f"`{shlex.join(command)}`, and by "
+        return (
+            f"what is missing (runs: {len(self.runs)}, files: {len(self.files)}) is sent, once "
+            f"the store works, by {by}the same study run again, without --fresh: it trains nothing "
+            "twice"
+        )
 
 
 def _prefix(output: Path, uri: str) -> str:

@@ -25,10 +25,9 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or a picture that belongs to a run.
+    """A file or a picture that belongs to a run, and waits until the store has that.
 
     Attributes:
-        run: the run; the artifact waits until the store has it.
         name: what a message calls it.
         send: sends it, given the id of the run.
         file: its name in the ledger; None where the run's record brings it back.
@@ -51,6 +50,7 @@ class Outbox:
             and are taken out when the store has them.
 
     Attributes:
+        artifacts: what `write_artifacts` is to send.
         trouble: what failed last since `last_time`, or None.
     """
 
@@ -61,7 +61,7 @@ class Outbox:
         self._uri = uri
         self._missing = missing
         self._behind: dict[str, TrackedRun] = {}
-        self._artifacts: list[Artifact] = []
+        self.artifacts: list[Artifact] = []
         self._away = False
         self._retry_at = float("-inf")
         self._final = False
@@ -82,13 +82,9 @@ class Outbox:
         self._missing.save()
         return taken
 
-    def add(self, *artifacts: Artifact) -> None:
-        """Queues artifacts, which `write_artifacts` sends."""
-        self._artifacts += artifacts
-
     def write_artifacts(self) -> None:
         """Sends the artifacts whose runs the store has. Its refusal keeps no records waiting."""
-        for artifact in list(self._artifacts):
+        for artifact in list(self.artifacts):
             if artifact.run.run_id is None:
                 continue
             if time.monotonic() < self._retry_at:
@@ -98,10 +94,10 @@ class Outbox:
                     artifact.send(artifact.run.run_id)
             except Exception as error:  # boto3 is missing, a bucket refuses: anything
                 self._note("files", f"{artifact.name}: {first_line(error)}")
-                self._artifacts.remove(artifact)
-                self._artifacts.append(artifact)  # the others come first the next time
+                self.artifacts.remove(artifact)
+                self.artifacts.append(artifact)  # the others come first the next time
                 break
-            self._artifacts.remove(artifact)
+            self.artifacts.remove(artifact)
             if artifact.file in self._missing.files:
                 self._missing.files.remove(artifact.file)
             self._strike_out(artifact.run)
@@ -136,7 +132,7 @@ class Outbox:
         self._away = self._away or brief
 
     def _strike_out(self, run: TrackedRun) -> None:
-        pictures = any(a.run is run and a.file is None for a in self._artifacts)
+        pictures = any(a.run is run and a.file is None for a in self.artifacts)
         if run.ended and not pictures:
             self._missing.runs.pop(run.key, None)
 
@@ -149,13 +145,8 @@ class Outbox:
     def _note(self, refused: str, trouble: str, *, quiet: bool = False) -> None:
         self.trouble = trouble
         if not quiet and not self._final:
-            _logger.warning(
-                "the MLflow store %s does not take %s (%s); the study goes on and tries again "
-                "later",
-                shown_uri(self._uri),
-                refused,
-                trouble,
-            )
+            warning = f"the MLflow store {shown_uri(self._uri)} does not take {refused} ({trouble})"
+            _logger.warning("%s; the study goes on and tries again later", warning)
 
 
 def _refused(error: Exception) -> bool:

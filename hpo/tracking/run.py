@@ -8,26 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hpo.tracking.details import Series
 from hpo.tracking.stored import DIGEST, MARKER, RunStatus, StoredRun, run_key
 
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
+Value = tuple[str, float, int, int]
+"""A metric: key, value, milliseconds when it was noted (sent twice, it is one row), step."""
 
-_VALUES_PER_BATCH = 1000  # MLflow's limit for one request
-
-
-@dataclass(frozen=True)
-class _Values:
-    step: int
-    # Taken when the values were noted, not when they are sent: sent twice, they are one row.
-    timestamp: int
-    values: Mapping[str, float]
+_VALUES_PER_REQUEST = 1000  # MLflow's limit, parameters and tags included
 
 
 class TrackedRun:
@@ -40,7 +30,6 @@ class TrackedRun:
             another value, the new one becomes the tag ``latest.NAME``.
         stored: the run to continue; None creates one at the first `sync`.
         replaces: id of a run to delete (MLflow can restore it) at the first `sync`.
-        params_later: parameters go with the first epochs, or the end, which saves a request.
 
     Attributes:
         key: what tells it from the study's other runs.
@@ -60,46 +49,42 @@ class TrackedRun:
         *,
         stored: StoredRun | None = None,
         replaces: str | None = None,
-        params_later: bool = False,
     ) -> None:
+        before = stored or StoredRun("", "")
         self.key = run_key(tags)
         self.run_id = stored.run_id if stored else None
         self.ended = False
         self.status: RunStatus | None = None
         self.tags = dict(tags)
-        self.stored_tags = dict(stored.tags) if stored else {}
+        self.stored_tags = dict(before.tags)
         self.synced_at = time.monotonic()
-        before = stored or StoredRun("", "")
-        latest = {
-            f"latest.{key}": value
-            for key, value in params.items()
-            if before.params.get(key, value) != value
-        }
         self._name = name
         self._replaces = replaces
         self._began = _now()
         # A clock may go back, and of two values at one step MLflow shows the later one.
         self._latest_at = max(self._began if stored is None else 0, before.latest_at)
         self._live = False
-        self._params_later = params_later
         self._params = {key: value for key, value in params.items() if key not in before.params}
-        self._tags = self._news({**tags, **latest})
+        changed = {k: v for k, v in params.items() if before.params.get(k, v) != v}
+        self._opening_tags = {**tags, **{f"latest.{key}": v for key, v in changed.items()}}
         self._latest = dict(before.metrics)
         self._steps: set[int] | None = None if stored else set()
-        self._noted: set[int] = set()
-        self._pending: list[_Values] = []
-        self._final = _Values(0, 0, {})
+        self._epochs: dict[int, list[Value]] = {}
+        self._last_step = 0
+        self._final: dict[str, float] = {}
         self._series: Series = {}
         self._final_tags: dict[str, str] = {}
 
     def add_epoch(self, metrics: Mapping[str, Any]) -> None:
         """Notes the numbers of one epoch, at step ``metrics["epoch"]``; each step counts once."""
-        step = int(metrics[MARKER])
-        if step not in self._noted:
-            at = _now()
-            self._noted.add(step)
-            self._pending.append(_Values(step, at, _numbers(metrics)))
+        step, at = int(metrics[MARKER]), _now()
+        if step not in self._epochs and step not in (self._steps or ()):
+            values = _numbers(metrics)
+            # The marker goes last: a store that has it has the epoch.
+            ordered = sorted(values, key=lambda key: key == MARKER)
+            self._epochs[step] = [(key, values[key], at, step) for key in ordered]
             self._latest_at = max(self._latest_at, at)
+        self._last_step = max(self._last_step, step)
 
     def finish(
         self,
@@ -118,9 +103,10 @@ class TrackedRun:
         """
         self.status = status
         self.ended = False
-        step = max(self._noted, default=0)
-        self._final = _Values(step, _now(), _numbers(metrics))
-        self._final_tags, self._series = dict(tags), series or {}
+        # A millisecond tells the final value from the last epoch's.
+        self._latest_at = max(_now(), self._latest_at + 1)
+        self._final, self._series = _numbers(metrics), series or {}
+        self._final_tags = dict(tags)
         self.tags |= tags
 
     def sync(self, client: Any, experiment_id: str) -> None:
@@ -134,111 +120,74 @@ class TrackedRun:
         if self._replaces is not None:
             client.delete_run(self._replaces)
             self._replaces = None
-        self._open(client, experiment_id)
-        self._send(client)
-        if self.status is not None:
-            at = self._end_at
-            client.set_terminated(self.run_id, self.status, end_time=at)
-            self.ended = True
-            self._latest_at = at
-
-    def _open(self, client: Any, experiment_id: str) -> None:
         if self.run_id is None:
+            tags = self._opening_tags
             created = client.create_run(
-                experiment_id, start_time=self._began, run_name=self._name, tags=self._tags
+                experiment_id, start_time=self._began, run_name=self._name, tags=tags
             )
             self.run_id = created.info.run_id
-            self.stored_tags |= self._tags
-            self._tags = {}
+            self.stored_tags |= tags
         elif not self._live and self.status is None:
             client.update_run(self.run_id, status="RUNNING")
         self._live = True
+        self._send(client)
+        if self.status is not None:
+            client.set_terminated(self.run_id, self.status, end_time=self._latest_at)
+            self.ended = True
 
-    def _news(self, tags: Mapping[str, str]) -> dict[str, str]:
-        return {key: value for key, value in tags.items() if self.stored_tags.get(key) != value}
-
-    @property
-    def _end_at(self) -> int:
-        # A millisecond tells the final value from the last epoch's.
-        return max(self._final.timestamp, self._latest_at + 1)
+    def stored(self) -> StoredRun:
+        """Returns what is remembered of a run that the store has all of."""
+        return StoredRun(str(self.run_id), str(self.status), self.tags)
 
     def _send(self, client: Any) -> None:
         """Sends all that waits, in as few requests as possible: the end with the last epochs."""
-        fresh = self._fresh_epochs(client)
-        if self._params_later and self.status is None and not fresh:
-            return
-        *full, last = [*_batches(fresh)] or [[]]
-        final = self._final_metrics(fresh) if self.status is not None else []
-        tags = dict(self._tags)
-        if self.status is not None:
-            tags |= self._news(self._final_tags)
-        values = sum(len(epoch.values) for epoch in last)
-        if values + len(final) + len(tags) + len(self._params) > _VALUES_PER_BATCH:
-            full, last = [*full, last], []
-        for batch in full:
-            self._log(client, batch)
-        self._log(client, last, final, self._params, tags)
-        self._params, self._tags = {}, {}
-        self._pending = []
-
-    def _fresh_epochs(self, client: Any) -> list[_Values]:
-        """Returns the epochs noted that the store has not."""
-        if self._pending and self._steps is None:
+        if self._epochs and self._steps is None:
             history = client.get_metric_history(self.run_id, MARKER)
             self._steps = {metric.step for metric in history}
-            times = [metric.timestamp for metric in history]
+            times = [metric.timestamp + 1 for metric in history]
             self._latest_at = max([self._latest_at, *times])
-        return [epoch for epoch in self._pending if epoch.step not in (self._steps or ())]
+        steps = self._steps or set()
+        values = [v for step, epoch in self._epochs.items() if step not in steps for v in epoch]
+        if "cell_id" in self.tags and self.status is None and not values:
+            return  # the parameters go with the first epochs, or the end
+        tags = {**self._opening_tags, **self._final_tags}
+        tags = {key: value for key, value in tags.items() if self.stored_tags.get(key) != value}
+        if self.status is not None:
+            values += self._end(values, tags)
+        room = _VALUES_PER_REQUEST - len(self._params) - len(tags)
+        while len(values) > room:
+            self._log(client, values[:_VALUES_PER_REQUEST], {}, {})
+            del values[:_VALUES_PER_REQUEST]
+        self._log(client, values, self._params, tags)
+        self._params, self._epochs = {}, {}
 
-    def _final_metrics(self, fresh: Iterable[_Values]) -> list[Metric]:
-        """Returns those of the end, after these epochs, without values that are the latest."""
-        from mlflow.entities import Metric
-
-        latest = dict(self._latest)
-        for epoch in fresh:
-            latest |= epoch.values
-        at, step = self._end_at, self._final.step
-        metrics = [
-            Metric(key, value, at, step)
-            for key, value in self._final.values.items()
-            if not _same(latest.get(key), value)
-        ]
-        if DIGEST in self._news(self._final_tags):
-            metrics += [
-                Metric(key, value, at, step)
-                for key, values in self._series.items()
-                for step, value in values
-            ]
-        return metrics
+    def _end(self, before: Iterable[Value], tags: Mapping[str, str]) -> list[Value]:
+        """Returns the values of the end that are not the latest already, after those ``before``."""
+        latest = self._latest | {key: value for key, value, *_ in before}
+        at, step = self._latest_at, self._last_step
+        final = self._final.items()
+        values = [(key, v, at, step) for key, v in final if not _same(latest.get(key), v)]
+        if DIGEST in tags:
+            values += [(k, v, at, step) for k, points in self._series.items() for step, v in points]
+        return values
 
     def _log(
-        self,
-        client: Any,
-        epochs: Sequence[_Values],
-        final: Sequence[Metric] = (),
-        params: Mapping[str, str] = MappingProxyType({}),
-        tags: Mapping[str, str] = MappingProxyType({}),
+        self, client: Any, values: list[Value], params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
         """Makes one request; the store takes parameters first, then metrics, and tags last."""
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [
-            Metric(key, value, epoch.timestamp, epoch.step)
-            for epoch in epochs
-            for key, value in epoch.values.items()
-        ]
-        metrics += final
-        if not (metrics or params or tags):
+        if not (values or params or tags):
             return
         client.log_batch(
             self.run_id,
-            metrics=metrics,
+            metrics=[Metric(*value) for value in values],
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
+        self._latest |= {key: value for key, value, *_ in values}
         if self._steps is not None:
-            self._steps |= {epoch.step for epoch in epochs}
-        self._latest |= {metric.key: metric.value for metric in metrics}
+            self._steps |= {step for key, _, _, step in values if key == MARKER}
         self.stored_tags |= tags
 
 
@@ -272,16 +221,3 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _same(before: float | None, now: float) -> bool:
     """Returns whether the values are the same; a NaN is the same as another."""
     return before == now or (before is not None and math.isnan(before) and math.isnan(now))
-
-
-def _batches(epochs: Iterable[_Values]) -> Iterator[list[_Values]]:
-    batch: list[_Values] = []
-    size = 0
-    for epoch in epochs:
-        if batch and size + len(epoch.values) > _VALUES_PER_BATCH:
-            yield batch
-            batch, size = [], 0
-        batch.append(epoch)
-        size += len(epoch.values)
-    if batch:
-        yield batch

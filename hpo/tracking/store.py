@@ -45,20 +45,17 @@ class TrackingError(RuntimeError):
 
 
 def default_tracking_uri(output: Path) -> str:
-    """What the environment says, as everywhere in MLflow: ``MLFLOW_TRACKING_URI``.
-
-    Without it `local_tracking_uri`.
-    """
+    """Returns ``MLFLOW_TRACKING_URI``, as everywhere in MLflow, or else `local_tracking_uri`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(output)
 
 
 def local_tracking_uri(output: Path) -> str:
-    """``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``."""
+    """Returns ``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``."""
     return f"sqlite:///{(output.resolve() / 'mlflow.db').as_posix()}"
 
 
 def check_tracking_uri(uri: str) -> None:
-    """Return when the MLflow store at ``uri`` answers; takes at most about ten seconds.
+    """Returns when the MLflow store at ``uri`` answers; takes at most about ten seconds.
 
     Args:
         uri: ``http(s)://HOST:PORT`` of a tracking server, or a database URI such as
@@ -83,38 +80,38 @@ def check_tracking_uri(uri: str) -> None:
 
 
 def open_experiment(client: Any, uri: str, name: str, output: Path, description: str = "") -> str:
-    """The id of the experiment ``name``, created where the store has none.
+    """Returns the id of the experiment ``name``, created where the store has none.
 
     It has the saved views of `hpo.tracking.views`, and the description where that is given.
 
     Raises:
         TrackingError: the store knows the experiment as deleted.
     """
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    stored = client.get_experiment_by_name(name)
+    if stored is None:
         # A database says nothing about artifacts, and MLflow's default is the current folder.
         folder = str(output.resolve() / "mlartifacts") if is_database(uri) else None
         tags = experiment_tags(description)
         try:
             return str(client.create_experiment(name, artifact_location=folder, tags=tags))
         except store_errors():
-            found = client.get_experiment_by_name(name)
-            if found is None:  # and no other study has created it meanwhile
+            stored = client.get_experiment_by_name(name)
+            if stored is None:  # and no other study has created it meanwhile
                 raise
-    if found.lifecycle_stage != "active":
+    if stored.lifecycle_stage != "active":
         raise TrackingError(
             f"the experiment {name!r} is deleted in {shown_uri(uri)}; bring it back with "
-            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or remove it "
+            f"`mlflow experiments restore --experiment-id {stored.experiment_id}`, or remove it "
             "for good with `mlflow gc`"
         )
-    for key, value in missing_tags(found.tags, description).items():
-        client.set_experiment_tag(found.experiment_id, key, value)
-    return str(found.experiment_id)
+    for key, value in missing_tags(stored.tags, description).items():
+        client.set_experiment_tag(stored.experiment_id, key, value)
+    return str(stored.experiment_id)
 
 
 @contextmanager
 def mlflow_settings(patience: Patience = "patient") -> Iterator[None]:
-    """MLflow calls inside are quiet and not cut short by Ctrl-C.
+    """Keeps MLflow calls inside quiet and not cut short by Ctrl-C.
 
     Variables that the user has set keep their values; everything is put back afterwards.
 
@@ -127,7 +124,7 @@ def mlflow_settings(patience: Patience = "patient") -> Iterator[None]:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What a call to a store that is away, full or read-only raises.
+    """Returns what a call to a store that is away, full or read-only raises.
 
     Artifacts may lie elsewhere, in a store that fails in ways of its own.
     """
@@ -137,7 +134,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 def shown_uri(text: str) -> str:
-    """A URI, or a text with URIs in it, for people and logs: passwords are replaced by ``***``.
+    """Returns a URI, or a text with URIs in it, with ``***`` in place of passwords.
 
     A password that contains ``@`` or ``/`` unquoted is hidden to its end.
     """
@@ -150,22 +147,22 @@ def shown_uri(text: str) -> str:
 
 
 def without_user(uri: str) -> str:
-    """``uri`` without user and password: what tells one store from another."""
+    """Returns ``uri`` without user and password: what tells one store from another."""
     return re.sub(r"://[^/?]*@", "://", uri)
 
 
 def told_cause(uri: str, error: Exception) -> Exception | None:
-    """What a traceback may show as the cause: MLflow's error, unless it may repeat a password."""
+    """Returns what a traceback may show as the cause: nothing that may repeat a password."""
     return error if shown_uri(uri) == uri else None
 
 
 def is_database(uri: str) -> bool:
-    """Whether ``uri`` is opened by this process itself, without a tracking server between."""
+    """Returns whether this process itself opens ``uri``, without a server between."""
     return _scheme(uri) in _DATABASES
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its class name, without a final full stop.
+    """Returns the first line of an error's text, or its class name, without a final full stop.
 
     MLflow's own texts repeat the whole address; passwords in them are replaced as in `shown_uri`.
     SQLAlchemy may say first what it was about, in brackets, which nobody needs.
@@ -182,7 +179,7 @@ def _scheme(uri: str) -> str:
 
 
 def _connect_once(uri: str) -> None:
-    """Open the database a single time; MLflow itself would try ten times over 100 seconds."""
+    """Opens the database a single time; MLflow itself would try ten times over 100 seconds."""
     import sqlalchemy
 
     path = sqlalchemy.make_url(uri).database
@@ -200,7 +197,7 @@ def _connect_once(uri: str) -> None:
 
 
 def _create_whole(uri: str, path: Path) -> None:
-    """Where there is no file, make one with MLflow's tables aside, and give it its name.
+    """Makes a file that is not there, with MLflow's tables, aside, and gives it its name.
 
     MLflow makes dozens of them, one after another, and cannot go on where a kill stopped it.
     """
@@ -218,7 +215,7 @@ def _create_whole(uri: str, path: Path) -> None:
 
 
 def way_out(uri: str, error: Exception) -> str:
-    """What a user can do about a store that does not work."""
+    """Returns what a user can do about a store that does not work."""
     default = "or leave out --tracking-uri to record in a SQLite file under the output folder"
     if _scheme(uri) == "sqlite" and any(text in str(error) for text in _DAMAGED):
         return (
@@ -260,7 +257,7 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the log of database creation, of urllib3's retries, and tracebacks of both.
+    """Holds back the log of database creation, of urllib3's retries, and tracebacks of both.
 
     What goes wrong reaches the user as one exception instead.
     """

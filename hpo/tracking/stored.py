@@ -41,14 +41,15 @@ class StoredRun:
         return run_key(self.tags)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether a cell's run has its whole record, and the state that goes with it."""
+    def digest(self) -> str | None:
+        """The digest of the record that a cell's run has whole, and has ended with."""
         # The digest is written after everything else, and before the state that ends the run.
-        return DIGEST in self.tags and self.status == STATUS_OF.get(self.tags.get("status", ""))
+        is_ended = self.status == STATUS_OF.get(self.tags.get("status", ""))
+        return self.tags.get(DIGEST) if is_ended else None
 
 
 def run_key(tags: Mapping[str, str]) -> str:
-    """What tells a study's runs apart: the cell id, or kind, method and data set."""
+    """Returns what tells a study's runs apart: the cell id, or kind, method and data set."""
     kind = tags.get("kind", "")
     if kind == "cell":
         return tags["cell_id"]
@@ -56,9 +57,9 @@ def run_key(tags: Mapping[str, str]) -> str:
 
 
 def stored_runs(client: Any, experiment_id: str, study_id: str) -> list[StoredRun]:
-    """The runs that the store has for ``study_id``, the oldest first; no deleted ones."""
+    """Returns the runs that the store has for ``study_id``, the oldest first; no deleted ones."""
     quote = '"' if "'" in study_id else "'"
-    found: list[StoredRun] = []
+    runs: list[StoredRun] = []
     token: str | None = ""
     while token is not None:
         page = client.search_runs(
@@ -70,15 +71,15 @@ def stored_runs(client: Any, experiment_id: str, study_id: str) -> list[StoredRu
         for run in page:
             data, info = run.data, run.info
             latest_at = max(info.start_time or 0, info.end_time or 0)
-            found.append(
+            runs.append(
                 StoredRun(info.run_id, info.status, data.tags, data.params, data.metrics, latest_at)
             )
         token = page.token or None
-    return found
+    return runs
 
 
 def runs_to_continue(runs: Iterable[StoredRun]) -> dict[str, StoredRun]:
-    """For each key of ``runs`` the run to go on with.
+    """Returns for each key of ``runs`` the run to go on with.
 
     Several have one key when a server created a run and its answer was lost, or when the driver
     was ended before it had the answer. Of these it is the one with children, else the one with
@@ -88,7 +89,7 @@ def runs_to_continue(runs: Iterable[StoredRun]) -> dict[str, StoredRun]:
     parents = {run.tags.get("mlflow.parentRunId") for run in runs}
 
     def worth(run: StoredRun) -> tuple[bool, bool, float]:
-        return run.run_id in parents, run.is_complete, run.metrics.get(MARKER, 0.0)
+        return run.run_id in parents, run.digest is not None, run.metrics.get(MARKER, 0.0)
 
     chosen: dict[str, StoredRun] = {}
     for run in runs:
@@ -100,7 +101,7 @@ def runs_to_continue(runs: Iterable[StoredRun]) -> dict[str, StoredRun]:
 def settle(
     client: Any, runs: Iterable[StoredRun], ours: Mapping[str, str], running: str | None = None
 ) -> None:
-    """End ``runs`` that nobody writes any more, and delete the superfluous ones.
+    """Ends ``runs`` that nobody writes any more, and deletes the superfluous ones.
 
     Args:
         client: the ``MlflowClient`` to write with.

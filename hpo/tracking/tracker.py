@@ -8,14 +8,12 @@ the study goes on, and what the store misses is sent when it is back.
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.summary import SummaryRow
@@ -39,7 +37,6 @@ from hpo.tracking.store import (
     default_tracking_uri,
     first_line,
     is_database,
-    local_tracking_uri,
     mlflow_settings,
     open_experiment,
     shown_uri,
@@ -74,14 +71,6 @@ FLUSH_SECONDS = 5.0
 """Epochs of a run are sent together after so long."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _EndedCell:
-    """What is remembered of a cell's run that has ended in the store."""
-
-    run_id: str
-    digest: str | None
 
 
 class StudyTracker:
@@ -132,11 +121,9 @@ class StudyTracker:
         self._storage = storage
         self._study_id = study_id
         self._runs: dict[str, TrackedRun] = {}
-        self._ended: dict[str, _EndedCell] = {}  # no longer among the runs: those are large
-        self._note: dict[str, str] = {}  # tag of the parent run
         if missing is None:
             missing = Missing.of(output, self.uri, study_id, experiment)
-            missing.params, missing.status = flatten(params), None
+            missing.params, missing.status, missing.note = flatten(params), None, ""
         self._missing = missing
         self._closed = False
         exit_on_sigterm()  # or runs would stay RUNNING for ever
@@ -196,8 +183,9 @@ class StudyTracker:
         gets its full run; one whose run is complete costs nothing.
         """
         cell, digest = record.cell, digest_of(record)
-        run = self._runs.get(cell.id)
-        if digest == self._known_digest(cell.id) and cell.id not in self._missing.runs:
+        run, stored = self._runs.get(cell.id), self._stored.get(cell.id)
+        known = run.tags.get(DIGEST) if run else stored.digest if stored else None
+        if known == digest and cell.id not in self._missing.runs:
             return
         if run is None or run.status is not None:
             run = self._run(cell_tags(cell), cell_params(cell), digest)
@@ -207,7 +195,7 @@ class StudyTracker:
         maps = maps_of(record.result)
         for epoch, lam in maps.items():
             send = partial(send_map, self._client, epoch=epoch, lam=lam)
-            self._outbox.add(Artifact(run, f"map of {cell.id}, epoch {epoch}", send))
+            self._outbox.artifacts.append(Artifact(run, f"map of {cell.id}", send))
         self._write(run)
         if maps:
             self._outbox.write_artifacts()
@@ -231,7 +219,7 @@ class StudyTracker:
                 if name not in self._missing.files:
                     self._missing.files.append(name)
             send = partial(self._client.log_artifact, local_path=str(path))
-            self._outbox.add(Artifact(self._parent, path.name, send, name))
+            self._outbox.artifacts.append(Artifact(self._parent, path.name, send, name))
         self._outbox.write_artifacts()
 
     def describe(self, markdown: str) -> None:
@@ -239,8 +227,7 @@ class StudyTracker:
 
         MLflow keeps 8,000 characters; longer texts end before the first line that is too much.
         """
-        self._note = {NOTE: whole_lines(markdown)}
-        self._missing.note = self._note[NOTE]
+        self._missing.note = whole_lines(markdown)
 
     def close(self, status: RunStatus) -> None:
         """Ends every run of this study and deletes duplicates; a second call does nothing.
@@ -269,17 +256,15 @@ class StudyTracker:
         finally:
             restore_sigterm()
         if self._outbox.trouble is not None:
-            raise TrackingError(self._incomplete(self._outbox.trouble))
+            raise TrackingError(
+                f"the MLflow store {shown_uri(self.uri)} is incomplete: {self._outbox.trouble}. "
+                f"The results are safe, and {self._missing.way_out(self.uri, self._storage)}"
+            )
 
     def __enter__(self) -> StudyTracker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close("FINISHED")
             return
@@ -311,15 +296,6 @@ class StudyTracker:
             raise
         return parent
 
-    def _known_digest(self, cell_id: str) -> str | None:
-        """Returns what the cell's run, here or in the store, was completed from."""
-        run, stored = self._runs.get(cell_id), self._stored.get(cell_id)
-        if run is not None:
-            return run.tags.get(DIGEST)
-        if cell_id in self._ended:
-            return self._ended[cell_id].digest
-        return stored.tags[DIGEST] if stored is not None and stored.is_complete else None
-
     def _run(
         self, identity: Mapping[str, str], params: Mapping[str, str], digest: str | None = None
     ) -> TrackedRun:
@@ -329,49 +305,26 @@ class StudyTracker:
         """
         key = run_key(identity)
         current, stored = self._runs.get(key), self._stored.pop(key, None)
-        ended = self._ended.pop(key, None)
         replaces = None
-        if identity["kind"] != "cell":
-            if current is not None:
-                return current
-        elif current is not None:
+        if current is not None and "cell_id" not in identity:
+            return current
+        if current is not None:
             replaces = current.run_id
-        elif ended is not None:
-            replaces = ended.run_id
-        elif stored is not None and stored.is_complete and stored.tags[DIGEST] != digest:
+        elif stored is not None and stored.digest not in (None, digest):
             replaces, stored = stored.run_id, None
         tags = {
             "study_id": self._study_id,
             "mlflow.parentRunId": str(self._parent.run_id),
             **identity,
         }
-        later = identity["kind"] == "cell"
-        self._runs[key] = TrackedRun(
-            key, tags, params, stored=stored, replaces=replaces, params_later=later
-        )
+        self._runs[key] = TrackedRun(key, tags, params, stored=stored, replaces=replaces)
         return self._runs[key]
 
     def _write(self, run: TrackedRun) -> None:
         for taken in self._outbox.write(run):
             if taken.ended and taken is self._runs.get(taken.key) and "cell_id" in taken.tags:
-                del self._runs[taken.key]
-                self._ended[taken.key] = _EndedCell(str(taken.run_id), taken.tags.get(DIGEST))
-
-    def _incomplete(self, trouble: str) -> str:
-        command = ["python", "-m", "hpo.complete_tracking", str(self._output)]
-        if self.uri != local_tracking_uri(self._output):
-            command += ["--tracking-uri", shown_uri(self.uri)]
-        if self._storage is not None and self._storage.uri != str(self._output):
-            command += ["--storage", self._storage.uri]
-        text = (
-            f"the MLflow store {shown_uri(self.uri)} is incomplete: {trouble}. The results are "
-            f"safe, and what is missing (runs: {len(self._missing.runs)}, files: "
-            f"{len(self._missing.files)}) is sent, once the store works, by "
-        )
-        again = "the same study run again, without --fresh: it trains nothing twice"
-        if self._missing.unkept:
-            return text + again
-        return f"{text}`{shlex.join(command)}`, and by {again}"
+                del self._runs[taken.key]  # it is large
+                self._stored[taken.key] = taken.stored()
 
     def _end_runs(self, status: RunStatus) -> None:
         self._missing.status = self._missing.status or status
@@ -382,13 +335,15 @@ class StudyTracker:
         self._outbox.write_artifacts()
         self._outbox.attempt(self._settle)
         if not self._parent.ended:
-            self._parent.finish(status, {}, self._note)
+            note = self._missing.note
+            self._parent.finish(status, {}, {NOTE: note} if note else {})
             self._missing.runs[self._parent.key] = None
         self._write(self._parent)
 
     def _settle(self) -> None:
-        runs = [self._parent, *self._runs.values()]
-        ours = {key: ended.run_id for key, ended in self._ended.items()}
-        ours |= {run.key: run.run_id for run in runs if run.run_id is not None}
+        ours = {key: stored.run_id for key, stored in self._stored.items()}
+        for run in [self._parent, *self._runs.values()]:
+            if run.run_id is not None:
+                ours[run.key] = run.run_id
         active = stored_runs(self._client, self._experiment_id, self._study_id)
         settle(self._client, active, ours, running=self._parent.run_id)

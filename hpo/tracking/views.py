@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hpo.tracking.details import MAP_KEY
 
@@ -38,7 +38,6 @@ class View:
         columns: of the list of runs.
         grouped: one row a method, its seeds averaged and folded below it; curves are means.
         charts: shown first when the view is opened as charts.
-        runs: how many are drawn there.
         tall: with room for pictures.
     """
 
@@ -50,7 +49,6 @@ class View:
     ascending: bool = True
     grouped: bool = False
     charts: tuple[_Chart, ...] = ()
-    runs: Literal["FIRST_10_RUNS", "FIRST_20_RUNS", "SHOW_ALL"] = "FIRST_20_RUNS"
     tall: bool = False
 
     @property
@@ -59,14 +57,17 @@ class View:
         return f"mlflow.sharedViewState.{self.key}"
 
     def state(self) -> dict[str, Any]:
-        """What the UI would have written itself, as far as it is not the default."""
+        """Returns what the UI would have written itself, as far as it is not the default."""
         charts = [
             {"uuid": f"{self.key}-{number}", "metricSectionId": _TABLE, "deleted": False,
              "isGenerated": False, "runsCountToCompare": 100, **chart}
             for number, chart in enumerate(self.charts)
         ]  # fmt: skip
         columns = [_quoted(column) for column in self.columns]
-        by = {"aggregateFunction": "average", "groupByKeys": [_key("tag", "method")]}
+        by = {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "tag", "groupByData": "method"}],
+        }
         state: dict[str, Any] = {
             "searchFilter": self.filter,
             "orderByKey": _quoted(self.order),
@@ -74,7 +75,7 @@ class View:
             "selectedColumns": columns,
             "columnOrder": [_NAME, *columns],
             "columnWidths": {_NAME: 250} | dict.fromkeys(columns, 135),
-            "runsHiddenMode": self.runs,
+            "runsHiddenMode": "FIRST_20_RUNS",
             "groupBy": by if self.grouped else None,
         }
         if charts:
@@ -88,17 +89,13 @@ class View:
         return state
 
 
-def _key(mode: str, name: str) -> dict[str, str]:
-    return {"mode": mode, "groupByData": name}
-
-
 def _section(key: str, name: str, *, shown: bool) -> dict[str, Any]:
     return {"uuid": key, "name": name, "display": shown, "isReordered": False,
             "deleted": False, "isGenerated": False}  # fmt: skip
 
 
 def _quoted(name: str) -> str:
-    """``metrics.val_error`` as the UI names a column: the name in backquotes."""
+    """Returns ``metrics.val_error`` as the UI names a column: the name in backquotes."""
     kind, _, rest = name.partition(".")
     return f"{kind}.`{rest}`"
 
@@ -190,7 +187,7 @@ VIEWS: tuple[View, ...] = (
 
 
 def experiment_tags(description: str = "") -> dict[str, str]:
-    """Tags of a study's experiment: its views, its description, and that it trains models.
+    """Returns the tags of an experiment: its views, its description, that it trains models.
 
     Args:
         description: of the study; "" for none.
@@ -210,7 +207,7 @@ def experiment_tags(description: str = "") -> dict[str, str]:
 
 
 def missing_tags(known: Mapping[str, str], description: str = "") -> dict[str, str]:
-    """What to write to an experiment that has the tags ``known``: all, unless it is up to date.
+    """Returns what an experiment with the tags ``known`` lacks: all, unless it is up to date.
 
     So views that someone deleted or changed stay so, until a later version brings others.
     """
@@ -218,7 +215,7 @@ def missing_tags(known: Mapping[str, str], description: str = "") -> dict[str, s
 
 
 def whole_lines(markdown: str) -> str:
-    """As many lines of the text as a description may have characters."""
+    """Returns as many lines of the text as a description may have characters."""
     if len(markdown) <= _NOTE_LENGTH:
         return markdown
     end = markdown.rfind("\n", 0, _NOTE_LENGTH - 1)

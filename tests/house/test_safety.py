@@ -127,7 +127,7 @@ def test_no_message_repeats_the_password(
         with caplog.at_level(logging.DEBUG):
             outbox = Outbox(None, "0", uri, Missing(tmp_path / "missing.json", "1", "x"))
             stored = TrackedRun("x", {}, {}, stored=StoredRun("1", "RUNNING"))
-            outbox.add(Artifact(stored, "table", fail))
+            outbox.artifacts.append(Artifact(stored, "table", fail))
             outbox.write_artifacts()
             outbox.attempt(fail)
     assert "me:***@" in messages[0]

@@ -175,8 +175,8 @@ def test_finished_cells_reach_a_second_store(
 @pytest.mark.parametrize(
     ("epochs", "whole"),
     [
-        (450, [996, 996]),  # 6 metrics each: 2700, the rest goes with the end
-        (497, [996, 996, 990]),  # with the rest, the end would be too large
+        (450, [1000, 1000]),  # 6 metrics each: 2700, the rest goes with the end
+        (497, [1000, 1000, 1000]),  # with the rest, the end would be too large
     ],
 )
 def test_epochs_are_buffered_and_split_at_mlflows_limit(
