@@ -6,7 +6,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from core.models.classifier import ImageClassifier, initialize_he
+from core.models.classifier import initialize_he
+from core.models.four_stages import FourStages
 
 
 class Bottleneck(nn.Module):
@@ -42,51 +43,22 @@ class Bottleneck(nn.Module):
         return torch.relu(shortcut + self.bn3(self.conv3(hidden)))
 
 
-class ResNet(ImageClassifier):
+class ResNet(FourStages):
     """This is the bottleneck ResNet for small images, the ResNet-50 of Fig. 2 (CIFAR-10).
 
     He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016), Table 1,
     with the stem for small images of pytorch-cifar: one 3x3 convolution of stride 1 and no
     max-pool. He initialization (fan-out); their section 3.4 asks for it.
 
-    Input ``[B, in_channels, h, w]``; any size works, at 32x32 the last stage has 4x4. In training
-    mode a batch of one needs more than 8 pixels, or the last BatchNorm has a single value.
     Features: D = 32 * width (2048), non-negative. Parameters: 23,520,842 for 3 channels, 10 classes
     and ``blocks=(3, 4, 6, 3)``.
-
-    Args:
-        in_channels, num_classes, image_size: see :class:`ImageClassifier`; images of at least 8
-            pixels.
-        width: channels of the stem and of the first stage's inner convolutions; the later stages
-            have 2, 4, 8 times as many.
-        blocks: blocks of each of the four stages.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        image_size: int,
-        width: int = 64,
-        *,
-        blocks: tuple[int, int, int, int],
-    ) -> None:
-        super().__init__(in_channels, num_classes, image_size, width, minimum_size=8)
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-        ]
-        channels = width
-        for stage, count in enumerate(blocks):
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(Bottleneck(channels, width * 2**stage, stride))
-                channels = 4 * width * 2**stage
-        self.trunk = nn.Sequential(*layers)
-        self.classifier = nn.Linear(channels, num_classes)
+    block = Bottleneck
+    expansion = 4
+
+    def initialize(self) -> None:
         initialize_he(self.trunk, mode="fan_out")
 
-    def features(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.trunk(x)
-        return maps.mean(dim=(2, 3))
+    def after_stem(self, width: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(width), nn.ReLU()]

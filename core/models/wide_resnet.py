@@ -3,40 +3,10 @@
 from __future__ import annotations
 
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from core.models.classifier import ImageClassifier, initialize_he
-
-
-class WideBlock(nn.Module):
-    """This is the B(3,3) block, pre-activated (Zagoruyko and Komodakis 2016, section 2, Fig. 1c).
-
-    Where the width changes, the shortcut is a 1x1 convolution of the activated input; elsewhere it
-    is the input itself. The activation is LeakyReLU with ``negative_slope``: 0 is ReLU.
-
-    ``[B, in_channels, h, w]`` to ``[B, out_channels, ceil(h / stride), ceil(w / stride)]``.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, negative_slope: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.negative_slope = negative_slope
-        self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.shortcut: nn.Conv2d | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated = F.leaky_relu(self.bn1(x), self.negative_slope)
-        shortcut = x if self.shortcut is None else self.shortcut(activated)
-        hidden = F.leaky_relu(self.bn2(self.conv1(activated)), self.negative_slope)
-        residual: Tensor = self.conv2(hidden)
-        return shortcut + residual
+from core.models.preact_resnet import PreActBlock, activate
 
 
 class WideResNet(ImageClassifier):
@@ -88,7 +58,7 @@ class WideResNet(ImageClassifier):
             for block in range((depth - 4) // 6):
                 stride = 2 if group > 0 and block == 0 else 1
                 out_channels = width * widen_factor * 2**group
-                layers.append(WideBlock(channels, out_channels, stride, negative_slope))
+                layers.append(PreActBlock(channels, out_channels, stride, negative_slope))
                 channels = out_channels
         layers.append(nn.BatchNorm2d(channels))
         self.trunk = nn.Sequential(*layers)
@@ -97,5 +67,5 @@ class WideResNet(ImageClassifier):
         nn.init.zeros_(self.classifier.bias)
 
     def features(self, x: Tensor) -> Tensor:
-        maps = F.leaky_relu(self.trunk(x), self.negative_slope)
+        maps = activate(self.trunk(x), self.negative_slope)
         return maps.mean(dim=(2, 3))

@@ -163,12 +163,3 @@ def test_the_module_is_left_as_it_was(kind: str, toy: Any) -> None:
     drawn(kind, x).logits(net, net, x, lam, partner)
     assert toy.identical(toy.snapshot(net), before)
     assert [dict(m._forward_hooks) for m in net.modules()] == hooks == [{}] * len(hooks)
-
-
-def test_input_mixing_by_hand() -> None:
-    mixing = InputMixing()
-    assert mixing.draw(torch.zeros(2, 1), torch.Generator()) is mixing
-    x, lam = torch.tensor([[0.0], [4.0]]), torch.tensor([0.25, 0.5])
-    model = nn.Identity()
-    out = mixing.logits(lambda x: x**2 + 1, model, x, lam, torch.tensor([1, 0]))
-    assert out.tolist() == [[10.0], [5.0]]
