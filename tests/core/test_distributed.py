@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core.meta.engines.compiled import CompileFallback
+from core.meta import stage
 from core.meta.gradient import hypergradient
 from core.meta.reading import Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing import pairing
-from core.policies import persistent_scores
+from core.policies import PersistentScores
 
 RANKS, SHARE, SHARE_VAL, CLASSES = 2, 6, 4, 3
 ENGINES = ("double_backward", "forward_reverse", "finite_difference", "compiled")
@@ -250,7 +251,7 @@ def scores(rank: int | None, wrap: Wrap) -> Results:
     for every in (1, 2):
         net = make_net()
         model, optimizer = wrap(net), optimizer_of("plain", net)
-        policy = persistent_scores.PersistentScores(every=every)
+        policy = PersistentScores(every=every)
         for step in range(4):
             data, g = make_data(rank, step), torch.Generator().manual_seed(step)
             # Up to 4 on one rank and 20 on the other, joined in this order.
@@ -259,7 +260,7 @@ def scores(rank: int | None, wrap: Wrap) -> Results:
             indices = torch.cat(shares) if rank is None else shares[rank]
             lam, partner = data.pop("lam"), data.pop("partner")
             with (
-                mock.patch.object(persistent_scores, "draw_beta", lambda *_, lam=lam, **__: lam),
+                mock.patch.object(stage, "draw_beta", lambda *_, lam=lam, **__: lam),
                 mock.patch.object(pairing, "draw_partners", lambda *_, p=partner, **__: p),
             ):
                 given = policy(model, optimizer, **data, indices=indices)
