@@ -22,8 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.meta.engines.compiled import CompileFallback
 from core.meta import stage
+from core.meta.engines.compiled import CompileFallback
 from core.meta.gradient import hypergradient
 from core.meta.reading import Reading
 from core.meta.validation_gradient import ValidationGradient

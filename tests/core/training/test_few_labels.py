@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from core.data import load_source
 from core.evaluation import evaluate
 from core.models import build_model
 from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
+from core.semi_supervised.supervised import SupervisedOnly as Supervised
+from core.testing.small_network import identical
 from core.training import few_labels as semi_training
 from core.training import training
 from core.training.checkpoint import load_checkpoint
@@ -30,6 +30,7 @@ from core.training.few_labels import SemiSupervisedTraining
 from core.training.few_labels_data import SemiData, prepare_semi_data
 from core.training.fit import fit, start
 from core.training.result import DivergenceError, Metrics, TrainingResult
+from tests.support.digit_trainings import digits, interrupt, numbers
 
 NONE, LEARNED = NoMix(), LearnedConfig()
 BETA = Beta(alpha=0.75, per_sample=True)
@@ -73,8 +74,6 @@ CASES = {
 every_case = pytest.mark.parametrize("name", CASES)
 AVERAGED = [name for name, config in CASES.items() if config.semi and config.semi.ema]
 
-digits = functools.cache(lambda: load_source("digits"))
-
 
 def run(config: TrainingConfig, **options: Any) -> TrainingResult:
     return fit(config, source=digits(), **options)
@@ -82,13 +81,6 @@ def run(config: TrainingConfig, **options: Any) -> TrainingResult:
 
 def images(config: TrainingConfig) -> SemiData:
     return prepare_semi_data(config, digits(), "cpu")
-
-
-def numbers(result: TrainingResult) -> dict[str, Any]:
-    """Everything of a result but the time it took."""
-    data = result.to_dict()
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
-    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
 
 
 @functools.cache
@@ -126,7 +118,7 @@ def test_an_epoch_is_a_pass_over_the_unlabelled_images(
     name: str, steps: list[tuple[SemiBatch, SemiStep]]
 ) -> None:
     """In whole batches; labelled images come in whole batches of reshuffled passes."""
-    run(CASES[name])
+    result = run(CASES[name])
     assert len(steps) == EPOCHS * STEPS
     views = len(steps[0][0].views)
     orders = []
@@ -149,6 +141,8 @@ def test_an_epoch_is_a_pass_over_the_unlabelled_images(
     assert len(set(orders)) == EPOCHS
     progress = [batch.progress for batch, _ in steps]
     assert progress == pytest.approx([i / (EPOCHS * STEPS) for i in range(EPOCHS * STEPS)])
+    losses = torch.stack([step.loss for _, step in steps]).double().view(EPOCHS, STEPS)
+    assert [m["train_loss"] for m in result.history] == pytest.approx(losses.mean(1).tolist())
 
 
 def test_indices_name_the_images_that_come(steps: list[tuple[SemiBatch, SemiStep]]) -> None:
@@ -229,10 +223,8 @@ SAMPLES = {
 
 @every_case
 def test_what_each_epoch_reports(name: str) -> None:
-    seen: list[Metrics] = []
-    config = CASES[name]
-    result = run(config, on_epoch=seen.append)
-    assert seen == result.history
+    config, result = CASES[name], whole(CASES[name])
+    seen = result.history
     names = {
         "epoch", "train_loss", "val_loss", "val_error", "lr", "train_seconds", "samples_seen",
     }  # fmt: skip
@@ -281,16 +273,6 @@ def test_the_threshold_falls_by_epoch() -> None:
     assert [m["threshold"] for m in result.history] == pytest.approx([0.16, 0.13, 0.10])
     # Every largest probability of ten exceeds 0.1.
     assert result.history[-1]["accepted"] == 100
-
-
-@every_case
-def test_the_training_loss_is_the_mean_of_the_steps(
-    name: str, steps: list[tuple[SemiBatch, SemiStep]]
-) -> None:
-    result = run(CASES[name])
-    for epoch, metrics in enumerate(result.history):
-        losses = [float(step.loss) for _, step in steps[epoch * STEPS : (epoch + 1) * STEPS]]
-        assert metrics["train_loss"] == pytest.approx(sum(losses) / STEPS)
 
 
 @pytest.mark.parametrize("name", AVERAGED)
@@ -347,37 +329,7 @@ def test_the_median_is_over_the_networks_of_the_last_20_epochs(
         assert len({error for _, error in errors}) > 5
 
 
-def test_other_trainings_have_no_median() -> None:
-    assert whole(replace(CONFIG, semi=None)).median_error is None
-
-
 # --------------------------------------------------------------------------- interruptions
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt(config: TrainingConfig, directory: Path, at: int) -> None:
-    """Train until the report of epoch `at` and die there."""
-
-    def die(metrics: Metrics) -> None:
-        if metrics["epoch"] == at:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        run(config, directory=directory, on_epoch=die)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 EVERYTHING: dict[str, Any] = {
@@ -411,7 +363,7 @@ def test_an_interruption_after_every_epoch_changes_nothing(
     assert one.keys() == two.keys()
     for part in one:
         if part != "history":
-            assert same(one[part], two[part]), part
+            assert identical(one[part], two[part]), part
 
 
 def test_another_method_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
@@ -443,21 +395,14 @@ def test_divergence_later_on_keeps_the_history(name: str, monkeypatch: pytest.Mo
 
 def test_the_rate_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    real = semi_training.build_method
+    step = Supervised.step
 
-    def build(*given: Any) -> Any:
-        method = real(*given)
-        step = method.step
+    def spy(self: Any, model: Any, optimizer: Any, *more: Any, **options: Any) -> Any:
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
+        rates.append(rate)
+        return step(self, model, optimizer, *more, **options)
 
-        def spy(model: Any, optimizer: Any, *more: Any, **options: Any) -> Any:
-            (rate,) = {group["lr"] for group in optimizer.param_groups}
-            rates.append(rate)
-            return step(model, optimizer, *more, **options)
-
-        method.step = spy
-        return method
-
-    monkeypatch.setattr(semi_training, "build_method", build)
+    monkeypatch.setattr(Supervised, "step", spy)
     result = run(replace(CONFIG, schedule="step", milestones=(1, 2), lr_decay=0.1))
     assert rates == pytest.approx([0.05] * STEPS + [0.005] * STEPS + [0.0005] * STEPS)
     assert [m["lr"] for m in result.history] == pytest.approx([0.05, 0.005, 0.0005])
@@ -471,6 +416,5 @@ def test_the_rate_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_is_what_fit_makes_of_the_configuration() -> None:
     made = start(CONFIG, digits(), "cpu")
     assert isinstance(made, SemiSupervisedTraining)
-    assert Counter(type(start(replace(CONFIG, semi=None), digits(), "cpu")).__name__) == (
-        Counter("Training")
-    )
+    assert type(start(replace(CONFIG, semi=None), digits(), "cpu")) is training.Training
+    assert whole(replace(CONFIG, semi=None)).median_error is None

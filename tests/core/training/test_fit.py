@@ -33,6 +33,7 @@ from core.training.fit import fit, reproducible
 from core.training.optimizers import learning_rate
 from core.training.prepared_data import draw_labels
 from core.training.result import DivergenceError, Metrics, TrainingResult
+from tests.support.digit_trainings import digits, numbers
 
 NONE = NoMix()
 CONFIG = TrainingConfig(
@@ -65,8 +66,6 @@ ADAMIXUP = {
 """These see a batch several times, each with dropout of its own."""
 LEARNED = tuple(name for name, policy in POLICIES.items() if policy.learns)
 
-digits = functools.cache(lambda: load_source("digits"))
-
 
 def run(config: TrainingConfig, **options: Any) -> TrainingResult:
     return fit(config, source=digits(), **options)
@@ -79,13 +78,6 @@ def trained(policy: str) -> TrainingResult:
     result = run(replace(CONFIG, policy={**POLICIES, **ADAMIXUP}[policy]), on_epoch=seen.append)
     assert seen == result.history
     return result
-
-
-def numbers(result: TrainingResult) -> dict[str, Any]:
-    """Everything of a result but the time it took."""
-    data = result.to_dict()
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
-    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
 
 
 # ------------------------------------------------------------------ what the training loop is fed

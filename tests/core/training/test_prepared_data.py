@@ -21,7 +21,7 @@ from core.data import (
     make_splits,
     source_from_arrays,
 )
-from core.policies import Beta, LearnedConfig, NoMix
+from core.policies import LearnedConfig, NoMix
 from core.semi_supervised import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels, prepare_data
@@ -63,15 +63,6 @@ def test_meta_in_training_adds_exactly_those_images() -> None:
     assert read(added.meta) == read(without.meta)
     assert read(added.train) == read(without.train) | read(without.meta)
     assert len(added.train) == len(without.train) + 12
-
-
-def test_the_seed_alone_decides_the_parts() -> None:
-    beta = replace(CONFIG, policy=Beta(alpha=1.0), lr=1.0, batch_size=3)
-    first = prepare_data(CONFIG, numbered(), "cpu")
-    torch.rand(3)
-    assert read(prepare_data(beta, numbered(), "cpu").train) == read(first.train)
-    other = prepare_data(replace(CONFIG, seed=1), numbered(), "cpu")
-    assert read(other.train) != read(first.train)
 
 
 def test_normalisation_is_that_of_the_training_images() -> None:
@@ -159,27 +150,21 @@ def test_images_that_meta_in_training_adds_keep_their_labels() -> None:
 
 @every_noise
 def test_which_labels_are_wrong_is_told(changes: dict[str, Any]) -> None:
-    data = prepare_data(replace(CONFIG, **changes), numbered(), "cpu")
+    """By the data, and without reading an image."""
+    config, source = replace(CONFIG, **changes), numbered()
+    data = prepare_data(config, source, "cpu")
     pixels, labels = next(data.train.batches([torch.arange(len(data.train))]))
-    own = pixels[:, 0, 0, 0].long() % 3
+    positions = pixels[:, 0, 0, 0].long()
     assert data.true_labels.dtype == torch.int64
-    assert data.true_labels.tolist() == own.tolist()
-    assert data.flipped.tolist() == (labels != own).tolist()
+    assert torch.equal(data.true_labels, positions % 3)
+    assert torch.equal(data.flipped, labels != positions % 3)
     assert data.flipped.any()
-    assert not prepare_data(CONFIG, numbered(), "cpu").flipped.any()
-
-
-@every_noise
-def test_labels_are_told_without_reading_an_image(changes: dict[str, Any]) -> None:
-    config = replace(CONFIG, **changes)
-    source = numbered()
-    train = prepare_data(config, source, "cpu").train
-    pixels, labels = next(train.batches([torch.arange(len(train))]))
     assert isinstance(source.train_data, np.ndarray)
-    told = draw_labels(config, replace(source, train_data=source.train_data[:0]))
-    assert told.indices.tolist() == pixels[:, 0, 0, 0].tolist()  # the image's number
-    assert told.given.tolist() == labels.tolist()
-    assert told.true.tolist() == [number % 3 for number in told.indices.tolist()]
+    drawn = draw_labels(config, replace(source, train_data=source.train_data[:0]))
+    assert torch.equal(drawn.indices, positions)
+    assert torch.equal(drawn.given, labels)
+    assert torch.equal(drawn.true, data.true_labels)
+    assert not prepare_data(CONFIG, numbered(), "cpu").flipped.any()
 
 
 @pytest.mark.parametrize("seed", range(4))

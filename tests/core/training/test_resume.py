@@ -19,12 +19,12 @@ import torch
 
 import core
 import core.training.checkpoint
-from core.data import load_source
 from core.policies import AdaMixUpConfig, Beta, Frozen, LearnedConfig, NoMix, ScoresConfig
 from core.training import training
 from core.training.config import TrainingConfig
 from core.training.fit import fit
-from core.training.result import DivergenceError, Metrics, TrainingResult
+from core.training.result import DivergenceError, Metrics
+from tests.support.digit_trainings import Interrupted, digits, interrupt, numbers
 
 EPOCHS, STEPS = 3, 3
 """Of every training here: 34 images in batches of 16, 16 and 2."""
@@ -57,11 +57,15 @@ CELLS = [
         "digits", model, policy, train_size=34, meta_size=20, epochs=EPOCHS, batch_size=16,
         meta_batch_size=8, lr=0.05, translate=1, **options,
     )
-    for (model, options), policy in itertools.product(MODELS.items(), POLICIES.values())
+    for model, options in MODELS.items()
+    for name, policy in POLICIES.items()
+    # What a model carries and what a policy carries have nothing to do with each other.
+    if model == "cnn" or name in ("none", "amortised_placebo", "scores", "adamixup")
 ]  # fmt: skip
-IDS = [f"{model}-{policy}" for model, policy in itertools.product(MODELS, POLICIES)]
 CNN = next(cell for cell in CELLS if cell.model == "cnn" and cell.policy.kind == "learned")
-every_cell = pytest.mark.parametrize("config", CELLS, ids=IDS)
+every_cell = pytest.mark.parametrize(
+    "config", CELLS, ids=lambda cell: f"{cell.model}-{cell.policy}"
+)
 
 SCRIPT = """
 import json, sys
@@ -70,20 +74,6 @@ from core.training.fit import fit
 for line in sys.stdin:
     print(json.dumps(fit(TrainingConfig.from_dict(json.loads(line))).to_dict()))
 """
-
-
-class Interrupted(Exception):
-    pass
-
-
-digits = functools.cache(lambda: load_source("digits"))
-
-
-def numbers(result: TrainingResult | dict[str, Any]) -> dict[str, Any]:
-    """Everything of a result but the time it took."""
-    data = result if isinstance(result, dict) else result.to_dict()
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
-    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
 
 
 @functools.cache
@@ -108,17 +98,6 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def each_epoch_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
-
-
-def interrupt(config: TrainingConfig, directory: Path, at: int) -> None:
-    """Train until the report of epoch `at` and die there."""
-
-    def die(metrics: Metrics) -> None:
-        if metrics["epoch"] == at:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        fit(config, source=digits(), directory=directory, on_epoch=die)
 
 
 def resume(config: TrainingConfig, directory: Path) -> dict[str, Any]:
@@ -181,41 +160,23 @@ def test_an_interruption_at_any_epoch_changes_nothing(
 
 
 @pytest.mark.usefixtures("each_epoch_kept")
-@pytest.mark.parametrize("inner_step", ["gradient_descent", "optimizer"])
-def test_dying_after_every_single_epoch(inner_step: Any, tmp_path: Path) -> None:
-    reading = replace(core.DEFAULT, inner_step=inner_step)
-    config = replace(CNN, policy=LearnedConfig(reading=reading))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"policy": LearnedConfig(reading=replace(core.DEFAULT, inner_step="optimizer"))},
+        {"label_noise": 0.4, "imbalance": 2.0},
+        {"label_noise": 0.4, "label_noise_kind": "pair"},
+        {"normalisation": "gcn-zca", "padding": "reflect", "noise": 0.15},
+    ],
+    ids=str,
+)
+def test_dying_after_every_single_epoch(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = replace(CNN, **settings)
     for at in range(1, EPOCHS + 1):
         interrupt(config, tmp_path, at)
     assert resume(config, tmp_path) == whole(config)
-
-
-@pytest.mark.usefixtures("each_epoch_kept")
-@pytest.mark.parametrize("kind", ["symmetric", "pair"])
-def test_wrong_labels_and_a_long_tail_are_the_same_after_every_interruption(
-    kind: Any, tmp_path: Path
-) -> None:
-    config = replace(CNN, label_noise=0.4, label_noise_kind=kind, imbalance=2.0)
-    expected = whole(config)
-    for at in range(1, EPOCHS + 1):
-        interrupt(config, tmp_path, at)
-    assert resume(config, tmp_path) == expected
-    for change in ({"label_noise": 0.2}, {"imbalance": 1.0}):
-        # Not resumed by a training on other labels or images, and not the same numbers.
-        assert resume(replace(config, **change), tmp_path) == whole(replace(config, **change))
-        assert whole(replace(config, **change)) != expected
-
-
-@pytest.mark.usefixtures("each_epoch_kept")
-def test_noise_and_whitening_are_the_same_after_every_interruption(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"normalisation": "gcn-zca", "padding": "reflect", "noise": 0.15}
-    config = replace(CNN, **changes)
-    expected = whole(config)
-    for at in range(1, EPOCHS + 1):
-        interrupt(config, tmp_path, at)
-    assert resume(config, tmp_path) == expected
-    for name in changes:
-        assert whole(replace(config, **{name: getattr(CNN, name)})) != expected
+    assert (whole(config) == whole(CNN)) == (not settings)
 
 
 @pytest.mark.parametrize(("at", "kept"), [(1, 0), (2, 2), (3, 2), (4, 4), (5, 5)])
@@ -252,7 +213,12 @@ def test_a_quick_training_keeps_only_its_last_epoch(
 
 
 def test_a_checkpoint_of_another_configuration_is_ignored(tmp_path: Path, steps: list[int]) -> None:
-    for change in ({"seed": 1}, {"lr": 0.1}, {"policy": LearnedConfig(permute=True)}):
+    for change in (
+        {"seed": 1},
+        {"lr": 0.1},
+        {"policy": LearnedConfig(permute=True)},
+        {"label_noise": 0.2},
+    ):
         other = replace(CNN, **change)
         expected = whole(other)
         fit(CNN, source=digits(), directory=tmp_path)
