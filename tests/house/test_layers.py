@@ -57,9 +57,9 @@ TOP_LEVEL = 16
 """The entries that one look can take in."""
 
 TOOL_HOMES = {
-    "ray": ("hpo/cluster/", "hpo/search/spaces.py"),
+    "ray": ("hpo/cluster/",),
     "optuna": ("hpo/search/", "hpo/optuna_study.py"),
-    "mlflow": ("hpo/tracking/", "hpo/complete_tracking.py"),
+    "mlflow": ("hpo/tracking/",),
 }
 """The only places of `hpo` that import a tool."""
 
@@ -184,6 +184,13 @@ def test_the_top_level_is_small_and_every_entry_has_its_layer(package: str) -> N
 def test_no_import_runs_up_or_in_a_circle(package: str) -> None:
     assert upward(arrows(ROOT, package), LAYERS[package]) == []
     assert circle(arrows(ROOT, package)) == []
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_contributors_read_of_these_layers(package: str) -> None:
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
+    layers = [f"`{layer}`" for layer in LAYERS[package] if layer != "__init__"]
+    assert f"- `{package}`: {' · '.join(layers)}" in text
 
 
 def test_analyses_are_islands() -> None:
