@@ -1,1 +1,14 @@
-"""Ray, which nothing outside of this folder imports."""
+"""Ray trains the cells of a study here or on a cluster; no other folder imports it."""
+
+from hpo.cluster.runner import pixel_bytes, run_on_ray
+from hpo.cluster.session import Demand, Session, check_address, default_workers, session
+
+__all__ = [
+    "Demand",
+    "Session",
+    "check_address",
+    "default_workers",
+    "pixel_bytes",
+    "run_on_ray",
+    "session",
+]

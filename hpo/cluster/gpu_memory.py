@@ -22,7 +22,7 @@ Meter = Callable[[str, float], AbstractContextManager[Read]]
 
 @contextmanager
 def gpu_meter(device: str, share: float) -> Iterator[Read]:
-    """Measure torch's peak on a GPU, and hold the process to its share.
+    """Measures torch's peak on a GPU, and hold the process to its share.
 
     torch raises OutOfMemoryError in a training that wants more than its share, and the others on
     the GPU go on undisturbed.
@@ -43,26 +43,26 @@ def gpu_meter(device: str, share: float) -> Iterator[Read]:
 
 
 def to_measure(cells: Iterable[Cell], known: Iterable[Cell] = ()) -> list[Cell]:
-    """One cell of each kind that may take memory of its own, cut to an epoch.
+    """Returns one cell of each kind that may take memory of its own, cut to an epoch.
 
     Args:
         cells: what is to be trained.
         known: cells whose kinds need no measurement.
     """
     seen = {_kind(cell) for cell in known}
-    found = []
+    chosen = []
     for cell in cells:
         if (kind := _kind(cell)) not in seen:
             seen.add(kind)
-            found.append(replace(cell, training=replace(cell.training, epochs=1)))
-    return found
+            chosen.append(replace(cell, training=replace(cell.training, epochs=1)))
+    return chosen
 
 
 def _kind(cell: Cell) -> str:
-    """What tells a cell's need of memory: not its seed and length, nor a policy's α and λ."""
-    told = cell.to_dict()["training"]
+    """Returns what a cell's need of memory depends on: no seed and length, nor a policy's α, λ."""
+    training = cell.to_dict()["training"]
     for name in ("seed", "epochs", "lr"):
-        del told[name]
+        del training[name]
     for name in ("alpha", "lam", "quantiles"):
-        del told["policy"][name]
-    return json.dumps(told, sort_keys=True)
+        del training["policy"][name]
+    return json.dumps(training, sort_keys=True)

@@ -19,7 +19,7 @@ _SECONDS = 300.0
 
 
 def check_nodes(storage: Storage) -> None:
-    """Raise unless every node finds in the storage what this process puts there.
+    """Raises unless every node finds in the storage what this process puts there.
 
     Nodes that join later are not asked; a cell that fails on one says so.
 
@@ -37,8 +37,9 @@ def check_nodes(storage: Storage) -> None:
             f"path that all nodes share, such as NFS, or --storage s3://BUCKET/PREFIX"
         )
     with checked(storage) as (name, content):
+        look = ray.remote(num_cpus=0, max_retries=1)(looked_at)
         asked = {
-            _look.options(
+            look.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
             ).remote(storage, name, content): node
             for node in nodes
@@ -61,15 +62,9 @@ def _raise_what_is_wrong(storage: Storage, node: str, answer: ray.ObjectRef) -> 
     raise StudyError(f"not all nodes of the Ray cluster reach {storage.uri}: {trouble}; {way_out}")
 
 
-@ray.remote(num_cpus=0, max_retries=1)
-def _look(storage: Storage, name: str, content: bytes) -> str | None:
-    """What this node finds wrong with the storage."""
-    return looked_at(storage, name, content)
-
-
 def looked_at(storage: Storage, name: str, content: bytes) -> str | None:
-    """What is wrong with a storage as seen from here, or None: the file must be there with this
-    content, and another one can be written beside it."""
+    """Returns what is wrong with a storage as seen from here, or None: the file must be there with
+    this content, and another one can be written beside it."""
     here, beside = platform.node(), f"{name}-{uuid.uuid4().hex}"
     try:
         if storage.read(name) != content:

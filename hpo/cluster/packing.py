@@ -1,4 +1,4 @@
-"""Find out what part of a GPU a study's cells need, before they are packed."""
+"""This module finds out what part of a GPU a study's cells need, before they are packed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measured_share(
     device: str,
     meter: Meter,
 ) -> float:
-    """The part of a GPU that holds any cell of the study.
+    """Returns the part of a GPU that holds any cell of the study.
 
     One cell of each kind is trained for an epoch, alone on a GPU; as many at a time as there are
     GPUs. What records of before tell is not measured again.
@@ -48,9 +48,9 @@ def measured_share(
         try:
             use = ray.get(answer)
         except ray.exceptions.RayError as error:
-            said = str(error).strip().splitlines()[-1]
+            reason = str(error).strip().splitlines()[-1]
             raise StudyError(
-                f"--gpus-per-cell auto: an epoch of {cell_id} alone on a GPU failed: {said}"
+                f"--gpus-per-cell auto: an epoch of {cell_id} alone on a GPU failed: {reason}"
             ) from error
         if use is None:
             raise StudyError("--gpus-per-cell auto: no GPU was used; give a number instead")
@@ -59,7 +59,7 @@ def measured_share(
 
 
 def _cells(plan: Plan) -> list[Cell]:
-    """Those that wait for nothing, and for the searches a plain one of each data set."""
+    """Returns those that wait for nothing, and for the searches a plain one of each data set."""
     cells = plan.fixed_cells()
     if any(row.searched or row.strategy for row in plan.rows):
         beta = Beta(alpha=1.0)
@@ -75,7 +75,7 @@ def _measure(
     threads: int,
     meter: Meter,
 ) -> GpuUse | None:
-    """Train a cell on a GPU of its own, in a process of its own."""
+    """Trains a cell alone on a GPU, in a process that ends with it."""
     measured = Cell.from_dict(cell)
     with meter(device, 1.0) as used:
         source = sources[source_key(measured.training)]

@@ -2,7 +2,7 @@
 
 One Tune experiment carries everything: the study itself is the search algorithm (what is next) and
 the scheduler (what is stopped), so that the search for α and the fixed rows share the workers and
-none waits. Tune's own restore is not used: what is done is known from the store.
+none waits. Tune's restore is not used: what is done is known from the store.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ checkpoint. Whoever trains for days on nodes that are taken back loses many."""
 
 
 class _StudySearcher(Searcher):
-    """Hands the study's cells to Tune."""
+    """The searcher hands the study's cells to Tune."""
 
     def __init__(self, run: StudyRun, ahead: int):
         super().__init__(metric=None, mode=None)
@@ -63,7 +63,7 @@ class _StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        # Whatever way the trial came to its end, a cell that has not told its ending is lost.
+        # Whatever way the trial came to its end, a cell that has not reported its ending is lost.
         reason = self.deaths.pop(trial_id, "it ended without a word")
         with self.remembered():
             self._run.end(
@@ -72,7 +72,7 @@ class _StudySearcher(Searcher):
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
-        """Keep what fails inside: Tune turns it into a text, and the study has its own message."""
+        """Keeps what fails inside, of which Tune would make a text, for the study's message."""
         try:
             yield
         except Exception as error:
@@ -86,12 +86,12 @@ class _StudySearcher(Searcher):
         """Nothing to restore; see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its parts for a restore that we do not use; open files do not pickle."""
+        """Pickles nothing: Tune would, for a restore that we do not use; open files cannot be."""
         return {}
 
 
 class _StudyScheduler(FIFOScheduler):
-    """Gives the study each trial's reports and stops what it wants stopped."""
+    """The scheduler gives the study each trial's reports and stops what it wants stopped."""
 
     def __init__(self, run: StudyRun, searcher: _StudySearcher):
         super().__init__()
@@ -100,7 +100,7 @@ class _StudyScheduler(FIFOScheduler):
         self._epochs: dict[str, float] = {}
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The first that waits, of those that have not ended: Tune's own looks at all of them."""
+        """Returns the first that waits of those that have not ended; Tune would look at all."""
         waiting = (t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING)
         return next(waiting, None)
 
@@ -122,16 +122,16 @@ class _StudyScheduler(FIFOScheduler):
         return self.STOP  # there is nothing to wait for
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Forget what Tune keeps of each trial to its own end, the cell's whole result too."""
-        told = trial.run_metadata
-        told.last_result = {"trial_id": trial.trial_id, "done": True}
-        for kept in (told.metric_analysis, told.metric_n_steps, trial.config):
-            kept.clear()
+        """Forgets what Tune keeps of each trial to the end, the cell's whole result too."""
+        metadata = trial.run_metadata
+        metadata.last_result = {"trial_id": trial.trial_id, "done": True}
+        for memory in (metadata.metric_analysis, metadata.metric_n_steps, trial.config):
+            memory.clear()
         trial.evaluated_params, trial.experiment_tag = {}, ""
         trial._default_result_or_future = None  # an object that Ray holds for it
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Remember why; the trial may be started again, so its cell has not ended yet."""
+        """Remembers why; the trial may be started again, so its cell has not ended yet."""
         try:
             lines = Path(trial.error_file).read_text().strip().splitlines()
         except (OSError, TypeError):
@@ -140,7 +140,7 @@ class _StudyScheduler(FIFOScheduler):
             self._searcher.deaths[trial.trial_id] = lines[-1].strip()
 
     def __getstate__(self) -> dict[str, Any]:
-        """As of the searcher."""
+        """Pickles nothing, as the searcher."""
         return {}
 
 
@@ -154,14 +154,14 @@ def run_on_ray(
     device: str,
     meter: Meter = gpu_meter,
 ) -> None:
-    """Train all cells of a study; `run.workers` becomes the number trained at a time.
+    """Trains all cells of a study; `run.workers` becomes the number trained at a time.
 
     Args:
         run: the study.
         sources: the loaded data sets; put once into Ray's object store, from where each node copies
             them once.
         demand: which cluster, and what a cell needs of it.
-        output: a folder of this machine, for Ray's own files while it runs.
+        output: a folder of this machine, for Ray's files while it runs.
         storage: where checkpoints go, which all nodes must reach.
         device: "cpu" or "cuda".
         meter: measures the GPU memory that a training takes.
@@ -170,7 +170,7 @@ def run_on_ray(
         StudyError: Ray gave up, has no room for a cell, or a node does not reach the storage.
         StoreError: a result could not be written.
     """
-    # Tune's own loggers write three files a trial that nobody reads; its handler for Ctrl-C keeps
+    # Tune's loggers write three files a trial that nobody reads; its handler for Ctrl-C keeps
     # the interrupt from us, and we end the tracking runs ourselves.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -191,7 +191,7 @@ def run_on_ray(
             run.workers = demand.workers or room(replace(demand, gpus=gpus))
         # One cell ahead, so that Tune keeps a worker's process for it. Only where the CPUs are ours
         # does it wait its turn; on a larger cluster it would run.
-        searcher = _StudySearcher(run, ahead=1 if ray_session.own else 0)
+        searcher = _StudySearcher(run, ahead=1 if ray_session.started_here else 0)
         trainable = tune.with_parameters(
             train_cell,
             sources=sources,
@@ -221,13 +221,13 @@ def run_on_ray(
         except (tune.TuneError, RayError) as error:
             if searcher.failure is not None:
                 raise searcher.failure from None
-            first = str(error).strip().splitlines()[-1]
+            last = str(error).strip().splitlines()[-1]
             raise StudyError(
-                f"Ray stopped the study: {first}; run the same command again to go on"
+                f"Ray stopped the study: {last}; run the same command again to go on"
             ) from error
 
 
 def pixel_bytes(source: Source) -> int:
-    """Bytes that the source takes in the object store; images that stay in files take none."""
+    """Returns a source's bytes in the object store; images that stay in files take none."""
     parts = (source.train_data, source.test_data)
     return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))

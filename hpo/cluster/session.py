@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import ray
 from ray._private import ray_constants
 
+from hpo.command_line.flags import cores
 from hpo.study.study_run import StudyError
 
 _MIB = 1024**2
@@ -22,7 +23,7 @@ _QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 @dataclass(frozen=True)
 class Demand:
-    """What a study asks of Ray.
+    """A demand is what a study asks of Ray.
 
     Attributes:
         address: of a running cluster; None joins one that `ray start`, `ray submit` or `ray job
@@ -42,14 +43,14 @@ class Demand:
 
 @dataclass(frozen=True)
 class Session:
-    """A cluster to run on: how many cells at a time, and whether it was started here for them."""
+    """A session is a cluster to run on: how many cells at a time, and whether it started here."""
 
     workers: int
-    own: bool
+    started_here: bool
 
 
 def check_address(address: str) -> None:
-    """Raise unless something listens at `address`, HOST:PORT; Ray itself takes a minute to say so.
+    """Raises unless something listens at `address`, HOST:PORT; Ray itself takes a minute to say so.
 
     "auto" and "local" are Ray's own words and pass.
 
@@ -76,7 +77,7 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def session(demand: Demand) -> Iterator[Session]:
-    """Ray for the time of a study, quietly. What was started or joined here is left at the end.
+    """Runs Ray for the time of a study, quietly; what was started or joined here ends with it.
 
     Raises:
         StudyError: the cluster cannot be joined or started, or no node of it has room for one cell.
@@ -85,24 +86,19 @@ def session(demand: Demand) -> Iterator[Session]:
     here = demand.workers or default_workers(demand.threads)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        own = _begin(demand, here)
+        started = _begin(demand, here)
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in and leaves it there
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put another in
     try:
         fit = room(demand)
-        yield Session(min(here, fit) if own else demand.workers or fit, own)
+        yield Session(min(here, fit) if started else demand.workers or fit, started)
     finally:
         ray.shutdown()
 
 
 def _begin(demand: Demand, here: int) -> bool:
-    """Join the cluster that there is or start one; whether one was started.
-
-    Args:
-        demand: what is asked.
-        here: cells at a time on a cluster that is started.
-    """
+    """Joins the cluster that there is, or starts one for so many cells; returns whether it did."""
     if demand.address is not None:
         try:
             ray.init(address=demand.address, **_QUIET)
@@ -121,10 +117,10 @@ def _begin(demand: Demand, here: int) -> bool:
                 object_store_memory=max(128 * _MIB, 2 * demand.data_bytes + 64 * _MIB),
                 **_QUIET,
             )
-    except ValueError:  # there is a cluster here, whose resources are its own
+    except ValueError:  # there is a cluster here, and its resources are set
         ray.init(**_QUIET)
         return False
-    except Exception as error:  # of no kind of its own: Ray gives its parts 30 seconds to start
+    except Exception as error:  # of no kind to tell apart: Ray gives its parts 30 seconds to start
         raise StudyError(
             f"Ray did not start: {error} Is this machine overloaded or out of memory? Run the same "
             "command again to go on"
@@ -134,7 +130,7 @@ def _begin(demand: Demand, here: int) -> bool:
 
 @contextmanager
 def _loopback_only() -> Iterator[None]:
-    """A cluster that is started inside is not to be reached from other machines.
+    """Keeps a cluster that is started inside out of reach of other machines.
 
     On Linux Ray listens on all interfaces, for other nodes to join. What keeps it to 127.0.0.1 on
     Windows and macOS is this switch, which the processes that it starts read in the environment.
@@ -142,7 +138,7 @@ def _loopback_only() -> Iterator[None]:
     before = ray_constants.ENABLE_RAY_CLUSTER
     variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     value = os.environ.get(variable)
-    if value is not None:  # the user's own word
+    if value is not None:  # the user has decided
         yield
         return
     ray_constants.ENABLE_RAY_CLUSTER, os.environ[variable] = False, "0"
@@ -154,14 +150,12 @@ def _loopback_only() -> Iterator[None]:
 
 
 def default_workers(threads: int) -> int:
-    """One worker for each CPU that this process may use, divided by the threads of a cell."""
-    usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    cpus = len(usable(0)) if usable is not None else os.cpu_count() or 1
-    return max(1, cpus // threads)
+    """Returns a worker for each CPU that this process may use, divided by the threads of a cell."""
+    return max(1, cores() // threads)
 
 
 def room(demand: Demand) -> int:
-    """How many cells the cluster's nodes hold at a time; those to be measured have a GPU each.
+    """Returns how many cells the nodes hold at a time; those to be measured have a GPU each.
 
     Raises:
         StudyError: not one.

@@ -30,7 +30,7 @@ REPORT_SECONDS = 0.5
 
 
 def environment(device: str, threads: int) -> dict[str, str]:
-    """What the numbers may depend on beside the configuration."""
+    """Returns what the numbers may depend on beside the configuration."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -41,15 +41,13 @@ def environment(device: str, threads: int) -> dict[str, str]:
 
 
 def whereabouts() -> dict[str, str]:
-    """Where this process runs: the host, and in a Ray cluster the node."""
-    told = {"host": platform.node()}
-    if ray.is_initialized():
-        told["node"] = ray.get_runtime_context().get_node_id()
-    return told
+    """Returns where this process runs: the host, and in a Ray cluster the node."""
+    node = {"node": ray.get_runtime_context().get_node_id()} if ray.is_initialized() else {}
+    return {"host": platform.node(), **node}
 
 
 def train(cell: Cell, **options: Any) -> dict[str, Any]:
-    """Train a cell or a population, with the options of `core.training.fit`; the stored result."""
+    """Trains a cell or a population, with options of `core.training.fit`; returns the result."""
     if cell.population is not None:
         return fit_population(cell.training, cell.population, **options)
     return fit(cell.training, **options).to_dict()
@@ -65,7 +63,7 @@ def train_cell(
     gpus: float = 1.0,
     meter: Meter = gpu_meter,
 ) -> None:
-    """Train the cell in `config["cell"]`, with data that the driver has loaded once for all.
+    """Trains the cell in `config["cell"]`, with data that the driver has loaded once for all.
 
     Reports `epochs`, those since the last report, and in the last report `ending`: status, result,
     error and environment as JSON (Tune would flatten them). Checkpoints go into the storage; a
@@ -104,7 +102,7 @@ def train_cell(
     except DivergenceError as error:
         ending |= {"status": "diverged", "result": partial_result(error.history)}
         ending["error"] = str(error)
-    except Exception as error:  # told like a result: one bad cell must not end the study
+    except Exception as error:  # reported like a result: one bad cell must not end the study
         place = traceback.extract_tb(error.__traceback__)[-1]
         ending |= {"status": "crashed", "result": {}}
         ending["error"] = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,6 +97,12 @@ def require_counts(args: Namespace, *names: str) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"{flag(name)} must be at least 1, got {value}")
+
+
+def cores() -> int:
+    """Returns how many processors this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(usable(0)) if usable is not None else os.cpu_count() or 1
 
 
 def require_device(device: str, way_out: str = "use --device cpu") -> None:

@@ -22,7 +22,7 @@ Adapted = Callable[[TrainingConfig], TrainingConfig]
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asked of a study, checked.
+    """The options are what a user asked of a study, checked.
 
     Attributes:
         datasets, preset, seeds, rows: what to train; rows None is all of the study's.
@@ -63,7 +63,7 @@ class Options:
     labels: int | None = None
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
-        """The training all rows share on a data set, and the data.
+        """Returns the training all rows share on a data set, and the data.
 
         The preset's sizes are cut to what a small data set has; what the user asked for is not.
 
@@ -87,7 +87,7 @@ class Options:
         return training, source
 
     def chosen(self, rows: Sequence[StudyRow]) -> list[StudyRow]:
-        """The rows asked for, in the table's order, those with "+meta" last.
+        """Returns the rows asked for, in the table's order, those with "+meta" last.
 
         Raises:
             ValueError: a name is no row of the study, or a frozen row comes without its source.
@@ -108,7 +108,7 @@ def parse(
     budgeted: bool = False,
     semi_supervised: bool = False,
 ) -> Options:
-    """Read the command line. Exits with a message on a flag it does not know.
+    """Reads the command line. Exits with a message on a flag it does not know.
 
     Args:
         study: the study's name.
@@ -185,7 +185,7 @@ def parse(
 
 
 def _canonical(dataset: str) -> str:
-    """`folder:PATH` with the path absolute, so that one folder has one name."""
+    """Returns `folder:PATH` with the path absolute, so that one folder has one name."""
     kind, separator, path = dataset.partition(":")
     if kind != "folder" or not separator:
         return dataset

@@ -57,7 +57,7 @@ def settings(semi_supervised: bool = False) -> dict[str, Any]:
 
 
 def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> None:
-    """Give the parser a flag for each setting; what a row owns is refused by name."""
+    """Gives the parser a flag for each setting; what a row owns is refused by name."""
     group = parser.add_argument_group(
         "settings of the training", "What a row sets for itself goes before these."
     )
@@ -72,8 +72,8 @@ def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> No
             group.add_argument(flag(name), dest=name, **refused)
             continue
         choices = {"choices": MODELS} if name == "model" else _reading(of)
-        told = _HELP.get(name, "overrides the preset")
-        group.add_argument(flag(name), dest=name, default=SUPPRESS, help=told, **choices)
+        text = _HELP.get(name, "overrides the preset")
+        group.add_argument(flag(name), dest=name, default=SUPPRESS, help=text, **choices)
 
 
 def given_settings(args: Namespace, *, semi_supervised: bool = False) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def with_settings(training: TrainingConfig, given: Mapping[str, Any]) -> Trainin
 
 
 class _Refused(Action):
-    """Ends with the reason why a setting has no flag."""
+    """The action ends with the reason why a setting has no flag."""
 
     def __call__(
         self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None

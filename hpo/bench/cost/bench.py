@@ -9,6 +9,7 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,13 @@ from core.mixing.batch import Batch
 from core.models import build_model
 
 TRAINING_BATCH = 64
-"""Of the steps before the measurement: larger ones would only take longer."""
+"""The batch of the steps before the measurement: larger ones would only take longer."""
 
 LR, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 1e-4
-"""Of the SGD that trains the model; its rate is the virtual step's too."""
+"""The SGD that trains the model; its rate is the virtual step's too."""
+
+READING = core.DEFAULT
+"""How λ moves; the time does not depend on it."""
 
 _POOL = 4096
 """Images that batches are drawn from."""
@@ -51,13 +55,6 @@ class Case:
     train_steps: int = 100
     part: str = "main"
 
-    @property
-    def label(self) -> str:
-        """As people read it: "cnn 28×28×1, n=128, m=100"."""
-        width = "" if self.width is None else f" width {self.width}"
-        size = f"{self.image_size}×{self.image_size}×{self.channels}"
-        return f"{self.model}{width} {size}, n={self.batch_size}, m={self.meta_batch_size}"
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -82,13 +79,8 @@ class Setting:
     seed: int = 0
 
     @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        """The dtype of the autocast region around forward passes, None for none."""
-        return torch.bfloat16 if self.autocast == "bf16" else None
-
-    @property
     def variant(self) -> str:
-        """What differs from float32 on the CPU: "", "cuda", "cuda-bf16-channels_last"."""
+        """Says what differs from float32 on the CPU: "", "cuda", "cuda-bf16-channels_last"."""
         parts = ["cuda"] if self.device == "cuda" else []
         parts += [self.autocast] if self.autocast else []
         parts += ["channels_last"] if self.channels_last else []
@@ -106,7 +98,6 @@ class Bench:
         lam: [B], float32, where hypergradients are compared; partner: [B], int64.
         autocast: dtype of the forward passes, or None.
         generator: what steps draw λ0 and pairs from.
-        reading: how λ moves; the time does not depend on it.
     """
 
     model: nn.Module
@@ -117,7 +108,6 @@ class Bench:
     partner: Tensor
     autocast: torch.dtype | None
     generator: torch.Generator
-    reading: core.Reading = core.DEFAULT
 
     @property
     def lr(self) -> float:
@@ -130,32 +120,42 @@ class Bench:
         return self.batch[0].device
 
     def autocast_region(self) -> contextlib.AbstractContextManager[object]:
-        """Around forward passes."""
+        """Returns what forward passes run in."""
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """λ0 [B] and pairs [B] of one step, as `core.learn_interpolation` draws them."""
-        n = self.batch[0].shape[0]
-        lam = core.draw_beta(
-            n, self.reading.init_alpha, generator=self.generator, device=self.device
-        )
-        return lam, core.draw_partners(n, generator=self.generator, device=self.device)
+        """Returns λ0 [B] and pairs [B] of one step, as `core.learn_interpolation` draws them."""
+        drawn: dict[str, Any] = {"generator": self.generator, "device": self.device}
+        n = len(self.lam)
+        return core.draw_beta(n, READING.init_alpha, **drawn), core.draw_partners(n, **drawn)
 
-    def real_step(self, interpolation: core.Interpolation) -> None:
-        """The step on the mixed batch, the same for every contender."""
-        core.mixed_step(
-            self.model, self.optimizer, self.batch, interpolation, autocast=self.autocast
-        )
+    def real_step(self, lam: Tensor, partner: Tensor, lam_init: Tensor | None = None) -> None:
+        """Takes the step on the mixed batch, the same for every contender."""
+        mixed = core.Interpolation(lam, partner, lam if lam_init is None else lam_init)
+        core.mixed_step(self.model, self.optimizer, self.batch, mixed, autocast=self.autocast)
+
+    def hypergradient(self, **options: Any) -> Tensor:
+        """Returns `core.hypergradient` [B] at the bench's λ and pairs, with options of its own."""
+        with self.autocast_region():
+            return core.hypergradient(
+                self.model,
+                self.batch,
+                self.val_batch,
+                self.lam,
+                self.partner,
+                lr=self.lr,
+                **options,
+            )
 
     def with_meta_batch(self, size: int) -> Bench:
-        """The same bench with the first `size` images of the meta-validation batch."""
+        """Returns the same bench with the first `size` images of the meta-validation batch."""
         x, y = self.val_batch
         return replace(self, val_batch=(x[:size], y[:size]))
 
     def at_most(self, size: int) -> Bench:
-        """The same bench with at most so many samples in each batch, paired among themselves."""
+        """Returns the same bench with at most so many samples a batch, paired among themselves."""
         if len(self.lam) <= size and len(self.val_batch[1]) <= size:
             return self
         x, y = self.batch
@@ -167,7 +167,7 @@ class Bench:
         )
 
     def double(self) -> Bench:
-        """A copy in float64 without autocast, its optimizer fresh at the same rate."""
+        """Returns a copy in float64 without autocast, its optimizer fresh at the same rate."""
         model = copy.deepcopy(self.model).double()
         return replace(
             self,
@@ -180,7 +180,7 @@ class Bench:
         )
 
     def rewinder(self) -> Callable[[], None]:
-        """A function that puts weights, buffers and momentum back to what they are now."""
+        """Returns a function that puts weights, buffers and momentum back to what they are now."""
         state = [*self.model.state_dict().values()]
         for entry in self.optimizer.state.values():
             state += [value for value in entry.values() if isinstance(value, Tensor)]
@@ -196,7 +196,7 @@ class Bench:
 
 
 def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
-    """The model of `case`, trained for its `train_steps`, and the batches of the measurement.
+    """Returns the model of `case`, trained for its `train_steps`, with batches to measure on.
 
     Raises:
         ValueError: the model does not take images of this size.
@@ -228,19 +228,18 @@ def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
         val_batch=draw(case.meta_batch_size),
         lam=core.draw_beta(n, 1.0, generator=generator, device=device),
         partner=core.draw_partners(n, generator=generator, device=device),
-        autocast=setting.autocast_dtype,
+        autocast=torch.bfloat16 if setting.autocast == "bf16" else None,
         generator=generator,
     )
     for _ in range(case.train_steps):
         small = replace(bench, batch=draw(min(n, TRAINING_BATCH)))
-        lam, partner = small.draw()
-        small.real_step(core.Interpolation(lam=lam, partner=partner, lam_init=lam))
+        small.real_step(*small.draw())
     optimizer.zero_grad(set_to_none=True)
     return bench
 
 
 class _Images:
-    """Batches of normalised training images at the case's size."""
+    """Batches of normalized training images at the case's size."""
 
     def __init__(
         self, case: Case, setting: Setting, source: Source, generator: torch.Generator
@@ -263,17 +262,3 @@ class _Images:
         if self._setting.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         return x, labels
-
-
-def exact_hypergradient(bench: Bench) -> Tensor:
-    """[B], float64: the reference that every contender is compared with."""
-    return core.hypergradient(
-        bench.model,
-        bench.batch,
-        bench.val_batch,
-        bench.lam,
-        bench.partner,
-        lr=bench.lr,
-        engine="unroll",
-        loss=core.soft_cross_entropy,
-    )

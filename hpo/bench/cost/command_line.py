@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from core.data import DATASETS
 from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.contenders import Contender, contenders
 from hpo.bench.cost.presets import REPEATS, SKIPPED, cases
-from hpo.command_line.flags import command, require_counts, require_device, shared
+from hpo.command_line.flags import command, cores, require_counts, require_device, shared
 
 
 @dataclass(frozen=True)
 class CostOptions:
-    """What a user asked of the study, checked.
+    """The options are what a user asked of the study, checked.
 
     Attributes:
         preset: as named.
@@ -40,7 +39,7 @@ class CostOptions:
 
 
 def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptions:
-    """Read the command line. Exits with a message on a flag it does not know.
+    """Reads the command line. Exits with a message on a flag it does not know.
 
     Raises:
         ValueError: a value is out of range or unknown.
@@ -90,13 +89,6 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
         data_root=args.data_root,
         fresh=args.fresh,
     )
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _listed(text: str | None) -> list[str] | None:

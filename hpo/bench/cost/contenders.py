@@ -14,7 +14,7 @@ from torch import Tensor
 
 import core
 from core.meta.engines import ENGINES
-from hpo.bench.cost.bench import Bench
+from hpo.bench.cost.bench import READING, Bench
 from hpo.bench.cost.peers import PACKAGES, PEERS
 
 Kind = Literal["vanilla", "engine", "option", "peer"]
@@ -24,26 +24,26 @@ VANILLA = "vanilla"
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to take a training step.
+    """A contender is one way to take a training step.
 
     Attributes:
         name: unique in the table.
         kind: "vanilla" is the unit of the others.
         build: from the bench, a function that takes one whole training step.
-        hypergradient: from the bench, a function that computes d(meta loss)/d(lam) [B] at the
-            bench's `lam` and `partner`; None where there is none to compare.
+        hypergradient: from the bench, d(meta loss)/d(lam) [B] at its `lam` and `partner`; None
+            where there is none to compare.
         every: what it does repeats after so many steps: they are timed together and divided.
     """
 
     name: str
     kind: Kind
     build: Callable[[Bench], Step]
-    hypergradient: Callable[[Bench], Callable[[], Tensor]] | None = None
+    hypergradient: Callable[[Bench], Tensor] | None = None
     every: int = 1
 
 
 def contenders(names: Iterable[str] | None = None) -> list[Contender]:
-    """Those of the names, or all, in the table's order; plain MixUp, the unit, always first.
+    """Returns those of the names, or all, in the table's order, plain MixUp always the first.
 
     Raises:
         ValueError: a name is unknown.
@@ -62,7 +62,7 @@ def contenders(names: Iterable[str] | None = None) -> list[Contender]:
 
 
 def peer_versions(names: Iterable[str]) -> dict[str, str | None]:
-    """The installed version of each peer among the names; None for one that is not installed."""
+    """Returns the installed version of each peer among the names; None of a missing one."""
     versions: dict[str, str | None] = {}
     for name in names:
         if name in PACKAGES:
@@ -74,11 +74,7 @@ def peer_versions(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def _vanilla(bench: Bench) -> Step:
-    def step() -> None:
-        lam, partner = bench.draw()
-        bench.real_step(core.Interpolation(lam=lam, partner=partner, lam_init=lam))
-
-    return step
+    return lambda: bench.real_step(*bench.draw())
 
 
 def _engine(name: str) -> Contender:
@@ -86,33 +82,30 @@ def _engine(name: str) -> Contender:
         name,
         "engine",
         lambda bench: _metamixup(bench, engine=name),
-        lambda bench: lambda: _hypergradient(bench, engine=name),
+        lambda bench: bench.hypergradient(engine=name),
     )
 
 
 def _peer(name: str) -> Contender:
     def step_with(bench: Bench) -> Step:
-        ask, reading = PEERS[name](bench), bench.reading
+        ask = PEERS[name](bench)
 
         def step() -> None:
             lam, partner = bench.draw()
-            start = reading.start(lam)
-            virtual = reading.virtual(start)
-            moved = reading.move(start, virtual, ask(virtual, partner))
-            final = reading.final(moved)
-            bench.real_step(core.Interpolation(lam=final, partner=partner, lam_init=lam))
+            start = READING.start(lam)
+            virtual = READING.virtual(start)
+            moved = READING.move(start, virtual, ask(virtual, partner))
+            bench.real_step(READING.final(moved), partner, lam)
 
         return step
 
-    def hypergradient(bench: Bench) -> Callable[[], Tensor]:
-        ask = PEERS[name](bench)
-        return lambda: ask(bench.lam, bench.partner)
-
-    return Contender(name, "peer", step_with, hypergradient)
+    return Contender(
+        name, "peer", step_with, lambda bench: PEERS[name](bench)(bench.lam, bench.partner)
+    )
 
 
 def _metamixup(bench: Bench, **options: Any) -> Step:
-    """`core.metamixup_step` on the bench, with options of its own."""
+    """Returns `core.metamixup_step` on the bench, with these options."""
 
     def step() -> None:
         core.metamixup_step(
@@ -120,27 +113,13 @@ def _metamixup(bench: Bench, **options: Any) -> Step:
             bench.optimizer,
             bench.batch,
             bench.val_batch,
-            reading=bench.reading,
+            reading=READING,
             generator=bench.generator,
             autocast=bench.autocast,
             **options,
         )
 
     return step
-
-
-def _hypergradient(bench: Bench, **options: Any) -> Tensor:
-    """`core.hypergradient` at the bench's λ, with options of its own."""
-    with bench.autocast_region():
-        return core.hypergradient(
-            bench.model,
-            bench.batch,
-            bench.val_batch,
-            bench.lam,
-            bench.partner,
-            lr=bench.lr,
-            **options,
-        )
 
 
 def _quarter(bench: Bench) -> Bench:
@@ -152,12 +131,13 @@ def _last_blocks(count: int) -> Contender:
         f"last_{count}_blocks",
         "option",
         lambda bench: _metamixup(bench, last_blocks=count),
-        lambda bench: lambda: _hypergradient(bench, last_blocks=count),
+        lambda bench: bench.hypergradient(last_blocks=count),
     )
 
 
 def _refreshed(every: int) -> Contender:
-    """One object for all its steps; how far a kept gradient is off depends on the training."""
+    """Returns one whose steps share an object; how far a gradient of before is off depends on the
+    training."""
 
     def build(bench: Bench) -> Step:
         return _metamixup(bench, validation_gradient=core.ValidationGradient(every))
@@ -167,7 +147,7 @@ def _refreshed(every: int) -> Contender:
 
 def _amortised(every: int, last_blocks: int | None = None) -> Contender:
     def build(bench: Bench) -> Step:
-        learned = core.Learned(bench.reading, last_blocks=last_blocks)
+        learned = core.Learned(READING, last_blocks=last_blocks)
         policy = core.Amortised(learned, every=every)
 
         def step() -> None:
@@ -179,7 +159,7 @@ def _amortised(every: int, last_blocks: int | None = None) -> Contender:
                     bench.val_batch,
                     generator=bench.generator,
                 )
-            bench.real_step(given)
+            bench.real_step(given.lam, given.partner, given.lam_init)
 
         return step
 
@@ -194,7 +174,7 @@ OPTIONS: Mapping[str, Contender] = {
             "quarter_meta_batch",
             "option",
             lambda bench: _metamixup(_quarter(bench)),
-            lambda bench: lambda: _hypergradient(_quarter(bench)),
+            lambda bench: _quarter(bench).hypergradient(),
         ),
         *map(_last_blocks, (1, 2, 4)),
         _refreshed(4),

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 def flops(run: Callable[[], None]) -> int:
-    """Floating-point operations of `run`: two for each multiplication with its addition.
+    """Counts the floating-point operations of `run`: two for each multiplication with its addition.
 
     Products of matrices and convolutions count, in every order of derivative and under custom
     autograd functions, since they are counted where they are dispatched; elementwise work does not.
@@ -31,7 +31,7 @@ def flops(run: Callable[[], None]) -> int:
 
 
 def floor(batch_size: int, meta_batch_size: int) -> float:
-    """FLOPs of the exact step in units of plain MixUp's, if nothing is computed twice.
+    """Returns the FLOPs of the exact step in units of plain MixUp's, if nothing is computed twice.
 
     With a forward pass as 1 and a backward pass as 2: the virtual step 3, the validation gradient
     3·m/n, the mixed derivative 4, the real step 3; plain MixUp 3.

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, safe for the colour-blind, as in hpo.report.study_figure.
-_COLOURS = {"vanilla": "#999999", "engine": "#0072B2", "option": "#009E73", "peer": "#E69F00"}
+# Okabe and Ito's palette, safe for the color-blind, as in hpo.report.study_figure.
+_COLORS = {"vanilla": "#999999", "engine": "#0072B2", "option": "#009E73", "peer": "#E69F00"}
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _WIDTH = 12.0  # inches
 _BAR = 0.28
@@ -21,7 +21,7 @@ _CURVE = 3.4
 
 
 def cost_figure(frame: pd.DataFrame) -> Figure:
-    """One row of panels for each case of the main table, one for each curve of growth.
+    """Draws one row of panels for each case of the main table, one for each curve of growth.
 
     Args:
         frame: of `hpo.bench.cost.report.build_table`.
@@ -55,17 +55,17 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
 
 def _bars(times: Axes, memory: Axes, rows: pd.DataFrame) -> None:
     names, places = list(rows["contender"]), range(len(rows))
-    colours = [_COLOURS[kind] for kind in rows["kind"]]
+    colors = [_COLORS[kind] for kind in rows["kind"]]
     whiskers = [
         (rows["time_ratio"] - rows["time_ratio_low"]).clip(lower=0),
         (rows["time_ratio_high"] - rows["time_ratio"]).clip(lower=0),
     ]
-    times.barh(places, rows["time_ratio"], color=colours, xerr=whiskers, ecolor="#555555")
+    times.barh(places, rows["time_ratio"], color=colors, xerr=whiskers, ecolor="#555555")
     times.plot(rows["flops_ratio"], places, "|k", markersize=13, markeredgewidth=2, label="FLOPs")
     times.set_title(title(rows.iloc[0]), loc="left")
     times.set_xlabel("time of a step (vanilla = 1)")
     times.legend(frameon=False, loc="lower right")
-    memory.barh(places, rows["peak_mib"].fillna(0), color=colours)
+    memory.barh(places, rows["peak_mib"].fillna(0), color=colors)
     memory.set_xlabel("memory above rest (MiB)")
     for ax in (times, memory):
         ax.set_yticks(places, names)
@@ -76,11 +76,11 @@ def _bars(times: Axes, memory: Axes, rows: pd.DataFrame) -> None:
 
 def _curve(ax: Axes, rows: pd.DataFrame, column: str, value: str, label: str) -> None:
     points = list(dict.fromkeys(rows[column]))
-    for colour, (name, line) in zip(_LINES, rows.groupby("contender", sort=False), strict=False):
+    for color, (name, line) in zip(_LINES, rows.groupby("contender", sort=False), strict=False):
         drawn = line.dropna(subset=[value])
         places = [points.index(point) for point in drawn[column]]
         if places:
-            ax.plot(places, drawn[value], "o-", color=colour, label=str(name))
+            ax.plot(places, drawn[value], "o-", color=color, label=str(name))
     ax.set_xticks(range(len(points)), [str(point) for point in points])
     if value == "peak_mib":
         ax.set_yscale("log")

@@ -7,8 +7,9 @@ import os
 import platform
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,15 +19,12 @@ from torch import Tensor
 import core
 from core.data import Source
 from hpo.bench.cost import counting, memory, timing
-from hpo.bench.cost.bench import Bench, Case, Setting, build_bench, exact_hypergradient
+from hpo.bench.cost.bench import Bench, Case, Setting, build_bench
 from hpo.bench.cost.contenders import Contender, Step
 from hpo.bench.cost.peers import PACKAGES
 from hpo.bench.cost.records import Group, Measurement
 
 T = TypeVar("T")
-
-WARM_UP = 1
-"""Repeats of each contender before its operations are counted, which is one more untimed."""
 
 ACCURACY_BATCH = 128
 """Samples at most of the batches that hypergradients are compared on: float64 takes memory."""
@@ -39,9 +37,9 @@ def measure(
     source: Source,
     *,
     data_root: Path | None = None,
-    said: Callable[[str], None] = lambda message: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Group:
-    """Measure all contenders on one case. What raises becomes a row that says why.
+    """Measures all contenders on one case. What raises becomes a row that says why.
 
     torch's thread count is as before on return.
 
@@ -50,7 +48,7 @@ def measure(
         contenders: plain MixUp, the unit, among them.
         source: the images, those of `setting.dataset`.
         data_root: where the process that measures memory finds them.
-        said: told what is being done.
+        say: called with what is being done.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(setting.threads)
@@ -59,10 +57,10 @@ def measure(
     device = torch.device(setting.device)
     try:
         with memory.bounded(device):
-            said(f"{case.label}: {case.train_steps} training steps")
+            say(f"{case.train_steps} training steps")
             bench = build_bench(case, setting, source)
             parameters = sum(p.numel() for p in bench.model.parameters())
-            _measure(bench, setting, contenders, rows, said, case)
+            _measure(bench, setting, contenders, rows, say, case)
     except Exception as error:  # of the model itself: nobody can be measured on it
         rows = {n: r if r.error else replace(r, error=reason(error)) for n, r in rows.items()}
     finally:
@@ -71,7 +69,7 @@ def measure(
     if device.type == "cpu":
         alive = [name for name, row in rows.items() if row.error is None]
         if alive:
-            said(f"{case.label}: memory")
+            say("memory")
         peaks = memory.cpu_peaks(case, setting, alive, data_root) if alive else {}
         rows |= {name: replace(rows[name], peak_bytes=peak) for name, peak in peaks.items()}
     return Group(case, setting, parameters, machine(setting), tuple(rows.values()))
@@ -82,16 +80,15 @@ def _measure(
     setting: Setting,
     contenders: Sequence[Contender],
     rows: dict[str, Measurement],
-    said: Callable[[str], None],
+    say: Callable[[str], None],
     case: Case,
 ) -> None:
-    """Fill `rows`; contenders that fail get their reason there."""
-    lam = bench.lam
-    bench.real_step(core.Interpolation(lam=lam, partner=bench.partner, lam_init=lam))  # momentum
+    """Fills `rows`; contenders that fail get their reason there."""
+    bench.real_step(bench.lam, bench.partner)  # so that there is momentum
     rewind = bench.rewinder()
     exact, compared = None, bench
     if case.train_steps:
-        said(f"{case.label}: the exact hypergradient in float64")
+        say("the exact hypergradient in float64")
         compared = bench.at_most(ACCURACY_BATCH)
         exact = _masked_alike(lambda: _exact(compared), setting)
     every = {c.name: c.every for c in contenders}
@@ -105,36 +102,39 @@ def _measure(
 
     for contender in contenders:
         name = contender.name
-        said(f"{case.label}: {name}")
+        say(f"{name}")
         rewind()
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 step = steps[name] = contender.build(bench)
                 repeat = _repeat(step, contender.every)
-                for _ in range(WARM_UP):
-                    repeat()
-                found = _counted(bench, repeat, contender.every)
+                repeat()  # once untimed, beside the one that is counted
+                figures = _counted(bench, repeat, contender.every)
                 rewind()
-                if exact is not None and contender.hypergradient is not None:
-                    ask = contender.hypergradient(compared)
-                    found |= compare(_masked_alike(ask, setting), exact)
+                if exact is not None and (ask := contender.hypergradient) is not None:
+                    figures |= compare(_masked_alike(partial(ask, compared), setting), exact)
             remark = None if contender.kind == "peer" else _remark(caught)
-            rows[name] = replace(rows[name], remark=remark, **found)  # type: ignore[arg-type]
+            rows[name] = replace(rows[name], remark=remark, **figures)  # type: ignore[arg-type]
         except Exception as error:
             failed(name, error)
-    said(f"{case.label}: {setting.repeats} rounds of {len(steps)} contenders")
+    say(f"{setting.repeats} rounds of {len(steps)} contenders")
     gc.collect()
     gc.freeze()  # what lives on is not looked through again before each step
+
+    def settle() -> None:
+        rewind()
+        gc.collect()  # the cycles that one contender leaves behind are not another's to collect
+
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # told of above
+            warnings.simplefilter("ignore")  # remarked above
             times = timing.interleaved(
                 dict(steps),
                 rounds=setting.repeats,
                 seed=setting.seed,
                 every=every,
-                before=rewind,
+                before=settle,
                 synchronize=_synchronize(bench.device),
                 on_error=failed,
             )
@@ -145,7 +145,7 @@ def _measure(
 
 
 def _masked_alike(ask: Callable[[], T], setting: Setting) -> T:
-    """`ask()` with the random stream where it stands for all: dropout draws one and the same."""
+    """Calls `ask` with the random stream where it stands for all: dropout draws the same."""
     device = torch.device(setting.device)
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         torch.manual_seed(setting.seed)
@@ -153,9 +153,9 @@ def _masked_alike(ask: Callable[[], T], setting: Setting) -> T:
 
 
 def _exact(bench: Bench) -> Tensor | None:
-    """The reference, or None where the device cannot hold it."""
+    """Returns the reference [B], float64, or None where the device cannot hold it."""
     try:
-        return exact_hypergradient(bench.double())
+        return bench.double().hypergradient(engine="unroll", loss=core.soft_cross_entropy)
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -172,30 +172,30 @@ def _repeat(step: Step, every: int) -> Step:
 
 
 def _counted(bench: Bench, repeat: Step, every: int) -> dict[str, float | int | None]:
-    """Operations of one step and, on CUDA, memory. A step that cannot be watched still counts."""
-    found: dict[str, float | int | None] = {}
+    """Counts operations of one step, if it can be watched, and on CUDA its memory."""
+    figures: dict[str, float | int | None] = {}
     if bench.device.type == "cuda":
         bench.optimizer.zero_grad(set_to_none=True)
-        found["peak_bytes"] = memory.cuda_peak(repeat, bench.device)
+        figures["peak_bytes"] = memory.cuda_peak(repeat, bench.device)
     try:
-        found["flops"] = counting.flops(repeat) / every
+        figures["flops"] = counting.flops(repeat) / every
     except Exception as error:
         if memory.is_out_of_memory(error):
             raise
-        found["flops"] = None
-    return found
+        figures["flops"] = None
+    return figures
 
 
-def compare(found: Tensor, exact: Tensor) -> dict[str, float | int | None]:
-    """Relative error (L2) and cosine of a hypergradient [B] against the exact one."""
-    found = found.to(exact)
-    error = float((found - exact).norm() / exact.norm())
-    cosine = float(torch.dot(found, exact) / (found.norm() * exact.norm()))
+def compare(computed: Tensor, exact: Tensor) -> dict[str, float | int | None]:
+    """Returns relative error (L2) and cosine of a hypergradient [B] against the exact one."""
+    computed = computed.to(exact)
+    error = float((computed - exact).norm() / exact.norm())
+    cosine = float(torch.dot(computed, exact) / (computed.norm() * exact.norm()))
     return {"relative_error": error, "cosine": cosine}
 
 
 def reason(error: BaseException, name: str = "") -> str:
-    """Why something was not measured, in one line."""
+    """Says in one line why something was not measured."""
     if isinstance(error, ModuleNotFoundError) and name in PACKAGES:
         return f"not installed: pip install {PACKAGES[name]}"
     if memory.is_out_of_memory(error):
@@ -206,26 +206,25 @@ def reason(error: BaseException, name: str = "") -> str:
 
 
 def machine(setting: Setting) -> dict[str, str]:
-    """Versions and hardware."""
+    """Returns versions and hardware, for people."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text())
-        cpu = found[1].strip() if found else cpu
-    told: Mapping[str, str] = {
+        named = re.search(r"model name\s*:\s*(.+)", info.read_text())
+        cpu = named[1].strip() if named else cpu
+    gpu = {"gpu": torch.cuda.get_device_name()} if setting.device == "cuda" else {}
+    return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
         "cpu": f"{cpu}, {os.cpu_count()} cores",
         "threads": str(setting.threads),
+        **gpu,
     }
-    if setting.device == "cuda":
-        told = {**told, "gpu": torch.cuda.get_device_name()}
-    return dict(told)
 
 
 def _remark(caught: Sequence[warnings.WarningMessage]) -> str | None:
-    """The first line of the first warning that is meant for users."""
+    """Returns the first line of the first warning that is meant for users."""
     for warning in caught:
         if issubclass(warning.category, (UserWarning, RuntimeWarning)):
             return str(warning.message).strip().splitlines()[0][:200]

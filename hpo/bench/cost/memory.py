@@ -27,11 +27,11 @@ from hpo.bench.cost.contenders import Contender, contenders
 
 _PROC = Path("/proc/self")
 _BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
-"""Environment of glibc under which blocks of 64 KiB and more are the system's own."""
+"""Under this environment glibc gives blocks of 64 KiB and more back to the system."""
 
 
 def cuda_peak(run: Callable[[], None], device: torch.device) -> int:
-    """Bytes that `run` had allocated at its peak, above those before it."""
+    """Returns the bytes that `run` had allocated at its peak, above those before it."""
     gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -44,7 +44,7 @@ def cuda_peak(run: Callable[[], None], device: torch.device) -> int:
 def cpu_peaks(
     case: Case, setting: Setting, names: Sequence[str], data_root: Path | None
 ) -> dict[str, int]:
-    """Bytes at the peak of a step by contender, measured in a process of its own.
+    """Returns the bytes at the peak of a step by contender, measured in a process of its own.
 
     Contenders that fail there have no entry; nothing has, where this is not Linux.
     """
@@ -63,7 +63,7 @@ def cpu_peaks(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        check=False,  # a process that the system ended has told of those before
+        check=False,  # a process that the system ended has printed those before
     )
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
 
@@ -79,8 +79,8 @@ def bounded(device: torch.device) -> Iterator[None]:
         return
     import resource
 
-    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    available = int(found[1]) * 1024 if found else 2**62
+    line = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    available = int(line[1]) * 1024 if line else 2**62
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _status("VmData") + int(0.9 * available)
     if hard != resource.RLIM_INFINITY:
@@ -93,7 +93,7 @@ def bounded(device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, on any device."""
+    """Returns whether the error says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
@@ -102,7 +102,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _main() -> None:
-    """The process of `cpu_peaks`: a task on standard input, a line for each contender."""
+    """Runs the process of `cpu_peaks`: a task on standard input, a line for each contender."""
     from core.data import load_source
 
     task: dict[str, Any] = json.load(sys.stdin)
@@ -129,11 +129,11 @@ def _cpu_peak(bench: Bench, contender: Contender) -> int:
 
 
 def _status(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", (_PROC / "status").read_text(), re.MULTILINE)
-    if found is None:
+    """Returns the bytes of a line of /proc/self/status."""
+    line = re.search(rf"^{name}:\s+(\d+) kB", (_PROC / "status").read_text(), re.MULTILINE)
+    if line is None:
         raise OSError(f"/proc/self/status has no line {name}")
-    return int(found[1]) * 1024
+    return int(line[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def _betty(bench: Bench, kind: Literal["reverse", "darts"]) -> Hypergradient:
     get_logger().setLevel(logging.WARNING)  # or it says each time what problems there are
     Lower: Any = HigherIterativeProblem if kind == "reverse" else ImplicitProblem
     pairs: list[Tensor] = [bench.partner]
-    found: list[Tensor] = []
+    gradients: list[Tensor] = []
 
     class Coefficients(nn.Module):
         def __init__(self) -> None:
@@ -117,7 +117,7 @@ def _betty(bench: Bench, kind: Literal["reverse", "darts"]) -> Hypergradient:
                 return soft_cross_entropy(self.inner(x), y)
 
         def custom_optimizer_step(self) -> None:
-            found.append(self.module.lam.grad.detach())
+            gradients.append(self.module.lam.grad.detach())
 
     class Inner(Lower):  # type: ignore[misc,valid-type,unused-ignore]
         def training_step(self, batch: Any) -> Tensor:
@@ -160,7 +160,7 @@ def _betty(bench: Bench, kind: Literal["reverse", "darts"]) -> Hypergradient:
         with torch.no_grad():
             for tensor, value in zip(tensors, saved, strict=True):
                 tensor.copy_(value)
-        return found.pop() * (bench.lr if kind == "darts" else 1.0)
+        return gradients.pop() * (bench.lr if kind == "darts" else 1.0)
 
     return hypergradient
 

@@ -9,7 +9,7 @@ from core.models import MODELS
 from hpo.bench.cost.bench import Case
 
 REPEATS = {"smoke": 3, "quick": 3, "paper": 15}
-"""Rounds of the interleaved timing."""
+"""How many rounds the interleaved timing has."""
 
 GROWTH = ("auto", "unroll", "finite_difference")
 """Who takes part in the curves of growth, beside plain MixUp."""
@@ -26,7 +26,7 @@ _TINY_RESNET = Case("preact_resnet18", 8, 3, 4, 4, width=4)
 
 
 def cases(preset: str, device: str, models: Sequence[str] | None = None) -> list[Case]:
-    """The cases of a preset, the main table's first.
+    """Returns the cases of a preset, the main table's first.
 
     `smoke`: one tiny network, and every kind of row. `quick`: the main table. `paper`: that and the
     growth with batch size and depth; on CUDA the table is PreActResNet-18 and WRN-28-10 at batch

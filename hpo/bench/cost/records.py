@@ -20,7 +20,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one contender did on the bench.
+    """A measurement is what one contender did on the bench.
 
     Attributes:
         name, kind, every: see `Contender`.
@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Group:
-    """All contenders on one model at one size.
+    """A group is all contenders on one model at one size.
 
     Attributes:
         case, setting: what was measured, and how.
@@ -62,12 +62,12 @@ class Group:
     measurements: tuple[Measurement, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Returns plain JSON types."""
         return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Group:
-        """The inverse of `to_dict`."""
+        """Reads what `to_dict` returned."""
         rows = (Measurement(**{**m, "seconds": tuple(m["seconds"])}) for m in data["measurements"])
         return cls(
             Case(**data["case"]),
@@ -81,27 +81,27 @@ class Group:
 def group_id(
     case: Case, setting: Setting, names: Sequence[str], peers: Mapping[str, str | None]
 ) -> str:
-    """Readable and stable: equal for what need not be measured again.
+    """Returns a readable and stable name, equal for what need not be measured again.
 
     Args:
         case, setting: what is measured, and how.
         names: of the contenders; times compare within one run only, so one more is another group.
         peers: the installed version of each peer among them, or None.
     """
-    told = [SCHEMA, asdict(case), asdict(setting), list(names), dict(peers)]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+    identifying = [SCHEMA, asdict(case), asdict(setting), list(names), dict(peers)]
+    digest = hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()[:8]
     slug = f"{case.model}-{case.image_size}px-n{case.batch_size}-m{case.meta_batch_size}"
     return "-".join(filter(None, [slug, setting.variant, digest]))
 
 
 class GroupStore:
-    """`DIR/groups/<group id>.json`, one for each group that was measured to its end."""
+    """The store keeps each group that was measured to its end as `DIR/groups/<group id>.json`."""
 
     def __init__(self, output: Path):
         self._root = output / "groups"
 
     def save(self, identity: str, group: Group) -> None:
-        """Write the group so that a kill leaves either nothing or the whole.
+        """Writes the group so that a kill leaves either nothing or the whole.
 
         Raises:
             StoreError: the file cannot be written.
@@ -117,7 +117,7 @@ class GroupStore:
             ) from error
 
     def load(self, identity: str) -> Group | None:
-        """The group, or None if it has not been measured.
+        """Returns the group, or None if it has not been measured.
 
         Raises:
             StoreError: the file is there and cannot be read.
@@ -133,6 +133,6 @@ class GroupStore:
             ) from error
 
     def set_aside(self) -> None:
-        """Move measured groups away under a dated name, so that all are measured again."""
+        """Moves measured groups away under a dated name, so that all are measured again."""
         if self._root.exists():
             self._root.rename(self._root.with_name(time.strftime("groups.before-%Y%m%d-%H%M%S")))

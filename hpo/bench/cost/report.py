@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from hpo.bench.cost.contenders import VANILLA
 from hpo.bench.cost.counting import floor
 from hpo.bench.cost.records import Group, Measurement
 from hpo.bench.cost.timing import ratio
+from hpo.report.markdown import padded_table
 from hpo.storage.atomic import write_atomically
 
 COLUMNS = (
@@ -22,7 +23,7 @@ COLUMNS = (
     "time_ratio", "time_ratio_low", "time_ratio_high", "flops_ratio", "share_of_floor", "peak_mib",
     "relative_error", "cosine", "error", "remark",
 )  # fmt: skip
-"""Of the CSV, one row for each contender on each case."""
+"""The columns of the CSV, which has a row for each contender on each case."""
 
 _NAN = float("nan")
 _DASH = "–"
@@ -32,7 +33,7 @@ _HEADER = (
 
 
 def build_table(groups: Iterable[Group]) -> pd.DataFrame:
-    """One row for each contender on each case, with `COLUMNS`; what is not known is NaN or None.
+    """Returns a row for each contender on each case; what is not known is NaN or None.
 
     time_ratio is the median time over plain MixUp's, time_ratio_low and _high are the quartiles of
     the ratios by round; share_of_floor is what the exact method needs by FLOPs over time_ratio, for
@@ -60,23 +61,23 @@ def _line(group: Group, row: Measurement) -> dict[str, Any]:
         "remark": row.remark,
     }
     if row.seconds and unit.seconds:
-        found = ratio(row.seconds, unit.seconds)
+        times = ratio(row.seconds, unit.seconds)
         seconds = float(pd.Series(row.seconds).median())
         line |= {
             "seconds": seconds,
             "steps_per_second": 1 / seconds,
-            "time_ratio": found.ratio,
-            "time_ratio_low": found.low,
-            "time_ratio_high": found.high,
+            "time_ratio": times.ratio,
+            "time_ratio_low": times.low,
+            "time_ratio_high": times.high,
         }
         if row.kind in ("engine", "peer"):
             least = floor(group.case.batch_size, group.case.meta_batch_size)
-            line["share_of_floor"] = least / found.ratio
+            line["share_of_floor"] = least / times.ratio
     return line
 
 
 def write_report(output: Path, frame: pd.DataFrame, preamble: str) -> list[Path]:
-    """Write `cost.csv` and `cost.md`, each whole or not at all; their paths."""
+    """Writes `cost.csv` and `cost.md`, each whole or not at all, and returns their paths."""
     table, text = output / "cost.csv", output / "cost.md"
     write_atomically(table, frame.to_csv(index=False))
     write_atomically(text, f"# cost\n\n{preamble}\n\n{to_markdown(frame)}\n")
@@ -84,11 +85,15 @@ def write_report(output: Path, frame: pd.DataFrame, preamble: str) -> list[Path]
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """The frame of `build_table` as one Markdown table a case, then the growth, then notes."""
+    """Returns a Markdown table a case of `build_table`'s frame, then the growth, then notes."""
     parts: list[str] = []
     main = frame[frame["part"] == "main"]
     for _, rows in main.groupby(["model", "batch_size", "width", "variant"], **_AS_THEY_COME):
-        parts += [f"## {title(rows.iloc[0])}", _case_table(rows), *_remarks(rows)]
+        parts += [
+            f"## {title(rows.iloc[0])}",
+            padded_table(_HEADER, [_cells(row) for row in rows.to_dict("records")]),
+            *_remarks(rows),
+        ]
     for part, column, what in (("batch", "batch_size", "batch size"), ("depth", "model", "depth")):
         rows = frame[frame["part"] == part]
         by = ["variant"] if part == "depth" else ["model", "variant"]
@@ -103,16 +108,12 @@ _AS_THEY_COME: dict[str, Any] = {"sort": False, "dropna": False}
 
 
 def title(row: Any) -> str:
-    """What a case is called: "cnn 28×28×1, n = 128, m = 100, cuda-bf16"."""
+    """Returns what a case is called: "cnn 28×28×1, n = 128, m = 100, cuda-bf16"."""
     width = "" if row["width"] is None or math.isnan(row["width"]) else f" width {row['width']:g}"
     size = f"{row['image_size']}×{row['image_size']}×{row['channels']}"
     batches = f"n = {row['batch_size']}, m = {row['meta_batch_size']}"
     variant = f", {row['variant']}" if row["variant"] else ""
     return f"{row['model']}{width} {size}, {batches}{variant}"
-
-
-def _case_table(rows: pd.DataFrame) -> str:
-    return _table(_HEADER, [_cells(row) for row in rows.to_dict("records")])
 
 
 def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
@@ -137,7 +138,7 @@ def _curve_table(rows: pd.DataFrame, column: str) -> str:
     names = list(dict.fromkeys(rows["contender"]))
     cells = {(row["contender"], row[column]): row for row in rows.to_dict("records")}
     header = ("step", *(f"n = {p}" if column == "batch_size" else str(p) for p in points))
-    return _table(header, [(n, *(_point(cells.get((n, p))) for p in points)) for n in names])
+    return padded_table(header, [(n, *(_point(cells.get((n, p))) for p in points)) for n in names])
 
 
 def _point(row: dict[Any, Any] | None) -> str:
@@ -150,45 +151,30 @@ def _point(row: dict[Any, Any] | None) -> str:
 
 
 def _remarks(rows: pd.DataFrame) -> list[str]:
-    """The unit, and why rows are missing."""
-    said = []
+    """Returns the unit, and why rows are missing."""
+    notes = []
     for row in rows.to_dict("records"):
         if row["contender"] == VANILLA and row["part"] == "main":
             seconds = _number(row["seconds"], "{:.3g} s")
-            said.append(f"- 1.00× is {seconds} a step; {row['parameters']:,} parameters.")
+            notes.append(f"- 1.00× is {seconds} a step; {row['parameters']:,} parameters.")
         for note in (row["error"], row["remark"]):
             if isinstance(note, str):
                 where = "" if row["part"] == "main" else f" ({title(row)})"
-                said.append(f"- {row['contender']}{where}: {note.rstrip('.')}.")
-    return ["\n".join(said)] if said else []
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, *rows]
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
-    rule = [("-" * (width - 1) + ":") if i else "-" * width for i, width in enumerate(widths)]
-
-    def joined(line: Sequence[str]) -> str:
-        pairs = enumerate(zip(line, widths, strict=True))
-        padded = [text.rjust(width) if i else text.ljust(width) for i, (text, width) in pairs]
-        return "| " + " | ".join(padded) + " |"
-
-    return "\n".join([joined(header), "| " + " | ".join(rule) + " |", *map(joined, rows)])
+                notes.append(f"- {row['contender']}{where}: {note.rstrip('.')}.")
+    return ["\n".join(notes)] if notes else []
 
 
 def _number(value: Any, template: str, missing: str = _DASH) -> str:
     return missing if value is None or math.isnan(value) else template.format(value)
 
 
-_LEGEND = "\n".join(
-    [
-        "- time: median of one whole training step over that of plain MixUp (vanilla), all taken "
-        "in turns in one process; quartiles: of the ratios by round.",
-        "- FLOPs: products of matrices and convolutions of one step over those of plain MixUp. "
-        "of floor: what the exact method needs by FLOPs at the least, (10 + 3·m/n)/3, over the "
-        "time ratio.",
-        "- memory: peak of one step above the resting state.",
-        "- error, cosine: of the hypergradient against the unroll in float64, on the trained "
-        "network; error is relative, in L2.",
-    ]
+_LEGEND = (
+    "- time: median of one whole training step over that of plain MixUp (vanilla), all taken "
+    "in turns in one process; quartiles: of the ratios by round.\n"
+    "- FLOPs: products of matrices and convolutions of one step over those of plain MixUp. "
+    "of floor: what the exact method needs by FLOPs at the least, (10 + 3·m/n)/3, over the "
+    "time ratio.\n"
+    "- memory: peak of one step above the resting state.\n"
+    "- error, cosine: of the hypergradient against the unroll in float64, on the trained "
+    "network; error is relative, in L2."
 )

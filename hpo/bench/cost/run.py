@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from core.data import Source, load_source
 from hpo.bench.cost import presets, report, tracked
@@ -16,6 +16,7 @@ from hpo.bench.cost.contenders import VANILLA, Contender, peer_versions
 from hpo.bench.cost.figure import cost_figure
 from hpo.bench.cost.measure import measure
 from hpo.bench.cost.records import Group, GroupStore, group_id
+from hpo.bench.cost.report import title
 from hpo.cells.store import StoreError
 from hpo.report.study_figure import save_figure
 from hpo.storage import output_folder
@@ -33,7 +34,7 @@ CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
 
 
 def run_cost(description: str, arguments: Sequence[str] | None = None) -> int:
-    """Measure what is missing, report everything; the `main` of `studies/cost.py`.
+    """Measures what is missing, reports everything; the `main` of `studies/cost.py`.
 
     Args:
         description: the script's docstring, shown by --help.
@@ -62,7 +63,7 @@ def run_cost(description: str, arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A group that the study is made of, measured or not."""
+    """A planned group is one that the study is made of, measured or not."""
 
     case: Case
     setting: Setting
@@ -75,7 +76,7 @@ class _Planned:
 
 
 def plan(options: CostOptions) -> list[_Planned]:
-    """The groups in order: the table's, then the growth's, with fewer rounds and contenders."""
+    """Returns the table's groups, then the growth's, with fewer rounds and contenders."""
     few = replace(options.setting, repeats=max(2, options.setting.repeats // 3))
     growing = tuple(c for c in options.contenders if c.name in (VANILLA, *presets.GROWTH))
     return [
@@ -97,27 +98,19 @@ def _run(options: CostOptions) -> int:
         store.set_aside()
         identity = output_folder.study_id(options.output, STUDY, fresh=True)
     planned = plan(options)
-    setting = options.setting
+    settings = asdict(options.setting)
+    del settings["seed"]  # the same in all
     with StudyTracker(
         options.tracking_uri,
         output=options.output,
         experiment=STUDY,
         study_id=identity,
         previous_study_id=previous if options.fresh else None,
-        params={
-            "preset": options.preset,
-            "dataset": setting.dataset,
-            "device": setting.device,
-            "threads": setting.threads,
-            "autocast": setting.autocast,
-            "channels_last": setting.channels_last,
-            "repeats": setting.repeats,
-        },
+        params={"preset": options.preset, **settings},
     ) as tracker:
         progress = Progress()
-        progress.say(
-            f"{STUDY}: {len(planned)} models and sizes, results in {_shown(options.output)}"
-        )
+        where = os.path.relpath(options.output)
+        progress.say(f"{STUDY}: {len(planned)} models and sizes, results in {where}")
         groups = [
             _measured(part, store, source, options, tracker, progress, f"{i}/{len(planned)}")
             for i, part in enumerate(planned, 1)
@@ -136,8 +129,9 @@ def _measured(
     progress: Progress,
     place: str,
 ) -> Group:
-    """The stored group, or else measured and stored; either way its runs are complete."""
+    """Returns the stored group, or else measures and stores it; its runs are complete then."""
     identity = planned.id
+    what = title({**asdict(planned.case), "variant": planned.setting.variant})
     group = store.load(identity)
     if group is None:
         group = measure(
@@ -146,11 +140,11 @@ def _measured(
             planned.contenders,
             source,
             data_root=options.data_root,
-            said=lambda message: progress.say(f"{place} {message}"),
+            say=lambda message: progress.say(f"{place} {what}: {message}"),
         )
         store.save(identity, group)
     else:
-        progress.say(f"{place} {planned.case.label}: kept from before")
+        progress.say(f"{place} {what}: kept from before")
     for record in tracked.records(group):
         tracker.end_cell(record)
     return group
@@ -167,24 +161,18 @@ def _report(
     print(report.to_markdown(frame))
     measured = int(frame["time_ratio"].notna().sum())
     print(f"\n{STUDY}: {measured} of {len(frame)} rows measured; this run took {clock(seconds)}")
-    print("files: " + ", ".join(map(_shown, files)))
+    print("files: " + ", ".join(map(os.path.relpath, files)))
     print(f"look at the runs: {tracker.how_to_open}")
 
 
 def preamble(groups: Sequence[Group], preset: str) -> str:
-    """What was measured and where, for the head of the Markdown report."""
+    """Returns what was measured and where, for the head of the Markdown report."""
     setting = groups[0].setting
     precision = f"{setting.autocast} autocast" if setting.autocast else "float32"
     layout = ", channels_last" if setting.channels_last else ""
     lines = [f"Preset `{preset}`, images of {setting.dataset}, {precision}{layout}."]
-    told = {", ".join(f"{k} {v}" for k, v in sorted(g.machine.items())) for g in groups}
-    lines += [f"Measured with {text}." for text in sorted(told)]
-    if len(told) > 1:
+    places = {", ".join(f"{k} {v}" for k, v in sorted(g.machine.items())) for g in groups}
+    lines += [f"Measured with {text}." for text in sorted(places)]
+    if len(places) > 1:
         lines.append("Measured in different places: compare times within a table only.")
     return "\n".join(lines)
-
-
-def _shown(path: str | os.PathLike[str]) -> str:
-    """The path as short as it can be from here."""
-    near = os.path.relpath(path)
-    return str(path) if near.startswith("..") else near

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import statistics
 import time
@@ -14,7 +13,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Ratio:
-    """A time in units of another: of the medians, and the quartiles of the ratios by round."""
+    """A ratio is a time in units of another: of the medians, and quartiles of those by round."""
 
     ratio: float
     low: float
@@ -22,7 +21,7 @@ class Ratio:
 
 
 def orders(names: Sequence[str], rounds: int, seed: int) -> Iterator[list[str]]:
-    """The order of each round: all names once, shuffled by a generator of its own."""
+    """Yields the order of each round: all names once, shuffled by a generator of its own."""
     generator = random.Random(seed)
     for _ in range(rounds):
         order = list(names)
@@ -41,7 +40,7 @@ def interleaved(
     on_error: Callable[[str, Exception], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of one step of each contender, once a round, in shuffled order.
+    """Times one step of each contender, once a round, in shuffled order.
 
     Args:
         steps: what is timed, by name; warmed up already.
@@ -50,7 +49,7 @@ def interleaved(
         every: steps that are timed together and divided, by name.
         before: called before each one's turn, not timed.
         synchronize: waits for the device.
-        on_error: told of a contender that raised; it is left out from then on.
+        on_error: called with a contender that raised; it is left out from then on.
         clock: seconds.
 
     Returns:
@@ -62,8 +61,6 @@ def interleaved(
             if name not in times:
                 continue
             before()
-            # Cycles that one contender leaves behind are not another's to collect.
-            gc.collect()
             try:
                 synchronize()
                 begun = clock()
@@ -78,7 +75,7 @@ def interleaved(
 
 
 def ratio(times: Sequence[float], unit: Sequence[float]) -> Ratio:
-    """`times` in units of `unit`, both one for each round of the same rounds.
+    """Returns `times` in units of `unit`, both one for each round of the same rounds.
 
     Raises:
         ValueError: they are not of the same rounds, or there is none.

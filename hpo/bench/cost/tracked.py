@@ -24,7 +24,7 @@ METRICS = (
 
 
 def records(group: Group) -> list[CellRecord]:
-    """One record for each contender of the group; one that was not measured counts as crashed."""
+    """Returns a record for each contender of the group, crashed where it was not measured."""
     return [_record(group, row) for row in build_table([group]).to_dict("records")]
 
 

@@ -20,8 +20,7 @@ import pandas as pd
 
 from hpo.bench.load.driver import STUDY, USAGE
 from hpo.cells.store import CellStore, StoreError
-from hpo.cluster.session import default_workers
-from hpo.command_line.flags import command, shared
+from hpo.command_line.flags import command, cores, shared
 from hpo.report.markdown import padded_table
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
@@ -90,7 +89,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Namespace
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
-    options.workers = options.workers or max(1, default_workers(1) // options.concurrent)
+    options.workers = options.workers or max(1, cores() // options.concurrent)
     options.output = options.output.expanduser().absolute()
     return options
 

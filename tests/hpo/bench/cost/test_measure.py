@@ -49,12 +49,8 @@ def failing(error: Exception, after: int = 0) -> Contender:
     return Contender("failing", "option", build)
 
 
-def wrong(bench: Bench) -> Callable[[], Tensor]:
-    return lambda: -2 * dict_of(contenders(["unroll"]))["unroll"].hypergradient(bench)()  # type: ignore[misc]
-
-
-def dict_of(items: list[Contender]) -> dict[str, Contender]:
-    return {item.name: item for item in items}
+def wrong(bench: Bench) -> Tensor:
+    return -2 * bench.hypergradient(engine="unroll")
 
 
 @pytest.mark.parametrize("model", ["digits_cnn", "cnn"])  # the CNN has dropout
@@ -179,10 +175,10 @@ def test_hypergradients_are_compared_on_batches_of_bounded_size(
 def test_without_memory_for_float64_only_the_accuracy_is_missing(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lacks(bench: Bench) -> Tensor:
+    def lacks(bench: Bench) -> Bench:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(measuring, "exact_hypergradient", lacks)
+    monkeypatch.setattr(Bench, "double", lacks)
     rows = measure(TINY, SETTING, contenders(["unroll"]), source).measurements
     assert [(m.error, m.cosine, len(m.seconds)) for m in rows] == [(None, None, 4)] * 2
 

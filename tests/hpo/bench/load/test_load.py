@@ -227,7 +227,7 @@ def test_whatever_is_missing_or_too_many_is_noticed(fault: dict[str, float | str
 
 
 def test_studies_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "default_workers", lambda _: 6)
+    monkeypatch.setattr(run, "cores", lambda: 6)
     assert parse("", []).workers == 6
     assert parse("", ["--concurrent", "2"]).workers == 3
     assert parse("", ["--concurrent", "8"]).workers == 1
