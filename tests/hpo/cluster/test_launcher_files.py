@@ -36,36 +36,24 @@ def test_the_schema_is_one_that_refuses() -> None:
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_it_installs_this_tree_with_the_pinned_versions(name: str) -> None:
+def test_it_installs_this_tree_and_takes_server_and_token_from_files_outside(name: str) -> None:
     config = read(name)
     assert config["file_mounts"]["~/metamixup-hpo"] == "."
-    install = [c for c in config["setup_commands"] if "pip install" in c]
-    assert len(install) == 1
-    assert "-c ~/metamixup-hpo/constraints.txt" in install[0]
-    assert '"$HOME/metamixup-hpo[cluster]"' in install[0]
     assert {".git", ".venv"} <= set(config["rsync_exclude"])
-
-
-@pytest.mark.parametrize("name", LAUNCHED)
-def test_the_tracking_server_and_the_token_come_from_files_outside(name: str) -> None:
-    config = read(name)
-    shell = [c for c in config["setup_commands"] if ".bashrc" in c]
-    assert len(shell) == 1
-    assert ". ~/.metamixup.env" in shell[0]
-    assert "RAY_AUTH_MODE=token" in shell[0]
+    [install] = [c for c in config["setup_commands"] if "pip install" in c]
+    assert "-c ~/metamixup-hpo/constraints.txt" in install
+    assert '"$HOME/metamixup-hpo[cluster]"' in install
+    [shell] = [c for c in config["setup_commands"] if ".bashrc" in c]
+    assert ". ~/.metamixup.env" in shell
+    assert "RAY_AUTH_MODE=token" in shell
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1], "loopback alone"
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.iterdir()), ids=lambda path: path.name)
 def test_no_secret_is_in_them(path: Path) -> None:
     assert not SECRET.search(path.read_text())
     assert SECRET.search("MLFLOW_TRACKING_PASSWORD=abcdefgh12345678")
-
-
-@pytest.mark.parametrize("name", LAUNCHED)
-def test_the_dashboard_listens_on_loopback_alone(name: str) -> None:
-    start = read(name)["head_start_ray_commands"][-1]
-    assert "--dashboard-host=127.0.0.1" in start
 
 
 def test_hosts_of_your_own_keep_the_clusters_of_other_people() -> None:
@@ -100,8 +88,8 @@ def test_the_versions_of_ray_and_python_are_those_that_are_pinned() -> None:
 
 
 def documents() -> dict[str, dict[str, Any]]:
-    found = yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
-    return {document["kind"]: document for document in found}
+    manifest = yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
+    return {document["kind"]: document for document in manifest}
 
 
 def test_the_manifest_has_the_shape_of_a_ray_job() -> None:
@@ -128,9 +116,8 @@ def test_the_manifest_has_the_shape_of_a_ray_job() -> None:
 
 
 def test_the_pods_share_the_output_folder_and_know_the_tracking_server() -> None:
-    found = documents()
-    spec = found["RayJob"]["spec"]
-    claim = found["PersistentVolumeClaim"]
+    manifest = documents()
+    spec, claim = manifest["RayJob"]["spec"], manifest["PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     cluster = spec["rayClusterSpec"]
     assert "--output /shared/" in spec["entrypoint"]

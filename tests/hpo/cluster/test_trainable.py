@@ -45,8 +45,8 @@ def ending(
     meter: Meter | None, gpus: float, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
     """What the worker says last."""
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr(trainable.tune, "report", told.append)
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(trainable.tune, "report", reports.append)
     trainable.train_cell(
         {"cell": CELL.to_dict()},
         sources={("digits", None): load_source("digits")},
@@ -56,24 +56,24 @@ def ending(
         gpus=gpus,
         **({} if meter is None else {"meter": meter}),
     )
-    found: dict[str, Any] = json.loads(told[-1]["ending"])
-    return found
+    last: dict[str, Any] = json.loads(reports[-1]["ending"])
+    return last
 
 
 def test_a_cell_tells_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = ending(None, 0.0, tmp_path, monkeypatch)
-    assert told["status"] == "finished"
-    assert told["environment"]["host"] == platform.node()
-    assert "node" not in told["environment"]  # there is no Ray here
-    assert not any(name.startswith("gpu") for name in told["environment"])
+    last = ending(None, 0.0, tmp_path, monkeypatch)
+    assert last["status"] == "finished"
+    assert last["environment"]["host"] == platform.node()
+    assert "node" not in last["environment"]  # there is no Ray here
+    assert not any(name.startswith("gpu") for name in last["environment"])
 
 
 @pytest.mark.parametrize(("gpus", "share"), [(0.25, "0.25"), (2.0, "1")])
 def test_a_cell_tells_what_it_took_of_its_gpu(
     gpus: float, share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = ending(taken, gpus, tmp_path, monkeypatch)["environment"]
-    assert {name: told[name] for name in told if name.startswith("gpu")} == {
+    noted = ending(taken, gpus, tmp_path, monkeypatch)["environment"]
+    assert {name: noted[name] for name in noted if name.startswith("gpu")} == {
         "gpu_peak_bytes": "30",
         "gpu_bytes": "100",
         "gpu_share": share,
@@ -83,9 +83,9 @@ def test_a_cell_tells_what_it_took_of_its_gpu(
 def test_a_cell_whose_share_is_too_small_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = ending(too_much, 0.25, tmp_path, monkeypatch)
-    assert told["status"] == "crashed"
-    assert told["error"].startswith("OutOfMemoryError: CUDA out of memory.")
-    assert told["error"].endswith("its share of the GPU is 0.25: raise --gpus-per-cell")
+    last = ending(too_much, 0.25, tmp_path, monkeypatch)
+    assert last["status"] == "crashed"
+    assert last["error"].startswith("OutOfMemoryError: CUDA out of memory.")
+    assert last["error"].endswith("its share of the GPU is 0.25: raise --gpus-per-cell")
     alone = ending(too_much, 1.0, tmp_path, monkeypatch)
     assert "share" not in alone["error"]

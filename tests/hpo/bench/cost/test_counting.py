@@ -122,6 +122,7 @@ def test_the_floor_is_thirteen_passes_against_three(n: int, m: int, units: float
 
 
 @LINUX
+@pytest.mark.slow  # imports take long where glibc gives each block back
 def test_the_peak_of_a_step_is_that_of_the_blocks_it_holds_at_once() -> None:
     """In a process of its own, as `cpu_peaks` measures: 24 MiB held at once, 40 in all."""
     import os
@@ -170,10 +171,10 @@ def test_memory_that_the_machine_cannot_hold_is_refused_and_the_limit_lifted_aft
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with memory.bounded(torch.device("cpu")):
         torch.ones(2**20)
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        assert found is not None
+        line = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        assert line is not None
         with pytest.raises(RuntimeError) as caught:
-            torch.empty(int(found[1]) * 1000, dtype=torch.uint8)  # the most that is promised
+            torch.empty(int(line[1]) * 1000, dtype=torch.uint8)  # the most that is promised
     assert memory.is_out_of_memory(caught.value)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 

@@ -34,14 +34,11 @@ def _no_second_process(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def failing(error: Exception, after: int = 0) -> Contender:
+def failing(error: Exception, after: int, taken: list[int]) -> Contender:
     def build(bench: Bench) -> Callable[[], None]:
-        taken = 0
-
         def step() -> None:
-            nonlocal taken
-            taken += 1
-            if taken > after:
+            taken.append(1)
+            if len(taken) > after:
                 raise error
 
         return step
@@ -95,32 +92,13 @@ def test_every_contender_is_measured_and_the_exact_ones_are_exact(
 def test_one_that_raises_is_reported_and_the_rest_goes_on(
     source: Source, error: Exception, after: int, said: str
 ) -> None:
-    who = [*contenders(["double_backward"]), failing(error, after)]
+    taken: list[int] = []
+    who = [*contenders(["double_backward"]), failing(error, after, taken)]
     group = measure(TINY, SETTING, who, source)
+    assert len(taken) == after + 1  # it is not asked again
     *rest, bad = group.measurements
     assert (bad.error, bad.seconds, bad.peak_bytes) == (said, (), None)
     assert all(m.error is None and len(m.seconds) == 4 for m in rest)
-
-
-def test_one_that_failed_once_is_not_timed(source: Source) -> None:
-    vanilla = contenders([])[0]
-    tried: list[int] = []
-
-    def build(bench: Bench) -> Callable[[], None]:
-        plain = vanilla.build(bench)
-
-        def step() -> None:
-            tried.append(1)
-            if len(tried) == 1:
-                raise RuntimeError("at first")
-            plain()
-
-        return step
-
-    group = measure(TINY, SETTING, [vanilla, Contender("unsure", "option", build)], source)
-    assert group.measurements[1].error == "does not run: RuntimeError: at first"
-    assert group.measurements[1].seconds == ()
-    assert len(tried) == 1
 
 
 def test_a_model_that_cannot_be_built_fails_every_row_of_its_group(source: Source) -> None:
@@ -135,21 +113,18 @@ def test_a_peer_that_is_missing_says_how_to_get_it() -> None:
     assert reason(error, "betty_darts") == "not installed: pip install betty-ml"
 
 
-def test_a_warning_of_an_engine_is_kept_as_a_remark(source: Source) -> None:
-    vanilla = contenders([])[0]
+def test_growth_has_no_accuracy_and_a_warning_of_an_engine_is_a_remark(source: Source) -> None:
+    vanilla, unroll = contenders(["unroll"])
 
     def build(bench: Bench) -> Callable[[], None]:
         warnings.warn("falls back to another\nsecond line", UserWarning, stacklevel=1)
         return vanilla.build(bench)
 
-    group = measure(TINY, SETTING, [vanilla, Contender("noisy", "engine", build)], source)
-    assert [m.remark for m in group.measurements] == [None, "falls back to another"]
-
-
-def test_growth_is_measured_on_an_untrained_network_without_accuracy(source: Source) -> None:
-    group = measure(replace(TINY, train_steps=0), SETTING, contenders(["unroll"]), source)
-    assert [m.cosine for m in group.measurements] == [None, None]
-    assert all(m.seconds for m in group.measurements)
+    who = [vanilla, unroll, Contender("noisy", "engine", build)]
+    rows = measure(replace(TINY, train_steps=0), SETTING, who, source).measurements
+    assert [m.remark for m in rows] == [None, None, "falls back to another"]
+    assert [m.cosine for m in rows] == [None] * 3
+    assert all(m.seconds for m in rows)
 
 
 def test_the_error_is_relative_and_the_angle_is_that_of_vectors() -> None:

@@ -57,6 +57,8 @@ def test_ratios_are_to_plain_mixup_of_the_same_group() -> None:
     # Thirteen passes with m = n, here 3·50/100 for the validation: 11.5 of 3.
     assert auto.share_of_floor == pytest.approx(11.5 / 3 / 4)
     assert line(frame, "vanilla").time_ratio == 1
+    lost = (replace(ROWS[0], seconds=(), error="out of memory"), ROWS[1])
+    assert pd.isna(line(build_table([group(rows=lost)]), "auto").time_ratio)
     option = line(frame, "amortised_4")
     assert option.time_ratio == 1.5
     assert pd.isna(option[["flops_ratio", "share_of_floor", "peak_mib", "cosine"]]).all()
@@ -65,13 +67,11 @@ def test_ratios_are_to_plain_mixup_of_the_same_group() -> None:
     assert pd.isna(betty[["time_ratio", "seconds", "peak_mib"]]).all()
 
 
-def test_without_the_unit_there_is_no_ratio() -> None:
-    rows = (replace(ROWS[0], seconds=(), error="out of memory"), ROWS[1])
-    auto = line(build_table([group(rows=rows)]), "auto")
-    assert pd.isna(auto.time_ratio)
-
-
 def test_the_markdown_says_what_a_reader_needs() -> None:
+    other = group(setting=replace(SETTING, device="cuda", autocast="bf16", channels_last=True))
+    variants = to_markdown(build_table([group(), other]))
+    assert "m = 50, cuda-bf16-channels_last" in variants
+    assert variants.count("| vanilla") == 2
     text = to_markdown(build_table([group(), *growth()]))
     assert "## cnn 28×28×1, n = 100, m = 50" in text
     rows = {r.split("|")[1].strip(): r for r in text.split("## Growth")[0].splitlines() if "|" in r}
@@ -87,13 +87,6 @@ def test_the_markdown_says_what_a_reader_needs() -> None:
     assert "out of memory" in curve
     assert "preact_resnet34" in text.split("## Growth with depth")[1]
     assert "nan" not in text.lower()
-
-
-def test_two_variants_of_a_case_are_two_tables() -> None:
-    other = group(setting=replace(SETTING, device="cuda", autocast="bf16", channels_last=True))
-    text = to_markdown(build_table([group(), other]))
-    assert "m = 50, cuda-bf16-channels_last" in text
-    assert text.count("| vanilla") == 2
 
 
 def test_the_figure_has_a_panel_for_times_and_memory_of_everything_measured() -> None:
@@ -130,6 +123,8 @@ def test_a_stored_group_comes_back_the_same_and_another_setting_is_another_group
     assert store.load(identity) is None
     store.save(identity, group())
     assert store.load(identity) == group()
+    data = json.loads((tmp_path / "groups" / f"{identity}.json").read_text())
+    assert (data["machine"]["cpu"], data["case"]["batch_size"]) == ("a processor", 100)
     others = [
         group_id(replace(CASE, meta_batch_size=51), SETTING, names, {"betty": None}),
         group_id(CASE, replace(SETTING, threads=1), names, {"betty": None}),
@@ -145,18 +140,11 @@ def test_a_stored_group_comes_back_the_same_and_another_setting_is_another_group
     assert len(list(tmp_path.glob("groups.before-*/*.json"))) == 1
 
 
-def test_a_stored_group_is_plain_json(tmp_path: Path) -> None:
-    GroupStore(tmp_path).save("x", group())
-    data = json.loads((tmp_path / "groups" / "x.json").read_text())
-    assert data["machine"]["cpu"] == "a processor"
-    assert data["case"]["batch_size"] == 100
-
-
 def test_each_row_becomes_a_run_of_its_own_with_numbers_only() -> None:
     twice = [group(), group(setting=replace(SETTING, device="cuda")), *growth()]
-    found = [record for g in twice for record in records(g)]
-    assert len({record.cell.id for record in found}) == len(found) == 5 + 5 + 6
-    vanilla, auto, _, betty, _ = found[:5]
+    runs = [record for g in twice for record in records(g)]
+    assert len({record.cell.id for record in runs}) == len(runs) == 5 + 5 + 6
+    vanilla, auto, _, betty, _ = runs[:5]
     assert auto.status == "finished"
     assert auto.result["time_ratio"] == 4.0
     assert auto.result["parameters"] == 1234567

@@ -102,9 +102,9 @@ def test_ctrl_c_is_not_held_against_a_contender() -> None:
 
 
 def test_the_ratio_is_of_medians_its_quartiles_of_the_rounds() -> None:
-    found = ratio([4.0, 10.0, 6.0, 8.0, 30.0], [1.0, 2.0, 2.0, 2.0, 10.0])
+    times = ratio([4.0, 10.0, 6.0, 8.0, 30.0], [1.0, 2.0, 2.0, 2.0, 10.0])
     # Medians 8 and 2; by round 4, 5, 3, 4, 3: sorted 3, 3, 4, 4, 5.
-    assert (found.ratio, found.low, found.high) == (4.0, 3.0, 4.0)
+    assert (times.ratio, times.low, times.high) == (4.0, 3.0, 4.0)
     one = ratio([3.0], [2.0])
     assert (one.ratio, one.low, one.high) == (1.5, 1.5, 1.5)
     with pytest.raises(ValueError, match="same rounds, got 1 and 2"):
