@@ -29,7 +29,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
 from hpo.command_line.flags import command, shared
-from hpo.search.drive import Ending, drive
+from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search, silence_optuna
 from hpo.storage import output_folder
@@ -110,7 +110,7 @@ def search_alpha(
         if on_trial is not None:
             on_trial(search.study.get_trials(deepcopy=False)[-1])
 
-    drive(search, ended, tidy)
+    run_through(search, ended, tidy)
     return search
 
 
@@ -136,7 +136,7 @@ def _train(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; see the module's docstring."""
+    """Runs the command line; see the module's docstring."""
     parser = command(
         "python -m hpo.optuna_study",
         __doc__,

@@ -60,7 +60,7 @@ def run_study(
     reference: str | None = None,
     tracker: type[StudyTracker] | None = None,
 ) -> int:
-    """Train what is missing, report everything; the `main` of a script in `studies/`.
+    """Trains what is missing and reports everything; the `main` of a script in `studies/`.
 
     Everything that can be wrong with flags, data, folders and servers is checked before the first
     training.
@@ -95,9 +95,9 @@ def run_study(
     try:
         output, storage = options.output, options.storage
         with output_folder.locked(output), output_folder.held(output, storage):
-            own = [] if figure is None else [figure]
-            parts = [*own, controls_report, label_errors, pseudo_labels, *extras]
-            table = f"{study}-errors" if own else study
+            figures = [] if figure is None else [figure]
+            parts = [*figures, controls_report, label_errors, pseudo_labels, *extras]
+            table = f"{study}-errors" if figures else study
             about = description.strip().partition("\n")[0]
             opened = tracker or StudyTracker
             return _run(study, chosen, options, parts, table, about, adapted, reference, opened)
@@ -190,7 +190,7 @@ def prepare(
     adapted: Adapted | None = None,
     reference: str | None = None,
 ) -> tuple[Plan, dict[SourceKey, Source]]:
-    """Load the data sets and plan the study; raises what a training would later stumble over."""
+    """Loads the data sets and plans the study; raises what a training would later stumble over."""
     if options.address is not None:
         from hpo.cluster.session import check_address
 
@@ -203,15 +203,15 @@ def prepare(
     rows = with_presets(rows, base, sources, options.preset, options.overrides)
     for dataset, training in base.items():
         source = sources[source_key(training)]
-        for own in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
+        for varied in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
             build_model(
-                own.model,
+                varied.model,
                 in_channels=source.in_channels,
                 num_classes=source.num_classes,
                 image_size=source.image_size,
-                width=own.width,
+                width=varied.width,
             )
-            draw_labels(own, source)
+            draw_labels(varied, source)
     search = presets.search(options.preset)
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)
@@ -233,7 +233,7 @@ def _report(
     table: str,
     seconds: float,
 ) -> bool:
-    """Write, track and print everything. Returns whether no part of it failed."""
+    """Writes, tracks and prints everything; returns whether no part of it failed."""
     records = run.records
     preamble = preamble_of(plan, records, options.preset)
     if plan.table_rows:
@@ -269,7 +269,7 @@ def _table(
     name: str,
     preamble: str,
 ) -> tuple[bool, list[Path], str, list[SummaryRow]]:
-    """The report of a table: whether it is complete, its files, text, and lines for MLflow."""
+    """Writes a table's report; returns if it is complete, its files, text, lines for MLflow."""
     frame = table.build_table(records, [row.row for row in plan.table_rows], plan.datasets)
     if any(row.semi is not None for row in plan.rows):
         frame = semi_table(frame, records, plan.reference)
@@ -278,22 +278,22 @@ def _table(
     study_figure.save_figure(study_figure.study_figure(frame, records), picture)
     outcome = Outcome(plan, records, sources, frame, options.output)
     made = (_made(report_of, outcome) for report_of in extras)
-    found = [extra for extra in made if extra is not None]
-    appendix = "\n\n".join(extra.markdown.strip() for extra in found if extra.markdown)
+    complete = [extra for extra in made if extra is not None]
+    appendix = "\n\n".join(extra.markdown.strip() for extra in complete if extra.markdown)
     if appendix:
         table.write_report(options.output, name, frame, preamble, appendix)
-    files = [*files, picture, *(path for extra in found for path in extra.files)]
+    files = [*files, picture, *(path for extra in complete for path in extra.files)]
     metrics = summary_metrics(frame)
-    for extra in found:
+    for extra in complete:
         for key, values in extra.metrics.items():
             metrics.setdefault(key, {}).update(values)
     text = "\n\n".join([to_markdown(frame), *([appendix] if appendix else [])])
     summary = table.summary_rows(frame, metrics)
-    return len(found) == len(extras), files, text, summary
+    return len(complete) == len(extras), files, text, summary
 
 
 def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
-    """One more part of the table, or None if it failed, which is said."""
+    """Returns one more part of the table, or None if it failed, which is said."""
     try:
         return report_of(outcome)
     except Exception as error:  # whatever is wrong with it, the report of the study stands
@@ -308,7 +308,7 @@ def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
 
 
 def _way_out(error: Exception) -> str:
-    """What is to be done about the system's own errors, which only say what is wrong."""
+    """Returns what is to be done about the system's own errors, which only say what is wrong."""
     if not isinstance(error, OSError) or error.errno is None:
         return ""
     return (
@@ -318,7 +318,7 @@ def _way_out(error: Exception) -> str:
 
 
 def _shown(path: Path) -> str:
-    """The path as short as it can be from here."""
+    """Returns the path as short as it can be from here."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -28,7 +28,7 @@ LAST_BLOCKS, REFRESH_EVERY, EVERY = 2, 4, 16
 
 
 def rows() -> list[StudyRow]:
-    """The rows of the table."""
+    """Returns the rows of the table."""
     last = f"last {LAST_BLOCKS} blocks"
     often = f"every {EVERY} steps"
     exact = _learned("", "exact", LearnedConfig())

@@ -60,7 +60,7 @@ _GRID = tuple(Fixed(lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
 
 
 def rows() -> list[StudyRow]:
-    """The strategies; another learned policy is one line more."""
+    """Returns the strategies; another learned policy is one line more."""
     return [
         _row("metamixup", "MetaMixUp, once", "learned", Listed((_LEARNED,))),
         _row(

@@ -9,7 +9,7 @@ value (label_entropy), and the loss on unmixed training images (up to 1,000 of t
 mode, after each epoch).
 
 Rows: MixUp with Beta(1, 1), MetaMixUp in the default reading and in the paper's, and no MixUp.
-Lines are means over seeds, bands 95 % intervals. The paper preset trains ResNet-50 on colour
+Lines are means over seeds, bands 95 % intervals. The paper preset trains ResNet-50 on color
 images, the others what they train elsewhere; `--model resnet50 --width 8` tries a narrow one.
 
 Cost on two CPU cores: quick on digits half a minute, on Fashion-MNIST about five minutes.
@@ -40,12 +40,12 @@ UNMIXED_IMAGES = 1000
 
 
 def rows() -> list[StudyRow]:
-    """MixUp, both readings, no MixUp."""
+    """Returns MixUp, both readings, no MixUp."""
     return [MIXUP, METAMIXUP, METAMIXUP_PAPER, NONE]
 
 
 def adapted(training: TrainingConfig) -> TrainingConfig:
-    """The preset's training, looked at; of the ResNet that paper has for colour images this one."""
+    """Returns the preset's training, looked at; for color images with the paper's ResNet-50."""
     model = "resnet50" if training.model == "preact_resnet18" else training.model
     analysis = AnalysisConfig(unmixed_images=UNMIXED_IMAGES)
     return replace(training, model=model, analysis=analysis)

@@ -34,20 +34,21 @@ from hpo.analyses.figures.validation_size import Curve, validation_size
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
 from hpo.study.rows import StudyRow
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
+from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, renamed
 
 SIZES = (10, 20, 50, 100, 500, 1000)
 READINGS = (METAMIXUP, METAMIXUP_PAPER)
 
 
 def rows() -> list[StudyRow]:
-    """MixUp, then both readings at each size."""
+    """Returns MixUp, then both readings at each size."""
     return [MIXUP, *(_sized(reading, size) for reading in READINGS for size in SIZES)]
 
 
 def _sized(reading: StudyRow, size: int) -> StudyRow:
-    own = replace(reading.row, key=_key(reading, size), label=f"{reading.row.label}, {size} images")
-    return replace(reading, row=own, training={"meta_size": size})
+    label = f"{reading.row.label}, {size} images"
+    sized = renamed(reading, key=_key(reading, size), label=label)
+    return replace(sized, training={"meta_size": size})
 
 
 def _key(reading: StudyRow, size: int) -> str:
@@ -55,7 +56,7 @@ def _key(reading: StudyRow, size: int) -> str:
 
 
 def draw(outcome: Outcome) -> Extra:
-    """The figure."""
+    """Draws the figure."""
     curves = [
         Curve(r.row.key, r.row.label, {size: _key(r, size) for size in SIZES}) for r in READINGS
     ]

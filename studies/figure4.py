@@ -37,12 +37,12 @@ PLANE_IMAGES = 1000
 
 
 def rows() -> list[StudyRow]:
-    """MixUp and both readings."""
+    """Returns MixUp and both readings."""
     return [MIXUP, METAMIXUP, METAMIXUP_PAPER]
 
 
 def adapted(training: TrainingConfig) -> TrainingConfig:
-    """The preset's training of a network with two features, looked at."""
+    """Returns the preset's training of a network with two features, looked at."""
     return replace(training, model="cnn_2d", analysis=AnalysisConfig(plane_images=PLANE_IMAGES))
 
 

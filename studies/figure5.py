@@ -57,7 +57,7 @@ MIXED_SAMPLES = 2000
 
 
 def rows() -> list[StudyRow]:
-    """All policies."""
+    """Returns all policies."""
     return [
         NONE,
         beta(0.2),
@@ -73,7 +73,7 @@ def rows() -> list[StudyRow]:
 
 
 def adapted(training: TrainingConfig) -> TrainingConfig:
-    """The preset's training, looked at."""
+    """Returns the preset's training, looked at."""
     return replace(training, analysis=AnalysisConfig(mixed_samples=MIXED_SAMPLES))
 
 

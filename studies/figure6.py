@@ -36,7 +36,7 @@ from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 
 
 def rows() -> list[StudyRow]:
-    """MixUp and both readings."""
+    """Returns MixUp and both readings."""
     policy = Beta(alpha=1.0, per_sample=True)
     drawn = replace(MIXUP, row=replace(MIXUP.row, label="MixUp (α = 1, per sample)"), recipe=policy)
     return [drawn, METAMIXUP_PAPER, METAMIXUP]

@@ -10,7 +10,7 @@ placebo, whose λ move as much but by the hypergradients of other samples, has n
 classes; and a policy that is specific to the data is so for every seed, so the picture and the text
 have what the maps of different seeds have in common (`hpo.analyses.figures.agreement`).
 
-Rows: both readings, and the placebo of the default one. The paper preset trains ResNet-50 on colour
+Rows: both readings, and the placebo of the default one. The paper preset trains ResNet-50 on color
 images. Cost on two CPU cores: quick on digits half a minute, on Fashion-MNIST six.
 
     python studies/figure7.py --dataset fashion_mnist --preset quick --seeds 3
@@ -38,13 +38,13 @@ EPOCHS = (3, 30, 90, 120)
 
 
 def rows() -> list[StudyRow]:
-    """The default reading and its placebo, the paper's reading."""
+    """Returns the default reading and its placebo, the paper's reading."""
     placebo, _ = controls(METAMIXUP, plain=True)
     return [METAMIXUP, placebo, METAMIXUP_PAPER]
 
 
 def adapted(training: TrainingConfig) -> TrainingConfig:
-    """The preset's training, looked at; of the ResNet that paper has for colour images this one."""
+    """Returns the preset's training, looked at; for color images with the paper's ResNet-50."""
     model = "resnet50" if training.model == "preact_resnet18" else training.model
     return replace(training, model=model, analysis=AnalysisConfig(pair_epochs=EPOCHS))
 

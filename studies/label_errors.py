@@ -66,7 +66,7 @@ METHODS = (
 
 
 def rows(clean_epochs: int) -> list[StudyRow]:
-    """The trainings; `clean_epochs` is the number of epochs of the one on clean images alone."""
+    """Returns the rows; the one on clean images alone trains for `clean_epochs` epochs."""
     scores = row("scores", "Scores", "scores", "learned", ScoresConfig())
     placebo, _ = controls(scores)
     table = [NONE, scores, placebo]
@@ -79,7 +79,7 @@ def rows(clean_epochs: int) -> list[StudyRow]:
 
 
 def clean_epochs(options: Options) -> int:
-    """Epochs on the clean images alone that are at least as many steps as the others take.
+    """Returns the epochs on clean images alone that are as many steps as the others take, or more.
 
     Of several data sets the one that needs most decides. Where the number of training images is
     only known from the files, it is that of the others' epochs.
@@ -100,7 +100,7 @@ def _plain(key: str, label: str, **training: int) -> StudyRow:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
+    """Runs the study; returns the exit status."""
     given = [*DEFAULTS, *(sys.argv[1:] if arguments is None else arguments)]
     try:
         options = parse("label_errors", __doc__, given)

@@ -55,13 +55,13 @@ SMOOTH = {"digits_cnn": "digits_cnn_smooth"}
 
 
 def rows() -> list[StudyRow]:
-    """No mixing, MixUp, the two readings, the placebo."""
+    """Returns no mixing, MixUp, the two readings, the placebo."""
     placebo, _ = controls(METAMIXUP, plain=True)
     return [NONE, MIXUP, METAMIXUP_PAPER, METAMIXUP, placebo]
 
 
 def looked_at(training: TrainingConfig) -> TrainingConfig:
-    """A preset's training with a smooth network, looked at."""
+    """Returns a preset's training with a smooth network, looked at."""
     model = training.model
     if not model.endswith("_smooth"):
         model = SMOOTH.get(model, "cnn_smooth")

@@ -80,7 +80,7 @@ NAMED = {"default": DEFAULT, "paper": PAPER}
 
 
 def design() -> list[DesignPoint]:
-    """The full factorial: which row stands for which combination of levels.
+    """Returns the full factorial: which row stands for which combination of levels.
 
     The derivatives with respect to λ and to its logit have one sign, λ(1 − λ) being positive: both
     combinations are one row.
@@ -100,7 +100,7 @@ def design() -> list[DesignPoint]:
 
 
 def rows() -> list[StudyRow]:
-    """References, the factorial, then what is varied around each named reading."""
+    """Returns references, the factorial, then what is varied around each named reading."""
     mixup = _per_sample(1.0)
     table = [
         NONE,
@@ -121,28 +121,28 @@ def rows() -> list[StudyRow]:
 
 
 def _per_sample(alpha: float) -> StudyRow:
-    """MixUp with a λ for each sample, as learned rows draw λ0."""
+    """Returns MixUp with a λ for each sample, as learned rows draw λ0."""
     drawn = renamed(beta(alpha), label=f"MixUp (α = {alpha:g}, per sample)")
     return replace(drawn, recipe=Beta(alpha=alpha, per_sample=True))
 
 
 def _factorial() -> dict[str, Reading]:
-    """The readings of the factorial by key, at the default reading's other settings."""
+    """Returns the readings of the factorial by key, at the default reading's other settings."""
     readings = {}
     for point in design():
         scale = point.levels["scale"]
-        own: dict[str, Any] = {
+        levels: dict[str, Any] = {
             "projection": PROJECTIONS[point.levels["projection"]],
             "gradient": point.levels["gradient"],
             "scale": scale,
             "step_size": float(STEP_SIZES[scale][LEVELS.index(point.levels["step size"])]),
         }
-        readings[point.key] = replace(DEFAULT, **own)
+        readings[point.key] = replace(DEFAULT, **levels)
     return readings
 
 
 def _one_at_a_time(name: str, reading: Reading) -> list[StudyRow]:
-    """One factor varied around a named reading, all else as in it."""
+    """Returns rows with one factor varied around a named reading, all else as in it."""
     changed: dict[str, dict[str, Any]] = {
         "start-0.2": {"init_alpha": 0.2},
         "start-4": {"init_alpha": 4.0},
@@ -151,16 +151,16 @@ def _one_at_a_time(name: str, reading: Reading) -> list[StudyRow]:
     }
     if name == "default":
         changed |= {f"step-{size}": {"step_size": float(size)} for size in MORE_STEP_SIZES}
-    told = [
-        _learned(f"{name}-{key}", replace(reading, **own), f"{name}: {key.replace('-', ' ')}")
-        for key, own in changed.items()
-        if replace(reading, **own) != reading
+    varied = [
+        _learned(f"{name}-{key}", replace(reading, **changes), f"{name}: {key.replace('-', ' ')}")
+        for key, changes in changed.items()
+        if replace(reading, **changes) != reading
     ]
     for size in META_SIZES:
-        label, own = f"{name}: {size} meta-validation images", {"meta_size": size}
-        told.append(_learned(f"{name}-meta-{size}", reading, label, own))
-    label, own = f"{name}: meta-validation images train", {"meta_in_training": True}
-    return [*told, _learned(f"{name}-overlap", reading, label, own)]
+        label, training = f"{name}: {size} meta-validation images", {"meta_size": size}
+        varied.append(_learned(f"{name}-meta-{size}", reading, label, training))
+    label, training = f"{name}: meta-validation images train", {"meta_in_training": True}
+    return [*varied, _learned(f"{name}-overlap", reading, label, training)]
 
 
 def _learned(
@@ -177,7 +177,7 @@ def _policy(reading: Reading) -> PolicyConfig:
 
 
 def ranked(outcome: Outcome) -> Extra:
-    """The ranked table and the main effects, after the report's table."""
+    """Returns the ranked table and the main effects, after the report's table."""
     return readings_report(outcome, design())
 
 

@@ -37,7 +37,7 @@ EVERY = 4
 
 
 def rows() -> list[StudyRow]:
-    """The rows of the table."""
+    """Returns the rows of the table."""
     scores = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
     cheap = row(
         f"scores-{EVERY}",

@@ -132,7 +132,7 @@ _TOP5: Mapping[str, Mapping[str, float]] = {
 
 
 def paper_errors(key: str, architecture: str = "") -> dict[str, float]:
-    """The paper's top-1 errors of a row by data set, in percent.
+    """Returns the paper's top-1 errors of a row by data set, in percent.
 
     Args:
         key: the row's, without architecture.
@@ -141,17 +141,17 @@ def paper_errors(key: str, architecture: str = "") -> dict[str, float]:
     """
     if architecture in _DEEPER:
         return dict(zip(_LARGE, _DEEPER[architecture].get(key, ()), strict=False))
-    found: dict[str, float] = {}
+    errors: dict[str, float] = {}
     if architecture in ("", "cnn"):
-        found |= zip(_SMALL, _CNN.get(key, ()), strict=False)
+        errors |= zip(_SMALL, _CNN.get(key, ()), strict=False)
     if architecture in ("", "preact_resnet18"):
-        found |= zip(_LARGE, _RESNET18.get(key, ()), strict=False)
-        found |= _NO_DISCRIMINATOR if key == "adamixup-no-discriminator" else {}
-    return found
+        errors |= zip(_LARGE, _RESNET18.get(key, ()), strict=False)
+        errors |= _NO_DISCRIMINATOR if key == "adamixup-no-discriminator" else {}
+    return errors
 
 
 def paper_top5(architectures: Sequence[str] = ()) -> dict[tuple[str, str], float]:
-    """The paper's top-5 errors by (row, data set), in percent.
+    """Returns the paper's top-5 errors by (row, data set), in percent.
 
     Args:
         architectures: as given to `rows`.
@@ -164,7 +164,7 @@ def paper_top5(architectures: Sequence[str] = ()) -> dict[tuple[str, str], float
 
 
 def rows(architectures: Sequence[str] = ()) -> list[StudyRow]:
-    """The rows of the table in the paper's order, once for each architecture.
+    """Returns the rows of the table in the paper's order, once for each architecture.
 
     Args:
         architectures: of `core.models.MODELS`; none leaves every data set the preset's network.
@@ -194,7 +194,7 @@ def _own(original: StudyRow, label: str, counterpart: str | None = None) -> Stud
 
 
 def _of(row: StudyRow, architecture: str) -> StudyRow:
-    """The row with a network of its own, and a key that says which."""
+    """Returns the row with a network of its own, and a key that says which."""
     plain = row.row
 
     def there(key: str | None) -> str | None:
@@ -227,7 +227,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
+    """Runs the study; returns the exit status."""
     architectures, rest = split_flags(sys.argv[1:] if arguments is None else arguments)
     extras = [top5_report(paper_top5(architectures)), adamixup_report]
     return run_study("table1", rows(architectures), __doc__, rest, extras=extras)

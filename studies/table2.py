@@ -72,7 +72,7 @@ _PAPER = {key: dict(zip(_COLUMNS, numbers, strict=True)) for key, numbers in _NU
 
 
 def rows() -> list[StudyRow]:
-    """The rows of the table, in the paper's order, ours after them."""
+    """Returns the rows of the table, in the paper's order, ours after them."""
     table = [
         renamed(NONE, label="No MixUp (α = 0)"),
         *map(beta, (0.5, 1.0, 2.0)),

@@ -34,7 +34,7 @@ the meta-validation images, which learned rows see, are counted in a column of t
 right.
 
 Presets: `paper` has this paper's settings, `oliver` those of Oliver et al. and `mixmatch` those of
-the MixMatch code, with their optimisers, weights, normalisation and augmentation
+the MixMatch code, with their optimizers, weights, normalisation and augmentation
 (`hpo/study/few_label_presets.py`); all three are for GPUs. `quick` is reduced, `smoke` means
 nothing. The flag
 `--epochs` shortens a preset: rate and threshold fall at the same shares of the training.
@@ -69,7 +69,7 @@ _LEARNED_MIXMATCH = LearnedConfig(reading=replace(DEFAULT, init_alpha=0.75))
 
 
 def rows() -> list[StudyRow]:
-    """The rows of the table, in the paper's order, the controls of the learned ones after them."""
+    """Returns the rows in the paper's order, the controls of the learned ones after them."""
     table = [
         _plain("supervised-only", "Supervised-Only", family="none"),
         _plain("pseudo-label", "Pseudo-Label"),

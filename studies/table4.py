@@ -39,7 +39,7 @@ REFERENCE = "pseudo-label"
 
 
 def rows() -> list[StudyRow]:
-    """The rows of the table: the paper's two, the literal formula, and labelled images alone."""
+    """Returns the paper's two rows, the literal formula, and labelled images alone."""
     return [
         replace(
             _row("supervised-only", "Supervised-Only", "none"),

@@ -44,7 +44,7 @@ _POLICY = LearnedConfig()
 
 
 def rows() -> list[StudyRow]:
-    """The grid of the table, and the search that is set against it."""
+    """Returns the grid of the table, and the search that is set against it."""
     search = Sampled(_POLICY, threshold_fall)
     label, setting = "σd and K searched", "sigma_d, K searched"
     return [
@@ -54,7 +54,7 @@ def rows() -> list[StudyRow]:
 
 
 def key(step: float) -> str:
-    """Of the row with this σd."""
+    """Returns the key of the row with this σd."""
     return f"apl-{step:g}"
 
 

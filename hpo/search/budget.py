@@ -13,17 +13,17 @@ ROUNDING = 1e-9
 
 
 def units(training: TrainingConfig, epochs: float) -> float:
-    """Rough cost of so many epochs, in units of a whole plain training of the same length."""
+    """Returns the rough cost of so many epochs, in units of a plain training as long as this."""
     return training.policy.cost * epochs / training.epochs
 
 
 def failed_epochs(status: Status) -> int:
-    """Epochs that were trained and are not in the result: the one in which a training failed."""
+    """Returns how many epochs were trained that no result has: the one that failed."""
     return int(status in ("diverged", "crashed"))
 
 
 class Budget:
-    """How much may be trained, in units of a plain training.
+    """A budget is how much may be trained, in units of a plain training.
 
     Measured seconds decide nothing: they differ from run to run, and a study that is killed and
     started again must stop where it would have.
@@ -43,9 +43,9 @@ class Budget:
 
     @property
     def spent(self) -> bool:
-        """Whether nothing more may begin."""
+        """Says whether nothing more may begin."""
         return self._used > self.total - ROUNDING
 
     def charge(self, training: TrainingConfig, status: Status, result: Mapping[str, Any]) -> None:
-        """Count a training that ended; the epoch in which one failed was trained too."""
+        """Counts a training that ended; the epoch in which one failed was trained too."""
         self._used += units(training, int(result["epochs"]) + failed_epochs(status))

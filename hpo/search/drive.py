@@ -13,7 +13,7 @@ Ending = tuple[Status, Mapping[str, Any]]
 """How a training ended, and its result."""
 
 
-def drive(
+def run_through(
     search: Search,
     ended: Callable[[Cell], Ending | None],
     after: Callable[[Cell], None] | None = None,
@@ -58,4 +58,4 @@ def replay(search: Search, recorded: Callable[[Cell], CellRecord | None]) -> Cel
         search.report(record.result["history"])
         return record.status, record.result
 
-    return drive(search, ended)
+    return run_through(search, ended)

@@ -40,7 +40,7 @@ _DEAD = float("inf")
 
 @dataclass(frozen=True)
 class Heir:
-    """What a member goes on with: whose training, and which α."""
+    """An heir is what a member goes on with: whose training, and which α."""
 
     parent: int
     alpha: float
@@ -57,7 +57,7 @@ def first_alphas(population: Population, seed: int) -> list[float]:
 def select(
     population: Population, errors: Sequence[float], alphas: Sequence[float], seed: int, after: int
 ) -> list[Heir]:
-    """Truncation selection: for each member what it goes on with.
+    """Returns for each member what it goes on with, by truncation selection.
 
     Args:
         population: how many are replaced, and how far α moves.
@@ -104,7 +104,7 @@ def fit_population(
     threads: int = 1,
     on_epoch: Callable[[Metrics], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a population; the counterpart of `core.training.fit`.
+    """Trains a population; the counterpart of `core.training.fit`.
 
     The same configuration and seed give bit-identical numbers on the CPU, after a resume too. All
     members start from the same weights and see the same order of data.
@@ -168,7 +168,7 @@ def fit_population(
 def _segment(
     training: Training, population: Population, standing: _Standing, segment: int
 ) -> Metrics:
-    """Select, then train every member for a segment. Returns the metrics after it."""
+    """Selects, then trains every member for a segment; returns the metrics after it."""
     seed = training.config.seed
     heirs = [Heir(member, alpha) for member, alpha in enumerate(standing.alphas)]
     if segment:
@@ -220,5 +220,5 @@ def _segment(
 
 
 def _spent(history: Sequence[Metrics]) -> tuple[float, float]:
-    """Training seconds and samples so far."""
+    """Returns training seconds and samples so far."""
     return (history[-1]["train_seconds"], history[-1]["samples_seen"]) if history else (0.0, 0.0)

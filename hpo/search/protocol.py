@@ -15,20 +15,20 @@ class Search(Protocol):
 
     @property
     def running(self) -> bool:
-        """Whether a cell was handed out and has not ended."""
+        """Says whether a cell was handed out and has not ended."""
 
     @property
     def done(self) -> bool:
-        """Whether nothing runs and nothing more is to be trained."""
+        """Says whether nothing runs and nothing more is to be trained."""
 
     def next(self) -> Cell:
-        """The next cell. The one before must have ended, and `done` be false."""
+        """Returns the next cell. The one before must have ended, and `done` be false."""
 
     def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
-        """Take in epochs of the running cell; the one to stop it after, or None to go on."""
+        """Takes in epochs of the running cell; returns the one to stop it after, None to go on."""
 
     def end(self, status: Status, result: Mapping[str, Any]) -> None:
-        """Say how the running cell ended."""
+        """Takes in how the running cell ended."""
 
 
 class SearchError(RuntimeError):
@@ -37,7 +37,7 @@ class SearchError(RuntimeError):
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How long to search.
+    """Settings say how long to search.
 
     Attributes:
         trials: trainings started, those stopped early counted; None where a budget ends the search.

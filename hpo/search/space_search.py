@@ -1,9 +1,8 @@
 """Search of a training's settings in Optuna: random or TPE, with successive halving or without.
 
 Whoever runs the trials (Ray Tune in `hpo.cluster.runner`, a plain loop in `hpo.optuna_study`) asks
-for
-the next cell, reports its epochs and says how it ended. The search decides, and decides the same
-way whoever asks: a trial is suggested from the trials before it and a seed of its own number, and
+for the next cell, reports its epochs and says how it ended. The search decides, and decides alike
+whoever asks: a trial is suggested from the trials before it and a seed of its own number, and
 trials run one after another, so a study that is killed and started again ends with the same result.
 Ray's own OptunaSearch with ASHAScheduler does not: it counts stopped trials as complete with the
 value they had when stopped, and its decisions follow the order in which results happen to arrive.
@@ -78,17 +77,17 @@ class SpaceSearch:
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study, to look at."""
+        """Returns the Optuna study, to look at."""
         return self._study
 
     @property
     def running(self) -> bool:
-        """Whether a trial was handed out and has not ended."""
+        """Says whether a trial was handed out and has not ended."""
         return self._current is not None
 
     @property
     def done(self) -> bool:
-        """Whether all trials have ended, or the budget is spent."""
+        """Says whether all trials have ended, or the budget is spent."""
         if self.running:
             return False
         if self._budget is not None and self._budget.spent:
@@ -96,7 +95,7 @@ class SpaceSearch:
         return self.settings.trials is not None and self._ended() >= self.settings.trials
 
     def next(self) -> Cell:
-        """The next trial's training. The one before must have ended, and `done` be false."""
+        """Returns the next trial. The one before must have ended, and `done` be false."""
         stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         number = stale[0].number if stale else len(self._study.get_trials(deepcopy=False))
         # A seed of each trial's own: a search that goes on after a kill draws what it would have.
@@ -109,7 +108,7 @@ class SpaceSearch:
         return Cell(self._method, training, purpose="search")
 
     def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
-        """Take in the running trial's epochs; from its first on, each once or again.
+        """Takes in the running trial's epochs; from its first on, each once or again.
 
         Returns:
             The epoch after which it is to be stopped, or None to go on.
@@ -128,7 +127,7 @@ class SpaceSearch:
         return None
 
     def end(self, status: Status, result: Mapping[str, Any]) -> None:
-        """Say how the running trial ended."""
+        """Takes in how the running trial ended."""
         trial = self._require_current()
         if self._budget is not None:
             self._budget.charge(self._base, status, result)
@@ -141,8 +140,7 @@ class SpaceSearch:
         self._current = None
 
     def best(self) -> dict[str, float]:
-        """The settings of the finished trial with the lowest meta-validation error, the first of
-        equals.
+        """Returns the settings of the first finished trial with the lowest meta-validation error.
 
         Raises:
             SearchError: no trial finished.
@@ -177,7 +175,7 @@ def alpha_search(
     *,
     storage: optuna.storages.BaseStorage | str | None = None,
 ) -> SpaceSearch:
-    """The search for α of Beta(α, α).
+    """Returns the search for α of Beta(α, α).
 
     Args:
         base: the training to tune; its policy and seed are replaced.
@@ -215,7 +213,7 @@ def setting(training: TrainingConfig, name: str) -> float:
 
 
 def _parts(training: TrainingConfig) -> dict[str, Any]:
-    """The configurations that a search may vary, in the order in which names are looked up."""
+    """Returns what a search may vary, in the order in which names are looked up."""
     parts = {
         "training": training,
         "policy": training.policy,

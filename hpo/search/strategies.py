@@ -26,12 +26,12 @@ _SEEDS_APART = 10_000
 
 
 class Strategy(Protocol):
-    """What a row does with its budget."""
+    """A strategy is what a row does with its budget."""
 
     def search(
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
     ) -> Search:
-        """The trainings, one after another.
+        """Returns the search that hands out the trainings, one after another.
 
         Args:
             base: the training to tune; its policy is replaced, its seed is that of all trainings.
@@ -89,7 +89,7 @@ class Sampled:
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
     ) -> Search:
         """See `Strategy`."""
-        own = replace(
+        settings = replace(
             settings,
             trials=None,
             seed=settings.seed + _SEEDS_APART * base.seed,
@@ -98,7 +98,7 @@ class Sampled:
         )
         tuned = replace(base, policy=self.policy)
         space = self.space(base.epochs) if callable(self.space) else self.space
-        return SpaceSearch(tuned, own, space, method=method, budget=Budget(budget))
+        return SpaceSearch(tuned, settings, space, method=method, budget=Budget(budget))
 
     def expected(self, budget: float) -> tuple[int, float]:
         """See `Strategy`."""
@@ -108,7 +108,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Evolved:
-    """Population based training of α of Beta(α, α), as many members as the budget is good for."""
+    """Trains a population on α of Beta(α, α), of as many members as the budget is good for."""
 
     def search(
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
@@ -139,25 +139,25 @@ class ListSearch:
 
     @property
     def running(self) -> bool:
-        """Whether a cell was handed out and has not ended."""
+        """Says whether a cell was handed out and has not ended."""
         return self._current is not None
 
     @property
     def done(self) -> bool:
-        """Whether nothing runs and the list or the budget is at its end."""
+        """Says whether nothing runs and the list or the budget is at its end."""
         return not self.running and (not self._cells or self._budget.spent)
 
     def next(self) -> Cell:
-        """The next cell. The one before must have ended, and `done` be false."""
+        """Returns the next cell. The one before must have ended, and `done` be false."""
         self._current = self._cells.pop(0)
         return self._current
 
     def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
-        """None: every training goes on to its end."""
+        """Returns None: every training goes on to its end."""
         return None
 
     def end(self, status: Status, result: Mapping[str, Any]) -> None:
-        """Count what the running cell has cost."""
+        """Counts what the running cell has cost."""
         if self._current is None:
             raise RuntimeError("no training is running: call next() first")
         self._budget.charge(self._current.training, status, result)

@@ -42,7 +42,7 @@ _NUMERALS = ("digits", "mnist", "svhn")  # a mirror turns them into something el
 
 @dataclass(frozen=True)
 class Method:
-    """What a method has for itself.
+    """A `Method` is what a method has for itself.
 
     Attributes:
         semi: fields of `SemiSupervisedConfig`, but for the number of labels.
@@ -54,14 +54,14 @@ class Method:
 
 
 def training(dataset: str, preset: str, *, epochs: int | None = None) -> TrainingConfig:
-    """The training that all rows of a semi-supervised study share, with labelled images alone.
+    """Returns the training that all rows share, with labelled images alone.
 
     `paper`: WRN-28-2, batch 100, 200 epochs, SGD 0.1 with momentum 0.9 and weight decay 1e-4,
     divided by 10 after 60, 120 and 180, flip and 2-pixel translation, 500 meta-validation images
     (digits, which the paper does not have: a small CNN and 200 of them).
 
     `oliver`: WRN-28-2 with leaky ReLU, Adam, batch 100 (half of it labelled), about 500,000 steps,
-    rate × 0.2 after four fifths, images contrast-normalised and whitened, flipped, shifted by 2
+    rate × 0.2 after four fifths, images contrast-normalized and whitened, flipped, shifted by 2
     pixels and with noise (SVHN in [−1, 1], shifted alone).
 
     `mixmatch`: the same network, Adam with decoupled weight decay 0.02, batch 64, about 2^20 steps,
@@ -81,7 +81,7 @@ def training(dataset: str, preset: str, *, epochs: int | None = None) -> Trainin
     """
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    found = {
+    shared = {
         "paper": _paper,
         "oliver": _oliver,
         "mixmatch": _mixmatch,
@@ -89,13 +89,13 @@ def training(dataset: str, preset: str, *, epochs: int | None = None) -> Trainin
         "smoke": _smoke,
     }[preset](dataset)
     if epochs is not None:
-        moved = tuple(round(m * epochs / found.epochs) for m in found.milestones)
-        found = replace(found, epochs=epochs, milestones=moved)
-    return found
+        moved = tuple(round(m * epochs / shared.epochs) for m in shared.milestones)
+        shared = replace(shared, epochs=epochs, milestones=moved)
+    return shared
 
 
 def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:
-    """The training with its sizes cut to what a small data set has, class-balanced.
+    """Returns the training with its sizes cut to what a small data set has, class-balanced.
 
     As `hpo.study.presets.fit_to`; a tenth of the training images at most are labelled.
     """
@@ -107,7 +107,7 @@ def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:
 
 
 def method(name: str, config: TrainingConfig, preset: str, values: int) -> Method:
-    """What the method has for itself in a preset.
+    """Returns what the method has for itself in a preset.
 
     Args:
         name: one of METHODS.
@@ -117,13 +117,13 @@ def method(name: str, config: TrainingConfig, preset: str, values: int) -> Metho
     """
     svhn = config.dataset == "svhn"
     semi = dict(_SEMI[name])
-    own: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if preset == "oliver":
-        own["lr"] = _OLIVER_RATES[name]
+        settings["lr"] = _OLIVER_RATES[name]
         if name in ("pseudo-label", "apl"):
             semi |= _SIGMOID
         if name == "mixmatch":
-            own |= _MIXMATCH_OPTIMISER
+            settings |= _MIXMATCH_OPTIMIZER
     elif preset == "mixmatch" and name in _MIXMATCH:
         semi |= _MIXMATCH[name]
     elif preset in ("quick", "smoke"):
@@ -137,7 +137,7 @@ def method(name: str, config: TrainingConfig, preset: str, values: int) -> Metho
     if name == "apl":
         semi["threshold_step"] = THRESHOLD_STEP
         semi["threshold_period"] = max(1, round(PERIOD_SHARE * config.epochs))
-    return Method({"kind": METHODS[name], **semi}, own)
+    return Method({"kind": METHODS[name], **semi}, settings)
 
 
 _SIGMOID = {"ramp": "sigmoid", "ramp_share": 0.4}
@@ -176,7 +176,7 @@ _OLIVER_RATES = {
     "mixmatch": 2e-3,
 }
 
-_MIXMATCH_OPTIMISER: dict[str, Any] = {
+_MIXMATCH_OPTIMIZER: dict[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.02,
     "schedule": "constant",
@@ -196,7 +196,7 @@ _MIXMATCH: Mapping[str, Mapping[str, Any]] = {
 
 
 def _epsilon(preset: str, svhn: bool, values: int) -> float:
-    """Length of VAT's perturbation: 6 of an image's norm of 55 (Oliver), on SVHN 1 of about 22.
+    """Returns how long VAT's perturbation is: 6 of an image's norm of 55 (Oliver), on SVHN 1 of 22.
 
     That norm is the root of the number of values where these have a standard deviation of 1, so
     that smaller images get a shorter one; whitened images, and those in [−1, 1], keep the source's.
@@ -265,7 +265,7 @@ def _mixmatch(dataset: str) -> TrainingConfig:
         batch_size=64,
         meta_batch_size=64,
         lr=2e-3,
-        **_MIXMATCH_OPTIMISER,
+        **_MIXMATCH_OPTIMIZER,
         flip=dataset not in _NUMERALS,
         translate=1 if dataset == "digits" else 4,
         padding="reflect",

@@ -33,7 +33,7 @@ def with_presets(
     preset: str,
     overridden: Mapping[str, Any],
 ) -> list[StudyRow]:
-    """The rows with `StudyRow.by_dataset` and the paper's numbers for these data sets and labels.
+    """Returns the rows with `StudyRow.by_dataset` and the paper's numbers for these labels.
 
     Rows without `StudyRow.semi` stay as they are. A control and a row that trains on more images
     than the paper's have no number of the paper.
@@ -55,24 +55,24 @@ def with_presets(
                 f"--{name.replace('_', '-')} {value}: none of these rows has a use for it; choose "
                 "others with --rows, or leave it out"
             )
-    found = []
+    complete = []
     for row in rows:
         if row.semi is None:
-            found.append(row)
+            complete.append(row)
             continue
-        own = {
+        settings = {
             dataset: _settings(row, training, sources[source_key(training)], preset, overridden)
             for dataset, training in base.items()
         }
         paper = {
             dataset: error
             for (dataset, labels), error in row.semi.paper_errors.items()
-            if dataset in base and own[dataset]["semi"].labelled == labels
+            if dataset in base and settings[dataset]["semi"].labelled == labels
         }
         if row.row.control_of is not None or row.meta_in_training:
             paper = {}
-        found.append(replace(row, row=replace(row.row, paper_error=paper), by_dataset=own))
-    return found
+        complete.append(replace(row, row=replace(row.row, paper_error=paper), by_dataset=settings))
+    return complete
 
 
 def _settings(
@@ -85,12 +85,12 @@ def _settings(
     assert row.semi is not None
     assert training.semi is not None
     values = source.in_channels * source.image_size**2
-    found = few_label_presets.method(row.semi.method, training, preset, values)
+    method = few_label_presets.method(row.semi.method, training, preset, values)
     shared = {
         "labelled": training.semi.labelled,
         "unlabelled_batch": training.semi.unlabelled_batch,
     }
-    given = semi_settings(overridden, found.semi["kind"])
-    semi = SemiSupervisedConfig(**{**shared, **found.semi, **given, **row.semi.own})
-    own = {name: value for name, value in found.training.items() if name not in overridden}
-    return {**own, "semi": semi}
+    given = semi_settings(overridden, method.semi["kind"])
+    semi = SemiSupervisedConfig(**{**shared, **method.semi, **given, **row.semi.own})
+    settings = {name: value for name, value in method.training.items() if name not in overridden}
+    return {**settings, "semi": semi}

@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def table_rows(self) -> list[StudyRow]:
-        """The rows that have one training for each data set and seed."""
+        """Returns the rows that have one training for each data set and seed."""
         return [row for row in self.rows if row.strategy is None]
 
     def waiting(self, search: str) -> list[StudyRow]:
@@ -138,7 +138,7 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Number of cells, trials of searches counted; of strategies about as many."""
+        """Returns the number of cells, with the trials of searches; of strategies about as many."""
         searches = {row.row.search for row in self.rows if row.searched is not None}
         per_seed = sum(self.expected(r.row.key) if r.strategy else 1 for r in self.rows)
         trials = sum(map(self.expected, searches))
@@ -149,8 +149,8 @@ class Plan:
 
     def _open(self, row: StudyRow, dataset: str) -> SpaceSearch:
         assert row.searched is not None
-        own, seed = row.search_settings(dataset), self.search.seed
-        tuned = replace(self.base[dataset], **own, policy=row.searched.policy, seed=seed)
+        settings, seed = row.search_settings(dataset), self.search.seed
+        tuned = replace(self.base[dataset], **settings, policy=row.searched.policy, seed=seed)
         return SpaceSearch(tuned, self.search, row.searched.space, method=row.row.search)
 
     def _cell(
@@ -161,6 +161,6 @@ class Plan:
         seed: int,
         values: Mapping[str, float] | None = None,
     ) -> Cell:
-        own = row.settings(dataset)
-        training = replace(self.base[dataset], **own, policy=policy, seed=seed)
+        settings = row.settings(dataset)
+        training = replace(self.base[dataset], **settings, policy=policy, seed=seed)
         return Cell(row.row.key, configured(training, values or {}))

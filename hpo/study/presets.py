@@ -21,7 +21,7 @@ _PAPER: Mapping[str, dict[str, Any]] = {
     "mnist": {"model": "cnn"},
     "fashion_mnist": {"model": "cnn"},
 }
-"""Where a data set differs from the paper's settings for colour images."""
+"""Where a data set differs from the paper's settings for color images."""
 
 _QUICK: Mapping[str, dict[str, Any]] = {
     "digits": {
@@ -39,11 +39,11 @@ _QUICK: Mapping[str, dict[str, Any]] = {
     "fashion_mnist": {"image_size": 14, "lr": 0.05},
     "svhn": {"flip": False},
 }
-"""Where a data set differs from the reduced settings for colour images. Digits are not flipped."""
+"""Where a data set differs from the reduced settings for color images. Digits are not flipped."""
 
 
 def training(dataset: str, preset: str) -> TrainingConfig:
-    """The training that all rows of a study share.
+    """Returns the training that all rows of a study share.
 
     `paper`: Section IV-B to the letter: batch 128, SGD 0.1 with momentum 0.9 and weight decay 1e-4,
     cosine annealing, 600 epochs, horizontal flip, 1000 meta-validation images; the 3-layer CNN for
@@ -88,7 +88,7 @@ def training(dataset: str, preset: str) -> TrainingConfig:
 
 
 def search(preset: str) -> SearchSettings:
-    """How long the search for α is, by preset."""
+    """Returns how long a search is, by preset."""
     if preset == "smoke":
         return SearchSettings(trials=3, startup=2, min_epochs=1, reduction=2)
     if preset == "quick":
@@ -97,12 +97,12 @@ def search(preset: str) -> SearchSettings:
 
 
 def budget(preset: str) -> float:
-    """What a strategy may cost for each seed, in units of a plain training, by preset."""
+    """Returns what a strategy may cost for each seed, in units of a plain training, by preset."""
     return {"smoke": 6.0, "quick": 12.0}.get(preset, 20.0)
 
 
 def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:
-    """The training with its sizes cut to what a small data set has, class-balanced.
+    """Returns the training with its sizes cut to what a small data set has, class-balanced.
 
     A preset's sizes are for the usual data sets; a user's own folder may be smaller.
     Meta-validation takes at most a fifth of the training images.

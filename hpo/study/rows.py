@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SemiRow:
-    """How a row of a semi-supervised study trains.
+    """A `SemiRow` says how a row of a semi-supervised study trains.
 
     Attributes:
         method: of `hpo.study.few_label_presets.METHODS`; the preset says with which settings.
@@ -145,38 +145,38 @@ class StudyRow:
 
     @property
     def policy(self) -> PolicyConfig | None:
-        """The policy of a row that trains with one from the start."""
+        """Returns the policy of a row that trains with one from the start."""
         return self.recipe if isinstance(self.recipe, PolicyConfig) else None
 
     @property
     def searched(self) -> Searched | None:
-        """The recipe of a row that waits for a search."""
+        """Returns the recipe of a row that waits for a search."""
         return self.recipe if isinstance(self.recipe, Searched) else None
 
     @property
     def frozen_from(self) -> str | None:
-        """The key of the row that a frozen row draws from."""
+        """Returns the key of the row that a frozen row draws from."""
         return self.recipe.source if isinstance(self.recipe, FrozenFrom) else None
 
     @property
     def strategy(self) -> Strategy | None:
-        """The recipe of a row that spends a budget."""
+        """Returns the recipe of a row that spends a budget."""
         recipe = self.recipe
         return None if isinstance(recipe, PolicyConfig | Searched | FrozenFrom) else recipe
 
     @property
     def meta_in_training(self) -> bool:
-        """Whether it trains on the meta-validation images too."""
+        """Says whether it trains on the meta-validation images too."""
         return bool(self.training.get("meta_in_training", False))
 
     @property
     def semi_weight(self) -> float:
-        """Rough cost of a step of its semi-supervised method, in units of one of pseudo-labels."""
+        """Returns roughly what a step of its method costs, in units of one with pseudo-labels."""
         return 1.0 if self.semi is None else _SEMI_WEIGHTS.get(self.semi.method, 1.0)
 
     @property
     def weight(self) -> float:
-        """Rough cost in units of a plain training, to start the long ones first."""
+        """Returns roughly what it costs in units of a plain training, to start long ones first."""
         return self.semi_weight * (1.0 if self.policy is None else self.policy.cost)
 
     def settings(self, dataset: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class StudyError(RuntimeError):
 
 
 class StudyRun:
-    """One invocation of a study.
+    """A `StudyRun` is one invocation of a study.
 
     Cells whose record is in the store are not trained again; a search takes such trials' epochs
     from their records and so comes to the same decisions.
@@ -38,7 +38,7 @@ class StudyRun:
         store: where records are.
         tracker: the MLflow writer.
         progress: the progress line.
-        fingerprints: what the data of each data set are recognised by; a stored cell that was
+        fingerprints: what the data of each data set are recognized by; a stored cell that was
             trained on others is refused.
     """
 
@@ -69,11 +69,12 @@ class StudyRun:
 
     @property
     def records(self) -> list[CellRecord]:
-        """What became of the cells so far, sorted by id. Crashed ones, which are not in the store
-        and are tried again next time, among them.
+        """Returns what became of the cells so far, sorted by id.
 
-        The others are read anew: in memory, those of a long study would add up."""
-        found = dict(self._crashed)
+        Crashed ones are not in the store and are tried again next time. The others are read anew:
+        in memory, those of a long study would add up.
+        """
+        records = dict(self._crashed)
         for cell_id in self._stored:
             record = self._store.load(cell_id)
             if record is None:
@@ -81,17 +82,17 @@ class StudyRun:
                     f"{self._store.place(cell_id)} is gone; run the same command again to "
                     "train that cell again"
                 )
-            found[cell_id] = record
-        return [found[cell_id] for cell_id in sorted(found)]
+            records[cell_id] = record
+        return [records[cell_id] for cell_id in sorted(records)]
 
     @property
     def crashed(self) -> bool:
-        """Whether some cell crashed, so that another invocation tries it again."""
+        """Says whether some cell crashed, so that another invocation tries it again."""
         return bool(self._crashed)
 
     @property
     def workers(self) -> int:
-        """Cells trained at a time."""
+        """Returns how many cells are trained at a time."""
         return self._progress.workers
 
     @workers.setter
@@ -99,23 +100,23 @@ class StudyRun:
         self._progress.workers = number
 
     def say(self, message: str) -> None:
-        """Tell the user, on a line of its own."""
+        """Tells the user, on a line of its own."""
         self._progress.say(message)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing runs and nothing is left to start."""
+        """Says whether nothing runs and nothing is left to start."""
         return not (self._waiting or self._running or self._queue or self._searches)
 
     @property
     def settled(self) -> bool:
-        """Whether all is known already, which may move searches on to their result."""
+        """Says whether all is known already, which may move searches on to their result."""
         if self._waiting is None:
             self._waiting = self._next_cell()
         return self._waiting is None and self.finished
 
     def next(self) -> Cell | None:
-        """The next cell to train, or None if there is none at the moment.
+        """Returns the next cell to train, or None if there is none at the moment.
 
         A search is one trial after another and so the longest chain: its trials come first.
         """
@@ -129,7 +130,7 @@ class StudyRun:
         return cell
 
     def report(self, cell_id: str, epochs: Sequence[Epoch]) -> bool:
-        """Take in epochs of a running cell. True if it is to be stopped, as a pruned trial is."""
+        """Takes in epochs of a running cell; returns whether it is to be stopped, as if pruned."""
         cell = self._running.get(cell_id)
         if cell is None:
             return True
@@ -157,20 +158,20 @@ class StudyRun:
         error: str | None,
         environment: Mapping[str, str],
     ) -> None:
-        """Record how a running cell ended; one that is not running (any more) is passed over."""
+        """Records how a running cell ended; one that does not run (any more) is passed over."""
         cell = self._running.pop(cell_id, None)
         if cell is None:
             return
         history = self._epochs.pop(cell_id)
         if status == "crashed":
             result = partial_result(history)
-        told = {**environment, "data": self._fingerprints[cell.dataset]}
-        record = CellRecord(cell, status, result, error, told)
+        environment = {**environment, "data": self._fingerprints[cell.dataset]}
+        record = CellRecord(cell, status, result, error, environment)
         if status != "crashed":
             self._store.save(record)
             self._store.remove_checkpoints([cell_id])
         self._progress.running = len(self._running)
-        self._count(record, kept=False)
+        self._count(record, before=False)
         if status in ("crashed", "diverged"):
             self._progress.say(f"{cell.id} {status}: {error}")
         self._tracker.end_cell(record)
@@ -186,7 +187,7 @@ class StudyRun:
         self._progress.update()
 
     def tidy(self) -> None:
-        """Remove what workers left behind that were stopped while they wrote a checkpoint."""
+        """Removes what workers left behind that were stopped while they wrote a checkpoint."""
         self._store.remove_checkpoints(sorted(self._stored))
 
     def _next_cell(self) -> Cell | None:
@@ -196,7 +197,7 @@ class StudyRun:
         return cell
 
     def _next_trial(self) -> Cell | None:
-        """The next trial of a search that waits for one; finished searches queue their rows."""
+        """Returns the next trial of any search; finished searches queue their rows."""
         for key, search in list(self._searches.items()):
             if search.running:
                 continue
@@ -208,7 +209,7 @@ class StudyRun:
         return None
 
     def _finish(self, key: SearchKey, search: Search) -> None:
-        """Queue the rows that waited for the search; of a strategy its trials are all there is."""
+        """Queues the rows that waited for the search; of a strategy its trials are all there is."""
         self._progress.total += self._trials[key] - self.plan.expected(key[0])
         if not self.plan.waiting(key[0]):
             return
@@ -221,7 +222,7 @@ class StudyRun:
         self._queue = [cell for cell in cells if not self._keep(cell)] + self._queue
 
     def _leave_out(self, key: SearchKey, why: str) -> None:
-        """Give up a search for this invocation, and the rows that need it."""
+        """Gives up a search for this invocation, and the rows that need it."""
         self._searches.pop(key, None)
         lost = len(self.plan.waiting(key[0])) * len(self.plan.seeds)
         self._progress.failed += lost
@@ -229,7 +230,7 @@ class StudyRun:
         self._progress.say(f"{why}{rest}")
 
     def _follow(self, record: CellRecord) -> None:
-        """Queue the frozen cells that draw from what this one learned, or leave them out."""
+        """Queues the frozen cells that draw from what this one learned, or leaves them out."""
         cell, rows = record.cell, self.plan.followers(record.cell.method)
         if cell.purpose != "final" or not rows:
             return
@@ -246,7 +247,7 @@ class StudyRun:
         self._progress.say(f"{why}; what draws from what it learned is left out: {names}")
 
     def _load(self, cell: Cell) -> CellRecord | None:
-        """The cell's record from before, if it was trained on the data that are there now."""
+        """Returns the cell's record from before, if it was trained on the data of now."""
         record = self._store.load(cell.id)
         if record is None:
             return None
@@ -260,15 +261,15 @@ class StudyRun:
         return record
 
     def _keep(self, cell: Cell) -> CellRecord | None:
-        """The cell's record from before, which is tracked and counted, or None."""
+        """Returns the cell's record from before, which is tracked and counted, or None."""
         record = self._load(cell)
         if record is not None:
             self._tracker.end_cell(record)
-            self._count(record, kept=True)
+            self._count(record, before=True)
             self._follow(record)
         return record
 
-    def _count(self, record: CellRecord, *, kept: bool) -> None:
+    def _count(self, record: CellRecord, *, before: bool) -> None:
         if record.status == "crashed":
             self._crashed[record.cell.id] = record
         else:
@@ -276,7 +277,7 @@ class StudyRun:
         if record.cell.purpose == "search":
             self._trials[search_key(record.cell)] += 1
         progress = self._progress
-        if kept:
+        if before:
             progress.kept += 1
         elif record.status in ("crashed", "diverged"):
             progress.failed += 1

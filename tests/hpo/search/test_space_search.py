@@ -18,7 +18,7 @@ from core.policies import Beta, NoMix
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
-from hpo.search.drive import Ending, drive
+from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchError, SearchSettings
 from hpo.search.space_search import SEARCH_METHOD, SpaceSearch, alpha_search
 
@@ -84,7 +84,7 @@ def trace(search: SpaceSearch) -> Trace:
 
 def complete(settings: SearchSettings = SETTINGS, **more: Any) -> SpaceSearch:
     search = alpha_search(BASE, settings, **more)
-    assert drive(search, ended(search)) is None
+    assert run_through(search, ended(search)) is None
     return search
 
 
@@ -114,7 +114,7 @@ def test_trials_are_trainings_of_the_base_with_alpha_and_the_searchs_own_seed() 
         return ended(search)(cell)
 
     assert not search.running
-    drive(search, look)
+    run_through(search, look)
     assert len(alphas) == SETTINGS.trials == len(search.study.trials)
 
 
@@ -128,7 +128,7 @@ def test_how_epochs_are_told_makes_no_difference(
     undisturbed: Trace, bundle: int, again: bool
 ) -> None:
     search = alpha_search(BASE, SETTINGS)
-    drive(search, ended(search, bundle=bundle, again=again))
+    run_through(search, ended(search, bundle=bundle, again=again))
     assert trace(search) == undisturbed
 
 
@@ -320,7 +320,7 @@ def test_a_process_may_die_after_every_single_event(
                     return "pruned", {}
             return "finished", {"val_error": epochs[-1]["val_error"]}
 
-        drive(search, train, lambda cell: event("ended", len(search.study.trials)))
+        run_through(search, train, lambda cell: event("ended", len(search.study.trials)))
 
     settings = replace(SETTINGS, trials=4)
     processes = 0
@@ -344,7 +344,7 @@ def test_trainings_that_differ_share_a_storage_and_no_trials(tmp_path: Path) -> 
     for base in (BASE, shorter):
         search = alpha_search(base, SearchSettings(trials=1), storage=storage)
         assert not search.done
-        drive(search, ended(search))
+        run_through(search, ended(search))
         assert len(search.study.trials) == 1
     assert alpha_search(BASE, SearchSettings(trials=1), storage=storage).done
 
