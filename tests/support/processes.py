@@ -1,9 +1,14 @@
-"""Ports and processes of this machine."""
+"""Ports, processes and servers of this machine."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,3 +46,28 @@ def listening(process: int) -> set[str]:
     tables = [Path(f"/proc/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
     columns = [line.split() for table in tables for line in table]
     return {c[1] for c in columns if c[3] == "0A" and f"socket:[{c[9]}]" in sockets}
+
+
+def http_status(url: str, headers: Mapping[str, str]) -> int:
+    """Returns the status with which a server answers a request."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as ok:
+            return int(ok.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def run_ray(*arguments: str, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs Ray's command line and keeps all that it says as its output."""
+    return subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", *arguments],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )

@@ -10,8 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,10 +17,9 @@ import pandas as pd
 import pytest
 
 from hpo.cells.store import CellStore
-from tests.support.processes import free_port
+from tests.support.processes import free_port, http_status, run_ray
 from tests.support.scripts import ROOT
 
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 TOKEN = "f3a8c1d2e4b54f6a9b7c8d9e0f1a2b3c"
 
 pytestmark = [
@@ -35,15 +32,8 @@ pytestmark = [
 
 def status(address: str, token: str | None) -> int:
     """What the server of jobs says to someone who has this token, or none."""
-    request = urllib.request.Request(f"{address}/api/jobs/")
-    if token is not None:
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return http_status(f"{address}/api/jobs/", headers)
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
@@ -67,17 +57,7 @@ def test_a_job_trains_a_table(mode: str, home: Path) -> None:
     shutil.copytree(ROOT, tree, ignore=ignored)
 
     def ray(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*RAY, *arguments],
-            cwd=tree,
-            env={**environment, **changed},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        return run_ray(*arguments, cwd=tree, env={**environment, **changed})
 
     dashboard = free_port()
     started = ray(

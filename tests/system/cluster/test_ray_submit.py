@@ -21,11 +21,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.support.processes import free_port
+from tests.support.processes import free_port, run_ray
 from tests.support.scripts import ROOT
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
@@ -115,17 +114,7 @@ def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(home: Path, ssh: Pat
     }
 
     def ray(*arguments: str) -> str:
-        run = subprocess.run(
-            [*RAY, *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        run = run_ray(*arguments, cwd=ROOT, env=environment)
         assert run.returncode == 0, run.stdout
         return run.stdout
 

@@ -12,8 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.processes import free_port, listening
+from tests.support.processes import free_port, http_status, listening
 from tests.support.scripts import ROOT
 
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -64,18 +62,11 @@ class Server:
             )
 
     def status(self, path: str, password: str | None = None, host: str | None = None) -> int:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        headers = {} if host is None else {"Host": host}
         if password is not None:
             pair = base64.b64encode(f"admin:{password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {pair}")
-        if host is not None:
-            request.add_header("Host", host)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
+            headers["Authorization"] = f"Basic {pair}"
+        return http_status(f"http://127.0.0.1:{self.port}{path}", headers)
 
     def wait(self) -> None:
         for _ in range(1200):  # a busy machine takes minutes
