@@ -1,4 +1,4 @@
-"""Operations that an engine cannot differentiate, named, with the engine that can."""
+"""This module names what an engine cannot differentiate, and the engine that can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One meta stage (Algorithm 1, lines 2 to 6): what is drawn, and how the validation loss slopes."""
+"""This module is one meta stage (Algorithm 1, lines 2 to 6): its draws and its slope."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.user_model.wrapped_models import unwrap
 
 @dataclass(frozen=True)
 class Slope:
-    """What a meta stage found.
+    """This is what a meta stage found.
 
     Attributes:
         moving: [B]; what moves λ: permuted in a placebo, 0 where a scaled loss overflowed.
@@ -36,7 +36,7 @@ class Slope:
 
 @dataclass(frozen=True)
 class MetaOptions:
-    """How a meta stage learns.
+    """These options say how a meta stage learns.
 
     Attributes:
         reading: what the paper leaves open; see `Reading`.
@@ -141,7 +141,7 @@ class MetaOptions:
 def _rates(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, lr: LearningRate | None
 ) -> LearningRate:
-    """The rates of a plain inner step: `lr` if given, else the optimizer's present ones."""
+    """Returns the rates of a plain inner step: `lr` if given, else the optimizer's present ones."""
     if lr is not None:
         return lr
     if optimizer is None:

@@ -97,7 +97,7 @@ class IndexLoss:
         return mixed.sum() / (lam * weights + (1 - lam) * other_weights).sum()
 
     def _each(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The loss of each sample [n], and what each counts in the mean [n]; None where alike."""
+        """Returns each sample's loss [n], and what it counts in the mean [n]; None where alike."""
         n = logits.shape[0]
         if y.is_floating_point() or list(y.shape) != [n]:
             raise ValueError(
@@ -153,7 +153,7 @@ def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tens
 
 
 def unmixed_loss(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
-    """The loss of samples that are not mixed, such as the validation batch's (Eq. 8). Scalar.
+    """Returns the loss of samples that are not mixed, as the validation batch's (Eq. 8).
 
     A loss that is written for soft labels gets one-hot rows for integer ones, as it gets them for a
     mixed batch: given indices [n] it could broadcast them against the logits.
@@ -174,7 +174,7 @@ def unmixed_loss(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
 
 
 def validation_target(loss: Loss, y: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """Labels as a loss without a form for mixed batches takes them where nothing is mixed.
+    """Returns labels as a loss without a form for mixed batches takes them unmixed.
 
     Args:
         loss: a function of (logits [n, C], soft labels [n, C]).
@@ -193,7 +193,7 @@ def validation_target(loss: Loss, y: Tensor, num_classes: int, dtype: torch.dtyp
 
 
 def check_logits(logits: Any, n: int) -> Tensor:
-    """The model's output, if it is [n, C].
+    """Returns the model's output, if it is [n, C].
 
     Raises:
         ValueError: it is something else.
@@ -208,7 +208,7 @@ def check_logits(logits: Any, n: int) -> Tensor:
 
 
 def mixed_form(loss: Any, y: Tensor) -> MixedLoss | None:
-    """The loss as one with a form of its own for mixed batches, or None where it has none.
+    """Returns the loss as one with its own form for mixed batches, or None if it has none.
 
     Args:
         loss: as in `mixed_loss`.
@@ -235,7 +235,7 @@ def mixed_form(loss: Any, y: Tensor) -> MixedLoss | None:
 
 
 def _is_cross_entropy(loss: Any) -> bool:
-    """Whether integer labels are as good as one-hot rows to it."""
+    """Says whether integer labels are as good as one-hot rows to it."""
     return loss in (soft_cross_entropy, F.cross_entropy) or type(loss) is nn.CrossEntropyLoss
 
 

@@ -53,7 +53,7 @@ def refuse_captured_parameters(loss: Tensor, originals: Mapping[str, Tensor]) ->
 
 
 def _graph(tensors: Iterable[Tensor | None]) -> Iterator[Node]:
-    """Every node of the graph behind the tensors, once."""
+    """Yields every node of the graph behind the tensors, once."""
     stack: list[Node | None] = [t.grad_fn for t in tensors if t is not None]
     seen: set[Node] = set()
     while stack:

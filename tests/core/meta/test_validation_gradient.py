@@ -178,8 +178,8 @@ def test_the_validation_pass_is_left_out(engine: Any, setup: SimpleNamespace) ->
         passes.clear()
         samples.append(learn(setup, stage_data(setup, t), kept, engine=engine).extra_samples)
         assert passes.count(5) == (1 if t % 3 == 0 else 0)
-        if engine == "double_backward":
-            assert passes.count(6) == 1
+        # Dual numbers go through the mixed batch once more, and once where v is there.
+        assert passes.count(6) == (2 if engine == "forward_reverse" and t % 3 == 0 else 1)
     assert samples == [11, 6, 6, 11, 6]
 
 

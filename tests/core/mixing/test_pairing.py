@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from core.meta.reading import DEFAULT
 from core.metamixup import learn_interpolation
+from core.mixing.batch import Batch
 from core.mixing.pairing import ANY, Pairing
 from core.policies.amortised import Amortised
 from core.policies.drawn import Beta, Fixed, Frozen, NoMix
@@ -29,18 +30,21 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def interpolate(policy: Policy, pairing: Pairing, seed: int = 0):  # type: ignore[no-untyped-def]
+def problem() -> tuple[nn.Module, Batch, Batch]:
+    """Model, batch and validation batch, always the same."""
     r = generator(7)
     x, y = torch.randn(8, 4, generator=r), torch.randint(3, (8,), generator=r)
     val = torch.randn(6, 4, generator=r), torch.randint(3, (6,), generator=r)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = nn.Linear(4, 3)
+        return nn.Linear(4, 3), (x, y), val
+
+
+def interpolate(policy: Policy, pairing: Pairing, seed: int = 0):  # type: ignore[no-untyped-def]
+    model, batch, val = problem()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    indices = torch.arange(8)
-    return policy(
-        model, optimizer, (x, y), val, generator=generator(seed), indices=indices, pairing=pairing
-    )
+    more = {"generator": generator(seed), "indices": torch.arange(8), "pairing": pairing}
+    return policy(model, optimizer, batch, val, **more)
 
 
 def test_parts_pair_among_themselves_and_nobody_is_left_out() -> None:
@@ -95,16 +99,8 @@ def test_what_learning_changed_is_that_of_the_folded_lam() -> None:
 
 def test_the_step_learns_at_the_folded_lam() -> None:
     """What the policy does by itself is what λ0 and the pairing given by hand lead to."""
-    r = generator(7)
-    x, y = torch.randn(8, 4, generator=r), torch.randint(3, (8,), generator=r)
-    val = torch.randn(6, 4, generator=r), torch.randint(3, (6,), generator=r)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = nn.Linear(4, 3)
     folded = interpolate(Learned(), Pairing(dominant=True))
-    by_hand = learn_interpolation(
-        model, (x, y), val, lr=0.5, lam=folded.lam_init, partner=folded.partner
-    )
+    by_hand = learn_interpolation(*problem(), lr=0.5, lam=folded.lam_init, partner=folded.partner)
     assert torch.equal(folded.hypergradient, by_hand.hypergradient)
     assert torch.equal(folded.lam, torch.maximum(by_hand.lam, 1 - by_hand.lam))
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from core.meta.engines import compiled
 from core.meta.engines.compiled import CompileFallback
@@ -158,16 +157,6 @@ class Printing(nn.Module):
         return out * 2 if float(out.detach().sum()) > 1e9 else out
 
 
-class Checkpointed(nn.Module):
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = checkpoint(self.net, x, use_reentrant=False)
-        return out
-
-
 def test_a_model_that_is_no_single_graph(graphs: list[None], toy: SimpleNamespace) -> None:
     model = Printing(toy.make_net(drop=True))
     with pytest.warns(CompileFallback, match=r"meta stage of Printing: \w+: .*double_backward"):
@@ -175,12 +164,6 @@ def test_a_model_that_is_no_single_graph(graphs: list[None], toy: SimpleNamespac
     compare(model, toy.make_data())
     compare(model, toy.make_data(4))
     assert graphs == []
-
-
-def test_activation_checkpointing(graphs: list[None], toy: SimpleNamespace) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CompileFallback)
-        compare(Checkpointed(toy.make_net(drop=True)), toy.make_data())
 
 
 def test_mixing_at_a_hidden_layer(graphs: list[None], toy: SimpleNamespace) -> None:
