@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy import stats
 
-from core.data import Source, source_from_arrays
 from core.policies import NoMix, ScoresConfig
 from core.training.config import TrainingConfig
-from core.training.prepared_data import prepare_data
 from hpo.analyses.labels.comparison import (
     Method,
     label_comparison,
@@ -25,32 +22,13 @@ from hpo.analyses.labels.comparison import (
 )
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
-from hpo.report.outcome import Extra, Outcome
-from hpo.search.protocol import SearchSettings
-from hpo.study.plan import Plan
+from hpo.report.outcome import Extra
 from hpo.study.rows import Row, StudyRow
+from tests.support.numbered_images import BASE, WRONG, numbered, numbered_outcome, read
 
 pytest.importorskip("cleanlab")
 
-NONE = NoMix()
-BASE = TrainingConfig("numbered", "cnn", NONE, train_size=30, meta_size=12, label_noise=0.4)
 METHODS = [Method("scores", "Scores", ("scores",)), Method("folds", "Folds", ("f0", "f1", "f2"))]
-WRONG = 12
-"""Of 30 labels."""
-
-
-def numbered() -> Source:
-    """60 training images of 3 classes in turn; all pixels of an image are its number."""
-    images = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None], (60, 8, 8))
-    labels = np.arange(60) % 3
-    return source_from_arrays("numbered", images, labels, images[:6], labels[:6])
-
-
-def read(config: TrainingConfig, part: str = "train") -> dict[int, int]:
-    """Numbers and given labels of the images that a training reads, in its order."""
-    images = getattr(prepare_data(config, numbered(), "cpu"), part)
-    pixels, labels = next(iter(images.batches([torch.arange(len(images))])))
-    return dict(zip(pixels[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))
 
 
 def predicted(number: int) -> list[float]:
@@ -143,20 +121,17 @@ def with_misses(method: str, seed: int, misses: int) -> CellRecord:
     return record(method, training, scores=scores.tolist(), train_seconds=8.0)
 
 
-def outcome(output: Path, records: Sequence[CellRecord], base: TrainingConfig = BASE) -> Outcome:
-    families = {"none": "none", "scores": "learned"}
+def report(
+    output: Path,
+    methods: Sequence[Method],
+    records: Sequence[CellRecord],
+    base: TrainingConfig = BASE,
+) -> Extra:
     rows = [
-        StudyRow(Row(key, key, "", families.get(key, "extra")), NONE)
+        StudyRow(Row(key, key, "", "none" if key == "none" else "extra"), NoMix())
         for key in sorted({record.cell.method for record in records})
     ]
-    plan = Plan(
-        "study", rows, ["numbered"], [0, 1, 2], {"numbered": base}, SearchSettings(3, 2, 1, 2)
-    )
-    return Outcome(plan, records, {("numbered", None): numbered()}, pd.DataFrame(), output)
-
-
-def report(output: Path, methods: Sequence[Method], records: Sequence[CellRecord]) -> Extra:
-    return label_comparison(methods)(outcome(output, records))
+    return label_comparison(methods)(numbered_outcome(output, records, rows, base))
 
 
 def cells(markdown: str, label: str) -> list[list[str]]:
@@ -248,6 +223,6 @@ def test_the_first_method_alone_and_none_at_all(tmp_path: Path) -> None:
     assert "Scores −" not in extra.markdown
     clean = replace(BASE, label_noise=0.0)
     records = [record("scores", clean, scores=[0.0] * 30)]
-    extra = label_comparison(METHODS)(outcome(tmp_path / "clean", records, clean))
+    extra = report(tmp_path / "clean", METHODS, records, clean)
     assert "No labels were made wrong" in extra.markdown
     assert extra.files == []

@@ -40,14 +40,6 @@ def test_a_hundred_labels() -> None:
     assert detection.auc == pytest.approx(1 - 40 * 20 / (120 * 180))
 
 
-def test_what_is_shared_counts_as_guessed() -> None:
-    wrong = [True, False, False, False, True]
-    same = detect([7, 7, 7, 7, 7], wrong)
-    assert (same.auc, same.precision_at_wrong) == (0.5, pytest.approx(0.4))
-    # One wrong label for certain, then one of four of which one is wrong.
-    assert detect([1, 2, 2, 2, 2], wrong).precision_at_wrong == pytest.approx((1 + 1 / 4) / 2)
-
-
 def test_against_every_pair_and_every_order() -> None:
     draw = random.Random(0)
     for _ in range(20):

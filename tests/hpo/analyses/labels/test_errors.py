@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
-from core.data import Source, load_source, source_from_arrays
+from core.data import load_source
 from core.data.decoding import Decoder
 from core.policies import NoMix, ScoresConfig
 from core.training.config import TrainingConfig
@@ -19,23 +18,12 @@ from hpo.analyses.labels.contact_sheet import RIGHT, WRONG
 from hpo.analyses.labels.errors import file_name, label_errors, suspects, suspects_sheet
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
-from hpo.report.outcome import Outcome
-from hpo.search.protocol import SearchSettings
-from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow
+from tests.support.numbered_images import BASE, NAMES, numbered, numbered_outcome, read
 
 SCORES = StudyRow(Row("scores", "Scores", "", "learned"), ScoresConfig())
 PLACEBO = StudyRow(Row("scores-placebo", "Random", "", "placebo"), ScoresConfig(permute=True))
 NONE = StudyRow(Row("none", "None", "", "none"), NoMix())
-BASE = TrainingConfig("numbered", "cnn", NoMix(), train_size=30, meta_size=12, label_noise=0.4)
-NAMES = ("zero", "one", "two")
-
-
-def numbered() -> Source:
-    """60 training images of 3 classes in turn; all pixels of an image are its number."""
-    images = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None], (60, 8, 8))
-    labels = np.arange(60) % 3
-    return source_from_arrays("numbered", images, labels, images[:6], labels[:6], NAMES)
 
 
 def record(
@@ -47,30 +35,13 @@ def record(
     return CellRecord(Cell(row.row.key, training), "finished", result, None, {})
 
 
-def outcome(
-    output: Path,
-    records: Sequence[CellRecord],
-    rows: Sequence[StudyRow] = (SCORES,),
-    source: Source | None = None,
-    base: TrainingConfig = BASE,
-) -> Outcome:
-    name = base.dataset
-    plan = Plan("study", rows, [name], [0, 1], {name: base}, SearchSettings(3, 2, 1, 2))
-    sources = {(name, base.image_size): source or numbered()}
-    return Outcome(plan, records, sources, pd.DataFrame(), output)
-
-
 def by_number(numbers: Sequence[int]) -> list[float]:
     """Scores that are lower the higher an image's number is."""
     return [-float(number) for number in numbers]
 
 
 def trained_on(base: TrainingConfig, seed: int = 0) -> list[int]:
-    from core.training.prepared_data import prepare_data
-
-    train = prepare_data(replace(base, seed=seed), numbered(), "cpu").train
-    pixels, _ = next(iter(train.batches([torch.arange(len(train))])))
-    return [int(number) for number in pixels[:, 0, 0, 0]]
+    return list(read(replace(base, seed=seed)))
 
 
 def test_the_list_names_the_lowest_scored_images() -> None:
@@ -116,7 +87,7 @@ def test_files_of_a_study_with_wrong_labels(tmp_path: Path) -> None:
         *(record(SCORES, by_number(numbers[seed]), seed=seed) for seed in (1, 0)),
         record(NONE, None),
     ]
-    extra = label_errors(outcome(tmp_path, records, (NONE, SCORES, PLACEBO)))
+    extra = label_errors(numbered_outcome(tmp_path, records, (NONE, SCORES, PLACEBO)))
     stem = "study-scores-numbered-suspects"
     names = [f"{stem}.csv", f"{stem}.png", "study-label-errors.csv"]
     assert [path.name for path in extra.files] == names
@@ -161,14 +132,16 @@ def test_the_sheet_shows_the_images_with_what_is_known() -> None:
 def test_a_clean_study_lists_and_measures_nothing(tmp_path: Path) -> None:
     clean = replace(BASE, label_noise=0.0)
     one = record(SCORES, by_number(trained_on(clean)), clean)
-    extra = label_errors(outcome(tmp_path, [one], base=clean))
+    extra = label_errors(numbered_outcome(tmp_path, [one], [SCORES], clean))
     assert [path.suffix for path in extra.files] == [".csv", ".png"]
     assert "|" not in extra.markdown
 
 
 def test_a_study_without_scores_says_nothing(tmp_path: Path) -> None:
     unfinished = replace(record(SCORES, [1.0]), status="diverged")
-    extra = label_errors(outcome(tmp_path, [record(NONE, None), unfinished], (NONE, SCORES)))
+    extra = label_errors(
+        numbered_outcome(tmp_path, [record(NONE, None), unfinished], (NONE, SCORES))
+    )
     assert (extra.markdown, extra.files) == ("", [])
     assert not list(tmp_path.iterdir())
 
@@ -199,8 +172,8 @@ def test_a_folder_tells_its_files_and_reads_only_what_it_shows(
     monkeypatch.setattr(Decoder, "__call__", noted)
     base = replace(BASE, dataset=name, train_size=None)
     scores = np.random.default_rng(0).normal(size=228).tolist()
-    given = outcome(tmp_path, [record(SCORES, scores, base)], source=source, base=base)
-    extra = label_errors(given)
+    one = record(SCORES, scores, base)
+    extra = label_errors(numbered_outcome(tmp_path, [one], [SCORES], base, source))
     table = pd.read_csv(extra.files[0])
     assert len(table) == 22
     for index, file, label in zip(table["index"], table["file"], table["true_label"], strict=True):
