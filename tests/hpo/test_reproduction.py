@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,9 +35,7 @@ def leaves(output: Path, *names: str) -> None:
             path.write_text(f"# {path.stem}\n\nPreset `quick`.\n\n## digits\n\n| a |\n| --- |\n")
 
 
-def run(
-    output: Path, bad: Callable[[Sequence[str]], int]
-) -> tuple[dict[str, State], list[tuple[str, list[str]]]]:
+def run(output: Path, bad: Study) -> tuple[dict[str, State], list[tuple[str, list[str]]]]:
     """All parts, the second one as given; the states, and what was called with which flags."""
     calls: list[tuple[str, list[str]]] = []
 
@@ -54,19 +52,14 @@ def run(
     return run_parts(PARTS, studies, lambda part: ["--x", *part.flags], output, "quick"), calls
 
 
-def fails_with(message: str, status: int) -> Callable[[Sequence[str]], int]:
+def ends_with(end: int | BaseException) -> Study:
+    """A study that prints an error and ends so: with a status, or by raising."""
+
     def study(arguments: Sequence[str]) -> int:
-        print("warming up", file=sys.stderr)
-        print(f"bad: error: {message}", file=sys.stderr)
-        print("later", file=sys.stderr)
-        return status
-
-    return study
-
-
-def raises(error: BaseException) -> Callable[[Sequence[str]], int]:
-    def study(arguments: Sequence[str]) -> int:
-        raise error
+        print("warming up\nbad: error: no such data\nlater", file=sys.stderr)
+        if isinstance(end, BaseException):
+            raise end
+        return end
 
     return study
 
@@ -84,25 +77,25 @@ def test_each_part_gets_its_flags_and_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "status", "error"),
+    ("end", "status", "error"),
     [
-        (fails_with("no such data", 2), 2, "no such data"),
-        (fails_with("a worker died", 1), 1, "a worker died"),
-        (fails_with("it recovered", 0), 0, ""),
-        (raises(RuntimeError("broken")), 1, "RuntimeError: broken"),
-        (raises(SystemExit(2)), 2, ""),
-        (raises(SystemExit("gone")), 1, ""),
+        (2, 2, "no such data"),
+        (1, 1, "no such data"),
+        (0, 0, ""),
+        (RuntimeError("broken"), 1, "RuntimeError: broken"),
+        (SystemExit(2), 2, "no such data"),
+        (SystemExit("gone"), 1, "no such data"),
     ],
 )
 def test_a_part_that_fails_is_told_and_the_rest_goes_on(
-    bad: Callable[[Sequence[str]], int],
+    end: int | BaseException,
     status: int,
     error: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stderr = sys.stderr
-    ended, calls = run(tmp_path, bad)
+    ended, calls = run(tmp_path, ends_with(end))
     assert [key for key, _ in calls] == ["good", "bad", "last"]
     assert (ended["bad"].status, ended["bad"].error) == (status, error)
     assert ended["last"].status == 0
@@ -112,18 +105,18 @@ def test_a_part_that_fails_is_told_and_the_rest_goes_on(
         assert error in shown
 
 
-@pytest.mark.parametrize("bad", [raises(KeyboardInterrupt()), lambda arguments: INTERRUPTED])
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), INTERRUPTED])
 def test_an_interrupt_ends_it_and_keeps_what_is_done(
-    bad: Callable[[Sequence[str]], int], tmp_path: Path
+    end: int | BaseException, tmp_path: Path
 ) -> None:
-    ended, calls = run(tmp_path, bad)
+    ended, calls = run(tmp_path, ends_with(end))
     assert [key for key, _ in calls] == ["good", "bad"]
     assert ended["bad"].status == INTERRUPTED
     assert list(read_states(tmp_path)) == ["good"]
 
 
 def test_states_of_another_run_are_kept(tmp_path: Path) -> None:
-    run(tmp_path, fails_with("no", 2))
+    run(tmp_path, ends_with(2))
     ended = run_parts([LAST], lambda part: lambda arguments: 0, lambda part: [], tmp_path, "smoke")
     assert list(ended) == ["last"]
     states = read_states(tmp_path)

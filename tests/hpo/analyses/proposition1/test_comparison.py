@@ -108,6 +108,15 @@ def test_every_look_is_a_line(records: list[CellRecord]) -> None:
     assert first.iloc[1]["mixup_l1"] == 0.4
 
 
+def quotient(name: str, quotients: list[float]) -> dict[str, float]:
+    """Their geometric mean with the 95 % interval and p of the t test of their logarithms."""
+    logarithms = [math.log(q) for q in quotients]
+    test = stats.ttest_1samp(logarithms, 0.0)
+    ends = [math.exp(end) for end in test.confidence_interval(0.95)]
+    middle = math.exp(sum(logarithms) / len(logarithms))
+    return {name: middle, "ci_low": ends[0], "ci_high": ends[1], "p_value": float(test.pvalue)}
+
+
 def test_kappa_against_that_without_mixing(records: list[CellRecord]) -> None:
     frame = compared(records)
     assert list(frame.columns) == list(COMPARISON_COLUMNS)
@@ -116,17 +125,10 @@ def test_kappa_against_that_without_mixing(records: list[CellRecord]) -> None:
     assert math.isnan(none["kappa_over_none"])
     assert math.isnan(none["p_value"])
     assert beta["n_seeds"] == 3
-    quotients = [math.log(2 / 8), math.log(1 / 4), math.log(3.9 / 16)]
-    mean = sum(quotients) / 3
-    deviation = math.sqrt(sum((q - mean) ** 2 for q in quotients) / 2)
-    half = 4.302652729911275 * deviation / math.sqrt(3)  # t of 2 degrees of freedom
-    assert beta["kappa_over_none"] == pytest.approx(math.exp(mean))
-    assert beta["ci_low"] == pytest.approx(math.exp(mean - half))
-    assert beta["ci_high"] == pytest.approx(math.exp(mean + half))
-    p = float(stats.ttest_1samp(quotients, 0.0).pvalue)
-    assert beta["p_value"] == pytest.approx(p)
+    expected = quotient("kappa_over_none", [2 / 8, 1 / 4, 3.9 / 16])
+    assert {name: beta[name] for name in expected} == pytest.approx(expected)
     # Four comparisons on the data set: the two of this row have the smallest p.
-    assert beta["p_holm"] == pytest.approx(4 * p)
+    assert beta["p_holm"] == pytest.approx(4 * beta["p_value"])
     assert line(frame, "probability", "beta-1")["kappa"] == pytest.approx(7.8 ** (1 / 3) / 100)
 
 
@@ -162,17 +164,10 @@ def test_what_changed_over_training(records: list[CellRecord]) -> None:
     assert list(frame.columns) == list(CHANGE_COLUMNS)
     assert len(frame) == 3 * 3
     changes = frame.set_index(["method", "quantity"])
+    expected = quotient("last_over_first", [2.0, 1.0, 3.9])
+    expected |= {"first_epoch": 1, "last_epoch": 3, "n_seeds": 3}
     for quantity in ("logit", "probability"):
-        beta = changes.loc[("beta-1", quantity)]
-        quotients = [math.log(2), math.log(1), math.log(3.9)]
-        mean = sum(quotients) / 3
-        deviation = math.sqrt(sum((q - mean) ** 2 for q in quotients) / 2)
-        assert beta["last_over_first"] == pytest.approx(7.8 ** (1 / 3))
-        half = 4.302652729911275 * deviation / math.sqrt(3)
-        assert beta["ci_high"] == pytest.approx(math.exp(mean + half))
-        p = float(stats.ttest_1samp(quotients, 0.0).pvalue)
-        assert beta["p_value"] == pytest.approx(p)
-        assert (beta["first_epoch"], beta["last_epoch"], beta["n_seeds"]) == (1, 3, 3)
+        assert dict(changes.loc[("beta-1", quantity), list(expected)]) == pytest.approx(expected)
     learned = changes.loc[("metamixup", "logit")]  # 4, 8 and 16 times: the smallest p of nine
     assert learned["p_holm"] == pytest.approx(9 * learned["p_value"])
     assert changes.loc[("beta-1", "loss"), "last_over_first"] == pytest.approx(1)
