@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
 import core
 from core.meta.gradient import meta_gradient
@@ -113,22 +113,6 @@ def test_is_algorithm_1(
     for name, value in runs["code"][1].items():
         torch.testing.assert_close(value, runs["hand"][1][name], rtol=1e-12, atol=1e-12)
     assert toy.identical(runs["code"][2], runs["hand"][2])
-
-
-def test_the_documented_example_and_the_public_names() -> None:
-    torch.manual_seed(0)
-    model = nn.Linear(2, 3)
-    before = model.weight.detach().clone()
-    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    x, y = torch.randn(8, 2), torch.randint(3, (8,))
-    result = core.metamixup_step(model, optimizer, (x, y), (torch.randn(4, 2), y[:4]))
-    assert result.lam.shape == result.lam_init.shape == result.partner.shape == (8,)
-    assert result.lam.dtype == torch.float32
-    assert result.hypergradient is not None
-    assert result.hypergradient.shape == (8,)
-    assert result.loss.shape == ()
-    assert not torch.equal(model.weight, before)
-    assert all(hasattr(core, name) for name in core.__all__)
 
 
 def test_it_learns(toy: SimpleNamespace) -> None:
@@ -261,34 +245,6 @@ def test_any_sizes(n: int, m: int, reading: Reading, toy: SimpleNamespace) -> No
     assert all(bool(p.isfinite().all()) for p in net.parameters())
 
 
-def test_soft_labels_equal_one_hot_integers(toy: SimpleNamespace) -> None:
-    results = []
-    for soft in (False, True):
-        data, net = toy.make_data(), toy.make_net()
-        optimizer = optim.SGD(net.parameters(), lr=0.1)
-        batches = [data.batch, data.val_batch]
-        if soft:
-            batches = [(x, toy.one_hot(y)) for x, y in batches]
-        results.append(
-            metamixup_step(net, optimizer, *batches, generator=torch.Generator().manual_seed(1))
-        )
-    for field, value in vars(results[0]).items():
-        torch.testing.assert_close(value, getattr(results[1], field), rtol=1e-10, atol=1e-14)
-
-
-def test_frozen_and_tied_parameters(toy: SimpleNamespace) -> None:
-    net = toy.make_net(tied=True)
-    net.inp.requires_grad_(False)
-    frozen, weight = net.inp.weight.clone(), net.hidden.weight.clone()
-    optimizer = optim.SGD(net.parameters(), lr=0.1)
-    data = toy.make_data()
-    metamixup_step(net, optimizer, data.batch, data.val_batch)
-    assert torch.equal(net.inp.weight, frozen)
-    assert net.inp.weight.grad is None
-    assert net.again.weight is net.hidden.weight
-    assert not torch.equal(net.hidden.weight, weight)
-
-
 def test_inner_step_of_an_optimizer_without_differentiable_form(toy: SimpleNamespace) -> None:
     net, data = toy.make_net(), toy.make_data()
     before = toy.snapshot(net)
@@ -319,27 +275,6 @@ def test_inner_step_by_the_optimizer_uses_its_state(toy: SimpleNamespace) -> Non
     )
     torch.testing.assert_close(own, truth)
     assert not torch.allclose(plain, truth, rtol=1e-3)
-
-
-def test_plain_inner_step_takes_the_present_rate_of_each_group(toy: SimpleNamespace) -> None:
-    net, data = toy.make_net(), toy.make_data()
-    optimizer = optim.Adam(
-        [{"params": net.inp.parameters(), "lr": 0.4}, {"params": net.out.parameters()}], lr=0.2
-    )
-    optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.5)
-    by_optimizer = learn_interpolation(
-        net, data.batch, data.val_batch, lam=data.lam, partner=data.partner, optimizer=optimizer
-    )
-    rates = {"inp": 0.2, "hidden": 0.0, "out": 0.1}
-    truth = core.hypergradient(
-        net,
-        data.batch,
-        data.val_batch,
-        data.lam,
-        data.partner,
-        lr={name: rates[name.split(".")[0]] for name, _ in net.named_parameters()},
-    )
-    torch.testing.assert_close(by_optimizer.hypergradient, truth)
 
 
 @pytest.mark.parametrize(
