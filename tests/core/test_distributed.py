@@ -7,6 +7,7 @@ runs every set-up and leaves what came out in the folder; the tests compare.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -423,6 +424,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
+@functools.cache
 def alone(setup: Callable[..., Results]) -> Results:
     return setup(None, lambda net: net)
 
@@ -441,17 +443,14 @@ def same_bits(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(map(same_bits, a, b))
 
 
-@pytest.mark.parametrize("inner", INNER)
-def test_hypergradient_is_that_of_the_joined_batch(inner: str, ranks: list[Results]) -> None:
+def test_hypergradient_is_that_of_the_joined_batch(ranks: list[Results]) -> None:
     truths = alone(hypergradients)
-    found = [r["hypergradients"] for r in ranks]
-    assert len(found[0]) == 3 * (len(ENGINES) + 1)
-    for name in found[0]:
-        kind, engine, dtype = name.split()
-        if kind != inner:
-            continue
-        truth = truths[f"{kind} double_backward {dtype}"]
-        value = torch.cat([f[name] for f in found])
+    shares = [r["hypergradients"] for r in ranks]
+    assert len(shares[0]) == 3 * (len(ENGINES) + 1)
+    for name in shares[0]:
+        inner, engine, dtype = name.split()
+        truth = truths[f"{inner} double_backward {dtype}"]
+        value = torch.cat([share[name] for share in shares])
         assert value.dtype == truth.dtype
         approximate = dtype == "torch.float32" or engine == "finite_difference"
         assert off(value, truth) < (1e-6 if approximate else 1e-12), name
@@ -468,22 +467,17 @@ def test_lambda_is_that_of_the_joined_batch(ranks: list[Results]) -> None:
         assert torch.equal(found[0][f"{name} meta_loss"], found[1][f"{name} meta_loss"])
 
 
-def test_training_is_that_of_the_joined_batch(ranks: list[Results]) -> None:
-    truths = alone(trainings)
-    for name, truth in truths.items():
-        found = [r["trainings"][name] for r in ranks]
-        assert same_bits(found[0]["after"], found[1]["after"]), name
-        for step in range(3):
-            assert furthest(found[0]["after"][step], truth["after"][step]) < 1e-10, (name, step)
-
-
-def test_every_rank_takes_the_same_virtual_step(ranks: list[Results]) -> None:
+def test_training_is_that_of_the_joined_batch_and_virtual_steps_are_shared(
+    ranks: list[Results],
+) -> None:
     for name, truth in alone(trainings).items():
-        found = [r["trainings"][name]["seen"] for r in ranks]
-        assert same_bits(found[0], found[1]), name
-        assert len(found[0]) == len(truth["seen"]) == 9
+        first, second = (r["trainings"][name] for r in ranks)
+        assert same_bits(first["after"], second["after"]), name
+        assert same_bits(first["seen"], second["seen"]), name
+        assert len(first["seen"]) == len(truth["seen"]) == 9
         for step in range(3):
-            virtual, validation, real = found[0][3 * step : 3 * step + 3]
+            assert furthest(first["after"][step], truth["after"][step]) < 1e-10, (name, step)
+            virtual, validation, real = first["seen"][3 * step : 3 * step + 3]
             assert same_bits(virtual, real)
             assert not same_bits(virtual, validation)
             assert furthest(validation, truth["seen"][3 * step + 1]) < 1e-10, (name, step)
