@@ -26,21 +26,14 @@ class Float:
 
 
 @dataclass(frozen=True)
-class Int:
+class Int(Float):
     """A whole number from low to high, both included, searched on a logarithmic scale if `log`."""
 
     low: int
     high: int
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"low must be below high, got [{self.low}, {self.high}]")
-        if self.log and self.low < 1:
-            raise ValueError(f"a logarithmic scale needs low >= 1, got {self.low}")
 
 
-Space = Mapping[str, Float | Int]
+Space = Mapping[str, Float]
 
 BETA_ALPHA: Space = {"alpha": Float(0.05, 8.0, log=True)}
 """α of Beta(α, α): from nearly unmixed to λ close to 1/2."""

@@ -10,9 +10,11 @@ import pytest
 
 from core.data import load_source
 from hpo import command_line, run
+from hpo.cells.cell import Cell
 from hpo.cells.record import partial_result
 from hpo.cells.store import CellStore
 from hpo.cluster.trainable import train
+from hpo.search.drive import Ending, run_through
 from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Evolved, Listed, Sampled
 from hpo.study.plan import search_key
@@ -94,25 +96,26 @@ def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None
     source = load_source("digits")
     stored = {record.cell.id: record for record in CellStore(calm).records()}
     seen = set()
-    for key, search in plan.open_searches().items():
-        while not search.done:
-            cell = search.next()
-            assert search_key(cell) == key
-            result = train(cell, source=source)
-            stop = search.report(result["history"])
-            status = "finished" if stop is None else "pruned"
-            if stop is not None:
-                result = partial_result(result["history"][:stop])
-            search.end(status, result)  # type: ignore[arg-type]
-            record = stored[cell.id]
-            assert record.status == status
-            assert len(record.result["history"]) == len(result["history"])
-            for mine, theirs in zip(result["history"], record.result["history"], strict=True):
-                assert {k: v for k, v in mine.items() if k != "train_seconds"} == {
-                    k: v for k, v in theirs.items() if k != "train_seconds"
-                }
-            assert record.result.get("test_error") == result.get("test_error")
-            seen.add(cell.id)
+
+    def ended(cell: Cell) -> Ending:
+        result = train(cell, source=source)
+        stop = searches[search_key(cell)].report(result["history"])
+        if stop is not None:
+            result = partial_result(result["history"][:stop])
+        record = stored[cell.id]
+        assert record.status == ("finished" if stop is None else "pruned")
+        assert len(record.result["history"]) == len(result["history"])
+        for mine, theirs in zip(result["history"], record.result["history"], strict=True):
+            assert {k: v for k, v in mine.items() if k != "train_seconds"} == {
+                k: v for k, v in theirs.items() if k != "train_seconds"
+            }
+        assert record.result.get("test_error") == result.get("test_error")
+        seen.add(cell.id)
+        return record.status, result
+
+    searches = plan.open_searches()
+    for search in searches.values():
+        run_through(search, ended)
     assert seen == stored.keys()
 
 

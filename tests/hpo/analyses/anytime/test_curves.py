@@ -26,6 +26,7 @@ from hpo.analyses.anytime.curves import (
 from hpo.cells.cell import Cell
 from hpo.cells.population import Population
 from hpo.cells.record import CellRecord
+from hpo.search import drive
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
 from hpo.study.plan import Plan, SearchKey
@@ -132,12 +133,15 @@ def record_of(cell: Cell, status: Any = "finished") -> CellRecord:
 
 
 def trained(plan: Plan) -> list[CellRecord]:
-    found = []
+    records: list[CellRecord] = []
+
+    def recorded(cell: Cell) -> CellRecord:
+        records.append(record_of(cell))
+        return records[-1]
+
     for search in plan.open_searches().values():
-        while not search.done:
-            found.append(record_of(search.next()))
-            search.end(found[-1].status, found[-1].result)
-    return sorted(found, key=lambda record: record.cell.id)  # as a store lists them
+        drive.replay(search, recorded)
+    return sorted(records, key=lambda record: record.cell.id)  # as a store lists them
 
 
 def test_curves_follow_the_order_of_the_search_whatever_the_order_of_the_records() -> None:

@@ -15,7 +15,9 @@ from core.training.config import TrainingConfig
 from hpo.analyses.anytime.curves import COLUMNS, Point, compare
 from hpo.analyses.anytime.figure import anytime_figure, band
 from hpo.analyses.anytime.report import anytime_markdown, write_anytime_report
+from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
+from hpo.search import drive
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
 from hpo.study.plan import Plan, SearchKey
@@ -40,22 +42,24 @@ def make_plan() -> Plan:
 
 
 def records(plan: Plan) -> list[CellRecord]:
-    found = []
+    trained: list[CellRecord] = []
+
+    def recorded(cell: Cell) -> CellRecord:
+        lam = getattr(cell.training.policy, "lam", 0.15)
+        result: dict[str, Any] = {
+            "val_error": 100 * abs(lam - 0.2) + cell.seed,
+            "test_error": 10 + 100 * abs(lam - 0.2) + 2 * cell.seed,
+            "train_seconds": 3.0,
+            "samples_seen": 50,
+            "epochs": 2,
+            "history": [],
+        }
+        trained.append(CellRecord(cell, "finished", result, None, {}))
+        return trained[-1]
+
     for search in plan.open_searches().values():
-        while not search.done:
-            cell = search.next()
-            lam = getattr(cell.training.policy, "lam", 0.15)
-            result: dict[str, Any] = {
-                "val_error": 100 * abs(lam - 0.2) + cell.seed,
-                "test_error": 10 + 100 * abs(lam - 0.2) + 2 * cell.seed,
-                "train_seconds": 3.0,
-                "samples_seen": 50,
-                "epochs": 2,
-                "history": [],
-            }
-            search.end("finished", result)
-            found.append(CellRecord(cell, "finished", result, None, {}))
-    return found
+        drive.replay(search, recorded)
+    return trained
 
 
 def test_files_text_and_summary_say_the_same(tmp_path: Path) -> None:
