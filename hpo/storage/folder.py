@@ -49,8 +49,8 @@ class FolderStorage:
 
     def files(self, folder: str) -> list[str]:
         """See `Storage`."""
-        found = (self.root / folder).rglob("*")
-        return sorted(path.relative_to(self.root).as_posix() for path in found if path.is_file())
+        paths = (self.root / folder).rglob("*")
+        return sorted(path.relative_to(self.root).as_posix() for path in paths if path.is_file())
 
     def rename(self, folder: str, new: str) -> None:
         """See `Storage`."""

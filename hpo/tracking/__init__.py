@@ -1,1 +1,13 @@
 """MLflow, written by one writer: the driver of a study."""
+
+from hpo.tracking.store import TrackingError, check_tracking_uri, default_tracking_uri
+from hpo.tracking.stored import RunStatus
+from hpo.tracking.tracker import StudyTracker
+
+__all__ = [
+    "RunStatus",
+    "StudyTracker",
+    "TrackingError",
+    "check_tracking_uri",
+    "default_tracking_uri",
+]

@@ -58,14 +58,7 @@ if TYPE_CHECKING:
     from hpo.cells.cell import Cell
     from hpo.cells.record import CellRecord
 
-__all__ = [
-    "RunStatus",
-    "StudyTracker",
-    "SummaryRow",
-    "TrackingError",
-    "check_tracking_uri",
-    "default_tracking_uri",
-]
+__all__ = ["StudyTracker", "TrackingError", "check_tracking_uri", "default_tracking_uri"]
 
 FLUSH_SECONDS = 5.0
 """Epochs of a run are sent together after so long."""

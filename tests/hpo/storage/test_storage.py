@@ -22,7 +22,7 @@ from hpo.storage.folder import FolderStorage
 from hpo.storage.places import checked, storage_at
 from hpo.storage.protocol import Storage
 
-Make = Any
+MakeRecord = Any
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -111,7 +111,7 @@ def test_a_training_finds_its_checkpoints_on_another_machine(storage: Storage) -
 
 
 def test_records_and_identity_are_there_for_whoever_comes(
-    storage: Storage, make_record: Make
+    storage: Storage, make_record: MakeRecord
 ) -> None:
     store = CellStore(storage)
     records = [make_record(method, seed) for method in ("beta-2", "none") for seed in (0, 1)]
@@ -129,7 +129,7 @@ def test_records_and_identity_are_there_for_whoever_comes(
     assert len([name for name in storage.files(str(aside)) if "result.json" in name]) == 4
 
 
-def test_a_damaged_record_is_named(storage: Storage, make_record: Make) -> None:
+def test_a_damaged_record_is_named(storage: Storage, make_record: MakeRecord) -> None:
     record: CellRecord = make_record()
     store = CellStore(storage)
     storage.write(f"cells/{record.cell.id}/result.json", b"{")
@@ -318,8 +318,8 @@ def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(tmp_path: Pa
 
 
 def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    left = [".table2.csv.17", ".result.json.4242", ".table2-controls.md.1", ".table2.png.31337"]
-    left += [".mlflow.db.17", ".mlflow.db.17-journal"]
+    halves = [".table2.csv.17", ".result.json.4242", ".table2-controls.md.1", ".table2.png.31337"]
+    halves += [".mlflow.db.17", ".mlflow.db.17-journal"]
     others = [
         "result.json",
         ".lock",
@@ -328,7 +328,7 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> 
         ".a.csv.1x",
         ".checkpoint.pt.7",
     ]
-    for name in [*left, *others]:
+    for name in [*halves, *others]:
         (tmp_path / name).write_text("")
     (tmp_path / ".ray-abc").mkdir()
     sweep(tmp_path)

@@ -7,7 +7,7 @@ import pty
 import struct
 import termios
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
@@ -36,34 +36,33 @@ def time_of_day(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_the_line_of_a_study_that_begins() -> None:
+@pytest.mark.parametrize(
+    ("counts", "elapsed", "text"),
+    [
+        ({"total": 40}, 0.4, "cells 0/40 · 0 running · 0s gone"),
+        ({"total": 3, "done": 3}, 61, "cells 3/3 · 0 running · 1m01s gone"),
+        # Cells kept from before say nothing about the time left.
+        (
+            {"total": 3, "kept": 2},
+            5,
+            "cells 2/3 · 2 kept from before · 0 running · 5s gone",
+        ),
+        # Of three that were handed out, one waits for a worker. 5 cells in 100 s, 25 to go: 500 s.
+        (
+            {"total": 40, "kept": 10, "done": 4, "failed": 1, "running": 3, "best": (4.256, "b")},
+            100,
+            "cells 15/40 · 10 kept from before · 2 running · 1 failed · lowest validation error "
+            "4.26 % (b) · 1m40s gone · about 8m20s left",
+        ),
+    ],
+)
+def test_the_line_says_all_there_is_to_say(
+    counts: dict[str, Any], elapsed: float, text: str
+) -> None:
     progress = progress_of(2, io.StringIO())
-    progress.total = 40
-    assert progress.line(0.4) == "cells 0/40 · 0 running · 0s gone"
-
-
-def test_the_line_says_all_there_is_to_say() -> None:
-    progress = progress_of(2, io.StringIO())
-    progress.total, progress.kept, progress.done, progress.failed = 40, 10, 4, 1
-    progress.running = 3  # one of them waits for a worker
-    progress.best = (4.256, "beta-1")
-    # 5 cells in 100 s, 25 to go: 500 s.
-    assert progress.line(100) == (
-        "cells 15/40 · 10 kept from before · 2 running · 1 failed · "
-        "lowest validation error 4.26 % (beta-1) · 1m40s gone · about 8m20s left"
-    )
-
-
-def test_a_finished_study_has_nothing_left() -> None:
-    progress = progress_of(2, io.StringIO())
-    progress.total, progress.done = 3, 3
-    assert progress.line(61) == "cells 3/3 · 0 running · 1m01s gone"
-
-
-def test_cells_kept_from_before_say_nothing_about_the_time_left() -> None:
-    progress = progress_of(2, io.StringIO())
-    progress.total, progress.kept = 3, 2
-    assert progress.line(5) == "cells 2/3 · 2 kept from before · 0 running · 5s gone"
+    for name, value in counts.items():
+        setattr(progress, name, value)
+    assert progress.line(elapsed) == text
 
 
 @pytest.mark.parametrize(
@@ -96,8 +95,10 @@ def test_a_log_gets_a_line_now_and_then(time_of_day: Clock) -> None:
     ]
     assert "\r" not in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
+    progress.say("beta-1-digits-s0 diverged")
     progress.close()
-    assert len(stream.getvalue().splitlines()) == 6
+    assert stream.getvalue().splitlines()[5] == "beta-1-digits-s0 diverged"
+    assert len(stream.getvalue().splitlines()) == 7
 
 
 def test_a_terminal_shows_one_line_that_changes(time_of_day: Clock) -> None:
@@ -107,19 +108,12 @@ def test_a_terminal_shows_one_line_that_changes(time_of_day: Clock) -> None:
     for tenth in range(11):
         time_of_day.now = 1000.0 + tenth / 10
         progress.update()
+    progress.say("beta-1-digits-s0 diverged")
     progress.done = 3
     progress.close()
-    assert screen(stream.getvalue(), 1000) == ["cells 3/3 · 0 running · 1s gone", ""]
-    assert 4 <= stream.getvalue().count("cells 0/3") <= 7  # not each time it is asked for
-
-
-def test_a_message_stands_on_a_line_of_its_own(time_of_day: Clock) -> None:
-    for stream in (Terminal(), io.StringIO()):
-        progress = progress_of(1, stream)
-        progress.update()
-        progress.say("beta-1-digits-s0 diverged")
-        progress.close()
-        assert "beta-1-digits-s0 diverged" in screen(stream.getvalue(), 1000)
+    rows = ["beta-1-digits-s0 diverged", "cells 3/3 · 0 running · 1s gone", ""]
+    assert screen(stream.getvalue(), 1000) == rows
+    assert 4 <= stream.getvalue().count("cells 0/3") <= 8  # not each time it is asked for
 
 
 def test_standard_output_stays_free_for_the_table(capsys: pytest.CaptureFixture[str]) -> None:

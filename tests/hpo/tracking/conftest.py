@@ -13,8 +13,9 @@ from mlflow.entities import Run, ViewType
 
 from hpo.cells.record import CellRecord
 from hpo.tracking.store import mlflow_settings
-from hpo.tracking.tracker import StudyTracker, default_tracking_uri
+from hpo.tracking.tracker import StudyTracker
 from mlflow import MlflowClient
+from tests.support.stores import client_of, statuses
 
 
 class Study:
@@ -40,7 +41,7 @@ class Study:
     @property
     def client(self) -> MlflowClient:
         with mlflow_settings():
-            return MlflowClient(default_tracking_uri(self.output))
+            return client_of(self.output)
 
     def runs(self, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
         with mlflow_settings():
@@ -55,9 +56,7 @@ class Study:
 
     def statuses(self) -> dict[str, str]:
         """Status by name, of the runs that are not deleted; names must be unique."""
-        pairs = [(run.info.run_name, run.info.status) for run in self.runs()]
-        assert len(dict(pairs)) == len(pairs), "duplicated runs"
-        return dict(pairs)
+        return statuses(self.output)
 
     def stages(self, name: str) -> list[tuple[str, str]]:
         """Stage (active or deleted) and status of all runs of this name, sorted."""

@@ -17,9 +17,9 @@ def test_a_density_has_the_integral_1() -> None:
     """Whatever the number of bins: the mean over equal bins of [0, 1]."""
     for bins in (4, 20, 100):
         counts = list(range(1, bins + 1))
-        found = series_of({"lam_histogram": counts})["lam_density"]
-        assert np.mean([value for _, value in found]) == pytest.approx(1.0)
-        steps = [step for step, _ in found]
+        density = series_of({"lam_histogram": counts})["lam_density"]
+        assert np.mean([value for _, value in density]) == pytest.approx(1.0)
+        steps = [step for step, _ in density]
         assert steps == sorted(set(steps))
         assert 0 <= steps[0] <= steps[-1] < 100
 

@@ -88,9 +88,9 @@ def test_sigterm_ends_every_run_and_the_handler_is_put_back(
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)
 
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_:
         run()
-    assert left.value.code == 128 + signal.SIGTERM
+    assert exit_.value.code == 128 + signal.SIGTERM
     assert set(study.statuses().values()) == {"KILLED"}
     assert signal.getsignal(signal.SIGTERM) == before
 

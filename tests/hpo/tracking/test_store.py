@@ -113,8 +113,8 @@ def test_a_full_disk_is_told_with_the_way_out(study: Study) -> None:
         patch.setattr(MlflowClient, "create_run", full)
         with pytest.raises(TrackingError) as caught:
             study.open()
-    told = "(sqlite3.OperationalError) database or disk is full. Free space and run the same"
-    assert told in str(caught.value)
+    expected = "(sqlite3.OperationalError) database or disk is full. Free space and run the same"
+    assert expected in str(caught.value)
     assert "autoflush" not in str(caught.value)
 
 

@@ -60,7 +60,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 @pytest.fixture(scope="module")
-def found(output: Path) -> dict[str, list[Run]]:
+def by_view(output: Path) -> dict[str, list[Run]]:
     """The runs of each view, as the store finds and sorts them."""
     client, experiment = stored(output)
     with mlflow_settings():
@@ -74,8 +74,8 @@ def found(output: Path) -> dict[str, list[Run]]:
         }
 
 
-def test_each_view_finds_its_runs(found: dict[str, list[Run]]) -> None:
-    methods = {key: [run.data.tags.get("method") for run in runs] for key, runs in found.items()}
+def test_each_view_finds_its_runs(by_view: dict[str, list[Run]]) -> None:
+    methods = {key: [run.data.tags.get("method") for run in runs] for key, runs in by_view.items()}
     assert methods == {
         "table": ["none"],
         "trainings": ["metamixup", "metamixup", "none", "beta-2"],
@@ -84,13 +84,13 @@ def test_each_view_finds_its_runs(found: dict[str, list[Run]]) -> None:
         "failed": ["beta-2"],
         "studies": [None],
     }
-    assert [run.data.tags["seed"] for run in found["trainings"][:2]] == ["1", "0"], "best first"
+    assert [run.data.tags["seed"] for run in by_view["trainings"][:2]] == ["1", "0"], "best first"
 
 
-def test_what_a_view_shows_is_there(found: dict[str, list[Run]]) -> None:
+def test_what_a_view_shows_is_there(by_view: dict[str, list[Run]]) -> None:
     """A metric that is renamed would leave an empty column or chart."""
     for view in VIEWS:
-        runs = [run.data for run in found[view.key]]
+        runs = [run.data for run in by_view[view.key]]
         for column in view.columns:
             kind, _, name = column.partition(".")
             assert any(name in getattr(run, kind) for run in runs), column
@@ -106,9 +106,9 @@ def test_what_a_view_shows_is_there(found: dict[str, list[Run]]) -> None:
                 assert any(name in getattr(run, kind) for run in runs), (view.key, name)
 
 
-def test_maps_of_class_pairs_lie_in_their_run(output: Path, found: dict[str, list[Run]]) -> None:
+def test_maps_of_class_pairs_lie_in_their_run(output: Path, by_view: dict[str, list[Run]]) -> None:
     client, _ = stored(output)
-    for run in found["pairs"]:
+    for run in by_view["pairs"]:
         assert "mlflow.loggedImages" in run.data.tags
         names = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
         assert len([name for name in names if name.endswith(".png")]) == 2
@@ -116,11 +116,11 @@ def test_maps_of_class_pairs_lie_in_their_run(output: Path, found: dict[str, lis
 
 
 def test_the_experiment_says_what_it_is_and_the_study_shows_its_report(
-    output: Path, found: dict[str, list[Run]]
+    output: Path, by_view: dict[str, list[Run]]
 ) -> None:
     _, experiment = stored(output)
     assert experiment.tags[NOTE] == "Table II: a test."
-    [parent] = found["studies"]
+    [parent] = by_view["studies"]
     assert parent.data.tags[NOTE] == REPORT
     tags = experiment_tags("Table II: a test.")
     assert tags.items() <= experiment.tags.items()
