@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Writes a file whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_ASIDE = re.compile(r"\..+\.(csv|db|html|json|jsonl|md|png)\.\d+(-journal)?")
+_ASIDE = re.compile(r"\..+\.(csv|db|html|json|md|png)\.\d+(-journal)?")
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: aside, synced, renamed.
+    """Writes a file whole or not at all: aside, synced, renamed.
 
     Raises:
         OSError: it cannot be written; the error names `path`.
@@ -25,7 +25,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def in_place_of(path: Path) -> Iterator[Path]:
-    """A file to write in the block; after it, it takes the place of `path`.
+    """Yields a file to write in the block; after it, it takes the place of `path`.
 
     Raises:
         OSError: it cannot be written; the error names `path`, where the system names nothing or
@@ -44,12 +44,12 @@ def in_place_of(path: Path) -> Iterator[Path]:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what `in_place_of` left aside in the directory when its process was killed."""
+    """Removes what `in_place_of` left aside in the directory when its process was killed."""
     for path in directory.glob(".*.[0-9]*"):
         if _ASIDE.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; see `hpo.storage.atomic.write_bytes_atomically`."""
+    """Writes a text file whole or not at all; see `write_bytes_atomically`."""
     write_bytes_atomically(path, text.encode())

@@ -19,30 +19,30 @@ class Storage(Protocol):
 
     @property
     def uri(self) -> str:
-        """How a user would name the place."""
+        """The name that a user would give the place."""
 
     @property
     def relative(self) -> bool:
         """Whether the name depends on where the study was started."""
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
+        """Returns the content of a file."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file; a kill leaves the old one or the new one."""
+        """Replaces a file; a kill leaves the old one or the new one."""
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it is there, and with its last file a folder."""
+        """Deletes a file, if it is there, and with its last file a folder."""
 
     def files(self, folder: str) -> list[str]:
-        """The names of all files below a folder, sorted; none where there is no such folder."""
+        """Returns the names of all files below a folder, which need not exist, sorted."""
 
     def rename(self, folder: str, new: str) -> None:
-        """Give a folder another name."""
+        """Gives a folder another name."""
 
     def checkpoints(self, folder: str) -> AbstractContextManager[tuple[Path, Keep]]:
-        """The directory of this machine where a training finds and leaves the folder's
+        """Yields the directory of this machine where a training finds and leaves the folder's
         checkpoints, and what brings them from there into the storage."""
 
     def remove_checkpoints(self, folders: Iterable[str]) -> None:
-        """Delete the checkpoints of these folders, whole or partial."""
+        """Deletes the checkpoints of these folders, whole or partial."""

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 def exit_on_sigterm() -> None:
-    """Make SIGTERM (`kill`, a scheduler's time limit) raise SystemExit in the main thread.
+    """Makes SIGTERM (`kill`, a scheduler's time limit) raise SystemExit in the main thread.
 
     Without a handler it ends Python on the spot. Another library's handler stays as it is.
     """
@@ -20,7 +20,7 @@ def exit_on_sigterm() -> None:
 
 
 def restore_sigterm() -> None:
-    """Undo `exit_on_sigterm`, if it did anything; what is to be tidied up comes before."""
+    """Undoes `exit_on_sigterm`, if it did anything; what is to be tidied up comes before."""
     if signal.getsignal(signal.SIGTERM) is _exit:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -31,7 +31,7 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Let the block finish before SIGINT or SIGTERM takes effect; a second one does at once.
+    """Lets the block finish before SIGINT or SIGTERM takes effect; a second one does at once.
 
     An interrupt in the middle of a database transaction leaves it open, and the file locked against
     what has still to be written.

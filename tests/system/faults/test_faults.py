@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -318,24 +319,45 @@ def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
     bench.assert_as_calm(folder, calm)
 
 
-def test_a_ledger_of_what_mlflow_misses_that_was_half_written_costs_nothing(
-    output: Path, calm: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def lose_store(bench: Bench, output: Path) -> None:
+    """Run a study whose store goes away after four epochs and stays away."""
+
     def away(*_: Any, **__: Any) -> None:
         raise OSError("no route to host")
 
-    def cut() -> None:
-        for name in ("create_run", "log_batch", "set_terminated", "update_run"):
-            monkeypatch.setattr(MlflowClient, name, away)
+    with pytest.MonkeyPatch.context() as patch:
 
-    assert bench.study(output, fault=bench.at(4, cut)) == UNUSABLE
-    monkeypatch.undo()
+        def cut() -> None:
+            for name in ("create_run", "log_batch", "set_terminated", "update_run"):
+                patch.setattr(MlflowClient, name, away)
+
+        assert bench.study(output, fault=bench.at(4, cut)) == UNUSABLE
+
+
+def test_a_ledger_of_what_mlflow_misses_that_was_half_written_costs_nothing(
+    output: Path, calm: Path, bench: Bench
+) -> None:
+    lose_store(bench, output)
     ledger = output / "mlflow-pending-local-faults.json"
     whole = ledger.read_bytes()
     ledger.write_bytes(whole[: 2 * len(whole) // 3])
     assert bench.study(output) == 0
     assert bench.trained == 0
     bench.assert_as_calm(output, calm)
+
+
+def test_what_mlflow_misses_is_sent_before_a_study_begins_afresh(
+    output: Path, calm: Path, bench: Bench
+) -> None:
+    lose_store(bench, output)
+    before = json.loads((output / "studies.json").read_text())["faults"]
+    assert bench.study(output, "--fresh") == 0
+    bench.assert_as_calm(output, calm)
+    runs = [run for run in tracked_runs(output) if run.data.tags["study_id"] == before]
+    kinds = Counter((run.data.tags["kind"], run.info.status) for run in runs)
+    assert kinds["cell", "FINISHED"] == bench.cells
+    assert kinds["summary", "FINISHED"] == 2
+    assert sum(kinds.values()) == bench.cells + 3
 
 
 def test_killed_while_it_writes_the_report_it_leaves_the_old_one(
