@@ -41,11 +41,11 @@ def test_all_files_rows_and_runs_are_there(calm: Path) -> None:
     assert (calm / "cost.md").read_text().startswith("# cost\n")
     assert (calm / "cost.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(calm.glob("groups/*.json"))) == 4
-    found = statuses(calm)
-    assert len(found) == 1 + len(frame)
-    assert found["cost"] == "FINISHED"
+    runs = statuses(calm)
+    assert len(runs) == 1 + len(frame)
+    assert runs["cost"] == "FINISHED"
     expected = {"FINISHED", "FAILED"} if main["error"].notna().any() else {"FINISHED"}
-    assert set(found.values()) == expected
+    assert set(runs.values()) == expected
     printed = (calm / "stdout.txt").read_text()
     assert "| auto " in printed
     assert "look at the runs: mlflow ui" in printed

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -56,18 +54,3 @@ def http_status(url: str, headers: Mapping[str, str]) -> int:
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
-
-
-def run_ray(*arguments: str, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs Ray's command line and keeps all that it says as its output."""
-    return subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", *arguments],
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        check=False,
-    )

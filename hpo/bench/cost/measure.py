@@ -102,7 +102,7 @@ def _measure(
 
     for contender in contenders:
         name = contender.name
-        say(f"{name}")
+        say(name)
         rewind()
         try:
             with warnings.catch_warnings(record=True) as caught:

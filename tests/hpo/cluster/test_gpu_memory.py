@@ -24,10 +24,10 @@ MakeRecord = Callable[..., CellRecord]
 
 
 class Cuda:
-    """Of torch.cuda what the meter asks, with what it was told."""
+    """Of torch.cuda what the meter asks, with what it was called with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, total: int, peak: int):
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
         self.peak = 10**15  # of the training before
         for name in ("empty_cache", "reset_peak_memory_stats", "set_per_process_memory_fraction"):
             monkeypatch.setattr(torch.cuda, name, self._note(name, peak))
@@ -37,7 +37,7 @@ class Cuda:
 
     def _note(self, name: str, peak: int) -> Callable[..., None]:
         def note(*arguments: Any) -> None:
-            self.told.append((name, *arguments))
+            self.calls.append((name, *arguments))
             if name == "reset_peak_memory_stats":
                 self.peak = peak
 
@@ -51,9 +51,9 @@ def test_a_training_is_measured_and_held_to_its_share(
     cuda = Cuda(monkeypatch, total=10 * GIB, peak=2 * GIB)
     with gpu_meter("cuda", share) as used:
         assert used() == GpuUse(2 * GIB + CONTEXT_BYTES, 10 * GIB, share)
-    told = {name: rest for name, *rest in cuda.told}
-    assert list(told)[:2] == ["empty_cache", "reset_peak_memory_stats"]
-    fraction, device = told["set_per_process_memory_fraction"]
+    calls = {name: rest for name, *rest in cuda.calls}
+    assert list(calls)[:2] == ["empty_cache", "reset_peak_memory_stats"]
+    fraction, device = calls["set_per_process_memory_fraction"]
     assert fraction == pytest.approx(limit)
     assert device == 0
 
@@ -114,8 +114,8 @@ def test_the_report_tells_the_largest_and_what_would_be_safe(make_record: MakeRe
     assert memory_lines([make_record()]) == []
 
     def used(method: str, peak: int, share: float) -> CellRecord:
-        told = GpuUse(peak * GIB, 40 * GIB, share).to_environment()
-        return replace(make_record(method), environment=told)
+        environment = GpuUse(peak * GIB, 40 * GIB, share).to_environment()
+        return replace(make_record(method), environment=environment)
 
     records = [used("none", 3, 0.5), make_record(), used("metamixup", 9, 0.5)]
     assert memory_lines(records) == [

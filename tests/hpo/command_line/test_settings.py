@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from core.data import Source, source_from_arrays
+from core.policies import NoMix
 from core.semi_supervised.config import NEEDED
 from hpo.command_line import Options, parse
 from hpo.command_line.settings import OWNED, settings
 from hpo.study import presets
 from hpo.study.few_label_rows import with_presets
 from hpo.study.plan import source_key
-from hpo.study.rows import FrozenFrom, Row, SemiRow, StudyRow
+from hpo.study.rows import Row, SemiRow, StudyRow
 
 GIVEN: dict[str, tuple[str, Any]] = {
     "model": ("--model preact_resnet18", "preact_resnet18"),
@@ -96,13 +97,11 @@ def options_of(flags: str, semi: bool = False) -> Options:
     return parse("table2", "", ["--dataset", "mnist", *flags.split()], semi_supervised=semi)
 
 
-def few_label_rows(flags: str, *methods: str, **own: Any) -> list[StudyRow]:
+def few_label_rows(flags: str, *methods: str, **settings: Any) -> list[StudyRow]:
     """The rows of a study of few labels, a row for each method, under these flags."""
     options = options_of(flags, semi=True)
     training, source = options.load("mnist")
-    rows = [
-        StudyRow(Row(m, m, "", "none"), FrozenFrom("none"), semi=SemiRow(m, own)) for m in methods
-    ]
+    rows = [StudyRow(Row(m, m, "", "none"), NoMix(), semi=SemiRow(m, settings)) for m in methods]
     sources = {source_key(training): source}
     return with_presets(rows, {"mnist": training}, sources, "quick", options.overrides)
 

@@ -54,11 +54,11 @@ def cluster() -> Iterator[None]:
 
 def reports(output: Path) -> dict[float, list[dict[str, Any]]]:
     """What each trial reported, by its init_alpha, from the files that Tune leaves."""
-    found = {}
+    trials = {}
     for file in output.rglob("result.json"):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
-        found[lines[0]["config"]["init_alpha"]] = lines
-    return found
+        trials[lines[0]["config"]["init_alpha"]] = lines
+    return trials
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, alpha: float, epochs: int) -> list[tuple[Any, ...]]:
@@ -94,11 +94,13 @@ def test_it_prints_what_the_trials_reported(
     assert len(printed) == 5
     trials = reports(tmp_path)
     assert [*sorted(trials)] == [0.5, 2.0]
-    for line, (alpha, told) in zip(printed[1:3], sorted(trials.items()), strict=True):
+    for line, (alpha, reported) in zip(printed[1:3], sorted(trials.items()), strict=True):
         assert [float(word) for word in line.split()] == pytest.approx(
-            [alpha, told[-1]["error"], 4, 4 * STEPS], abs=1e-6
+            [alpha, reported[-1]["error"], 4, 4 * STEPS], abs=1e-6
         )
-        assert [(m["epoch"], m["steps"], m["error"]) for m in told] == alone(monkeypatch, alpha, 4)
+        assert [(m["epoch"], m["steps"], m["error"]) for m in reported] == alone(
+            monkeypatch, alpha, 4
+        )
     best = min(trials, key=lambda alpha: trials[alpha][-1]["error"])
     best_error = trials[best][-1]["error"]
     assert printed[3] == f"best: init_alpha {best:g}, error {best_error:.2f} %"
@@ -142,11 +144,11 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     )
     assert results.num_errors == 0
     assert lives.read_text() == "1 2 3 4 "  # no epoch twice: the second life began with the third
-    (told,) = reports(tmp_path / "results").values()
-    assert [m["pid"] for m in told[:2]] != [m["pid"] for m in told[2:]]
-    kept = [(m["epoch"], m["steps"], m["error"]) for m in told]
-    assert [steps for _, steps, _ in kept] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
-    assert kept == alone(monkeypatch, 0.5, 4)
+    (reported,) = reports(tmp_path / "results").values()
+    assert [m["pid"] for m in reported[:2]] != [m["pid"] for m in reported[2:]]
+    epochs = [(m["epoch"], m["steps"], m["error"]) for m in reported]
+    assert [steps for _, steps, _ in epochs] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    assert epochs == alone(monkeypatch, 0.5, 4)
 
 
 def test_what_teaches_lambda_scores_no_trial(

@@ -13,7 +13,7 @@ import pytest
 
 def processes(home: Path) -> list[int]:
     """All that run with this home folder in their environment, but for this process."""
-    found = []
+    running = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
@@ -22,8 +22,8 @@ def processes(home: Path) -> list[int]:
         except OSError:
             continue
         if f"RAY_TMPDIR={home}".encode() in environment:
-            found.append(int(folder.name))
-    return found
+            running.append(int(folder.name))
+    return running
 
 
 @pytest.fixture

@@ -6,18 +6,16 @@ The Ray is the test's own, with its files in a folder by which all its processes
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from hpo.cells.store import CellStore
-from tests.support.processes import free_port, http_status, run_ray
+from tests.support.processes import free_port, http_status
+from tests.support.ray_command import ray, trained
 from tests.support.scripts import ROOT
 
 TOKEN = "f3a8c1d2e4b54f6a9b7c8d9e0f1a2b3c"
@@ -38,16 +36,6 @@ def status(address: str, token: str | None) -> int:
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
 def test_a_job_trains_a_table(mode: str, home: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {
-        "HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
-        "RAY_TMPDIR": str(home),
-        "RAY_AUTH_MODE": mode,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # By default workers yield to everything else: on a busy machine they never get on.
-        "RAY_worker_niceness": "0",
-    }
     if mode == "token":
         (home / ".ray").mkdir()
         (home / ".ray" / "auth_token").write_text(TOKEN)
@@ -56,11 +44,9 @@ def test_a_job_trains_a_table(mode: str, home: Path) -> None:
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "results")
     shutil.copytree(ROOT, tree, ignore=ignored)
 
-    def ray(*arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-        return run_ray(*arguments, cwd=tree, env={**environment, **changed})
-
+    command = partial(ray, home, cwd=tree)
     dashboard = free_port()
-    started = ray(
+    command(
         "start",
         "--head",
         "--node-ip-address=127.0.0.1",
@@ -71,8 +57,8 @@ def test_a_job_trains_a_table(mode: str, home: Path) -> None:
         f"--ray-client-server-port={free_port()}",
         "--num-cpus=1",
         f"--object-store-memory={128 * 2**20}",
+        RAY_AUTH_MODE=mode,
     )
-    assert started.returncode == 0, started.stdout
     address, output = f"http://127.0.0.1:{dashboard}", home / "results"
     flags = f"--dataset digits --preset smoke --seeds 1 --rows none --output {output}"
     job = ["job", "submit", "--address", address, "--working-dir", "."]
@@ -80,16 +66,11 @@ def test_a_job_trains_a_table(mode: str, home: Path) -> None:
     expected = {"disabled": (200, 200, 200), "token": (401, 403, 200)}[mode]
     assert tuple(status(address, token) for token in (None, "wrong", TOKEN)) == expected
     if mode == "token":
-        refused = ray(*job, RAY_AUTH_MODE="disabled")
-        assert refused.returncode != 0
-        assert "401" in refused.stdout or "Authentication required" in refused.stdout
+        refused = command(*job, refused=True, RAY_AUTH_MODE="disabled")
+        assert "401" in refused or "Authentication required" in refused
         assert not output.exists()
-    told = ray(*job)
-    assert told.returncode == 0, told.stdout
-    assert "look at the runs" in told.stdout
-    assert TOKEN not in told.stdout
-    table = pd.read_csv(output / "table2.csv")
-    assert list(table["method"]) == ["none"]
-    assert table["mean_error"].notna().all()
-    [record] = CellStore(output).records()
+    printed = command(*job, RAY_AUTH_MODE=mode)
+    assert "look at the runs" in printed
+    assert TOKEN not in printed
+    [record] = trained(output, "none")
     assert record.environment["node"], "it ran on a node of that Ray"

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
-from tests.support.processes import free_port, run_ray
+from tests.support.processes import free_port
+from tests.support.ray_command import ray, trained
 from tests.support.scripts import ROOT
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
@@ -40,7 +40,7 @@ def ssh(home: Path) -> Iterator[Path]:
     """The folder of an `ssh` that reaches an sshd of our own, whose sessions live in `home`."""
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd insists
-    folder = home / "ssh"
+    folder = home / "bin"
     folder.mkdir(mode=0o700)
     for name in ("host", "user"):
         key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
@@ -105,35 +105,19 @@ def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(home: Path, ssh: Pat
     ]
     launcher = home / "local.yaml"
     launcher.write_text(yaml.safe_dump(config))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {
-        "PATH": f"{ssh}:{environment['PATH']}",
-        "HOME": str(home),
-        "RAY_TMPDIR": str(home),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-
-    def ray(*arguments: str) -> str:
-        run = run_ray(*arguments, cwd=ROOT, env=environment)
-        assert run.returncode == 0, run.stdout
-        return run.stdout
-
-    ray("get-auth-token", "--generate")
-    ray("up", "-y", "--no-config-cache", str(launcher))
+    ray(home, "get-auth-token", "--generate")
+    ray(home, "up", "-y", "--no-config-cache", str(launcher))
     assert (home / "metamixup-hpo/studies/table2.py").exists()
     assert not (home / "metamixup-hpo/.git").exists()
     output = home / "results"
     flags = f"--dataset digits --preset smoke --seeds 1 --rows none,metamixup --output {output}"
     submit = ("submit", "--no-config-cache", str(launcher), "studies/table2.py", "--")
-    told = ray(*submit, *flags.split())
-    assert "look at the runs" in told
-    table = pd.read_csv(output / "table2.csv")
-    assert list(table["method"]) == ["none", "metamixup"]
-    assert table["mean_error"].notna().all()
+    assert "look at the runs" in ray(home, *submit, *flags.split())
+    trained(output, "none", "metamixup")
     assert (home / "table2.py").exists(), "the script alone is copied"
 
     again = time.time()
-    ray(*submit, *flags.split())
+    ray(home, *submit, *flags.split())
     records = list(output.rglob("result.json"))
     assert len(records) == 2
     assert all(record.stat().st_mtime < again for record in records), "nothing is trained twice"

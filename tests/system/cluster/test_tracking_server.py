@@ -47,8 +47,8 @@ class Server:
 
     def __init__(self, folder: Path, store: str):
         self.port = free_port()
-        kept = ("PATH", "HOME", "LANG", "PYTHONPATH")
-        environment = {name: os.environ[name] for name in kept if name in os.environ}
+        inherited = ("PATH", "HOME", "LANG", "PYTHONPATH")
+        environment = {name: os.environ[name] for name in inherited if name in os.environ}
         environment |= {"PYTHON": sys.executable, "MLFLOW_PORT": f"{self.port}"}
         self.folder = folder
         self.log = folder.with_name(f"{folder.name}.log")
@@ -109,12 +109,12 @@ def test_requests_without_credentials_or_for_another_host_are_refused(folder: Pa
     try:
         server.wait()
         lets_in_whom_it_knows(server)
-        told = server.log.read_text()
+        log = server.log.read_text()
         client = settings(folder / "server/client.env")
         saved_searches_are_understood(client)
     finally:
         server.end()
-    assert client["MLFLOW_TRACKING_PASSWORD"] not in told
+    assert client["MLFLOW_TRACKING_PASSWORD"] not in log
     for path in (folder / "server").rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
@@ -129,9 +129,9 @@ client = MlflowClient()
 experiment = client.create_experiment("table2")
 good = client.create_run(experiment, tags={{"kind": "summary", "dataset": "digits"}})
 client.create_run(experiment, tags={{"kind": "cell", "dataset": "digits"}})
-found = [client.search_runs([experiment], f, order_by=[o]) for f, o in {asked!r}]
-assert [run.info.run_id for run in found[0]] == [good.info.run_id]
-print(len(found))
+answers = [client.search_runs([experiment], f, order_by=[o]) for f, o in {asked!r}]
+assert [run.info.run_id for run in answers[0]] == [good.info.run_id]
+print(len(answers))
 """
     run = subprocess.run(
         [sys.executable, "-c", script],

@@ -135,8 +135,8 @@ def test_another_machine_goes_on_from_the_bucket(
     assert run_study("nodes", two_nodes.ROWS, "", flags) == 0
     pd.testing.assert_frame_equal(table(tmp_path), calm)
     assert storage_at(happened.uri).read("studies.json") == identities
-    left = storage_at(happened.uri).files("")
-    assert [name for name in left if not name.endswith("/result.json")] == ["studies.json"]
+    files = storage_at(happened.uri).files("")
+    assert [name for name in files if not name.endswith("/result.json")] == ["studies.json"]
 
 
 def test_a_path_that_differs_from_node_to_node_is_refused(happened: Happened) -> None:

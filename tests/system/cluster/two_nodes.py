@@ -46,25 +46,25 @@ def train_noted(config: Any, notes: str = "", doomed: str = "", **options: Any) 
     the doomed node it comes no further than the second epoch."""
     fit.CHECKPOINT_SECONDS = trainable.REPORT_SECONDS = bucket.REST = 0.0
     checkpoints, report = fit.checkpoints, tune.report
-    told = [0]
+    seen_epochs = [0]
 
     def reported(result: dict[str, Any]) -> None:
         report(result)
-        told[0] += len(result["epochs"])
-        while told[0] == 2 and ray.get_runtime_context().get_node_id() == doomed:
+        seen_epochs[0] += len(result["epochs"])
+        while seen_epochs[0] == 2 and ray.get_runtime_context().get_node_id() == doomed:
             time.sleep(1)
 
     def noted(*arguments: Any) -> Iterator[Any]:
-        found = list(checkpoints(*arguments))
+        states = list(checkpoints(*arguments))
         node = ray.get_runtime_context().get_node_id()
         seed, method = config["cell"]["training"]["seed"], config["cell"]["method"]
-        epochs = len(found[0]["history"]) if found else 0
+        epochs = len(states[0]["history"]) if states else 0
         with open(Path(notes) / f"{method}-{seed}", "a") as file:
             file.write(f"{node} {epochs}\n")
         # A node has room for one: the second begins on the other node, however long that takes.
         while len(list(Path(notes).iterdir())) < 2:
             time.sleep(0.1)
-        return iter(found)
+        return iter(states)
 
     fit.checkpoints, tune.report = noted, reported
     try:
@@ -93,10 +93,10 @@ def fake_meter(device: str, share: float) -> Iterator[Read]:
 
 
 def notes_of(folder: Path) -> dict[str, list[list[Any]]]:
-    found = {path.name: path.read_text().split() for path in sorted(folder.iterdir())}
+    texts = {path.name: path.read_text().split() for path in sorted(folder.iterdir())}
     return {
         name: [[node, int(epochs)] for node, epochs in zip(words[::2], words[1::2], strict=True)]
-        for name, words in found.items()
+        for name, words in texts.items()
     }
 
 
@@ -111,22 +111,22 @@ def main(output: Path, uri: str) -> dict[str, Any]:
     seen["nodes"] = [cluster.head_node.node_id, other.node_id]
     flags = [*FLAGS, "--address", cluster.address]
     put, end, report = ray.put, StudyRun.end, StudyRun.report
-    kept: list[Any] = []
+    references: list[Any] = []
     ended: list[str] = []
     loaded: list[tuple[StudyRun, Any]] = []
 
     def watched_put(value: Any) -> Any:
         ref = put(value)
         if isinstance(value, dict) and ("digits", None) in value:
-            kept.append(ref)
+            references.append(ref)
         return ref
 
     def watched_end(run: StudyRun, cell_id: str, *arguments: Any, **named: Any) -> None:
         ended.append(cell_id)
         if len(ended) == 3:
-            where = ray.experimental.get_object_locations(kept)
-            seen["copies"] = [sorted(where[ref]["node_ids"]) for ref in kept]
-            loaded.append((run, ray.get(kept[0])))
+            where = ray.experimental.get_object_locations(references)
+            seen["copies"] = [sorted(where[ref]["node_ids"]) for ref in references]
+            loaded.append((run, ray.get(references[0])))
         end(run, cell_id, *arguments, **named)
 
     def remove(run: StudyRun, cell_id: str, epochs: Any) -> bool:

@@ -129,9 +129,9 @@ def test_growth_has_no_accuracy_and_a_warning_of_an_engine_is_a_remark(source: S
 
 def test_the_error_is_relative_and_the_angle_is_that_of_vectors() -> None:
     exact = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    found = compare(torch.tensor([4.0, 3.0]), exact)
-    assert found["relative_error"] == pytest.approx(math.sqrt(2) / 5)
-    assert found["cosine"] == pytest.approx(24 / 25)
+    figures = compare(torch.tensor([4.0, 3.0]), exact)
+    assert figures["relative_error"] == pytest.approx(math.sqrt(2) / 5)
+    assert figures["cosine"] == pytest.approx(24 / 25)
 
 
 def test_hypergradients_are_compared_on_batches_of_bounded_size(
@@ -193,7 +193,7 @@ def test_the_unit_is_always_there_and_an_unknown_name_is_refused() -> None:
 
 
 def test_what_is_measured_is_said_of_the_machine() -> None:
-    told = measuring.machine(Setting(threads=3))
-    assert told["threads"] == "3"
-    assert told["torch"] == torch.__version__
-    assert "gpu" not in told
+    machine = measuring.machine(Setting(threads=3))
+    assert machine["threads"] == "3"
+    assert machine["torch"] == torch.__version__
+    assert "gpu" not in machine

@@ -90,8 +90,8 @@ def test_betty_by_default_is_off_by_an_error_that_vanishes_with_the_rate() -> No
     for lr in (0.3, 0.03, 0.003):
         b = bench(lr)
         truth = exact(b, b.lam, b.partner)
-        found = PEERS["betty_darts"](b)(b.lam, b.partner)
-        errors.append(float((found - truth).norm() / truth.norm()))
+        approximate = PEERS["betty_darts"](b)(b.lam, b.partner)
+        errors.append(float((approximate - truth).norm() / truth.norm()))
     # Of first order in the rate: the mixed derivative is taken at θ′ instead of at θ.
     assert 1e-2 < errors[0] < 1
     assert math.log10(errors[0] / errors[1]) == pytest.approx(1, abs=0.3)
