@@ -42,7 +42,7 @@ from hpo.bench.cost.run import run_cost
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
+    """Runs the study; returns the exit status."""
     return run_cost(__doc__, arguments)
 
 

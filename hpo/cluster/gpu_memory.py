@@ -1,5 +1,5 @@
-"""How much of a GPU's memory a training takes, so that as many share one as fit: Ray counts
-fractions of a GPU and leaves its memory to whoever takes it first."""
+"""A meter says how much of a GPU's memory a training takes, so that as many share one as fit: Ray
+counts fractions of a GPU and leaves its memory to whoever takes it first."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The nodes of a Ray cluster, looked at before the first training: do all of them reach the cells'
-storage?"""
+"""Before the first training the nodes of a Ray cluster are asked whether they reach the storage."""
 
 from __future__ import annotations
 

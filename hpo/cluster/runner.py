@@ -1,4 +1,4 @@
-"""Run a study's cells on Ray Tune: on this machine with nothing to start, or on a cluster.
+"""Ray Tune runs a study's cells: on this machine with nothing to start, or on a cluster.
 
 One Tune experiment carries everything: the study itself is the search algorithm (what is next) and
 the scheduler (what is stopped), so that the search for α and the fixed rows share the workers and
@@ -80,10 +80,10 @@ class _StudySearcher(Searcher):
             raise
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the study's state is in its store."""
+        """Saves nothing: the study's state is in its store."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore; see `save`."""
+        """Restores nothing; see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles nothing: Tune would, for a restore that we do not use; open files cannot be."""

@@ -1,4 +1,4 @@
-"""Join a Ray cluster or start one in this process, and see that cells fit on it."""
+"""A session joins a Ray cluster or starts one in this process, and sees that cells fit on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a cell to a training: what a Ray Tune worker runs, and how it reports."""
+"""A Ray Tune worker makes a training of a cell, and reports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flags that several commands have, each written once, as parents of their parsers."""
+"""Flags that several commands have are written once, as parents of their parsers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flags that every study has, and what they say together."""
+"""This module reads the flags that every study has, and what they say together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Options:
     Attributes:
         datasets, preset, seeds, rows: what to train; rows None is all of the study's.
         semi_supervised: the study is one of semi-supervised learning, with presets of its own.
-        labels: labelled images of such a study, or None for the preset's number.
+        labels: labeled images of such a study, or None for the preset's number.
         overrides: settings of the training that replace the preset's.
         search_trials: trials of the search for α, or None for the preset's.
         budget: of each strategy, in units of a plain training, or None for the preset's.

@@ -1,4 +1,4 @@
-"""Every setting of a training as a flag: the fields of `TrainingConfig` that no row owns."""
+"""Every setting of a training is a flag: the fields of `TrainingConfig` that no row owns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Lightning module with learned interpolation, by manual optimisation.
+"""A Lightning module with learned interpolation, by manual optimization.
 
 `core.learn_interpolation` gives the λ of the batch and changes nothing. The step itself goes
 through `manual_backward` and the optimizer that `self.optimizers()` gives: then precision plugins,
@@ -112,7 +112,7 @@ class MetaMixUp(L.LightningModule):
         self.log("test_error", self.error(batch))
 
     def error(self, batch: Batch) -> Tensor:
-        """Percent of the batch that the model gets wrong."""
+        """Returns the percent of the batch that the model gets wrong."""
         x, y = batch
         return 100 * (self(x).argmax(dim=1) != y).float().mean()
 
@@ -124,7 +124,7 @@ class MetaMixUp(L.LightningModule):
 
 
 def main(arguments: Sequence[str] | None = None) -> L.Trainer:
-    """Train, then test the checkpoint that the validation images chose. Returns the trainer."""
+    """Trains, then tests the checkpoint that the validation images chose. Returns the trainer."""
     parser = argparse.ArgumentParser(description="A Lightning module with core.learn_interpolation")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--precision", default="32-true", help="of the Trainer, such as bf16-mixed")

@@ -25,7 +25,7 @@ import core
 
 
 def split_digits() -> list[Any]:
-    """1000 images to train on, 200 for λ, 297 to score trials, 300 to test; 8×8, in [0, 1]."""
+    """Returns 1000 images to train on, 200 for λ, 297 to score, 300 to test; 8×8, in [0, 1]."""
     pixels, labels = load_digits(return_X_y=True)
     images = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
     digits = TensorDataset(images, torch.tensor(labels))
@@ -33,13 +33,13 @@ def split_digits() -> list[Any]:
 
 
 def forever(loader: Iterable[list[Tensor]]) -> Iterator[list[Tensor]]:
-    """The loader's batches without end, shuffled anew in each round."""
+    """Yields the loader's batches without end, shuffled anew in each round."""
     while True:
         yield from loader
 
 
 def train(lr: float, step_size: float, epochs: int) -> Iterator[nn.Module]:
-    """Train a small CNN; yields it after each epoch."""
+    """Trains a small CNN; yields it after each epoch."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -57,14 +57,14 @@ def train(lr: float, step_size: float, epochs: int) -> Iterator[nn.Module]:
 
 
 def error(model: nn.Module, images: Dataset[Any]) -> float:
-    """Percent of the images that the model gets wrong."""
+    """Returns the percent of the images that the model gets wrong."""
     x, y = next(iter(DataLoader(images, batch_size=1000)))
     with torch.inference_mode():
         return 100 * float((model(x).argmax(dim=1) != y).float().mean())
 
 
 def objective(trial: optuna.Trial, epochs: int) -> float:
-    """The error after the last epoch on images that neither the weights nor λ learn from."""
+    """Returns the last epoch's error on images that neither the weights nor λ learn from."""
     lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
     step_size = trial.suggest_float("step_size", 0.5, 8.0)
     *_, score_set, _ = split_digits()
@@ -78,7 +78,7 @@ def objective(trial: optuna.Trial, epochs: int) -> float:
 
 
 def search(trials: int, epochs: int) -> optuna.Study:
-    """A study in memory; the same arguments give the same trials."""
+    """Runs a study in memory; the same arguments give the same trials."""
     study = optuna.create_study(
         direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=0),
@@ -89,7 +89,7 @@ def search(trials: int, epochs: int) -> optuna.Study:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search, print every trial, and test the best one."""
+    """Searches, prints every trial, and tests the best one."""
     parser = argparse.ArgumentParser(description="Optuna with pruning around core.metamixup_step")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=12)

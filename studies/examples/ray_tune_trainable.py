@@ -31,7 +31,7 @@ Part = tuple[Tensor, Tensor]
 
 
 def split_digits() -> list[Part]:
-    """1000 images to train on, 200 for λ, 297 to score trials, 300 to test; 8×8, in [0, 1]."""
+    """Returns 1000 images to train on, 200 for λ, 297 to score, 300 to test; 8×8, in [0, 1]."""
     pixels, labels = load_digits(return_X_y=True)
     x = torch.tensor(pixels / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -39,7 +39,7 @@ def split_digits() -> list[Part]:
 
 
 def make_model() -> nn.Module:
-    """A small CNN for 8×8 images."""
+    """Returns a small CNN for 8×8 images."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -48,13 +48,13 @@ def make_model() -> nn.Module:
 
 
 def error(model: nn.Module, part: Part) -> float:
-    """Percent of the images that the model gets wrong."""
+    """Returns the percent of the images that the model gets wrong."""
     with torch.inference_mode():
         return 100 * float((model(part[0]).argmax(dim=1) != part[1]).float().mean())
 
 
 def train(config: dict[str, Any]) -> None:
-    """The trainable: `init_alpha` and `epochs` in, `error`, `epoch` and `steps` reported."""
+    """Trains with `init_alpha` for `epochs`, and reports `error`, `epoch` and `steps`."""
     torch.set_num_threads(1)
     (x, y), (x_meta, y_meta), score_part, _ = split_digits()
     model = make_model()
@@ -92,7 +92,7 @@ def train(config: dict[str, Any]) -> None:
 
 
 def run(trainable: Any, *, alphas: Sequence[float], epochs: int, output: Path) -> tune.ResultGrid:
-    """Train once for each alpha on the Ray that runs; results and checkpoints go to `output`."""
+    """Trains once for each alpha on the Ray that runs; results and checkpoints go to `output`."""
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),
         param_space={"init_alpha": tune.grid_search(list(alphas)), "epochs": epochs},
@@ -109,7 +109,7 @@ def run(trainable: Any, *, alphas: Sequence[float], epochs: int, output: Path) -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the grid, print it as a table, and test the best trial's checkpoint."""
+    """Runs the grid, prints it as a table, and tests the best trial's checkpoint."""
     parser = argparse.ArgumentParser(description="A Ray Tune trainable with core.metamixup_step")
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.2, 0.5, 1.0, 2.0])
     parser.add_argument("--epochs", type=int, default=12)

@@ -1,4 +1,4 @@
-"""What a training step with a learned λ costs, and how exact its hypergradient is.
+"""The cost bench measures what a training step with a learned λ costs, and how exact it is.
 
 A *bench* is a trained model with its batches; a *contender* takes training steps on it; a *group*
 is one model at one size, all of whose contenders are measured in one interleaved run.

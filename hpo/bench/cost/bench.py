@@ -1,4 +1,4 @@
-"""The bench: one model at one size, trained for a while on real images, with the batches of a step.
+"""A bench is one model at one size, trained for a while on real images, with a step's batches.
 
 B batch, M meta-validation batch, C classes.
 """
@@ -35,7 +35,7 @@ _POOL = 4096
 
 @dataclass(frozen=True)
 class Case:
-    """One model at one size.
+    """A case is one model at one size.
 
     Attributes:
         model, width: a name of `core.models.MODELS`; None is the published width.
@@ -58,7 +58,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """How all cases of a study run.
+    """A setting says how all cases of a study run.
 
     Attributes:
         dataset: whose images are used.
@@ -89,7 +89,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, its optimizer and the batches that every contender's step works on.
+    """A bench is a model, its optimizer and the batches that every contender's step works on.
 
     Attributes:
         model: in training mode.
@@ -111,12 +111,12 @@ class Bench:
 
     @property
     def lr(self) -> float:
-        """The rate of the virtual step."""
+        """Returns the rate of the virtual step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def device(self) -> torch.device:
-        """Where everything lies."""
+        """Returns where everything lies."""
         return self.batch[0].device
 
     def autocast_region(self) -> contextlib.AbstractContextManager[object]:

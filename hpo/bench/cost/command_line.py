@@ -1,4 +1,4 @@
-"""The flags of the cost study."""
+"""This module reads the flags of the cost study."""
 
 from __future__ import annotations
 

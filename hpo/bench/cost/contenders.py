@@ -1,4 +1,4 @@
-"""Everybody who takes a training step on the bench: plain MixUp, the engines, options, peers.
+"""Contenders take a training step on the bench: plain MixUp, the engines, options, peers.
 
 A cheaper mode is added to the table by one entry in `OPTIONS`.
 """

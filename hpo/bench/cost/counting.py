@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, and what the exact method needs at the least."""
+"""This module counts a step's operations, and those that the exact method needs at the least."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figure of the cost study: times with operations marked, memory, and the curves of growth."""
+"""The figure shows times with operations marked, memory, and the curves of growth."""
 
 from __future__ import annotations
 

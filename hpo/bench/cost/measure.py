@@ -1,4 +1,4 @@
-"""One group measured: every contender's time, operations, memory and accuracy on one bench."""
+"""This module measures a group: time, operations, memory and accuracy of all on one bench."""
 
 from __future__ import annotations
 

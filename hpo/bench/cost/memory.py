@@ -1,4 +1,4 @@
-"""Memory of a step at its peak, above what is held at rest.
+"""This module measures the memory of a step at its peak, above what is held at rest.
 
 On CUDA it is what the allocator handed out. On a CPU it is resident memory of a fresh process on
 Linux, which asks the C library to give each larger block back to the system at once: without that,
@@ -70,7 +70,7 @@ def cpu_peaks(
 
 @contextlib.contextmanager
 def bounded(device: torch.device) -> Iterator[None]:
-    """Within it, an allocation on the CPU that this machine cannot hold raises.
+    """Makes allocations on the CPU raise that this machine cannot hold.
 
     Linux would promise the memory, and end the process once it is used. Elsewhere nothing is done.
     """

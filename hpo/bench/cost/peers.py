@@ -1,4 +1,4 @@
-"""The same hypergradient through other libraries, each used as its own documentation shows.
+"""Peers compute the same hypergradient by other libraries, as the documentation of each shows.
 
 Every function here takes a bench and gives back a function (lam [B], partner [B]) → [B]:
 d(validation loss)/d(lam) through one step of plain gradient descent, as `core.hypergradient` has
@@ -23,7 +23,7 @@ Hypergradient = Callable[[Tensor, Tensor], Tensor]
 
 
 def higher(bench: Bench) -> Hypergradient:
-    """`higher`: `innerloop_ctx` and the differentiable optimizer that it yields."""
+    """Uses `higher`: `innerloop_ctx` and the differentiable optimizer that it yields."""
     import higher
 
     inner = torch.optim.SGD(bench.model.parameters(), lr=bench.lr)
@@ -38,7 +38,7 @@ def higher(bench: Bench) -> Hypergradient:
 
 
 def torchopt(bench: Bench) -> Hypergradient:
-    """TorchOpt: `MetaSGD`, between `extract_state_dict` and `recover_state_dict`."""
+    """Uses TorchOpt: `MetaSGD`, between `extract_state_dict` and `recover_state_dict`."""
     import torchopt
 
     inner = torchopt.MetaSGD(bench.model, lr=bench.lr)
@@ -58,7 +58,7 @@ def torchopt(bench: Bench) -> Hypergradient:
 
 
 def learn2learn(bench: Bench) -> Hypergradient:
-    """learn2learn: a clone of `MAML`, adapted to the mixed batch."""
+    """Uses learn2learn: a clone of `MAML`, adapted to the mixed batch."""
     import learn2learn as l2l
 
     maml = l2l.algorithms.MAML(bench.model, lr=bench.lr)
@@ -73,12 +73,12 @@ def learn2learn(bench: Bench) -> Hypergradient:
 
 
 def betty(bench: Bench) -> Hypergradient:
-    """Betty in reverse mode: `HigherIterativeProblem`, as its reweighting example has it. Exact."""
+    """Uses Betty in reverse mode, `HigherIterativeProblem`, as its reweighting example; exact."""
     return _betty(bench, "reverse")
 
 
 def betty_darts(bench: Bench) -> Hypergradient:
-    """Betty's default, `ImplicitProblem` with `Config(type="darts")`.
+    """Uses Betty's default, `ImplicitProblem` with `Config(type="darts")`.
 
     Central difference, and of the mixed gradient at θ′ where the derivative asks for θ. The result
     lacks the factor η of Eq. 9, which is supplied here.
@@ -87,7 +87,7 @@ def betty_darts(bench: Bench) -> Hypergradient:
 
 
 def _betty(bench: Bench, kind: Literal["reverse", "darts"]) -> Hypergradient:
-    """The two problems of Betty: the upper one owns λ, the lower one the network.
+    """Builds the two problems of Betty: the upper one owns λ, the lower one the network.
 
     Betty 0.1.1 trains on: its lower step replaces the weights, and its `roll_back` keeps no copy of
     them. So they are copied and put back here.

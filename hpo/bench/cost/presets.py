@@ -1,4 +1,4 @@
-"""Which models and sizes each preset measures, and who takes part."""
+"""A preset says which models and sizes are measured, and who takes part."""
 
 from __future__ import annotations
 

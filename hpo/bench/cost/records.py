@@ -1,4 +1,4 @@
-"""What was measured: one group is one model at one size, in one interleaved run, kept as JSON."""
+"""Groups keep what was measured, one model at one size in one interleaved run, as JSON."""
 
 from __future__ import annotations
 

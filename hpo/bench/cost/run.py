@@ -1,4 +1,4 @@
-"""The cost study from its command line to its report."""
+"""This module runs the cost study from its command line to its report."""
 
 from __future__ import annotations
 
