@@ -27,10 +27,13 @@ class Evaluation:
 def evaluate(
     model: nn.Module, images: ImageSet, transform: Transform, indices: Tensor | None = None
 ) -> Evaluation:
-    """The model in evaluation mode on every image once, or on those at `indices` (int64 [n]).
+    """Evaluates the model, in evaluation mode, on every image once, or on those at `indices`.
 
     Modes are as before on return, also of parts that stand in another mode than the whole (frozen
     BatchNorm).
+
+    Args:
+        indices: int64 [n]; None takes all images.
     """
     rows = torch.arange(len(images)) if indices is None else indices
     total = torch.zeros((), dtype=torch.float64)
@@ -54,7 +57,7 @@ def evaluate(
 
 
 def predict(model: nn.Module, images: ImageSet, transform: Transform) -> Tensor:
-    """The model's class probabilities for one image or more, float64 [N, C] on the CPU.
+    """Returns the model's class probabilities for one image or more, float64 [N, C] on the CPU.
 
     In evaluation mode, and modes are as before on return, as in `evaluate`.
     """

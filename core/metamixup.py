@@ -42,7 +42,7 @@ def learn_interpolation(
     autocast: torch.dtype | None = None,
     scale: float = 1.0,
 ) -> Interpolation:
-    """The meta stage (Algorithm 1, lines 2 to 6): draw λ0 and pairs, learn λ*.
+    """Runs the meta stage (Algorithm 1, lines 2 to 6): draws λ0 and pairs, learns λ*.
 
     No side effect: parameters, gradients, optimizer state, BatchNorm buffers and train/eval mode
     are bit-identical before and after. The random stream (`generator`, else torch's global CPU one)
@@ -141,7 +141,7 @@ def metamixup_step(
     clip_grad_norm: float | None = None,
     micro_batch: tuple[int, int] = (0, 1),
 ) -> StepResult:
-    """One iteration of MetaMixUp (Algorithm 1, lines 2 to 8) in an ordinary training loop.
+    """Takes one iteration of MetaMixUp (Algorithm 1, lines 2 to 8) in an ordinary training loop.
 
     Learns λ* for this batch, mixes it anew, and takes the real step: gradients are zeroed, computed
     and given to `optimizer.step()`. A scheduler stays with the caller.

@@ -16,7 +16,8 @@ of NAMES (1, 2, ...)."""
 
 
 def derived_generator(seed: int, stream: int) -> torch.Generator:
-    """A CPU generator fixed by both numbers (at least 0), independent of those of other numbers."""
+    """Returns a CPU generator fixed by both numbers (at least 0), independent of those of other
+    numbers."""
     word = int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(word >> 1)
 
@@ -40,11 +41,11 @@ class RandomStreams:
         return self._generators[name]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Where each stream stands, for a checkpoint."""
+        """Returns where each stream stands, for a checkpoint."""
         return {name: g.get_state() for name, g in self._generators.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`; the tensors may lie on any device."""
+        """Loads what `state_dict` gave; the tensors may lie on any device."""
         for name, g in self._generators.items():
             if name in state:  # a checkpoint may be older than the stream
                 g.set_state(state[name].cpu())

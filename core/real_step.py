@@ -47,7 +47,7 @@ def mixed_step(
     clip_grad_norm: float | None = None,
     micro_batch: tuple[int, int] = (0, 1),
 ) -> StepResult:
-    """The real step on the batch mixed as `interpolation` says (Algorithm 1, lines 7 and 8).
+    """Takes the real step on the batch mixed as `interpolation` says (Algorithm 1, lines 7 and 8).
 
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
     """
@@ -114,5 +114,5 @@ def check_real_step(
 def autocast_region(
     device_type: str, dtype: torch.dtype | None
 ) -> contextlib.AbstractContextManager[object]:
-    """Autocast to `dtype`, or the region that the caller is in where it is None."""
+    """Returns autocast to `dtype`, or the region that the caller is in where it is None."""
     return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

@@ -11,8 +11,8 @@ __all__ = ["label_entropy", "mean_by_class_pair"]
 def mean_by_class_pair(
     lam: Tensor, first: Tensor, second: Tensor, num_classes: int
 ) -> list[list[float | None]]:
-    """Mean λ of each pair of classes, [C][C] to four digits: row the class of the sample that has
-    the weight λ, column that of its partner. A pair that never came up has None.
+    """Returns the mean λ of each pair of classes, [C][C] to four digits: row the class of the
+    sample that has the weight λ, column that of its partner. A pair that never came up has None.
 
     Args:
         lam: [n], floating.
@@ -27,7 +27,7 @@ def mean_by_class_pair(
 
 
 def label_entropy(lam: Tensor, first: Tensor, second: Tensor) -> float:
-    """Mean entropy (nats) of the mixed labels: the least that the loss on them can be.
+    """Returns the mean entropy (nats) of the mixed labels: the least that the loss on them can be.
 
     λ·y + (1 − λ)·y′ has the entropy of a coin that falls on one side with probability λ, and none
     where both samples are of one class. Arguments as in `mean_by_class_pair`.

@@ -46,7 +46,7 @@ class AnalysisConfig:
                 )
 
     def pairs_at(self, epochs: int) -> tuple[int, ...]:
-        """The epochs of a training of so many in which λ is kept for pairs of classes.
+        """Returns the epochs of a training of so many in which λ is kept for pairs of classes.
 
         In one that is shorter than the last of `pair_epochs` all are scaled to it, and rounded up;
         of a longer one the last epoch comes after them.

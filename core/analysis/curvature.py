@@ -18,7 +18,7 @@ POINTS, ITERATIONS, TOLERANCE = 5, 30, 0.01
 
 @dataclass(frozen=True)
 class ImagePairs:
-    """P pairs of different training images, normalised and not augmented.
+    """P pairs of different training images, normalized and not augmented.
 
     Attributes:
         x, other: [P, c, h, w] float32.
@@ -32,7 +32,8 @@ class ImagePairs:
 
 
 def draw_pairs(data: CellData, number: int) -> ImagePairs:
-    """So many pairs of training images, drawn as MixUp pairs them: without regard to their class.
+    """Returns so many pairs of training images, drawn as MixUp pairs them: without regard to their
+    class.
 
     The draw depends on the number of images and of pairs alone.
 
@@ -49,13 +50,13 @@ def draw_pairs(data: CellData, number: int) -> ImagePairs:
     ((images, labels),) = data.train.batches([chosen])
     x, other = data.transform.evaluate(images).split(number)
     # Two copies of one image have no segment between them.
-    kept = (x != other).flatten(1).any(dim=1)
-    return ImagePairs(x[kept], other[kept], labels[:number][kept], labels[number:][kept])
+    apart = (x != other).flatten(1).any(dim=1)
+    return ImagePairs(x[apart], other[apart], labels[:number][apart], labels[number:][apart])
 
 
 def looks_at(epochs: int) -> tuple[int, ...]:
-    """The epochs of a training of so many, counted from 1, after which is looked: 1, 2, 5, 10, 20,
-    50, ... and the last.
+    """Returns the epochs of a training of so many, counted from 1, after which is looked: 1, 2, 5,
+    10, 20, 50, ... and the last.
 
     >>> looks_at(12)
     (1, 2, 5, 10, 12)
@@ -65,7 +66,7 @@ def looks_at(epochs: int) -> tuple[int, ...]:
 
 
 def look(model: nn.Module, pairs: ImagePairs) -> dict[str, float]:
-    """Both sides of (P2) for the logit and for the probability of each pair's first label.
+    """Returns both sides of (P2) for the logit and for the probability of each pair's first label.
 
     On a copy in evaluation mode: the model stays as it is, and no random stream moves. Names begin
     with "logit_" or "probability_"; κ is the spectral norm of the Hessian with respect to the
@@ -86,7 +87,7 @@ def look(model: nn.Module, pairs: ImagePairs) -> dict[str, float]:
       largest of all.
     """
     model = deepcopy(model).eval().requires_grad_(False)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for output in OUTPUTS:
         function = class_output(model, pairs.labels, output)
         seen = examine(
@@ -122,6 +123,6 @@ def look(model: nn.Module, pairs: ImagePairs) -> dict[str, float]:
             numbers["mixup_l1"] = loss.mean()
             bound = seen.scale * seen.norm.max()
             numbers["l1_above"] = 100 * (loss > bound).double().mean()
-        found |= {f"{output}_{name}": float(value) for name, value in numbers.items()}
-        found[f"{output}_growth"] = seen.growth
-    return found
+        metrics |= {f"{output}_{name}": float(value) for name, value in numbers.items()}
+        metrics[f"{output}_growth"] = seen.growth
+    return metrics

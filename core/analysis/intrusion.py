@@ -71,7 +71,7 @@ class Intrusion:
 def intrusion(
     model: ImageClassifier, images: ImageSet, transform: Transform, pairs: MixedPairs
 ) -> Intrusion:
-    """How near mixed samples come to the real samples of other classes.
+    """Returns how near mixed samples come to the real samples of other classes.
 
     Samples are mixed anew from images that are not augmented, so that mixed and real ones differ by
     mixing alone, and go through the network in evaluation mode.
@@ -109,13 +109,14 @@ def intrusion(
 
 
 def distances_to_others(
-    points: Tensor, own: Tensor, real: Iterable[tuple[Tensor, Tensor]]
+    points: Tensor, point_labels: Tensor, real: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Euclidean distance of each point to the real samples whose label is none of its own.
+    """Returns the Euclidean distance of each point to the real samples whose label is none of its
+    own.
 
     Args:
         points: [n, D], floating.
-        own: int64 [n, K], the labels of each point.
+        point_labels: int64 [n, K], the labels of each point.
         real: blocks of features [·, D] and labels int64 [·].
 
     Returns:
@@ -123,7 +124,7 @@ def distances_to_others(
         there is no such sample.
     """
     points, device = points.double(), points.device
-    own = own.to(device)
+    point_labels = point_labels.to(device)
     squares = points.square().sum(1, keepdim=True)
     nearest = torch.full((len(points),), torch.inf, dtype=torch.float64, device=device)
     total, count = torch.zeros_like(nearest), torch.zeros_like(nearest)
@@ -132,7 +133,7 @@ def distances_to_others(
         # In double precision: of two near points the difference of large squares is left.
         squared = squares + features.square().sum(1) - 2 * points @ features.T
         distances = squared.clamp_(min=0).sqrt_()
-        other = (own.unsqueeze(2) != labels).all(dim=1)
+        other = (point_labels.unsqueeze(2) != labels).all(dim=1)
         count += other.sum(1)
         total += torch.where(other, distances, 0.0).sum(1)
         nearest = torch.minimum(nearest, torch.where(other, distances, torch.inf).amin(1))
@@ -142,7 +143,7 @@ def distances_to_others(
 def _features(
     model: ImageClassifier, images: ImageSet, transform: Transform, indices: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features [·, D] and labels [·] of the images at these positions, block by block."""
+    """Returns features [·, D] and labels [·] of the images at these positions, block by block."""
     waiting: list[tuple[Tensor, Tensor]] = []
     for at, (pixels, labels) in enumerate(images.batches(indices.split(BATCH)), 1):
         waiting.append((model.features(transform.evaluate(pixels)), labels))

@@ -36,7 +36,7 @@ class Known:
 
 
 def known_networks() -> list[Known]:
-    """The measurements on two networks of fixed weights, in float64.
+    """Returns the measurements on two networks of fixed weights, in float64.
 
     One hidden layer of squares, Σ aₖ(wₖ·x)², has the Hessian 2·Wᵀ·diag(a)·W everywhere, and κ is
     the size of its outermost eigenvalue. A single sine, sin(w·x), has κ = ‖w‖². One pair in four

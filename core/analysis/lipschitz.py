@@ -35,7 +35,8 @@ class SpectralNorms:
 
 
 def hessian(function: ScalarFunction, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """The Hessian at each of N points as a linear map: from v [N, ...] to H·v, of the same shape.
+    """Returns the Hessian at each of N points as a linear map: from v [N, ...] to H·v, of the same
+    shape.
 
     By double backward. The gradient is computed once, here; each product is one more backward pass
     through it. Detached.
@@ -56,10 +57,10 @@ def hessian(function: ScalarFunction, x: Tensor) -> Callable[[Tensor], Tensor]:
     def product(v: Tensor) -> Tensor:
         if not gradient.requires_grad:  # of a linear function it is a constant
             return torch.zeros_like(v)
-        (found,) = torch.autograd.grad(
+        (product_of_v,) = torch.autograd.grad(
             gradient, x, v, retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        return found
+        return product_of_v
 
     return product
 
@@ -72,7 +73,7 @@ def spectral_norms(
     iterations: int = 30,
     tolerance: float = 1e-3,
 ) -> SpectralNorms:
-    """‖∇²f‖ at each of N points by power iteration from a random direction.
+    """Returns ‖∇²f‖ at each of N points by power iteration from a random direction.
 
     The estimate is ‖H·v‖ for a unit vector v. It is at most ‖H‖, and as H is symmetric it never
     falls from one iteration to the next: ‖H·v‖² = ⟨v, H²v⟩ ≤ ‖H²v‖. It converges also where the two
@@ -111,12 +112,12 @@ def spectral_norms(
 
 
 def directional_curvature(function: ScalarFunction, x: Tensor, direction: Tensor) -> Tensor:
-    """⟨u, ∇²f·u⟩ [N] at each of N points, u the unit vector along `direction` [N, ...]."""
+    """Returns ⟨u, ∇²f·u⟩ [N] at each of N points, u the unit vector along `direction` [N, ...]."""
     u = _unit(direction)
     return (u * hessian(function, x)(u)).flatten(1).sum(dim=1)
 
 
 def _unit(v: Tensor) -> Tensor:
-    """Each of N vectors [N, ...] at length 1; a zero vector stays."""
+    """Returns each of N vectors [N, ...] at length 1; a zero vector stays."""
     lengths = v.flatten(1).norm(dim=1).clamp(min=torch.finfo(v.dtype).tiny)
     return v / lengths.view(-1, *[1] * (v.dim() - 1))

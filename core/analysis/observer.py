@@ -60,14 +60,14 @@ class Observer:
         self._curvature = draw_pairs(data, pairs) if pairs else None
 
     def step(self, indices: Tensor, interpolation: Interpolation) -> None:
-        """Take in one step: `indices` int64 [B] are the positions of its images in the training
+        """Takes in one step: `indices` int64 [B] are the positions of its images in the training
         set."""
         # Not the interpolation itself, which may hold on to a graph.
         self._steps.append((indices, interpolation.partner, interpolation.lam.detach()))
 
     def epoch(self, number: int, model: ImageClassifier) -> dict[str, float]:
-        """End the epoch of this number, from 1; its metrics: label_entropy, and where it is asked
-        for unmixed_loss, and what `core.analysis.curvature.look` sees."""
+        """Ends the epoch of this number, from 1, and returns its metrics: label_entropy, and where
+        it is asked for unmixed_loss, and what `core.analysis.curvature.look` sees."""
         pairs, self._steps = _pairs(self._steps), []
         labels = self._data.train.labels
         classes = labels[pairs.first], labels[pairs.second]
@@ -85,26 +85,26 @@ class Observer:
         return metrics
 
     def findings(self, model: ImageClassifier) -> Findings:
-        """What was found, with what is to be measured of the trained model.
+        """Returns what was found, with what is to be measured of the trained model.
 
         Raises:
             ValueError: `plane_images` of a network that has not two features.
         """
         plane = _spaced(self._data.test, self._config.plane_images)
         mixed = _joined(self._mixed)
-        found: dict[str, float] = {}
+        distances: dict[str, float] = {}
         if len(mixed):
-            found = asdict(intrusion(model, self._data.train, self._data.transform, mixed))
+            distances = asdict(intrusion(model, self._data.train, self._data.transform, mixed))
         return Findings(
             pair_epochs=list(self._pairs_at[: len(self._pair_lam)]),
             pair_lam=self._pair_lam,
             plane=self._plane(model, plane) if len(plane) else [],
             plane_labels=self._data.test.labels[plane].tolist(),
-            intrusion=found,
+            intrusion=distances,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has collected, tensors and plain types."""
+        """Returns what it has collected, tensors and plain types."""
         mixed = _joined(self._mixed)
         return {
             "pair_lam": self._pair_lam,
@@ -114,7 +114,7 @@ class Observer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         self._pair_lam = state["pair_lam"]
         mixed = (state[name].cpu() for name in ("first", "second", "lam"))
         self._mixed = [MixedPairs(*mixed)]
@@ -136,13 +136,13 @@ class Observer:
 
 
 def _spaced(images: ImageSet, count: int) -> Tensor:
-    """Positions of so many images, all of them at most, evenly spaced over the set."""
+    """Returns positions of so many images, all of them at most, evenly spaced over the set."""
     count = min(count, len(images))
     return torch.arange(count) * len(images) // max(1, count)
 
 
 def _pairs(steps: list[tuple[Tensor, Tensor, Tensor]]) -> MixedPairs:
-    """The pairs of an epoch, on the CPU in order."""
+    """Returns the pairs of an epoch, on the CPU in order."""
     parts = []
     for indices, partner, lam in steps:
         rows = indices.cpu()

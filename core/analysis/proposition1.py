@@ -9,7 +9,7 @@ it for every λ. What it assumes, and where the paper's reading of it needs care
 
 1. f is one number. A classifier has C of them; (P2) holds for each, and for all at once with the
    operator norm of the Jacobian in (P1). Here f is the logit or the probability of one class
-   (`class_output`). The norm is Euclidean, in the units of what f is given (normalised images).
+   (`class_output`). The norm is Euclidean, in the units of what f is given (normalized images).
 2. (P1) needs a gradient that does not jump. A ReLU network's does: no κ exists, and near a kink the
    left side is of the order of λ(1−λ)‖x − x′‖, so that its ratio to λ(1−λ)‖x − x′‖²/2 has no bound.
    The paper writes "(sub)gradient", which does not help. Use smooth networks
@@ -78,7 +78,8 @@ class Examined:
 
 
 def class_output(model: nn.Module, classes: Tensor, output: Output) -> ScalarFunction:
-    """f of P inputs [P, ...]: of input i the logit, or the probability, of class `classes[i]`.
+    """Returns f of P inputs [P, ...]: of input i the logit, or the probability, of class
+    `classes[i]`.
 
     Args:
         model: from [P, ...] to logits [P, C]; stays in the mode it is in, which must make its rows
@@ -98,7 +99,8 @@ def class_output(model: nn.Module, classes: Tensor, output: Output) -> ScalarFun
 def left_side(
     function: ScalarFunction, x: Tensor, other: Tensor, lam: Sequence[float] = GRID
 ) -> Tensor:
-    """|f(λx + (1−λ)x′) − [λf(x) + (1−λ)f(x′)]|, [L, P], for x and x′ = `other`, both [P, ...]."""
+    """Returns |f(λx + (1−λ)x′) − [λf(x) + (1−λ)f(x′)]|, [L, P], for x [P, ...] and x′ = `other`,
+    of the same shape."""
     with torch.no_grad():
         ends = function(x), function(other)
     return _distances(function, x, other, lam, *ends)
@@ -112,7 +114,8 @@ def mixup_l1(
     other_targets: Tensor,
     lam: Sequence[float] = GRID,
 ) -> Tensor:
-    """MixUp's ℓ1 loss |f(λx + (1−λ)x′) − [λy + (1−λ)y′]|, [L, P]: true values for f(x), f(x′).
+    """Returns MixUp's ℓ1 loss |f(λx + (1−λ)x′) − [λy + (1−λ)y′]|, [L, P]: true values for f(x),
+    f(x′).
 
     Args:
         function: f, of the class that the targets speak of.
@@ -134,7 +137,7 @@ def examine(
     iterations: int = 30,
     tolerance: float = 1e-3,
 ) -> Examined:
-    """Both sides of (P2) on P pairs, κ by its estimate on each pair's own segment.
+    """Returns both sides of (P2) on P pairs, κ by its estimate on each pair's own segment.
 
     The segment is looked at in so many equidistant points, both ends among them. Differences of
     nearly equal numbers are taken: give float64.
@@ -169,11 +172,11 @@ def examine(
         place = other + step / (points - 1) * (x - other)
         curvature = directional_curvature(function, place, x - other)
         along = torch.maximum(along, curvature.abs())
-        found = spectral_norms(
+        norms = spectral_norms(
             function, place, generator=generator, iterations=iterations, tolerance=tolerance
         )
-        norm = torch.maximum(norm, found.values)
-        growth = max(growth, float(found.growth.max()))
+        norm = torch.maximum(norm, norms.values)
+        growth = max(growth, float(norms.growth.max()))
     return Examined(gap, gap / scale, along, norm, growth, scale)
 
 
@@ -185,7 +188,7 @@ def _distances(
     first: Tensor,
     second: Tensor,
 ) -> Tensor:
-    """|f at the mixed inputs − the mixed numbers|, [L, P]."""
+    """Returns |f at the mixed inputs − the mixed numbers|, [L, P]."""
     with torch.no_grad():
         rows = [
             function(value * x + (1 - value) * other) - (value * first + (1 - value) * second)

@@ -77,27 +77,29 @@ class Reading:
             raise ValueError(f"Reading.meta_steps must be at least 1, got {self.meta_steps}")
 
     def start(self, lam: Tensor) -> Tensor:
-        """The variable z [B] that learning moves, from λ0 [B]."""
+        """Returns the variable z [B] that learning moves, from λ0 [B]."""
         if self.projection == "sigmoid_before":
             return torch.logit(lam, eps=LOGIT_MARGIN)
         return lam
 
     def virtual(self, z: Tensor) -> Tensor:
-        """λ [B] of the virtual batch (Algorithm 1, line 4), within [0, 1]."""
+        """Returns λ [B] of the virtual batch (Algorithm 1, line 4), within [0, 1]."""
         return torch.sigmoid(z) if self.projection == "sigmoid_before" else z.clamp(0, 1)
 
     def final(self, z: Tensor) -> Tensor:
-        """λ* [B] of the real batch (Eq. 11; Algorithm 1, line 7)."""
+        """Returns λ* [B] of the real batch (Eq. 11; Algorithm 1, line 7)."""
         return z.clamp(0, 1) if self.projection == "clip" else torch.sigmoid(z)
 
     def reach(self, lam: Tensor) -> Tensor:
-        """How the length of a move of z depends on λ itself, [B]: λ(1 − λ) for a logit's slope."""
+        """Returns how the length of a move of z depends on λ itself, [B]: λ(1 − λ) for a logit's
+        slope."""
         if self.gradient == "logit" and self.scale != "sign":
             return lam * (1 - lam)
         return torch.ones_like(lam)
 
     def move(self, z: Tensor, lam: Tensor, hypergradient: Tensor, ranks: Ranks = ALONE) -> Tensor:
-        """One update of z (Eq. 10). All [B]; `hypergradient` is d(meta loss)/d(lam) at `lam`.
+        """Returns one update of z (Eq. 10). All [B]; `hypergradient` is d(meta loss)/d(lam) at
+        `lam`.
 
         The batch that "rms" and "sum" scale by is that of all `ranks` together.
         """

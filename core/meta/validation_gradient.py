@@ -32,13 +32,14 @@ class ValidationGradient:
         return self._v is None or self._age >= self.refresh_every
 
     def last(self) -> tuple[Tensor, list[Tensor]] | None:
-        """The validation loss (scalar) and v of each parameter as last computed; None if due."""
+        """Returns the validation loss (scalar) and v of each parameter as last computed; None if
+        due."""
         if self.due() or self._v is None or self._meta_loss is None:
             return None
         return self._meta_loss, self._v
 
     def count(self, fresh: tuple[Tensor, list[Tensor]] | None) -> None:
-        """One meta stage is done, with what it computed anew, or None where it used `last`.
+        """Counts one meta stage as done, with what it computed anew, or None where it used `last`.
 
         Raises:
             ValueError: nothing new was computed though it was due.
@@ -54,11 +55,11 @@ class ValidationGradient:
         self._age += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs."""
+        """Returns all that a resumed training needs."""
         return {"age": self._age, "v": self._v, "meta_loss": self._meta_loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         self._age, self._meta_loss = int(state["age"]), state["meta_loss"]
         v = state["v"]
         self._v = None if v is None else [torch.as_tensor(g) for g in v]

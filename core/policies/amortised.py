@@ -45,7 +45,7 @@ class MoveTable:
         self._residuals = torch.zeros(0)
 
     def learn(self, z: Tensor, move: Tensor, first: Tensor, second: Tensor) -> None:
-        """Take in one meta stage.
+        """Takes in one meta stage.
 
         Args:
             z: [B], floating; the logits before learning.
@@ -68,7 +68,8 @@ class MoveTable:
     def predict(
         self, z: Tensor, first: Tensor, second: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """A move for each sample, [B], z's dtype: its expectation, and a residual drawn at random.
+        """Returns a move for each sample, [B], z's dtype: its expectation, and a residual drawn at
+        random.
 
         One draw from the stream, `torch.randint(R, (B,))` on the generator's own device. Classes
         never seen count as their kind.
@@ -85,7 +86,7 @@ class MoveTable:
         return (expected + self._residuals[drawn.to(z.device)]).to(z.dtype)
 
     def table(self) -> Tensor:
-        """T [C, C], float64: the mean move of a pair of classes beyond `slope·z`."""
+        """Returns T [C, C], float64: the mean move of a pair of classes beyond `slope·z`."""
         same = torch.eye(len(self._sum), dtype=torch.bool, device=self._sum.device)
         kind = torch.zeros_like(self._sum)
         for mask in (same, ~same):
@@ -93,7 +94,7 @@ class MoveTable:
         return (self._sum + self.prior * kind) / (self._weight + self.prior)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors."""
+        """Returns tensors."""
         return {
             "moments": self._moments,
             "weight": self._weight,
@@ -102,7 +103,7 @@ class MoveTable:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         self._moments, self._weight = state["moments"], state["weight"]
         self._sum, self._residuals = state["sum"], state["residuals"]
 
@@ -163,7 +164,8 @@ class Amortised(Policy):
         indices: Tensor | None = None,
         pairing: Pairing = ANY,
     ) -> Interpolation:
-        """As `Learned`; `val_batch` is read at steps that learn, and may be None at the others."""
+        """Does as `Learned`; `val_batch` is read at steps that learn, and may be None at the
+        others."""
         learns = self._steps % self.every == 0
         if learns:
             given = self.learned(
@@ -178,7 +180,7 @@ class Amortised(Policy):
         return given
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs."""
+        """Returns all that a resumed training needs."""
         return {
             "steps": self._steps,
             "moves": self._moves.state_dict(),
@@ -186,7 +188,7 @@ class Amortised(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         self._steps = int(state["steps"])
         self._moves.load_state_dict(state["moves"])
         self.learned.load_state_dict(state["learned"])
@@ -195,15 +197,17 @@ class Amortised(Policy):
         assert given.change is not None
         unmoved = given.lam - given.change
         z, reach = _logit(unmoved), self.learned.reading.reach(unmoved)
-        # Next to 0 and 1 the quotient is rounding over nothing. A NaN is kept, for all to see.
-        kept = ~(reach < reach.max().clamp_max(_LEAST_REACH))
+        # Next to 0 and 1 the quotient is rounding over nothing. A NaN stays, for all to see.
+        movable = ~(reach < reach.max().clamp_max(_LEAST_REACH))
         move = (_logit(given.lam) - z) / reach
-        self._moves.learn(z[kept], move[kept], first[kept], first[given.partner][kept])
+        second = first[given.partner]
+        self._moves.learn(z[movable], move[movable], first[movable], second[movable])
 
     def _predicted(
         self, batch: Batch, generator: torch.Generator | None, pairing: Pairing
     ) -> Interpolation:
-        """The draws of a learning step in the same order, and the predicted move in its place."""
+        """Returns the draws of a learning step in the same order, and the predicted move in its
+        place."""
         check_batch(batch, "training", tokens=self.learned.mixing.hooks)
         learned, (x, y) = self.learned, batch
         reading = learned.reading

@@ -52,14 +52,14 @@ class PolicyConfig(ABC):
         kinds: the names under which it is stored, each with the fields that the name stands for.
         learns: whether it has a meta stage, which reads meta-validation images.
         needs_meta_labels: whether its λ rest on the labels of these images, now or earlier.
-        mixes_labelled_batch: whether it gives every sample of a batch its λ, as semi-supervised
+        mixes_whole_batch: whether it gives every sample of a batch its λ, as semi-supervised
             methods need it.
     """
 
     kinds: ClassVar[Mapping[str, Mapping[str, Any]]]
     learns: ClassVar[bool] = False
     needs_meta_labels: ClassVar[bool] = False
-    mixes_labelled_batch: ClassVar[bool] = True
+    mixes_whole_batch: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> Policy:
@@ -111,13 +111,13 @@ class PolicyConfig(ABC):
         raise ValueError(f"policy {self.kind} learns no λ that could be frozen")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `policy_from_dict` is the inverse."""
+        """Returns plain JSON types; `policy_from_dict` is the inverse."""
         values = {name: _plain(value) for name, value in asdict(self).items()}
         stored = {"kind": self.kind, **_STORED, **values}
         return {name: v for name, v in stored.items() if name not in self.kinds[self.kind]}
 
     def identity(self) -> dict[str, Any]:
-        """The part of `to_dict` that tells it from other policies.
+        """Returns the part of `to_dict` that tells it from other policies.
 
         Settings at their defaults are left out, so that a setting which a later version adds leaves
         the identity of stored trainings as it is. A reading is in whole: its defaults are meant to
@@ -129,7 +129,7 @@ class PolicyConfig(ABC):
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> PolicyConfig:
-        """The configuration with fields as JSON has them. Override it for nested ones."""
+        """Returns the configuration with fields as JSON has them. Override it for nested ones."""
         return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 
 
@@ -156,12 +156,12 @@ def register_policy(config: Config) -> Config:
 
 
 def policy_kinds() -> tuple[str, ...]:
-    """The names under which policies are stored."""
+    """Returns the names under which policies are stored."""
     return tuple(_REGISTERED)
 
 
 def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
-    """The inverse of `PolicyConfig.to_dict`.
+    """Reads what `PolicyConfig.to_dict` wrote.
 
     Raises:
         KeyError, TypeError: the kind or a needed field is missing, or a field is unknown.

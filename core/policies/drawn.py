@@ -159,7 +159,7 @@ def draw_quantiles(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """[n] draws from the distribution with these quantiles; see `Frozen`.
+    """Returns [n] draws from the distribution with these quantiles; see `Frozen`.
 
     In double precision and where the stream is: the same λ on every device.
     """

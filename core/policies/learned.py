@@ -73,10 +73,10 @@ class Learned(Policy):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the kept validation gradient."""
+        """Returns that of the kept validation gradient."""
         return {} if self.validation_gradient is None else self.validation_gradient.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state)

@@ -39,7 +39,7 @@ class PersistentScores(Policy):
     times in a batch, as itself or as a partner, is moved by the sum. The real batch is mixed by the
     moved scores with the same ε.
 
-    A low score says that the validation loss wants little of a sample: mislabelled samples sink,
+    A low score says that the validation loss wants little of a sample: mislabeled samples sink,
     and those of classes that the training set has too many of. Evidence (`studies/scenarios.py`; 10
     seeds, test error in percent and 95 % interval; differences are paired, p by Holm's method):
     small CNN, 500 clean balanced validation images.
@@ -116,7 +116,7 @@ class PersistentScores(Policy):
         indices: Tensor | None = None,
         pairing: Pairing = ANY,
     ) -> Interpolation:
-        """As `Learned`, at λ of the scores.
+        """Does as `Learned`, at λ of the scores.
 
         `change` of what it gives is λ minus λ at scores of 0, so all that learning has done to it.
         At every step the stream advances by λ0, the pairing and what the mixing draws, in this
@@ -181,7 +181,7 @@ class PersistentScores(Policy):
         return interpolation.folded(pairing)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs; "scores" is `scores`."""
+        """Returns all that a resumed training needs; "scores" is `scores`."""
         v = self.validation_gradient
         return {
             "steps": self._steps,
@@ -190,7 +190,7 @@ class PersistentScores(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         self._steps, self._scores = int(state["steps"]), state["scores"]
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state["validation_gradient"])
@@ -200,7 +200,8 @@ class PersistentScores(Policy):
         return self.reading.final(epsilon + difference.to(epsilon.dtype))
 
     def _reach(self, indices: Tensor, device: torch.device) -> Tensor:
-        """The indices on the device, where the scores are made to lie and to reach that far."""
+        """Returns the indices on the device, where the scores are made to lie and to reach that
+        far."""
         self._grow(int(indices.max()) + 1)
         self._scores = self._scores.to(device)
         return indices.to(device)
@@ -221,7 +222,7 @@ class PersistentScores(Policy):
 
 
 def lowest_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k samples that learning mixes away most: look at their labels first.
+    """Returns the k samples that learning mixes away most: look at their labels first.
 
     Args:
         scores: [N], floating; `PersistentScores.scores`, or `["policy"]["scores"]` of the

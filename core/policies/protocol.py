@@ -40,13 +40,13 @@ class Policy(Protocol):
         return nn.ModuleList()
 
     def metrics(self) -> dict[str, float]:
-        """What it says of the steps since the last call, by name."""
+        """Returns what it says of the steps since the last call, by name."""
         return {}
 
     def held_out_metrics(
         self, model: nn.Module, images: ImageSet, transform: Transform
     ) -> dict[str, float]:
-        """What it says, after an epoch, of images that train nothing, by name.
+        """Returns what it says, after an epoch, of images that train nothing, by name.
 
         Networks and modes are as before on return.
         """
@@ -65,7 +65,7 @@ class Policy(Protocol):
         indices: Tensor | None = None,
         pairing: Pairing = ANY,
     ) -> Interpolation:
-        """The interpolation of this batch. Shapes as in `learn_interpolation`.
+        """Returns the interpolation of this batch. Shapes as in `learn_interpolation`.
 
         `indices` [B], int64, are the positions of the samples in the training set. They are read by
         policies that keep something for each sample, which refuse None, and by no other. `pairing`
@@ -73,12 +73,13 @@ class Policy(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What it carries from step to step, so that a resumed training gives the same numbers.
+        """Returns what it carries from step to step, so that a resumed training gives the same
+        numbers.
 
         The weights of its networks, unless it says more. Plain types and tensors only.
         """
         return self.networks.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         self.networks.load_state_dict(state)

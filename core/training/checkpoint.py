@@ -14,7 +14,7 @@ CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain types) as the directory's newest checkpoint.
+    """Writes `state` (tensors and plain types) as the directory's newest checkpoint.
 
     A kill at any moment leaves the newest or the one before it whole.
 
@@ -34,9 +34,9 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
         os.replace(aside, current)
     except (OSError, RuntimeError) as error:
         # Of a full disk torch tells a position in the file, after the system's own word for it.
-        told = error.__context__ if isinstance(error.__context__, OSError) else error
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise OSError(
-            f"cannot write the checkpoint {directory / CURRENT}: {told}; free space or choose "
+            f"cannot write the checkpoint {directory / CURRENT}: {cause}; free space or choose "
             "another output folder, then run again: training goes on from the last checkpoint"
         ) from error
     finally:
@@ -44,12 +44,12 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest whole checkpoint of the directory, or None where there is none."""
+    """Returns the newest whole checkpoint of the directory, or None where there is none."""
     return next(checkpoints(directory, device), None)
 
 
 def checkpoints(directory: Path, device: torch.device | str = "cpu") -> Iterator[dict[str, Any]]:
-    """The whole checkpoints of the directory, the newest first: at most two.
+    """Returns the whole checkpoints of the directory, the newest first: at most two.
 
     Loaded with `weights_only`, so a file from a stranger runs no code. A truncated file is passed
     over with a warning.
@@ -69,6 +69,6 @@ def checkpoints(directory: Path, device: torch.device | str = "cpu") -> Iterator
 
 
 def remove_checkpoints(directory: Path) -> None:
-    """Delete the directory's checkpoints, whole or partial."""
+    """Deletes the directory's checkpoints, whole or partial."""
     for path in (*directory.glob(f".{CURRENT}.*"), directory / CURRENT, directory / PREVIOUS):
         path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ _SGD_MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training: data, model, policy, optimisation, seed.
+    """One training: data, model, policy, optimization, seed.
 
     What cannot change the result on a given kind of device (where the data lie, which device, how
     often a checkpoint is written) is not part of it.
@@ -47,8 +47,8 @@ class TrainingConfig:
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
         normalisation, padding, noise: how images become numbers, what a shift lets in, and Gaussian
             noise in training: see `core.data.Transform`.
-        semi: how unlabelled images train beside few labelled ones; None: all images are labelled.
-            An epoch is then one pass over the unlabelled images, batch_size counts labelled ones,
+        semi: how unlabeled images train beside few labeled ones; None: all images are labeled.
+            An epoch is then one pass over the unlabeled images, batch_size counts labeled ones,
             and meta-validation images that train as well are added to these.
         analysis: what is looked at beside the errors, which changes nothing in the training.
         seed: of everything random; cells that differ in the policy alone share their initial
@@ -161,9 +161,9 @@ class TrainingConfig:
                 raise ValueError(
                     f"a semi-supervised training has no use for {name}={value!r}; leave it out"
                 )
-        if not self.policy.mixes_labelled_batch:
+        if not self.policy.mixes_whole_batch:
             raise ValueError(
-                f"policy {self.policy.kind} mixes half of a labelled batch within itself, and a "
+                f"policy {self.policy.kind} mixes half of a labeled batch within itself, and a "
                 "semi-supervised training cannot interpolate by it"
             )
         if self.analysis is not None:
@@ -175,7 +175,7 @@ class TrainingConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Returns plain JSON types."""
         values = asdict(self) | {"policy": self.policy.to_dict()}
         values["milestones"] = list(self.milestones)
         if self.analysis is not None:
@@ -184,7 +184,7 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingConfig:
-        """The inverse of `to_dict`.
+        """Reads what `to_dict` wrote.
 
         Raises:
             ValueError: a field is unknown or missing.

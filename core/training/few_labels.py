@@ -30,10 +30,10 @@ LAST_EPOCHS = 20
 class SemiSupervisedTraining(Training):
     """One training with a `SemiSupervisedConfig`; the rest is as in `Training`.
 
-    An epoch is one shuffled pass over the unlabelled images in whole batches; labelled and
+    An epoch is one shuffled pass over the unlabeled images in whole batches; labeled and
     meta-validation images come in reshuffled passes of their own, as many as that takes. Methods
-    that differ see the same labelled images, in the same order and augmentation, and so do the
-    unlabelled ones, whatever the number of their views.
+    that differ see the same labeled images, in the same order and augmentation, and so do the
+    unlabeled ones, whatever the number of their views.
     """
 
     def __init__(self, config: TrainingConfig, source: Source, device: torch.device | str):
@@ -47,7 +47,7 @@ class SemiSupervisedTraining(Training):
         self._images = prepare_semi_data(self.config, source, self.device)
 
     def epoch(self) -> Metrics:
-        """Train the next epoch, evaluate; returns its metrics.
+        """Trains the next epoch, evaluates, and returns its metrics.
 
         In the last 20 epochs the test images are read too, for their median error.
 
@@ -94,7 +94,7 @@ class SemiSupervisedTraining(Training):
     def result(self) -> TrainingResult:
         """See `Training.result`; of fewer than 20 epochs the median is over all of them."""
         median = statistics.median(self._test_errors) if self._test_errors else None
-        # Scores would count labelled and unlabelled images together: no order that others know.
+        # Scores would count labeled and unlabeled images together: no order that others know.
         return replace(super().result(), median_error=median, scores=None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class SemiSupervisedTraining(Training):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Loads what `state_dict` gave."""
         super().load_state_dict(state)
         self._method.load_state_dict(state["method"])
         self._test_errors = state["test_errors"]
@@ -166,7 +166,7 @@ class SemiSupervisedTraining(Training):
 def _passes(
     images: ImageSet, size: int, steps: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """So many batches from reshuffled passes, whole batches only: positions and images."""
+    """Returns so many batches from reshuffled passes, whole batches only: positions and images."""
     size = min(size, len(images))
     order: list[Tensor] = []
     while len(order) < steps:

@@ -37,7 +37,7 @@ class SemiData:
 def prepare_semi_data(
     config: TrainingConfig, source: Source, device: torch.device | str
 ) -> SemiData:
-    """The splits of `config` as images on the device.
+    """Returns the splits of `config` as images on the device.
 
     Raises:
         ValueError: the source has another image size than `config` names, too few images, or none

@@ -30,7 +30,7 @@ def fit(
     threads: int = 1,
     on_epoch: Callable[[Metrics], None] | None = None,
 ) -> TrainingResult:
-    """Train and evaluate one cell; go on from its checkpoint where there is one.
+    """Trains and evaluates one cell, and goes on from its checkpoint where there is one.
 
     The same configuration and seed give bit-identical numbers on the CPU, alone, in any process and
     after a resume. torch's global random stream and thread count are as before on return. The test
@@ -77,7 +77,7 @@ def fit(
 
 
 def start(config: TrainingConfig, source: Source, device: torch.device | str) -> Training:
-    """The training that `config` describes, at its beginning; see `Training`."""
+    """Returns the training that `config` describes, at its beginning; see `Training`."""
     if config.semi is None:
         return Training(config, source, device)
     return SemiSupervisedTraining(config, source, device)
@@ -86,7 +86,7 @@ def start(config: TrainingConfig, source: Source, device: torch.device | str) ->
 def _continued(
     config: TrainingConfig, source: Source, device: torch.device | str, directory: Path | None
 ) -> Training:
-    """The training where its newest checkpoint left it, or else at its beginning.
+    """Returns the training where its newest checkpoint left it, or else at its beginning.
 
     A whole file may still hold no state of this training: another version wrote it, or someone
     changed it. What does not load is passed over with a warning.

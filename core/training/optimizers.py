@@ -11,7 +11,7 @@ from core.training.config import TrainingConfig
 
 
 def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over all parameters of `model`, as `config.optimizer` names it.
+    """Returns the optimizer over all parameters of `model`, as `config.optimizer` names it.
 
     "sgd" takes `config.momentum` and adds weight_decay · θ to the gradient. "adam" does the latter
     too, and keeps β = (0.9, 0.999) in place of a momentum. "adamw" is Adam whose decay stands apart
@@ -44,7 +44,7 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """The rate of step `step` of `steps` (both over the whole training)."""
+    """Returns the rate of step `step` of `steps` (both over the whole training)."""
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "cosine":

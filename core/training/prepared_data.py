@@ -34,7 +34,7 @@ class TrainingLabels:
 
 
 def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> CellData:
-    """The splits of `config` as images on the device, with their normalisation.
+    """Returns the splits of `config` as images on the device, with their normalisation.
 
     Raises:
         ValueError: the source has another image size than `config` names, or too few images.
@@ -65,7 +65,7 @@ def check_image_size(config: TrainingConfig, source: Source) -> None:
 
 
 def fit_transform(config: TrainingConfig, images: ImageSet) -> Transform:
-    """The augmentation of `config`, and its normalisation by the statistics of `images`."""
+    """Returns the augmentation of `config`, and its normalisation by the statistics of `images`."""
     return Transform.fit(
         images,
         normalisation=config.normalisation,
@@ -77,7 +77,7 @@ def fit_transform(config: TrainingConfig, images: ImageSet) -> Transform:
 
 
 def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:
-    """What `config` trains on; reads no image.
+    """Returns what `config` trains on, and reads no image.
 
     Labels are made wrong after the long tail is cut, and of `Splits.train` alone.
 
@@ -106,7 +106,8 @@ def _training_labels(config: TrainingConfig, source: Source, splits: Splits) -> 
 
 
 def _held_out(config: TrainingConfig, given: Tensor, num_classes: int) -> Tensor:
-    """bool [N]: which images of `Splits.train`, under the labels given, are the fold held out."""
+    """Returns bool [N]: which images of `Splits.train`, under the labels given, are the fold held
+    out."""
     held_out = torch.zeros(len(given), dtype=torch.bool)
     if config.folds == 0:
         return held_out
@@ -123,8 +124,8 @@ def _held_out(config: TrainingConfig, given: Tensor, num_classes: int) -> Tensor
 
 
 def draw_splits(config: TrainingConfig, source: Source) -> Splits:
-    """The training and meta-validation images of `config`, the former cut to its long tail, or
-    parted into labelled and unlabelled ones.
+    """Returns the training and meta-validation images of `config`, the former cut to its long tail,
+    or parted into labeled and unlabeled ones.
 
     Raises:
         ValueError: the source has too few images.
@@ -143,10 +144,10 @@ def draw_splits(config: TrainingConfig, source: Source) -> Splits:
             f"labelled={len(splits.train)} leaves no unlabelled image; choose fewer labelled "
             "images, or a larger train_size"
         )
-    kept = long_tail(
+    positions = long_tail(
         source.train_labels[splits.train.numpy()],
         source.num_classes,
         ratio=config.imbalance,
         seed=config.seed,
     )
-    return replace(splits, train=splits.train[kept])
+    return replace(splits, train=splits.train[positions])

@@ -14,13 +14,13 @@ class PseudoLabelStatistics:
         self._true: list[Tensor] = []
 
     def add(self, pseudo_labels: Tensor, true_labels: Tensor) -> None:
-        """Take in one step: int64 [U] each, the first −1 where none was accepted."""
+        """Takes in one step: int64 [U] each, the first −1 where none was accepted."""
         self._given.append(pseudo_labels)
         self._true.append(true_labels)
 
     def metrics(self) -> dict[str, float]:
-        """`accepted`, percent of the images, and `accepted_accuracy`, percent of these that are
-        right; the latter is left out where none was accepted, all where nothing was added."""
+        """Returns `accepted`, percent of the images, and `accepted_accuracy`, percent of these that
+        are right; the latter is left out where none was accepted, all where nothing was added."""
         if not self._given:
             return {}
         given, true = torch.cat(self._given).cpu(), torch.cat(self._true)

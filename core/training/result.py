@@ -27,7 +27,7 @@ class DivergenceError(RuntimeError):
 def check_convergence(
     epoch: int, train_loss: float, val_loss: float, *, lr: float, history: list[Metrics]
 ) -> None:
-    """Raise `DivergenceError` unless both losses of an epoch (from 1) are finite."""
+    """Raises `DivergenceError` unless both losses of an epoch (from 1) are finite."""
     if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
         raise DivergenceError(
             f"training diverged in epoch {epoch}: training loss {train_loss}, validation loss "
@@ -84,12 +84,12 @@ class TrainingResult:
     findings: Findings | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Returns plain JSON types."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingResult:
-        """The inverse of `to_dict`."""
+        """Reads what `to_dict` wrote."""
         values = dict(data)
         if values.get("findings") is not None:
             values["findings"] = Findings(**values["findings"])

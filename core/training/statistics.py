@@ -23,15 +23,15 @@ class LambdaStatistics:
         self._square: list[Tensor] = []
 
     def add(self, interpolation: Interpolation) -> None:
-        """Take in one step."""
+        """Takes in one step."""
         self._lam.append(interpolation.lam.detach())
         if interpolation.change is not None and interpolation.hypergradient is not None:
             self._change.append(interpolation.change.abs())
             self._square.append(interpolation.hypergradient.square())
 
     def metrics(self) -> dict[str, float]:
-        """lam_mean and quantiles lam_q05 to lam_q95; of a learned policy also lam_change, the mean
-        size of λ's change by learning, and hypergradient_rms. Nothing of nothing."""
+        """Returns lam_mean and quantiles lam_q05 to lam_q95; of a learned policy also lam_change,
+        the mean size of λ's change by learning, and hypergradient_rms. Nothing of nothing."""
         if not self._lam:
             return {}
         lam = torch.cat(self._lam).float().cpu().sort().values
@@ -51,7 +51,8 @@ class LambdaStatistics:
         return [int(n) for n in torch.histc(lam, bins=BINS, min=0.0, max=1.0)]
 
     def quantile_function(self) -> list[float]:
-        """λ at 101 equally spaced levels from 0 to 1, to six digits; linear between the samples.
+        """Returns λ at 101 equally spaced levels from 0 to 1, to six digits; linear between the
+        samples.
 
         Empty of nothing.
         """

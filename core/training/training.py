@@ -72,7 +72,7 @@ class Training:
             self._observer = Observer(analysis, self._data, source.num_classes, epochs)
 
     def epoch(self) -> Metrics:
-        """Train the next epoch, evaluate on the meta-validation images; returns its metrics.
+        """Trains the next epoch, evaluates on the meta-validation images, and returns its metrics.
 
         Raises:
             DivergenceError: the loss became NaN or infinite.
@@ -181,7 +181,7 @@ class Training:
         return metrics
 
     def result(self) -> TrainingResult:
-        """What it has given so far, at least one epoch; reads the test images."""
+        """Returns what it has given so far, at least one epoch; reads the test images."""
         test = self._test()
         last = self.history[-1]
         return TrainingResult(
@@ -214,7 +214,8 @@ class Training:
         return [_rounded(row) for row in held_out]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the training depends on: tensors, some of them live, plain types."""
+        """Returns all that the rest of the training depends on: tensors, some of them live, plain
+        types."""
         cuda = self.device.type == "cuda"
         return {
             "model": self._model.state_dict(),
@@ -230,7 +231,7 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`. What `state` holds may be written to afterwards."""
+        """Loads what `state_dict` gave. What `state` holds may be written to afterwards."""
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._streams.load_state_dict(state["streams"])
@@ -248,8 +249,9 @@ class Training:
 def _training_order(
     config: TrainingConfig, size: int, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
-    """Indices of the epoch's batches. A single image left over joins the batch before it: on its
-    own it has no partner, and BatchNorm no variance where the feature maps are down to a pixel."""
+    """Returns indices of the epoch's batches. A single image left over joins the batch before it:
+    on its own it has no partner, and BatchNorm no variance where the feature maps are down to a
+    pixel."""
     batches = torch.randperm(size, generator=generator).split(config.batch_size)
     if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
         batches = (*batches[:-2], torch.cat(batches[-2:]))
@@ -259,7 +261,8 @@ def _training_order(
 def _meta_order(
     config: TrainingConfig, size: int, steps: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Indices of a meta-validation batch for each step: reshuffled passes, whole batches only."""
+    """Returns indices of a meta-validation batch for each step: reshuffled passes, whole batches
+    only."""
     batch = min(config.meta_batch_size, size)
     produced = 0
     while True:
@@ -273,5 +276,5 @@ def _meta_order(
 
 
 def _rounded(values: Tensor) -> list[float]:
-    """To five digits: what is stored of a large training set stays small."""
+    """Rounds to five digits: what is stored of a large training set stays small."""
     return [float(f"{value:.5g}") for value in values.tolist()]

@@ -28,7 +28,7 @@ class AdaMixUpConfig(PolicyConfig):
         "adamixup": {"discriminator": True},
         "adamixup-no-discriminator": {"discriminator": False},
     }
-    mixes_labelled_batch = False
+    mixes_whole_batch = False
 
     def __post_init__(self) -> None:
         if self.quantiles is not None:

@@ -34,7 +34,8 @@ class AdaMixUpInterpolation(Interpolation):
     record: Record
 
     def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:
-        """The loss that all networks learn by, without weight decay, which is the optimizer's.
+        """Returns the loss that all networks learn by, without weight decay, which is the
+        optimizer's.
 
         The classifier's on [mixed, x1], a mean over 2h, plus the discriminator's cross-entropy on
         [unseen, x1] as real and mixed as not, a mean over B + h. Scalar; differentiable in λ where
@@ -83,7 +84,8 @@ class Record:
 
 
 def first_half(n: int) -> int:
-    """How many of n samples AdaMixUp mixes: half, rounded up; of two both, a pair being two.
+    """Returns how many of n samples AdaMixUp mixes: half, rounded up; of two both, a pair being
+    two.
 
     Raises:
         ValueError: n is below 2.

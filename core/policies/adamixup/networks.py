@@ -38,7 +38,7 @@ class PolicyGenerator(nn.Module):
         self.output = _linear(HIDDEN, 3, like=old)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(a, b, c), [n, 3], each row summing to 1."""
+        """Returns (a, b, c), [n, 3], each row summing to 1."""
         return F.softmax(self.output(self.backbone(x)), dim=1)
 
 
@@ -57,20 +57,20 @@ class IntrusionDiscriminator(nn.Module):
         self.output = _linear(classifier.out_features, 2, like=classifier)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits, [n, 2]."""
+        """Returns logits, [n, 2]."""
         logits: Tensor = self.output(self.hidden(features))
         return logits
 
 
 def masked_average(x: Tensor, partner: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """What the policy generator sees of pairs: (m1⊙x + m2⊙x[partner]) / 2, m elementwise N(0, 1)
-    cut at ±2. As x, [n, ...]; m1 is drawn first."""
+    """Returns what the policy generator sees of pairs: (m1⊙x + m2⊙x[partner]) / 2, m elementwise
+    N(0, 1) cut at ±2. As x, [n, ...]; m1 is drawn first."""
     masks = [truncated_normal(x, generator) for _ in range(2)]
     return (masks[0] * x + masks[1] * x[partner]) / 2
 
 
 def truncated_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """N(0, 1) cut at ±2, by inversion: one draw an element, where the stream is. As `like`."""
+    """Draws N(0, 1) cut at ±2, by inversion: one number an element, where the stream is."""
     source = generator.device if generator is not None else torch.device("cpu")
     levels = torch.rand(like.shape, generator=generator, device=source, dtype=torch.float64)
     edge = math.erf(2**0.5)
@@ -79,7 +79,8 @@ def truncated_normal(like: Tensor, generator: torch.Generator | None = None) -> 
 
 
 def _linear(inputs: int, outputs: int, *, like: nn.Linear) -> nn.Linear:
-    """A linear layer with weights from N(0, 1e-3) and zero biases; dtype and device of `like`."""
+    """Returns a linear layer with weights from N(0, 1e-3) and zero biases; dtype and device of
+    `like`."""
     layer = nn.Linear(inputs, outputs, device=like.weight.device, dtype=like.weight.dtype)
     nn.init.normal_(layer.weight, std=HEAD_STD)
     nn.init.zeros_(layer.bias)

@@ -127,7 +127,7 @@ class AdaMixUp(Policy):
         return nn.ModuleList(network for network in both if network is not None)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Of its networks, for the optimizer."""
+        """Returns those of its networks, for the optimizer."""
         return list(self.networks.parameters())
 
     def __call__(
@@ -142,7 +142,7 @@ class AdaMixUp(Policy):
         indices: Tensor | None = None,
         pairing: Pairing = ANY,
     ) -> AdaMixUpInterpolation:
-        """λ and partners of the first half, attached to the graph of the policy generator.
+        """Returns λ and partners of the first half, attached to the graph of the policy generator.
 
         Raises:
             ValueError: the batch has a single sample; the optimizer does not hold the networks, or
@@ -177,8 +177,9 @@ class AdaMixUp(Policy):
     def draw(
         self, x: Tensor, partner: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """λ of each pair, [n], and the ends a and a + b, each [n], of the region that it is drawn
-        from; None in their place where the region is not learned. `metrics` does not hear of it.
+        """Returns λ of each pair, [n], and the ends a and a + b, each [n], of the region that it is
+        drawn from; None in their place where the region is not learned. `metrics` does not hear of
+        it.
 
         Args:
             x: [n, ...], what the classifier sees.
@@ -211,7 +212,7 @@ class AdaMixUp(Policy):
         clip_grad_norm: float | None = None,
         micro_batch: tuple[int, int] = (0, 1),
     ) -> StepResult:
-        """One iteration in an ordinary training loop: all networks learn from the batch.
+        """Takes one iteration in an ordinary training loop: all networks learn from the batch.
 
         Args:
             model: has `features(x)` [n, D] beside its logits [n, C], as `core.models` have.
@@ -240,12 +241,12 @@ class AdaMixUp(Policy):
         )
 
     def metrics(self) -> dict[str, float]:
-        """Means over the steps since the last call.
+        """Returns means over the steps since the last call.
 
         Where the region is learned, region_low and region_high, a and a + b, and region_spread, the
         standard deviation of their middle over the pairs of a batch: 0 where all pairs have one
         region. With a discriminator, discriminator_loss and discriminator_accuracy, in percent: the
-        mean of the shares of real and of mixed images that it recognises, so that any guess without
+        mean of the shares of real and of mixed images that it recognizes, so that any guess without
         looking gives 50. These are images that it learns from; for others see `held_out_metrics`.
         """
         return self._record.take()
@@ -253,8 +254,8 @@ class AdaMixUp(Policy):
     def held_out_metrics(
         self, model: nn.Module, images: ImageSet, transform: Transform
     ) -> dict[str, float]:
-        """discriminator_held_out, in percent: the mean of the shares of real and of mixed images
-        that the discriminator recognizes; 50 by guessing. Empty without a discriminator.
+        """Returns discriminator_held_out, in percent: the mean of the shares of real and of mixed
+        images that the discriminator recognizes; 50 by guessing. Empty without a discriminator.
 
         Every image is shown as it is, and mixed with the next one of a shuffled order, so that none
         is mixed with itself. (In training partners are shuffled, and on average one pair of a batch
