@@ -5,10 +5,10 @@ takes some tens of milliseconds, so that what is left of the time is the study's
 MLflow's and the driver's. `--concurrent` runs so many studies at a time, each a process with a Ray
 of its own, on one MLflow server that is started for them (or `--tracking-uri`).
 
-The table has a row for each study: cells lost, MLflow runs and those that are there twice or not
-ended, overhead for each cell beyond its training in a bare loop, the driver's CPU time, its time in
-the MLflow writer, and its memory over cells. `load-samples.csv` has memory and times every 50
-cells. Something lost makes the exit status 1.
+The table has a column for each study, `load.csv` a row: cells lost, MLflow runs and those that are
+there twice or not ended, overhead for each cell beyond its training in a bare loop, the driver's
+CPU time, its time in the MLflow writer, and its memory over cells. `load-samples.csv` has memory
+and times every 50 cells. Something lost makes the exit status 1.
 
     python studies/load.py                                 (1000 cells: minutes on two cores)
     python studies/load.py --cells 30 --concurrent 8       (eight studies on one server)
