@@ -6,13 +6,11 @@ misses: tests/system/faults. That no source file unpickles at all: tests/house/t
 
 from __future__ import annotations
 
-import os
 import pickle
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -22,16 +20,7 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.optuna_study import open_storage
 from hpo.storage.output_folder import study_id
 from hpo.tracking.tracker import TrackingError, check_tracking_uri
-
-
-class Hostile:
-    """Unpickled, it leaves a folder."""
-
-    def __init__(self, mark: Path):
-        self._mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self._mark),)
+from tests.support.hostile import Hostile
 
 
 @pytest.fixture

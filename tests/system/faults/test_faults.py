@@ -25,6 +25,7 @@ import torch
 from core.training import checkpoint
 from hpo.run import CRASHED, INTERRUPTED, UNUSABLE
 from mlflow import MlflowClient
+from tests.support.hostile import Hostile
 from tests.support.scripts import ROOT
 from tests.support.stores import tracked_runs
 from tests.system.faults.bench import Bench
@@ -389,16 +390,6 @@ def test_a_folder_that_became_read_only_is_named(folder: Path, calm: Path, bench
     assert "Check the path or address, the permissions" in done.stderr
     assert bench.study(folder) == 0
     bench.assert_as_calm(folder, calm)
-
-
-class Hostile:
-    """Unpickled, it leaves a file."""
-
-    def __init__(self, mark: Path):
-        self._mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self._mark),)
 
 
 def test_nothing_in_a_strangers_folder_is_run(
