@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hpo.bench.cost.report import title
+from hpo.report.contrasts import COLOURS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, safe for the color-blind, as in hpo.report.study_figure.
 _COLORS = {"vanilla": "#999999", "engine": "#0072B2", "option": "#009E73", "peer": "#E69F00"}
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _WIDTH = 12.0  # inches
 _BAR = 0.28
 _CURVE = 3.4
@@ -29,9 +28,6 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
     Raises:
         ValueError: the frame has no row that was measured.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     measured = frame[frame["time_ratio"].notna()]
     if measured.empty:
         raise ValueError("nothing to draw: no contender was measured")
@@ -42,8 +38,7 @@ def cost_figure(frame: pd.DataFrame) -> Figure:
     bars, curves = [rows for _, rows in main], [("batch_size", rows) for _, rows in batch]
     curves += [("model", rows) for _, rows in depth]
     heights = [1.2 + _BAR * len(rows) for rows in bars] + [_CURVE] * len(curves)
-    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(_WIDTH, sum(heights))
     axes = figure.subplots(len(heights), 2, squeeze=False, height_ratios=heights)
     for pair, rows in zip(axes, bars, strict=False):
         _bars(pair[0], pair[1], rows)
@@ -76,7 +71,7 @@ def _bars(times: Axes, memory: Axes, rows: pd.DataFrame) -> None:
 
 def _curve(ax: Axes, rows: pd.DataFrame, column: str, value: str, label: str) -> None:
     points = list(dict.fromkeys(rows[column]))
-    for color, (name, line) in zip(_LINES, rows.groupby("contender", sort=False), strict=False):
+    for color, (name, line) in zip(COLOURS, rows.groupby("contender", sort=False), strict=False):
         drawn = line.dropna(subset=[value])
         places = [points.index(point) for point in drawn[column]]
         if places:

@@ -54,31 +54,26 @@ def cases(preset: str, device: str, models: Sequence[str] | None = None) -> list
 
 def _cases(preset: str, device: str) -> list[Case]:
     if preset == "smoke":
-        depths = [_TINY_RESNET]
-        return [_TINY, *_batches(_TINY, (8, 16)), *_growth(depths, "depth")]
+        growth = [*_growth("batch", _TINY, (8, 16)), *_growth("depth", _TINY_RESNET, (4,))]
+        return [_TINY, *growth]
     if preset == "quick":
         return [_CNN, _RESNET]
-    batch = 64
-    table, sizes = [_CNN, _RESNET], (16, 32, 64, 128, 256, 512)
+    sizes = (16, 32, 64, 128, 256, 512)
+    table, batch = [_CNN, _RESNET], 64
     if device == "cuda":
-        batch = 128
-        table = [
-            replace(_RESNET, model=model, batch_size=n, meta_batch_size=n)
-            for model in ("preact_resnet18", "wrn_28_10")
-            for n in (128, 512)
-        ]
-    deeper = [
-        replace(_RESNET, model=model, batch_size=batch, meta_batch_size=batch)
-        for model in ("preact_resnet18", "preact_resnet34")
+        table, batch = _squares(_RESNET, (128, 512), ("preact_resnet18", "wrn_28_10")), 128
+    depths = _growth("depth", _RESNET, (batch,), ("preact_resnet18", "preact_resnet34"))
+    return [*table, *_growth("batch", _CNN, sizes), *_growth("batch", _RESNET, sizes), *depths]
+
+
+def _squares(case: Case, sizes: Sequence[int], models: Sequence[str] = ()) -> list[Case]:
+    """Returns the case with n = m of each size, for each model or its own."""
+    return [
+        replace(case, model=model, batch_size=n, meta_batch_size=n)
+        for model in models or (case.model,)
+        for n in sizes
     ]
-    curves = [*_batches(_CNN, sizes), *_batches(_RESNET, sizes)]
-    return [*table, *curves, *_growth(deeper, "depth")]
 
 
-def _batches(case: Case, sizes: Sequence[int]) -> list[Case]:
-    points = [replace(case, batch_size=n, meta_batch_size=n) for n in sizes]
-    return _growth(points, "batch")
-
-
-def _growth(points: Sequence[Case], part: str) -> list[Case]:
-    return [replace(case, part=part, train_steps=0) for case in points]
+def _growth(part: str, case: Case, sizes: Sequence[int], models: Sequence[str] = ()) -> list[Case]:
+    return [replace(point, part=part, train_steps=0) for point in _squares(case, sizes, models)]
