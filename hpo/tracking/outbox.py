@@ -79,7 +79,8 @@ class Outbox:
             else:  # it goes last, or one that the store does not want would hold up others
                 self._behind[waiting.key] = waiting
         run.synced_at = time.monotonic()
-        self._missing.save()
+        if taken or run.status is not None:  # epochs alone do not change the ledger
+            self._missing.save()
         return taken
 
     def write_artifacts(self) -> None:

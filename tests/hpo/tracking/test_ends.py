@@ -115,25 +115,13 @@ def test_runs_of_a_driver_that_died_are_killed_unless_resumed(
     dead.start_cell(abandoned.cell)
     del dead
     assert set(study.statuses().values()) == {"RUNNING"}
+    cells = {resumed.cell.id: "KILLED", abandoned.cell.id: "KILLED"}
     with study.open() as tracker:
+        assert study.statuses() == {"table2": "RUNNING", **cells}
         tracker.start_cell(resumed.cell)
+        assert study.statuses()[resumed.cell.id] == "RUNNING"
         tracker.end_cell(resumed)
-    assert study.statuses() == {
-        "table2": "FINISHED",
-        resumed.cell.id: "FINISHED",
-        abandoned.cell.id: "KILLED",
-    }
-
-
-def test_runs_of_a_driver_that_died_are_not_running_once_the_study_is_opened(
-    study: Study, make_record: MakeRecord
-) -> None:
-    record = make_record()
-    study.open().start_cell(record.cell)
-    tracker = study.open()
-    assert study.statuses() == {"table2": "RUNNING", record.cell.id: "KILLED"}
-    tracker.start_cell(record.cell)
-    assert study.statuses() == {"table2": "RUNNING", record.cell.id: "RUNNING"}
+    assert study.statuses() == {"table2": "FINISHED", **cells, resumed.cell.id: "FINISHED"}
 
 
 def test_a_run_whose_creation_was_not_answered_is_not_left_twice(
