@@ -202,7 +202,7 @@ def test_a_resumed_training_goes_on_with_the_same_v(setup: SimpleNamespace) -> N
 def test_the_whole_step_and_the_policy_count_the_same_stages(setup: SimpleNamespace) -> None:
     optimizer = optim.SGD(setup.net.parameters(), lr=RATE)
     before = {k: v.clone() for k, v in setup.net.state_dict().items()}
-    found = []
+    actual = []
     for road in ("step", "policy"):
         setup.net.load_state_dict(before)
         kept = ValidationGradient(2)
@@ -220,10 +220,10 @@ def test_the_whole_step_and_the_policy_count_the_same_stages(setup: SimpleNamesp
             else:
                 given = policy(setup.net, optimizer, d.batch, d.val_batch, generator=generator)
                 losses.append(given.meta_loss)
-        found.append(losses)
-    assert len({float(x) for x in found[0]}) == 2
-    assert float(found[0][0]) == float(found[1][0])
-    assert len({float(x) for x in found[1]}) == 2
+        actual.append(losses)
+    assert len({float(x) for x in actual[0]}) == 2
+    assert float(actual[0][0]) == float(actual[1][0])
+    assert len({float(x) for x in actual[1]}) == 2
 
 
 def test_an_unroll_has_none_to_keep(setup: SimpleNamespace) -> None:

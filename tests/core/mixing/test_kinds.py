@@ -153,13 +153,3 @@ def test_any_batch_size_and_any_floating_lam(kind: str, n: int) -> None:
         other = mixing.logits(net, net, x, lam.to(dtype), partner)
         assert other.dtype == torch.float32
         torch.testing.assert_close(other, exact, rtol=close, atol=close)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_module_is_left_as_it_was(kind: str, toy: Any) -> None:
-    net, (x, lam, partner) = make()
-    net.eval()
-    before, hooks = toy.snapshot(net), [dict(m._forward_hooks) for m in net.modules()]
-    drawn(kind, x).logits(net, net, x, lam, partner)
-    assert toy.identical(toy.snapshot(net), before)
-    assert [dict(m._forward_hooks) for m in net.modules()] == hooks == [{}] * len(hooks)

@@ -55,8 +55,8 @@ def expected_step(
     (x, y), (first, second) = batch.labelled, batch.views
     theta = {name: p.detach().clone().requires_grad_() for name, p in student.items()}
     logits = toy.explicit_logits(net, theta, torch.cat([x, first]), masks[0])
-    told = toy.explicit_logits(net, teacher, torch.cat([x, second]), masks[1])[B:]
-    p, q = (torch.exp(z) / torch.exp(z).sum(1, keepdim=True) for z in (logits[B:], told.detach()))
+    taught = toy.explicit_logits(net, teacher, torch.cat([x, second]), masks[1])[B:]
+    p, q = (torch.exp(z) / torch.exp(z).sum(1, keepdim=True) for z in (logits[B:], taught.detach()))
     distance = ((p - q) ** 2).sum() / (U * toy.CLASSES)
     loss = toy.explicit_loss(logits[:B], toy.one_hot(y)) + weight * distance
     slopes = torch.autograd.grad(loss, list(theta.values()))

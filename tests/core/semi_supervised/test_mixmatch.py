@@ -109,8 +109,8 @@ def test_guesses_by_hand(views: list[tuple[float, float]], guess: tuple[float, f
     # Logits are logarithms of probabilities, shifted: the mean is that of the probabilities.
     rows = [torch.tensor([v, v[::-1]], dtype=torch.float64).log() + 3 for v in views]
     expected = torch.tensor([guess, guess[::-1]], dtype=torch.float64)
-    found = guess_labels(nn.Identity(), rows, 0.5)
-    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    actual = guess_labels(nn.Identity(), rows, 0.5)
+    torch.testing.assert_close(actual, expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -201,8 +201,8 @@ def test_the_loss_by_hand() -> None:
     # mixed labels (0.225, 0.775), (0.9, 0.1), (0.15, 0.85)
     supervised = -(0.225 * math.log(0.25) + 0.775 * math.log(0.75))
     squared = (0.4**2 + 0.4**2 + 0.65**2 + 0.65**2) / 4
-    found = MixMatchLoss(1, 10.0).mixed(logits, y, lam, partner)
-    assert float(found) == pytest.approx(supervised + 10 * squared, rel=1e-14)
+    actual = MixMatchLoss(1, 10.0).mixed(logits, y, lam, partner)
+    assert float(actual) == pytest.approx(supervised + 10 * squared, rel=1e-14)
     # the validation batch: cross-entropy of all rows
     plain = -(math.log(0.75) + math.log(0.5) + math.log(0.8)) / 3
     given = MixMatchLoss(1, 10.0)(logits, torch.tensor([1, 0, 0]))

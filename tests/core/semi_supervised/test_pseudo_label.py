@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.policies.drawn import Beta, Fixed, NoMix
+from core.policies.drawn import Fixed, NoMix
 from core.policies.learned import Learned
 from core.policies.protocol import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
-from core.semi_supervised.pseudo_label import PseudoLabel, pseudo_labels, weighted_targets
+from core.semi_supervised.pseudo_label import PseudoLabel, pseudo_labels
 
 B, U, C = 4, 6, 3
 
@@ -106,16 +106,6 @@ def test_the_threshold_falls_by_epoch() -> None:
     assert int(late.pseudo_labels.min()) >= 0
 
 
-def test_labelled_and_unlabelled_images_are_mixed_apart() -> None:
-    """Algorithm 2: 2B coefficients where all are accepted, pairs within either part."""
-    step, _ = take_step(Beta(1.0, per_sample=True), threshold=0.0)
-    given = step.interpolation
-    assert given is not None
-    assert given.lam.shape == (B + U,)
-    assert given.partner[:B].max() < B <= given.partner[B:].min()
-    assert len(given.lam.unique()) == B + U
-
-
 def test_a_mixed_step_by_hand() -> None:
     batch, model = make_batch(), make_model()
     step, stepped = take_step(Fixed(0.3), batch, threshold=0.0, weight=0.5)
@@ -188,12 +178,3 @@ def test_labelling_neither_moves_statistics_nor_keeps_a_graph() -> None:
         torch.cat([batch.labelled[0], batch.views[0]]), before["0.weight"], before["0.bias"]
     )
     torch.testing.assert_close(model[1].running_mean, 0.1 * hidden.mean(0))
-
-
-def test_weighted_targets_of_nothing_accepted() -> None:
-    y = torch.tensor([2, 0])
-    nothing = torch.zeros(0, dtype=torch.int64)
-    target = weighted_targets(y, nothing, num_classes=3, unlabelled=5, weight=1.0)
-    assert target.tolist() == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
-    taken = weighted_targets(y, torch.tensor([1]), num_classes=3, unlabelled=5, weight=2.0)
-    assert taken.tolist() == [[0.0, 0.0, 1.5], [1.5, 0.0, 0.0], [0.0, pytest.approx(1.2), 0.0]]

@@ -64,22 +64,22 @@ def starts(*shape: int, seed: int = 3) -> Tensor:
 @pytest.mark.parametrize("xi", [0.0, 1e-5])
 def test_the_direction_is_the_top_eigenvector(xi: float) -> None:
     model, x = linear()
-    found = virtual_adversarial_direction(
+    actual = virtual_adversarial_direction(
         divergence_of(model, x), starts(), xi=xi, power_iterations=100
     )
     values, vectors = torch.linalg.eigh(hessians(model, x))
     assert bool(
         (values[:, -2] / values[:, -1] < 0.95).all()
     )  # else 100 iterations do not part them
-    assert bool((cosine(found, vectors[:, :, -1]).abs() > 0.999).all())
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(U, dtype=torch.float64))
+    assert bool((cosine(actual, vectors[:, :, -1]).abs() > 0.999).all())
+    torch.testing.assert_close(actual.norm(dim=1), torch.ones(U, dtype=torch.float64))
 
 
 def test_one_iteration_is_one_product_with_the_hessian() -> None:
     model, x = linear(1)
-    found = virtual_adversarial_direction(divergence_of(model, x), starts())
+    actual = virtual_adversarial_direction(divergence_of(model, x), starts())
     expected = unit((hessians(model, x) @ starts().unsqueeze(2)).squeeze(2))
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_in_float32_the_limit_is_exact_and_the_published_probe_is_noise() -> None:
@@ -89,15 +89,15 @@ def test_in_float32_the_limit_is_exact_and_the_published_probe_is_noise() -> Non
     x = torch.randn(8, 1, 16, 16)
     nn.init.normal_(model.classifier.weight, std=0.3)
     start = starts(*x.shape)
-    found = {
+    actual = {
         xi: virtual_adversarial_direction(divergence_of(model, x), start.float(), xi=xi)
         for xi in (0.0, 1e-6)
     }
     expected = virtual_adversarial_direction(
         divergence_of(model.double(), x.double()), start, xi=1e-6
     )
-    assert cosine(found[0.0], expected).min() > 0.99999
-    assert cosine(found[1e-6], expected).mean() < 0.7
+    assert cosine(actual[0.0], expected).min() > 0.99999
+    assert cosine(actual[1e-6], expected).mean() < 0.7
 
 
 def test_a_flat_sample_gets_no_perturbation_and_an_almost_flat_one_a_whole_one() -> None:
@@ -106,11 +106,11 @@ def test_a_flat_sample_gets_no_perturbation_and_an_almost_flat_one_a_whole_one()
         model.weight.mul_(1e-4 / model.weight.norm())
         model.bias.copy_(torch.tensor([80.0, 0.0, 0.0, 0.0, 0.0]))
     model = model.float()
-    found = virtual_adversarial_direction(divergence_of(model, x.float()), starts().float())
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(U))  # curvature 1e-43
+    actual = virtual_adversarial_direction(divergence_of(model, x.float()), starts().float())
+    torch.testing.assert_close(actual.norm(dim=1), torch.ones(U))  # curvature 1e-43
     nn.init.zeros_(model.weight)
-    found = virtual_adversarial_direction(divergence_of(model, x.float()), starts().float())
-    assert torch.equal(found, torch.zeros(U, FEATURES))
+    actual = virtual_adversarial_direction(divergence_of(model, x.float()), starts().float())
+    assert torch.equal(actual, torch.zeros(U, FEATURES))
 
 
 def test_divergence_and_entropy_by_hand() -> None:
@@ -152,10 +152,10 @@ def test_a_step_is_that_of_the_formulas(entropy: float) -> None:
         return z - torch.logsumexp(z, 1, keepdim=True)
 
     clean = log_p(unlabelled @ w.T + b)
-    told = clean.detach()
+    target = clean.detach()
     away = log_p((unlabelled + r) @ w.T + b)
     loss = -log_p(x @ w.T + b)[torch.arange(B), batch.labelled[1]].sum() / B
-    loss = loss + 0.3 * 0.5 * (told.exp() * (told - away)).sum() / U
+    loss = loss + 0.3 * 0.5 * (target.exp() * (target - away)).sum() / U
     loss = loss - entropy * (clean.exp() * clean).sum() / U
     slopes = torch.autograd.grad(loss, [w, b])
     assert float(step.loss) == pytest.approx(loss.item(), rel=1e-12)

@@ -20,14 +20,14 @@ from core.user_model.blocks import blocks, last_blocks
 EXACT = ("unroll", "double_backward", "forward_reverse")
 
 
-def flat(found: list[list[str]]) -> list[str]:
-    return [name for names in found for name in names]
+def flat(actual: list[list[str]]) -> list[str]:
+    return [name for names in actual for name in names]
 
 
-def heads(found: list[list[str]]) -> list[str]:
+def heads(actual: list[list[str]]) -> list[str]:
     """The module that each block is, from the common beginning of its names."""
     heads = []
-    for names in found:
+    for names in actual:
         common = names[0].rpartition(".")[0]
         while common and not all(name.startswith(f"{common}.") for name in names):
             common = common.rpartition(".")[0]
@@ -51,12 +51,12 @@ OURS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_our_models(name: str) -> None:
     model = build_model(name, in_channels=1, num_classes=3, image_size=8, width=2)
-    found = blocks(model)
-    assert flat(found) == [name for name, _ in model.named_parameters()]
-    assert found[-1] == ["classifier.weight", "classifier.bias"]
-    assert len(found) >= 4
+    actual = blocks(model)
+    assert flat(actual) == [name for name, _ in model.named_parameters()]
+    assert actual[-1] == ["classifier.weight", "classifier.bias"]
+    assert len(actual) >= 4
     if name in OURS:
-        assert heads(found) == OURS[name]
+        assert heads(actual) == OURS[name]
 
 
 class Wrapper(nn.Module):
@@ -163,13 +163,13 @@ ODD: dict[str, tuple[nn.Module, list[list[str]]]] = {
 
 @pytest.mark.parametrize(("model", "expected"), ODD.values(), ids=ODD)
 def test_odd_models(model: nn.Module, expected: list[list[str]]) -> None:
-    found = blocks(model)
+    actual = blocks(model)
     if isinstance(model, nn.TransformerEncoder):
-        assert heads(found) == ["layers.0", "layers.1"]
+        assert heads(actual) == ["layers.0", "layers.1"]
     else:
-        assert found == expected
+        assert actual == expected
     # Nothing is lost and nothing is twice.
-    assert sorted(flat(found)) == sorted(name for name, _ in model.named_parameters())
+    assert sorted(flat(actual)) == sorted(name for name, _ in model.named_parameters())
 
 
 def test_the_last_of_them_by_name() -> None:
@@ -235,16 +235,16 @@ def by_code(s: SimpleNamespace, **more: Any) -> Tensor:
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_through_the_last_blocks_by_hand(count: int, engine: Any, setup: SimpleNamespace) -> None:
     assert len(blocks(setup.net)) == 5
-    found = by_code(setup, last_blocks=count, engine=engine)
-    torch.testing.assert_close(found, by_hand(setup, count), rtol=1e-10, atol=1e-13)
+    actual = by_code(setup, last_blocks=count, engine=engine)
+    torch.testing.assert_close(actual, by_hand(setup, count), rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("engine", EXACT)
 def test_with_the_optimizers_own_step(engine: Any, setup: SimpleNamespace) -> None:
     optimizer = optim.SGD(setup.net.parameters(), lr=RATE, momentum=0.9, weight_decay=0.1)
     setup.toy.warm_up(setup.net, optimizer)
-    found = by_code(setup, last_blocks=2, engine=engine, optimizer=optimizer)
-    torch.testing.assert_close(found, by_hand(setup, 2, optimizer), rtol=1e-10, atol=1e-13)
+    actual = by_code(setup, last_blocks=2, engine=engine, optimizer=optimizer)
+    torch.testing.assert_close(actual, by_hand(setup, 2, optimizer), rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("engine", EXACT)
@@ -308,6 +308,6 @@ def test_the_trunk_gets_no_weight_gradients(norm: bool) -> None:
         )  # fmt: skip
     assert masks.seen == [(True, False, False)] * 2
     counts = {str(k): v for k, v in counter.get_flop_counts()["Global"].items()}
-    found = sum(v for k, v in counts.items() if "convolution" in k)
-    assert found == one * (n + m + n)
+    actual = sum(v for k, v in counts.items() if "convolution" in k)
+    assert actual == one * (n + m + n)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

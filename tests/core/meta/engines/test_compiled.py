@@ -203,12 +203,12 @@ def test_what_is_wrong_is_raised_as_ever(graphs: list[None], toy: SimpleNamespac
     arguments = {"model": net, "lr": 0.3, "engine": "compiled", **vars(data)}
     wrong = {"val_batch": (data.val_batch[0], torch.full((5,), 3))}
     other = {"batch": (data.batch[0], torch.full((6,), -1))}
-    for change, found in [(wrong, 3), (other, -1)]:
-        with pytest.raises(ValueError, match=rf"labels must lie in \[0, 2\], got {found}"):
+    for change, actual in [(wrong, 3), (other, -1)]:
+        with pytest.raises(ValueError, match=rf"labels must lie in \[0, 2\], got {actual}"):
             hypergradient(**{**arguments, **change})
     hypergradient(**arguments)
-    for change, found in [(wrong, 3), (other, -1)]:
-        with pytest.raises(ValueError, match=rf"labels must lie in \[0, 2\], got {found}"):
+    for change, actual in [(wrong, 3), (other, -1)]:
+        with pytest.raises(ValueError, match=rf"labels must lie in \[0, 2\], got {actual}"):
             hypergradient(**{**arguments, **change})
     with pytest.raises(ValueError, match="must return logits"):
         hypergradient(**{**arguments, "model": nn.Sequential(net, nn.Flatten(0))})

@@ -127,13 +127,13 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a.detach().double() - b.detach().double()).norm() / b.detach().double().norm())
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
-        assert found[name].shape == value.shape, name
+        assert actual[name].dtype == value.dtype, name
+        assert actual[name].shape == value.shape, name
         scale = float(value.detach().abs().max()) or 1.0
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-11 * scale, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-11 * scale, msg=name)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -147,9 +147,9 @@ def test_all_derivatives_are_torchs(shape: Sequence[int], asked: Sequence[str]) 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_all_derivatives_are_those_of_the_definition(shape: Sequence[int], affine: bool) -> None:
     p = problem(shape, affine=affine, seed=1)
-    found = derivatives(ours, p)
-    assert_same(found, derivatives(by_definition, p))
-    assert float(found["of x"].abs().max()) > 1e-3  # with two rows x̂ is ±1, and yet not constant
+    actual = derivatives(ours, p)
+    assert_same(actual, derivatives(by_definition, p))
+    assert float(actual["of x"].abs().max()) > 1e-3  # with two rows x̂ is ±1, and yet not constant
 
 
 @pytest.mark.parametrize("learns", [(True, False, False), (True, True, False), (False, True, True)])

@@ -157,12 +157,12 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a.detach().double() - b.detach().double()).norm() / b.detach().double().norm())
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
+        assert actual[name].dtype == value.dtype, name
         scale = float(value.detach().abs().max()) or 1.0
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-12 * scale, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-12 * scale, msg=name)
 
 
 @every_case
@@ -176,9 +176,9 @@ def test_all_derivatives_are_torchs(case: Case, asked: Sequence[str]) -> None:
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.kernel) == 2])
 def test_all_derivatives_are_those_of_a_product_of_patches(name: str) -> None:
     p = problem(CASES[name], seed=1)
-    found = derivatives(ours, p)
-    assert_same(found, derivatives(by_patches, p))
-    assert all(float(t.detach().abs().max()) > 0.1 for t in found.values())
+    actual = derivatives(ours, p)
+    assert_same(actual, derivatives(by_patches, p))
+    assert all(float(t.detach().abs().max()) > 0.1 for t in actual.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -203,12 +203,12 @@ def test_rounding_errors_are_no_larger_than_torchs(name: str, dtype: torch.dtype
 @every_case
 def test_memory_formats_are_torchs(case: Case) -> None:
     p = problem(case)
-    found, native = derivatives(ours, p), derivatives(torchs, p)
+    actual, native = derivatives(ours, p), derivatives(torchs, p)
     for name in ("y", "dx", "of g", "of x"):
-        assert found[name].is_contiguous() or case.channels_last, name
+        assert actual[name].is_contiguous() or case.channels_last, name
         if case.channels_last:
-            assert found[name].is_contiguous(memory_format=torch.channels_last), name
-    assert found["y"].stride() == native["y"].stride()
+            assert actual[name].is_contiguous(memory_format=torch.channels_last), name
+    assert actual["y"].stride() == native["y"].stride()
 
 
 def test_expanded_and_sliced_tensors() -> None:
@@ -226,11 +226,11 @@ def test_gradients_that_nobody_needs_cost_nothing(learns: tuple[bool, bool]) -> 
     one = multiply_adds(lambda: ours(x.detach(), weight.detach(), None, p.case))
     y = ours(x, weight, None, p.case)
     wanted = x if learns[0] else weight
-    found: list[Tensor] = []
-    assert multiply_adds(lambda: found.extend(torch.autograd.grad(y, wanted, p.g))) == one
+    actual: list[Tensor] = []
+    assert multiply_adds(lambda: actual.extend(torch.autograd.grad(y, wanted, p.g))) == one
     x2, weight2 = (t.detach().requires_grad_() for t in p.inputs.values())
     truth = torch.autograd.grad(torchs(x2, weight2, None, p.case), (x2, weight2), p.g)
-    torch.testing.assert_close(found[0], truth[0 if learns[0] else 1])
+    torch.testing.assert_close(actual[0], truth[0 if learns[0] else 1])
 
 
 @pytest.mark.parametrize(

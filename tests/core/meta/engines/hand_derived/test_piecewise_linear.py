@@ -94,9 +94,9 @@ def test_by_hand() -> None:
 def test_what_is_not_covered_stays_torchs_own(operation: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     with HandDerived():
-        found = operation(x)
-    torch.testing.assert_close(found, operation(x))
-    assert type(found.grad_fn).__name__ not in ("ReluBackward", "MaxPool2dBackward")
+        actual = operation(x)
+    torch.testing.assert_close(actual, operation(x))
+    assert type(actual.grad_fn).__name__ not in ("ReluBackward", "MaxPool2dBackward")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

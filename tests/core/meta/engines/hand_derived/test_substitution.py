@@ -45,11 +45,11 @@ def by_engine(model: nn.Module, given: Data, engine: Any, **more: Any) -> Tensor
 
 def assert_exact(model: nn.Module, given: Data, **more: Any) -> Tensor:
     """Against `higher`'s unroll, which knows nothing of our functions."""
-    found = by_engine(model, given, "double_backward", **more)
+    actual = by_engine(model, given, "double_backward", **more)
     truth = by_engine(model, given, "unroll", **more)
     assert float(truth.abs().max()) > 1e-6
-    assert float((found - truth).norm() / truth.norm()) < 1e-9
-    return found
+    assert float((actual - truth).norm() / truth.norm()) < 1e-9
+    return actual
 
 
 def name(y: Tensor) -> str:
@@ -445,8 +445,8 @@ def test_a_loss_that_takes_a_derivative_is_exact() -> None:
         )
         return core.soft_cross_entropy(logits, target) + 10 * slope.square().sum()
 
-    found = assert_exact(model, data(2, 8), loss=penalised)
-    assert not torch.allclose(found, by_engine(model, data(2, 8), "unroll"))
+    actual = assert_exact(model, data(2, 8), loss=penalised)
+    assert not torch.allclose(actual, by_engine(model, data(2, 8), "unroll"))
 
 
 def test_the_last_pass_computes_no_weight_gradients() -> None:
@@ -503,10 +503,10 @@ def test_evaluation_mode_and_channels_last_are_exact(model: str) -> None:
         lam,
         partner,
     )
-    found = by_engine(net.to(memory_format=last), given, "double_backward")
-    torch.testing.assert_close(found, truth, rtol=1e-8, atol=1e-12)
+    actual = by_engine(net.to(memory_format=last), given, "double_backward")
+    torch.testing.assert_close(actual, truth, rtol=1e-8, atol=1e-12)
     evaluated = assert_exact(net.eval(), given)
-    assert not torch.allclose(evaluated, found)
+    assert not torch.allclose(evaluated, actual)
 
 
 def small() -> nn.Module:
@@ -544,8 +544,8 @@ def test_rounding_errors_are_no_larger_than_the_unrolls(
         errors = []
         for engine in ("double_backward", "unroll"):
             with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
-                found = by_engine(net, data(2, 8, 8, n=16, dtype=torch.float32), engine)
-            errors.append((found - truth).norm())
+                actual = by_engine(net, data(2, 8, 8, n=16, dtype=torch.float32), engine)
+            errors.append((actual - truth).norm())
         ratios.append(errors[0] / errors[1])
         assert errors[1] < 0.5 * truth.norm()
     assert float(torch.stack(ratios).log().mean().exp()) < 1.25
