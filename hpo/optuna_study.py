@@ -26,7 +26,7 @@ from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
-from hpo.cells.record import partial_result
+from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
 from hpo.command_line.flags import command, shared
 from hpo.search.drive import Ending, run_through
@@ -129,10 +129,10 @@ def _train(
             cell.training, source=source, directory=directory, device=device, on_epoch=on_epoch
         )
     except _Pruned:
-        return "pruned", partial_result(history)
+        return "pruned", PartialResult.of(history)
     except DivergenceError:
-        return "diverged", partial_result(history)
-    return "finished", result.to_dict()
+        return "diverged", PartialResult.of(history)
+    return "finished", result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

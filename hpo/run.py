@@ -250,7 +250,7 @@ def _report(
     print(text)
     for line in memory_lines(records):
         print(f"\n{line}")
-    trained = sum(float(record.result["train_seconds"]) for record in records)
+    trained = sum(record.result.train_seconds for record in records)
     print(
         f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
         f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else "")

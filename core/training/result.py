@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.analysis.observer import Findings
+
+if TYPE_CHECKING:  # in typing itself from Python 3.11 on
+    from typing_extensions import Self
 
 Metrics = dict[str, float]
 
@@ -83,12 +86,17 @@ class TrainingResult:
     policy_parameters: int = 0
     findings: Findings | None = None
 
+    @property
+    def analysis(self) -> Findings:
+        """What the analysis found; empty where none was asked for."""
+        return self.findings or Findings()
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TrainingResult:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Reads what `to_dict` wrote."""
         values = dict(data)
         if values.get("findings") is not None:

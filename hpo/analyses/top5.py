@@ -58,9 +58,9 @@ def _compared(outcome: Outcome, paper: Mapping[tuple[str, str], float]) -> pd.Da
     for line in outcome.frame.to_dict("records"):
         method, dataset = line["method"], line["dataset"]
         errors = [
-            float(result["test_top5_error"])
+            result.test_top5_error
             for result in results_of(outcome, dataset, rows[method]).values()
-            if result["test_top5_error"] is not None
+            if result.test_top5_error is not None
         ]
         if errors:
             interval = mean_interval(errors)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.training.config import TrainingConfig
+from core.training.result import TrainingResult
 from hpo.cells.cell import SCHEMA, Cell, population_fields, population_in
+from hpo.cells.result import Result, result_from_dict
 
 ENVIRONMENT = ("torch", "python", "machine", "device", "threads")
 """Of a record's environment what its numbers may depend on. The rest tells of the training: its
@@ -23,16 +25,28 @@ class CellRecord:
         cell: the configuration.
         status: "finished"; "pruned", a search trial stopped early; "diverged", its loss became NaN;
             "crashed", its worker failed (never stored, so tried again next time).
-        result: `TrainingResult` as a dictionary; without test_error where not finished.
+        result: a `TrainingResult` (of a population a `PopulationResult`) where it is finished, else
+            a `PartialResult`.
         error: why it is not finished, or None.
         environment: versions, device and machine it was trained with.
     """
 
     cell: Cell
     status: Status
-    result: Mapping[str, Any]
+    result: Result
     error: str | None
     environment: Mapping[str, str]
+
+    @property
+    def trained(self) -> TrainingResult:
+        """The result of a finished training.
+
+        Raises:
+            ValueError: the training is not finished.
+        """
+        if not isinstance(self.result, TrainingResult):
+            raise ValueError(f"{self.cell.id} is {self.status}: it has no test error")
+        return self.result
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the form of `result.json`."""
@@ -48,7 +62,7 @@ class CellRecord:
             "config": self.cell.training.to_dict(),
             **population_fields(self.cell.population),
             "environment": dict(self.environment),
-            "result": dict(self.result),
+            "result": self.result.to_dict(),
         }
 
     @classmethod
@@ -58,18 +72,7 @@ class CellRecord:
         return cls(
             cell=Cell(data["method"], training, data["purpose"], population_in(data)),
             status=data["status"],
-            result=data["result"],
+            result=result_from_dict(data["result"]),
             error=data["error"],
             environment=data["environment"],
         )
-
-
-def partial_result(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """The result of a training that did not come to its end: what it cost and how far it came."""
-    last = history[-1] if history else {"train_seconds": 0.0, "samples_seen": 0.0}
-    return {
-        "history": [dict(metrics) for metrics in history],
-        "epochs": len(history),
-        "train_seconds": last["train_seconds"],
-        "samples_seen": int(last["samples_seen"]),
-    }

@@ -25,6 +25,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from core.data import Source
+from hpo.cells.result import PartialResult, result_from_dict
 from hpo.cluster.gpu_memory import Meter, gpu_meter
 from hpo.cluster.nodes import check_nodes
 from hpo.cluster.packing import measured_share
@@ -67,7 +68,11 @@ class _StudySearcher(Searcher):
         reason = self.deaths.pop(trial_id, "it ended without a word")
         with self.remembered():
             self._run.end(
-                self.cell_ids.pop(trial_id), "crashed", {}, f"its worker died: {reason}", {}
+                self.cell_ids.pop(trial_id),
+                "crashed",
+                PartialResult.of([]),
+                f"its worker died: {reason}",
+                {},
             )
 
     @contextmanager
@@ -117,7 +122,9 @@ class _StudyScheduler(FIFOScheduler):
                 return self.STOP
             if "ending" not in result:
                 return self.CONTINUE
-            self._run.end(cell_id, **json.loads(result["ending"]))
+            ending = json.loads(result["ending"])
+            ending["result"] = result_from_dict(ending["result"])
+            self._run.end(cell_id, **ending)
             self._epochs.pop(cell_id, None)
         return self.STOP  # there is nothing to wait for
 

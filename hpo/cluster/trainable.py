@@ -16,9 +16,9 @@ from ray import tune
 
 from core.data import Source
 from core.training.fit import fit
-from core.training.result import DivergenceError, Metrics
+from core.training.result import DivergenceError, Metrics, TrainingResult
 from hpo.cells.cell import Cell
-from hpo.cells.record import partial_result
+from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
 from hpo.cluster.gpu_memory import Meter, gpu_meter
 from hpo.search.population_training import fit_population
@@ -46,11 +46,11 @@ def whereabouts() -> dict[str, str]:
     return {"host": platform.node(), **node}
 
 
-def train(cell: Cell, **options: Any) -> dict[str, Any]:
+def train(cell: Cell, **options: Any) -> TrainingResult:
     """Trains a cell or a population, with options of `core.training.fit`; returns the result."""
     if cell.population is not None:
         return fit_population(cell.training, cell.population, **options)
-    return fit(cell.training, **options).to_dict()
+    return fit(cell.training, **options)
 
 
 def train_cell(
@@ -98,9 +98,9 @@ def train_cell(
             )
             if (use := used()) is not None:
                 ending["environment"] |= use.to_environment()
-        ending |= {"status": "finished", "result": result, "error": None}
+        ending |= {"status": "finished", "result": result.to_dict(), "error": None}
     except DivergenceError as error:
-        ending |= {"status": "diverged", "result": partial_result(error.history)}
+        ending |= {"status": "diverged", "result": PartialResult.of(error.history).to_dict()}
         ending["error"] = str(error)
     except Exception as error:  # reported like a result: one bad cell must not end the study
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from core.training.result import TrainingResult
 from hpo.report.markdown import adjusted
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import (
@@ -29,7 +30,7 @@ from hpo.study.rows import StudyRow
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Results = dict[int, Mapping[str, Any]]
+Results = dict[int, TrainingResult]
 """By seed what the finished training of a row and data set gave."""
 
 Values = Mapping[int, float]
@@ -84,7 +85,7 @@ DASHES = ("-", "--", "-.", ":")
 def results_of(outcome: Outcome, dataset: str, row: StudyRow) -> Results:
     """What the finished final cells of a row on a data set gave."""
     return {
-        record.cell.seed: record.result
+        record.cell.seed: record.trained
         for record in outcome.records
         if (record.cell.dataset, record.cell.method) == (dataset, row.row.key)
         and record.cell.purpose == "final"

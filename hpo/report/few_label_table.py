@@ -82,8 +82,8 @@ def summary_metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, floa
 
 
 def _medians(records: Sequence[CellRecord]) -> dict[str, float]:
-    finished = [r.result["median_error"] for r in records if r.status == "finished"]
-    found = mean_interval([float(error) for error in finished])
+    errors = [r.trained.median_error for r in records if r.status == "finished"]
+    found = mean_interval([_NAN if error is None else error for error in errors])
     return dict(zip(_ERRORS, (found.mean, found.low, found.high), strict=True))
 
 

@@ -48,7 +48,7 @@ def epochs_table(records: Iterable[CellRecord], names: Sequence[str]) -> pd.Data
             **{name: metrics.get(name) for name in names},
         }
         for record in records
-        for metrics in record.result["history"]
+        for metrics in record.result.history
         if not metrics.keys().isdisjoint(names)
     ]
     frame = pd.DataFrame(lines, columns=[*EPOCH_COLUMNS, *names])

@@ -180,14 +180,14 @@ def lambda_histogram_sums(
         sums: Histograms = {}
         for method in methods:
             results = [
-                record.result
+                record.trained
                 for record in _finished(records, method)
-                if record.cell.dataset == dataset and record.result.get("lam_histogram")
+                if record.cell.dataset == dataset and record.trained.lam_histogram
             ]
             if not results:
                 continue
             first, last = (
-                np.sum([result[name] for result in results], axis=0)
+                np.sum([getattr(result, name) for result in results], axis=0)
                 for name in ("lam_histogram_first", "lam_histogram")
             )
             if np.count_nonzero(first) > 1 or np.count_nonzero(last) > 1:
@@ -227,7 +227,7 @@ def _finished(records: Sequence[CellRecord], method: str) -> Iterator[CellRecord
 
 
 def _test_errors(records: Sequence[CellRecord], method: str) -> list[float]:
-    return [float(record.result["test_error"]) for record in _finished(records, method)]
+    return [record.trained.test_error for record in _finished(records, method)]
 
 
 def _half(line: Line) -> float | None:

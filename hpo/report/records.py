@@ -31,6 +31,5 @@ def _finished(records: Iterable[CellRecord]) -> list[CellRecord]:
 def errors_by_seed(records: Iterable[CellRecord], key: str) -> dict[int, float]:
     """Test error in percent by seed, of the finished final cells of a row."""
     return {
-        record.cell.seed: float(record.result["test_error"])
-        for record in _finished(_finals(records, key))
+        record.cell.seed: record.trained.test_error for record in _finished(_finals(records, key))
     }

@@ -177,9 +177,9 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         for record in records
         if record.cell.purpose == "search" and record.cell.method == row.search
     ]
-    error = mean_interval([float(record.result["test_error"]) for record in finished])
+    error = mean_interval([record.trained.test_error for record in finished])
     search_seconds, search_samples = (
-        sum(float(trial.result[name]) for trial in trials)
+        sum(float(getattr(trial.result, name)) for trial in trials)
         for name in ("train_seconds", "samples_seen")
     )
     sources = _finished(_finals(records, row.control_of)) if row.family == "frozen" else []
@@ -250,5 +250,5 @@ def _compare(entries: Sequence[dict[str, Any]], errors: Mapping[str, Mapping[int
 
 
 def _mean(records: Sequence[CellRecord], name: str) -> float:
-    values = [float(record.result[name]) for record in records]
+    values = [float(getattr(record.result, name)) for record in records]
     return math.fsum(values) / len(values) if values else _NAN

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from core.training.config import TrainingConfig
 from hpo.cells.record import Status
+from hpo.cells.result import Result
 
 ROUNDING = 1e-9
 """Of sums of units: ten tenths of a budget spend it."""
@@ -46,6 +44,6 @@ class Budget:
         """Says whether nothing more may begin."""
         return self._used > self.total - ROUNDING
 
-    def charge(self, training: TrainingConfig, status: Status, result: Mapping[str, Any]) -> None:
+    def charge(self, training: TrainingConfig, status: Status, result: Result) -> None:
         """Counts a training that ended; the epoch in which one failed was trained too."""
-        self._used += units(training, int(result["epochs"]) + failed_epochs(status))
+        self._used += units(training, result.epochs + failed_epochs(status))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
+from hpo.cells.result import Result
 from hpo.search.protocol import Search
 
-Ending = tuple[Status, Mapping[str, Any]]
+Ending = tuple[Status, Result]
 """How a training ended, and its result."""
 
 
@@ -55,7 +55,7 @@ def replay(search: Search, recorded: Callable[[Cell], CellRecord | None]) -> Cel
         record = recorded(cell)
         if record is None:
             return None
-        search.report(record.result["history"])
+        search.report(record.result.history)
         return record.status, record.result
 
     return run_through(search, ended)

@@ -32,6 +32,7 @@ from core.training.fit import reproducible
 from core.training.result import DivergenceError, Metrics
 from core.training.training import Training
 from hpo.cells.population import Population
+from hpo.cells.result import PopulationResult
 from hpo.search.spaces import BETA_ALPHA
 
 _DEAD = float("inf")
@@ -103,7 +104,7 @@ def fit_population(
     device: torch.device | str = "cpu",
     threads: int = 1,
     on_epoch: Callable[[Metrics], None] | None = None,
-) -> dict[str, Any]:
+) -> PopulationResult:
     """Trains a population; the counterpart of `core.training.fit`.
 
     The same configuration and seed give bit-identical numbers on the CPU, after a resume too. All
@@ -121,9 +122,8 @@ def fit_population(
             all members train_seconds, samples_seen and `epochs_trained`, cumulative.
 
     Returns:
-        `TrainingResult` of the best member at the end as a dictionary, with the cost and the epochs
-        of all members, the segments as `history`, and `lineage`: for each segment and member α and
-        the member whose training it went on with.
+        The result of the best member at the end, with the cost and the epochs of all members, and
+        the segments as `history`.
 
     Raises:
         DivergenceError: all members diverged.
@@ -155,14 +155,14 @@ def fit_population(
                 on_epoch(metrics)
     assert standing.result is not None
     last = standing.history[-1]
-    return {
-        **standing.result,
+    spent = {
         "train_seconds": last["train_seconds"],
         "samples_seen": int(last["samples_seen"]),
         "epochs": standing.epochs,
         "history": standing.history,
         "lineage": standing.lineage,
     }
+    return PopulationResult.from_dict({**standing.result, **spent})
 
 
 def _segment(

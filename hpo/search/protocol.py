@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
+from hpo.cells.result import Result
 
 
 class Search(Protocol):
@@ -27,7 +28,7 @@ class Search(Protocol):
     def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
         """Takes in epochs of the running cell; returns the one to stop it after, None to go on."""
 
-    def end(self, status: Status, result: Mapping[str, Any]) -> None:
+    def end(self, status: Status, result: Result) -> None:
         """Takes in how the running cell ended."""
 
 

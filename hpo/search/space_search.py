@@ -21,8 +21,10 @@ from optuna.trial import TrialState
 
 from core.policies import Beta
 from core.training.config import TrainingConfig
+from core.training.result import TrainingResult
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
+from hpo.cells.result import Result
 from hpo.search.budget import Budget
 from hpo.search.halving import SuccessiveHalving
 from hpo.search.protocol import SearchError, SearchSettings
@@ -126,13 +128,13 @@ class SpaceSearch:
                 return epoch
         return None
 
-    def end(self, status: Status, result: Mapping[str, Any]) -> None:
+    def end(self, status: Status, result: Result) -> None:
         """Takes in how the running trial ended."""
         trial = self._require_current()
         if self._budget is not None:
             self._budget.charge(self._base, status, result)
-        if status == "finished":
-            self._study.tell(trial, float(result["val_error"]))
+        if isinstance(result, TrainingResult):
+            self._study.tell(trial, result.val_error)
         elif status == "pruned":
             self._study.tell(trial, state=TrialState.PRUNED)
         else:

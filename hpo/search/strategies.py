@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from core.policies import Beta, PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.population import Population
 from hpo.cells.record import Status
+from hpo.cells.result import Result
 from hpo.search.budget import Budget
 from hpo.search.protocol import Search, SearchSettings
 from hpo.search.space_search import SpaceSearch
@@ -156,7 +157,7 @@ class ListSearch:
         """Returns None: every training goes on to its end."""
         return None
 
-    def end(self, status: Status, result: Mapping[str, Any]) -> None:
+    def end(self, status: Status, result: Result) -> None:
         """Counts what the running cell has cost."""
         if self._current is None:
             raise RuntimeError("no training is running: call next() first")

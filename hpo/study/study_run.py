@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hpo.cells.cell import Cell
-from hpo.cells.record import CellRecord, Status, partial_result
+from hpo.cells.record import CellRecord, Status
+from hpo.cells.result import PartialResult, Result
 from hpo.cells.store import CellStore, StoreError
 from hpo.search.drive import replay
 from hpo.search.protocol import Search, SearchError
@@ -146,7 +146,7 @@ class StudyRun:
         for metrics in new:
             self._tracker.epoch(cell_id, metrics)
         if stop is not None:
-            self.end(cell_id, "pruned", partial_result(history), None, {})
+            self.end(cell_id, "pruned", PartialResult.of(history), None, {})
         self._progress.update()
         return stop is not None
 
@@ -154,7 +154,7 @@ class StudyRun:
         self,
         cell_id: str,
         status: Status,
-        result: Mapping[str, Any],
+        result: Result,
         error: str | None,
         environment: Mapping[str, str],
     ) -> None:
@@ -164,7 +164,7 @@ class StudyRun:
             return
         history = self._epochs.pop(cell_id)
         if status == "crashed":
-            result = partial_result(history)
+            result = PartialResult.of(history)
         environment = {**environment, "data": self._fingerprints[cell.dataset]}
         record = CellRecord(cell, status, result, error, environment)
         if status != "crashed":
@@ -234,8 +234,8 @@ class StudyRun:
         cell, rows = record.cell, self.plan.followers(record.cell.method)
         if cell.purpose != "final" or not rows:
             return
-        if record.status == "finished" and record.result.get("lam_quantiles"):
-            cells = self.plan.frozen_cells(cell, record.result["lam_quantiles"])
+        if record.status == "finished" and record.trained.lam_quantiles:
+            cells = self.plan.frozen_cells(cell, record.trained.lam_quantiles)
             self._queue += [cell for cell in cells if not self._keep(cell)]
             return
         why = f"{cell.id} {record.status}"
@@ -284,6 +284,6 @@ class StudyRun:
         else:
             progress.done += 1
         if record.status == "finished" and not record.cell.training.meta_in_training:
-            error = float(record.result["val_error"])
+            error = record.trained.val_error
             if progress.best is None or error < progress.best[0]:
                 progress.best = (error, record.cell.method)

@@ -45,7 +45,7 @@ def cell_params(cell: Cell) -> dict[str, str]:
 def finish_cell(run: TrackedRun, record: CellRecord) -> None:
     """Notes in the run all that the record says, epochs included, and its end."""
     result = record.result
-    for metrics in result.get("history", ()):
+    for metrics in result.history:
         run.add_epoch(metrics)
     where = {k: v for k, v in record.environment.items() if k in ("host", "node")}
     tags: dict[str, str] = {"status": record.status, **where}
@@ -55,7 +55,7 @@ def finish_cell(run: TrackedRun, record: CellRecord) -> None:
         tags["error"] = record.error or ""
     use = GpuUse.from_environment(record.environment)
     memory = {} if use is None else {"gpu_peak_bytes": use.peak}
-    numbers = {**result, **numbers_of(result), **memory}
+    numbers = {**result.to_dict(), **numbers_of(result), **memory}
     run.finish(STATUS_OF[record.status], numbers, tags, series_of(result))
 
 

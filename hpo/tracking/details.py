@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from core.training.result import TrainingResult
+from hpo.cells.result import Result
+
 Series = Mapping[str, list[tuple[int, float]]]
 """Values of a metric by step."""
 
@@ -21,7 +24,7 @@ MAP_KEY = "lam_by_class_pair"
 _PIXELS = 480
 
 
-def series_of(result: Mapping[str, Any]) -> Series:
+def series_of(result: Result) -> Series:
     """Returns metrics over steps of their own.
 
     lam_density, lam_density_first: of the last and the first epoch, the density of λ (1 is
@@ -30,8 +33,8 @@ def series_of(result: Mapping[str, Any]) -> Series:
     """
     series: dict[str, list[tuple[int, float]]] = {}
     for name, histogram in (
-        ("lam_density", result.get("lam_histogram")),
-        ("lam_density_first", result.get("lam_histogram_first")),
+        ("lam_density", getattr(result, "lam_histogram", None)),
+        ("lam_density_first", getattr(result, "lam_histogram_first", None)),
     ):
         if histogram and sum(histogram):
             bins, total = len(histogram), sum(histogram)
@@ -45,16 +48,17 @@ def series_of(result: Mapping[str, Any]) -> Series:
     return series
 
 
-def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+def numbers_of(result: Result) -> dict[str, float]:
     """Returns the distances of an analyzed training: intrusion_mean, intrusion_minimum, …"""
-    distances: Mapping[str, float] = (result.get("findings") or {}).get("intrusion") or {}
+    distances = result.analysis.intrusion if isinstance(result, TrainingResult) else {}
     return {f"intrusion_{name}": value for name, value in distances.items()}
 
 
-def maps_of(result: Mapping[str, Any]) -> dict[int, np.ndarray]:
+def maps_of(result: Result) -> dict[int, np.ndarray]:
     """Returns mean λ by classes [C, C] of each epoch that recorded it; NaN: no such pair."""
-    findings: Mapping[str, Any] = result.get("findings") or {}
-    recorded = zip(findings.get("pair_epochs", ()), findings.get("pair_lam", ()), strict=True)
+    if not isinstance(result, TrainingResult):
+        return {}
+    recorded = zip(result.analysis.pair_epochs, result.analysis.pair_lam, strict=True)
     return {epoch: np.array(lam, dtype=float) for epoch, lam in recorded}  # None becomes NaN
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from core.policies import Beta, NoMix, PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
+from hpo.cells.result import PartialResult, result_from_dict
 from hpo.report.outcome import Outcome
 from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
 
+PARTIAL = [field.name for field in fields(PartialResult)]
 MakeOutcome = Callable[..., Outcome]
 
 
@@ -102,19 +105,23 @@ def make_record() -> Callable[..., CellRecord]:
             }
             for epoch in range(1, epochs + 1)
         ]
-        values = {"history": history, "train_seconds": seconds, "samples_seen": samples}
+        values = {"history": history, "epochs": epochs}
+        values |= {"train_seconds": seconds, "samples_seen": samples}
         if status == "finished":
             values |= {
                 "test_error": 5.0,
                 "test_top5_error": None,
                 "val_error": 50.0 / epochs,
                 "train_loss": 1.0 / epochs,
-                "epochs": epochs,
                 "parameters": 100,
                 "lam_histogram": [1] * 20,
                 "lam_histogram_first": [2] * 20,
             }
         cell = Cell(method, training, purpose)  # type: ignore[arg-type]
-        return CellRecord(cell, status, values | result, error, {"device": "cpu"})  # type: ignore[arg-type]
+        values |= result
+        if status != "finished":  # what such a training would have had besides is left out
+            values = {name: values[name] for name in PARTIAL}
+        given = result_from_dict(values)
+        return CellRecord(cell, status, given, error, {"device": "cpu"})  # type: ignore[arg-type]
 
     return make

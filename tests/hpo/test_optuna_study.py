@@ -17,6 +17,7 @@ from core.training.result import DivergenceError
 from core.training.training import Training
 from hpo import optuna_study
 from hpo.cells.record import CellRecord
+from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
 from hpo.optuna_study import main, open_storage, search_alpha
 from hpo.search.protocol import SearchSettings
@@ -167,7 +168,7 @@ def test_checkpoints_are_gone_on_from(
 def test_the_results_of_a_study_on_the_same_folder_stay(source: Source, tmp_path: Path) -> None:
     """The trials are the same cells: a study's record of one must not go with the checkpoints."""
     first = alpha_search(BASE, SETTINGS).next()
-    record = CellRecord(first, "pruned", {"history": []}, None, {})
+    record = CellRecord(first, "pruned", PartialResult.of([]), None, {})
     CellStore(tmp_path).save(record)
     search_alpha(BASE, replace(SETTINGS, trials=1), source=source, checkpoints=tmp_path)
     assert CellStore(tmp_path).records() == [record]

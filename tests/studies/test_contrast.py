@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from core.data import load_source
+from core.training.result import TrainingResult
 from hpo import command_line, run
 from hpo.cells.cell import Cell
-from hpo.cells.record import partial_result
+from hpo.cells.result import PartialResult, Result
 from hpo.cells.store import CellStore
 from hpo.cluster.trainable import train
 from hpo.search.drive import Ending, run_through
@@ -98,18 +99,19 @@ def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None
     seen = set()
 
     def ended(cell: Cell) -> Ending:
-        result = train(cell, source=source)
-        stop = searches[search_key(cell)].report(result["history"])
+        result: Result = train(cell, source=source)
+        stop = searches[search_key(cell)].report(result.history)
         if stop is not None:
-            result = partial_result(result["history"][:stop])
+            result = PartialResult.of(result.history[:stop])
         record = stored[cell.id]
         assert record.status == ("finished" if stop is None else "pruned")
-        assert len(record.result["history"]) == len(result["history"])
-        for mine, theirs in zip(result["history"], record.result["history"], strict=True):
+        assert len(record.result.history) == len(result.history)
+        for mine, theirs in zip(result.history, record.result.history, strict=True):
             assert {k: v for k, v in mine.items() if k != "train_seconds"} == {
                 k: v for k, v in theirs.items() if k != "train_seconds"
             }
-        assert record.result.get("test_error") == result.get("test_error")
+        if isinstance(result, TrainingResult):
+            assert record.trained.test_error == result.test_error
         seen.add(cell.id)
         return record.status, result
 

@@ -14,5 +14,5 @@ def run_here(run: StudyRun, sources: Any, demand: Any, *, device: str, **_: Any)
     run.workers = 1
     while (cell := run.next()) is not None:
         result = train(cell, source=sources[source_key(cell.training)], device=device)
-        if not run.report(cell.id, result["history"]):
+        if not run.report(cell.id, result.history):
             run.end(cell.id, "finished", result, None, environment(device, 1))

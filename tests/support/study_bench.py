@@ -10,13 +10,14 @@ import pandas as pd
 
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
+from hpo.cells.result import Result
 from hpo.cells.store import CellStore
 from hpo.report.table import build_table
 from hpo.study.plan import Plan, search_key
 from hpo.study.progress import Progress
 from hpo.study.study_run import StudyRun
 
-MadeUp = tuple[list[dict[str, float]], Status, dict[str, Any]]
+MadeUp = tuple[list[dict[str, float]], Status, Result]
 """The epochs of a training, how it ended, its result."""
 
 

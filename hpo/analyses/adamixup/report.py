@@ -60,14 +60,14 @@ def adamixup_report(outcome: Outcome) -> Extra:
     outcome.output.mkdir(parents=True, exist_ok=True)
     write_atomically(csv, frame.round(6).to_csv(index=False, lineterminator="\n"))
     save_figure(region_figure(frame, labels), picture)
-    results = {(r.cell.dataset, r.cell.method): r.result for r in records}
+    results = {(r.cell.dataset, r.cell.method): r.trained for r in records}
     metrics: dict[tuple[str, str], dict[str, float]] = {}
     lines: dict[str, list[tuple[str, ...]]] = {}
     for (dataset, method), epochs in frame.groupby(["dataset", "method"], sort=False):
         first, last = (_means(epochs, epoch) for epoch in (1, epochs["epoch"].max()))
         metrics[method, dataset] = {name: interval.mean for name, interval in last.items()}
         result = results[dataset, method]
-        share = result["policy_parameters"] / result["parameters"]
+        share = result.policy_parameters / result.parameters
         cells = (
             labels[method],
             _region(first),
@@ -76,7 +76,7 @@ def adamixup_report(outcome: Outcome) -> Extra:
             told(last["discriminator_accuracy"], 1),
             told(last["discriminator_held_out"], 1),
             str(epochs["seed"].nunique()),
-            f"{result['policy_parameters']:,} ({share:.2f}×)",
+            f"{result.policy_parameters:,} ({share:.2f}×)",
         )
         lines.setdefault(dataset, []).append(cells)
     parts = ["## AdaMixUp"]

@@ -94,14 +94,14 @@ def points(record: CellRecord) -> list[Point]:
     """
     training, result = record.cell.training, record.result
     if record.cell.population is None or record.status != "finished":
-        epochs = int(result["epochs"]) + failed_epochs(record.status)
-        cost = units(training, epochs), float(result["train_seconds"]), result["samples_seen"]
+        epochs = result.epochs + failed_epochs(record.status)
+        cost = units(training, epochs), result.train_seconds, result.samples_seen
         if record.status != "finished":
             return [Point(*cost)]
-        return [Point(*cost, float(result["val_error"]), float(result["test_error"]))]
+        return [Point(*cost, record.trained.val_error, record.trained.test_error)]
     found = []
     epochs_before = seconds = samples = 0.0
-    for segment in result["history"]:
+    for segment in result.history:
         found.append(
             Point(
                 units(training, segment["epochs_trained"] - epochs_before),

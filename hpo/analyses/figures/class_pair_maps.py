@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,8 +77,8 @@ def maps_of(outcome: Outcome, dataset: str, row: StudyRow) -> Maps:
     maps: Maps = {}
     results = results_of(outcome, dataset, row)
     for seed, result in results.items():
-        found: Mapping[str, Any] = result.get("findings") or {}
-        recorded = zip(found.get("pair_epochs", ()), found.get("pair_lam", ()), strict=True)
+        found = result.analysis
+        recorded = zip(found.pair_epochs, found.pair_lam, strict=True)
         for epoch, lam in recorded:
             maps.setdefault(epoch, {})[seed] = np.array(lam, dtype=float)  # None becomes NaN
     return {epoch: seeds for epoch, seeds in sorted(maps.items()) if len(seeds) == len(results)}

@@ -80,7 +80,7 @@ def distances(outcome: Outcome, dataset: str, row: StudyRow) -> dict[int, dict[s
     class."""
     by_seed = {}
     for seed, result in results_of(outcome, dataset, row).items():
-        found = (result.get("findings") or {}).get("intrusion")
+        found = result.analysis.intrusion
         if found and found["samples"]:
             mean, minimum, scale = found["mean"], found["minimum"], found["scale"]
             by_seed[seed] = {

@@ -53,7 +53,7 @@ def frequency_table(outcome: Outcome) -> pd.DataFrame:
         for row in outcome.plan.rows:
             results = results_of(outcome, dataset, row)
             for epoch, name in _EPOCHS.items():
-                parts = [_frequencies(result[name]) for result in results.values()]
+                parts = [_frequencies(getattr(result, name)) for result in results.values()]
                 for at, values in enumerate(zip(*parts, strict=True)):
                     bins = len(parts[0])
                     lines.append(
@@ -157,7 +157,7 @@ def _text(outcome: Outcome) -> str:
 def _cells(row: StudyRow, results: Results) -> list[str]:
     cells = [row.row.label]
     for name in _EPOCHS.values():
-        ends = [near(result[name]) for result in results.values()]
+        ends = [near(getattr(result, name)) for result in results.values()]
         cells += [told(mean_interval([pair[at] for pair in ends]), 1) for at in range(2)]
     return cells
 
@@ -166,7 +166,7 @@ def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Results]) -> Iterato
     """Whether the last epoch shows the paper's figure, each end against the exact part."""
     ends = {
         (row.row.key, end): {
-            seed: near(result["lam_histogram"])[end] for seed, result in found[row.row.key].items()
+            seed: near(result.lam_histogram)[end] for seed, result in found[row.row.key].items()
         }
         for row in rows
         if row.row.key != _REFERENCE and found[row.row.key]

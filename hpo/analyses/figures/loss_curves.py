@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from core.training.result import TrainingResult
 from hpo.report.contrasts import (
     COLOURS,
     DASHES,
@@ -129,9 +130,9 @@ def _draw(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
     ax.fill_between(part["epoch"], part["ci_low"], part["ci_high"], color=colour, alpha=0.14, lw=0)
 
 
-def _curve(result: Mapping[str, Any], quantity: str) -> list[float]:
+def _curve(result: TrainingResult, quantity: str) -> list[float]:
     """By epoch; NaN where it was not recorded."""
-    history = result["history"]
+    history = result.history
     if quantity == "excess":
         return [m["train_loss"] - m.get("label_entropy", math.nan) for m in history]
     return [m.get(quantity, math.nan) for m in history]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from core.training.result import TrainingResult
 from hpo.report.contrasts import (
     HOLM,
     WIDTH,
@@ -66,15 +67,15 @@ def plane_table(outcome: Outcome) -> pd.DataFrame:
             if not results:
                 continue
             seed = min(results)
-            found = results[seed]["findings"]
-            for (x, y), label in zip(found["plane"], found["plane_labels"], strict=True):
+            found = results[seed].analysis
+            for (x, y), label in zip(found.plane, found.plane_labels, strict=True):
                 lines.append(
                     {
                         "dataset": dataset,
                         "method": row.row.key,
                         "label": row.row.label,
                         "seed": seed,
-                        "test_error": results[seed]["test_error"],
+                        "test_error": results[seed].test_error,
                         "class_name": names[label],
                         "class_index": label,
                         "x": x,
@@ -201,11 +202,7 @@ def _apart(places: np.ndarray, here: pd.DataFrame) -> np.ndarray:
 
 
 def _with_planes(results: Results) -> Results:
-    return {
-        seed: result
-        for seed, result in results.items()
-        if (result.get("findings") or {}).get("plane")
-    }
+    return {seed: result for seed, result in results.items() if result.analysis.plane}
 
 
 def _text(outcome: Outcome) -> str:
@@ -218,7 +215,7 @@ def _text(outcome: Outcome) -> str:
             found[row.row.key] = {
                 seed: collisions(*_arrays(result)) for seed, result in results.items()
             }
-            errors = [float(result["test_error"]) for result in results.values()]
+            errors = [result.test_error for result in results.values()]
             values = list(found[row.row.key].values())
             table.append(
                 [
@@ -255,6 +252,5 @@ def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Values]) -> Iterator
         )
 
 
-def _arrays(result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    findings = result["findings"]
-    return np.asarray(findings["plane"]), np.asarray(findings["plane_labels"])
+def _arrays(result: TrainingResult) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(result.analysis.plane), np.asarray(result.analysis.plane_labels)

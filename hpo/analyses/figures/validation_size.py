@@ -150,7 +150,7 @@ def _label_sizes(ax: Axes, learned: pd.DataFrame) -> None:
 
 def _errors(outcome: Outcome, dataset: str, row: StudyRow) -> Values:
     results = results_of(outcome, dataset, row)
-    return {seed: float(result["test_error"]) for seed, result in results.items()}
+    return {seed: result.test_error for seed, result in results.items()}
 
 
 def _text(outcome: Outcome, curves: Sequence[Curve]) -> str:

@@ -133,16 +133,16 @@ def suspicion(
     """
     training = records[0].cell.training
     whole = draw_labels(replace(training, folds=0, fold=0, meta_in_training=False), source)
-    scores = records[0].result.get("scores")
+    scores = records[0].trained.scores
     if scores is not None:
         # Meta-validation images that train along come last.
         return whole, np.asarray(scores[: len(whole.indices)], np.float64)
-    if any(record.result.get("probabilities") is None for record in records):
+    if any(record.trained.probabilities is None for record in records):
         return None
     held_out = torch.cat([draw_labels(r.cell.training, source).held_out for r in records])
     if held_out.sort().values.tolist() != whole.indices.tolist():
         return None
-    predicted = np.concatenate([np.asarray(r.result["probabilities"]) for r in records])
+    predicted = np.concatenate([np.asarray(r.trained.probabilities) for r in records])
     probabilities = predicted[held_out.argsort().numpy()]
     return whole, label_quality(whole.given.numpy(), probabilities)
 
@@ -178,7 +178,7 @@ def _measure(
                     {"dataset": dataset, "method": method.key, "seed": seed}
                     | asdict(detect(scores, wrong))
                     | {"trainings": len(records)}
-                    | {name: sum(float(r.result[name]) for r in records) for name in _COSTS}
+                    | {name: sum(getattr(r.result, name) for r in records) for name in _COSTS}
                 )
     return lines, curves
 
@@ -191,7 +191,7 @@ def _units(outcome: Outcome, dataset: str) -> dict[str, float]:
         for record in finished_trainings(outcome)
         if record.cell.method in keys and record.cell.dataset == dataset
     ]
-    return {name: mean_interval([float(r[name]) for r in results]).mean for name in _COSTS}
+    return {name: mean_interval([float(getattr(r, name)) for r in results]).mean for name in _COSTS}
 
 
 def _differences(methods: Sequence[Method], seeds: pd.DataFrame) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def label_errors(outcome: Outcome) -> Extra:
         DataFileError: such an image cannot be decoded.
     """
     rows = {row.row.key: row.row for row in outcome.plan.rows}
-    scored = [r for r in finished_trainings(outcome) if r.result.get("scores") is not None]
+    scored = [r for r in finished_trainings(outcome) if r.trained.scores is not None]
     parts, files = [], []
     for (dataset, key), group in groupby(scored, lambda r: (r.cell.dataset, r.cell.method)):
         if rows[key].family != "placebo":
@@ -112,7 +112,7 @@ def suspects(record: CellRecord, source: Source, k: int) -> pd.DataFrame:
         label noise also true_label, true_class and wrong.
     """
     labels = training_labels(record, source)
-    scores = torch.tensor(record.result["scores"], dtype=torch.float64)
+    scores = torch.tensor(_scores(record), dtype=torch.float64)
     positions, values = lowest_scores(scores, k)
     indices = labels.indices[positions].numpy()
     given, true = labels.given[positions].numpy(), labels.true[positions].numpy()
@@ -130,6 +130,11 @@ def suspects(record: CellRecord, source: Source, k: int) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def _scores(record: CellRecord) -> list[float]:
+    """Returns the score of each training image of a training that keeps them."""
+    return record.trained.scores or []
+
+
 def training_labels(record: CellRecord, source: Source) -> TrainingLabels:
     """Returns what the record's cell trained on.
 
@@ -137,9 +142,9 @@ def training_labels(record: CellRecord, source: Source) -> TrainingLabels:
         ValueError: it has another number of scores than of training images.
     """
     labels = draw_labels(record.cell.training, source)
-    if len(labels.indices) != len(record.result["scores"]):
+    if len(labels.indices) != len(_scores(record)):
         raise ValueError(
-            f"{record.cell.id} has {len(record.result['scores'])} scores for "
+            f"{record.cell.id} has {len(_scores(record))} scores for "
             f"{len(labels.indices)} training images; train it again, with --fresh"
         )
     return labels
@@ -149,7 +154,7 @@ def _detection(outcome: Outcome, record: CellRecord) -> dict[str, Any]:
     """Returns how well the scores of one training find the wrong labels, as a line of the CSV."""
     cell = record.cell
     labels = training_labels(record, outcome.sources[source_key(cell.training)])
-    detection = detect(record.result["scores"], (labels.given != labels.true).numpy())
+    detection = detect(_scores(record), (labels.given != labels.true).numpy())
     identity = {"dataset": cell.dataset, "method": cell.method, "seed": cell.seed}
     return {**identity, **asdict(detection)}
 
@@ -185,12 +190,12 @@ def _write_suspects(
     csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
     sources = [outcome.sources[source_key(record.cell.training)] for record in records]
     lists = [
-        suspects(record, source, min(LISTED, max(1, len(record.result["scores"]) // 10)))
+        suspects(record, source, min(LISTED, max(1, len(_scores(record)) // 10)))
         for record, source in zip(records, sources, strict=True)
     ]
     write_atomically(csv, pd.concat(lists).to_csv(index=False, lineterminator="\n"))
     first, source = records[0], sources[0]
-    total = len(first.result["scores"])
+    total = len(_scores(first))
     shown = suspects(first, source, min(SHOWN, total))
     heading = (
         f"{row.label}, {dataset}, seed {first.cell.seed}: the {len(shown)} lowest-scored of "

@@ -57,7 +57,7 @@ def looks_table(records: Iterable[CellRecord]) -> pd.DataFrame:
             **{name: metrics.get(f"{output}_{name}", math.nan) for name in NUMBERS},
         }
         for record in records
-        for metrics in record.result["history"]
+        for metrics in record.result.history
         for output in OUTPUTS
         if f"{output}_kappa" in metrics
     ]

@@ -60,9 +60,7 @@ def main_effects(outcome: Outcome, design: Sequence[DesignPoint]) -> pd.DataFram
         seeds = sorted(set().union(*results.values()))
         complete = [p for p in design if seeds and sorted(results.get(p.key, {})) == seeds]
         moved_by = {p.key: [moves(results[p.key][seed]) for seed in seeds] for p in complete}
-        errors = {
-            p.key: [float(results[p.key][seed]["test_error"]) for seed in seeds] for p in complete
-        }
+        errors = {p.key: [results[p.key][seed].test_error for seed in seeds] for p in complete}
         everything = _mean_of(errors, complete)
         for factor, level in _levels(complete):
             points = [point for point in complete if point.levels[factor] == level]

@@ -16,6 +16,7 @@ from scipy import stats
 
 from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
+from core.training.result import TrainingResult
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
 from hpo.report.statistics import PairedComparison, holm, mean_interval, paired_comparison
@@ -86,7 +87,7 @@ _OF_THE_REPORT = (
 )
 _NAN = float("nan")
 
-Results = Mapping[int, Mapping[str, Any]]
+Results = Mapping[int, TrainingResult]
 """Results of a row's finished final cells, by seed."""
 
 
@@ -154,7 +155,7 @@ def finished_results(outcome: Outcome, dataset: str, key: str) -> Results:
         of_row = (cell.dataset, cell.method, cell.purpose) == (dataset, key, "final")
         return of_row and record.status == "finished"
 
-    return {r.cell.seed: r.result for r in outcome.records if counts(r)}
+    return {r.cell.seed: r.trained for r in outcome.records if counts(r)}
 
 
 def _line(
@@ -183,16 +184,16 @@ def _line(
     return line
 
 
-def moves(result: Mapping[str, Any], *, last: bool = False) -> float:
+def moves(result: TrainingResult, *, last: bool = False) -> float:
     """Mean size of λ's change by learning, over epochs or in the last; NaN where none is told."""
-    history = result["history"][-1:] if last else result["history"]
+    history = result.history[-1:] if last else result.history
     changes = [epoch["lam_change"] for epoch in history if "lam_change" in epoch]
     return math.fsum(changes) / len(changes) if changes else _NAN
 
 
 def _histogram(results: Results, name: str) -> list[int]:
     """Summed over seeds."""
-    counts = [result[name] for result in results.values()]
+    counts = [getattr(result, name) for result in results.values()]
     return [int(n) for n in np.sum(counts, axis=0)] if counts else [0] * 20
 
 
@@ -252,7 +253,7 @@ def _judge_order(readings: Mapping[str, dict[str, Any]], results: Mapping[str, R
 def _paired(first: Results, second: Results) -> PairedComparison:
     """Differences of test error over the seeds that both have."""
     shared = sorted(first.keys() & second.keys())
-    one, other = ([float(r[seed]["test_error"]) for seed in shared] for r in (first, second))
+    one, other = ([r[seed].test_error for seed in shared] for r in (first, second))
     return paired_comparison(one, other)
 
 

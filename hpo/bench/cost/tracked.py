@@ -15,12 +15,25 @@ from hpo.bench.cost.records import Group
 from hpo.bench.cost.report import build_table
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
+from hpo.cells.result import PartialResult
 
 METRICS = (
     "time_ratio", "time_ratio_low", "time_ratio_high", "flops_ratio", "share_of_floor", "seconds",
     "steps_per_second", "peak_mib", "relative_error", "cosine", "parameters",
 )  # fmt: skip
 """What a run shows, of the columns of the table."""
+
+
+class _Measured(PartialResult):
+    """What was measured of a contender, in the place of a training's result."""
+
+    def __init__(self, numbers: dict[str, float]):
+        super().__init__(history=[], epochs=0, train_seconds=0.0, samples_seen=0)
+        object.__setattr__(self, "numbers", numbers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the measured numbers by name."""
+        return dict(vars(self)["numbers"])
 
 
 def records(group: Group) -> list[CellRecord]:
@@ -54,7 +67,7 @@ def _record(group: Group, row: dict[Any, Any]) -> CellRecord:
     return CellRecord(
         Cell(method, training),
         "finished" if error is None else "crashed",
-        {name: float(row[name]) for name in METRICS if _is_number(row[name])},
+        _Measured({name: float(row[name]) for name in METRICS if _is_number(row[name])}),
         error,
         group.machine,
     )

@@ -190,7 +190,7 @@ def _line(
         "duplicated_runs": total - len(counts),
         "runs_not_ended": sum(run.status in ("RUNNING", "SCHEDULED") for run in runs),
         "workers": options.workers,
-        "training_seconds": sum(float(record.result["train_seconds"]) for record in records),
+        "training_seconds": sum(record.result.train_seconds for record in records),
         "alone_seconds_cell": alone,
         **usage(samples, options.workers, alone),
     }

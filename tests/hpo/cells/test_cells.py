@@ -16,7 +16,8 @@ from core.policies import Beta, Fixed, Frozen, LearnedConfig, NoMix, PolicyConfi
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
-from hpo.cells.record import CellRecord, partial_result
+from hpo.cells.record import CellRecord
+from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore, StoreError
 
 MakeRecord = Callable[..., CellRecord]
@@ -206,11 +207,14 @@ def test_the_id_can_be_read_and_can_be_a_folder() -> None:
     assert "x_ima_ges" in cell.id
 
 
+EPOCH = {"epoch": 1.0, "train_seconds": 0.5, "samples_seen": 10.0}
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: f"{p.kind}")
 def test_cells_and_records_survive_json(policy: PolicyConfig) -> None:
     training = replace(TRAINING, policy=policy, schedule="step", milestones=(3, 5))
     cell = Cell("row+meta", training, purpose="search")
-    record = CellRecord(cell, "diverged", {"history": [{"epoch": 1.0}]}, "NaN", {"device": "cpu"})
+    record = CellRecord(cell, "diverged", PartialResult.of([EPOCH]), "NaN", {"device": "cpu"})
     assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
     assert CellRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
@@ -347,9 +351,9 @@ def test_a_training_cut_short_keeps_its_cost_and_its_curve() -> None:
         {"epoch": 2.0, "val_error": 40.0, "train_seconds": 3.25, "samples_seen": 200.0},
     ]
     expected = {"history": history, "epochs": 2, "train_seconds": 3.25, "samples_seen": 200}
-    assert partial_result(history) == expected
+    assert PartialResult.of(history).to_dict() == expected
     nothing = {"history": [], "epochs": 0, "train_seconds": 0.0, "samples_seen": 0}
-    assert partial_result([]) == nothing
+    assert PartialResult.of([]).to_dict() == nothing
 
 
 def test_an_analysis_is_known_by_what_it_asks_for() -> None:

@@ -92,8 +92,9 @@ def study(
 
 def numbers(result: Any) -> Any:
     """The result without what a clock measured."""
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in result["history"]]
-    return {k: v for k, v in result.items() if k != "train_seconds"} | {"history": history}
+    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in result.history]
+    values = result.to_dict()
+    return {k: v for k, v in values.items() if k != "train_seconds"} | {"history": history}
 
 
 def test_one_worker_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_cell_that_diverges_is_recorded_as_failed(tmp_path: Path) -> None:
     assert {r.status for r in records} == {"diverged"}
     assert all("lower the learning rate" in str(r.error) for r in records)
     assert not any("test_error" in r.result for r in records)
-    assert np.isfinite([r.result["train_seconds"] for r in records]).all()
+    assert np.isfinite([r.result.train_seconds for r in records]).all()
 
 
 class FullStore(CellStore):

@@ -33,7 +33,7 @@ def test_results_are_the_finished_final_ones_of_a_row(
     ]
     outcome = make_outcome([MIXUP, NONE], {"beta-1": given}, ["digits", "mnist"])
     found = contrasts.results_of(outcome, "mnist", MIXUP)
-    assert {seed: result["test_error"] for seed, result in found.items()} == {0: 1.0, 3: 4.0}
+    assert {seed: result.test_error for seed, result in found.items()} == {0: 1.0, 3: 4.0}
     assert contrasts.results_of(outcome, "mnist", NONE) == {}
 
 

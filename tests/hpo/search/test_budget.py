@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -11,6 +10,7 @@ from core.policies import (
 )
 from core.training.config import TrainingConfig
 from hpo.cells.record import Status
+from hpo.cells.result import PartialResult
 from hpo.search.budget import Budget
 
 PLAIN = TrainingConfig("digits", "cnn", Beta(alpha=1.0), epochs=20)
@@ -32,7 +32,7 @@ LEARNED = replace(PLAIN, policy=LearnedConfig())
 def test_a_training_is_charged_for_the_epochs_it_was_given(
     training: TrainingConfig, status: Status, epochs: int, cost: float
 ) -> None:
-    result: dict[str, Any] = {"epochs": epochs, "train_seconds": 1e6}  # a clock decides nothing
+    result = PartialResult([], epochs, train_seconds=1e6, samples_seen=0)  # a clock decides nothing
     just, more = Budget(cost), Budget(cost + 1e-6)
     for budget in (just, more):
         assert not budget.spent
@@ -46,7 +46,7 @@ def test_parts_that_sum_up_to_the_budget_spend_it() -> None:
     budget = Budget(1.0)
     for epochs in (14, 2, 2, 2):
         assert not budget.spent
-        budget.charge(PLAIN, "pruned", {"epochs": epochs})
+        budget.charge(PLAIN, "pruned", PartialResult([], epochs, 0.0, 0))
     assert budget.spent
 
 

@@ -13,11 +13,12 @@ from core.data import Source, load_source
 from core.policies import Beta, NoMix
 from core.training.config import TrainingConfig
 from core.training.fit import fit, reproducible
-from core.training.result import DivergenceError
+from core.training.result import DivergenceError, TrainingResult
 from core.training.training import Training
 from hpo.cells.population import Population
 from hpo.search import population_training as module
 from hpo.search.population_training import first_alphas, fit_population, select
+from tests.support.results import result
 
 BETA = Beta(alpha=1.0)
 CONFIG = TrainingConfig(
@@ -45,8 +46,9 @@ def source() -> Source:
 
 def numbers(result: Any) -> Any:
     """The result without what a clock measured."""
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in result["history"]]
-    return {k: v for k, v in result.items() if k != "train_seconds"} | {"history": history}
+    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in result.history]
+    values = result.to_dict()
+    return {k: v for k, v in values.items() if k != "train_seconds"} | {"history": history}
 
 
 # Selection
@@ -155,12 +157,8 @@ class Toy:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.error = state["history"], state["error"]
 
-    def result(self) -> Any:
-        class Result:
-            def to_dict(_self) -> dict[str, Any]:
-                return {"test_error": self.error + 100, "val_error": self.error}
-
-        return Result()
+    def result(self) -> TrainingResult:
+        return result(test_error=self.error + 100, val_error=self.error)
 
 
 @pytest.fixture
@@ -181,8 +179,8 @@ def test_the_lineage_of_a_toy_is_as_computed_by_hand(toy: type[Toy]) -> None:
     """
     population = Population(members=4, segment=2, quantile=0.25, factor=2.0)
     config = replace(CONFIG, epochs=5)
-    result = fit_population(config, population, source=None)  # type: ignore[arg-type]
-    first, second, third = result["lineage"]
+    outcome = fit_population(config, population, source=None)  # type: ignore[arg-type]
+    first, second, third = outcome.lineage
     assert first == [[0.1, 0], [0.2, 1], [0.5, 2], [1.0, 3]]
     assert second[1:] == first[1:]
     doubled = second[0] == [2.0, 3]
@@ -192,7 +190,7 @@ def test_the_lineage_of_a_toy_is_as_computed_by_hand(toy: type[Toy]) -> None:
     assert third[0] == [second[0][0], 0]
     assert third[1] in ([2 * second[best][0], best], [second[best][0] / 2, best])
     assert third[2:] == [[0.5, 2], [1.0, 3]]
-    segments = result["history"]
+    segments = outcome.history
     assert [m["val_error"] for m in segments[:2]] == [8.0, pytest.approx(errors[best])]
     # The fifth epoch is a segment of its own: each error falls by the α of its member.
     lasts = [errors[int(parent)] - alpha for alpha, parent in third]
@@ -203,18 +201,18 @@ def test_the_lineage_of_a_toy_is_as_computed_by_hand(toy: type[Toy]) -> None:
     assert [m["epochs_trained"] for m in segments] == [8, 16, 20]
     assert [m["train_seconds"] for m in segments] == [16, 32, 40]
     assert [m["samples_seen"] for m in segments] == [40, 80, 100]
-    assert (result["epochs"], result["train_seconds"], result["samples_seen"]) == (20, 40, 100)
-    assert result["test_error"] == segments[2]["test_error"]
+    assert (outcome.epochs, outcome.train_seconds, outcome.samples_seen) == (20, 40, 100)
+    assert outcome.test_error == segments[2]["test_error"]
 
 
 def test_a_member_that_diverges_is_paid_for_and_replaced(toy: type[Toy]) -> None:
     toy.diverges_below = 0.3
     population = Population(members=4, segment=2, quantile=0.25, factor=1.01)
-    result = fit_population(CONFIG, population, source=None)  # type: ignore[arg-type]
-    assert [parent for _, parent in result["lineage"][1]] == [3, 3, 2, 3]
+    outcome = fit_population(CONFIG, population, source=None)  # type: ignore[arg-type]
+    assert [parent for _, parent in outcome.lineage[1]] == [3, 3, 2, 3]
     # An epoch each of the two that failed, two of the others; then two of all four.
-    assert [m["epochs_trained"] for m in result["history"]] == [6, 14]
-    assert [m["train_seconds"] for m in result["history"]] == [8, 24]
+    assert [m["epochs_trained"] for m in outcome.history] == [6, 14]
+    assert [m["train_seconds"] for m in outcome.history] == [8, 24]
 
 
 def test_when_all_diverge_it_says_so(toy: type[Toy]) -> None:
@@ -228,18 +226,18 @@ def test_when_all_diverge_it_says_so(toy: type[Toy]) -> None:
 
 def test_without_a_selection_members_are_ordinary_trainings(source: Source) -> None:
     population = Population(members=3, segment=4)
-    result = fit_population(CONFIG, population, source=source)
-    alphas = [alpha for alpha, _ in result["lineage"][0]]
+    outcome = fit_population(CONFIG, population, source=source)
+    alphas = [alpha for alpha, _ in outcome.lineage[0]]
     alone = [
         fit(replace(CONFIG, policy=replace(BETA, alpha=alpha)), source=source) for alpha in alphas
     ]
-    best = min(alone, key=lambda found: found.val_error)
-    assert len({found.val_error for found in alone}) > 1
-    [segment] = result["history"]
+    best = min(alone, key=lambda training: training.val_error)
+    assert len({training.val_error for training in alone}) > 1
+    [segment] = outcome.history
     assert segment["alpha"] == alphas[alone.index(best)]
     for name in ("test_error", "val_error", "train_loss", "lam_histogram", "lam_histogram_first"):
-        assert result[name] == getattr(best, name)
-    assert result["samples_seen"] == sum(found.samples_seen for found in alone)
+        assert getattr(outcome, name) == getattr(best, name)
+    assert outcome.samples_seen == sum(training.samples_seen for training in alone)
     assert segment["val_error"] == best.val_error
     assert segment["test_error"] == best.test_error
 
@@ -247,8 +245,8 @@ def test_without_a_selection_members_are_ordinary_trainings(source: Source) -> N
 def test_a_copy_goes_on_from_its_parents_weights_optimizer_and_streams(source: Source) -> None:
     """The same by training each line of descent from its start, in a process of its own kind."""
     population = Population(members=3, segment=2, quantile=0.3)
-    result = fit_population(CONFIG, population, source=source)
-    first, second = result["lineage"]
+    outcome = fit_population(CONFIG, population, source=source)
+    first, second = outcome.lineage
     assert sum(int(parent) != member for member, (_, parent) in enumerate(second)) == 1
     ends = []
     for alpha, parent in second:
@@ -258,9 +256,9 @@ def test_a_copy_goes_on_from_its_parents_weights_optimizer_and_streams(source: S
                 training.policy = replace(BETA, alpha=each).build()
                 training.epoch()
             ends.append(training.result())
-    best = min(ends, key=lambda found: found.val_error)
-    assert (result["val_error"], result["train_loss"]) == (best.val_error, best.train_loss)
-    assert result["test_error"] == best.test_error
+    best = min(ends, key=lambda training: training.val_error)
+    assert (outcome.val_error, outcome.train_loss) == (best.val_error, best.train_loss)
+    assert outcome.test_error == best.test_error
 
 
 def test_killed_after_any_segment_it_ends_the_same(source: Source, tmp_path: Path) -> None:
@@ -268,7 +266,7 @@ def test_killed_after_any_segment_it_ends_the_same(source: Source, tmp_path: Pat
     config = replace(CONFIG, epochs=3)
     told: list[dict[str, float]] = []
     undisturbed = fit_population(config, population, source=source, on_epoch=told.append)
-    assert told == undisturbed["history"]
+    assert told == undisturbed.history
     assert [m["epoch"] for m in told] == [1, 2, 3]
     lives, most, again = 1, 0, []
 
@@ -282,7 +280,7 @@ def test_killed_after_any_segment_it_ends_the_same(source: Source, tmp_path: Pat
     while True:
         again.clear()
         try:
-            result = fit_population(
+            outcome = fit_population(
                 config, population, source=source, directory=tmp_path, on_epoch=mortal
             )
             break
@@ -290,8 +288,8 @@ def test_killed_after_any_segment_it_ends_the_same(source: Source, tmp_path: Pat
             lives += 1
             assert lives < 10
     assert lives == 4
-    assert numbers(result) == numbers(undisturbed)
-    assert again == result["history"]
+    assert numbers(outcome) == numbers(undisturbed)
+    assert again == outcome.history
 
 
 def test_a_checkpoint_of_another_population_is_passed_over(source: Source, tmp_path: Path) -> None:

@@ -16,17 +16,21 @@ from optuna.trial import TrialState
 
 from core.policies import Beta, NoMix
 from core.training.config import TrainingConfig
+from core.training.result import TrainingResult
 from hpo.cells.cell import Cell
 from hpo.cells.record import Status
+from hpo.cells.result import PartialResult
 from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchError, SearchSettings
 from hpo.search.space_search import SEARCH_METHOD, SpaceSearch, alpha_search
+from tests.support.results import PLAIN, result
 
 EPOCHS = 12
 BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=EPOCHS, meta_size=100, seed=3)
 SETTINGS = SearchSettings(trials=8, startup=3, min_epochs=2, reduction=2, seed=50)
 
 Epochs = list[dict[str, float]]
+NOTHING = PartialResult.of([])
 Trace = list[tuple[int, float, str, dict[int, float]]]
 
 
@@ -34,12 +38,12 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-class NoTestError(dict[str, Any]):
+class NoTestError(TrainingResult):
     """A result that must not be asked for anything measured on the test images."""
 
-    def __getitem__(self, key: str) -> Any:
-        assert "test" not in key
-        return super().__getitem__(key)
+    def __getattribute__(self, name: str) -> Any:
+        assert "test" not in name
+        return super().__getattribute__(name)
 
 
 def val_error(alpha: float, epoch: int) -> float:
@@ -68,8 +72,8 @@ def ended(search: SpaceSearch, *, bundle: int = 1, again: bool = False) -> Calla
             assert search.report(told) == stop  # whoever asks again hears the same
             if stop is not None:
                 assert start < stop <= start + bundle
-                return "pruned", NoTestError()
-        return "finished", NoTestError(val_error=epochs[-1]["val_error"])
+                return "pruned", NOTHING
+        return "finished", NoTestError(**PLAIN | {"val_error": epochs[-1]["val_error"]})
 
     return train
 
@@ -182,7 +186,7 @@ def test_a_small_halving_written_out() -> None:
         search.next()
         epochs = [{"epoch": float(i), "val_error": float(e)} for i, e in enumerate(errors, 1)]
         stops.append(search.report(epochs))
-        search.end("finished" if stops[-1] is None else "pruned", {"val_error": errors[-1]})
+        search.end("finished" if stops[-1] is None else "pruned", result(val_error=errors[-1]))
     assert stops == [None, 2, 1, None, 1]
 
 
@@ -220,7 +224,7 @@ def test_the_best_alpha_is_of_finished_trials_only_and_the_first_of_equals() -> 
     for status, error in endings:
         alphas.append(search.next().training.policy.alpha)
         search.report([{"epoch": 1.0, "val_error": error}])
-        search.end(status, {"val_error": error} if status == "finished" else {})
+        search.end(status, result(val_error=error) if status == "finished" else NOTHING)
     assert search.done
     assert search.best()["alpha"] == alphas[2]
     states = ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "COMPLETE", "FAIL"]
@@ -232,7 +236,7 @@ def test_without_a_finished_trial_there_is_no_best_alpha() -> None:
     search = alpha_search(BASE, SearchSettings(trials=2))
     for status in ("diverged", "crashed"):
         search.next()
-        search.end(status, {})
+        search.end(status, NOTHING)
     with pytest.raises(SearchError, match="none of the 2 trials of the search on digits finished"):
         search.best()["alpha"]
 
@@ -260,7 +264,7 @@ def test_nothing_can_be_told_about_a_trial_that_does_not_run() -> None:
     with pytest.raises(RuntimeError, match=r"call next\(\) first"):
         search.report([])
     with pytest.raises(RuntimeError, match=r"call next\(\) first"):
-        search.end("finished", {"val_error": 1.0})
+        search.end("finished", result(val_error=1.0))
 
 
 @pytest.mark.parametrize(
@@ -317,8 +321,8 @@ def test_a_process_may_die_after_every_single_event(
                 stop = search.report([metrics])
                 event("answered", number, metrics["epoch"])
                 if stop is not None:
-                    return "pruned", {}
-            return "finished", {"val_error": epochs[-1]["val_error"]}
+                    return "pruned", NOTHING
+            return "finished", result(val_error=epochs[-1]["val_error"])
 
         run_through(search, train, lambda cell: event("ended", len(search.study.trials)))
 

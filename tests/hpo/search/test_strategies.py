@@ -14,7 +14,7 @@ from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.anytime.curves import curves
 from hpo.cells.cell import Cell
-from hpo.cells.record import partial_result
+from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, configured
@@ -22,6 +22,7 @@ from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
 from hpo.search.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
 from hpo.study.plan import Plan, search_key
 from hpo.study.rows import Row, StudyRow, with_meta_images
+from tests.support.results import result
 from tests.support.study_bench import MadeUp, StudyBench
 
 EPOCHS = 8
@@ -72,8 +73,8 @@ def made_up(cell: Cell) -> MadeUp:
             }
             for segment in range(1, EPOCHS + 1)
         ]
-        result = partial_result(history) | {"epochs": EPOCHS * members}
-        return history, "finished", result | {"val_error": 6.0, "test_error": 7.0}
+        cost = PartialResult.of(history).to_dict() | {"epochs": EPOCHS * members}
+        return history, "finished", result(**cost, val_error=6.0, test_error=7.0, lineage=[])
     failed = cell.training.lr >= 0.2
     history = [
         {
@@ -84,11 +85,12 @@ def made_up(cell: Cell) -> MadeUp:
         }
         for epoch in range(1, 2 if failed else EPOCHS + 1)
     ]
-    result = partial_result(history)
+    partial = PartialResult.of(history)
     if failed:
-        return history, "diverged", result
+        return history, "diverged", partial
     error = history[-1]["val_error"]
-    return history, "finished", result | {"val_error": error, "test_error": error + 1}
+    whole = result(**partial.to_dict(), val_error=error, test_error=error + 1)
+    return history, "finished", whole
 
 
 def bench_on(output: Path, plan: Plan) -> StudyBench:
@@ -127,7 +129,7 @@ def test_each_strategy_spends_its_budget_and_no_training_starts_beyond(
                 if (cell.method, cell.seed) != (key, seed):
                     continue
                 [record] = [r for r in complete.run.records if r.cell == cell]
-                epochs = record.result["epochs"] + (record.status == "diverged")
+                epochs = record.result.epochs + (record.status == "diverged")
                 cost.append(
                     (4.5 if cell.training.policy == LEARNED or key == "outer" else 1) * epochs
                 )
@@ -265,7 +267,7 @@ def test_a_crashed_trial_stops_its_own_strategy_alone(
     bench = bench_on(tmp_path / "crash", make_plan())
     first = bench.run.next()
     assert first is not None
-    bench.run.end(first.id, "crashed", {}, "its worker died", {})
+    bench.run.end(first.id, "crashed", PartialResult.of([]), "its worker died", {})
     assert bench.drive()
     assert f"{first.method} on digits stops here\n" in capsys.readouterr().err
     of_it = [c for c in bench.cells if search_key(c) == search_key(first)]
@@ -331,7 +333,7 @@ def test_a_search_needs_an_end() -> None:
 
 def test_nothing_can_be_told_about_a_list_that_does_not_run() -> None:
     with pytest.raises(RuntimeError, match=r"call next\(\) first"):
-        ListSearch([], None).end("finished", {})  # type: ignore[arg-type]
+        ListSearch([], None).end("finished", PartialResult.of([]))  # type: ignore[arg-type]
 
 
 def test_a_row_has_one_way_to_be_trained() -> None:

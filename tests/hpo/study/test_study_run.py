@@ -4,20 +4,22 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from core.policies import Beta, Frozen, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
+from core.training.result import TrainingResult
 from hpo.cells.cell import Cell
-from hpo.cells.record import Status, partial_result
+from hpo.cells.record import Status
+from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore, StoreError
 from hpo.search.protocol import SearchSettings
 from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
 from hpo.study.plan import Plan
 from hpo.study.rows import SEARCHED_ALPHA, Row, Searched, StudyRow, controls, with_meta_images
+from tests.support.results import result
 from tests.support.study_bench import MadeUp, StudyBench
 
 EPOCHS = 6
@@ -54,7 +56,7 @@ def bench_on(
             return history, "finished", made_up_result(history, cell.seed)
         trial = cell.purpose == "search"
         history = [] if trial else [made_up_epoch(cell, epoch) for epoch in (1, 2)]
-        return history, endings[names[0]], partial_result(history)
+        return history, endings[names[0]], PartialResult.of(history)
 
     return StudyBench(output, plan or make_plan(), made_up, data)
 
@@ -76,21 +78,16 @@ def made_up_epoch(cell: Cell, epoch: int) -> dict[str, float]:
     }
 
 
-def made_up_result(history: list[dict[str, float]], seed: int = 0) -> dict[str, Any]:
-    return {
-        "test_error": history[-1]["val_error"] + 1,
-        "test_top5_error": None,
-        "val_error": history[-1]["val_error"],
-        "train_loss": history[-1]["train_loss"],
-        "epochs": len(history),
-        "parameters": 7,
-        "history": history,
-        "train_seconds": 1.0,
-        "samples_seen": 1,
-        "lam_histogram": [1] * 20,
-        "lam_histogram_first": [1] * 20,
-        "lam_quantiles": [0.1 * seed, 1 / 3, 0.9],
-    }
+def made_up_result(history: list[dict[str, float]], seed: int = 0) -> TrainingResult:
+    last = history[-1]
+    return result(
+        test_error=last["val_error"] + 1,
+        val_error=last["val_error"],
+        train_loss=last["train_loss"],
+        epochs=len(history),
+        history=history,
+        lam_quantiles=[0.1 * seed, 1 / 3, 0.9],
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +159,7 @@ def test_the_searched_rows_get_the_best_alpha_of_the_trials(complete: StudyBench
     trials = [r for r in complete.run.records if r.cell.purpose == "search"]
     assert Counter(r.status for r in trials).keys() == {"finished", "pruned"}
     best = min(
-        (r for r in trials if r.status == "finished"), key=lambda r: r.result["val_error"]
+        (r for r in trials if r.status == "finished"), key=lambda r: r.trained.val_error
     ).cell.training.policy
     searched = [
         c for c in complete.cells if c.method.startswith("beta-search") and c.purpose == "final"
@@ -191,7 +188,7 @@ def test_searching_the_learning_rate_too_is_a_row_like_any_other(tmp_path: Path)
         assert (record.cell.seed, record.cell.training.width) == (SEARCH.seed, 8)
         assert not record.cell.training.meta_in_training
     best = min(
-        (r for r in of_joint if r.status == "finished"), key=lambda r: r.result["val_error"]
+        (r for r in of_joint if r.status == "finished"), key=lambda r: r.trained.val_error
     ).cell.training
     cells = [c for c in bench.cells if c.purpose == "final" and c.method.startswith("joint")]
     assert [(c.method, c.seed) for c in cells] == [
@@ -214,12 +211,12 @@ def test_a_stopped_trial_keeps_its_curve_to_the_stop_and_no_test_error(
     pruned = [r for r in complete.run.records if r.status == "pruned"]
     assert pruned
     for record in pruned:
-        epochs = [int(m["epoch"]) for m in record.result["history"]]
+        epochs = [int(m["epoch"]) for m in record.result.history]
         assert epochs == list(range(1, len(epochs) + 1))
         assert len(epochs) in (1, 2, 4)  # the rungs
-        assert record.result["train_seconds"] == 0.5 * len(epochs)
-        assert record.result["samples_seen"] == 100 * len(epochs)
-        assert "test_error" not in record.result
+        assert record.result.train_seconds == 0.5 * len(epochs)
+        assert record.result.samples_seen == 100 * len(epochs)
+        assert isinstance(record.result, PartialResult)
 
 
 # Tracking
@@ -234,7 +231,7 @@ def test_every_epoch_is_tracked_once_however_often_it_is_told(
     for tracker in (bench.tracker, complete.tracker):
         told = Counter(tracker.epochs)
         expected = {
-            (r.cell.id, int(m["epoch"])) for r in complete.run.records for m in r.result["history"]
+            (r.cell.id, int(m["epoch"])) for r in complete.run.records for m in r.result.history
         }
         assert set(told) == expected
         assert set(told.values()) == {1}
@@ -259,7 +256,7 @@ def test_epochs_told_after_a_stop_are_left_out(tmp_path: Path) -> None:
         statuses.append(record.status)
         assert record.status == ("pruned" if stopped else "finished")
         told = [epoch for cell_id, epoch in bench.tracker.epochs if cell_id == cell.id]
-        assert told == [int(m["epoch"]) for m in record.result["history"]]
+        assert told == [int(m["epoch"]) for m in record.result.history]
         assert (len(told) < EPOCHS) == stopped
     assert set(statuses) == {"pruned", "finished"}
     assert len(bench.tracker.ended) == 5
@@ -268,7 +265,7 @@ def test_epochs_told_after_a_stop_are_left_out(tmp_path: Path) -> None:
 def test_a_cell_that_does_not_run_is_stopped_and_its_ending_passed_over(tmp_path: Path) -> None:
     bench = bench_on(tmp_path)
     assert bench.run.report("unknown", [{"epoch": 1.0}])
-    bench.run.end("unknown", "finished", {}, None, {})
+    bench.run.end("unknown", "finished", PartialResult.of([]), None, {})
     assert bench.records == []
     assert not (tmp_path / "cells").exists()
 
@@ -361,7 +358,7 @@ def test_a_crashed_cell_is_not_stored_and_is_tried_again(
     assert bench.drive()
     crashed = [r for r in bench.run.records if r.status == "crashed"]
     assert {(r.cell.method, r.cell.seed) for r in crashed} == {("beta-1", 0), ("beta-1", 1)}
-    assert all(len(r.result["history"]) == 2 for r in crashed)
+    assert all(len(r.result.history) == 2 for r in crashed)
     assert bench.progress.failed == 2
     said = capsys.readouterr().err
     for record in crashed:
@@ -383,7 +380,7 @@ def test_a_crash_keeps_the_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     folder = bench.store.directory(cell.id)
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"")
-    bench.run.end(cell.id, "crashed", {}, "out of memory", {})
+    bench.run.end(cell.id, "crashed", PartialResult.of([]), "out of memory", {})
     bench.run.tidy()
     assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
 
@@ -394,7 +391,7 @@ def test_a_crashed_trial_stops_its_search_until_the_next_time(
     bench = bench_on(tmp_path)
     first = bench.run.next()
     assert first is not None
-    bench.run.end(first.id, "crashed", {}, "its worker ended early", {})
+    bench.run.end(first.id, "crashed", PartialResult.of([]), "its worker ended early", {})
     assert bench.drive()
     # Going on without it would be another search than the one that is continued here.
     trials = [r for r in bench.run.records if r.cell.purpose == "search"]
@@ -485,8 +482,7 @@ def test_a_learned_training_stored_without_quantiles_has_no_frozen_one(
     plan = make_plan(rows=[LEARNED, FROZEN], seeds=1)
     assert bench_on(tmp_path, make_plan(rows=[LEARNED], seeds=1)).drive()
     [record] = CellStore(tmp_path).records()
-    del record.result["lam_quantiles"]  # type: ignore[attr-defined]
-    CellStore(tmp_path).save(record)
+    CellStore(tmp_path).save(replace(record, result=replace(record.trained, lam_quantiles=[])))
     assert bench_on(tmp_path, plan).run.settled
     said = capsys.readouterr().err
     assert "was stored without the quantiles of λ (delete " in said
@@ -510,7 +506,7 @@ def test_the_lowest_error_shown_is_of_the_validation_images(complete: StudyBench
         for r in complete.run.records
         if r.status == "finished" and not r.cell.training.meta_in_training
     ]
-    best = min(eligible, key=lambda r: r.result["val_error"])
-    assert complete.progress.best == (best.result["val_error"], best.cell.method)
+    best = min(eligible, key=lambda r: r.trained.val_error)
+    assert complete.progress.best == (best.trained.val_error, best.cell.method)
     assert (complete.progress.total, complete.progress.done) == (17, 17)
     assert complete.progress.running == 0

@@ -109,7 +109,7 @@ def train() -> Callable[..., None]:
 
     def train(tracker: StudyTracker, record: CellRecord, epochs: slice = slice(None)) -> None:
         tracker.start_cell(record.cell)
-        for metrics in record.result["history"][epochs]:
+        for metrics in record.result.history[epochs]:
             tracker.epoch(record.cell.id, metrics)
 
     return train

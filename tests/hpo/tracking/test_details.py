@@ -3,21 +3,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hpo.cells.result import PartialResult
 from hpo.tracking.details import map_image, maps_of, numbers_of, series_of
+from tests.support.results import result
 
 
 def test_nothing_comes_of_a_result_without_lam() -> None:
-    for result in ({}, {"findings": None}, {"lam_histogram": [0] * 20, "findings": {}}):
-        assert series_of(result) == {}
-        assert numbers_of(result) == {}
-        assert maps_of(result) == {}
+    empty = {"lam_histogram": [0] * 20, "lam_histogram_first": [0] * 20}
+    for training in (PartialResult.of([]), result(**empty), result(**empty, findings={})):
+        assert series_of(training) == {}
+        assert numbers_of(training) == {}
+        assert maps_of(training) == {}
 
 
 def test_a_density_has_the_integral_1() -> None:
     """Whatever the number of bins: the mean over equal bins of [0, 1]."""
     for bins in (4, 20, 100):
         counts = list(range(1, bins + 1))
-        density = series_of({"lam_histogram": counts})["lam_density"]
+        density = series_of(result(lam_histogram=counts))["lam_density"]
         assert np.mean([value for _, value in density]) == pytest.approx(1.0)
         steps = [step for step, _ in density]
         assert steps == sorted(set(steps))

@@ -193,7 +193,7 @@ def test_what_was_ended_in_an_outage_is_sent_as_soon_as_the_store_is_back(
         tracker.start_cell(third.cell)
         assert list(study.statuses()) == ["table2"]
         clock[0] += 2
-        for metrics in third.result["history"]:
+        for metrics in third.result.history:
             clock[0] += 6
             tracker.epoch(third.cell.id, metrics)
         assert set(study.statuses().values()) == {"FINISHED", "RUNNING"}

@@ -139,7 +139,7 @@ class Bench:
                 name: len(set(steps_of(store or output, runs[name].info.run_id, "train_loss")))
                 for name in records
             }
-            assert steps == {name: len(r.result["history"]) for name, r in records.items()}
+            assert steps == {name: len(r.result.history) for name, r in records.items()}
             for name, status in statuses.items():
                 pruned = name in records and records[name].status == "pruned"
                 assert status == ("KILLED" if pruned else "FINISHED"), name

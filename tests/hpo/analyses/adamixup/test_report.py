@@ -35,7 +35,7 @@ def make(make_record: Callable[..., CellRecord]) -> Callable[..., CellRecord]:
             method, seed, policy=policy, epochs=3, parameters=100, policy_parameters=120, **options
         )
         history = []
-        for epoch, metrics in enumerate(record.result["history"]):
+        for epoch, metrics in enumerate(record.result.history):
             region = {"region_low": 0.3 + seed / 100, "region_high": 0.8 - epoch / 10}
             region["region_spread"] = epoch / 100 + seed / 1000
             if method == "held":
@@ -44,7 +44,7 @@ def make(make_record: Callable[..., CellRecord]) -> Callable[..., CellRecord]:
                 region |= {"discriminator_loss": 0.6, "discriminator_accuracy": accuracy + epoch}
                 region["discriminator_held_out"] = accuracy - 2 * epoch
             history.append({**metrics, **(region if method != "none" else {})})
-        return replace(record, result={**record.result, "history": history})
+        return replace(record, result=replace(record.result, history=history))
 
     return make
 

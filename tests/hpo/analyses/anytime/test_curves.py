@@ -31,6 +31,7 @@ from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
 from hpo.study.plan import Plan, SearchKey
 from hpo.study.rows import Row, StudyRow
+from tests.support.results import result
 
 NAN = float("nan")
 BASE = TrainingConfig("digits", "cnn", NoMix(), epochs=4)
@@ -94,7 +95,7 @@ def test_what_a_training_leaves(make_record: Callable[..., CellRecord]) -> None:
     # Of four epochs planned one was trained; of the diverged one the second failed.
     for status, units in (("pruned", 0.25), ("diverged", 0.5)):
         short = make_record("a", epochs=4, status=status, train_seconds=2.0, samples_seen=100)
-        short = replace(short, result={**short.result, "epochs": 1})
+        short = replace(short, result=replace(short.result, epochs=1))
         same(points(short), [(units, 2.0, 100, NAN, NAN)])
 
 
@@ -106,7 +107,7 @@ def test_a_population_stands_anew_after_each_segment() -> None:
     for segment, errors in zip(segments, ((30.0, 33.0), (20.0, 21.0)), strict=True):
         segment["val_error"], segment["test_error"] = errors
     cell = Cell("pbt", BASE, "search", Population(members=3))
-    ended = {"history": segments, "epochs": 10, "train_seconds": 20.0, "samples_seen": 100}
+    ended = result(history=segments, epochs=10, train_seconds=20.0, samples_seen=100, lineage=[])
     record = CellRecord(cell, "finished", ended, None, {})
     same(points(record), [(1.0, 8.0, 40.0, 30.0, 33.0), (1.5, 12.0, 60.0, 20.0, 21.0)])
     same(points(replace(record, status="diverged")), [(2.75, 20.0, 100, NAN, NAN)])
@@ -129,7 +130,7 @@ def record_of(cell: Cell, status: Any = "finished") -> CellRecord:
     lam = cell.training.policy.lam
     errors = {"val_error": abs(100 * lam - 30) + cell.seed, "test_error": 100 * lam + cell.seed}
     cost = {"train_seconds": 2.0, "samples_seen": 10, "epochs": 4, "history": []}
-    return CellRecord(cell, status, {**errors, **cost}, None, {})
+    return CellRecord(cell, status, result(**errors, **cost), None, {})
 
 
 def trained(plan: Plan) -> list[CellRecord]:

@@ -22,6 +22,7 @@ from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
 from hpo.study.plan import Plan, SearchKey
 from hpo.study.rows import Row, StudyRow
+from tests.support.results import result
 
 NAN = float("nan")
 Curves = dict[SearchKey, list[Point]]
@@ -46,7 +47,7 @@ def records(plan: Plan) -> list[CellRecord]:
 
     def recorded(cell: Cell) -> CellRecord:
         lam = getattr(cell.training.policy, "lam", 0.15)
-        result: dict[str, Any] = {
+        values: dict[str, Any] = {
             "val_error": 100 * abs(lam - 0.2) + cell.seed,
             "test_error": 10 + 100 * abs(lam - 0.2) + 2 * cell.seed,
             "train_seconds": 3.0,
@@ -54,7 +55,7 @@ def records(plan: Plan) -> list[CellRecord]:
             "epochs": 2,
             "history": [],
         }
-        trained.append(CellRecord(cell, "finished", result, None, {}))
+        trained.append(CellRecord(cell, "finished", result(**values), None, {}))
         return trained[-1]
 
     for search in plan.open_searches().values():

@@ -25,6 +25,7 @@ from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra
 from hpo.study.rows import Row, StudyRow
 from tests.support.numbered_images import BASE, WRONG, numbered, numbered_outcome, read
+from tests.support.results import result
 
 pytest.importorskip("cleanlab")
 
@@ -37,9 +38,9 @@ def predicted(number: int) -> list[float]:
     return [first, second, 1 - first - second]
 
 
-def record(method: str, training: TrainingConfig, **result: Any) -> CellRecord:
-    values = {"test_error": 1.0, "train_seconds": 2.0, "samples_seen": 100, **result}
-    return CellRecord(Cell(method, training), "finished", values, None, {})
+def record(method: str, training: TrainingConfig, **values: Any) -> CellRecord:
+    values = {"test_error": 1.0, "train_seconds": 2.0, "samples_seen": 100, **values}
+    return CellRecord(Cell(method, training), "finished", result(**values), None, {})
 
 
 def fold(method: str, **changes: Any) -> CellRecord:

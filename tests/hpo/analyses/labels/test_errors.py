@@ -20,6 +20,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.study.rows import Row, StudyRow
 from tests.support.numbered_images import BASE, NAMES, numbered, numbered_outcome, read
+from tests.support.results import result
 
 SCORES = StudyRow(Row("scores", "Scores", "", "learned"), ScoresConfig())
 PLACEBO = StudyRow(Row("scores-placebo", "Random", "", "placebo"), ScoresConfig(permute=True))
@@ -31,8 +32,8 @@ def record(
 ) -> CellRecord:
     assert row.policy is not None
     training = replace(base, policy=row.policy, seed=seed, **row.training)
-    result = {"scores": None if scores is None else list(scores), "test_error": 1.0}
-    return CellRecord(Cell(row.row.key, training), "finished", result, None, {})
+    given = result(scores=None if scores is None else list(scores), test_error=1.0)
+    return CellRecord(Cell(row.row.key, training), "finished", given, None, {})
 
 
 def by_number(numbers: Sequence[int]) -> list[float]:

@@ -27,6 +27,7 @@ from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import Row, StudyRow, with_meta_images
+from tests.support.results import result
 
 MakeRecord = Callable[..., CellRecord]
 T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom
@@ -249,6 +250,6 @@ def test_only_finished_final_cells_count(make_record: MakeRecord) -> None:
 
 
 def test_moves_of_epochs_without_a_meta_stage() -> None:
-    assert moves({"history": [{"epoch": 1.0}, *history([0.4])]}) == pytest.approx(0.4)
-    assert math.isnan(moves({"history": [{"epoch": 1.0}]}))
-    assert math.isnan(moves({"history": []}, last=True))
+    assert moves(result(history=[{"epoch": 1.0}, *history([0.4])])) == pytest.approx(0.4)
+    assert math.isnan(moves(result(history=[{"epoch": 1.0}])))
+    assert math.isnan(moves(result(history=[]), last=True))

@@ -146,10 +146,10 @@ def test_each_row_becomes_a_run_of_its_own_with_numbers_only() -> None:
     assert len({record.cell.id for record in runs}) == len(runs) == 5 + 5 + 6
     vanilla, auto, _, betty, _ = runs[:5]
     assert auto.status == "finished"
-    assert auto.result["time_ratio"] == 4.0
-    assert auto.result["parameters"] == 1234567
-    assert all(isinstance(value, float) for value in auto.result.values())
-    assert "cosine" not in vanilla.result
+    numbers = auto.result.to_dict()
+    assert (numbers["time_ratio"], numbers["parameters"]) == (4.0, 1234567)
+    assert all(isinstance(value, float) for value in numbers.values())
+    assert "cosine" not in vanilla.result.to_dict()
     assert (betty.status, betty.error) == ("crashed", "not installed: pip install betty-ml")
     training = auto.cell.training
     assert (training.model, training.batch_size, training.meta_batch_size) == ("cnn", 100, 50)

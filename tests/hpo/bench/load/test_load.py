@@ -33,6 +33,7 @@ from hpo.study.progress import Progress
 from hpo.study.study_run import StudyRun
 from hpo.tracking.tracker import StudyTracker
 from mlflow import MlflowClient
+from tests.support.results import result
 
 BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=2)
 
@@ -93,15 +94,12 @@ class Study:
                 for e in (1.0, 2.0)
             ]
             self.run.report(cell.id, history)
-            ended = Result(history=history, train_seconds=1.0, samples_seen=2, val_error=1.0)
-            ended |= {"test_error": 2.0, "lam_histogram": [1] * 20, "epochs": 2}
+            ended = result(
+                history=history, train_seconds=1.0, samples_seen=2, test_error=2.0, epochs=2
+            )
             self.results.append(weakref.ref(ended))
             self.run.end(cell.id, "finished", ended, None, {"device": "cpu"})
             yield
-
-
-class Result(dict[str, Any]):
-    """A dictionary that can be watched."""
 
 
 @pytest.fixture
@@ -134,9 +132,9 @@ def test_nothing_of_a_cell_stays_in_the_driver(
         for _ in study.train():
             pass
         gc.collect()
-    assert [result() for result in study.results] == [None] * 20
+    assert [seen() for seen in study.results] == [None] * 20
     assert sorted(record.cell.seed for record in study.run.records) == [*range(20)]
-    assert {record.result["test_error"] for record in study.run.records} == {2.0}
+    assert {record.trained.test_error for record in study.run.records} == {2.0}
 
 
 def test_no_thread_of_mlflow_changes_the_environment() -> None:
