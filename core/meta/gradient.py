@@ -142,13 +142,11 @@ def meta_gradient(
     module = unwrap(model)
     ranks = ranks_of(model)
     originals: dict[str, Tensor] = dict(module.named_parameters())
-    through = set(originals) if last_blocks is None else names_of_last_blocks(module, last_blocks)
     # Leaves of our own: hooks on the user's parameters do not fire, and a forward pass that writes
     # to a parameter (max-norm, clamping) writes to the copy.
     theta = {
-        name: p.detach().clone().requires_grad_()
-        for name, p in originals.items()
-        if p.requires_grad and name in through
+        name: originals[name].detach().clone().requires_grad_()
+        for name in moved_parameters(module, last_blocks)
     }
     if not theta:
         what = "the model has" if last_blocks is None else f"its last {last_blocks} blocks have"
@@ -186,6 +184,21 @@ def meta_gradient(
         result.meta_loss.detach(),
         result.virtual_loss.detach(),
         None if validation_gradient is not None else result.validation,
+    )
+
+
+def moved_parameters(module: nn.Module, last_blocks: int | None) -> tuple[str, ...]:
+    """Returns the names of the parameters that the virtual step moves, in the model's order.
+
+    Args:
+        module: the plain module.
+        last_blocks: as in `hypergradient`.
+    """
+    through = None if last_blocks is None else names_of_last_blocks(module, last_blocks)
+    return tuple(
+        name
+        for name, p in module.named_parameters()
+        if p.requires_grad and (through is None or name in through)
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from core.meta.gradient import Engine, meta_gradient
+from core.meta.gradient import Engine, meta_gradient, moved_parameters
 from core.meta.inner_step import LearningRate, current_rates
 from core.meta.reading import DEFAULT, Reading
 from core.meta.validation_gradient import ValidationGradient
@@ -16,13 +17,18 @@ from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import Pairing
 from core.user_model.wrapped_models import unwrap
 
+_NOT_FINITE = (
+    "a hypergradient was not finite, so λ was not moved in that step; look for NaN in the "
+    "meta-validation batch, or lower the learning rate"
+)
+
 
 @dataclass(frozen=True)
 class Slope:
     """This is what a meta stage found.
 
     Attributes:
-        moving: [B]; what moves λ: permuted in a placebo, 0 where a scaled loss overflowed.
+        moving: [B]; what moves λ: permuted in a placebo, 0 where any of it is not finite.
         hypergradient: [B]; d(meta loss)/d(lam_i) as it is (Eq. 9).
         meta_loss: scalar; validation loss after the virtual step (Eq. 8).
         samples: sent through the network.
@@ -109,7 +115,9 @@ class MetaOptions:
             raise ValueError('Reading(inner_step="optimizer") needs `optimizer`')
         else:
             inner = optimizer
-        earlier = None if self.validation_gradient is None else self.validation_gradient.last()
+        earlier, names = None, moved_parameters(unwrap(model), self.last_blocks)
+        if self.validation_gradient is not None:
+            earlier = self.validation_gradient.last(names)
         meta = meta_gradient(
             model,
             batch,
@@ -126,11 +134,13 @@ class MetaOptions:
             validation_gradient=earlier,
         )
         moving = meta.hypergradient
-        if scale != 1 and not bool(moving.isfinite().all()):
-            # A NaN λ in the real batch would reach BatchNorm's running statistics.
+        if not bool(moving.isfinite().all()):
+            # A NaN λ would make the real batch NaN, and with it every weight.
             moving = torch.zeros_like(moving)
+            if scale == 1:  # with a loss scale an overflow is nothing unusual
+                warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=4)
         elif self.validation_gradient is not None:
-            self.validation_gradient.count(meta.validation)
+            self.validation_gradient.count(meta.validation, names)
         n = batch[0].shape[0]
         if self.permute:
             moving = moving[draw_partners(n, generator=generator, device=batch[0].device)]

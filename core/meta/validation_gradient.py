@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,21 +26,34 @@ class ValidationGradient:
         self.refresh_every = refresh_every
         self._age = 0
         self._v: list[Tensor] | None = None
+        self._names: tuple[str, ...] = ()
         self._meta_loss: Tensor | None = None
 
     def due(self) -> bool:
         """Whether the next meta stage computes v anew."""
         return self._v is None or self._age >= self.refresh_every
 
-    def last(self) -> tuple[Tensor, list[Tensor]] | None:
-        """Returns the validation loss (scalar) and v of each parameter as last computed; None if
-        due."""
+    def last(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]] | None:
+        """Returns the validation loss (scalar) and v of each parameter as last computed.
+
+        None if due, or if v was computed for other parameters, as where a layer was frozen or
+        thawed since.
+
+        Args:
+            names: of the parameters that the virtual step moves, in its order.
+        """
         if self.due() or self._v is None or self._meta_loss is None:
+            return None
+        if self._names != tuple(names):
             return None
         return self._meta_loss, self._v
 
-    def count(self, fresh: tuple[Tensor, list[Tensor]] | None) -> None:
+    def count(self, fresh: tuple[Tensor, list[Tensor]] | None, names: Sequence[str]) -> None:
         """Counts one meta stage as done, with what it computed anew, or None where it used `last`.
+
+        Args:
+            fresh: validation loss (scalar) and v of each parameter.
+            names: as in `last`.
 
         Raises:
             ValueError: nothing new was computed though it was due.
@@ -51,15 +65,17 @@ class ValidationGradient:
             )
         if fresh is not None:
             self._meta_loss, self._v = fresh
+            self._names = tuple(names)
             self._age = 0
         self._age += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a resumed training needs."""
-        return {"age": self._age, "v": self._v, "meta_loss": self._meta_loss}
+        names = list(self._names)
+        return {"age": self._age, "v": self._v, "names": names, "meta_loss": self._meta_loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what `state_dict` gave."""
         self._age, self._meta_loss = int(state["age"]), state["meta_loss"]
-        v = state["v"]
+        v, self._names = state["v"], tuple(state["names"])
         self._v = None if v is None else [torch.as_tensor(g) for g in v]

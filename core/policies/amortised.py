@@ -65,6 +65,11 @@ class MoveTable:
         self._sum = (self.memory * self._sum).index_put_(pair, rest, accumulate=True)
         self._residuals = rest - self.table()[first, second]
 
+    @property
+    def known(self) -> bool:
+        """Whether a meta stage was taken in."""
+        return len(self._residuals) > 0
+
     def predict(
         self, z: Tensor, first: Tensor, second: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -77,7 +82,7 @@ class MoveTable:
         Raises:
             RuntimeError: nothing was learned yet.
         """
-        if not len(self._residuals):
+        if not self.known:
             raise RuntimeError("no meta stage was taken in yet: learn() comes first")
         source = generator.device if generator is not None else torch.device("cpu")
         drawn = torch.randint(len(self._residuals), z.shape, generator=generator, device=source)
@@ -173,7 +178,8 @@ class Amortised(Policy):
             )
             if given.change is None:
                 raise ValueError("the policy that Amortised wraps must learn")
-            self._learn(given, _classes(batch[1]))
+            if given.hypergradient is None or bool(given.hypergradient.isfinite().all()):
+                self._learn(given, _classes(batch[1]))
         else:
             given = self._predicted(batch, generator, pairing)
         self._steps += 1
@@ -197,8 +203,8 @@ class Amortised(Policy):
         assert given.change is not None
         unmoved = given.lam - given.change
         z, reach = _logit(unmoved), self.learned.reading.reach(unmoved)
-        # Next to 0 and 1 the quotient is rounding over nothing. A NaN stays, for all to see.
-        movable = ~(reach < reach.max().clamp_max(_LEAST_REACH))
+        # Next to 0 and 1 the quotient is rounding over nothing.
+        movable = reach >= reach.max().clamp_max(_LEAST_REACH)
         move = (_logit(given.lam) - z) / reach
         second = first[given.partner]
         self._moves.learn(z[movable], move[movable], first[movable], second[movable])
@@ -215,7 +221,10 @@ class Amortised(Policy):
         lam_init, partner, options = options.drawn(x, pairing, generator)
         unmoved = reading.final(reading.start(lam_init))
         z, first = _logit(unmoved), _classes(y)
-        move = self._moves.predict(z, first, first[partner], generator) * reading.reach(unmoved)
+        move = torch.zeros_like(z)  # until a stage has learned anything
+        if self._moves.known:
+            move = self._moves.predict(z, first, first[partner], generator)
+            move = move * reading.reach(unmoved)
         lam = torch.sigmoid(z + move)
         change = lam - unmoved
         return Interpolation(lam, partner, lam_init, change=change, mixing=options.mixing).folded(

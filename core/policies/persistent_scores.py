@@ -161,11 +161,8 @@ class PersistentScores(Policy):
                 generator=generator,
             )
             ranks = ranks_of(model)
-            # What is not finite would stay in the scores for ever.
-            moving = slope.moving.nan_to_num(0.0, 0.0, 0.0)
-            self._move(
-                first, second, self.reading.move(torch.zeros_like(lam), lam, moving, ranks), ranks
-            )
+            move = self.reading.move(torch.zeros_like(lam), lam, slope.moving, ranks)
+            self._move(first, second, move, ranks)
             lam = self._lam(epsilon, first, second)
         self._steps += 1
         interpolation = Interpolation(

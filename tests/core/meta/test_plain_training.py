@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -630,3 +631,82 @@ def test_token_ids_are_mixed_where_they_are_embedded() -> None:
     assert_close(value, torch.tensor(truth, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"floating point to be mixed.*HiddenMixing"):
         core.hypergradient(model, *data.arguments, lr=LR)
+
+
+# --------------------------------------------------------------------- numbers that are not finite
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "policy",
+    [core.Learned(), core.Learned(placebo=True), core.Amortised(every=2), core.PersistentScores()],
+    ids=["learned", "placebo", "amortised", "scores"],
+)
+def test_a_bad_validation_number_moves_nothing(policy: Any, bad: float, data: Data) -> None:
+    policy = copy.deepcopy(policy)
+    model = network(nn.Tanh())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch, val_batch = data.arguments[:2]
+    spoiled = data.x_val.clone()
+    spoiled[0, 0] = bad
+    stream = torch.Generator().manual_seed(1)
+    for step in range(6):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "a hypergradient was not finite", RuntimeWarning)
+            given = policy(
+                model,
+                optimizer,
+                batch,
+                (spoiled, data.y_val) if step == 0 else val_batch,
+                generator=stream,
+                indices=torch.arange(6),
+            )
+        assert bool(given.lam.isfinite().all()), step
+        if step == 0:
+            assert not bool(given.change.any())
+        core.mixed_step(model, optimizer, batch, given)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert bool(given.change.any())  # it learned afterwards
+
+
+def test_a_hypergradient_that_is_not_finite_is_said_and_not_kept(data: Data) -> None:
+    model = network(nn.Tanh())
+    refreshed = core.ValidationGradient(5)
+    batch, val_batch = data.arguments[:2]
+    spoiled = (torch.full_like(data.x_val, float("nan")), data.y_val)
+    with pytest.warns(RuntimeWarning, match="not finite, so λ was not moved"):
+        core.learn_interpolation(model, batch, spoiled, lr=LR, validation_gradient=refreshed)
+    assert refreshed.due()
+    learned = core.learn_interpolation(
+        model, batch, val_batch, lr=LR, validation_gradient=refreshed
+    )
+    assert learned.change is not None
+    assert bool(learned.change.any())
+
+
+def test_a_validation_gradient_of_other_parameters_is_not_used(data: Data) -> None:
+    def stage(refreshed: core.ValidationGradient | None = None) -> Tensor:
+        learned = core.learn_interpolation(
+            model,
+            *data.arguments[:2],
+            lr=LR,
+            lam=data.lam,
+            partner=data.partner,
+            validation_gradient=refreshed,
+        ).hypergradient
+        assert learned is not None
+        return learned
+
+    layers = nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)
+    model = nn.Sequential(*layers).double()
+    refreshed = core.ValidationGradient(100)
+    model[0].requires_grad_(False)
+    stage(refreshed)
+    model[0].requires_grad_(True)
+    model[2].requires_grad_(False)  # as many numbers, another layer
+    assert torch.equal(stage(refreshed), stage())
+    model.requires_grad_(True)
+    assert torch.equal(stage(refreshed), stage())
+    resumed = core.ValidationGradient(100)
+    resumed.load_state_dict(refreshed.state_dict())
+    assert torch.equal(stage(resumed), stage(refreshed))

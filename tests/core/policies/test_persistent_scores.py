@@ -230,6 +230,7 @@ def test_its_own_partner_is_not_moved(monkeypatch: pytest.MonkeyPatch, setup: An
     assert given.lam.tolist() == [0.5]
 
 
+@pytest.mark.filterwarnings("ignore:a hypergradient was not finite:RuntimeWarning")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_hypergradient_that_is_not_finite_moves_nothing(
     bad: float, monkeypatch: pytest.MonkeyPatch, setup: Any
@@ -237,7 +238,7 @@ def test_a_hypergradient_that_is_not_finite_moves_nothing(
     policy, given = on_paper(
         monkeypatch, setup, [1.0, bad, 100.0], indices=[0, 1, 2], partner=[1, 2, 0]
     )
-    assert policy.scores.tolist() == [-1 + 100, 1, -100]
+    assert policy.scores.tolist() == [0, 0, 0]
     assert bool(given.lam.isfinite().all())
     assert given.hypergradient is not None
     assert not bool(given.hypergradient.isfinite().all())  # told as it is
