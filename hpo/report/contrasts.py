@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pandas as pd
 
-from core.training.result import TrainingResult
 from hpo.report.markdown import adjusted
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import Results, results_by_seed
 from hpo.report.statistics import (
     MeanInterval,
     PairedComparison,
@@ -29,9 +29,6 @@ from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Results = dict[int, TrainingResult]
-"""By seed what the finished training of a row and data set gave."""
 
 Values = Mapping[int, float]
 """By seed."""
@@ -83,14 +80,8 @@ DASHES = ("-", "--", "-.", ":")
 
 
 def results_of(outcome: Outcome, dataset: str, row: StudyRow) -> Results:
-    """What the finished final cells of a row on a data set gave."""
-    return {
-        record.cell.seed: record.trained
-        for record in outcome.records
-        if (record.cell.dataset, record.cell.method) == (dataset, row.row.key)
-        and record.cell.purpose == "final"
-        and record.status == "finished"
-    }
+    """Returns what the finished final trainings of a row on a data set gave."""
+    return results_by_seed(outcome.records, dataset, row.row.key)
 
 
 def intervals(series: Iterable[Sequence[float]]) -> list[MeanInterval]:

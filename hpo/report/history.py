@@ -8,6 +8,7 @@ import pandas as pd
 
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
+from hpo.report.records import finished_finals
 
 EPOCH_COLUMNS = ("dataset", "method", "seed", "epoch")
 """The first columns of every table of epochs."""
@@ -18,11 +19,8 @@ def finished_trainings(outcome: Outcome) -> list[CellRecord]:
     datasets, rows = list(outcome.plan.datasets), [row.row.key for row in outcome.plan.rows]
     records = [
         record
-        for record in outcome.records
-        if record.status == "finished"
-        and record.cell.purpose == "final"
-        and record.cell.dataset in datasets
-        and record.cell.method in rows
+        for record in finished_finals(outcome.records)
+        if record.cell.dataset in datasets and record.cell.method in rows
     ]
 
     def place(record: CellRecord) -> tuple[int, int, int]:

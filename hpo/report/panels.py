@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpo.cells.record import CellRecord
+from hpo.report.records import finished_finals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,7 +182,7 @@ def lambda_histogram_sums(
         for method in methods:
             results = [
                 record.trained
-                for record in _finished(records, method)
+                for record in finished_finals(records, method)
                 if record.cell.dataset == dataset and record.trained.lam_histogram
             ]
             if not results:
@@ -219,15 +220,8 @@ def _wrap(label: str, width: int) -> str:
     return textwrap.fill(label, width, break_on_hyphens=False)
 
 
-def _finished(records: Sequence[CellRecord], method: str) -> Iterator[CellRecord]:
-    for record in records:
-        cell = record.cell
-        if cell.method == method and cell.purpose == "final" and record.status == "finished":
-            yield record
-
-
 def _test_errors(records: Sequence[CellRecord], method: str) -> list[float]:
-    return [record.trained.test_error for record in _finished(records, method)]
+    return [record.trained.test_error for record in finished_finals(records, method)]
 
 
 def _half(line: Line) -> float | None:

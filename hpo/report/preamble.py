@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from core.training.config import TrainingConfig
 from hpo.cells.gpu_use import GIB, GpuUse
 from hpo.cells.record import ENVIRONMENT, CellRecord
+from hpo.report.records import finished_finals
 from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
 
@@ -59,8 +60,7 @@ def scenario(training: TrainingConfig) -> str:
 
 def environments(records: Sequence[CellRecord]) -> list[str]:
     """One line that says where the final trainings ran; a second one where that differs."""
-    finished = [r for r in records if r.status == "finished"]
-    finals = [r for r in finished if r.cell.purpose == "final"] or finished
+    finals = finished_finals(records) or [r for r in records if r.status == "finished"]
     told = [sorted((k, v) for k, v in r.environment.items() if k in ENVIRONMENT) for r in finals]
     seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in told}
     lines = [f"Trained with {text}." for text in sorted(seen)]

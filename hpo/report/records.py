@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from core.training.result import TrainingResult
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
+
+Results = dict[int, TrainingResult]
+"""By seed what the finished final training of a row and data set gave."""
 
 
 def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:
@@ -20,16 +24,36 @@ def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[
     return [record for record in records if cell_ids is None or record.cell.id in cell_ids]
 
 
-def _finals(records: Iterable[CellRecord], key: str | None) -> list[CellRecord]:
-    return [r for r in records if r.cell.method == key and r.cell.purpose == "final"]
+def final_trainings(records: Iterable[CellRecord], method: str) -> list[CellRecord]:
+    """Returns a row's records that a table counts, failed ones too, not those of its search."""
+    return [r for r in records if r.cell.method == method and r.cell.purpose == "final"]
 
 
-def _finished(records: Iterable[CellRecord]) -> list[CellRecord]:
-    return [record for record in records if record.status == "finished"]
+def finished_finals(
+    records: Iterable[CellRecord], method: str | None = None, dataset: str | None = None
+) -> list[CellRecord]:
+    """Returns the finished final trainings, in the order of the records.
+
+    Args:
+        records: a study's records.
+        method: a row's key; None takes every row.
+        dataset: a data set's name; None takes every data set.
+    """
+    return [
+        record
+        for record in records
+        if record.status == "finished"
+        and record.cell.purpose == "final"
+        and method in (None, record.cell.method)
+        and dataset in (None, record.cell.dataset)
+    ]
 
 
-def errors_by_seed(records: Iterable[CellRecord], key: str) -> dict[int, float]:
-    """Test error in percent by seed, of the finished final cells of a row."""
-    return {
-        record.cell.seed: record.trained.test_error for record in _finished(_finals(records, key))
-    }
+def results_by_seed(records: Iterable[CellRecord], dataset: str, method: str) -> Results:
+    """Returns what the finished final trainings of a row on a data set gave."""
+    return {r.cell.seed: r.trained for r in finished_finals(records, method, dataset)}
+
+
+def errors_by_seed(records: Iterable[CellRecord], method: str) -> dict[int, float]:
+    """Returns the test error in percent of a row's finished final trainings."""
+    return {r.cell.seed: r.trained.test_error for r in finished_finals(records, method)}

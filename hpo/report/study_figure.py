@@ -1,4 +1,4 @@
-"""Figures of a study: errors with intervals, error against cost, and the distribution of λ.
+"""Figure of a study: errors with intervals, error against cost, and the distribution of λ.
 
 Matplotlib's object-oriented interface on the Agg canvas only: no window, no pyplot, no state
 between figures. Families differ in colour (Okabe and Ito's palette, safe for the colour-blind) and
@@ -34,59 +34,6 @@ if TYPE_CHECKING:
 _PANEL_WIDTH = 6.5  # inches
 _COST_HEIGHT = 4.6
 _LAMBDA_HEIGHT = 1.7
-
-
-def error_figure(frame: pd.DataFrame, records: Iterable[CellRecord] = ()) -> Figure:
-    """Mean test error (%) with its 95 % interval for each method, one panel for each data set.
-
-    Args:
-        frame: of `hpo.report.table.build_table`.
-        records: their finished final cells are shown as faint dots, one for each seed.
-    """
-    panels = _panels(frame)
-    figure = _figure(_PANEL_WIDTH * len(panels), _error_height(panels))
-    _error_panels(figure, panels, list(records))
-    return figure
-
-
-def cost_figure(frame: pd.DataFrame) -> Figure:
-    """Test error (%) with interval against training time (s, logarithmic), search included.
-
-    Args:
-        frame: of `hpo.report.table.build_table`.
-    """
-    panels = _panels(frame)
-    figure = _figure(_PANEL_WIDTH * len(panels), _COST_HEIGHT)
-    label_points(figure, _cost_panels(figure, panels))
-    return figure
-
-
-def lambda_histograms(
-    records: Iterable[CellRecord], labels: Mapping[str, str] | None = None
-) -> Figure:
-    """Distribution of λ in the first and the last epoch, for each data set and method.
-
-    Args:
-        records: histograms of the finished final cells of a method are added up over seeds;
-            methods whose λ is a single value are left out.
-        labels: how methods are called; keys of methods that are to be shown, in order.
-
-    Raises:
-        ValueError: no record has a λ that varies.
-    """
-    records = list(records)
-    labels = labels or {record.cell.method: record.cell.method for record in records}
-    datasets = list(dict.fromkeys(record.cell.dataset for record in records))
-    histograms = lambda_histogram_sums(records, datasets, labels)
-    if not histograms:
-        raise ValueError(
-            "no record has a histogram of a λ that varies; give records of finished cells of a "
-            "Beta or learned policy"
-        )
-    rows = _lambda_rows(histograms)
-    figure = _figure(_PANEL_WIDTH * 2, _LAMBDA_HEIGHT * rows + 0.6)
-    _lambda_panels(figure, histograms, labels)
-    return figure
 
 
 def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:

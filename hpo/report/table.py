@@ -16,7 +16,7 @@ import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.report.markdown import to_markdown
-from hpo.report.records import _finals, _finished, errors_by_seed, load_records
+from hpo.report.records import errors_by_seed, final_trainings, finished_finals, load_records
 from hpo.report.statistics import holm, mean_interval, paired_comparison
 from hpo.search.space_search import setting
 from hpo.storage.atomic import write_atomically
@@ -170,8 +170,8 @@ def _refuse_ambiguous(records: Iterable[CellRecord]) -> None:
 
 
 def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, Any]:
-    finals = _finals(records, row.key)
-    finished = _finished(finals)
+    finals = final_trainings(records, row.key)
+    finished = finished_finals(finals)
     trials = [
         record
         for record in records
@@ -182,7 +182,11 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         sum(float(getattr(trial.result, name)) for trial in trials)
         for name in ("train_seconds", "samples_seen")
     )
-    sources = _finished(_finals(records, row.control_of)) if row.family == "frozen" else []
+    sources = (
+        finished_finals(records, row.control_of)
+        if row.family == "frozen" and row.control_of
+        else []
+    )
     if sources:
         search_seconds += _mean(sources, "train_seconds")
         search_samples += _mean(sources, "samples_seen")

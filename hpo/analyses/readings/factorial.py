@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hpo.analyses.readings.ranking import finished_results, moves
+from hpo.analyses.readings.ranking import moves
 from hpo.report.outcome import Outcome
+from hpo.report.records import results_by_seed
 from hpo.report.statistics import mean_interval, paired_comparison
 
 EFFECT_COLUMNS = (
@@ -56,7 +57,7 @@ def main_effects(outcome: Outcome, design: Sequence[DesignPoint]) -> pd.DataFram
     lines = []
     for dataset in outcome.plan.datasets:
         keys = {point.key for point in design} & {row.row.key for row in outcome.plan.rows}
-        results = {key: finished_results(outcome, dataset, key) for key in sorted(keys)}
+        results = {key: results_by_seed(outcome.records, dataset, key) for key in sorted(keys)}
         seeds = sorted(set().union(*results.values()))
         complete = [p for p in design if seeds and sorted(results.get(p.key, {})) == seeds]
         moved_by = {p.key: [moves(results[p.key][seed]) for seed in seeds] for p in complete}

@@ -17,8 +17,8 @@ from scipy import stats
 from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
 from core.training.result import TrainingResult
-from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
+from hpo.report.records import Results, results_by_seed
 from hpo.report.statistics import PairedComparison, holm, mean_interval, paired_comparison
 from hpo.study.rows import META_SUFFIX, StudyRow
 
@@ -87,9 +87,6 @@ _OF_THE_REPORT = (
 )
 _NAN = float("nan")
 
-Results = Mapping[int, TrainingResult]
-"""Results of a row's finished final cells, by seed."""
-
 
 def rank_readings(outcome: Outcome) -> pd.DataFrame:
     """One line for each data set and row, by mean test error; see RANKED_COLUMNS.
@@ -114,7 +111,7 @@ def rank_readings(outcome: Outcome) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
         results = {
-            row.row.key: finished_results(outcome, dataset, row.row.key)
+            row.row.key: results_by_seed(outcome.records, dataset, row.row.key)
             for row in outcome.plan.rows
         }
         table = outcome.frame[outcome.frame["dataset"] == dataset].set_index("method")
@@ -145,17 +142,6 @@ def near_ends(histogram: Sequence[int]) -> tuple[int, int, int]:
     """Counts of λ near 0 and near 1, and of all, of a histogram of equal bins over [0, 1]."""
     bins = round(END * len(histogram))
     return sum(histogram[:bins]), sum(histogram[-bins:]), sum(histogram)
-
-
-def finished_results(outcome: Outcome, dataset: str, key: str) -> Results:
-    """By seed what the finished final cells of a row gave."""
-
-    def counts(record: CellRecord) -> bool:
-        cell = record.cell
-        of_row = (cell.dataset, cell.method, cell.purpose) == (dataset, key, "final")
-        return of_row and record.status == "finished"
-
-    return {r.cell.seed: r.trained for r in outcome.records if counts(r)}
 
 
 def _line(

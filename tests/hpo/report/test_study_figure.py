@@ -13,13 +13,7 @@ from matplotlib.text import Annotation, Text
 
 from core.policies import Beta, Fixed, LearnedConfig, NoMix
 from hpo.cells.record import CellRecord
-from hpo.report.study_figure import (
-    cost_figure,
-    error_figure,
-    lambda_histograms,
-    save_figure,
-    study_figure,
-)
+from hpo.report.study_figure import save_figure, study_figure
 from hpo.report.table import build_table
 from hpo.study.rows import Row
 
@@ -69,7 +63,12 @@ def frame(records: list[CellRecord]) -> pd.DataFrame:
     return build_table(records, ROWS, ["digits", "mnist"])
 
 
-def axes_of(figure: Figure) -> list[Any]:
+def parts_of(figure: Figure) -> list[Any]:
+    """Returns the errors, the cost and, where some λ varies, its distributions."""
+    return list(figure.subfigs)
+
+
+def axes_of(figure: Any) -> list[Any]:
     return [ax for ax in figure.axes if ax.axison]
 
 
@@ -81,8 +80,7 @@ def texts(figure: Figure) -> list[str]:
 def test_errors_are_drawn_where_the_table_says(
     frame: pd.DataFrame, records: list[CellRecord]
 ) -> None:
-    figure = error_figure(frame, records)
-    digits, mnist = axes_of(figure)
+    digits, mnist = parts_of(study_figure(frame, records))[0].axes
     assert [label.get_text() for label in digits.get_yticklabels()] == [row.label for row in ROWS]
     assert (digits.get_title(), mnist.get_title()) == ("digits", "mnist")
     assert digits.get_xlabel() == "test error (%)"
@@ -98,7 +96,7 @@ def test_errors_are_drawn_where_the_table_says(
 def test_what_a_panel_cannot_show_is_said_beside_it(
     frame: pd.DataFrame, records: list[CellRecord]
 ) -> None:
-    digits, mnist = axes_of(error_figure(frame, records))
+    digits, mnist = parts_of(study_figure(frame, records))[0].axes
     notes = [[text.get_text() for text in ax.texts] for ax in (digits, mnist)]
     # digits: the paper's 6.5 is in range and a hollow star; mnist: 0.3 is not.
     assert notes == [
@@ -111,7 +109,7 @@ def test_what_a_panel_cannot_show_is_said_beside_it(
 
 
 def test_the_legend_names_what_is_drawn(frame: pd.DataFrame, records: list[CellRecord]) -> None:
-    [legend] = error_figure(frame, records).legends
+    [legend] = parts_of(study_figure(frame, records))[0].legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "mean and 95 % interval",
         "one seed",
@@ -119,13 +117,13 @@ def test_the_legend_names_what_is_drawn(frame: pd.DataFrame, records: list[CellR
         "the paper's number",
     ]
     plain = build_table(records, [ROWS[2]], ["digits"])
-    [legend] = error_figure(plain).legends
+    [legend] = parts_of(study_figure(plain, []))[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["mean and 95 % interval"]
 
 
 def test_cost_is_logarithmic_and_every_point_is_named(frame: pd.DataFrame) -> None:
-    figure = cost_figure(frame)
-    for ax in figure.axes:
+    figure = study_figure(frame, [])
+    for ax in parts_of(figure)[1].axes:
         assert ax.get_xscale() == "log"
         assert ax.get_xlabel() == "training time (s), search included"
         assert ax.get_ylabel() == "test error (%)"
@@ -139,7 +137,7 @@ def test_cost_is_logarithmic_and_every_point_is_named(frame: pd.DataFrame) -> No
 
 
 def test_lambda_histograms_are_densities_of_varying_lambda(records: list[CellRecord]) -> None:
-    figure = lambda_histograms(records, {row.key: row.label for row in ROWS})
+    figure = parts_of(study_figure(build_table(records, ROWS, ["digits", "mnist"]), records))[2]
     shown = axes_of(figure)
     assert [ax.get_title() for ax in shown] == ["MixUp (α = 1)", "MetaMixUp"] * 2
     assert {ax.get_xlabel() for ax in shown} == {"λ"}
@@ -154,7 +152,8 @@ def test_lambda_histograms_are_densities_of_varying_lambda(records: list[CellRec
 
 def test_many_methods_take_several_rows_of_histograms(make_record: MakeRecord) -> None:
     records = [make_record(f"beta-{index}", lam_histogram=U_SHAPE) for index in range(10)]
-    figure = lambda_histograms(records)
+    rows = [Row(f"beta-{index}", f"beta-{index}", "", "beta") for index in range(10)]
+    figure = parts_of(study_figure(build_table(records, rows, ["digits"]), records))[2]
     titles = [ax.get_title() for ax in axes_of(figure)]
     assert titles == [f"beta-{index}" for index in range(10)]
     assert len(figure.axes) == 16
@@ -162,8 +161,7 @@ def test_many_methods_take_several_rows_of_histograms(make_record: MakeRecord) -
 
 def test_constant_lambda_has_no_histogram(make_record: MakeRecord) -> None:
     record = make_record("none", lam_histogram=SPIKE, lam_histogram_first=SPIKE)
-    with pytest.raises(ValueError, match="no record has a histogram"):
-        lambda_histograms([record])
+    assert len(parts_of(study_figure(build_table([record], ROWS, ["digits"]), [record]))) == 2
 
 
 def test_the_study_figure_has_all_three_parts(
@@ -193,11 +191,11 @@ def test_a_study_without_results_still_has_a_figure(tmp_path: Path) -> None:
 
 def test_an_empty_table_is_refused() -> None:
     with pytest.raises(ValueError, match="no rows"):
-        error_figure(build_table([], [], ["digits"]))
+        study_figure(build_table([], [], ["digits"]), [])
 
 
 def test_long_names_are_shortened(make_record: MakeRecord) -> None:
     dataset = "folder:/data/" + "x" * 60
     frame = build_table([make_record(dataset=dataset)], [ROWS[1]], [dataset])
-    [ax] = error_figure(frame).axes
+    [ax] = parts_of(study_figure(frame, []))[0].axes
     assert ax.get_title() == "…" + "x" * 39
