@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from hpo.report.contrasts import COLOURS, DASHES, canvas
+from hpo.report.contrasts import COLORS, DASHES, canvas
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.panels import short_name
@@ -76,8 +76,8 @@ def pseudo_label_figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figur
             for index, method in enumerate(methods):
                 epochs = here[here["method"] == method].groupby("epoch")[name]
                 mean = epochs.mean()
-                color = COLOURS[index % len(COLOURS)]
-                dashes = DASHES[index // len(COLOURS) % len(DASHES)]
+                color = COLORS[index % len(COLORS)]
+                dashes = DASHES[index // len(COLORS) % len(DASHES)]
                 ax.fill_between(
                     mean.index, epochs.min(), epochs.max(), color=color, alpha=0.12, lw=0
                 )

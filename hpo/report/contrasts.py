@@ -71,7 +71,7 @@ class Contrast:
         return f"{text.replace('-', '−')}, {adjusted(self.p_holm)}, n = {found.n}"
 
 
-COLOURS: Sequence[str] = (
+COLORS: Sequence[str] = (
     "#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F",
 )  # fmt: skip
 """Okabe and Ito's palette, safe for the colour-blind. Rows differ in marker and dashes too."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hpo.report.contrasts import COLOURS, canvas
+from hpo.report.contrasts import COLORS, canvas
 from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _draw_lines(ax: Axes, epochs: pd.DataFrame, name: str, index: int, dashes: s
     """Draws the mean over seeds, and thin behind it each seed; nothing where there are none."""
     if epochs.empty:
         return
-    style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "ls": dashes}
+    style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "ls": dashes}
     mean = epochs.groupby("epoch")[name].mean()
     ax.plot(mean.index, mean, lw=1.6, zorder=3, **style)
     for _, seed in epochs.groupby("seed"):
@@ -76,7 +76,7 @@ def _draw_lines(ax: Axes, epochs: pd.DataFrame, name: str, index: int, dashes: s
 
 
 def _fill(index: int) -> dict[str, Any]:
-    color, hatch = COLOURS[index % len(COLOURS)], _HATCHES[index % len(_HATCHES)]
+    color, hatch = COLORS[index % len(COLORS)], _HATCHES[index % len(_HATCHES)]
     style: dict[str, Any] = {"facecolor": color, "alpha": 0.25, "lw": 0}
     return style | ({"hatch": hatch, "edgecolor": color} if hatch else {})
 

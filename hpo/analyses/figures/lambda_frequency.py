@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hpo.report.contrasts import (
-    COLOURS,
+    COLORS,
     WIDTH,
     Results,
     canvas,
@@ -100,7 +100,7 @@ def frequency_figure(frame: pd.DataFrame) -> Figure:
 
 
 def _draw(ax: Axes, own: pd.DataFrame, reference: pd.DataFrame) -> None:
-    blue, red = COLOURS[0], COLOURS[1]
+    blue, red = COLORS[0], COLORS[1]
     last, first = (own[own["epoch"] == epoch] for epoch in ("last", "first"))
     for part, colour, label, shift in (
         (reference[reference["epoch"] == "last"], red, "MixUp, as drawn", 0.27),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from core.training.result import TrainingResult
 from hpo.report.contrasts import (
-    COLOURS,
+    COLORS,
     DASHES,
     HOLM,
     WIDTH,
@@ -124,7 +124,7 @@ def loss_figure(frame: pd.DataFrame) -> Figure:
 
 
 def _draw(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
-    colour = COLOURS[at % len(COLOURS)]
+    colour = COLORS[at % len(COLORS)]
     ax.plot(part["epoch"], part["mean"], DASHES[at % len(DASHES)], color=colour, lw=1.6,
             label=label)  # fmt: skip
     ax.fill_between(part["epoch"], part["ci_low"], part["ci_high"], color=colour, alpha=0.14, lw=0)

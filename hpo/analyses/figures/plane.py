@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Paul Tol's muted palette, safe for the colour-blind, and black; with the shapes beside them
 # and the names in the picture no class is told by colour alone.
-_COLOURS = (
+_COLORS = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
     "#AA4499", "#000000",
 )  # fmt: skip
@@ -127,7 +127,7 @@ def _legend(ax: Axes, here: pd.DataFrame) -> None:
     if len(classes) > _NAMED_CLASSES:
         return
     handles = [
-        Line2D([], [], ls="", marker=_MARKERS[at % 10], color=_COLOURS[at % 10], label=f"{at} {of}")
+        Line2D([], [], ls="", marker=_MARKERS[at % 10], color=_COLORS[at % 10], label=f"{at} {of}")
         for at, of in classes.items()
     ]
     ax.legend(
@@ -162,7 +162,7 @@ def _scatter(ax: Axes, here: pd.DataFrame) -> None:
     for index, part in here.groupby("class_index"):
         at = int(index)
         ax.scatter(
-            part["x"], part["y"], s=11, marker=_MARKERS[at % 10], color=_COLOURS[at % 10],
+            part["x"], part["y"], s=11, marker=_MARKERS[at % 10], color=_COLORS[at % 10],
             alpha=0.8, linewidths=0,
         )  # fmt: skip
     middles = here.groupby("class_index")[["x", "y"]].median()
@@ -173,7 +173,7 @@ def _scatter(ax: Axes, here: pd.DataFrame) -> None:
             ha="center",
             va="center",
             fontsize=9.5,
-            color=_COLOURS[int(str(index)) % 10],
+            color=_COLORS[int(str(index)) % 10],
             fontweight="bold",
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hpo.report.contrasts import (
-    COLOURS,
+    COLORS,
     DASHES,
     HOLM,
     MARKERS,
@@ -109,8 +109,8 @@ def size_figure(frame: pd.DataFrame) -> Figure:
         for at, (label, part) in enumerate(learned.groupby("label", sort=False), 1):
             _draw(ax, part, at, str(label))
         for _, line in here[here["method"] == REFERENCE].iterrows():
-            ax.axhline(line["mean"], color=COLOURS[0], lw=1.4, label=line["label"])
-            ax.axhspan(line["ci_low"], line["ci_high"], color=COLOURS[0], alpha=0.15, lw=0)
+            ax.axhline(line["mean"], color=COLORS[0], lw=1.4, label=line["label"])
+            ax.axhspan(line["ci_low"], line["ci_high"], color=COLORS[0], alpha=0.15, lw=0)
         _label_sizes(ax, learned)
         ax.set_title(short_name(dataset))
         ax.set_xlabel("meta-validation images (of each class)")
@@ -132,7 +132,7 @@ def _draw(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
     places = part["meta_size"] * 1.04 ** (2 * at - 3)
     half = (part["ci_high"] - part["mean"]).fillna(0)
     ax.errorbar(
-        places, part["mean"], yerr=half, fmt=MARKERS[at] + DASHES[at], color=COLOURS[at], ms=6,
+        places, part["mean"], yerr=half, fmt=MARKERS[at] + DASHES[at], color=COLORS[at], ms=6,
         lw=1.4, capsize=3, elinewidth=1, label=label,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.report.contrasts import COLOURS, canvas
+from hpo.report.contrasts import COLORS, canvas
 from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def curve_figure(curves: Mapping[str, Curves], labels: Mapping[str, str]) -> Fig
         labels: of the methods, by key.
     """
     figure = canvas(6.5 * len(curves), 4.6)
-    colors = dict(zip(labels, cycle(COLOURS), strict=False))
+    colors = dict(zip(labels, cycle(COLORS), strict=False))
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     for ax, (dataset, methods) in zip(axes, curves.items(), strict=True):
         wrongs = [wrong for seeds in methods.values() for _, wrong in seeds]

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import gmean
 
 from core.analysis.proposition1 import OUTPUTS
-from hpo.report.contrasts import COLOURS, MARKERS, WIDTH, canvas
+from hpo.report.contrasts import COLORS, MARKERS, WIDTH, canvas
 from hpo.report.panels import short_name
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _draw(
     epochs = sorted(looks["epoch"].unique())
     drawn = [key for key in labels if (looks["method"] == key).any()]
     for index, method in enumerate(drawn):
-        style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "lw": 1.5, "ms": 4}
+        style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "lw": 1.5, "ms": 4}
         marked: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "label": labels[method]}
         for column, dashes in zip(columns, ("-", "--"), strict=True):
             shown = looks[(looks["method"] == method) & looks[column].notna()]

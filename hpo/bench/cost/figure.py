@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hpo.bench.cost.report import title
-from hpo.report.contrasts import COLOURS, canvas
+from hpo.report.contrasts import COLORS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def _bars(times: Axes, memory: Axes, rows: pd.DataFrame) -> None:
 
 def _curve(ax: Axes, rows: pd.DataFrame, column: str, value: str, label: str) -> None:
     points = list(dict.fromkeys(rows[column]))
-    for color, (name, line) in zip(COLOURS, rows.groupby("contender", sort=False), strict=False):
+    for color, (name, line) in zip(COLORS, rows.groupby("contender", sort=False), strict=False):
         drawn = line.dropna(subset=[value])
         places = [points.index(point) for point in drawn[column]]
         if places:
