@@ -18,6 +18,7 @@ import pytest
 import hpo.cluster.runner
 from core.policies import Beta, NoMix
 from core.training import checkpoint, training
+from hpo.cells.result import result_from_dict
 from hpo.cells.store import CellStore
 from hpo.cluster import trainable
 from hpo.run import run_study
@@ -71,7 +72,9 @@ class Bench:
                 self.told += len(told["epochs"])
                 run.report(cell_id, told["epochs"])
                 if "ending" in told:
-                    run.end(cell_id, **json.loads(told["ending"]))
+                    ending = json.loads(told["ending"])
+                    ending["result"] = result_from_dict(ending["result"])
+                    run.end(cell_id, **ending)
                 elif self._fault is not None:
                     self._fault(self.told)
 
@@ -101,7 +104,7 @@ class Bench:
         """The CSV, as text, and what each cell gave, both without what a clock measured."""
         frame = pd.read_csv(output / f"{study}.csv", dtype=str)
         timed = [name for name in frame if name.endswith("_seconds")]
-        cells = {r.cell.id: _untimed(r.result) for r in CellStore(output).records()}
+        cells = {r.cell.id: _untimed(r.result.to_dict()) for r in CellStore(output).records()}
         return frame.drop(columns=timed).to_csv(), cells
 
     @staticmethod
