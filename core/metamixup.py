@@ -73,8 +73,10 @@ def learn_interpolation(
             `MixedLoss`, such as an `IndexLoss` around a loss that knows integer labels only.
         generator: the random stream.
         autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
-        scale: loss scale of float16 training; see `meta_gradient`. A hypergradient that overflows
-            moves nothing: a NaN λ in the real batch would reach BatchNorm's running statistics.
+        scale: loss scale of float16 training; see `meta_gradient`.
+
+    A hypergradient that is not finite moves nothing, since a NaN λ would make the real batch NaN
+    and with it every weight. Without a loss scale, where it is nothing usual, a warning says so.
 
     Returns:
         `Interpolation` with `lam` [B] in float32 (float64 for float64 inputs).
@@ -126,6 +128,7 @@ def metamixup_step(
     batch: Batch,
     val_batch: Batch,
     *,
+    lr: LearningRate | None = None,
     reading: Reading = DEFAULT,
     step_size: float | None = None,
     engine: Engine = "auto",
@@ -149,6 +152,8 @@ def metamixup_step(
     Args:
         model: maps x [n, ...] to logits [n, C]; its mode (train or eval) is the caller's.
         optimizer: any `torch.optim` optimizer; LBFGS is given its closure.
+        lr: the rate of a plain inner step, where `optimizer` has none to read; see
+            `learn_interpolation`.
         batch, val_batch, reading, step_size, engine, lam, partner, mixing, last_blocks,
         validation_gradient, loss, generator: as in `learn_interpolation`.
         autocast: dtype (bfloat16, float16) of autocast around all forward passes.
@@ -180,6 +185,7 @@ def metamixup_step(
         batch,
         val_batch,
         optimizer=optimizer,
+        lr=lr,
         reading=reading,
         step_size=step_size,
         engine=engine,

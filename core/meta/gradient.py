@@ -52,6 +52,11 @@ def hypergradient(
     Nothing is changed: no parameter, gradient, optimizer state, buffer, mode or random stream. In
     training mode BatchNorm uses batch statistics in both virtual passes.
 
+    The virtual passes see the model and the loss alone. Gradient hooks of parameters act in the
+    real step only; parameters that `optimizer` does not hold, as where a second optimizer has them,
+    count as constants; a loss that keeps count in buffers is called twice more a step; a thread
+    that runs the same model meanwhile may meet the stepped parameters.
+
     Under DistributedDataParallel every rank gives its share of the batch and of the validation
     batch, and gets the derivative of the loss of all of them together with respect to its own λ;
     shares of equal size make it that of one process on the joined batch. All ranks take the same

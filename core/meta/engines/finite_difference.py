@@ -37,7 +37,8 @@ def finite_difference(problem: MetaProblem) -> MetaGradient:
 
     On ReLU networks the gradient jumps where a unit switches: the difference sees the jumps, the
     derivative does not, and no step length avoids it. In float64 the step is so short that few
-    units switch: relative error about 1e-8, on the ResNet 1e-6 (at most 9e-5).
+    units switch: relative error about 1e-8, on the ResNet 1e-6 (at most 9e-5). A difference also
+    sees what autograd is told not to: values under `torch.no_grad`, and detached ones.
 
     Raises:
         ValueError: a parameter has fewer bits than float32, and would swallow the step.

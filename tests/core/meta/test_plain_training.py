@@ -549,6 +549,9 @@ def test_an_optimizer_without_a_rate_or_without_the_model_is_refused(data: Data)
     optimizer.param_groups[0]["lr"] = None
     with pytest.raises(ValueError, match=r"no learning rate.*give it as `lr`"):
         core.learn_interpolation(model, *data.arguments[:2], optimizer=optimizer)
+    learned = core.learn_interpolation(model, *data.arguments[:2], optimizer=optimizer, lr=LR)
+    assert learned.change is not None
+    assert bool(learned.change.any())
     del optimizer.param_groups[0]["lr"]
     with pytest.raises(ValueError, match="no learning rate"):
         core.learn_interpolation(model, *data.arguments[:2], optimizer=optimizer)
