@@ -42,10 +42,10 @@ def read(markdown: str, folder: Path = Path()) -> Reader:
 
 
 def test_a_table_with_its_alignment() -> None:
-    found = read(
+    body = read(
         "| method | error (%) |\n| ------ | --------: |\n| a < b  | 7.20 ± 1 |\n| `c` | – |"
     )
-    assert found.texts == [
+    assert body.texts == [
         ("th", "method"),
         ("th", "error (%)"),
         ("td", "a < b"),
@@ -53,31 +53,36 @@ def test_a_table_with_its_alignment() -> None:
         ("code", "c"),
         ("td", "–"),
     ]
-    classes = [attributes.get("class") for tag, attributes in found.tags if tag in ("th", "td")]
+    classes = [attributes.get("class") for tag, attributes in body.tags if tag in ("th", "td")]
     assert classes == [None, "right"] * 3
 
 
+def test_a_bar_within_a_cell_stays_in_it() -> None:
+    body = read("| a \\| b | c |\n| - | - |\n| `d \\| e` | f |")
+    assert body.texts == [("th", "a | b"), ("th", "c"), ("code", "d | e"), ("td", "f")]
+
+
 def test_headings_paragraphs_lists_and_code() -> None:
-    found = read(
+    body = read(
         "# One & two\ntext over\ntwo lines\n\n## Three\n- first\n  goes on\n- second\n\nafter\n"
         "```\n# no | heading\n- <b>\n```\nlast"
     )
-    assert found.texts == [
+    assert body.texts == [
         ("h1", "One & two"),
-        ("p", "text over two lines"),
+        ("p", "text over\ntwo lines"),
         ("h2", "Three"),
-        ("li", "first goes on"),
+        ("li", "first\ngoes on"),
         ("li", "second"),
         ("p", "after"),
-        ("pre", "# no | heading\n- <b>"),
+        ("code", "# no | heading\n- <b>"),
         ("p", "last"),
     ]
-    assert found.tags[0] == ("h1", {"id": "one--two"})
+    assert body.tags[0] == ("h1", {"id": "one--two"})
 
 
 def test_within_a_line() -> None:
-    found = read("**bold** and *slanted*, 3 * 4 * 5, `a*b*c`, [here](#there) α*β")
-    assert found.texts == [
+    body = read("**bold** and *slanted*, 3 * 4 * 5, `a*b*c`, [here](#there) α*β")
+    assert body.texts == [
         ("strong", "bold"),
         ("p", "and"),
         ("em", "slanted"),
@@ -87,23 +92,23 @@ def test_within_a_line() -> None:
         ("a", "here"),
         ("p", "α*β"),
     ]
-    assert ("a", {"href": "#there"}) in found.tags
+    assert ("a", {"href": "#there"}) in body.tags
 
 
 def test_text_is_never_markup() -> None:
     text = '<script>alert("x")</script> & <img src=x>'
-    found = read(f"{text} **b**\n\n- {text}\n\n| {text} |\n\n`{text}`\n\n# {text}")
-    tags = {"p", "strong", "ul", "li", "div", "table", "tr", "th", "code", "h1"}
-    assert {tag for tag, _ in found.tags} == tags
-    assert [told for tag, told in found.texts if tag != "strong"] == [text] * 5
+    body = read(f"{text} **b**\n\n- {text}\n\n| {text} |\n| - |\n\n`{text}`\n\n# {text}")
+    tags = {"p", "strong", "ul", "li", "div", "table", "thead", "tr", "th", "code", "h1"}
+    assert {tag for tag, _ in body.tags} == tags
+    assert [told for tag, told in body.texts if tag != "strong"] == [text] * 5
 
 
 def test_pictures_become_part_of_the_page(tmp_path: Path) -> None:
     picture = b"\x89PNG not really"
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.png").write_bytes(picture)
-    found = read("![a](sub/a.png)", tmp_path)
-    ((_, _), (tag, attributes)) = found.tags
+    body = read("![a](sub/a.png)", tmp_path)
+    ((_, _), (tag, attributes)) = body.tags
     assert (tag, attributes["alt"]) == ("img", "a")
     kind, _, data = str(attributes["src"]).partition(",")
     assert kind == "data:image/png;base64"
