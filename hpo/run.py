@@ -21,12 +21,14 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options, parse
 from hpo.complete_tracking import send_missing
-from hpo.report import study_figure, table
+from hpo.report import table
 from hpo.report.controls import controls_report
 from hpo.report.few_label_table import semi_table, summary_metrics
 from hpo.report.markdown import to_markdown
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.preamble import memory_lines, preamble_of
+from hpo.report.study_figure import study_figure
+from hpo.report.style import save_figure
 from hpo.search.space_search import silence_optuna
 from hpo.storage import output_folder
 from hpo.study import presets
@@ -275,7 +277,7 @@ def _table(
         frame = semi_table(frame, records, plan.reference)
     files = table.write_report(options.output, name, frame, preamble)
     picture = options.output / f"{name}.png"
-    study_figure.save_figure(study_figure.study_figure(frame, records), picture)
+    save_figure(study_figure(frame, records), picture)
     outcome = Outcome(plan, records, sources, frame, options.output)
     made = (_made(report_of, outcome) for report_of in extras)
     complete = [extra for extra in made if extra is not None]

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from hpo.report.contrasts import COLORS, DASHES, canvas
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import short_name
-from hpo.report.study_figure import save_figure
+from hpo.report.style import COLORS, DASHES, canvas, save_figure, short_name
 from hpo.storage.atomic import write_atomically
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from hpo.report.statistics import (
     mean_interval,
     paired_comparison,
 )
-from hpo.report.study_figure import save_figure
+from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import StudyRow
 
@@ -37,9 +37,6 @@ Key = TypeVar("Key", bound=Hashable)
 
 LEVEL = 0.05
 """A difference whose adjusted p is below it is told apart from none."""
-
-WIDTH = 9.5
-"""Inches of a whole figure. At the width of a README page its texts are then read in their size."""
 
 HOLM = (
     "- differences are paired over seeds, with 95 % interval; p of the t test, adjusted by Holm's "
@@ -69,14 +66,6 @@ class Contrast:
         if found.n > 1:
             text += f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
         return f"{text.replace('-', '−')}, {adjusted(self.p_holm)}, n = {found.n}"
-
-
-COLORS: Sequence[str] = (
-    "#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F",
-)  # fmt: skip
-"""Okabe and Ito's palette, safe for the colour-blind. Rows differ in marker and dashes too."""
-MARKERS = "sDovP^X*"
-DASHES = ("-", "--", "-.", ":")
 
 
 def results_of(outcome: Outcome, dataset: str, row: StudyRow) -> Results:
@@ -146,16 +135,6 @@ def seeds_of(frame: pd.DataFrame, what: str) -> str:
     if counts == [1]:
         return "one seed, no interval"
     return f"means over {n} seeds, {what}: 95 % intervals"
-
-
-def canvas(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, laid out so that nothing is cut off."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def written(outcome: Outcome, frame: pd.DataFrame, figure: Figure, markdown: str) -> Extra:

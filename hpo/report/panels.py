@@ -1,7 +1,4 @@
-"""The single panels of a study's figures, each drawn into axes that it is given.
-
-Families differ in colour (from Okabe and Ito's palette, safe for the colour-blind) and in marker.
-"""
+"""This module draws the single panels of a study's figure, each into axes that it is given."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ import numpy as np
 
 from hpo.cells.record import CellRecord
 from hpo.report.records import finished_finals
+from hpo.report.style import COLORS, FAMILIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,21 +30,6 @@ LAMBDA_COLUMNS = 8
 _NAME_SIZE = 7.5
 _GREY = "#555555"
 
-_STYLES: Mapping[str, tuple[str, str]] = {
-    "none": ("#000000", "o"),
-    "beta": ("#0072B2", "s"),
-    "fixed": ("#7F7F7F", "^"),
-    "learned": ("#D55E00", "D"),
-    "placebo": ("#CC79A7", "v"),
-    "frozen": ("#56B4E9", "X"),
-    "extra": ("#009E73", "P"),
-}
-
-
-def family_style(family: str) -> tuple[str, str]:
-    """Colour and marker of a family of rows."""
-    return _STYLES[family]
-
 
 def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) -> set[str]:
     """Mean error with interval for each row from top to bottom; seeds of ``records`` as dots.
@@ -63,7 +46,7 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
     for y, line in enumerate(lines):
         if line["n_seeds"] == 0:
             continue
-        color, marker = _STYLES[line["family"]]
+        color, marker = FAMILIES[line["family"]]
         seeds = _test_errors(records, line["method"])
         ax.plot(seeds, [y] * len(seeds), "o", ms=4.5, color=color, alpha=0.3, mew=0, zorder=2)
         ax.errorbar(
@@ -113,7 +96,7 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
     """What the means and the ``marks`` of `draw_errors` mean."""
     from matplotlib.lines import Line2D
 
-    blue = _STYLES["beta"][0]
+    blue = FAMILIES["beta"][0]
     star: dict[str, Any] = {"marker": "*", "ls": "", "ms": 11, "mfc": "none", "mec": "black"}
     handles = {
         "seed": Line2D([], [], marker="o", ls="", color=_GREY, alpha=0.3, label="one seed"),
@@ -131,7 +114,7 @@ def draw_cost(ax: Axes, lines: Sequence[Line]) -> None:
 
     for line in lines:
         if line["n_seeds"] > 0:
-            color, marker = _STYLES[line["family"]]
+            color, marker = FAMILIES[line["family"]]
             ax.errorbar(
                 line["train_seconds"],
                 line["mean_error"],
@@ -201,7 +184,7 @@ def lambda_histogram_sums(
 def draw_lambda(ax: Axes, title: str, first: np.ndarray, last: np.ndarray) -> None:
     """Densities of λ in the first epoch (line) and in the last (filled)."""
     edges = np.linspace(0.0, 1.0, len(last) + 1)
-    ax.stairs(_density(last), edges, fill=True, color="#0072B2", alpha=0.55, label="last epoch")
+    ax.stairs(_density(last), edges, fill=True, color=COLORS[0], alpha=0.55, label="last epoch")
     ax.stairs(_density(first), edges, color="black", lw=1.0, ls="--", label="first epoch")
     ax.set_title(_wrap(title, 22), fontsize=8)
     ax.set_xlim(0.0, 1.0)
@@ -209,11 +192,6 @@ def draw_lambda(ax: Axes, title: str, first: np.ndarray, last: np.ndarray) -> No
     ax.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
     ax.tick_params(labelsize=7)
     ax.set_xlabel("λ", labelpad=1)
-
-
-def short_name(dataset: str) -> str:
-    """A data set's name for a title; of a long path the end."""
-    return dataset if len(dataset) <= 40 else f"…{dataset[-39:]}"
 
 
 def _wrap(label: str, width: int) -> str:
@@ -261,7 +239,7 @@ def _place_name(
     side, steps = min(product((1, -1), range(-14, 15)), key=penalty)
     box = place(side, steps)
     near = box.x0 if side > 0 else box.x1
-    color = _STYLES[line["family"]][0]
+    color = FAMILIES[line["family"]][0]
     text = ax.annotate(
         name,
         (line["train_seconds"], line["mean_error"]),

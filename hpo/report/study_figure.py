@@ -1,14 +1,8 @@
-"""Figure of a study: errors with intervals, error against cost, and the distribution of λ.
-
-Matplotlib's object-oriented interface on the Agg canvas only: no window, no pyplot, no state
-between figures. Families differ in colour (Okabe and Ito's palette, safe for the colour-blind) and
-in marker.
-"""
+"""This module draws a study: errors with intervals, error against cost, distributions of λ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.record import CellRecord
@@ -22,9 +16,8 @@ from hpo.report.panels import (
     error_legend,
     label_points,
     lambda_histogram_sums,
-    short_name,
 )
-from hpo.storage.atomic import in_place_of
+from hpo.report.style import canvas, short_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,34 +43,13 @@ def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
     heights = [_error_height(panels), _COST_HEIGHT]
     if histograms:
         heights.append(_LAMBDA_HEIGHT * _lambda_rows(histograms) + 0.6)
-    figure = _figure(_PANEL_WIDTH * max(2, len(panels)), sum(heights))
+    figure = canvas(_PANEL_WIDTH * max(2, len(panels)), sum(heights))
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _error_panels(parts[0], panels, records)
     cost_axes = _cost_panels(parts[1], panels)
     if histograms:
         _lambda_panels(parts[2], histograms, labels)
     label_points(figure, cost_axes)
-    return figure
-
-
-def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
-    """Write ``figure`` as PNG, whole or not at all; parent folders are created.
-
-    Returns:
-        ``path``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with in_place_of(path) as aside:
-        figure.savefig(aside, format="png", dpi=dpi)
-    return path
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hpo.report.contrasts import COLORS, canvas
-from hpo.report.panels import short_name
+from hpo.report.style import COLORS, canvas, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

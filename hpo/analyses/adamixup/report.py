@@ -13,7 +13,7 @@ from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import number, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import MeanInterval, mean_interval
-from hpo.report.study_figure import save_figure
+from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 
 STATISTICS = (

@@ -8,8 +8,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from hpo.analyses.anytime.curves import REFERENCES, Point
-from hpo.report.panels import short_name
 from hpo.report.statistics import mean_interval
+from hpo.report.style import canvas, short_name
 from hpo.study.plan import SearchKey
 
 if TYPE_CHECKING:
@@ -41,13 +41,9 @@ def anytime_figure(found: Mapping[SearchKey, Sequence[Point]], labels: Mapping[s
         found: of `hpo.analyses.anytime.curves.curves`.
         labels: how strategies are called.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     datasets = list(dict.fromkeys(dataset for _, dataset, _ in found))
     methods = list(dict.fromkeys(method for method, _, _ in found))
-    figure = Figure(figsize=(13, 4.4 * len(datasets) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(13, 4.4 * len(datasets) + 0.9)
     axes = figure.subplots(len(datasets), len(_COSTS), squeeze=False, sharey="row")
     for row, dataset in zip(axes, datasets, strict=True):
         for ax, (cost, name) in zip(row, _COSTS.items(), strict=True):

@@ -13,7 +13,7 @@ from hpo.analyses.anytime.figure import anytime_figure
 from hpo.analyses.anytime.report import anytime_markdown
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.study_figure import save_figure
+from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import StudyRow, grid_rows
 

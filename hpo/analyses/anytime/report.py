@@ -21,7 +21,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import MeanInterval
-from hpo.report.study_figure import save_figure
+from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import Plan, SearchKey
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from hpo.analyses.figures.agreement import Agreement, agreement
-from hpo.report.contrasts import WIDTH, canvas, results_of, table_line, told, written
+from hpo.report.contrasts import results_of, table_line, told, written
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import short_name
 from hpo.report.statistics import mean_interval
+from hpo.report.style import WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ import pandas as pd
 from core.policies import LearnedConfig
 from hpo.report.contrasts import (
     HOLM,
-    WIDTH,
     Contrast,
-    canvas,
     contrasts,
     results_of,
     seeds_of,
@@ -23,8 +21,8 @@ from hpo.report.contrasts import (
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import family_style, short_name
 from hpo.report.statistics import mean_interval
+from hpo.report.style import FAMILIES, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -112,7 +110,7 @@ def intrusion_figure(frame: pd.DataFrame) -> Figure:
         ax.set_xlabel(_UNITS["relative" in quantity], fontsize=9)
     handles = [
         Line2D([], [], marker="o", color="#555555", label=seeds_of(frame, "bars")),
-        Line2D([], [], color=family_style("beta")[0], lw=0.9, ls="--", label="MixUp (α = 1)"),
+        Line2D([], [], color=FAMILIES["beta"][0], lw=0.9, ls="--", label="MixUp (α = 1)"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -125,7 +123,7 @@ def _draw(ax: Axes, here: pd.DataFrame) -> None:
             ax.text(0.02, y, "no result", transform=ax.get_yaxis_transform(), va="center",
                     fontsize=8, color="#555555")  # fmt: skip
             continue
-        colour, marker = family_style(line["family"])
+        colour, marker = FAMILIES[line["family"]]
         half = line["ci_high"] - line["mean"]
         xerr = None if half != half else half
         ax.errorbar(line["mean"], y, xerr=xerr, fmt=marker, ms=6, color=colour, capsize=3)

@@ -8,22 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hpo.report.contrasts import (
-    COLORS,
-    WIDTH,
-    Results,
-    canvas,
-    contrasts,
-    results_of,
-    seeds_of,
-    table_line,
-    told,
-    written,
-)
+from hpo.report.contrasts import Results, contrasts, results_of, seeds_of, table_line, told, written
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import short_name
 from hpo.report.statistics import MeanInterval, mean_interval
+from hpo.report.style import COLORS, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:

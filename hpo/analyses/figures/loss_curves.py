@@ -10,13 +10,9 @@ import pandas as pd
 
 from core.training.result import TrainingResult
 from hpo.report.contrasts import (
-    COLORS,
-    DASHES,
     HOLM,
-    WIDTH,
     Results,
     Values,
-    canvas,
     contrasts,
     intervals,
     results_of,
@@ -28,8 +24,8 @@ from hpo.report.contrasts import (
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import short_name
 from hpo.report.statistics import mean_interval
+from hpo.report.style import COLORS, DASHES, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:

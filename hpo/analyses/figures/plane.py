@@ -12,10 +12,8 @@ from scipy.spatial import cKDTree
 from core.training.result import TrainingResult
 from hpo.report.contrasts import (
     HOLM,
-    WIDTH,
     Results,
     Values,
-    canvas,
     contrasts,
     results_of,
     told,
@@ -24,8 +22,8 @@ from hpo.report.contrasts import (
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import short_name
 from hpo.report.statistics import mean_interval
+from hpo.report.style import WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:

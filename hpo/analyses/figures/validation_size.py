@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hpo.report.contrasts import (
-    COLORS,
-    DASHES,
     HOLM,
-    MARKERS,
-    WIDTH,
     Values,
-    canvas,
     contrasts,
     results_of,
     seeds_of,
@@ -25,8 +20,8 @@ from hpo.report.contrasts import (
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import short_name
 from hpo.report.statistics import mean_interval
+from hpo.report.style import COLORS, DASHES, MARKERS, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.report.contrasts import canvas
+from hpo.report.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

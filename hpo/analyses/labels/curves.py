@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.report.contrasts import COLORS, canvas
-from hpo.report.panels import short_name
+from hpo.report.style import COLORS, canvas, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

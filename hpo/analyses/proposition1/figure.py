@@ -9,8 +9,7 @@ import pandas as pd
 from scipy.stats import gmean
 
 from core.analysis.proposition1 import OUTPUTS
-from hpo.report.contrasts import COLORS, MARKERS, WIDTH, canvas
-from hpo.report.panels import short_name
+from hpo.report.style import COLORS, MARKERS, WIDTH, canvas, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

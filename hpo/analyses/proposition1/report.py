@@ -22,7 +22,7 @@ from hpo.report.history import finished_trainings
 from hpo.report.markdown import number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
-from hpo.report.study_figure import save_figure
+from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 
 _HEADER = (

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hpo.cells.record import CellRecord
-from hpo.report.panels import draw_lambda, lambda_histogram_sums, short_name
+from hpo.report.panels import draw_lambda, lambda_histogram_sums
+from hpo.report.style import COLORS, canvas, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"sigmoid_before": "#0072B2", "sigmoid_after": "#D55E00", "clip": "#009E73"}
+PROJECTIONS = dict(zip(("sigmoid_before", "sigmoid_after", "clip"), COLORS, strict=False))
 MARKERS = {"mean": "o", "sum": "s", "rms": "D", "sign": "^"}
 TELLING = 6
 """Histograms beside the scatter plot of a data set."""
@@ -33,12 +34,8 @@ def readings_figure(ranked: pd.DataFrame, records: Sequence[CellRecord]) -> Figu
         ranked: of `hpo.analyses.readings.ranking.rank_readings`.
         records: those it was made from.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     datasets = list(ranked["dataset"].unique())
-    figure = Figure(figsize=(15, 5.2 * len(datasets)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(15, 5.2 * len(datasets))
     parts: Any = figure.subfigures(len(datasets), 2, squeeze=False, width_ratios=(1.0, 1.15))
     for dataset, (left, right) in zip(datasets, parts, strict=True):
         lines = ranked[ranked["dataset"] == dataset].to_dict("records")
@@ -91,8 +88,8 @@ def _draw_moves(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
                 line["mean_error"],
                 yerr=None if math.isnan(half) else half,
                 fmt=MARKERS[line["scale"]],
-                color=COLORS[line["projection"]],
-                mfc=COLORS[line["projection"]] if line["fig6"] == "yes" else "white",
+                color=PROJECTIONS[line["projection"]],
+                mfc=PROJECTIONS[line["projection"]] if line["fig6"] == "yes" else "white",
                 ms=5.5,
                 elinewidth=0.3,
                 alpha=0.85,
@@ -107,7 +104,7 @@ def _draw_moves(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
     point: dict[str, Any] = {"ls": "", "color": "#555555"}
     ax.legend(
         handles=[
-            *(Line2D([], [], marker="o", ls="", color=c, label=p) for p, c in COLORS.items()),
+            *(Line2D([], [], marker="o", ls="", color=c, label=p) for p, c in PROJECTIONS.items()),
             *(Line2D([], [], marker=m, label=s, **point) for s, m in MARKERS.items()),
             Line2D([], [], marker="o", label="filled: shows Fig. 6", **point),
             *drawn,

@@ -10,9 +10,9 @@ import pandas as pd
 from hpo.analyses.readings.factorial import DesignPoint, main_effects
 from hpo.analyses.readings.figure import readings_figure
 from hpo.analyses.readings.ranking import SIGNIFICANT, rank_readings
-from hpo.report import study_figure
 from hpo.report.markdown import difference, error, number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 
 _RANKED = (
@@ -36,7 +36,7 @@ def readings_report(outcome: Outcome, design: Sequence[DesignPoint]) -> Extra:
     for path, frame in zip(files, (ranked, effects), strict=True):
         write_atomically(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     picture = stem.with_name(f"{stem.name}-lambda.png")
-    study_figure.save_figure(readings_figure(ranked, outcome.records), picture)
+    save_figure(readings_figure(ranked, outcome.records), picture)
     return Extra(to_markdown(ranked, effects), [*files, picture])
 
 

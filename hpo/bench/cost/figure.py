@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hpo.bench.cost.report import title
-from hpo.report.contrasts import COLORS, canvas
+from hpo.report.style import COLORS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from hpo.bench.cost.measure import measure
 from hpo.bench.cost.records import Group, GroupStore, group_id
 from hpo.bench.cost.report import title
 from hpo.cells.store import StoreError
-from hpo.report.study_figure import save_figure
+from hpo.report.style import save_figure
 from hpo.storage import output_folder
 from hpo.study.progress import Progress, clock
 from hpo.tracking.tracker import (

@@ -10,6 +10,7 @@ import pytest
 from hpo.report import contrasts
 from hpo.report.outcome import Outcome
 from hpo.report.statistics import mean_interval
+from hpo.report.style import canvas
 from studies import table2
 from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 
@@ -110,7 +111,7 @@ def test_what_comparisons_say_of_a_claim(directions: list[int], said: str) -> No
 
 def test_what_is_written(make_outcome: Callable[..., Outcome], tmp_path: Path) -> None:
     frame = pd.DataFrame({"mean": [1 / 3, math.nan]})
-    figure = contrasts.canvas(2, 1)
+    figure = canvas(2, 1)
     figure.subplots()
     extra = contrasts.written(make_outcome([NONE], {}), frame, figure, "## Said\n")
     assert [path.name for path in extra.files] == ["figure.csv", "figure.png", "figure.md"]

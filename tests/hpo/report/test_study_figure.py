@@ -13,7 +13,8 @@ from matplotlib.text import Annotation, Text
 
 from core.policies import Beta, Fixed, LearnedConfig, NoMix
 from hpo.cells.record import CellRecord
-from hpo.report.study_figure import save_figure, study_figure
+from hpo.report.study_figure import study_figure
+from hpo.report.style import save_figure
 from hpo.report.table import build_table
 from hpo.study.rows import Row
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpo.analyses.labels.contact_sheet import COLUMNS, RIGHT, UNKNOWN, WRONG, contact_sheet
-from hpo.report.study_figure import save_figure
+from hpo.report.style import save_figure
 
 
 def test_every_image_stands_in_its_place_with_what_is_known_of_its_label(tmp_path: Path) -> None:
