@@ -97,15 +97,19 @@ def told(interval: MeanInterval, digits: int = 3) -> str:
     return f"{interval.mean:.{digits}f}" + ("" if half != half else f" ± {half:.{digits}f}")
 
 
+def paired(first: Values, second: Values) -> PairedComparison:
+    """Returns first − second over the seeds that both have."""
+    shared = sorted(first.keys() & second.keys())
+    return paired_comparison([first[s] for s in shared], [second[s] for s in shared])
+
+
 def contrasts(pairs: Mapping[Key, tuple[Values, Values]]) -> dict[Key, Contrast]:
-    """Each first − second over the seeds that both have; one family of comparisons."""
-    found = {}
-    for key, (first, second) in pairs.items():
-        shared = sorted(first.keys() & second.keys())
-        found[key] = paired_comparison([first[s] for s in shared], [second[s] for s in shared])
-    p_holm = holm([paired.p_value for paired in found.values()])
+    """Returns each first − second over the seeds that both have; one family of comparisons."""
+    comparisons = {key: paired(*values) for key, values in pairs.items()}
+    p_holm = holm([comparison.p_value for comparison in comparisons.values()])
     return {
-        key: Contrast(paired, p) for (key, paired), p in zip(found.items(), p_holm, strict=True)
+        key: Contrast(comparison, p)
+        for (key, comparison), p in zip(comparisons.items(), p_holm, strict=True)
     }
 
 

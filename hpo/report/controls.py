@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 
 from hpo.cells.record import CellRecord
+from hpo.report.contrasts import paired
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
-from hpo.report.statistics import holm, paired_comparison
+from hpo.report.statistics import holm
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import Row
 
@@ -154,8 +155,7 @@ def _line(
 ) -> dict[str, Any]:
     here = [record for record in records if record.cell.dataset == dataset]
     first, second = (errors_by_seed(here, key) for key in (method, other))
-    shared = sorted(first.keys() & second.keys())
-    found = paired_comparison([first[s] for s in shared], [second[s] for s in shared])
+    comparison = paired(first, second)
     costs = frame[frame["dataset"] == dataset].set_index("method")
     ratios = {
         f"{name}_ratio": costs.loc[method, column] / costs.loc[other, column] if other else _NAN
@@ -166,11 +166,11 @@ def _line(
         "method": method,
         "control": control,
         "control_method": other,
-        "n_seeds": found.n,
-        "difference": found.difference,
-        "ci_low": found.low,
-        "ci_high": found.high,
-        "p_value": found.p_value,
+        "n_seeds": comparison.n,
+        "difference": comparison.difference,
+        "ci_low": comparison.low,
+        "ci_high": comparison.high,
+        "p_value": comparison.p_value,
         "p_holm": _NAN,
         **ratios,
     }

@@ -9,8 +9,9 @@ import pandas as pd
 
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
+from hpo.report.contrasts import contrasts, paired
 from hpo.report.records import errors_by_seed
-from hpo.report.statistics import holm, mean_interval, paired_comparison
+from hpo.report.statistics import mean_interval
 from hpo.report.table import COLUMNS as PLAIN
 
 _ERRORS = ("median_error", "median_ci_low", "median_ci_high")
@@ -109,14 +110,13 @@ def _compare(
     theirs = errors_by_seed(records, reference) if reference is not None else {}
     if not theirs:
         return
-    others = [entry for entry in entries if entry["method"] != reference]
-    for entry in others:
-        own = errors_by_seed(records, entry["method"])
-        shared = sorted(own.keys() & theirs.keys())
-        found = paired_comparison([own[s] for s in shared], [theirs[s] for s in shared])
-        numbers = (found.difference, found.low, found.high, found.p_value)
+    others = {entry["method"]: entry for entry in entries if entry["method"] != reference}
+    errors = {method: errors_by_seed(records, method) for method in others}
+    claims = contrasts(
+        {m: (errors[m], theirs) for m, entry in others.items() if entry["family"] not in CONTROLS}
+    )
+    for method, entry in others.items():
+        one = paired(errors[method], theirs)
+        p_holm = claims[method].p_holm if method in claims else _NAN
+        numbers = (one.difference, one.low, one.high, one.p_value, p_holm)
         entry |= dict(zip(_COMPARISON, numbers, strict=False)) | {"reference": reference}
-    claims = [entry for entry in others if entry["family"] not in CONTROLS]
-    adjusted = holm([entry["p_value"] for entry in claims])
-    for entry, p_holm in zip(claims, adjusted, strict=True):
-        entry["p_holm"] = p_holm

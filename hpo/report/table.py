@@ -15,9 +15,10 @@ import pandas as pd
 
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
+from hpo.report.contrasts import contrasts
 from hpo.report.markdown import to_markdown
 from hpo.report.records import errors_by_seed, final_trainings, finished_finals, load_records
-from hpo.report.statistics import holm, mean_interval, paired_comparison
+from hpo.report.statistics import mean_interval
 from hpo.search.space_search import setting
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import Family, Row
@@ -239,18 +240,16 @@ def _compare(entries: Sequence[dict[str, Any]], errors: Mapping[str, Mapping[int
     best = min((e for e in betas if e["n_seeds"] == most), key=lambda e: e["mean_val_error"])
     best["best_beta"] = True
     reference = errors[best["method"]]
-    others = [entry for entry in entries if entry is not best]
-    for entry in others:
-        own = errors[entry["method"]]
-        shared = sorted(own.keys() & reference.keys())
-        comparison = paired_comparison([own[s] for s in shared], [reference[s] for s in shared])
-        entry["diff_vs_best_beta"] = comparison.difference
-        entry["diff_ci_low"] = comparison.low
-        entry["diff_ci_high"] = comparison.high
-        entry["p_value"] = comparison.p_value
-    adjusted = holm([entry["p_value"] for entry in others])
-    for entry, p_holm in zip(others, adjusted, strict=True):
-        entry["p_holm"] = p_holm
+    others = {e["method"]: e for e in entries if e is not best}
+    compared = contrasts({method: (errors[method], reference) for method in others})
+    for method, contrast in compared.items():
+        others[method] |= {
+            "diff_vs_best_beta": contrast.paired.difference,
+            "diff_ci_low": contrast.paired.low,
+            "diff_ci_high": contrast.paired.high,
+            "p_value": contrast.paired.p_value,
+            "p_holm": contrast.p_holm,
+        }
 
 
 def _mean(records: Sequence[CellRecord], name: str) -> float:

@@ -17,13 +17,8 @@ import pandas as pd
 
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
-from hpo.report.statistics import (
-    MeanInterval,
-    PairedComparison,
-    holm,
-    mean_interval,
-    paired_comparison,
-)
+from hpo.report.contrasts import Contrast, contrasts, paired
+from hpo.report.statistics import MeanInterval, mean_interval
 from hpo.search import drive
 from hpo.search.budget import ROUNDING, failed_epochs, units
 from hpo.search.protocol import Search
@@ -185,14 +180,14 @@ class Line:
     Attributes:
         at: error over seeds at each of FRACTIONS of the budget; NaN until all seeds that come to an
             incumbent at all have one.
-        against: the paired comparison with each of the references at the end, and its p-value after
-            Holm's method over all comparisons of the data set; without those with itself.
+        against: the contrast with each of the references at the end, its p adjusted for all
+            comparisons of the data set; without those with itself.
     """
 
     method: str
     dataset: str
     at: tuple[MeanInterval, ...]
-    against: Mapping[str, tuple[PairedComparison, float]]
+    against: Mapping[str, Contrast]
 
 
 def compare(
@@ -208,9 +203,7 @@ def compare(
         pairs = [(m, r) for m in methods for r in references if r in ends and m != r]
         # One difference, told from both sides, is one comparison.
         distinct = list({frozenset(pair): pair for pair in reversed(pairs)}.values())
-        compared = {pair: _paired(ends[pair[0]], ends[pair[1]]) for pair in pairs}
-        adjusted = holm([compared[pair].p_value for pair in distinct])
-        p_holm = {frozenset(pair): p for pair, p in zip(distinct, adjusted, strict=True)}
+        family = contrasts({frozenset((m, r)): (ends[m], ends[r]) for m, r in distinct})
         for method in methods:
             at = []
             for fraction in FRACTIONS:
@@ -218,14 +211,12 @@ def compare(
                 complete = errors.keys() == ends[method].keys()
                 at.append(mean_interval(list(errors.values()) if complete else []))
             against = {
-                reference: (compared[method, reference], p_holm[frozenset((method, reference))])
+                reference: Contrast(
+                    paired(ends[method], ends[reference]),
+                    family[frozenset((method, reference))].p_holm,
+                )
                 for reference in references
-                if (method, reference) in compared
+                if (method, reference) in pairs
             }
             lines.append(Line(method, dataset, tuple(at), against))
     return lines
-
-
-def _paired(first: Mapping[int, float], second: Mapping[int, float]) -> PairedComparison:
-    shared = sorted(first.keys() & second.keys())
-    return paired_comparison([first[s] for s in shared], [second[s] for s in shared])

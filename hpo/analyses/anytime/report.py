@@ -105,9 +105,12 @@ def _standing(line: Line, labels: Mapping[str, str]) -> list[str]:
 def _against(line: Line, references: Sequence[str]) -> list[str]:
     cells = []
     for name in references:
-        comparison, p_holm = line.against.get(name, (None, math.nan))
-        told = comparison and difference(comparison.difference, comparison.low, comparison.high)
-        cells += [told or "–", probability(p_holm)]
+        contrast = line.against.get(name)
+        if contrast is None:
+            cells += ["–", "–"]
+            continue
+        one = contrast.paired
+        cells += [difference(one.difference, one.low, one.high), probability(contrast.p_holm)]
     return cells
 
 

@@ -17,9 +17,10 @@ from scipy import stats
 from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
 from core.training.result import TrainingResult
+from hpo.report.contrasts import contrasts
 from hpo.report.outcome import Outcome
 from hpo.report.records import Results, results_by_seed
-from hpo.report.statistics import PairedComparison, holm, mean_interval, paired_comparison
+from hpo.report.statistics import holm, mean_interval
 from hpo.study.rows import META_SUFFIX, StudyRow
 
 END = 0.1
@@ -209,38 +210,25 @@ def _judge_histograms(
 
 def _judge_order(readings: Mapping[str, dict[str, Any]], results: Mapping[str, Results]) -> None:
     """Fill in the comparison with MixUp, and table1."""
-    references = {
-        suffix: _paired(results.get(MIXUP + suffix, {}), results.get(NO_MIXUP + suffix, {}))
-        for suffix in ("", META_SUFFIX)
-    }
+    errors = {key: {s: r.test_error for s, r in of.items()} for key, of in results.items()}
     suffixes = {key: META_SUFFIX if line["overlap"] else "" for key, line in readings.items()}
-    found = {
-        key: _paired(results[key], results.get(MIXUP + suffix, {}))
-        for key, suffix in suffixes.items()
-    }
-    tests = [*references.values(), *found.values()]
-    adjusted = holm([comparison.p_value for comparison in tests])
-    of_reference = dict(zip(references, adjusted, strict=False))
-    for (key, comparison), p_holm in zip(found.items(), adjusted[len(references) :], strict=True):
+    pairs = {("", s): (MIXUP + s, NO_MIXUP + s) for s in ("", META_SUFFIX)}
+    pairs |= {(key, s): (key, MIXUP + s) for key, s in suffixes.items()}
+    compared = contrasts(
+        {key: (errors.get(a, {}), errors.get(b, {})) for key, (a, b) in pairs.items()}
+    )
+    for key, suffix in suffixes.items():
+        contrast, reference = compared[key, suffix], compared["", suffix]
         readings[key] |= {
-            "diff_vs_mixup": comparison.difference,
-            "mixup_ci_low": comparison.low,
-            "mixup_ci_high": comparison.high,
-            "mixup_p_holm": p_holm,
+            "diff_vs_mixup": contrast.paired.difference,
+            "mixup_ci_low": contrast.paired.low,
+            "mixup_ci_high": contrast.paired.high,
+            "mixup_p_holm": contrast.p_holm,
         }
-        reference = references[suffixes[key]]
-        if comparison.n and reference.n:
-            ordered = comparison.difference < 0 and reference.difference < 0
-            p_reference = of_reference[suffixes[key]]
-            supported = p_holm < SIGNIFICANT and p_reference < SIGNIFICANT  # NaN is neither
+        if contrast.paired.n and reference.paired.n:
+            ordered = contrast.paired.difference < 0 and reference.paired.difference < 0
+            supported = all(c.p_holm < SIGNIFICANT for c in (contrast, reference))  # NaN is neither
             readings[key]["table1"] = ("yes" if supported else "means") if ordered else "no"
-
-
-def _paired(first: Results, second: Results) -> PairedComparison:
-    """Differences of test error over the seeds that both have."""
-    shared = sorted(first.keys() & second.keys())
-    one, other = ([r[seed].test_error for seed in shared] for r in (first, second))
-    return paired_comparison(one, other)
 
 
 def _count_cost(lines: Sequence[dict[str, Any]], table: pd.DataFrame) -> None:

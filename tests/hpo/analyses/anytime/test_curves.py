@@ -200,13 +200,13 @@ def test_differences_over_seeds_with_holm_over_all_of_the_data_set() -> None:
     by_hand[middle] = max(by_hand[smallest], 2 * p[middle])
     by_hand[largest] = max(by_hand[middle], p[largest])
     for (method, reference), expected in by_hand.items():
-        comparison, p_holm = found[method].against[reference]
-        assert p_holm == pytest.approx(min(1.0, expected))
-        assert comparison.p_value == pytest.approx(p[method, reference])
-    assert found["other"].against["metamixup"][0].difference == pytest.approx(1.25)
-    told_back, p_holm = found["metamixup"].against["tpe-alpha-asha"]
-    assert told_back.difference == pytest.approx(0.375)
-    assert p_holm == found["tpe-alpha-asha"].against["metamixup"][1]
+        contrast = found[method].against[reference]
+        assert contrast.p_holm == pytest.approx(min(1.0, expected))
+        assert contrast.paired.p_value == pytest.approx(p[method, reference])
+    assert found["other"].against["metamixup"].paired.difference == pytest.approx(1.25)
+    mirrored = found["metamixup"].against["tpe-alpha-asha"]
+    assert mirrored.paired.difference == pytest.approx(0.375)
+    assert mirrored.p_holm == found["tpe-alpha-asha"].against["metamixup"].p_holm
     assert set(found["metamixup"].against) == {"tpe-alpha-asha"}
 
 
@@ -216,7 +216,7 @@ def test_a_study_can_have_another_reference() -> None:
     assert {method: set(line.against) for method, line in found.items()} == {
         "grid": set(), "search": {"grid"}, "metamixup": {"grid"},
     }  # fmt: skip
-    assert found["search"].against["grid"][0].difference == pytest.approx(0.5)
+    assert found["search"].against["grid"].paired.difference == pytest.approx(0.5)
 
 
 def test_data_sets_are_families_of_their_own() -> None:
@@ -226,8 +226,8 @@ def test_data_sets_are_families_of_their_own() -> None:
     assert [(line.dataset, line.method) for line in lines] == [
         (d, m) for d in ("digits", "mnist") for m in ("metamixup", "other")
     ]
-    comparison, p_holm = lines[1].against["metamixup"]
-    assert p_holm == comparison.p_value
+    contrast = lines[1].against["metamixup"]
+    assert contrast.p_holm == contrast.paired.p_value
 
 
 def test_a_mean_is_over_all_seeds_or_is_not_told() -> None:
