@@ -230,7 +230,6 @@ def test_its_own_partner_is_not_moved(monkeypatch: pytest.MonkeyPatch, setup: An
     assert given.lam.tolist() == [0.5]
 
 
-@pytest.mark.filterwarnings("ignore:a hypergradient was not finite:RuntimeWarning")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_hypergradient_that_is_not_finite_moves_nothing(
     bad: float, monkeypatch: pytest.MonkeyPatch, setup: Any

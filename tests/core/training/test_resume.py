@@ -281,7 +281,6 @@ def test_a_full_disk_ends_the_training_and_loses_one_epoch(
 
 
 @pytest.mark.usefixtures("each_epoch_kept")
-@pytest.mark.filterwarnings("ignore:a hypergradient was not finite:RuntimeWarning")
 def test_a_diverged_training_diverges_again_with_its_whole_history(
     tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
