@@ -10,7 +10,7 @@ import torch
 from tests.system.faults.bench import Bench, patched
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # in a folder that is no package, "package" is the session
 def bench() -> Iterator[Bench]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
@@ -27,7 +27,7 @@ def output(tmp_path: Path, empty_store: Path) -> Path:
     return out
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # in a folder that is no package, "package" is the session
 def calm(tmp_path_factory: pytest.TempPathFactory, bench: Bench, empty_store: Path) -> Path:
     """The output folder of a study that nothing disturbed."""
     out = tmp_path_factory.mktemp("calm")
