@@ -23,8 +23,11 @@ MakeRecord = Callable[..., CellRecord]
 
 @pytest.fixture(autouse=True)
 def sigterm() -> Iterator[None]:
-    """Trackers that a test leaves open, as a killed driver does, leave their handler too."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Each test starts as a new process does: whatever ran before may have left a handler.
+
+    Ray does, and so do the trackers that a test leaves open, as a killed driver does.
+    """
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGTERM, before)
 
