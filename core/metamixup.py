@@ -17,9 +17,11 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
 from core.real_step import StepResult, autocast_region, check_real_step, mixed_step
+from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
 
 
+@untraced
 def learn_interpolation(
     model: nn.Module,
     batch: Batch,
@@ -60,8 +62,8 @@ def learn_interpolation(
         engine: see `hypergradient`.
         lam: λ0 [B] to start from, instead of a draw.
         partner: the pairing [B] to use, instead of a draw.
-        pairing: how partners are drawn, and whether λ is folded; see `Pairing`. λ0 given is folded
-            too.
+        pairing: how partners are drawn, and whether a sample outweighs its partner; see `Pairing`.
+            λ0 given is folded too, and λ moves within [1/2, 1].
         permute: the placebo: hypergradients permuted within the batch before they move λ. The
             permutation is one more draw from the stream.
         mixing: where the pairs are blended: `InputMixing`, `AreaMixing` (boxes, as CutMix) or
@@ -89,11 +91,12 @@ def learn_interpolation(
         reading = replace(reading, step_size=step_size)
     options = MetaOptions(reading, engine, mixing, last_blocks, validation_gradient, permute)
     lam_init, partner, options = options.drawn(batch[0], pairing, generator, lam, partner)
-    z = reading.start(lam_init)
+    z = reading.start(pairing.share(lam_init))
     ranks = ranks_of(model)
     extra_samples = 0
     for _ in range(reading.meta_steps):
-        lam = reading.virtual(z)
+        share = reading.virtual(z)
+        lam = pairing.lam(share)
         with autocast_region(batch[0].device.type, autocast):
             slope = options.slope(
                 model,
@@ -108,20 +111,22 @@ def learn_interpolation(
                 scale=scale,
             )
         extra_samples += slope.samples
-        z = reading.move(z, lam, slope.moving, ranks)
-    interpolation = Interpolation(
-        lam=reading.final(z),
+        z = reading.move(z, share, pairing.span * slope.moving, ranks)
+    lam = pairing.lam(reading.final(z))
+    unmoved = pairing.lam(reading.final(reading.start(pairing.share(lam_init))))
+    return Interpolation(
+        lam=lam,
         partner=partner,
         lam_init=lam_init,
-        change=reading.final(z) - reading.final(reading.start(lam_init)),
+        change=lam - unmoved,
         hypergradient=slope.hypergradient,
         meta_loss=slope.meta_loss,
         extra_samples=extra_samples,
         mixing=options.mixing,
     )
-    return interpolation.folded(pairing)
 
 
+@untraced
 def metamixup_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -14,6 +14,7 @@ from core.mixing.batch import (
     soft_cross_entropy,
 )
 from core.mixing.interpolation import Interpolation
+from core.user_model.untraced import untraced
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class StepResult:
     meta_loss: Tensor | None
 
 
+@untraced
 def mixed_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

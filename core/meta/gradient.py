@@ -19,6 +19,7 @@ from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner
 from core.mixing.kinds import INPUT, Mixing
 from core.user_model.blocks import last_blocks as names_of_last_blocks
 from core.user_model.untouched import untouched
+from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of, unwrap
 
 Engine = Literal[
@@ -29,6 +30,7 @@ AUTO = "double_backward"
 """What `engine="auto"` stands for: in `studies/cost.py` the fastest of the exact ones."""
 
 
+@untraced
 def hypergradient(
     model: nn.Module,
     batch: Batch,
@@ -109,6 +111,7 @@ def hypergradient(
     ).hypergradient
 
 
+@untraced
 def meta_gradient(
     model: nn.Module,
     batch: Batch,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss
-from core.mixing.pairing import Pairing
 from core.user_model.wrapped_models import eager_if_hooked, unwrap
 
 
@@ -36,14 +35,6 @@ class Interpolation:
     meta_loss: Tensor | None = None
     extra_samples: int = 0
     mixing: Mixing = INPUT
-
-    def folded(self, pairing: Pairing) -> Interpolation:
-        """Returns the same with `lam`, and what learning changed in it, folded by `pairing`."""
-        if not pairing.dominant:
-            return self
-        lam = pairing.fold(self.lam)
-        change = None if self.change is None else lam - pairing.fold(self.lam - self.change)
-        return replace(self, lam=lam, change=change)
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
         """Returns the network's output [B, C] on the mixed batch, whatever the mixing.

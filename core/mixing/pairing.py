@@ -17,8 +17,8 @@ class Pairing:
     Attributes:
         groups: sizes of consecutive parts of the batch that pair among themselves, such as the
             labelled and the unlabelled samples (Algorithm 2, lines 8 and 12). None: one part.
-        dominant: λ becomes max(λ, 1 − λ), as it is drawn and as it is learned: the sample outweighs
-            its partner (MixMatch, Berthelot et al. 2019, Eq. 9).
+        dominant: the sample outweighs its partner: a drawn λ becomes max(λ, 1 − λ) (MixMatch,
+            Berthelot et al. 2019, Eq. 9), a learned one moves within [1/2, 1].
     """
 
     groups: tuple[int, ...] | None = None
@@ -43,8 +43,25 @@ class Pairing:
         return torch.cat(parts).to(device)
 
     def fold(self, lam: Tensor) -> Tensor:
-        """Returns λ, or max(λ, 1 − λ) where the sample is to outweigh its partner."""
+        """Returns λ as drawn, or max(λ, 1 − λ) where the sample is to outweigh its partner."""
         return torch.maximum(lam, 1 - lam) if self.dominant else lam
+
+    @property
+    def span(self) -> float:
+        """This is how long the interval of λ is: 1, or 1/2 where the sample outweighs."""
+        return 0.5 if self.dominant else 1.0
+
+    def share(self, lam: Tensor) -> Tensor:
+        """Returns where λ lies in its interval, in [0, 1]: 2λ − 1 where the sample outweighs.
+
+        Learning moves this. Moved λ that was reflected at 1/2 would turn round: most of what is
+        wanted downward would end above its start.
+        """
+        return 2 * lam - 1 if self.dominant else lam
+
+    def lam(self, share: Tensor) -> Tensor:
+        """Returns the λ of a `share`."""
+        return (1 + share) / 2 if self.dominant else share
 
 
 ANY = Pairing()

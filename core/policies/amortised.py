@@ -19,8 +19,12 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
 from core.policies.learned import Learned
 from core.policies.protocol import Policy
+from core.user_model.untraced import untraced
 
 _LEAST_REACH = 0.01
+
+_FADED = 1e-6
+"""A pair whose weight is less, as a share of the prior's, is dropped."""
 
 
 class MoveTable:
@@ -32,6 +36,9 @@ class MoveTable:
     classes). Residuals are those of the last stage: predictions so have the spread of what was
     learned, not only its mean.
 
+    Only pairs that were seen are kept, and those that have faded are dropped, so that time and
+    memory depend on the batch and on `memory`, not on the number of classes.
+
     Args:
         memory: the weight of what was known, against 1 for the newest stage, in [0, 1).
         prior: the weight of the mean of the kind, in samples.
@@ -40,8 +47,9 @@ class MoveTable:
     def __init__(self, memory: float = 0.95, prior: float = 2.0):
         self.memory, self.prior = memory, prior
         self._moments = torch.zeros(5, dtype=torch.float64)  # Σ 1, z, Δ, z², zΔ
-        self._weight = torch.zeros(0, 0, dtype=torch.float64)
-        self._sum = torch.zeros(0, 0, dtype=torch.float64)
+        self._pairs = torch.zeros(0, dtype=torch.int64)  # ascending
+        self._weight_and_sum = torch.zeros(2, 0, dtype=torch.float64)
+        self._kinds = torch.zeros(2, 2, dtype=torch.float64)  # the same, over two classes or one
         self._residuals = torch.zeros(0)
 
     def learn(self, z: Tensor, move: Tensor, first: Tensor, second: Tensor) -> None:
@@ -50,20 +58,24 @@ class MoveTable:
         Args:
             z: [B], floating; the logits before learning.
             move: [B], floating; what learning added.
-            first, second: [B], int64; class of each sample and of its partner.
+            first, second: [B], int64, in [0, 2³¹); class of each sample and of its partner.
         """
         device, z, move = z.device, z.double(), move.double()
         if self._moments.device != device:
             self._to(device)
-        self._grow(int(torch.maximum(first, second).max()) + 1)
         stage = torch.stack([torch.ones_like(z), z, move, z * z, z * move]).sum(dim=1)
         self._moments = self.memory * self._moments + stage
         rest = move - self._slope() * z
+        new = torch.stack([torch.ones_like(rest), rest])
+        kind = (first == second).long()
         # Nothing in place: a state_dict taken before must not change.
-        pair, ones = (first, second), torch.ones_like(rest)
-        self._weight = (self.memory * self._weight).index_put_(pair, ones, accumulate=True)
-        self._sum = (self.memory * self._sum).index_put_(pair, rest, accumulate=True)
-        self._residuals = rest - self.table()[first, second]
+        self._kinds = (self.memory * self._kinds).index_add(1, kind, new)
+        pairs, place = torch.cat([self._pairs, _pair(first, second)]).unique(return_inverse=True)
+        table = torch.zeros(2, len(pairs), dtype=torch.float64, device=device)
+        table.index_add_(1, place, torch.cat([self.memory * self._weight_and_sum, new], dim=1))
+        lasting = table[0] > _FADED * self.prior
+        self._pairs, self._weight_and_sum = pairs[lasting], table[:, lasting]
+        self._residuals = rest - self.expected(first, second)
 
     @property
     def known(self) -> bool:
@@ -86,43 +98,53 @@ class MoveTable:
             raise RuntimeError("no meta stage was taken in yet: learn() comes first")
         source = generator.device if generator is not None else torch.device("cpu")
         drawn = torch.randint(len(self._residuals), z.shape, generator=generator, device=source)
-        self._grow(int(torch.maximum(first, second).max()) + 1)
-        expected = self._slope() * z.double() + self.table()[first, second]
+        expected = self._slope() * z.double() + self.expected(first, second)
         return (expected + self._residuals[drawn.to(z.device)]).to(z.dtype)
 
-    def table(self) -> Tensor:
-        """Returns T [C, C], float64: the mean move of a pair of classes beyond `slope·z`."""
-        same = torch.eye(len(self._sum), dtype=torch.bool, device=self._sum.device)
-        kind = torch.zeros_like(self._sum)
-        for mask in (same, ~same):
-            kind[mask] = self._sum[mask].sum() / self._weight[mask].sum().clamp_min(1e-12)
-        return (self._sum + self.prior * kind) / (self._weight + self.prior)
+    def expected(self, first: Tensor, second: Tensor) -> Tensor:
+        """Returns T [B], float64: the mean move of each pair of classes beyond `slope·z`."""
+        weight, total = self._kinds[:, (first == second).long()]
+        mean = total / weight.clamp_min(1e-12)
+        if len(self._pairs) == 0:
+            return mean
+        pair = _pair(first, second)
+        place = torch.searchsorted(self._pairs, pair).clamp_max(len(self._pairs) - 1)
+        seen = (self._pairs[place] == pair).double()
+        weight, total = self._weight_and_sum[:, place] * seen
+        return (total + self.prior * mean) / (weight + self.prior)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns tensors."""
         return {
             "moments": self._moments,
-            "weight": self._weight,
-            "sum": self._sum,
+            "pairs": self._pairs,
+            "weight_and_sum": self._weight_and_sum,
+            "kinds": self._kinds,
             "residuals": self._residuals,
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Loads what `state_dict` gave."""
-        self._moments, self._weight = state["moments"], state["weight"]
-        self._sum, self._residuals = state["sum"], state["residuals"]
+        """Loads what `state_dict` gave, or gave when the table was one of all pairs of classes."""
+        if "weight" in state:
+            table = torch.stack([state["weight"], state["sum"]])
+            first, second = state["weight"].nonzero(as_tuple=True)
+            same, seen = table.diagonal(dim1=1, dim2=2).sum(1), table[:, first, second]
+            kinds = torch.stack([seen.sum(1) - same, same], dim=1)
+            state = {
+                **state,
+                "pairs": _pair(first, second),
+                "weight_and_sum": seen,
+                "kinds": kinds,
+            }
+        self._moments, self._pairs = state["moments"], state["pairs"]
+        self._weight_and_sum, self._kinds = state["weight_and_sum"], state["kinds"]
+        self._residuals = state["residuals"]
 
     def _slope(self) -> Tensor:
         n, z, move, zz, z_move = self._moments
         # Where all z are alike there is no slope: only rounding is left of either difference.
         spread = zz - z * z / n
         return torch.where(spread > 1e-9 * zz, (z_move - z * move / n) / spread, 0.0)
-
-    def _grow(self, classes: int) -> None:
-        missing = classes - len(self._sum)
-        if missing > 0:
-            self._sum = nn.functional.pad(self._sum, (0, missing, 0, missing))
-            self._weight = nn.functional.pad(self._weight, (0, missing, 0, missing))
 
     def _to(self, device: torch.device) -> None:
         self.load_state_dict({name: t.to(device) for name, t in self.state_dict().items()})
@@ -157,6 +179,7 @@ class Amortised(Policy):
         self._steps = 0
         self._moves = MoveTable(self.memory)
 
+    @untraced
     def __call__(
         self,
         model: nn.Module,
@@ -179,7 +202,7 @@ class Amortised(Policy):
             if given.change is None:
                 raise ValueError("the policy that Amortised wraps must learn")
             if given.hypergradient is None or bool(given.hypergradient.isfinite().all()):
-                self._learn(given, _classes(batch[1]))
+                self._learn(given, _classes(batch[1]), pairing)
         else:
             given = self._predicted(batch, generator, pairing)
         self._steps += 1
@@ -199,13 +222,13 @@ class Amortised(Policy):
         self._moves.load_state_dict(state["moves"])
         self.learned.load_state_dict(state["learned"])
 
-    def _learn(self, given: Interpolation, first: Tensor) -> None:
+    def _learn(self, given: Interpolation, first: Tensor, pairing: Pairing) -> None:
         assert given.change is not None
-        unmoved = given.lam - given.change
+        unmoved = pairing.share(given.lam - given.change)
         z, reach = _logit(unmoved), self.learned.reading.reach(unmoved)
         # Next to 0 and 1 the quotient is rounding over nothing.
         movable = reach >= reach.max().clamp_max(_LEAST_REACH)
-        move = (_logit(given.lam) - z) / reach
+        move = (_logit(pairing.share(given.lam)) - z) / reach
         second = first[given.partner]
         self._moves.learn(z[movable], move[movable], first[movable], second[movable])
 
@@ -219,21 +242,23 @@ class Amortised(Policy):
         reading = learned.reading
         options = MetaOptions(reading, mixing=learned.mixing)
         lam_init, partner, options = options.drawn(x, pairing, generator)
-        unmoved = reading.final(reading.start(lam_init))
+        unmoved = reading.final(reading.start(pairing.share(lam_init)))
         z, first = _logit(unmoved), _classes(y)
         move = torch.zeros_like(z)  # until a stage has learned anything
         if self._moves.known:
             move = self._moves.predict(z, first, first[partner], generator)
             move = move * reading.reach(unmoved)
-        lam = torch.sigmoid(z + move)
-        change = lam - unmoved
-        return Interpolation(lam, partner, lam_init, change=change, mixing=options.mixing).folded(
-            pairing
-        )
+        lam = pairing.lam(torch.sigmoid(z + move))
+        change = lam - pairing.lam(unmoved)
+        return Interpolation(lam, partner, lam_init, change=change, mixing=options.mixing)
 
 
 def _logit(lam: Tensor) -> Tensor:
     return torch.logit(lam, eps=LOGIT_MARGIN)
+
+
+def _pair(first: Tensor, second: Tensor) -> Tensor:
+    return first * 2**31 + second
 
 
 def _classes(y: Tensor) -> Tensor:

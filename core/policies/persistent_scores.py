@@ -22,10 +22,14 @@ from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
 from core.policies.protocol import Policy
 from core.user_model.ranks import Ranks
+from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
 
 SCORES = Reading(step_size=0.5)
 """The reading of persistent scores: the default one, in smaller steps, for here they add up."""
+
+MOST = 2**30
+"""Indices lie below: each has a score of four bytes."""
 
 
 @dataclass
@@ -100,10 +104,11 @@ class PersistentScores(Policy):
     def scores(self) -> Tensor:
         """[N], float32: the score of each training sample up to the last one seen so far.
 
-        Later steps leave this tensor as it is.
+        A copy: later steps leave this tensor as it is.
         """
-        return self._scores
+        return self._scores.clone()
 
+    @untraced
     def __call__(
         self,
         model: nn.Module,
@@ -146,8 +151,9 @@ class PersistentScores(Policy):
             self.placebo,
         )
         lam_init, partner, options = options.drawn(x, pairing, generator)
-        epsilon, second = self.reading.start(lam_init), first[partner]
-        lam = self._lam(epsilon, first, second)
+        epsilon, second = self.reading.start(pairing.share(lam_init)), first[partner]
+        share = self._share(epsilon, first, second)
+        lam = pairing.lam(share)
         slope = None
         if learns and val_batch is not None:
             slope = options.slope(
@@ -161,38 +167,38 @@ class PersistentScores(Policy):
                 generator=generator,
             )
             ranks = ranks_of(model)
-            move = self.reading.move(torch.zeros_like(lam), lam, slope.moving, ranks)
+            moving = pairing.span * slope.moving
+            move = self.reading.move(torch.zeros_like(share), share, moving, ranks)
             self._move(first, second, move, ranks)
-            lam = self._lam(epsilon, first, second)
+            lam = pairing.lam(self._share(epsilon, first, second))
         self._steps += 1
-        interpolation = Interpolation(
+        return Interpolation(
             lam=lam,
             partner=partner,
             lam_init=lam_init,
-            change=lam - self.reading.final(epsilon),
+            change=lam - pairing.lam(self.reading.final(epsilon)),
             hypergradient=None if slope is None else slope.hypergradient,
             meta_loss=None if slope is None else slope.meta_loss,
             extra_samples=0 if slope is None else slope.samples,
             mixing=options.mixing,
         )
-        return interpolation.folded(pairing)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a resumed training needs; "scores" is `scores`."""
         v = self.validation_gradient
         return {
             "steps": self._steps,
-            "scores": self._scores,
+            "scores": self.scores,
             "validation_gradient": None if v is None else v.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what `state_dict` gave."""
-        self._steps, self._scores = int(state["steps"]), state["scores"]
+        self._steps, self._scores = int(state["steps"]), state["scores"].clone()
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state["validation_gradient"])
 
-    def _lam(self, epsilon: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def _share(self, epsilon: Tensor, first: Tensor, second: Tensor) -> Tensor:
         difference = self._scores[first] - self._scores[second]
         return self.reading.final(epsilon + difference.to(epsilon.dtype))
 
@@ -209,13 +215,18 @@ class PersistentScores(Policy):
             self._scores = nn.functional.pad(self._scores, (0, missing))
 
     def _move(self, first: Tensor, second: Tensor, move: Tensor, ranks: Ranks) -> None:
-        # Samples of other ranks may lie further up than any seen here.
-        self._grow(int(ranks.largest(torch.tensor(len(self._scores), device=move.device))))
-        total = torch.zeros(len(self._scores), dtype=move.dtype, device=move.device)
+        if ranks.size > 1:
+            # Samples of other ranks may lie further up than any seen here.
+            largest = torch.tensor(len(self._scores), device=move.device)
+            self._grow(int(ranks.largest(largest)))
+            samples, n = torch.arange(len(self._scores), device=move.device), len(self._scores)
+        else:
+            samples, place = torch.cat([first, second]).unique(return_inverse=True)
+            (first, second), n = place.split(len(first)), len(samples)
+        total = torch.zeros(n, dtype=move.dtype, device=move.device)
         total = total.index_add_(0, first, move).index_add_(0, second, -move)
         (mean,) = ranks.mean([total])
-        # Nothing in place: a state_dict taken before must not change.
-        self._scores = self._scores + (mean * ranks.size).to(self._scores.dtype)
+        self._scores[samples] += (mean * ranks.size).to(self._scores.dtype)
 
 
 def lowest_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -246,11 +257,21 @@ def _checked(indices: Tensor | None, n: int) -> Tensor:
             f"persistent scores need `indices`, the position [{n}] of each sample of the batch in "
             "the training set; got None"
         )
+    if not isinstance(indices, Tensor):
+        raise ValueError(
+            f"indices must be a tensor of shape [{n}], got {type(indices).__name__}; "
+            "torch.as_tensor makes one"
+        )
     if indices.dtype not in (torch.int64, torch.int32) or list(indices.shape) != [n]:
         raise ValueError(
             f"indices must be integer with shape [{n}], got {indices.dtype} {list(indices.shape)}"
         )
-    if int(indices.min()) < 0:
-        at = int(indices.argmin())
-        raise ValueError(f"indices must be at least 0, got {int(indices[at])} at index {at}")
+    off = (indices < 0) | (indices >= MOST)
+    if bool(off.any()):
+        at = int(off.int().argmax())
+        limit = "at least 0" if int(indices[at]) < 0 else f"below {MOST}"
+        raise ValueError(
+            f"indices must be {limit}, got {int(indices[at])} at index {at}: each is a position in "
+            "the training set and has a score, so number the samples from 0"
+        )
     return indices

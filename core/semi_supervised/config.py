@@ -58,7 +58,7 @@ class SemiSupervisedConfig:
             is refined.
         entropy: weight of entropy minimization beside VAT's term (VAT + EM).
         temperature, augmentations: of MixMatch: T of sharpening, K views of each unlabelled image.
-        dominant: of MixMatch: λ becomes max(λ, 1 − λ).
+        dominant: of MixMatch: λ lies in [1/2, 1]; see `core.mixing.pairing.Pairing`.
     """
 
     kind: SemiKind

@@ -54,6 +54,10 @@ class Cell:
         parts = [SCHEMA, self.method, self.purpose, settings, policy]
         if self.population is not None:
             parts.append(asdict(self.population))
+        semi = self.training.semi
+        folds = semi is not None and semi.kind == "mixmatch" and semi.dominant
+        if folds and self.training.policy.learns:
+            parts.append("learned within [1/2, 1]")  # older trainings folded λ after learning
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_.]+", "_", self.dataset)[-40:].strip("_")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from core.meta.reading import DEFAULT
 from core.metamixup import learn_interpolation
 from core.mixing.batch import Batch
 from core.mixing.pairing import ANY, Pairing
@@ -90,19 +92,28 @@ def test_the_sample_outweighs_its_partner(policy: Policy) -> None:
     assert torch.equal(folded.lam_init, torch.maximum(plain.lam_init, 1 - plain.lam_init))
 
 
-def test_what_learning_changed_is_that_of_the_folded_lam() -> None:
-    folded = interpolate(Learned(), Pairing(dominant=True))
-    unmoved = DEFAULT.final(DEFAULT.start(folded.lam_init))
-    torch.testing.assert_close(folded.lam - folded.change, torch.maximum(unmoved, 1 - unmoved))
-    assert folded.change.abs().max() > 0.01
+def test_learning_moves_lam_within_its_half_by_hand() -> None:
+    """λ = 1/2 + 1/2·sigmoid(z): the default reading's move of z in NumPy, from the hypergradient
+    that the λ0 of the pairing has without any pairing."""
+    given = interpolate(Learned(), Pairing(dominant=True))
+    plain = learn_interpolation(*problem(), lr=0.5, lam=given.lam_init, partner=given.partner)
+    torch.testing.assert_close(given.hypergradient, plain.hypergradient)
+    share = 2 * given.lam_init.double().numpy() - 1
+    slope = given.hypergradient.double().numpy() * share * (1 - share) / 2
+    z = np.log(share / (1 - share)) - 4 * slope / np.sqrt(np.mean(slope**2))
+    lam = 1 / 2 + 1 / 2 / (1 + np.exp(-z))
+    np.testing.assert_allclose(given.lam.double().numpy(), lam, atol=1e-5)
+    np.testing.assert_allclose(given.change.double().numpy(), lam - (1 + share) / 2, atol=1e-5)
 
 
-def test_the_step_learns_at_the_folded_lam() -> None:
-    """What the policy does by itself is what λ0 and the pairing given by hand lead to."""
-    folded = interpolate(Learned(), Pairing(dominant=True))
-    by_hand = learn_interpolation(*problem(), lr=0.5, lam=folded.lam_init, partner=folded.partner)
-    assert torch.equal(folded.hypergradient, by_hand.hypergradient)
-    assert torch.equal(folded.lam, torch.maximum(by_hand.lam, 1 - by_hand.lam))
+@pytest.mark.parametrize("policy", [Learned(), Amortised(), PersistentScores()], ids=repr)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_wanted_downward_ends_below_its_start(policy: Policy, seed: int) -> None:
+    """No move turns round at 1/2; partners of PersistentScores stand still, as each is its own."""
+    alone = Pairing(tuple([1] * 8) if isinstance(policy, PersistentScores) else None, dominant=True)
+    given = interpolate(copy.deepcopy(policy), alone, seed=seed)
+    assert given.lam.min() >= 0.5
+    assert (given.change * given.hypergradient).max() <= 0
 
 
 def test_predicted_steps_pair_and_fold_too() -> None:

@@ -40,6 +40,12 @@ def learnt(stages: Sequence[Stage], **options: Any) -> MoveTable:
     return table
 
 
+def expectations(table: MoveTable, classes: int) -> Tensor:
+    """What the table says of each pair of classes, [C, C]."""
+    first, second = torch.cartesian_prod(*[torch.arange(classes)] * 2).T
+    return table.expected(first, second).view(classes, classes)
+
+
 @dataclass
 class Slow:
     """The same model as lists of samples, each with its weight, fitted anew each time."""
@@ -82,9 +88,9 @@ def test_many_stages_by_the_slow_road(memory: float, prior: float) -> None:
         if memory == 0:
             slow.samples, slow.rests = [], []
         slow.learn(*stage)
-        size = len(table.table())
-        expected = [[slow.entry(i, j) for j in range(size)] for i in range(size)]
-        np.testing.assert_allclose(table.table().numpy(), expected, rtol=1e-9, atol=1e-9)
+        expected = [[slow.entry(i, j) for j in range(classes)] for i in range(classes)]
+        seen = expectations(table, classes).numpy()
+        np.testing.assert_allclose(seen, expected, rtol=1e-9, atol=1e-9)
         # Every residual comes up, and nothing else does.
         n = 2000
         zeros = torch.zeros(n, dtype=torch.int64)
@@ -127,10 +133,10 @@ def test_what_was_learned_fades() -> None:
     table = MoveTable(memory=0.9, prior=1e-9)
     for _ in range(200):
         table.learn(z, torch.ones(400), 0 * one, one)
-    assert float(table.table()[0, 1]) == pytest.approx(1)
+    assert float(expectations(table, 2)[0, 1]) == pytest.approx(1)
     for stages in range(1, 15):
         table.learn(z, torch.zeros(400), 0 * one, one)
-        assert float(table.table()[0, 1]) == pytest.approx(0.9**stages)
+        assert float(expectations(table, 2)[0, 1]) == pytest.approx(0.9**stages)
 
 
 @pytest.mark.parametrize("z", [0.0, 0.1, 0.3, -13.8])
@@ -159,6 +165,25 @@ def test_predictions_take_one_draw_and_the_dtype_of_z() -> None:
         assert torch.equal(r.get_state(), mirror.get_state())
 
 
+def test_time_and_memory_do_not_depend_on_the_number_of_classes() -> None:
+    """Two classes in a billion learn and predict as two in two; pairs that have faded are gone."""
+    far = 2**30
+    small, large = learnt([a_stage(0, classes=2)]), MoveTable()
+    z, move, first, second = a_stage(0, classes=2)
+    large.learn(z, move, first * far, second * far)
+    given = [
+        table.predict(z, first * k, second * k, torch.Generator().manual_seed(1))
+        for table, k in ((small, 1), (large, far))
+    ]
+    assert torch.equal(*given)
+    table = MoveTable(memory=0.5)
+    for seed in range(60):  # new pairs at every stage
+        z, move, first, second = a_stage(seed)
+        table.learn(z, move, first + 10 * seed, second)
+    # 0.5²⁰ is a millionth: at most 20 stages of 12 samples are kept.
+    assert max(t.numel() for t in table.state_dict().values()) <= 2 * 20 * 12
+
+
 def test_nothing_learned_nothing_predicted() -> None:
     zeros = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(
@@ -178,7 +203,21 @@ def test_a_state_is_a_snapshot_that_two_tables_may_share() -> None:
     table.learn(*a_stage(2))
     assert all(torch.equal(state[name], copied[name]) for name in copied)
     for other in others:
-        assert torch.equal(other.table(), table.table())
+        assert torch.equal(expectations(other, 3), expectations(table, 3))
+
+
+def test_a_state_of_the_dense_table_is_taken_up() -> None:
+    """Checkpoints that hold weight and sum [C, C] go on as the same table."""
+    table = learnt([a_stage(0), a_stage(1)])
+    state = table.state_dict()
+    dense = torch.zeros(2, 3, 3, dtype=torch.float64)
+    dense[:, state["pairs"] // 2**31, state["pairs"] % 2**31] = state["weight_and_sum"]
+    kept = {name: state[name] for name in ("moments", "residuals")}
+    other = MoveTable()
+    other.load_state_dict({**kept, "weight": dense[0], "sum": dense[1]})
+    for each in (table, other):
+        each.learn(*a_stage(2))
+    torch.testing.assert_close(expectations(other, 4), expectations(table, 4))
 
 
 # ------------------------------------------------------------------------------------ the policy

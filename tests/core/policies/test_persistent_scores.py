@@ -443,7 +443,10 @@ def test_scores_reach_as_far_as_the_samples_seen(setup: SimpleNamespace) -> None
         (torch.arange(8), r"indices must be integer with shape \[9\], got torch.int64 \[8\]"),
         (torch.arange(9).float(), r"indices must be integer .* got torch.float32 \[9\]"),
         (torch.ones(9, dtype=torch.bool), r"indices must be integer .* got torch.bool \[9\]"),
-        (torch.tensor([3, 1, -2, 4, 5, 6, 7, 8, 0]), "indices must be at least 0, got -2 at index"),
+        (torch.tensor([3, 1, -2, 4, 5, 6, 7, 8, 0]), "indices must be at least 0, got -2 at"),
+        (torch.arange(9) + 10**13, "indices must be below 1073741824, got 10000000000000"),
+        (list(range(9)), r"indices must be a tensor of shape \[9\], got list; torch.as_tensor"),
+        (np.arange(9), r"indices must be a tensor of shape \[9\], got ndarray; torch.as_tensor"),
     ],
 )
 @pytest.mark.parametrize("t", [0, 1])
@@ -457,6 +460,19 @@ def test_indices_that_are_missing_or_off_are_refused(
     with pytest.raises(ValueError, match=message):
         ask(setup, policy, t, indices=indices)
     assert setup.toy.identical(policy.state_dict(), state)
+
+
+def test_a_step_takes_no_longer_for_samples_far_up(setup: SimpleNamespace) -> None:
+    """Only the batch's own scores are read and written; what was given out stays as it was."""
+    near, far = PersistentScores(), PersistentScores()
+    for t in range(3):
+        ask(setup, near, t, indices=torch.arange(9))
+        given = far.scores
+        copied = given.clone()
+        ask(setup, far, t, indices=torch.arange(9) + 10**6)
+        assert torch.equal(given, copied)
+    assert torch.equal(far.scores[10**6 :], near.scores)
+    assert not bool(far.scores[: 10**6].any())
 
 
 def test_int32_indices_are_indices(setup: SimpleNamespace) -> None:
