@@ -67,6 +67,9 @@ class PseudoLabel(SemiSupervisedMethod):
     pseudo-labelling.
 
     The labelling pass moves no statistics of BatchNorm; the step's does, on mixed images, as MixUp.
+    Images without an accepted label take no part in that pass. Lee and Oliver et al. send all
+    images through it and give those a weight of 0, so that they count in its batch statistics.
+    Here they would be mixed too, and Algorithm 2 (line 8) mixes accepted ones among themselves.
 
     Args:
         config: of kind "pseudo-label".

@@ -24,6 +24,9 @@ class VAT(SemiSupervisedMethod):
     at r = 0, and the power iteration would follow that noise and not the curvature. For the same
     reason all passes take the same view. Only the unlabelled images are perturbed and compared.
 
+    Oliver et al.'s network augments inside (noise, flip, shift), so that there each pass, clean or
+    perturbed, has draws of its own. Here images are augmented before, once a step.
+
     The entropy is that of the clean predictions on the unlabelled images, and its weight does not
     ramp up. (Oliver et al. take it of the perturbed ones, and the divergence the other way round,
     from the perturbed prediction to the clean; to second order in r both divergences are the same.)

@@ -38,6 +38,9 @@ class TrainingConfig:
             (from 0) and ends with its predictions for it. 0 folds hold nothing out; 1 holds out all
             and so needs meta_in_training.
         model, width: a name of `core.models.MODELS` and its base width; None is the published one.
+        batchnorm_momentum, batchnorm_eps: of every BatchNorm of the model: the weight of the newest
+            batch in its running statistics, and what is added to the variance; None is the model's
+            own, PyTorch's 0.1 and 1e-5 in those of `core.models`.
         policy: how samples are interpolated.
         epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
         optimizer, lr, momentum, weight_decay: see `core.training.optimizers.build_optimizer`.
@@ -64,6 +67,8 @@ class TrainingConfig:
     meta_size: int = 1000
     meta_in_training: bool = False
     width: int | None = None
+    batchnorm_momentum: float | None = None
+    batchnorm_eps: float | None = None
     epochs: int = 600
     batch_size: int = 128
     meta_batch_size: int = 128
@@ -98,6 +103,12 @@ class TrainingConfig:
         for name in ("momentum", "weight_decay", "translate", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.batchnorm_momentum is not None and not 0 < self.batchnorm_momentum <= 1:
+            raise ValueError(
+                f"batchnorm_momentum must lie in (0, 1], got {self.batchnorm_momentum}"
+            )
+        if self.batchnorm_eps is not None and not 0 < self.batchnorm_eps < float("inf"):
+            raise ValueError(f"batchnorm_eps must be positive and finite, got {self.batchnorm_eps}")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 < self.lr_decay <= 1:

@@ -13,6 +13,7 @@ from core.analysis.observer import Observer
 from core.data import Source
 from core.evaluation import Evaluation, evaluate, predict
 from core.models import ImageClassifier, build_model
+from core.models.batchnorm import set_batchnorm
 from core.random_streams import RandomStreams
 from core.real_step import mixed_step
 from core.training.config import TrainingConfig
@@ -49,13 +50,15 @@ class Training:
         self._load(source)
 
         def network() -> ImageClassifier:
-            return build_model(
+            model = build_model(
                 config.model,
                 in_channels=source.in_channels,
                 num_classes=source.num_classes,
                 image_size=source.image_size,
                 width=config.width,
-            ).to(self.device)
+            )
+            set_batchnorm(model, config.batchnorm_momentum, config.batchnorm_eps)
+            return model.to(self.device)
 
         self._model = network()
         self.policy = config.policy.build(network)

@@ -241,8 +241,10 @@ def _semi_legend() -> str:
         [
             "- error: mean over n seeds of the test error after the last epoch, ± half the width "
             "of its 95 % Student-t interval. median: the same of the median over a training's last "
-            "20 epochs (all of a shorter one). Where a method keeps a moving average of the "
-            "weights, that is what is evaluated. The test set selects nothing.",
+            "20 epochs (all of a shorter one); of fewer than 100 epochs these are no end of a "
+            "training that has settled, and the median says less than the error. Where a method "
+            "keeps a moving average of the weights, that is what is evaluated. The test set "
+            "selects nothing.",
             "- labels: labelled training images. + meta: with the meta-validation images whose "
             "labels the row uses besides, to learn λ or to train.",
             "- ‡ reference: the column is the mean difference of the error after the last epoch to "

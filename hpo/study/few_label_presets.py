@@ -240,7 +240,7 @@ def _oliver(dataset: str) -> TrainingConfig:
     svhn = dataset == "svhn"
     return replace(
         _paper(dataset),
-        model="digits_cnn" if dataset == "digits" else "wrn_28_2_leaky",
+        **_network(dataset),
         epochs=epochs,
         batch_size=50,  # and as many unlabelled images
         meta_batch_size=50,
@@ -256,11 +256,20 @@ def _oliver(dataset: str) -> TrainingConfig:
     )
 
 
+def _network(dataset: str) -> dict[str, Any]:
+    """Returns Oliver et al.'s network. TensorFlow's BatchNorm has other defaults than PyTorch's,
+    and both sources keep 0.999 of the running statistics: averaged weights need statistics of as
+    many steps."""
+    if dataset == "digits":
+        return {"model": "digits_cnn"}
+    return {"model": "wrn_28_2_leaky", "batchnorm_momentum": 0.001, "batchnorm_eps": 1e-3}
+
+
 def _mixmatch(dataset: str) -> TrainingConfig:
     epochs = {"svhn": 930, "mnist": 1150, "fashion_mnist": 1150, "digits": 1000}.get(dataset, 1470)
     return replace(
         _paper(dataset),
-        model="digits_cnn" if dataset == "digits" else "wrn_28_2_leaky",
+        **_network(dataset),
         epochs=epochs,
         batch_size=64,
         meta_batch_size=64,

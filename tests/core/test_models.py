@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from core.models import MODELS, ImageClassifier, build_model
+from core.models.batchnorm import set_batchnorm
 from core.models.preact_resnet import PreActBlock, PreActResNet
 from core.models.resnet import Bottleneck, ResNet
 from core.models.wide_resnet import WideResNet
@@ -402,3 +403,18 @@ def test_the_plane_starts_with_logits_that_are_neither_flat_nor_steep() -> None:
     model = build_model("cnn_2d", in_channels=1, num_classes=1000, image_size=14)
     assert model.classifier.weight.std().item() == pytest.approx(0.1, rel=0.1)
     assert not model.classifier.bias.any()
+
+
+def test_batchnorm_takes_momentum_and_eps() -> None:
+    """Running statistics after one batch and the output by hand."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    set_batchnorm(model, 0.25, 0.5)
+    x = torch.tensor([[1.0, -2.0], [3.0, 0.0], [2.0, 5.0]])
+    h = model[0](x)
+    expected = (h - h.mean(0)) / (h.var(0, unbiased=False) + 0.5).sqrt()
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(model[1].running_mean, 0.25 * h.mean(0))
+    set_batchnorm(model)
+    assert (model[1].momentum, model[1].eps) == (0.25, 0.5)
+    with pytest.raises(ValueError, match="no use in a model without BatchNorm; leave them out"):
+        set_batchnorm(nn.Linear(2, 2), eps=0.1)

@@ -51,6 +51,8 @@ OTHER_VALUES: dict[str, Any] = {
     "meta_size": 999,
     "meta_in_training": True,
     "width": 16,
+    "batchnorm_momentum": 0.01,
+    "batchnorm_eps": 1e-3,
     "epochs": 599,
     "batch_size": 127,
     "meta_batch_size": 127,

@@ -23,6 +23,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "train_size": ("--train-size 300", 300),
     "meta_size": ("--meta-size 30", 30),
     "width": ("--width 12", 12),
+    "batchnorm_momentum": ("--batchnorm-momentum 0.01", 0.01),
+    "batchnorm_eps": ("--batchnorm-eps 0.001", 0.001),
     "epochs": ("--epochs 7", 7),
     "batch_size": ("--batch-size 32", 32),
     "meta_batch_size": ("--meta-batch-size 16", 16),

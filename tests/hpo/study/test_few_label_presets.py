@@ -160,3 +160,13 @@ def test_an_unknown_preset_is_named_with_those_there_are() -> None:
         ValueError, match=r"unknown preset 'fast'; choose one of .*oliver, mixmatch"
     ):
         training("digits", "fast")
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"), [("oliver", 1e-3), ("mixmatch", 1e-3), ("paper", None)]
+)
+def test_batchnorm_is_the_sources_own(preset: str, expected: float | None) -> None:
+    """Both TensorFlow sources keep 0.999 of the running statistics and add TensorFlow's ε."""
+    given = training("cifar10", preset)
+    assert (given.batchnorm_momentum, given.batchnorm_eps) == (expected, expected)
+    assert training("digits", preset).batchnorm_eps is None  # its network has none
