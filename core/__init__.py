@@ -23,11 +23,13 @@ from core.policies.persistent_scores import SCORES, PersistentScores, lowest_sco
 from core.policies.protocol import Policy
 from core.real_step import StepResult, mixed_step
 from core.user_model.blocks import blocks
+from core.user_model.logits import with_logits
 
 __all__ = [  # noqa: RUF022  (by subject)
     # The step: what a training loop calls, and what it gets.
     "metamixup_step",
     "mixed_step",
+    "with_logits",
     "StepResult",
     "Reading",
     "DEFAULT",

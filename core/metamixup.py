@@ -17,6 +17,7 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
 from core.real_step import StepResult, autocast_region, check_real_step, mixed_step
+from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
 
@@ -43,12 +44,15 @@ def learn_interpolation(
     generator: torch.Generator | None = None,
     autocast: torch.dtype | None = None,
     scale: float = 1.0,
+    logits_of: LogitsOf | None = None,
 ) -> Interpolation:
     """Runs the meta stage (Algorithm 1, lines 2 to 6): draws λ0 and pairs, learns λ*.
 
     No side effect: parameters, gradients, optimizer state, BatchNorm buffers and train/eval mode
     are bit-identical before and after. The random stream (`generator`, else torch's global CPU one)
     advances by what λ0 and the pairing draw, one integer and one permutation, and by nothing else.
+    What the virtual passes do not see (gradient hooks and masks) or meet (losses that count, other
+    threads) is said at `hypergradient`.
 
     Args:
         model: maps x [n, ...] to logits [n, C].
@@ -76,6 +80,7 @@ def learn_interpolation(
         generator: the random stream.
         autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
         scale: loss scale of float16 training; see `meta_gradient`.
+        logits_of: how the logits are taken from what the model returns; see `with_logits`.
 
     A hypergradient that is not finite moves nothing, since a NaN λ would make the real batch NaN
     and with it every weight. Without a loss scale, where it is nothing usual, a warning says so.
@@ -89,6 +94,7 @@ def learn_interpolation(
     check_batch(batch, "training", tokens=mixing.hooks)
     if step_size is not None:
         reading = replace(reading, step_size=step_size)
+    model = with_logits(model, logits_of)
     options = MetaOptions(reading, engine, mixing, last_blocks, validation_gradient, permute)
     lam_init, partner, options = options.drawn(batch[0], pairing, generator, lam, partner)
     z = reading.start(pairing.share(lam_init))
@@ -148,11 +154,13 @@ def metamixup_step(
     scaler: torch.amp.GradScaler | None = None,
     clip_grad_norm: float | None = None,
     micro_batch: tuple[int, int] = (0, 1),
+    logits_of: LogitsOf | None = None,
 ) -> StepResult:
     """Takes one iteration of MetaMixUp (Algorithm 1, lines 2 to 8) in an ordinary training loop.
 
     Learns λ* for this batch, mixes it anew, and takes the real step: gradients are zeroed, computed
-    and given to `optimizer.step()`. A scheduler stays with the caller.
+    and given to `optimizer.step()`. A scheduler stays with the caller. Gradient hooks and masks act
+    in that step alone, and forward hooks in all three passes; `core.examine` names them.
 
     Args:
         model: maps x [n, ...] to logits [n, C]; its mode (train or eval) is the caller's.
@@ -168,6 +176,7 @@ def metamixup_step(
             whose mean gradient makes one optimizer step. Gradients are zeroed at i = 0; clipping,
             scaler and optimizer act at i = k − 1. Each has a meta stage of its own. Under
             DistributedDataParallel call it inside `model.no_sync()` for i < k − 1.
+        logits_of: how the logits are taken from what the model returns; see `with_logits`.
 
     Returns:
         `StepResult`.
@@ -185,6 +194,7 @@ def metamixup_step(
         torch.Size([8])
     """
     check_real_step(optimizer, scaler, micro_batch)
+    model = with_logits(model, logits_of)
     interpolation = learn_interpolation(
         model,
         batch,

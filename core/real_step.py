@@ -14,6 +14,7 @@ from core.mixing.batch import (
     soft_cross_entropy,
 )
 from core.mixing.interpolation import Interpolation
+from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.untraced import untraced
 
 
@@ -48,12 +49,14 @@ def mixed_step(
     scaler: torch.amp.GradScaler | None = None,
     clip_grad_norm: float | None = None,
     micro_batch: tuple[int, int] = (0, 1),
+    logits_of: LogitsOf | None = None,
 ) -> StepResult:
     """Takes the real step on the batch mixed as `interpolation` says (Algorithm 1, lines 7 and 8).
 
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
     """
     check_real_step(optimizer, scaler, micro_batch)
+    model = with_logits(model, logits_of)
     index, count = micro_batch
 
     def backward() -> Tensor:

@@ -18,8 +18,10 @@ from core.meta.refusals import named_refusals
 from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.user_model.blocks import last_blocks as names_of_last_blocks
+from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.untouched import untouched
 from core.user_model.untraced import untraced
+from core.user_model.wrapped_models import logits_of as logits_of_wrapped
 from core.user_model.wrapped_models import ranks_of, unwrap
 
 Engine = Literal[
@@ -44,6 +46,7 @@ def hypergradient(
     loss: Loss = soft_cross_entropy,
     mixing: Mixing = INPUT,
     last_blocks: int | None = None,
+    logits_of: LogitsOf | None = None,
 ) -> Tensor:
     """Returns d(meta loss)/d(lam_i) through one virtual step from the present parameters (Eq. 9).
 
@@ -65,9 +68,9 @@ def hypergradient(
     θ′.
 
     Args:
-        model: maps x [n, ...] to logits [n, C]. Frozen and tied parameters are respected, as are
-            `torch.compile` (the meta stage runs the plain module) and activation checkpointing
-            (`use_reentrant=False`).
+        model: maps x [n, ...] to logits [n, C], or see `logits_of`. Frozen and tied parameters are
+            respected, as are `torch.compile` (the meta stage runs the plain module) and activation
+            checkpointing (`use_reentrant=False`).
         batch: x [B, ...] floating; y [B] integer or [B, C] soft.
         val_batch: the same with any size M ≥ 1.
         lam: [B], floating, in [0, 1].
@@ -84,6 +87,8 @@ def hypergradient(
         mixing: where the pairs are blended, with what it draws drawn; see `Mixing`.
         last_blocks: the virtual step moves the parameters of the last so many blocks alone (see
             `core.blocks`), and the rest are constants: cheaper, and an approximation. None: all.
+        logits_of: how the logits are taken from what the model returns, where it returns more: a
+            key, an attribute's name, a position or a function; see `with_logits`.
 
     Returns:
         [B], lam's dtype and device, detached.
@@ -108,6 +113,7 @@ def hypergradient(
         loss=loss,
         mixing=mixing,
         last_blocks=last_blocks,
+        logits_of=logits_of,
     ).hypergradient
 
 
@@ -127,6 +133,7 @@ def meta_gradient(
     last_blocks: int | None = None,
     scale: float = 1.0,
     validation_gradient: Validation | None = None,
+    logits_of: LogitsOf | None = None,
 ) -> MetaGradient:
     """Returns the `hypergradient` with the losses that it passes on its way.
 
@@ -147,6 +154,7 @@ def meta_gradient(
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}; got {engine!r}")
     name = AUTO if engine == "auto" else engine
+    model = with_logits(model, logits_of)
     module = unwrap(model)
     ranks = ranks_of(model)
     originals: dict[str, Tensor] = dict(module.named_parameters())
@@ -166,11 +174,11 @@ def meta_gradient(
         torch.enable_grad(),
         torch.random.fork_rng(devices=devices),
         untouched(module),
-        named_refusals(name),
-        _kernels_for(name, module),
+        named_refusals(name, lambda other: _works(other, problem)),
     ):
         problem = MetaProblem(
             model=module,
+            logits_of=logits_of_wrapped(model),
             theta=theta,
             originals=originals,
             batch=batch,
@@ -185,7 +193,7 @@ def meta_gradient(
             ranks=ranks,
             validation_gradient=validation_gradient,
         )
-        result = ENGINES[name](problem)
+        result = _run(name, problem)
     return MetaGradient(
         # The joint loss is the mean over the ranks of each one's own.
         result.hypergradient.detach() / ranks.size,
@@ -193,6 +201,19 @@ def meta_gradient(
         result.virtual_loss.detach(),
         None if validation_gradient is not None else result.validation,
     )
+
+
+def _run(engine: str, problem: MetaProblem) -> MetaGradient:
+    with _kernels_for(engine, problem.model):
+        return ENGINES[engine](problem)
+
+
+def _works(engine: str, problem: MetaProblem) -> bool:
+    try:
+        _run(engine, problem)
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def moved_parameters(module: nn.Module, last_blocks: int | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from core.meta.inner_step import LearningRate
 from core.mixing.batch import Batch, Loss
 from core.mixing.kinds import Mixing
 from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
+from core.user_model.logits import LogitsOf, taken
 from core.user_model.ranks import Ranks
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class MetaProblem:
 
     Attributes:
         model: the plain module.
+        logits_of: how its logits are taken from what it returns; None: it returns them.
         theta: copies of the parameters θ that the virtual step moves, leaves of its own graph.
         originals: all of the model's parameters by name, as the optimizer knows them.
         batch, val_batch: see `hypergradient`.
@@ -57,6 +59,7 @@ class MetaProblem:
     """
 
     model: nn.Module
+    logits_of: LogitsOf | None
     theta: dict[str, Tensor]
     originals: dict[str, Tensor]
     batch: Batch
@@ -120,6 +123,29 @@ class MetaProblem:
         loss, *v = self.ranks.mean([loss, *v])
         return loss, v
 
+    def slope(
+        self,
+        outputs: Tensor | Sequence[Tensor],
+        cotangents: Sequence[Tensor] | None = None,
+        *,
+        create_graph: bool = False,
+    ) -> Tensor:
+        """Returns the derivative of `outputs` along `cotangents` with respect to λ, [B].
+
+        Raises:
+            ValueError: λ is not in their graph.
+        """
+        (slope,) = torch.autograd.grad(
+            outputs, self.lam, cotangents, create_graph=create_graph, allow_unused=True
+        )
+        if slope is None:
+            raise ValueError(
+                "the virtual step does not depend on λ, so nothing can be learned: the model cuts "
+                "its input off and the loss its labels (detach, no_grad, argmax); mix at a layer "
+                "behind that, by mixing=core.HiddenMixing('name of a layer')"
+            )
+        return slope
+
     def unscaled(self, gradient: Tensor) -> Tensor:
         """Returns a gradient of a scaled loss without the scale."""
         return gradient if self.scale == 1 else gradient / self.scale
@@ -133,7 +159,10 @@ class MetaProblem:
 
     def logits(self, x: Tensor) -> Tensor:
         """The logits [n, C] of inputs [n, ...] where `at` stands."""
-        return check_logits(self.model(x), x.shape[0])
+        output = self.model(x)
+        if self.logits_of is not None:
+            output = taken(output, self.logits_of)
+        return check_logits(output, x.shape[0])
 
 
 class _Inside(nn.Module):

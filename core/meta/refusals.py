@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _SECOND = re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented")
 """torch's words where a backward pass has no derivative of its own."""
@@ -15,16 +15,19 @@ _FORWARD = re.compile(
 )
 """torch's words where an operation has no forward derivative."""
 
-
 _SPARSE = re.compile(r"Sparse(?:TensorImpl|CPU|CUDA)")
+
+_OTHERS = {"double_backward": "auto", "finite_difference": "finite_difference"}
+"""Engines to fall back on, the exact one first, and how users name them."""
 
 
 @contextlib.contextmanager
-def named_refusals(engine: str) -> Iterator[None]:
+def named_refusals(engine: str, works: Callable[[str], bool]) -> Iterator[None]:
     """Turns torch's errors about missing derivatives into a `ValueError` with the way out.
 
     Args:
         engine: the one that runs inside.
+        works: tries another engine on the same problem.
 
     Raises:
         ValueError: an operation of the model or of the loss has not the derivative that the engine
@@ -33,26 +36,38 @@ def named_refusals(engine: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            message = str(cause)
-            if engine == "forward_reverse" and (match := _FORWARD.search(message)):
-                operation = next((g for g in match.groups() if g), "an operation")
-                # Fused attention that the model forces has no second derivative either.
-                other = "finite_difference" if "attention" in operation else "auto"
-                raise ValueError(
-                    f"{operation} of the model or the loss has no forward derivative in torch, "
-                    f'which engine="forward_reverse" needs; use engine="{other}"'
-                ) from error
-            if engine in ("forward_reverse", "finite_difference") and _SPARSE.search(message):
-                raise ValueError(
-                    "the model has sparse gradients, as of nn.Embedding(sparse=True), which "
-                    f'engine="{engine}" cannot follow; use engine="auto"'
-                ) from error
-            if match := _SECOND.search(message):
-                raise ValueError(
-                    f"{match[1]} of the model or the loss has no second derivative in torch, "
-                    f'which engine="{engine}" needs; use engine="finite_difference"'
-                ) from error
-            cause = cause.__cause__
-        raise
+        what = _missing(engine, error)
+        if what is None:
+            raise
+        other = next((name for name in _OTHERS if name != engine and works(name)), None)
+        cure = (
+            "no engine can follow it here; replace it"
+            if other is None
+            else (f'use engine="{_OTHERS[other]}"')
+        )
+        raise ValueError(f"{what}; {cure}") from error
+
+
+def _missing(engine: str, error: BaseException) -> str | None:
+    """Returns what is missing, in words, by an error or what caused it; None for other errors."""
+    cause: BaseException | None = error
+    while cause is not None:
+        message = str(cause)
+        if engine == "forward_reverse" and (match := _FORWARD.search(message)):
+            operation = match[1] or "an autograd.Function, a backward hook or another operation"
+            return (
+                f"{operation} of the model or the loss has no forward derivative in torch, which "
+                'engine="forward_reverse" needs'
+            )
+        if engine in ("forward_reverse", "finite_difference") and _SPARSE.search(message):
+            return (
+                "the model has sparse gradients, as of nn.Embedding(sparse=True), which "
+                f'engine="{engine}" cannot follow'
+            )
+        if match := _SECOND.search(message):
+            return (
+                f"{match[1]} of the model or the loss has no second derivative in torch, which "
+                f'engine="{engine}" needs'
+            )
+        cause = cause.__cause__
+    return None

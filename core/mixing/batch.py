@@ -90,8 +90,11 @@ def mix_labels(y: Tensor, lam: Tensor, partner: Tensor, num_classes: int) -> Ten
         [B, C], the dtype of lam (integer y) or of y (soft y).
     """
     one_hot = soft_labels(y, num_classes, dtype=lam.dtype)
+    others = one_hot[partner]
     weight = lam.to(one_hot.dtype).unsqueeze(1)
-    return weight * one_hot + (1 - weight) * one_hot[partner]
+    # A class that neither label has is a constant: a loss of log y, such as KLDivLoss, would give
+    # its 0 an infinite slope, and λ a NaN.
+    return torch.where((one_hot == 0) & (others == 0), 0, weight * one_hot + (1 - weight) * others)
 
 
 def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.mixing.batch import Loss, mix_labels, soft_cross_entropy, soft_labels
+from core.user_model.logits import described
 
 
 class MixedLoss(Protocol):
@@ -199,10 +200,9 @@ def check_logits(logits: Any, n: int) -> Tensor:
         ValueError: it is something else.
     """
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != n:
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"the model must return logits [{n}, C], got {got}; wrap a model that returns more in "
-            "a module whose forward returns its logits"
+            f"the model must return logits [{n}, C], got {described(logits)}; say by logits_of=, a "
+            "key, a position or a function, how they are taken from what it returns"
         )
     return logits
 
@@ -246,23 +246,30 @@ def _at_soft_labels(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
             "classes give the model two outputs, or pass loss=torch.nn.BCEWithLogitsLoss() with "
             f"floating labels [{logits.shape[0]}, 1]"
         )
-    if isinstance(loss, type):
-        raise ValueError(f"loss must be a function or an instance, got the class {loss.__name__}")
+    if isinstance(loss, type) or not callable(loss):
+        got = f"the class {loss.__name__}" if isinstance(loss, type) else repr(loss)
+        raise ValueError(f"loss must be a function or an instance, got {got}")
     try:
         value = loss(logits, target)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # it is the user's code that runs
+        cure = 'a loss of integer labels goes into core.IndexLoss with reduction="none"'
+        if "not differentiable with respect to argument" in str(error):
+            cure = "λ reaches it through the mixed labels, so write it by operations on them"
         raise ValueError(
             f"the loss failed on logits {list(logits.shape)} and labels {target.dtype} "
-            f"{list(target.shape)}: {error}; a loss of integer labels goes into core.IndexLoss "
-            'with reduction="none"'
+            f"{list(target.shape)}: {type(error).__name__}: {error}; {cure}"
         ) from error
     return _number(value)
 
 
 def _number(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss must return one number, the mean over the batch; got {shape}")
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        got = (
+            f"{value.dtype} {list(value.shape)}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        raise ValueError(f"loss must return one number, the real mean over the batch; got {got}")
     return value

@@ -67,6 +67,8 @@ class Policy(Protocol):
     ) -> Interpolation:
         """Returns the interpolation of this batch. Shapes as in `learn_interpolation`.
 
+        A model that returns more than logits is given as `core.with_logits(model, ...)`.
+
         `indices` [B], int64, are the positions of the samples in the training set. They are read by
         policies that keep something for each sample, which refuse None, and by no other. `pairing`
         says who may be paired with whom; a policy that does not mix has no use for it.

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from core.user_model.logits import LogitsOf, WithLogits
 from core.user_model.ranks import ALONE, Ranks
 
 
@@ -19,16 +20,10 @@ def unwrap(model: nn.Module) -> nn.Module:
     belongs to the real step alone.
 
     Raises:
-        ValueError: parameters are split over processes (FSDP, DTensor), or the model is wrapped in
-            `DataParallel`.
+        ValueError: parameters are split over processes (FSDP, DTensor), the model is wrapped in
+            `DataParallel`, or it is no module.
     """
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            break
-        model = inner
+    *_, model = _layers(model)
     kind = type(model).__name__
     if isinstance(model, nn.DataParallel):
         raise ValueError(
@@ -46,6 +41,18 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def logits_of(model: nn.Module) -> LogitsOf | None:
+    """Returns how the logits are taken from what `unwrap(model)` returns, or None: it is them.
+
+    Raises:
+        ValueError: two wrappers say it.
+    """
+    said = [layer.logits_of for layer in _layers(model) if isinstance(layer, WithLogits)]
+    if len(said) > 1:
+        raise ValueError(f"logits_of is given twice, as {said[0]!r} and {said[1]!r}; give it once")
+    return said[0] if said else None
+
+
 def ranks_of(model: nn.Module) -> Ranks:
     """Returns the processes that train `model`: those of its `DistributedDataParallel`.
 
@@ -54,12 +61,9 @@ def ranks_of(model: nn.Module) -> Ranks:
             processes. That differentiates once.
     """
     ranks = ALONE
-    inner: object = model
-    while isinstance(inner, nn.Module):
-        if isinstance(inner, nn.parallel.DistributedDataParallel):
-            ranks = Ranks(inner.process_group)
-        wrapped = getattr(inner, "_orig_mod", None)
-        inner = inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else wrapped
+    for layer in _layers(model):
+        if isinstance(layer, nn.parallel.DistributedDataParallel):
+            ranks = Ranks(layer.process_group)
     for name, module in model.named_modules():
         if isinstance(module, nn.SyncBatchNorm) and _synchronizes(module):
             raise ValueError(
@@ -93,11 +97,23 @@ def eager_if_hooked(model: nn.Module, hooked: bool) -> Iterator[None]:
 
 
 def _is_compiled(model: nn.Module) -> bool:
+    return any(
+        getattr(layer, "_compiled_call_impl", None) is not None or hasattr(layer, "_orig_mod")
+        for layer in _layers(model)
+    )
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """Yields the model and what it is wrapped around, down to the plain module."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"the model must be a torch.nn.Module, got {type(model).__name__}; put a function of "
+            "tensors into a module that holds them as parameters"
+        )
     inner: object = model
     while isinstance(inner, nn.Module):
-        in_place = getattr(inner, "_compiled_call_impl", None) is not None
-        if in_place or isinstance(getattr(inner, "_orig_mod", None), nn.Module):
-            return True
-        parallel = isinstance(inner, nn.parallel.DistributedDataParallel)
-        inner = inner.module if parallel else None
-    return False
+        yield inner
+        if isinstance(inner, (WithLogits, nn.parallel.DistributedDataParallel)):
+            inner = inner.model if isinstance(inner, WithLogits) else inner.module
+        else:
+            inner = getattr(inner, "_orig_mod", None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from core.meta.engines.hand_derived.substitution import DifferentiatesInside, HandDerived
-from core.meta.engines.once import refuse_captured_parameters, refuse_once_differentiable
+from core.meta.engines.once import refuse_once_differentiable, refuse_other_parameters
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import cotangent
 from core.meta.problem import MetaGradient, MetaProblem
@@ -33,7 +33,7 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
         except DifferentiatesInside:
             replay.rewind()
             loss = problem.virtual_loss()
-        refuse_captured_parameters(loss, problem.originals)
+        refuse_other_parameters(loss, problem.theta, problem.originals)
         return loss, torch.autograd.grad(
             loss * problem.scale, theta, create_graph=True, allow_unused=True
         )
@@ -41,14 +41,12 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
     virtual_loss, graph = problem.at(problem.theta, differentiate)
     refuse_once_differentiable(graph)
     w, validation = cotangent(problem, graph)
-    pairs = [
-        (g, cotangent_of_g) for g, cotangent_of_g in zip(graph, w, strict=True) if g is not None
-    ]
+    # A gradient may be a constant, such as that of the last bias under a hinge loss.
+    pairs = [(g, along) for g, along in zip(graph, w, strict=True) if g is not None and g.grad_fn]
 
     def differentiate_again() -> Tensor:
         operations.wanted.weights = False
-        gradients, cotangents = zip(*pairs, strict=True)
-        return torch.autograd.grad(gradients, problem.lam, cotangents)[0]
+        return problem.slope([g for g, _ in pairs], [along for _, along in pairs])
 
     hypergradient = problem.unscaled(problem.at(problem.theta, differentiate_again))
     return MetaGradient(hypergradient, validation[0], virtual_loss.detach(), validation)

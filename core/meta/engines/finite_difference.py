@@ -49,7 +49,7 @@ def finite_difference(problem: MetaProblem) -> MetaGradient:
 
     def differentiate() -> tuple[Tensor, Tensor]:
         loss = problem.virtual_loss()
-        return loss.detach(), torch.autograd.grad(loss * problem.scale, problem.lam)[0]
+        return loss.detach(), problem.slope(loss * problem.scale)
 
     def beside(distance: Tensor) -> tuple[Tensor, Tensor]:
         moved = {

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from core.meta.engines.once import refuse_once_differentiable
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import direction
 from core.meta.problem import MetaGradient, MetaProblem
@@ -44,7 +45,10 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
 
         def differentiate() -> tuple[Tensor, Tensor]:
             loss = problem.virtual_loss()
-            (slope,) = torch.autograd.grad(loss * problem.scale, problem.lam)
+            # With a graph, or torch takes backward passes that have no forward derivative (SiLU,
+            # GroupNorm), and one that has a wrong one (`linalg.solve`).
+            slope = problem.slope(loss * problem.scale, create_graph=True)
+            refuse_once_differentiable([slope])
             return loss.detach(), slope
 
         virtual_loss, slope = map(forward_ad.unpack_dual, problem.at(dual, differentiate))

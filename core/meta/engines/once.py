@@ -28,28 +28,40 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
         )
 
 
-def refuse_captured_parameters(loss: Tensor, originals: Mapping[str, Tensor]) -> None:
-    """Looks for the model's own parameters, as the user holds them, in the graph of a virtual loss.
+def refuse_other_parameters(
+    loss: Tensor, theta: Mapping[str, Tensor], originals: Mapping[str, Tensor]
+) -> None:
+    """Looks for the parameters in the graph of a virtual loss: it must be of θ.
 
     The passes of a meta stage run at copies of the parameters. A penalty over parameter objects
     that were collected before would be a constant there, and its share of the derivative missing.
 
     Args:
         loss: the virtual loss, with its graph.
-        originals: all of the model's parameters by name.
+        theta: copies of the parameters that the virtual step moves, by name.
+        originals: all of the model's parameters by name, as the user holds them.
 
     Raises:
-        ValueError: there is such a parameter.
+        ValueError: one of the user's own is there, or none of θ.
     """
     names = {id(p): name for name, p in originals.items()}
+    moved = {id(p) for p in theta.values()}
+    reached = False
     for node in _graph([loss]):
-        name = names.get(id(getattr(node, "variable", None)))
-        if name is not None:
+        variable = id(getattr(node, "variable", None))
+        reached = reached or variable in moved
+        if variable in names:
             raise ValueError(
-                f"the loss reads the parameter {name!r} as an object collected before the step, "
-                "which the virtual step does not move; read it from the model inside the loss, "
-                "by model.named_parameters()"
+                f"the loss reads the parameter {names[variable]!r} as an object collected before "
+                "the step, which the virtual step does not move; read it from the model inside "
+                "the loss, by model.named_parameters()"
             )
+    if not reached:
+        raise ValueError(
+            "the loss of the mixed batch does not depend on the parameters that the virtual step "
+            "moves: the model or the loss runs under torch.no_grad, detaches, or takes argmax; "
+            "give the ones that plain training differentiates"
+        )
 
 
 def _graph(tensors: Iterable[Tensor | None]) -> Iterator[Node]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
-from core.meta.engines.once import refuse_captured_parameters, refuse_once_differentiable
+from core.meta.engines.once import refuse_once_differentiable, refuse_other_parameters
 from core.meta.inner_step import differentiable, gradient_descent
 from core.meta.problem import MetaGradient, MetaProblem
 
@@ -36,7 +35,7 @@ def unroll(problem: MetaProblem) -> MetaGradient:
 
     def descend() -> tuple[Tensor, list[Tensor]]:
         loss = problem.virtual_loss()
-        refuse_captured_parameters(loss, problem.originals)
+        refuse_other_parameters(loss, problem.theta, problem.originals)
         return loss, step.step(
             loss * problem.scale, params=theta, grad_callback=lambda g: _checked(problem, g)
         )
@@ -45,7 +44,7 @@ def unroll(problem: MetaProblem) -> MetaGradient:
         virtual_loss, stepped = problem.at(problem.theta, descend)
         prime = dict(zip(names, stepped, strict=True))
         meta_loss = problem.at({name: prime[name] for name in problem.theta}, problem.meta_loss)
-    (hypergradient,) = torch.autograd.grad(meta_loss * problem.scale, problem.lam)
+    hypergradient = problem.slope(meta_loss * problem.scale)
     return MetaGradient(problem.unscaled(hypergradient), meta_loss.detach(), virtual_loss.detach())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.meta.engines.once import refuse_captured_parameters
+from core.meta.engines.once import refuse_other_parameters
 from core.meta.inner_step import descend, differentiable
 from core.meta.problem import MetaProblem, Validation
 
@@ -28,7 +28,7 @@ def direction(problem: MetaProblem) -> tuple[list[Tensor], Validation]:
 
     def differentiate() -> tuple[Tensor | None, ...]:
         loss = problem.virtual_loss()
-        refuse_captured_parameters(loss, problem.originals)
+        refuse_other_parameters(loss, problem.theta, problem.originals)
         return torch.autograd.grad(loss * problem.scale, theta, allow_unused=True)
 
     return cotangent(problem, problem.at(problem.theta, differentiate))
