@@ -6,8 +6,10 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
-_SECOND = re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented")
-"""torch's words where a backward pass has no derivative of its own."""
+_SECOND = re.compile(
+    r"derivative for '?(?:aten::)?(\w+)'? is not implemented|(\w+) does not support 3rd\+ order"
+)
+"""torch's words where a backward pass, or that of a backward pass, has no derivative."""
 
 _FORWARD = re.compile(
     r"forward AD with (?:aten::)?(\w+)|"
@@ -15,7 +17,7 @@ _FORWARD = re.compile(
 )
 """torch's words where an operation has no forward derivative."""
 
-_SPARSE = re.compile(r"Sparse(?:TensorImpl|CPU|CUDA)")
+_SPARSE = re.compile(r"Sparse(?:TensorImpl|CPU|CUDA)|norm_sparse")
 
 _OTHERS = {"double_backward": "auto", "finite_difference": "finite_difference"}
 """Engines to fall back on, the exact one first, and how users name them."""
@@ -65,8 +67,10 @@ def _missing(engine: str, error: BaseException) -> str | None:
                 f'engine="{engine}" cannot follow'
             )
         if match := _SECOND.search(message):
+            order = "third" if match[2] else "second"
             return (
-                f"{match[1]} of the model or the loss has no second derivative in torch, which "
+                f"{match[1] or match[2]} of the model or the loss has no {order} derivative in "
+                "torch, which "
                 f'engine="{engine}" needs'
             )
         cause = cause.__cause__

@@ -21,7 +21,6 @@ from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult, check_convergence
 from core.training.statistics import LambdaStatistics
-from core.user_model.precision import Precision, wide_dtype
 
 
 class Training:
@@ -48,7 +47,6 @@ class Training:
         self.device = torch.device(device)
         self.history: list[Metrics] = []
         self._observer: Observer | None = None
-        self._precision = Precision(config.precision, self.device)
         self._load(source)
 
         def network() -> ImageClassifier:
@@ -60,8 +58,6 @@ class Training:
                 width=config.width,
             )
             set_batchnorm(model, config.batchnorm_momentum, config.batchnorm_eps)
-            self._precision.prepare(model)
-            model.to(memory_format=_FORMATS[config.memory_format])  # type: ignore[call-overload]
             return model.to(self.device)
 
         self._model = network()
@@ -92,8 +88,7 @@ class Training:
             else iter(())
         )
         lam = LambdaStatistics()
-        # Moved once an epoch.
-        total = torch.zeros((), dtype=wide_dtype(self.device), device=self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)  # moved once an epoch
         meta_total, meta_stages = torch.zeros_like(total), 0
         samples = 0
         self._model.train()
@@ -103,23 +98,22 @@ class Training:
             batch = (data.transform.train(images, streams["augmentation"]), labels)
             meta = next(meta_batches, None)
             val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
-            with self._precision.region():
-                interpolation = self.policy(
-                    self._model,
-                    self._optimizer,
-                    batch,
-                    val_batch,
-                    generator=streams["policy"],
-                    indices=indices,
-                )
-                step = mixed_step(self._model, self._optimizer, batch, interpolation)
+            interpolation = self.policy(
+                self._model,
+                self._optimizer,
+                batch,
+                val_batch,
+                generator=streams["policy"],
+                indices=indices,
+            )
+            step = mixed_step(self._model, self._optimizer, batch, interpolation)
             lam.add(interpolation)
             if self._observer is not None:
                 self._observer.step(indices, interpolation)
-            total += step.loss.to(total.dtype) * len(labels)
+            total += step.loss.double() * len(labels)
             samples += len(labels) + interpolation.extra_samples
             if step.meta_loss is not None:
-                meta_total += step.meta_loss.to(total.dtype)
+                meta_total += step.meta_loss.double()
                 meta_stages += 1
         return self._end_epoch(
             begun,
@@ -158,23 +152,22 @@ class Training:
         config, number = self.config, len(self.history)
         before = self.history[-1] if self.history else {"samples_seen": 0.0, "train_seconds": 0.0}
         seconds = time.perf_counter() - begun + before["train_seconds"]
-        with self._precision.region():
-            validation = self._validate()
-            check_convergence(
-                number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
-            )
-            metrics = {
-                "epoch": float(number + 1),
-                "train_loss": train_loss,
-                "val_loss": validation.loss,
-                "val_error": validation.error,
-                "lr": learning_rate(config, number * steps, steps * config.epochs),
-                "train_seconds": seconds,
-                "samples_seen": before["samples_seen"] + samples,
-                **lam.metrics(),
-                **self.policy.metrics(),
-                **observe(),
-            }
+        validation = self._validate()
+        check_convergence(
+            number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
+        )
+        metrics = {
+            "epoch": float(number + 1),
+            "train_loss": train_loss,
+            "val_loss": validation.loss,
+            "val_error": validation.error,
+            "lr": learning_rate(config, number * steps, steps * config.epochs),
+            "train_seconds": seconds,
+            "samples_seen": before["samples_seen"] + samples,
+            **lam.metrics(),
+            **self.policy.metrics(),
+            **observe(),
+        }
         if meta_loss is not None:
             metrics["meta_loss"] = meta_loss
         self.history.append(metrics)
@@ -192,10 +185,6 @@ class Training:
 
     def result(self) -> TrainingResult:
         """Returns what it has given so far, at least one epoch; reads the test images."""
-        with self._precision.region():
-            return self._result()
-
-    def _result(self) -> TrainingResult:
         test = self._test()
         last = self.history[-1]
         return TrainingResult(
@@ -236,7 +225,6 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "streams": self._streams.state_dict(),
             "policy": self.policy.state_dict(),
-            "precision": self._precision.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
             "history": self.history,
@@ -251,7 +239,6 @@ class Training:
         self._optimizer.load_state_dict(state["optimizer"])
         self._streams.load_state_dict(state["streams"])
         self.policy.load_state_dict(state["policy"])
-        self._precision.load_state_dict(state.get("precision", {}))  # older ones have none
         torch.set_rng_state(state["rng"].cpu())
         # None in a checkpoint that was written on the CPU.
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
@@ -260,9 +247,6 @@ class Training:
         self._quantiles = state["quantiles"]
         if self._observer is not None:
             self._observer.load_state_dict(state["observer"])
-
-
-_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def _training_order(

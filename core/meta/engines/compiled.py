@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call, grad, vjp
 
+from core.meta.engines.any_order import DifferentiatesInside, Watch
 from core.meta.engines.double_backward import double_backward
 from core.meta.engines.replay import Replay
 from core.meta.problem import MetaGradient, MetaProblem, Validation, _Inside
@@ -118,7 +119,11 @@ class _Graphs:
                 self.failure = f"batches of {MOST_SHAPES} shapes or modes have been compiled"
             if self.failure is not None:
                 return self.failure
-            self.classes[kind] = _number_of_classes(problem)
+            try:
+                self.classes[kind] = _number_of_classes(problem)
+            except DifferentiatesInside:
+                self.failure = "the model or the loss takes a derivative itself"
+                return self.failure
         problem = _with_labels(problem, self.classes[kind])
         try:
             with _without_deprecations() if new else contextlib.nullcontext():
@@ -160,7 +165,7 @@ def _number_of_classes(problem: MetaProblem) -> int:
         unmixed_loss(problem.loss, logits, y)
         return logits.shape[1]
 
-    with torch.no_grad(), Replay(problem.tensors)():
+    with torch.no_grad(), Replay(problem.tensors)(), Watch():
         return problem.at(problem.theta, classes)
 
 

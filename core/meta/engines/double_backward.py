@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from core.meta.engines.hand_derived.substitution import DifferentiatesInside, HandDerived
+from core.meta.engines.any_order import in_any_order
+from core.meta.engines.hand_derived.substitution import HandDerived
 from core.meta.engines.once import refuse_once_differentiable, refuse_other_parameters
-from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import cotangent
 from core.meta.problem import MetaGradient, MetaProblem
 
@@ -22,16 +25,17 @@ def double_backward(problem: MetaProblem) -> MetaGradient:
     Raises:
         ValueError: something in the model or the loss is differentiable once only.
     """
-    theta = list(problem.theta.values())
-    replay = Replay(problem.tensors)
     operations = HandDerived()
+    return in_any_order(problem, operations, lambda mode: _stage(problem, operations, mode))
+
+
+def _stage(
+    problem: MetaProblem, operations: HandDerived, mode: AbstractContextManager[Any]
+) -> MetaGradient:
+    theta = list(problem.theta.values())
 
     def differentiate() -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        try:
-            with operations:
-                loss = problem.virtual_loss()
-        except DifferentiatesInside:
-            replay.rewind()
+        with mode:
             loss = problem.virtual_loss()
         refuse_other_parameters(loss, problem.theta, problem.originals)
         return loss, torch.autograd.grad(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from core.meta.engines.any_order import Watch, in_any_order
 from core.meta.engines.once import refuse_once_differentiable
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import direction
@@ -35,6 +37,10 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
         ValueError: an operation of the model or of the loss has no forward derivative in torch.
     """
     _load_decompositions()
+    return in_any_order(problem, Watch(), lambda mode: _stage(problem, mode))
+
+
+def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradient:
     replay = Replay(problem.tensors)
     w, validation = direction(problem)
     with replay(), forward_ad.dual_level(), _NoTangents():
@@ -44,7 +50,8 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
         }
 
         def differentiate() -> tuple[Tensor, Tensor]:
-            loss = problem.virtual_loss()
+            with mode:
+                loss = problem.virtual_loss()
             # With a graph, or torch takes backward passes that have no forward derivative (SiLU,
             # GroupNorm), and one that has a wrong one (`linalg.solve`).
             slope = problem.slope(loss * problem.scale, create_graph=True)

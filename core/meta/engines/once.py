@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -21,7 +23,7 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
     Raises:
         ValueError: there is such a function.
     """
-    if any(node.name() == "torch::autograd::Error" for node in _graph(gradients)):
+    if any("once_differentiable" in _error(node) for node in _graph(gradients)):
         raise ValueError(
             "the model or the loss uses a function marked once_differentiable, and exact "
             'engines differentiate twice; use engine="finite_difference"'
@@ -62,6 +64,18 @@ def refuse_other_parameters(
             "moves: the model or the loss runs under torch.no_grad, detaches, or takes argmax; "
             "give the ones that plain training differentiates"
         )
+
+
+def _error(node: Any) -> str:
+    """Returns what a node that does nothing but raise would say; nothing for others."""
+    if node.name() != "torch::autograd::Error":
+        return ""
+    try:
+        # Other such nodes are torch's own, stay in the graph, and raise if they are reached.
+        node(*[torch.zeros(()) for _ in node._input_metadata])
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def _graph(tensors: Iterable[Tensor | None]) -> Iterator[Node]:

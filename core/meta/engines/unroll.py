@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
+from core.meta.engines.any_order import Watch, in_any_order
 from core.meta.engines.once import refuse_once_differentiable, refuse_other_parameters
 from core.meta.inner_step import differentiable, gradient_descent
 from core.meta.problem import MetaGradient, MetaProblem
@@ -25,6 +27,10 @@ def unroll(problem: MetaProblem) -> MetaGradient:
     if problem.validation_gradient is not None or problem.ranks.size > 1:
         what = "several ranks" if problem.ranks.size > 1 else "a kept validation gradient"
         raise ValueError(f'engine "unroll" cannot work with {what}; use engine="auto"')
+    return in_any_order(problem, Watch(), lambda mode: _stage(problem, mode))
+
+
+def _stage(problem: MetaProblem, mode: contextlib.AbstractContextManager[Any]) -> MetaGradient:
     if problem.optimizer is not None:
         step = differentiable(problem.optimizer, list(problem.originals.values()))
         names = list(problem.originals)
@@ -34,7 +40,8 @@ def unroll(problem: MetaProblem) -> MetaGradient:
         step = gradient_descent(theta, problem.rates())
 
     def descend() -> tuple[Tensor, list[Tensor]]:
-        loss = problem.virtual_loss()
+        with mode:
+            loss = problem.virtual_loss()
         refuse_other_parameters(loss, problem.theta, problem.originals)
         return loss, step.step(
             loss * problem.scale, params=theta, grad_callback=lambda g: _checked(problem, g)

@@ -53,8 +53,7 @@ from core.policies.adamixup.interpolation import (
 from core.policies.adamixup.networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.policies.drawn import check_quantiles, draw_quantiles
 from core.policies.protocol import Policy
-from core.real_step import StepResult, mixed_step
-from core.user_model.precision import autocast_region
+from core.real_step import StepResult, autocast_region, mixed_step
 from core.user_model.wrapped_models import unwrap
 
 
@@ -197,8 +196,10 @@ class AdaMixUp(Policy):
         a, b, _ = self.policy_generator(masked_average(x, partner, generator)).unbind(dim=1)
         source = generator.device if generator is not None else torch.device("cpu")
         share = torch.rand(n, generator=generator, device=source, dtype=dtype).to(x.device)
-        # Rounding can take a + b, and so λ, a little above 1.
-        return (a + share * b).to(dtype).clamp(max=1), (a, a + b)
+        lam = (a + share * b).to(dtype)
+        # Rounding can take a + b, and so λ, a little above 1. Not by `clamp`: at 1 itself releases
+        # of torch differ in its derivative.
+        return torch.where(lam > 1, 1.0, lam), (a, a + b)
 
     def step(
         self,

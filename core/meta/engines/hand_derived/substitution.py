@@ -9,25 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 
+from core.meta.engines.any_order import Watch
 from core.meta.engines.hand_derived.batch_norm import BatchNorm
 from core.meta.engines.hand_derived.convolution import Convolution, Wanted
 from core.meta.engines.hand_derived.piecewise_linear import MaxPool2d, Relu
-from core.user_model.precision import autocast_dtype
 
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-_DIFFERENTIATIONS = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 
 
-class DifferentiatesInside(BaseException):
-    """What runs takes a derivative itself, which our functions do not carry on to the weights.
-
-    No `Exception`, lest the model catch it.
-    """
-
-
-class HandDerived(TorchFunctionMode):
+class HandDerived(Watch):
     """Inside, convolutions, BatchNorm, ReLU, leaky ReLU and max-pooling are our own functions.
 
     Same values, cheaper second derivatives; no model changes. What our functions do not cover
@@ -40,7 +31,8 @@ class HandDerived(TorchFunctionMode):
         wanted: set `wanted.weights` to False before a backward pass that goes to inputs alone.
 
     Raises:
-        DifferentiatesInside: autograd is called inside.
+        DifferentiatesInside: autograd is called inside, and our functions do not carry a derivative
+            of theirs on to the weights.
     """
 
     def __init__(self) -> None:
@@ -51,11 +43,10 @@ class HandDerived(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DIFFERENTIATIONS:
-            raise DifferentiatesInside
         ours = func in _CONVOLUTIONS or func in _OURS
-        if not ours or _saved_tensor_hooks():
-            return func(*args, **kwargs)
+        # `torch.func` takes no autograd function of the older form, which is the faster one.
+        if not ours or torch._C._are_functorch_transforms_active() or _saved_tensor_hooks():
+            return super().__torch_function__(func, types, args, kwargs)
         if func in _CONVOLUTIONS:
             return _convolution(self.wanted, func, *args, **kwargs)
         return _OURS[func](*args, **kwargs)
@@ -94,8 +85,8 @@ def _convolution(
         groups,
     )
     device = input.device.type
-    dtype = autocast_dtype(device)
-    if dtype is not None:
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         input, weight, bias = (_autocast(t, dtype) for t in (input, weight, bias))
         with torch.autocast(device, enabled=False):
             return Convolution.apply(input, weight, bias, geometry, wanted)
@@ -167,9 +158,7 @@ _OURS: dict[Any, Callable[..., Any]] = {
 
 def _covered(input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> bool:
     leaves = all(parameter is None or parameter.is_leaf for parameter in (weight, bias))
-    # `torch.func` takes no autograd function of the older form, which is the faster one.
-    transformed = torch._C._are_functorch_transforms_active()
-    return leaves and input.is_floating_point() and not transformed
+    return leaves and input.is_floating_point()
 
 
 def _autocast(tensor: Tensor | None, dtype: torch.dtype) -> Any:

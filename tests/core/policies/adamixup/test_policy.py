@@ -124,6 +124,20 @@ def test_rounding_takes_no_lambda_above_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert ask(s).lam.tolist() == [1.0] * 4
 
 
+def test_a_lambda_of_one_itself_still_moves() -> None:
+    """λ = a + u·b has the slopes 1, u and 0 up to its bound, in every release of torch."""
+    s = tiny()
+    given = Given(1.0, 0.0, 0.0)
+    s.ada.policy_generator = given
+    x = s.batch[0].float()
+    lam, _ = s.ada.draw(x, torch.arange(len(x)).roll(1), torch.Generator().manual_seed(0))
+    assert lam.tolist() == [1.0] * len(x)
+    (slope,) = torch.autograd.grad(lam.sum(), given.abc)
+    assert slope[0] == len(x)
+    assert 0 < slope[1] < len(x)
+    assert slope[2] == 0
+
+
 def test_each_pair_has_a_region_of_its_own() -> None:
     s = tiny()
     found = ask(s)
