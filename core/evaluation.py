@@ -36,23 +36,27 @@ def evaluate(
         indices: int64 [n]; None takes all images.
     """
     rows = torch.arange(len(images)) if indices is None else indices
-    total = torch.zeros((), dtype=torch.float64)
-    wrong = wrong5 = 0
+    # Read at the end: asking after each batch would make every one wait for the device.
+    losses, sizes, wrong, wrong5 = [], [], [], []
     classes = 0
     with evaluating(model):
         for pixels, labels in images.batches(rows.split(BATCH)):
             logits = model(transform.evaluate(pixels))
             classes = logits.shape[1]
-            total += soft_cross_entropy(logits, labels).double().cpu() * len(labels)
-            wrong += int((logits.argmax(dim=1) != labels).sum())
+            sizes.append(len(labels))
+            losses.append(soft_cross_entropy(logits, labels))
+            wrong.append((logits.argmax(dim=1) != labels).sum())
             if classes >= 100:
                 top5 = logits.topk(5, dim=1).indices
-                wrong5 += int((top5 != labels.unsqueeze(1)).all(dim=1).sum())
+                wrong5.append((top5 != labels.unsqueeze(1)).all(dim=1).sum())
     n = len(rows)
+    total = 0.0  # added up one by one: from Python 3.12 on `sum` rounds otherwise
+    for loss, size in zip(torch.stack(losses).tolist(), sizes, strict=True):
+        total += loss * size
     return Evaluation(
-        loss=float(total) / n,
-        error=100 * wrong / n,
-        top5_error=100 * wrong5 / n if classes >= 100 else None,
+        loss=total / n,
+        error=100 * int(torch.stack(wrong).sum()) / n,
+        top5_error=100 * int(torch.stack(wrong5).sum()) / n if classes >= 100 else None,
     )
 
 
@@ -64,7 +68,7 @@ def predict(model: nn.Module, images: ImageSet, transform: Transform) -> Tensor:
     with evaluating(model):
         batches = images.batches(torch.arange(len(images)).split(BATCH))
         return torch.cat(
-            [model(transform.evaluate(x)).double().softmax(dim=1).cpu() for x, _ in batches]
+            [model(transform.evaluate(x)).cpu().double().softmax(dim=1) for x, _ in batches]
         )
 
 

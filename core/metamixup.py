@@ -16,8 +16,9 @@ from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
-from core.real_step import StepResult, autocast_region, check_real_step, mixed_step
+from core.real_step import StepResult, check_real_step, mixed_step
 from core.user_model.logits import LogitsOf, with_logits
+from core.user_model.precision import autocast_region
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
 
@@ -43,7 +44,7 @@ def learn_interpolation(
     loss: Loss = soft_cross_entropy,
     generator: torch.Generator | None = None,
     autocast: torch.dtype | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     logits_of: LogitsOf | None = None,
 ) -> Interpolation:
     """Runs the meta stage (Algorithm 1, lines 2 to 6): draws λ0 and pairs, learns λ*.
@@ -79,11 +80,13 @@ def learn_interpolation(
             `MixedLoss`, such as an `IndexLoss` around a loss that knows integer labels only.
         generator: the random stream.
         autocast: dtype of an autocast region around the virtual passes; None leaves the caller's.
-        scale: loss scale of float16 training; see `meta_gradient`.
+        scale: loss scale of float16 training; see `meta_gradient`. None takes that of the region
+            of a `core.user_model.precision.Precision`, 1 outside of one.
         logits_of: how the logits are taken from what the model returns; see `with_logits`.
 
     A hypergradient that is not finite moves nothing, since a NaN λ would make the real batch NaN
-    and with it every weight. Without a loss scale, where it is nothing usual, a warning says so.
+    and with it every weight. Without a loss scale, where it is nothing usual, a warning says so,
+    on the CPU: elsewhere each step would wait for the device, and `hypergradient` tells.
 
     Returns:
         `Interpolation` with `lam` [B] in float32 (float64 for float64 inputs).
@@ -212,7 +215,7 @@ def metamixup_step(
         loss=loss,
         generator=generator,
         autocast=autocast,
-        scale=float(scaler.get_scale()) if scaler is not None else 1.0,
+        scale=float(scaler.get_scale()) if scaler is not None else None,
     )
     return mixed_step(
         model,

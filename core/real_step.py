@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from core.mixing.batch import (
 )
 from core.mixing.interpolation import Interpolation
 from core.user_model.logits import LogitsOf, with_logits
+from core.user_model.precision import autocast_region, loss_scaler, outside_autocast
 from core.user_model.untraced import untraced
 
 
@@ -55,6 +55,7 @@ def mixed_step(
 
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
     """
+    scaler = loss_scaler() if scaler is None else scaler
     check_real_step(optimizer, scaler, micro_batch)
     model = with_logits(model, logits_of)
     index, count = micro_batch
@@ -65,7 +66,8 @@ def mixed_step(
         with autocast_region(batch[0].device.type, autocast):
             value = interpolation.objective(model, batch, loss)
         share = value / count if count > 1 else value
-        (share if scaler is None else scaler.scale(share)).backward()
+        with outside_autocast(value.device.type):
+            (share if scaler is None else scaler.scale(share)).backward()
         if clip_grad_norm is not None and index == count - 1:
             if scaler is not None:
                 scaler.unscale_(optimizer)
@@ -114,10 +116,3 @@ def check_real_step(
             "LBFGS evaluates its gradient several times a step and cannot accumulate it over "
             f"{count} micro-batches; leave `micro_batch` out"
         )
-
-
-def autocast_region(
-    device_type: str, dtype: torch.dtype | None
-) -> contextlib.AbstractContextManager[object]:
-    """Returns autocast to `dtype`, or the region that the caller is in where it is None."""
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)

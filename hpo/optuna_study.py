@@ -28,7 +28,7 @@ from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
-from hpo.command_line.flags import command, shared
+from hpo.command_line.flags import chosen_device, command, shared
 from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search, silence_optuna
@@ -169,7 +169,7 @@ def _search(args: Namespace) -> int:
         storage=open_storage(args.storage),
         source=source,
         checkpoints=args.checkpoints,
-        device=args.device,
+        device=chosen_device(args.device),
         on_trial=lambda trial: print(_describe(trial), flush=True),
     )
     print(f"best alpha on {args.dataset}: {search.best()['alpha']:.4g}")

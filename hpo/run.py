@@ -13,6 +13,7 @@ from core.data import Source
 from core.models import build_model
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels
+from core.user_model.precision import check_precision
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
 from hpo.analyses.pseudo_labels import pseudo_labels
@@ -214,6 +215,8 @@ def prepare(
                 width=varied.width,
             )
             draw_labels(varied, source)
+            if options.address is None:
+                check_precision(varied.precision, options.device)
     search = presets.search(options.preset)
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from core.user_model.precision import wide_dtype
+
 __all__ = ["label_entropy", "mean_by_class_pair"]
 
 
@@ -21,7 +23,7 @@ def mean_by_class_pair(
     """
     cells = first * num_classes + second
     counts = torch.bincount(cells, minlength=num_classes**2)
-    sums = torch.bincount(cells, weights=lam.double(), minlength=num_classes**2)
+    sums = torch.bincount(cells, weights=lam.to(wide_dtype(lam.device)), minlength=num_classes**2)
     means = (sums / counts).view(num_classes, num_classes).tolist()  # 0/0 is NaN
     return [[None if value != value else round(value, 4) for value in row] for row in means]
 
@@ -32,6 +34,6 @@ def label_entropy(lam: Tensor, first: Tensor, second: Tensor) -> float:
     λ·y + (1 − λ)·y′ has the entropy of a coin that falls on one side with probability λ, and none
     where both samples are of one class. Arguments as in `mean_by_class_pair`.
     """
-    p = lam.double()
+    p = lam.to(wide_dtype(lam.device))
     entropy = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
     return float(torch.where(first == second, 0.0, entropy).mean())

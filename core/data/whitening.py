@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.data.images import ImageSet, evenly_spaced
+from core.user_model.precision import outside_autocast, wide_dtype
 
 __all__ = ["Whitening", "normalize_contrast"]
 
@@ -63,7 +64,8 @@ class Whitening:
         count = min(len(images), _FIT_LIMIT)
         sums = products = torch.empty(0)
         for pixels in evenly_spaced(images, _FIT_LIMIT):
-            x = normalize_contrast(pixels.flatten(1).double())
+            wide = wide_dtype(pixels.device) == torch.float64
+            x = normalize_contrast((pixels if wide else pixels.cpu()).flatten(1).double())
             if not len(sums):
                 sums, products = _zeros(x)
             sums += x.sum(dim=0)
@@ -83,7 +85,8 @@ class Whitening:
                 f"{tuple(x.shape[1:])}"
             )
         mean, matrix = self.mean.to(x.device), self.matrix.to(x.device)
-        return ((normalize_contrast(flat) - mean) @ matrix).view(x.shape)
+        with outside_autocast(x.device.type):
+            return ((normalize_contrast(flat) - mean) @ matrix).view(x.shape)
 
 
 def _zeros(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import Batch, Loss, check_lam, check_partner, draw_beta, draw_partners
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import Pairing
+from core.user_model.precision import loss_scale
 from core.user_model.wrapped_models import unwrap
 
 _NOT_FINITE = (
@@ -103,7 +104,7 @@ class MetaOptions:
         lr: LearningRate | None = None,
         loss: Loss,
         generator: torch.Generator | None,
-        scale: float = 1.0,
+        scale: float | None = None,
     ) -> Slope:
         """Takes the hypergradient at `lam` (lines 4 to 6) and counts the stage.
 
@@ -115,6 +116,7 @@ class MetaOptions:
             raise ValueError('Reading(inner_step="optimizer") needs `optimizer`')
         else:
             inner = optimizer
+        scale = loss_scale() if scale is None else scale
         earlier, names = None, moved_parameters(unwrap(model), self.last_blocks)
         if self.validation_gradient is not None:
             earlier = self.validation_gradient.last(names)
@@ -134,7 +136,10 @@ class MetaOptions:
             validation_gradient=earlier,
         )
         moving = meta.hypergradient
-        if not bool(moving.isfinite().all()):
+        if moving.device.type != "cpu" and self.validation_gradient is None:
+            # Asking would make every step wait for the device; `hypergradient` tells.
+            moving = torch.where(moving.isfinite().all(), moving, 0.0)
+        elif not bool(moving.isfinite().all()):
             # A NaN λ would make the real batch NaN, and with it every weight.
             moving = torch.zeros_like(moving)
             if scale == 1:  # with a loss scale an overflow is nothing unusual

@@ -54,7 +54,7 @@ def draw_beta(
     check_alpha(alpha)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=stream_device(generator))
     values = np.random.default_rng(int(seed)).beta(alpha, alpha, size=n)
-    return torch.from_numpy(values).to(device=device, dtype=dtype)
+    return torch.from_numpy(values).to(dtype).to(device)  # not every device has float64
 
 
 def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:

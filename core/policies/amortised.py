@@ -19,6 +19,7 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
 from core.policies.learned import Learned
 from core.policies.protocol import Policy
+from core.user_model.precision import wide_dtype
 from core.user_model.untraced import untraced
 
 _LEAST_REACH = 0.01
@@ -60,7 +61,8 @@ class MoveTable:
             move: [B], floating; what learning added.
             first, second: [B], int64, in [0, 2³¹); class of each sample and of its partner.
         """
-        device, z, move = z.device, z.double(), move.double()
+        device, wide = z.device, wide_dtype(z.device)
+        z, move = z.to(wide), move.to(wide)
         if self._moments.device != device:
             self._to(device)
         stage = torch.stack([torch.ones_like(z), z, move, z * z, z * move]).sum(dim=1)
@@ -71,7 +73,7 @@ class MoveTable:
         # Nothing in place: a state_dict taken before must not change.
         self._kinds = (self.memory * self._kinds).index_add(1, kind, new)
         pairs, place = torch.cat([self._pairs, _pair(first, second)]).unique(return_inverse=True)
-        table = torch.zeros(2, len(pairs), dtype=torch.float64, device=device)
+        table = torch.zeros(2, len(pairs), dtype=wide, device=device)
         table.index_add_(1, place, torch.cat([self.memory * self._weight_and_sum, new], dim=1))
         lasting = table[0] > _FADED * self.prior
         self._pairs, self._weight_and_sum = pairs[lasting], table[:, lasting]
@@ -98,7 +100,7 @@ class MoveTable:
             raise RuntimeError("no meta stage was taken in yet: learn() comes first")
         source = generator.device if generator is not None else torch.device("cpu")
         drawn = torch.randint(len(self._residuals), z.shape, generator=generator, device=source)
-        expected = self._slope() * z.double() + self.expected(first, second)
+        expected = self._slope() * z.to(wide_dtype(z.device)) + self.expected(first, second)
         return (expected + self._residuals[drawn.to(z.device)]).to(z.dtype)
 
     def expected(self, first: Tensor, second: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class MoveTable:
             return mean
         pair = _pair(first, second)
         place = torch.searchsorted(self._pairs, pair).clamp_max(len(self._pairs) - 1)
-        seen = (self._pairs[place] == pair).double()
+        seen = (self._pairs[place] == pair).to(weight.dtype)
         weight, total = self._weight_and_sum[:, place] * seen
         return (total + self.prior * mean) / (weight + self.prior)
 
@@ -147,7 +149,11 @@ class MoveTable:
         return torch.where(spread > 1e-9 * zz, (z_move - z * move / n) / spread, 0.0)
 
     def _to(self, device: torch.device) -> None:
-        self.load_state_dict({name: t.to(device) for name, t in self.state_dict().items()})
+        wide = wide_dtype(device)
+        state = self.state_dict()
+        for name, t in state.items():
+            state[name] = t.to(wide if t.is_floating_point() else t.dtype).to(device)
+        self.load_state_dict(state)
 
 
 @dataclass

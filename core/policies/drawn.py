@@ -169,7 +169,7 @@ def draw_quantiles(
     place = levels * (len(values) - 1)
     below = place.long().clamp(max=len(values) - 2)
     drawn = torch.lerp(values[below], values[below + 1], place - below)
-    return drawn.to(device=device, dtype=dtype)
+    return drawn.to(dtype).to(device)
 
 
 def check_quantiles(quantiles: tuple[float, ...]) -> None:

@@ -219,6 +219,7 @@ class PersistentScores(Policy):
             # Samples of other ranks may lie further up than any seen here.
             largest = torch.tensor(len(self._scores), device=move.device)
             self._grow(int(ranks.largest(largest)))
+        if ranks.size > 1 or move.device.type != "cpu":  # `unique` would wait for the device
             samples, n = torch.arange(len(self._scores), device=move.device), len(self._scores)
         else:
             samples, place = torch.cat([first, second]).unique(return_inverse=True)

@@ -17,6 +17,7 @@ from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.user_model.held_statistics import statistics_held
+from core.user_model.precision import descend
 from core.user_model.wrapped_models import unwrap
 
 
@@ -109,6 +110,5 @@ def _consistency_step(
         target = teacher(second)
     loss = soft_cross_entropy(logits[:n], y)
     loss = loss + weight * probability_distance(logits[n:], target[n:])
-    loss.backward()
-    optimizer.step()
+    descend(optimizer, loss)
     return SemiStep(loss=loss.detach(), samples=len(first) + len(second))

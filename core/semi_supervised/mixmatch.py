@@ -23,6 +23,7 @@ from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.user_model.held_statistics import statistics_held
+from core.user_model.precision import descend
 
 
 def sharpen(p: Tensor, temperature: float) -> Tensor:
@@ -207,8 +208,7 @@ class MixMatch(CarriesAverage):
         optimizer.zero_grad(set_to_none=True)
         logits = interleaved_logits(model, interpolation.mix_inputs(x), sizes)
         value = interpolation.loss(logits, y, loss)
-        value.backward()
-        optimizer.step()
+        descend(optimizer, value)
         self.average.update(model)
         guessed = len(x) - labelled
         samples = guessed + interpolation.extra_samples + len(x)

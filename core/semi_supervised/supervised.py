@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
+from core.user_model.precision import descend
 
 
 class SupervisedOnly(SemiSupervisedMethod):
@@ -21,6 +22,5 @@ class SupervisedOnly(SemiSupervisedMethod):
         x, y = batch.labelled
         optimizer.zero_grad(set_to_none=True)
         loss = soft_cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         return SemiStep(loss.detach(), samples=len(x))

@@ -13,6 +13,7 @@ from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.user_model.held_statistics import statistics_held
+from core.user_model.precision import descend
 from core.user_model.wrapped_models import unwrap
 
 
@@ -73,8 +74,7 @@ class VAT(SemiSupervisedMethod):
         loss = loss + weight * divergence(model, self._config.epsilon * direction).mean()
         if self._config.entropy > 0:
             loss = loss + self._config.entropy * mean_entropy(logits[n:])
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         passes = 2 + self._config.power_iterations
         return SemiStep(loss=loss.detach(), samples=passes * (n + len(unlabelled)))
 

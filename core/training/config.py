@@ -11,6 +11,10 @@ from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding
 from core.policies import PolicyConfig, policy_from_dict
 from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
+from core.user_model.precision import PRECISIONS, PrecisionName
+
+MemoryFormat = Literal["contiguous", "channels_last"]
+MEMORY_FORMATS: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
 
 _SGD_MOMENTUM = 0.9
 
@@ -50,6 +54,12 @@ class TrainingConfig:
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
         normalisation, padding, noise: how images become numbers, what a shift lets in, and Gaussian
             noise in training: see `core.data.Transform`.
+        precision: of the forward passes, those of the meta stage and of evaluation among them:
+            "float32"; "bf16" by autocast; "fp16" by autocast with a `GradScaler`. Weights, losses
+            and the optimizer are float32 throughout.
+        memory_format: of the weights: "contiguous" or "channels_last", by which convolutions are
+            faster on most processors. With either of the two at another value than its default the
+            optimizer takes torch's fused kernels, whose last digits differ.
         semi: how unlabeled images train beside few labeled ones; None: all images are labeled.
             An epoch is then one pass over the unlabeled images, batch_size counts labeled ones,
             and meta-validation images that train as well are added to these.
@@ -89,6 +99,8 @@ class TrainingConfig:
     normalisation: Normalisation = "standard"
     padding: Padding = "zero"
     noise: float = 0.0
+    precision: PrecisionName = "float32"
+    memory_format: MemoryFormat = "contiguous"
     semi: SemiSupervisedConfig | None = None
     analysis: AnalysisConfig | None = None
 
@@ -127,6 +139,12 @@ class TrainingConfig:
             )
         if self.padding not in PADDINGS:
             raise ValueError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.memory_format not in MEMORY_FORMATS:
+            raise ValueError(
+                f"memory_format must be {' or '.join(MEMORY_FORMATS)}, got {self.memory_format!r}"
+            )
         if self.padding != "zero" and self.translate == 0:
             raise ValueError(
                 f"padding={self.padding!r} has no use without translate; give translate, or leave "
@@ -179,6 +197,11 @@ class TrainingConfig:
             )
         if self.analysis is not None:
             raise ValueError("a semi-supervised training is not analysed; leave analysis out")
+        if semi.kind == "vat" and semi.xi > 0 and self.precision != "float32":
+            raise ValueError(
+                f"precision={self.precision} rounds a probe of xi={semi.xi} away; leave xi at 0, "
+                "which takes the limit, or choose float32"
+            )
         if semi.kind not in MIXING_KINDS and self.policy.kind != "none":
             raise ValueError(
                 f"{semi.kind} mixes no samples and has no use for the policy {self.policy.kind}; "

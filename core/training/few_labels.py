@@ -22,6 +22,7 @@ from core.training.pseudo_label_statistics import PseudoLabelStatistics
 from core.training.result import Metrics, TrainingResult
 from core.training.statistics import LambdaStatistics
 from core.training.training import Training
+from core.user_model.precision import wide_dtype
 
 LAST_EPOCHS = 20
 """Whose test errors `TrainingResult.median_error` is the median of (Berthelot et al. 2019)."""
@@ -56,25 +57,26 @@ class SemiSupervisedTraining(Training):
         """
         begun = time.perf_counter()
         lam, labels = LambdaStatistics(), PseudoLabelStatistics()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=wide_dtype(self.device), device=self.device)
         meta_losses: list[Tensor] = []
         order = self._unlabelled_order()
         samples = 0
         self._model.train()
         for i, (rows, batch) in enumerate(zip(order, self._batches(order), strict=True)):
             self._set_rate(i, len(order))
-            step = self._method.step(
-                self._model, self._optimizer, batch, generator=self._streams["policy"]
-            )
+            with self._precision.region():
+                step = self._method.step(
+                    self._model, self._optimizer, batch, generator=self._streams["policy"]
+                )
             samples += step.samples
-            total += step.loss.double()
+            total += step.loss.to(total.dtype)
             if step.interpolation is not None:
                 lam.add(step.interpolation)
                 if step.interpolation.meta_loss is not None:
                     meta_losses.append(step.interpolation.meta_loss)
             if step.pseudo_labels is not None:
                 labels.add(step.pseudo_labels, self._images.true_labels[rows])
-        meta_loss = float(torch.stack(meta_losses).double().mean()) if meta_losses else None
+        meta_loss = float(torch.stack(meta_losses).to(total.dtype).mean()) if meta_losses else None
 
         def observe() -> Metrics:
             if len(self.history) >= self.config.epochs - LAST_EPOCHS:

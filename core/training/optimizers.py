@@ -19,18 +19,25 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
     linear layers alone: no bias and no BatchNorm. This is MixMatch's rule (google-research/mixmatch
     decays what is named "kernel"; it does so after the step of Adam, `torch.optim.AdamW` before).
 
+    torch's fused kernels are taken where they change no stored result: on a GPU, and where
+    precision or memory format were chosen. On the CPU they round otherwise than its loops.
+
     The learning rate is `config.lr`; who trains sets it anew at each step by
     `learning_rate`, in every parameter group.
     """
+    fused = _fused(config, next(model.parameters()).device.type)
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            fused=fused,
         )
     if config.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.Adam(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
     kernels = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     decayed = [p for p in model.parameters() if id(p) in kernels]
     spared = [p for p in model.parameters() if id(p) not in kernels]
@@ -40,7 +47,14 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
             {"params": spared, "weight_decay": 0.0},
         ],
         lr=config.lr,
+        fused=fused,
     )
+
+
+def _fused(config: TrainingConfig, device_type: str) -> bool | None:
+    """Returns whether to ask for the fused kernels; None leaves the choice to torch."""
+    chosen = config.precision != "float32" or config.memory_format != "contiguous"
+    return True if device_type == "cuda" or (chosen and device_type == "cpu") else None
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:

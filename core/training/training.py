@@ -21,6 +21,7 @@ from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult, check_convergence
 from core.training.statistics import LambdaStatistics
+from core.user_model.precision import Precision, wide_dtype
 
 
 class Training:
@@ -47,6 +48,7 @@ class Training:
         self.device = torch.device(device)
         self.history: list[Metrics] = []
         self._observer: Observer | None = None
+        self._precision = Precision(config.precision, self.device)
         self._load(source)
 
         def network() -> ImageClassifier:
@@ -58,6 +60,8 @@ class Training:
                 width=config.width,
             )
             set_batchnorm(model, config.batchnorm_momentum, config.batchnorm_eps)
+            self._precision.prepare(model)
+            model.to(memory_format=_FORMATS[config.memory_format])  # type: ignore[call-overload]
             return model.to(self.device)
 
         self._model = network()
@@ -88,7 +92,8 @@ class Training:
             else iter(())
         )
         lam = LambdaStatistics()
-        total = torch.zeros((), dtype=torch.float64, device=self.device)  # moved once an epoch
+        # Moved once an epoch.
+        total = torch.zeros((), dtype=wide_dtype(self.device), device=self.device)
         meta_total, meta_stages = torch.zeros_like(total), 0
         samples = 0
         self._model.train()
@@ -98,22 +103,23 @@ class Training:
             batch = (data.transform.train(images, streams["augmentation"]), labels)
             meta = next(meta_batches, None)
             val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
-            interpolation = self.policy(
-                self._model,
-                self._optimizer,
-                batch,
-                val_batch,
-                generator=streams["policy"],
-                indices=indices,
-            )
-            step = mixed_step(self._model, self._optimizer, batch, interpolation)
+            with self._precision.region():
+                interpolation = self.policy(
+                    self._model,
+                    self._optimizer,
+                    batch,
+                    val_batch,
+                    generator=streams["policy"],
+                    indices=indices,
+                )
+                step = mixed_step(self._model, self._optimizer, batch, interpolation)
             lam.add(interpolation)
             if self._observer is not None:
                 self._observer.step(indices, interpolation)
-            total += step.loss.double() * len(labels)
+            total += step.loss.to(total.dtype) * len(labels)
             samples += len(labels) + interpolation.extra_samples
             if step.meta_loss is not None:
-                meta_total += step.meta_loss.double()
+                meta_total += step.meta_loss.to(total.dtype)
                 meta_stages += 1
         return self._end_epoch(
             begun,
@@ -152,22 +158,23 @@ class Training:
         config, number = self.config, len(self.history)
         before = self.history[-1] if self.history else {"samples_seen": 0.0, "train_seconds": 0.0}
         seconds = time.perf_counter() - begun + before["train_seconds"]
-        validation = self._validate()
-        check_convergence(
-            number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
-        )
-        metrics = {
-            "epoch": float(number + 1),
-            "train_loss": train_loss,
-            "val_loss": validation.loss,
-            "val_error": validation.error,
-            "lr": learning_rate(config, number * steps, steps * config.epochs),
-            "train_seconds": seconds,
-            "samples_seen": before["samples_seen"] + samples,
-            **lam.metrics(),
-            **self.policy.metrics(),
-            **observe(),
-        }
+        with self._precision.region():
+            validation = self._validate()
+            check_convergence(
+                number + 1, train_loss, validation.loss, lr=config.lr, history=self.history
+            )
+            metrics = {
+                "epoch": float(number + 1),
+                "train_loss": train_loss,
+                "val_loss": validation.loss,
+                "val_error": validation.error,
+                "lr": learning_rate(config, number * steps, steps * config.epochs),
+                "train_seconds": seconds,
+                "samples_seen": before["samples_seen"] + samples,
+                **lam.metrics(),
+                **self.policy.metrics(),
+                **observe(),
+            }
         if meta_loss is not None:
             metrics["meta_loss"] = meta_loss
         self.history.append(metrics)
@@ -185,6 +192,10 @@ class Training:
 
     def result(self) -> TrainingResult:
         """Returns what it has given so far, at least one epoch; reads the test images."""
+        with self._precision.region():
+            return self._result()
+
+    def _result(self) -> TrainingResult:
         test = self._test()
         last = self.history[-1]
         return TrainingResult(
@@ -225,6 +236,7 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "streams": self._streams.state_dict(),
             "policy": self.policy.state_dict(),
+            "precision": self._precision.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
             "history": self.history,
@@ -239,6 +251,7 @@ class Training:
         self._optimizer.load_state_dict(state["optimizer"])
         self._streams.load_state_dict(state["streams"])
         self.policy.load_state_dict(state["policy"])
+        self._precision.load_state_dict(state.get("precision", {}))  # older ones have none
         torch.set_rng_state(state["rng"].cpu())
         # None in a checkpoint that was written on the CPU.
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
@@ -247,6 +260,9 @@ class Training:
         self._quantiles = state["quantiles"]
         if self._observer is not None:
             self._observer.load_state_dict(state["observer"])
+
+
+_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def _training_order(

@@ -170,7 +170,7 @@ def run_on_ray(
         demand: which cluster, and what a cell needs of it.
         output: a folder of this machine, for Ray's files while it runs.
         storage: where checkpoints go, which all nodes must reach.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "mps".
         meter: measures the GPU memory that a training takes.
 
     Raises:

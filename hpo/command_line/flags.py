@@ -47,7 +47,12 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "address": {"metavar": "ADDRESS", "help": "Ray cluster to join (default: this machine)"},
     "workers": {**_COUNT, "help": "cells at a time (default: what fits)"},
     "threads": {**_COUNT, "default": 1, "help": "CPU threads of a cell (default: 1)"},
-    "device": {"default": "cpu", "choices": ("cpu", "cuda"), "help": "default: cpu"},
+    "device": {
+        "default": "auto",
+        "choices": ("auto", "cpu", "cuda", "mps"),
+        "help": "auto, the default, is the GPU of this machine where it has one, cuda before mps; "
+        "with --address it is cpu",
+    },
     "gpus_per_cell": {
         "type": _gpus,
         "metavar": "X|auto",
@@ -105,7 +110,20 @@ def cores() -> int:
     return len(usable(0)) if usable is not None else os.cpu_count() or 1
 
 
-def require_device(device: str, way_out: str = "use --device cpu") -> None:
-    """Raises ValueError where the device is a GPU and there is none here."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device cuda: no CUDA device here; {way_out}")
+def chosen_device(device: str, *, here: bool = True, way_out: str = "use --device cpu") -> str:
+    """Returns the device that --device names, or the one that "auto" stands for.
+
+    Args:
+        device: as given.
+        here: what it is for runs on this machine, whose devices are known.
+        way_out: what to do where this machine has no such device.
+
+    Raises:
+        ValueError: it is a GPU and there is none here.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next((gpu for gpu in available if here and available[gpu]), "cpu")
+    if here and not available.get(device, True):
+        raise ValueError(f"--device {device}: no {device.upper()} device here; {way_out}")
+    return device

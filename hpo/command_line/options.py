@@ -9,7 +9,7 @@ from typing import Any
 
 from core.data import Source, load_source
 from core.training.config import TrainingConfig
-from hpo.command_line.flags import command, require_counts, require_device, shared
+from hpo.command_line.flags import chosen_device, command, require_counts, shared
 from hpo.command_line.settings import add_settings, given_settings, with_settings
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
@@ -36,7 +36,7 @@ class Options:
         tracking_uri: of MLflow; None is a SQLite file in the output folder.
         address: of a Ray cluster, or None.
         workers, threads: cells at a time (None for as many as fit), and threads of each.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "mps".
         gpus_per_cell: GPUs, or a fraction of one, reserved for a cell; None is as many as it needs.
         data_root: where data sets lie; None is the default.
         fresh: train everything again.
@@ -145,13 +145,14 @@ def parse(
     parser.set_defaults(budget=None, search_trials=None, labels=None)
     add_settings(parser, semi_supervised=semi_supervised)
     args = parser.parse_args(arguments)
-    if args.address is None:
-        require_device(args.device, "use --device cpu or --address")
+    device = chosen_device(
+        args.device, here=args.address is None, way_out="use --device cpu or --address"
+    )
     if ":/" in str(args.output):
         raise ValueError("--output is a folder of this machine; it is --storage that takes a URI")
-    gpus_per_cell: float | None = float(args.device == "cuda")
+    gpus_per_cell: float | None = float(device == "cuda")
     if args.gpus_per_cell == "auto":
-        if args.device != "cuda":
+        if device != "cuda":
             raise ValueError("--gpus-per-cell auto measures on a GPU; add --device cuda")
         gpus_per_cell = None
     elif args.gpus_per_cell is not None:
@@ -175,7 +176,7 @@ def parse(
         address=args.address,
         workers=args.workers,
         threads=args.threads,
-        device=args.device,
+        device=device,
         gpus_per_cell=gpus_per_cell,
         data_root=args.data_root,
         fresh=args.fresh,

@@ -38,6 +38,8 @@ _APART = ("dataset", "semi", "analysis")
 _HELP = {
     "label_noise": "part of the training labels of each class to make wrong, 0 to 1 (default: 0)",
     "label_noise_kind": "wrong labels: of any other class, or of the next (default: symmetric)",
+    "precision": "of the forward passes; bf16 and fp16 are autocast (default: float32)",
+    "memory_format": "of the weights; channels_last suits convolutions (default: contiguous)",
     "imbalance": "cut the training images to a long tail: largest over smallest class (default: 1)",
 }
 

@@ -41,7 +41,8 @@ def preamble_of(plan: Plan, records: Sequence[CellRecord], preset: str) -> str:
 
 
 def scenario(training: TrainingConfig) -> str:
-    """What was done to the training images, as sentences behind a space; "" where nothing was."""
+    """What was done to the training images, and how they are computed where that is not the default,
+    as sentences behind a space; "" where nothing is to be said."""
     told = ""
     if training.imbalance > 1:
         told += (
@@ -53,6 +54,8 @@ def scenario(training: TrainingConfig) -> str:
             f" {100 * training.label_noise:g} % of the training labels of each class are wrong "
             f"({training.label_noise_kind})."
         )
+    if (training.precision, training.memory_format) != ("float32", "contiguous"):
+        told += f" Computed in {training.precision}, {training.memory_format}."
     if training.semi is not None:
         told += f" {training.semi.labelled} training images are labelled, the others are not."
     return told

@@ -32,6 +32,7 @@ NOISE = " {} % of the training labels of each class are wrong ({})."
         ({"label_noise": 0.4}, NOISE.format(40, "symmetric")),
         ({"label_noise": 0.125, "label_noise_kind": "pair"}, NOISE.format(12.5, "pair")),
         ({"imbalance": 50.0}, TAIL.format(50)),
+        ({"precision": "bf16"}, " Computed in bf16, contiguous."),
         (
             {"imbalance": 2.5, "label_noise": 0.6},
             TAIL.format(2.5) + NOISE.format(60, "symmetric"),
@@ -72,11 +73,13 @@ def test_every_cell_of_a_study_is_of_the_scenario_and_a_row_has_settings_of_its_
         ("", {"meta_size": 1700}, "meta_size=1700"),
         ("", {"lr": -1.0}, "lr must be positive"),
         ("", {"model": "transformer"}, "transformer"),
+        ("--precision fp16", {}, "precision=fp16: cpu has no float16 arithmetic"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_training(
-    flags: str, own: dict[str, Any], message: str, tmp_path: Path
+    flags: str, own: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_fp16_supported", lambda: False)
     with pytest.raises(ValueError, match=message):
         planned(flags, [*ROWS, replace(ROWS[0], training=own)], tmp_path)
 

@@ -15,6 +15,7 @@ from core.mixing.losses import mixed_loss
 from core.models.classifier import ImageClassifier
 from core.policies.adamixup.networks import IntrusionDiscriminator
 from core.user_model.held_statistics import statistics_held
+from core.user_model.precision import wide_dtype
 from core.user_model.wrapped_models import unwrap
 
 REAL, MIXED = 1, 0
@@ -58,7 +59,7 @@ class AdaMixUpInterpolation(Interpolation):
         truth = torch.full((n + h,), REAL, device=verdicts.device)
         truth[n:] = MIXED
         intrusion = F.cross_entropy(verdicts, truth)
-        right = (verdicts.argmax(dim=1) == truth).double()
+        right = (verdicts.argmax(dim=1) == truth).to(wide_dtype(truth.device))
         self.record.add("discriminator_loss", intrusion)
         self.record.add("discriminator_accuracy", 50 * (right[:n].mean() + right[n:].mean()))
         return value + intrusion
@@ -73,7 +74,8 @@ class Record:
 
     def add(self, name: str, value: Tensor) -> None:
         """Takes in one more value of `name`, a scalar."""
-        self._sums[name] = self._sums.get(name, 0) + value.detach().double()
+        value = value.detach().to(wide_dtype(value.device))
+        self._sums[name] = self._sums.get(name, 0) + value
         self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:

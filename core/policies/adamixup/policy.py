@@ -53,7 +53,8 @@ from core.policies.adamixup.interpolation import (
 from core.policies.adamixup.networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.policies.drawn import check_quantiles, draw_quantiles
 from core.policies.protocol import Policy
-from core.real_step import StepResult, autocast_region, mixed_step
+from core.real_step import StepResult, mixed_step
+from core.user_model.precision import autocast_region
 from core.user_model.wrapped_models import unwrap
 
 

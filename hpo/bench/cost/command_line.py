@@ -11,7 +11,7 @@ from core.data import DATASETS
 from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.contenders import Contender, contenders
 from hpo.bench.cost.presets import REPEATS, SKIPPED, cases
-from hpo.command_line.flags import command, cores, require_counts, require_device, shared
+from hpo.command_line.flags import chosen_device, command, cores, require_counts, shared
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
         "studies/cost.py",
         description,
         shared(preset={"choices": tuple(REPEATS)}),
-        shared("output", "tracking_uri", "device", "data_root"),
+        shared("output", "tracking_uri", "data_root"),
         shared(
+            device={"default": "cpu", "choices": ("auto", "cpu", "cuda"), "help": "default: cpu"},
             threads={"default": None, "help": "CPU threads of torch (default: the cores)"},
             fresh={"help": "measure again what is measured in DIR"},
         ),
@@ -65,24 +66,24 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
     layout = "memory format of weights and images (default: for paper on cuda)"
     add("--channels-last", action=BooleanOptionalAction, help=layout)
     args = parser.parse_args(arguments)
-    require_device(args.device)
+    device = chosen_device(args.device)
     require_counts(args, "threads", "repeats")
     chosen = contenders(_listed(args.contenders))
     if args.contenders is None:
         chosen = [c for c in chosen if c.name not in SKIPPED.get(args.preset, ())]
-    fast = args.preset == "paper" and args.device == "cuda"
+    fast = args.preset == "paper" and device == "cuda"
     autocast = args.autocast or ("bf16" if fast else "off")
     return CostOptions(
         preset=args.preset,
         setting=Setting(
             dataset=args.dataset,
-            device=args.device,
+            device=device,
             threads=args.threads or cores(),
             autocast=None if autocast == "off" else autocast,
             channels_last=fast if args.channels_last is None else args.channels_last,
             repeats=args.repeats or REPEATS[args.preset],
         ),
-        cases=tuple(cases(args.preset, args.device, _listed(args.models))),
+        cases=tuple(cases(args.preset, device, _listed(args.models))),
         contenders=tuple(chosen),
         output=args.output.expanduser().absolute(),
         tracking_uri=args.tracking_uri,

@@ -243,6 +243,33 @@ def test_cuda_is_asked_for_here_or_on_a_cluster(monkeypatch: pytest.MonkeyPatch)
     assert parse("--device", "cuda", "--gpus-per-cell", "0.5").gpus_per_cell == 0.5
 
 
+@pytest.mark.parametrize(
+    ("gpus", "asked", "device"),
+    [
+        ({}, (), "cpu"),
+        ({"cuda", "mps"}, (), "cuda"),
+        ({"mps"}, (), "mps"),
+        ({"cuda"}, ("--device", "cpu"), "cpu"),
+        ({"cuda"}, ("--address", "auto"), "cpu"),
+        ({}, ("--address", "auto", "--device", "mps"), "mps"),
+    ],
+)
+def test_auto_is_the_best_device_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, gpus: set[str], asked: tuple[str, ...], device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: "cuda" in gpus)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: "mps" in gpus)
+    options = parse(*asked)
+    assert options.device == device
+    assert options.gpus_per_cell == (1.0 if device == "cuda" else 0.0)
+
+
+def test_mps_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device mps: no MPS device here; use --device cpu"):
+        parse("--device", "mps")
+
+
 # Rows
 
 

@@ -45,6 +45,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "normalisation": ("--normalisation unit", "unit"),
     "padding": ("--padding reflect", "reflect"),
     "noise": ("--noise 0.1", 0.1),
+    "precision": ("--precision bf16", "bf16"),
+    "memory_format": ("--memory-format channels_last", "channels_last"),
     "analysis.unmixed_images": ("--analysis.unmixed-images 5", 5),
     "analysis.pair_epochs": ("--analysis.pair-epochs 1,3", [1, 3]),
     "analysis.plane_images": ("--analysis.plane-images 4", 4),

@@ -14,6 +14,7 @@ from core.meta.engines.any_order import Watch
 from core.meta.engines.hand_derived.batch_norm import BatchNorm
 from core.meta.engines.hand_derived.convolution import Convolution, Wanted
 from core.meta.engines.hand_derived.piecewise_linear import MaxPool2d, Relu
+from core.user_model.precision import autocast_dtype
 
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 
@@ -85,8 +86,8 @@ def _convolution(
         groups,
     )
     device = input.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(device)
+    if dtype is not None:
         input, weight, bias = (_autocast(t, dtype) for t in (input, weight, bias))
         with torch.autocast(device, enabled=False):
             return Convolution.apply(input, weight, bias, geometry, wanted)
