@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -194,10 +195,10 @@ def prepare(
     reference: str | None = None,
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Loads the data sets and plans the study; raises what a training would later stumble over."""
-    if options.address is not None:
-        from hpo.cluster.session import check_address
+    if options.address is not None or os.environ.get("RAY_ADDRESS"):
+        from hpo.cluster.session import check_cluster
 
-        check_address(options.address)
+        check_cluster(options.address)
     base: dict[str, TrainingConfig] = {}
     sources: dict[SourceKey, Source] = {}
     for dataset in options.datasets:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 from hpo.command_line.flags import cores
 from hpo.study.study_run import StudyError
@@ -49,30 +49,62 @@ class Session:
     started_here: bool
 
 
-def check_address(address: str) -> None:
-    """Raises unless something listens at `address`, HOST:PORT; Ray itself takes a minute to say so.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""How a client of HTTP/2, which Ray speaks, begins; the answer is a frame of type 4 (RFC 9113)."""
 
-    "auto" and "local" are Ray's own words and pass.
+
+def check_cluster(address: str | None) -> None:
+    """Raises unless the cluster that Ray would join answers within five seconds.
+
+    Ray itself waits for a quarter of an hour, deaf to Ctrl-C and SIGTERM. Passes where there is
+    nothing to join, and a cluster will be started.
+
+    Args:
+        address: HOST:PORT, "auto" or "local"; None is Ray's own choice: `RAY_ADDRESS`, or the
+            cluster that `ray start` left on this machine.
 
     Raises:
-        ConnectionError: nothing answers.
-        ValueError: it is the address of a Ray Client server.
+        ConnectionError: nothing answers, or what answers is no cluster of Ray.
+        ValueError: it is no address that a study can join.
     """
-    if address in ("auto", "local"):
-        return
-    if address.startswith("ray://"):
+    variable = os.environ.get("RAY_ADDRESS") or None
+    if address in (None, "auto") and variable is not None:
+        address, given, way_out = variable, f"RAY_ADDRESS={variable}", "unset RAY_ADDRESS"
+    elif address is not None:
+        given, way_out = f"--address {address}", "leave --address out"
+    else:
+        given, way_out = "the cluster of `ray start`", "run `ray stop`"
+    way_out = f"start one with `ray start --head`, or {way_out} to use this machine"
+    scheme, separator, _ = (address or "").partition("://")
+    if separator and scheme == "ray":
         raise ValueError(
-            f"--address {address}: a study drives Tune in its own process and cannot run through "
-            "Ray Client; run it on the head node with --address auto, or use `ray job submit`"
+            f"{given}: a study drives Tune in its own process and cannot run through Ray Client; "
+            "run it on the head node with --address auto, or use `ray job submit`"
         )
-    host, _, port = address.rpartition(":")
+    if separator:
+        raise ValueError(
+            f"{given}: a study joins HOST:PORT, and {scheme}:// is for `ray job submit`; {way_out}"
+        )
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
+        joined = services.canonicalize_bootstrap_address(address)
+    except (ConnectionError, OSError, ValueError) as error:
+        raise ConnectionError(f"{given}: no Ray cluster is there ({error}); {way_out}") from error
+    if joined is None:
+        return
+    host, _, port = joined.rpartition(":")
+    where = "" if joined == address else f" at {joined}"
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(_GREETING)
+            answer = connection.recv(9)
+    except (OSError, OverflowError, ValueError) as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or "
-            "leave --address out to use this machine"
+            f"{given}: no Ray cluster answers{where} ({error}); {way_out}"
         ) from error
+    if answer[3:4] != b"\x04":
+        raise ConnectionError(f"{given}: what answers{where} is no Ray cluster; {way_out}")
 
 
 @contextmanager
@@ -99,6 +131,10 @@ def session(demand: Demand) -> Iterator[Session]:
 
 def _begin(demand: Demand, here: int) -> bool:
     """Joins the cluster that there is, or starts one for so many cells; returns whether it did."""
+    try:
+        check_cluster(demand.address)
+    except (ConnectionError, ValueError) as error:
+        raise StudyError(str(error)) from error
     if demand.address is not None:
         try:
             ray.init(address=demand.address, **_QUIET)
