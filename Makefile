@@ -13,6 +13,7 @@ JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) --editable
 CHOICE := $(strip $(shell $(PYTHON) -V 2>/dev/null) $(CONSTRAINTS))
+STORE = import sys, pathlib; from hpo.tracking.store import local_tracking_uri as uri; print(uri(pathlib.Path(sys.argv[1])))
 
 define SUITABLE
 import sys
@@ -76,8 +77,8 @@ lint: install
 	$(BIN)/mypy
 
 ui: install
-	@test -f $(OUTPUT)/mlflow.db || { echo "$(OUTPUT)/mlflow.db is not there: run make table2 first, or name another folder with OUTPUT="; exit 1; }
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri 'sqlite:///$(abspath $(OUTPUT))/mlflow.db' --host 127.0.0.1 --port $(PORT)
+	@test -f "$(OUTPUT)/mlflow.db" || { echo "$(OUTPUT)/mlflow.db is not there: run make table2 first, or name another folder with OUTPUT="; exit 1; }
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c '$(STORE)' "$(OUTPUT)")" --host 127.0.0.1 --port $(PORT)
 
 clean:
 	rm -rf .venv .ends .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

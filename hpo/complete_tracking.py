@@ -98,7 +98,7 @@ def _send(ledger: Missing, output: Path, uri: str, storage: Storage) -> list[str
         for key, content in list(ledger.runs.items()):
             try:
                 if key.startswith("summary "):
-                    tracker.summarise([SummaryRow(**content)])
+                    tracker.summarise([SummaryRow(**content)], whole=False)
                 elif key != "study":
                     tracker.end_cell(_record(key, content, storage))
             except (LookupError, TypeError, ValueError, AttributeError, StoreError) as error:

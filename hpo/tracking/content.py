@@ -65,7 +65,10 @@ def summary_tags(row: SummaryRow) -> dict[str, str]:
 
 
 def finish_summary(run: TrackedRun, row: SummaryRow) -> None:
-    """Notes in the run what the row says; a value that is not known is left out."""
+    """Notes in the run what the row says; a value that is not known is left out.
+
+    One that an earlier command knew, and this one does not, becomes NaN.
+    """
     metrics = {
         "mean_error": row.mean_error,
         "ci_low": row.ci_low,
@@ -76,4 +79,5 @@ def finish_summary(run: TrackedRun, row: SummaryRow) -> None:
         **row.further,
     }
     known = {name: value for name, value in metrics.items() if not math.isnan(value)}
-    run.finish("FINISHED", known, {"setting": row.setting})
+    forgotten = dict.fromkeys(run.metric_names - known.keys(), math.nan)
+    run.finish("FINISHED", known | forgotten, {"setting": row.setting})

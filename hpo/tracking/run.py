@@ -75,6 +75,11 @@ class TrackedRun:
         self._series: Series = {}
         self._final_tags: dict[str, str] = {}
 
+    @property
+    def metric_names(self) -> set[str]:
+        """Returns the names of the metrics that the store has of it."""
+        return set(self._latest)
+
     def add_epoch(self, metrics: Mapping[str, Any]) -> None:
         """Notes the numbers of one epoch, at step ``metrics["epoch"]``; each step counts once."""
         step, at = int(metrics[MARKER]), _now()

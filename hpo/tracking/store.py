@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from hpo.storage.atomic import in_place_of
 from hpo.tracking.signals import signals_held_back
@@ -50,8 +53,25 @@ def default_tracking_uri(output: Path) -> str:
 
 
 def local_tracking_uri(output: Path) -> str:
-    """Returns ``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``."""
-    return f"sqlite:///{(output.resolve() / 'mlflow.db').as_posix()}"
+    """Returns ``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``.
+
+    As SQLAlchemy reads it: for a path with ``%`` or ``?`` in it plain text would be another file.
+
+    Raises:
+        TrackingError: SQLAlchemy is older than 2.1 and cannot open such a path.
+    """
+    path = (output.resolve() / "mlflow.db").as_posix()
+    if not _needs_quotes(path):
+        return f"sqlite:///{path}"
+    import sqlalchemy
+
+    for uri in (f"sqlite:///{quote(path)}", f"sqlite:///{path}"):
+        if sqlalchemy.make_url(uri).database == path:
+            return uri
+    raise TrackingError(
+        f"the output folder {output} has a name that SQLAlchemy {sqlalchemy.__version__} cannot "
+        "open; choose one without '?', or give --tracking-uri"
+    )
 
 
 def check_tracking_uri(uri: str) -> None:
@@ -88,9 +108,11 @@ def open_experiment(client: Any, uri: str, name: str, output: Path, description:
         TrackingError: the store knows the experiment as deleted.
     """
     stored = client.get_experiment_by_name(name)
+    artifacts = output.resolve() / "mlartifacts"
+    location = artifacts.as_uri() if _needs_quotes(str(artifacts)) else str(artifacts)
     if stored is None:
         # A database says nothing about artifacts, and MLflow's default is the current folder.
-        folder = str(output.resolve() / "mlartifacts") if is_database(uri) else None
+        folder = location if is_database(uri) else None
         tags = experiment_tags(description)
         try:
             return str(client.create_experiment(name, artifact_location=folder, tags=tags))
@@ -99,14 +121,42 @@ def open_experiment(client: Any, uri: str, name: str, output: Path, description:
             if stored is None:  # and no other study has created it meanwhile
                 raise
     if stored.lifecycle_stage != "active":
+        shell_uri = shlex.quote(shown_uri(uri))
         raise TrackingError(
             f"the experiment {name!r} is deleted in {shown_uri(uri)}; bring it back with "
-            f"`mlflow experiments restore --experiment-id {stored.experiment_id}`, or remove it "
-            "for good with `mlflow gc`"
+            f"`MLFLOW_TRACKING_URI={shell_uri} mlflow experiments restore --experiment-id "
+            f"{stored.experiment_id}`, or remove it "
+            f"for good with `mlflow gc --backend-store-uri {shell_uri}`"
         )
+    old = stored.artifact_location
+    made_here = uri == local_tracking_uri(output) and old.endswith("/mlartifacts")
+    if made_here and old != location:
+        _move_artifacts(output / "mlflow.db", stored.experiment_id, old, location)
     for key, value in missing_tags(stored.tags, description).items():
         client.set_experiment_tag(stored.experiment_id, key, value)
     return str(stored.experiment_id)
+
+
+def _needs_quotes(path: str) -> bool:
+    return "%" in path or "?" in path
+
+
+def _move_artifacts(database: Path, experiment_id: str, old: str, new: str) -> None:
+    """Has a store that was copied or moved with its folder look for artifacts in that folder.
+
+    MLflow keeps absolute paths and has no call that changes them, so its tables are written to. The
+    folder that they named before may be another study's by now, and is not touched.
+    """
+    which = {"old": old, "new": new, "id": int(experiment_id)}
+    with closing(sqlite3.connect(database, timeout=_CONNECT_SECONDS)) as connection, connection:
+        connection.execute(
+            "UPDATE experiments SET artifact_location = :new WHERE experiment_id = :id", which
+        )
+        connection.execute(
+            "UPDATE runs SET artifact_uri = :new || substr(artifact_uri, length(:old) + 1) "
+            "WHERE experiment_id = :id AND substr(artifact_uri, 1, length(:old) + 1) = :old || '/'",
+            which,
+        )
 
 
 @contextmanager

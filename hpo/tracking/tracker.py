@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -193,8 +193,17 @@ class StudyTracker:
         if maps:
             self._outbox.write_artifacts()
 
-    def summarise(self, rows: Iterable[SummaryRow]) -> None:
-        """Writes a summary run for each method and data set; a later call updates the same runs."""
+    def summarise(self, rows: Iterable[SummaryRow], *, whole: bool = True) -> None:
+        """Writes a summary run for each method and data set; a later call updates the same runs.
+
+        Args:
+            rows: the summaries to write.
+            whole: they are all that the study has; those of other rows, which an earlier command
+                asked for, are deleted (MLflow can restore them).
+        """
+        rows = list(rows)
+        if whole:
+            self._drop_summaries({run_key(summary_tags(row)) for row in rows})
         for row in rows:
             # A chart has parameters on its axes, not tags.
             run = self._run(summary_tags(row), {"method": row.method})
@@ -312,6 +321,13 @@ class StudyTracker:
         }
         self._runs[key] = TrackedRun(key, tags, params, stored=stored, replaces=replaces)
         return self._runs[key]
+
+    def _drop_summaries(self, asked_for: Set[str]) -> None:
+        for key in [key for key in self._stored if key.startswith("summary ")]:
+            if key not in asked_for:
+                drop = partial(self._client.delete_run, self._stored[key].run_id)
+                if self._outbox.attempt(drop):
+                    del self._stored[key]
 
     def _write(self, run: TrackedRun) -> None:
         for taken in self._outbox.write(run):

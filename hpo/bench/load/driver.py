@@ -74,11 +74,11 @@ class MeteredTracker(StudyTracker):
                 self._samples.pop()
             self._samples.append(self._sample(cells + 1))
 
-    def summarise(self, rows: Iterable[SummaryRow]) -> None:
+    def summarise(self, rows: Iterable[SummaryRow], *, whole: bool = True) -> None:
         if self._samples:
             text = json.dumps({"samples": self._samples}, indent=1)
             write_atomically(self._output / USAGE, text)
-        super().summarise(rows)
+        super().summarise(rows, whole=whole)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -175,9 +175,7 @@ def test_a_cell_that_fits_on_no_node_is_refused() -> None:
 
 
 def test_addresses_that_cannot_work_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        ConnectionError, match=r"127\.0\.0\.1:9: no Ray.*start --head.*--address"
-    ):
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9: no Ray.*start --head.*--address"):
         check_cluster("127.0.0.1:9")
     with pytest.raises(ConnectionError, match="nowhere"):
         check_cluster("nowhere")
@@ -185,9 +183,7 @@ def test_addresses_that_cannot_work_are_refused_at_once(monkeypatch: pytest.Monk
         check_cluster("ray://127.0.0.1:10001")
     for address in (None, "auto"):
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-        with pytest.raises(
-            ConnectionError, match=r"^RAY_ADDRESS=127\.0\.0\.1:9: .*unset RAY"
-        ):
+        with pytest.raises(ConnectionError, match=r"^RAY_ADDRESS=127\.0\.0\.1:9: .*unset RAY"):
             check_cluster(address)
         monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
         with pytest.raises(ValueError, match=r"^RAY_ADDRESS=http.*http:// is for `ray job submit`"):

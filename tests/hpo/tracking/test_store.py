@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 import hpo
 from hpo.cells.record import CellRecord
@@ -154,8 +156,33 @@ def test_a_deleted_experiment_says_how_to_get_it_back(study: Study) -> None:
     with study.open():
         pass
     study.client.delete_experiment(study.run("table2").info.experiment_id)
-    with pytest.raises(TrackingError, match="mlflow experiments restore"):
+    store = f"sqlite:///{study.output}/mlflow.db"
+    with pytest.raises(TrackingError) as caught:
         study.open()
+    restore, gc = re.findall("`([^`]*mlflow [^`]*)`", str(caught.value))
+    assert restore == f"MLFLOW_TRACKING_URI={store} mlflow experiments restore --experiment-id 1"
+    assert gc == f"mlflow gc --backend-store-uri {store}"
+
+
+def test_a_copied_folder_leaves_the_first_alone(study: Study, make_record: MakeRecord) -> None:
+    """Runs and new artifacts of a copied, then moved store lie in its folder, wherever that is."""
+    with study.open() as tracker:
+        tracker.end_cell(make_record())
+    copy, moved = (type(study)(study.output.parent / name) for name in ("copy", "moved 1%20"))
+    shutil.copytree(study.output, copy.output)
+    with copy.open():
+        pass
+    shutil.copytree(copy.output, moved.output)
+    with moved.open():
+        pass
+    for each in (study, copy, moved):
+        places = [run.info.artifact_uri for run in each.runs()]
+        with mlflow_settings():
+            places.append(each.client.get_experiment_by_name("table2").artifact_location)
+        for place in places:
+            path = Path(local_file_uri_to_path(place))
+            assert path.is_relative_to(each.output / "mlartifacts")
+    assert set(moved.statuses().values()) == {"FINISHED"}
 
 
 def test_a_cell_whose_driver_died_before_its_final_state_gets_it_later(

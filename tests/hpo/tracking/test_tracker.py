@@ -247,7 +247,27 @@ def test_summaries_are_updated_not_duplicated(study: Study) -> None:
     assert study.run(names[1]).data.tags["kind"] == "summary"
 
 
+def test_summaries_say_what_the_last_command_found_and_no_more(study: Study) -> None:
+    nan = float("nan")
+    with study.open() as tracker:
+        tracker.summarise(
+            [
+                SummaryRow("none", "digits", "", 3, 4.0, 3.5, 4.5, 10.0, 1e5, {"minus_a": -0.5}),
+                SummaryRow("beta-1", "digits", "", 3, 4.0, 3.5, 4.5, 10.0, 1e5),
+            ]
+        )
+    with study.open() as tracker:  # all of them diverged, and one row is no longer asked for
+        tracker.summarise([SummaryRow("none", "digits", "", 0, nan, nan, nan, 9.0, 1e4)])
+    assert study.statuses() == dict.fromkeys(["table2", "summary none digits"], "FINISHED")
+    metrics = study.run("summary none digits").data.metrics
+    known = {name: value for name, value in metrics.items() if value == value}
+    assert known == {"n_seeds": 0.0, "train_seconds": 9.0, "samples_seen": 1e4}
+    assert study.stages("summary beta-1 digits") == [("deleted", "FINISHED")]
+
+
+@pytest.mark.parametrize("name", ["with space", "50%defects", "run%201", "a?b", "100%", "a#b"])
 def test_artifacts_lie_under_the_output_folder_and_nothing_is_printed(
+    name: str,
     make_study: Callable[[str], Study],
     make_record: MakeRecord,
     tmp_path: Path,
@@ -256,7 +276,7 @@ def test_artifacts_lie_under_the_output_folder_and_nothing_is_printed(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    study = make_study("with space")
+    study = make_study(name)
     (study.output / "mlflow.db").unlink()
     with study.open() as tracker:
         tracker.end_cell(make_record())
