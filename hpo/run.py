@@ -253,17 +253,36 @@ def _report(
     tracker.summarise(summary)
     tracker.log_figure_files(files)
     tracker.describe("\n\n".join([preamble.strip(), text]))
-    print(text)
-    for line in memory_lines(records):
-        print(f"\n{line}")
     trained = sum(record.result.train_seconds for record in records)
-    print(
+    shown = [
+        text,
+        *(f"\n{line}" for line in memory_lines(records)),
         f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
-        f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else "")
-    )
-    print("files: " + ", ".join(_shown(path) for path in files))
-    print(f"look at the runs: {tracker.how_to_open}")
-    return complete
+        f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else ""),
+        "files: " + ", ".join(_shown(path) for path in files),
+        f"look at the runs: {tracker.how_to_open}",
+    ]
+    return _printed(plan.study, shown, files) and complete
+
+
+def _printed(study: str, lines: Sequence[str], files: Sequence[Path]) -> bool:
+    """Prints what the files hold; returns whether standard output took it, or nobody reads it."""
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
+        _close_output()
+    except OSError as error:
+        _close_output()
+        names = ", ".join(_shown(path) for path in files)
+        print(f"{study}: error: the report could not be printed ({error}); it is in {names}",
+              file=sys.stderr)  # fmt: skip
+        return False
+    return True
+
+
+def _close_output() -> None:
+    """Keeps Python from trying again at its end what standard output did not take."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _table(
@@ -280,22 +299,26 @@ def _table(
     if any(row.semi is not None for row in plan.rows):
         frame = semi_table(frame, records, plan.reference)
     files = table.write_report(options.output, name, frame, preamble)
-    picture = options.output / f"{name}.png"
-    save_figure(study_figure(frame, records), picture)
     outcome = Outcome(plan, records, sources, frame, options.output)
-    made = (_made(report_of, outcome) for report_of in extras)
+
+    def figure(outcome: Outcome) -> Extra:
+        picture = options.output / f"{name}.png"
+        return Extra(files=[save_figure(study_figure(outcome.frame, outcome.records), picture)])
+
+    parts = [figure, *extras]
+    made = (_made(report_of, outcome) for report_of in parts)
     complete = [extra for extra in made if extra is not None]
     appendix = "\n\n".join(extra.markdown.strip() for extra in complete if extra.markdown)
     if appendix:
         table.write_report(options.output, name, frame, preamble, appendix)
-    files = [*files, picture, *(path for extra in complete for path in extra.files)]
+    files = [*files, *(path for extra in complete for path in extra.files)]
     metrics = summary_metrics(frame)
     for extra in complete:
         for key, values in extra.metrics.items():
             metrics.setdefault(key, {}).update(values)
     text = "\n\n".join([to_markdown(frame), *([appendix] if appendix else [])])
     summary = table.summary_rows(frame, metrics)
-    return len(complete) == len(extras), files, text, summary
+    return len(complete) == len(parts), files, text, summary
 
 
 def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,14 @@ def _gpus(text: str) -> float | str:
 
 _COUNT = {"type": int, "metavar": "N"}
 
+
+def folder(text: str) -> Path:
+    """Returns the folder; the type of a flag, which refuses the empty text of an unset variable."""
+    if not text.strip():
+        raise ArgumentTypeError("names no folder (it is empty)")
+    return Path(text)
+
+
 FLAGS: Mapping[str, Mapping[str, Any]] = {
     "dataset": {
         "action": "append",
@@ -30,7 +40,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "seeds": {**_COUNT, "default": 3, "help": "trainings of each row (default: %(default)s)"},
     "epochs": {**_COUNT, "help": "overrides the preset"},
     "output": {
-        "type": Path,
+        "type": folder,
         "default": Path("results"),
         "metavar": "DIR",
         "help": "default: %(default)s",
@@ -87,13 +97,30 @@ def shared(*names: str, **changes: Mapping[str, Any]) -> ArgumentParser:
 
 
 def command(prog: str, description: str | None, *parents: ArgumentParser) -> ArgumentParser:
-    """Returns the parser of a command whose help shows its docstring as it is written."""
-    return ArgumentParser(
+    """Returns the parser of a command whose help shows its docstring as it is written.
+
+    From then on standard output prints "?" for what a terminal or a log that is not UTF-8 lacks.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return _Command(
         prog=prog,
         description=description,
         formatter_class=RawDescriptionHelpFormatter,
         parents=parents,
     )
+
+
+class _Command(ArgumentParser):
+    """A parser that takes no bytes which are not UTF-8: JSON and databases do not store them."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Exits with a message as for an unknown flag."""
+        for text in sys.argv[1:] if args is None else args:
+            shown = text.encode(errors="backslashreplace").decode()
+            if shown != text:
+                self.error(f"{shown} is not UTF-8; rename the file or folder, or link to it")
+        return super().parse_known_args(args, namespace)
 
 
 def require_counts(args: Namespace, *names: str) -> None:

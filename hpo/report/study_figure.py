@@ -114,7 +114,7 @@ def _lambda_panels(
         for index, (method, counts) in enumerate(methods.items()):
             if index % columns == 0:
                 row = list(next(free))
-                row[0].set_ylabel(f"{short_name(dataset)}\ndensity")
+                row[0].set_ylabel(f"{short_name(dataset, 18)}\ndensity")
             draw_lambda(row[index % columns], labels[method], *counts)
         for unused in row[len(methods) % columns or columns :]:
             unused.set_axis_off()

@@ -6,6 +6,7 @@ state between figures.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,14 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 WIDTH = 9.5
 """Inches of a whole figure. At the width of a README page its texts are then read in their size."""
 
+_ASIAN = 0x2E80
+_ASIAN_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "IPAGothic", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC",
+    "Arial Unicode MS", "Yu Gothic", "MS Gothic", "Microsoft YaHei", "Malgun Gothic",
+)  # fmt: skip
+"""Fonts of Linux, macOS and Windows with the letters from there on."""
+
 
 def canvas(width: float, height: float) -> Figure:
     """Returns an empty figure of so many inches, laid out so that nothing is cut off."""
@@ -54,11 +63,38 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
         ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with in_place_of(path) as aside:
+    _show_names_as_they_are(figure)
+    with in_place_of(path) as aside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box says so
         figure.savefig(aside, format="png", dpi=dpi)
     return path
 
 
-def short_name(dataset: str) -> str:
-    """Returns a data set's name for a title; of a long path the end."""
-    return dataset if len(dataset) <= 40 else f"…{dataset[-39:]}"
+def short_name(dataset: str, length: int = 40) -> str:
+    """Returns a data set's name for a title, or for the shorter label of an axis; of a long path
+    the end."""
+    return dataset if len(dataset) <= length else f"…{dataset[1 - length :]}"
+
+
+def _show_names_as_they_are(figure: Figure) -> None:
+    """Keeps two dollar signs in a name from being read as a formula, and finds its letters a font.
+
+    Ticks stay as they are: powers of ten are formulas.
+    """
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    ticks: set[Text] = set()
+    for ax in figure.findobj(lambda artist: hasattr(artist, "xaxis") and hasattr(artist, "yaxis")):
+        for axis in (ax.xaxis, ax.yaxis):  # type: ignore[attr-defined]
+            ticks.update(axis.get_ticklabels(which="both"), [axis.get_offset_text()])
+    installed: list[str] | None = None
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if text not in ticks:
+            text.set_parse_math(False)
+        if any(ord(letter) >= _ASIAN for letter in text.get_text()):
+            if installed is None:
+                names = set(fontManager.get_font_names())
+                installed = [font for font in _ASIAN_FONTS if font in names]
+            text.set_fontfamily([*text.get_fontfamily(), *installed])

@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that whoever is ended by it can still tidy up."""
+"""SIGTERM and SIGHUP as exceptions, so that whoever is ended by them can still tidy up."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-def exit_on_sigterm() -> None:
-    """Makes SIGTERM (`kill`, a scheduler's time limit) raise SystemExit in the main thread.
 
-    Without a handler it ends Python on the spot. Another library's handler stays as it is.
+def exit_on_signals() -> None:
+    """Makes SIGTERM (`kill`, a scheduler's time limit) and SIGHUP (a closed terminal) raise
+    SystemExit in the main thread.
+
+    Without a handler they end Python on the spot. Another library's handler, and `nohup`, stay.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _exit)
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDINGS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _exit)
 
 
-def restore_sigterm() -> None:
-    """Undoes `exit_on_sigterm`, if it did anything; what is to be tidied up comes before."""
-    if signal.getsignal(signal.SIGTERM) is _exit:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def restore_signals() -> None:
+    """Undoes `exit_on_signals`, if it did anything; what is to be tidied up comes before."""
+    for number in _ENDINGS:
+        if signal.getsignal(number) is _exit:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _exit(signum: int, frame: FrameType | None) -> None:
@@ -31,7 +36,7 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Lets the block finish before SIGINT or SIGTERM takes effect; a second one does at once.
+    """Lets the block finish before SIGINT, SIGTERM or SIGHUP takes effect; a second does at once.
 
     An interrupt in the middle of a database transaction leaves it open, and the file locked against
     what has still to be written.
@@ -40,7 +45,7 @@ def signals_held_back() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, *_ENDINGS)
     handlers = {number: signal.getsignal(number) for number in numbers}
     before = {number: h for number, h in handlers.items() if h is not None}  # None: not Python's
 

@@ -30,7 +30,7 @@ from hpo.tracking.details import maps_of, send_map
 from hpo.tracking.missing import Missing
 from hpo.tracking.outbox import Artifact, Outbox
 from hpo.tracking.run import TrackedRun, flatten
-from hpo.tracking.signals import exit_on_sigterm, restore_sigterm
+from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import (
     TrackingError,
     check_tracking_uri,
@@ -119,7 +119,7 @@ class StudyTracker:
             missing.params, missing.status, missing.note = flatten(params), None, ""
         self._missing = missing
         self._closed = False
-        exit_on_sigterm()  # or runs would stay RUNNING for ever
+        exit_on_signals()  # or runs would stay RUNNING for ever
         try:
             with mlflow_settings():
                 self._client: Any = MlflowClient(self.uri)
@@ -128,7 +128,7 @@ class StudyTracker:
                 )
             self._parent = self._open(experiment, params, previous_study_id)
         except BaseException as error:
-            restore_sigterm()
+            restore_signals()
             if not isinstance(error, store_errors()):
                 raise
             raise TrackingError(
@@ -256,7 +256,7 @@ class StudyTracker:
                 self._end_runs("KILLED")
             raise
         finally:
-            restore_sigterm()
+            restore_signals()
         if self._outbox.trouble is not None:
             raise TrackingError(
                 f"the MLflow store {shown_uri(self.uri)} is incomplete: {self._outbox.trouble}. "

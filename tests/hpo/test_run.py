@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +205,58 @@ def test_a_part_of_the_report_that_fails_leaves_the_rest(
     assert "| None" in said.out
     assert (tmp_path / "mine.md").read_text().endswith("\n\n## Last\n")
     assert len(TRACKERS[0].files) == 3
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_table(
+    settled: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("no such glyph")
+
+    monkeypatch.setattr(run, "study_figure", refuse)
+    assert run.run_study("mine", ROWS, "", settled) == run.CRASHED
+    said = capsys.readouterr()
+    assert "| None" in said.out
+    assert "part figure of the report failed: ValueError: no such glyph" in said.err
+    assert len(TRACKERS[0].summaries) == 1
+
+
+OUTPUTS = {"full": ("/dev/full", 1, "could not be printed"), "closed": ("closed", 0, "")}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_standard_output_that_takes_nothing_loses_nothing(
+    output: str, settled: list[str], tmp_path: Path
+) -> None:
+    """In a process of its own, as Python writes once more at its end."""
+    where, status, message = OUTPUTS[output]
+    root = Path(__file__).parents[2]
+    code = f"""
+import sys
+sys.path.insert(0, {str(root)!r})
+from tests.hpo import test_run
+test_run.run.StudyTracker = test_run.Tracker
+status = test_run.run.run_study("mine", test_run.ROWS, "", {settled!r})
+assert len(test_run.TRACKERS[0].files) == 3
+sys.exit(status)
+"""
+    if where == "closed":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open(where, os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_the_report_names_settings_that_a_row_has_for_itself(

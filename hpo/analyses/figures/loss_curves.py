@@ -107,7 +107,7 @@ def loss_figure(frame: pd.DataFrame) -> Figure:
             ax.set_xlim(left=1)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(lw=0.4, alpha=0.5)
-        row[0].set_ylabel(f"{short_name(dataset)}\ncross-entropy (nats)")
+        row[0].set_ylabel(f"{short_name(dataset, 24)}\ncross-entropy (nats)")
     handles = axes[0][0].get_legend_handles_labels()
     figure.legend(
         *handles,

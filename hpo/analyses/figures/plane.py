@@ -112,7 +112,7 @@ def plane_figure(frame: pd.DataFrame) -> Figure:
                 fontsize=10,
             )
             ax.set_xlabel("first feature")
-        row[0].set_ylabel(f"{short_name(dataset)}\nsecond feature")
+        row[0].set_ylabel(f"{short_name(dataset, 24)}\nsecond feature")
         _legend(row[-1], frame[frame["dataset"] == dataset])
     return figure
 

@@ -42,7 +42,7 @@ def contact_sheet(
         raise ValueError(f"got {len(pixels)} images and {len(given)} labels")
     rows = -(-len(pixels) // COLUMNS)
     figure = canvas(1.15 * COLUMNS, 1.5 * rows + 0.4)
-    figure.suptitle(_shortened(heading, 6 * ROOM), fontsize=9, parse_math=False)
+    figure.suptitle(_shortened(heading, 6 * ROOM), fontsize=9)
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
     for index, ax in enumerate(axes):
         if index >= len(pixels):
@@ -56,13 +56,20 @@ def contact_sheet(
             right = true[index] == given[index]
             color, verdict = (RIGHT, "right") if right else (WRONG, f"true: {true[index]}")
         ax.spines[:].set(color=color, linewidth=2)
-        lines = (f"given: {given[index]}", verdict)
-        text = "\n".join(_shortened(line, ROOM) for line in lines if line)
-        ax.set_xlabel(text, color=color, fontsize=7, loc="left", parse_math=False)
+        lines = (f"given: {given[index]}", verdict) if verdict else _two_lines(given[index])
+        text = "\n".join(_shortened(line, ROOM) for line in lines)
+        ax.set_xlabel(text, color=color, fontsize=7, loc="left")
     return figure
 
 
+def _two_lines(given: str) -> Sequence[str]:
+    """Returns the label on one line, or below its heading where it has no room beside it."""
+    line = f"given: {given}"
+    return [line] if len(line) <= ROOM else ["given:", given]
+
+
 def _shortened(text: str, length: int) -> str:
-    """Returns the text on one line, or as much of it as has room."""
+    """Returns the text on one line, or its beginning and its end: names are told apart by both."""
     line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 1]}…"
+    begin, end = -(-(length - 1) // 2), (length - 1) // 2
+    return line if len(line) <= length else f"{line[:begin]}…{line[-end:]}"

@@ -52,7 +52,7 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
                 ax.annotate("(P2)", (0.99, 1.0), xycoords=("axes fraction", "data"), **_ABOVE)
             title = name if here[columns[1]].notna().any() else name.split(" (")[0]
             ax.set_title(title, fontsize=10)
-        line[0].set_ylabel(f"{short_name(dataset)}\nf is a {output}")
+        line[0].set_ylabel(f"{short_name(dataset, 24)}\nf is a {output}")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
     n = looks["seed"].nunique()

@@ -208,6 +208,8 @@ def test_a_value_out_of_range_is_named(arguments: str, message: str) -> None:
         ("--seeds three", "invalid int value: 'three'"),
         ("--device tpu", "invalid choice: 'tpu'"),
         ("--color red", "unrecognized arguments: --color red"),
+        ("--output=", "argument --output: names no folder (it is empty)"),
+        ("--dataset folder:caf\udce9", "folder:caf\\udce9 is not UTF-8; rename the file or folder"),
     ],
 )
 def test_a_flag_that_makes_no_sense_ends_with_the_usage(

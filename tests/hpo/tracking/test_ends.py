@@ -79,23 +79,34 @@ def test_every_way_out_ends_every_run(
     assert len(study.metric(record.cell.id, "train_loss")) == 2
 
 
-def test_sigterm_ends_every_run_and_the_handler_is_put_back(
-    study: Study, make_record: MakeRecord
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_every_run_and_the_handler_is_put_back(
+    number: signal.Signals, study: Study, make_record: MakeRecord
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     record = make_record()
 
     def run() -> None:
         with study.open() as tracker:
             tracker.start_cell(record.cell)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(0.5)
 
     with pytest.raises(SystemExit) as exit_:
         run()
-    assert exit_.value.code == 128 + signal.SIGTERM
+    assert exit_.value.code == 128 + number
     assert set(study.statuses().values()) == {"KILLED"}
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+
+
+def test_a_study_under_nohup_goes_on_after_sighup(study: Study) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with study.open():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert set(study.statuses().values()) == {"FINISHED"}
 
 
 def test_a_cell_left_open_by_a_finished_study_is_killed(

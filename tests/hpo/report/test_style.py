@@ -1,0 +1,47 @@
+"""Names in figures, whatever is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from hpo.report.style import canvas, save_figure, short_name
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["cost_$5_to_$6", "$x^2_", "a$b$_c", "日本語/画像", "it's \\ %s"])
+def test_any_name_is_drawn_and_ticks_stay_formulas(name: str, tmp_path: Path) -> None:
+    figure = canvas(3, 2)
+    ax = figure.subplots()
+    ax.plot([1, 1000], [1, 2], label=name)
+    ax.set(title=name, xlabel=name, xscale="log")
+    ax.legend(title=name)
+    figure.suptitle(name)
+    picture = save_figure(figure, tmp_path / "names.png")
+    assert ax.title.get_text() == name
+    ticks = [label.get_text() for label in ax.get_xticklabels()]
+    assert any("10^{2}" in tick for tick in ticks)
+    assert all(label.get_parse_math() for label in ax.get_xticklabels())
+    assert float(imread(picture)[..., :3].std()) > 0
+
+
+def test_two_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """The picture is that of the signs escaped by hand."""
+    pictures = []
+    for name in ("a$b$c", r"a\$b\$c"):
+        figure = canvas(2, 1)
+        figure.text(0.1, 0.1, name, parse_math="\\" in name)
+        if "\\" in name:
+            figure.savefig(tmp_path / "p.png", format="png", dpi=150)
+        else:
+            save_figure(figure, tmp_path / "p.png")
+        pictures.append(imread(tmp_path / "p.png"))
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_of_a_long_name_the_end_is_shown() -> None:
+    assert short_name("folder:" + "x" * 40 + "birds", 8) == "…xxbirds"
+    assert short_name("digits", 8) == "digits"
