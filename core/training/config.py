@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from core.analysis.config import AnalysisConfig
@@ -17,6 +17,9 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 MEMORY_FORMATS: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
 
 _SGD_MOMENTUM = 0.9
+LATER: Mapping[str, str] = {"stored": "where it is not the default"}
+"""Metadata of a setting that stored trainings of earlier versions lack, so that theirs and today's
+are alike."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class TrainingConfig:
     meta_size: int = 1000
     meta_in_training: bool = False
     width: int | None = None
-    batchnorm_momentum: float | None = None
-    batchnorm_eps: float | None = None
+    batchnorm_momentum: float | None = field(default=None, metadata=LATER)
+    batchnorm_eps: float | None = field(default=None, metadata=LATER)
     epochs: int = 600
     batch_size: int = 128
     meta_batch_size: int = 128
@@ -99,8 +102,8 @@ class TrainingConfig:
     normalisation: Normalisation = "standard"
     padding: Padding = "zero"
     noise: float = 0.0
-    precision: PrecisionName = "float32"
-    memory_format: MemoryFormat = "contiguous"
+    precision: PrecisionName = field(default="float32", metadata=LATER)
+    memory_format: MemoryFormat = field(default="contiguous", metadata=LATER)
     semi: SemiSupervisedConfig | None = None
     analysis: AnalysisConfig | None = None
 
@@ -209,8 +212,11 @@ class TrainingConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types."""
+        """Returns plain JSON types; a setting of LATER only where it is not its default."""
         values = asdict(self) | {"policy": self.policy.to_dict()}
+        for setting in fields(self):
+            if setting.metadata == LATER and values[setting.name] == setting.default:
+                del values[setting.name]
         values["milestones"] = list(self.milestones)
         if self.analysis is not None:
             values["analysis"]["pair_epochs"] = list(self.analysis.pair_epochs)

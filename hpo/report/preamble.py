@@ -41,8 +41,10 @@ def preamble_of(plan: Plan, records: Sequence[CellRecord], preset: str) -> str:
 
 
 def scenario(training: TrainingConfig) -> str:
-    """What was done to the training images, and how they are computed where that is not the default,
-    as sentences behind a space; "" where nothing is to be said."""
+    """Returns what was done to the training images, and how they are computed.
+
+    Sentences behind a space; "" where all is the default.
+    """
     told = ""
     if training.imbalance > 1:
         told += (

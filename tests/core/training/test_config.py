@@ -71,6 +71,14 @@ def test_missing_settings_take_their_defaults() -> None:
     assert TrainingConfig.from_dict(data) == config(policy=Beta(alpha=1.0))
 
 
+def test_a_setting_that_came_later_leaves_what_was_stored_before_as_it_is() -> None:
+    later = {"batchnorm_momentum": 0.5, "batchnorm_eps": 0.1, "precision": "bf16"}
+    assert not later.keys() & config().to_dict().keys()
+    stored = config(**later).to_dict()
+    assert {name: stored[name] for name in later} == later
+    assert TrainingConfig.from_dict(stored) == config(**later)
+
+
 def test_reading_does_not_change_what_it_reads() -> None:
     data = config(policy=LearnedConfig(reading=PAPER)).to_dict()
     text = json.dumps(data)

@@ -53,6 +53,8 @@ OTHER_VALUES: dict[str, Any] = {
     "width": 16,
     "batchnorm_momentum": 0.01,
     "batchnorm_eps": 1e-3,
+    "precision": "bf16",
+    "memory_format": "channels_last",
     "epochs": 599,
     "batch_size": 127,
     "meta_batch_size": 127,
