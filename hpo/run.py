@@ -218,7 +218,7 @@ def prepare(
             draw_labels(varied, source)
             if options.address is None:
                 check_precision(varied.precision, options.device)
-    search = presets.search(options.preset)
+    search = replace(presets.search(options.preset), parallel=options.search_parallel)
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)
     budget = None

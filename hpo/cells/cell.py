@@ -28,12 +28,15 @@ class Cell:
         training: the full configuration, seed included.
         purpose: "final" counts in the table; "search" is a trial of the row's search.
         population: it is not one training but a population of such, or None.
+        parallel: of a search's trial how many are trained at a time. When it is stopped depends on
+            that.
     """
 
     method: str
     training: TrainingConfig
     purpose: Purpose = "final"
     population: Population | None = None
+    parallel: int = 1
 
     @cached_property
     def id(self) -> str:
@@ -54,6 +57,8 @@ class Cell:
         parts = [SCHEMA, self.method, self.purpose, settings, policy]
         if self.population is not None:
             parts.append(asdict(self.population))
+        if self.parallel != 1:
+            parts.append({"parallel": self.parallel})
         semi = self.training.semi
         folds = semi is not None and semi.kind == "mixmatch" and semi.dominant
         if folds and self.training.policy.learns:
@@ -80,24 +85,31 @@ class Cell:
             "method": self.method,
             "purpose": self.purpose,
             "training": self.training.to_dict(),
-            **population_fields(self.population),
+            **self.special(),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cell:
         """The inverse of `to_dict`."""
         training = TrainingConfig.from_dict(data["training"])
-        return cls(data["method"], training, data["purpose"], population_in(data))
+        return cls(data["method"], training, data["purpose"], **special_in(data))
+
+    def special(self) -> dict[str, Any]:
+        """What a dictionary says beside the training: nothing of an ordinary one."""
+        told: dict[str, Any] = {}
+        if self.population is not None:
+            told["population"] = asdict(self.population)
+        if self.parallel != 1:
+            told["parallel"] = self.parallel
+        return told
 
 
-def population_fields(population: Population | None) -> dict[str, Any]:
-    """What a dictionary says of it: nothing of a single training."""
-    return {} if population is None else {"population": asdict(population)}
-
-
-def population_in(data: Mapping[str, Any]) -> Population | None:
-    """Of a cell's or a record's dictionary; a single training has none."""
-    return Population(**data["population"]) if "population" in data else None
+def special_in(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `Cell.special`, of a cell's or a record's dictionary: arguments of `Cell`."""
+    found = {name: data[name] for name in ("population", "parallel") if name in data}
+    if "population" in found:
+        found["population"] = Population(**found["population"])
+    return found
 
 
 def _set(kind: type[Any], values: Mapping[str, Any]) -> Any:

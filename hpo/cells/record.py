@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from core.training.config import TrainingConfig
 from core.training.result import TrainingResult
-from hpo.cells.cell import SCHEMA, Cell, population_fields, population_in
+from hpo.cells.cell import SCHEMA, Cell, special_in
 from hpo.cells.result import Result, result_from_dict
 
 ENVIRONMENT = ("torch", "python", "machine", "device", "threads")
@@ -60,7 +60,7 @@ class CellRecord:
             "status": self.status,
             "error": self.error,
             "config": self.cell.training.to_dict(),
-            **population_fields(self.cell.population),
+            **self.cell.special(),
             "environment": dict(self.environment),
             "result": self.result.to_dict(),
         }
@@ -70,7 +70,7 @@ class CellRecord:
         """The inverse of `to_dict`."""
         training = TrainingConfig.from_dict(data["config"])
         return cls(
-            cell=Cell(data["method"], training, data["purpose"], population_in(data)),
+            cell=Cell(data["method"], training, data["purpose"], **special_in(data)),
             status=data["status"],
             result=result_from_dict(data["result"]),
             error=data["error"],

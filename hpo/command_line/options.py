@@ -30,6 +30,7 @@ class Options:
         labels: labeled images of such a study, or None for the preset's number.
         overrides: settings of the training that replace the preset's.
         search_trials: trials of the search for α, or None for the preset's.
+        search_parallel: how many of them are trained at a time.
         budget: of each strategy, in units of a plain training, or None for the preset's.
         output: absolute path of the folder for tables, figures and the default tracking store.
         storage: where results and checkpoints of the cells go; by default the output folder.
@@ -61,6 +62,7 @@ class Options:
     fresh: bool
     semi_supervised: bool = False
     labels: int | None = None
+    search_parallel: int = 1
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
         """Returns the training all rows share on a data set, and the data.
@@ -142,7 +144,9 @@ def parse(
         add("--budget", type=float, metavar="X", help="of each strategy, in plain trainings")
     else:
         add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
-    parser.set_defaults(budget=None, search_trials=None, labels=None)
+        rounds = "trials of the search at a time, suggested together; its result depends on it"
+        add("--search-parallel", type=int, default=1, metavar="K", help=f"{rounds} (default: 1)")
+    parser.set_defaults(budget=None, search_trials=None, search_parallel=1, labels=None)
     add_settings(parser, semi_supervised=semi_supervised)
     args = parser.parse_args(arguments)
     device = chosen_device(
@@ -157,7 +161,9 @@ def parse(
         gpus_per_cell = None
     elif args.gpus_per_cell is not None:
         gpus_per_cell = args.gpus_per_cell
-    require_counts(args, "seeds", "workers", "threads", "search_trials", "labels")
+    require_counts(
+        args, "seeds", "workers", "threads", "search_trials", "search_parallel", "labels"
+    )
     if args.budget is not None and not 0 < args.budget < float("inf"):
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
@@ -182,6 +188,7 @@ def parse(
         fresh=args.fresh,
         semi_supervised=semi_supervised,
         labels=args.labels,
+        search_parallel=args.search_parallel,
     )
 
 

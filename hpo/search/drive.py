@@ -21,20 +21,20 @@ def run_through(
     """Hands the cells of a search out, one after another, until the search is done.
 
     Args:
-        search: none of its cells runs.
+        search: what hands them out.
         ended: trains a cell or knows what became of it, reports its epochs to the search, and says
             how it ended; None leaves the cell running.
         after: called with each cell once the search knows how it ended.
 
     Returns:
-        The cell that is left running, or None where the search is done.
+        The cell that is left running, or None where the search is done or waits for others.
     """
-    while not search.done:
+    while not (search.done or search.running):
         cell = search.next()
         ending = ended(cell)
         if ending is None:
             return cell
-        search.end(*ending)
+        search.end(*ending, cell)
         if after is not None:
             after(cell)
     return None
@@ -44,18 +44,19 @@ def replay(search: Search, recorded: Callable[[Cell], CellRecord | None]) -> Cel
     """Takes a search through the cells that have a record, as it went when they were trained.
 
     Args:
-        search: none of its cells runs.
+        search: what hands them out.
         recorded: finds the record of a cell, or None.
 
     Returns:
-        The first cell without a record, which now runs, or None where the search is done.
+        The first cell without a record, which now runs, or None where the search is done or waits
+        for others.
     """
 
     def ended(cell: Cell) -> Ending | None:
         record = recorded(cell)
         if record is None:
             return None
-        search.report(record.result.history)
+        search.report(record.result.history, cell)
         return record.status, record.result
 
     return run_through(search, ended)

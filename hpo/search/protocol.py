@@ -12,24 +12,30 @@ from hpo.cells.result import Result
 
 
 class Search(Protocol):
-    """Anything that trains one cell after another and decides from what became of them."""
+    """Anything that trains cells and decides from what became of them.
+
+    Most hand one out after another; a search in rounds has several running.
+    """
 
     @property
     def running(self) -> bool:
-        """Says whether a cell was handed out and has not ended."""
+        """Says whether the next cell waits for one that was handed out and has not ended."""
 
     @property
     def done(self) -> bool:
         """Says whether nothing runs and nothing more is to be trained."""
 
     def next(self) -> Cell:
-        """Returns the next cell. The one before must have ended, and `done` be false."""
+        """Returns the next cell. Neither `running` nor `done` may be true."""
 
-    def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
-        """Takes in epochs of the running cell; returns the one to stop it after, None to go on."""
+    def report(self, epochs: Iterable[Mapping[str, float]], cell: Cell | None = None) -> int | None:
+        """Takes in epochs of a running cell; returns the one to stop it after, None to go on.
 
-    def end(self, status: Status, result: Result) -> None:
-        """Takes in how the running cell ended."""
+        The cell may be left out where one runs.
+        """
+
+    def end(self, status: Status, result: Result, cell: Cell | None = None) -> None:
+        """Takes in how a running cell ended; it may be left out where one runs."""
 
 
 class SearchError(RuntimeError):
@@ -50,6 +56,9 @@ class SearchSettings:
             any row they are compared in.
         sampler: "tpe" or "random".
         halving: whether trials that are behind are stopped.
+        parallel: trials of a round. They are suggested together, from the rounds before, and
+            stopped by comparison with those; so the outcome depends on this number and the seed,
+            whatever ends first.
     """
 
     trials: int | None = 12
@@ -59,9 +68,10 @@ class SearchSettings:
     seed: int = 10_000
     sampler: Literal["tpe", "random"] = "tpe"
     halving: bool = True
+    parallel: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("trials", "startup", "min_epochs"):
+        for name in ("trials", "startup", "min_epochs", "parallel"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"search {name} must be at least 1, got {value}")

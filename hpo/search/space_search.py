@@ -2,8 +2,9 @@
 
 Whoever runs the trials (Ray Tune in `hpo.cluster.runner`, a plain loop in `hpo.optuna_study`) asks
 for the next cell, reports its epochs and says how it ended. The search decides, and decides alike
-whoever asks: a trial is suggested from the trials before it and a seed of its own number, and
-trials run one after another, so a study that is killed and started again ends with the same result.
+whoever asks: trials come in rounds of a fixed size, one by default; a trial is suggested from the
+rounds before it, those of its round that were suggested before it, and a seed of its own number. So
+a study that is killed and started again ends with the same result, whichever trial ends first.
 Ray's own OptunaSearch with ASHAScheduler does not: it counts stopped trials as complete with the
 value they had when stopped, and its decisions follow the order in which results happen to arrive.
 """
@@ -67,10 +68,13 @@ class SpaceSearch:
         self._space = space
         self._method = method
         self._budget = budget
-        self._current: optuna.Trial | None = None
-        halving = SuccessiveHalving(settings.min_epochs, settings.reduction)
+        self._waiting: list[Cell] = []
+        """Of the present round, not handed out yet."""
+        self._trials: dict[str, list[optuna.Trial]] = {}
+        """Those of the present round that have not ended, by the cell that is trained for them."""
+        halving = SuccessiveHalving(settings.min_epochs, settings.reduction, settings.parallel)
         self._study = optuna.create_study(
-            study_name=Cell(method, base, purpose="search").id,
+            study_name=self._cell(base).id,
             storage=storage,
             direction="minimize",
             load_if_exists=True,
@@ -84,62 +88,51 @@ class SpaceSearch:
 
     @property
     def running(self) -> bool:
-        """Says whether a trial was handed out and has not ended."""
-        return self._current is not None
+        """Says whether all trials of the round were handed out, and some have not ended."""
+        return bool(self._trials) and not self._waiting
 
     @property
     def done(self) -> bool:
         """Says whether all trials have ended, or the budget is spent."""
-        if self.running:
+        if self._trials:
             return False
         if self._budget is not None and self._budget.spent:
             return True
         return self.settings.trials is not None and self._ended() >= self.settings.trials
 
     def next(self) -> Cell:
-        """Returns the next trial. The one before must have ended, and `done` be false."""
-        stale = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        number = stale[0].number if stale else len(self._study.get_trials(deepcopy=False))
-        # A seed of each trial's own: a search that goes on after a kill draws what it would have.
-        self._study.sampler = self._sampler(self.settings.seed + number)
-        if stale:
-            self._current = optuna.Trial(self._study, stale[0]._trial_id)
-        else:
-            self._current = self._study.ask()
-        training = configured(self._base, suggest(self._current, self._space))
-        return Cell(self._method, training, purpose="search")
+        """Returns the next trial's cell. Neither `running` nor `done` may be true."""
+        if not self._waiting:
+            self._suggest_round()
+        return self._waiting.pop(0)
 
-    def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
-        """Takes in the running trial's epochs; from its first on, each once or again.
+    def report(self, epochs: Iterable[Mapping[str, float]], cell: Cell | None = None) -> int | None:
+        """Takes in a running trial's epochs; from its first on, each once or again.
+
+        Args:
+            epochs: with their number and meta-validation error.
+            cell: whose they are; may be left out where one runs.
 
         Returns:
             The epoch after which it is to be stopped, or None to go on.
         """
-        trial = self._require_current()
-        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        last = max(known, default=0)  # of a killed process, which may not have asked about it
-        for metrics in epochs:
-            epoch = int(metrics["epoch"])
-            if epoch < last:
-                continue
-            if epoch > last:
-                trial.report(metrics["val_error"], step=epoch)
-            if epoch < self._base.epochs and trial.should_prune():
-                return epoch
-        return None
+        epochs = list(epochs)
+        stops = [self._report(trial, epochs) for trial in self._running_trials(cell)]
+        return stops[0]
 
-    def end(self, status: Status, result: Result) -> None:
-        """Takes in how the running trial ended."""
-        trial = self._require_current()
+    def end(self, status: Status, result: Result, cell: Cell | None = None) -> None:
+        """Takes in how a running trial ended; the cell may be left out where one runs."""
+        trials = self._running_trials(cell)
         if self._budget is not None:
             self._budget.charge(self._base, status, result)
-        if isinstance(result, TrainingResult):
-            self._study.tell(trial, result.val_error)
-        elif status == "pruned":
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
-        self._current = None
+        for trial in trials:
+            if isinstance(result, TrainingResult):
+                self._study.tell(trial, result.val_error)
+            elif status == "pruned":
+                self._study.tell(trial, state=TrialState.PRUNED)
+            else:
+                self._study.tell(trial, state=TrialState.FAIL)
+        self._trials = {name: kept for name, kept in self._trials.items() if kept is not trials}
 
     def best(self) -> dict[str, float]:
         """Returns the settings of the first finished trial with the lowest meta-validation error.
@@ -156,19 +149,66 @@ class SpaceSearch:
         best = min(finished, key=lambda t: (t.value, t.number))
         return {name: best.params[name] for name in self._space}
 
+    def _suggest_round(self) -> None:
+        """Suggests the trials of a round, or goes on with those that a killed process left."""
+        known = self._study.get_trials(deepcopy=False)
+        left = {t.number: t for t in known if t.state == TrialState.RUNNING}
+        size = self.settings.parallel
+        first = min(left, default=len(known)) // size * size
+        numbers = range(first, first + size)
+        if self.settings.trials is not None:
+            numbers = range(first, min(first + size, self.settings.trials))
+        for number in numbers:
+            if number < len(known) and number not in left:
+                continue  # it has ended
+            # A seed of each trial's own: after a kill it draws what it would have.
+            self._study.sampler = self._sampler(self.settings.seed + number)
+            trial = (
+                optuna.Trial(self._study, left[number]._trial_id)
+                if number in left
+                else self._study.ask()
+            )
+            cell = self._cell(configured(self._base, suggest(trial, self._space)))
+            if cell.id not in self._trials:  # of equal ones one is trained
+                self._waiting.append(cell)
+            self._trials.setdefault(cell.id, []).append(trial)
+
+    def _report(self, trial: optuna.Trial, epochs: Iterable[Mapping[str, float]]) -> int | None:
+        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        last = max(known, default=0)  # of a killed process, which may not have asked about it
+        for metrics in epochs:
+            epoch = int(metrics["epoch"])
+            if epoch < last:
+                continue
+            if epoch > last:
+                trial.report(metrics["val_error"], step=epoch)
+            if epoch < self._base.epochs and trial.should_prune():
+                return epoch
+        return None
+
+    def _cell(self, training: TrainingConfig) -> Cell:
+        return Cell(self._method, training, purpose="search", parallel=self.settings.parallel)
+
     def _sampler(self, seed: int) -> BaseSampler:
         if self.settings.sampler == "random":
             return RandomSampler(seed=seed)
-        return TPESampler(seed=seed, n_startup_trials=self.settings.startup)
+        startup = self.settings.startup
+        if self.settings.parallel == 1:
+            return TPESampler(seed=seed, n_startup_trials=startup)
+        # Trials of the round that have no result yet count as bad ones, which keeps the round wide.
+        return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
 
     def _ended(self) -> int:
         ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return len(self._study.get_trials(deepcopy=False, states=ended))
 
-    def _require_current(self) -> optuna.Trial:
-        if self._current is None:
+    def _running_trials(self, cell: Cell | None) -> list[optuna.Trial]:
+        """Returns the trials that a running cell is trained for."""
+        handed_out = self._trials.keys() - {waiting.id for waiting in self._waiting}
+        name = cell.id if cell is not None else next(iter(handed_out), None)
+        if name not in handed_out or (cell is None and len(handed_out) > 1):
             raise RuntimeError("no trial is running: call next() first")
-        return self._current
+        return self._trials[name]
 
 
 def alpha_search(

@@ -153,11 +153,11 @@ class ListSearch:
         self._current = self._cells.pop(0)
         return self._current
 
-    def report(self, epochs: Iterable[Mapping[str, float]]) -> int | None:
+    def report(self, epochs: Iterable[Mapping[str, float]], cell: Cell | None = None) -> int | None:
         """Returns None: every training goes on to its end."""
         return None
 
-    def end(self, status: Status, result: Result) -> None:
+    def end(self, status: Status, result: Result, cell: Cell | None = None) -> None:
         """Counts what the running cell has cost."""
         if self._current is None:
             raise RuntimeError("no training is running: call next() first")

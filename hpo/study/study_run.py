@@ -62,6 +62,7 @@ class StudyRun:
         self._crashed: dict[str, CellRecord] = {}
         progress.total = plan.size
         self._searches = plan.open_searches()
+        self._given_up: dict[SearchKey, Search] = {}
         self._trials: Counter[SearchKey] = Counter()
         self._queue: list[Cell] = []
         first = [cell for cell in plan.fixed_cells() if not self._keep(cell)]
@@ -118,7 +119,7 @@ class StudyRun:
     def next(self) -> Cell | None:
         """Returns the next cell to train, or None if there is none at the moment.
 
-        A search is one trial after another and so the longest chain: its trials come first.
+        A search is one round of trials after another and so the longest chain: they come first.
         """
         cell, self._waiting = self._waiting or self._next_cell(), None
         if cell is not None:
@@ -139,7 +140,7 @@ class StudyRun:
         new = [metrics for metrics in epochs if int(metrics["epoch"]) > len(history)]
         stop = None
         if cell.purpose == "search":
-            stop = self._searches[search_key(cell)].report(new)
+            stop = self._search_of(cell).report(new, cell)
             if stop is not None:
                 new = [metrics for metrics in new if int(metrics["epoch"]) <= stop]
         history += new
@@ -182,7 +183,7 @@ class StudyRun:
                 why = f"the search {cell.method} on {cell.dataset} stops here"
                 self._leave_out(search_key(cell), why)
             else:
-                self._searches[search_key(cell)].end(status, result)
+                self._search_of(cell).end(status, result, cell)
         self._follow(record)
         self._progress.update()
 
@@ -204,9 +205,16 @@ class StudyRun:
             cell = replay(search, self._keep)
             if cell is not None:
                 return cell
-            del self._searches[key]
-            self._finish(key, search)
+            if search.done:
+                del self._searches[key]
+                self._finish(key, search)
         return None
+
+    def _search_of(self, trial: Cell) -> Search:
+        """Returns the search of a running trial, which goes on deciding about those that run when
+        it is given up."""
+        key = search_key(trial)
+        return self._searches.get(key) or self._given_up[key]
 
     def _finish(self, key: SearchKey, search: Search) -> None:
         """Queues the rows that waited for the search; of a strategy its trials are all there is."""
@@ -223,7 +231,11 @@ class StudyRun:
 
     def _leave_out(self, key: SearchKey, why: str) -> None:
         """Gives up a search for this invocation, and the rows that need it."""
-        self._searches.pop(key, None)
+        search = self._searches.pop(key, None)
+        if search is not None:
+            self._given_up[key] = search
+        elif key in self._given_up:
+            return  # another trial of the round crashed before
         lost = len(self.plan.waiting(key[0])) * len(self.plan.seeds)
         self._progress.failed += lost
         rest = f"; the {lost} trainings that need its result are left out" if lost else ""

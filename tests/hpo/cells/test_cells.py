@@ -42,6 +42,8 @@ trainings `label_noise`, `label_noise_kind`, `imbalance`, `folds`, `fold`, `opti
 the default reading does."""
 
 OTHER_VALUES: dict[str, Any] = {
+    "precision": "bf16",
+    "memory_format": "channels_last",
     "dataset": "mnist",
     "model": "cnn",
     "policy": NoMix(),
@@ -53,8 +55,6 @@ OTHER_VALUES: dict[str, Any] = {
     "width": 16,
     "batchnorm_momentum": 0.01,
     "batchnorm_eps": 1e-3,
-    "precision": "bf16",
-    "memory_format": "channels_last",
     "epochs": 599,
     "batch_size": 127,
     "meta_batch_size": 127,
@@ -136,6 +136,8 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
         "normalisation",
         "padding",
         "noise",
+        "precision",
+        "memory_format",
         "semi",
     ):
         del stored["config"][name]
@@ -155,7 +157,8 @@ def test_equal_cells_have_equal_ids_however_they_were_made() -> None:
 
 def test_any_other_value_of_any_setting_gives_another_id() -> None:
     assert set(OTHER_VALUES) == {field.name for field in fields(TrainingConfig)}
-    cells = [CELL, replace(CELL, method="beta-2"), replace(CELL, purpose="search")]
+    trial = replace(CELL, purpose="search")
+    cells = [CELL, replace(CELL, method="beta-2"), trial, replace(trial, parallel=2)]
     # The kind of noise means nothing without noise, nor a fold without folds, nor what a shift
     # lets in without one.
     needs = {

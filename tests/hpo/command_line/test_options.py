@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,8 @@ def test_strategies_have_a_budget_in_place_of_trials(capsys: pytest.CaptureFixtu
     for value in ("0", "-1", "nan", "inf"):
         with pytest.raises(ValueError, match="--budget must be positive and finite, got"):
             budgeted("--budget", value)
-    for wrong in (lambda: budgeted("--search-trials", "3"), lambda: parse("--budget", "3")):
+    wrongs = [("--search-trials", "3"), ("--search-parallel", "2")]
+    for wrong in (*(partial(budgeted, *w) for w in wrongs), lambda: parse("--budget", "3")):
         with pytest.raises(SystemExit):
             wrong()
         assert "unrecognized arguments" in capsys.readouterr().err
@@ -189,6 +191,7 @@ def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("--workers -2", "--workers must be at least 1, got -2"),
         ("--threads 0", "--threads must be at least 1, got 0"),
         ("--search-trials 0", "--search-trials must be at least 1, got 0"),
+        ("--search-parallel 0", "--search-parallel must be at least 1, got 0"),
         ("--gpus-per-cell -1", "--gpus-per-cell must be at least 0 and finite, got -1.0"),
         ("--gpus-per-cell nan", "--gpus-per-cell must be at least 0 and finite, got nan"),
         ("--gpus-per-cell auto", "auto measures on a GPU; add --device cuda"),

@@ -287,15 +287,19 @@ def open_journal(folder: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(folder / "alpha.log")))
 
 
-@pytest.mark.parametrize("open_storage", [open_sqlite, open_journal])
+@pytest.mark.parametrize(
+    ("open_storage", "parallel"), [(open_sqlite, 1), (open_journal, 1), (open_journal, 2)]
+)
 def test_a_process_may_die_after_every_single_event(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    undisturbed: Trace,
     open_storage: Callable[[Path], BaseStorage | str],
+    parallel: int,
 ) -> None:
     """Each process lives to see one new thing: a suggestion, an epoch stored, the pruner's answer
     taken, the same handed on, an ending. The next one finds its trial RUNNING and goes on."""
+    settings = replace(SETTINGS, trials=4 if parallel == 1 else 3, parallel=parallel)
+    calm = complete(settings)
     seen: set[tuple[object, ...]] = set()
     should_prune = optuna.Trial.should_prune
 
@@ -315,18 +319,17 @@ def test_a_process_may_die_after_every_single_event(
 
     def live(search: SpaceSearch) -> None:
         def train(cell: Cell) -> Ending:
-            number = len(search.study.trials)
+            number = cell.id
             event("suggested", number)
             for metrics in (epochs := curve(cell)):
-                stop = search.report([metrics])
+                stop = search.report([metrics], cell)
                 event("answered", number, metrics["epoch"])
                 if stop is not None:
                     return "pruned", NOTHING
             return "finished", result(val_error=epochs[-1]["val_error"])
 
-        run_through(search, train, lambda cell: event("ended", len(search.study.trials)))
+        run_through(search, train, lambda cell: event("ended", cell.id))
 
-    settings = replace(SETTINGS, trials=4)
     processes = 0
     while True:
         processes += 1
@@ -338,8 +341,8 @@ def test_a_process_may_die_after_every_single_event(
         except Killed:
             continue
     assert processes == len(seen) + 1 > 50
-    assert trace(search) == undisturbed[:4]
-    assert search.best()["alpha"] == complete(settings).best()["alpha"]
+    assert trace(search) == trace(calm)
+    assert search.best() == calm.best()
 
 
 def test_trainings_that_differ_share_a_storage_and_no_trials(tmp_path: Path) -> None:

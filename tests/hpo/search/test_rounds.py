@@ -1,0 +1,224 @@
+"""Searches in rounds: what ends first, and who is killed when, changes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.samplers import TPESampler
+
+from core.policies import Beta
+from hpo.cells.cell import Cell
+from hpo.cells.result import PartialResult
+from hpo.search.protocol import SearchSettings
+from hpo.search.space_search import SpaceSearch, alpha_search
+from hpo.search.spaces import Float, Int
+from tests.hpo.search.test_space_search import BASE, EPOCHS, NOTHING, Trace, curve, trace, val_error
+from tests.hpo.study.test_study_run import SEARCHED, bench_on, make_plan
+from tests.support.results import result
+
+ROUNDS = SearchSettings(trials=10, startup=4, min_epochs=2, reduction=2, seed=50, parallel=4)
+
+
+def interleaved(search: SpaceSearch, seed: int) -> tuple[Trace, int]:
+    """Trains a search's cells side by side, who is next drawn at random; the trace, and most cells
+    that ran at a time."""
+    order, running, most = random.Random(seed), {}, 0
+    while not search.done:
+        if not search.running and (not running or order.random() < 0.5):
+            cell = search.next()
+            assert cell.id not in running
+            running[cell.id] = (cell, curve(cell))
+            most = max(most, len(running))
+            continue
+        cell, epochs = order.choice(list(running.values()))
+        metrics = epochs.pop(0)
+        stop = search.report([metrics], cell)
+        if stop is not None:
+            search.end("pruned", NOTHING, cell)
+        elif not epochs:
+            search.end("finished", result(val_error=metrics["val_error"]), cell)
+        if stop is not None or not epochs:
+            del running[cell.id]
+    return trace(search), most
+
+
+def test_the_order_in_which_trials_end_decides_nothing() -> None:
+    found = [interleaved(alpha_search(BASE, ROUNDS), seed) for seed in range(6)]
+    calm = found[0][0]
+    assert [number for number, *_ in calm] == list(range(10))
+    assert {state for _, _, state, _ in calm} == {"COMPLETE", "PRUNED"}
+    assert all(others == calm for others, _ in found)
+    assert max(most for _, most in found) == 4
+
+
+def test_a_round_is_stopped_by_the_rounds_before_alone() -> None:
+    """By hand: rungs 2, 4, 8; at each the best half of those before and itself goes on."""
+    calm, _ = interleaved(alpha_search(BASE, ROUNDS), 0)
+    reached: list[dict[int, float]] = [values for *_, values in calm]
+    assert all(max(values) == EPOCHS for values in reached[:4])
+    for number, values in enumerate(reached):
+        before = reached[: number // 4 * 4]
+        for rung in (2, 4, 8):
+            if rung not in values:
+                break
+            others = sorted([v[rung] for v in before if rung in v] + [values[rung]])
+            behind = values[rung] > others[max(len(others) // 2, 1) - 1]
+            assert behind == (max(values) == rung)
+
+
+def test_rounds_are_suggested_as_optuna_does_by_itself() -> None:
+    """By ask and tell: all of a round are asked for before the first of them is told."""
+    settings = replace(ROUNDS, trials=20, halving=False)
+    calm, _ = interleaved(alpha_search(BASE, settings), 0)
+    study = optuna.create_study()
+    alphas = []
+    for start in range(0, 20, 4):
+        asked = []
+        for number in range(start, start + 4):
+            study.sampler = TPESampler(seed=50 + number, n_startup_trials=4, constant_liar=True)
+            trial = study.ask()
+            alphas.append(trial.suggest_float("alpha", 0.05, 8.0, log=True))
+            asked.append(trial)
+        for trial in reversed(asked):
+            study.tell(trial, val_error(trial.params["alpha"], EPOCHS))
+    assert [alpha for _, alpha, *_ in calm] == alphas
+    one_by_one, _ = interleaved(alpha_search(BASE, replace(settings, parallel=1)), 0)
+    assert [alpha for _, alpha, *_ in one_by_one][:4] == alphas[:4]
+    assert [alpha for _, alpha, *_ in one_by_one] != alphas
+
+
+def test_equal_trials_of_a_round_are_trained_once() -> None:
+    space = {"epochs": Int(1, 2)}
+    base = replace(BASE, policy=Beta(1.0))
+    settings = replace(ROUNDS, trials=8, parallel=8, halving=False)
+    search = SpaceSearch(base, settings, space, method="m")
+    cells: list[Cell] = []
+    while not search.running:
+        cells.append(search.next())
+    assert sorted(cell.training.epochs for cell in cells) == [1, 2]
+    for cell in cells:
+        search.end("finished", result(val_error=float(cell.training.epochs)), cell)
+    assert search.done
+    values = [(t.params["epochs"], t.value) for t in search.study.trials]
+    assert len(values) == 8
+    assert all(epochs == value for epochs, value in values)
+    assert search.best() == {"epochs": 1}
+
+
+def test_one_of_several_must_be_named() -> None:
+    search = alpha_search(BASE, ROUNDS)
+    first = search.next()
+    search.report([{"epoch": 1.0, "val_error": 3.0}])
+    second = search.next()
+    with pytest.raises(RuntimeError, match="call next"):
+        search.report([])
+    search.end("diverged", NOTHING, first)
+    with pytest.raises(RuntimeError, match="call next"):
+        search.end("diverged", NOTHING, first)
+    search.end("diverged", NOTHING, second)
+    assert not search.running
+
+
+def test_trials_of_rounds_of_another_size_are_other_cells_with_the_same_training() -> None:
+    sizes = [alpha_search(BASE, replace(ROUNDS, parallel=k)).next() for k in (1, 2, 4)]
+    assert len({cell.id for cell in sizes}) == 3
+    assert sizes[0].training == sizes[1].training == sizes[2].training
+    assert [Cell.from_dict(cell.to_dict()) for cell in sizes] == sizes
+    assert "parallel" not in sizes[0].to_dict()
+
+
+def plan_in_rounds(**more: int):  # type: ignore[no-untyped-def]
+    plan = make_plan(rows=[SEARCHED], seeds=1, **more)
+    return replace(plan, search=replace(plan.search, parallel=3))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+def test_a_study_ends_alike_on_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+    plan = plan_in_rounds(trials=8)
+    calm = bench_on(tmp_path / "calm", plan)
+    assert calm.drive(workers=3)
+    other = bench_on(tmp_path / "other", plan)
+    assert other.drive(workers=workers, bundle=2 if workers == 2 else 1)
+    assert other.records == calm.records
+    trials = [cell for cell in other.cells if cell.purpose == "search"]
+    assert len(trials) == 8
+    assert {cell.parallel for cell in trials} == {3}
+    assert "pruned" in {record["status"] for record in calm.records}
+
+
+def test_a_study_killed_at_any_moment_ends_alike(tmp_path: Path) -> None:
+    plan = plan_in_rounds(trials=5)
+    whole = bench_on(tmp_path / "whole", plan)
+    assert whole.drive()
+    total = 0
+    while not bench_on(tmp_path / f"kill-{total}", plan).drive(total + 1):
+        total += 1
+        again = bench_on(tmp_path / f"kill-{total - 1}", plan)
+        assert again.drive(workers=1 + total % 4)
+        assert again.records == whole.records
+        assert set(Counter(cell.id for cell in again.cells).values()) <= {1}
+    assert total > 20
+
+
+def test_a_crashed_trial_lets_its_round_end_and_the_next_invocation_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_in_rounds(trials=8)
+    calm = bench_on(tmp_path / "calm", plan)
+    assert calm.drive()
+    bench = bench_on(tmp_path / "crashed", plan)
+    first, second = bench.run.next(), bench.run.next()
+    assert first is not None
+    assert second is not None
+    for cell in (first, second):
+        bench.run.end(cell.id, "crashed", PartialResult.of([]), "its worker ended early", {})
+    third = bench.run.next()
+    assert third is None or third.purpose == "final"
+    said = capsys.readouterr().err
+    assert said.count("the search beta-search on digits stops here") == 1
+    again = bench_on(tmp_path / "crashed", plan)
+    assert again.drive()
+    assert again.records == calm.records
+
+
+def test_what_runs_beside_a_crashed_trial_is_decided_as_ever(tmp_path: Path) -> None:
+    plan = plan_in_rounds(trials=8)
+    calm = bench_on(tmp_path / "calm", plan)
+    assert calm.drive()
+    second_round = [c.id for c in calm.cells if c.purpose == "search"][3:6]
+    pruned = [r["cell_id"] for r in calm.records if r["status"] == "pruned"]
+    assert set(pruned) & set(second_round[1:])  # or the test would show little
+    crashed = {second_round[0].replace("-", "_"): "crashed"}
+    bench = bench_on(tmp_path / "other", plan, **crashed)  # type: ignore[arg-type]
+    assert bench.drive()
+    status = {r["cell_id"]: r["status"] for r in bench.records}
+    expected = {r["cell_id"]: r["status"] for r in calm.records}
+    assert [status[name] for name in second_round[1:]] == [
+        expected[name] for name in second_round[1:]
+    ]
+    again = bench_on(tmp_path / "other", plan)
+    assert again.drive()
+    assert again.records == calm.records
+
+
+def test_a_wide_space_is_searched_by_rounds_too() -> None:
+    base = replace(BASE, policy=Beta(1.0))
+    space = {"alpha": Float(0.05, 8.0, log=True), "lr": Float(0.01, 1.0, log=True)}
+    search = SpaceSearch(base, replace(ROUNDS, trials=8), space, method="m")
+    interleaved_trials: set[tuple[float, float]] = set()
+    while not search.done:
+        cells = []
+        while not (search.running or search.done):
+            cells.append(search.next())
+        for cell in reversed(cells):
+            policy = cell.training.policy
+            assert isinstance(policy, Beta)
+            interleaved_trials.add((policy.alpha, cell.training.lr))
+            search.end("finished", result(val_error=policy.alpha), cell)
+    assert len(interleaved_trials) == 8
+    assert search.best()["alpha"] == min(alpha for alpha, _ in interleaved_trials)
