@@ -136,8 +136,6 @@ def test_a_result_stored_before_those_settings_is_found_and_read(
         "normalisation",
         "padding",
         "noise",
-        "precision",
-        "memory_format",
         "semi",
     ):
         del stored["config"][name]
