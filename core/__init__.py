@@ -4,6 +4,7 @@ The centre is `metamixup_step`: one training step whose λ are learned by hyperg
 """
 
 from core.meta.engines.compiled import CompileFallback
+from core.meta.examination import Examination, examine
 from core.meta.gradient import hypergradient
 from core.meta.reading import DEFAULT, PAPER, READINGS, Reading
 from core.meta.validation_gradient import ValidationGradient
@@ -30,6 +31,8 @@ __all__ = [  # noqa: RUF022  (by subject)
     "metamixup_step",
     "mixed_step",
     "with_logits",
+    "examine",
+    "Examination",
     "StepResult",
     "Reading",
     "DEFAULT",

@@ -2,6 +2,7 @@
 
 from core.meta.engines import ENGINES, FIRST_ORDER
 from core.meta.engines.compiled import CompileFallback
+from core.meta.examination import EngineResult, Examination, Finding, examine
 from core.meta.gradient import Engine, hypergradient, meta_gradient
 from core.meta.inner_step import LearningRate, current_rates
 from core.meta.problem import MetaGradient, MetaProblem, Validation
@@ -16,6 +17,9 @@ __all__ = [
     "READINGS",
     "CompileFallback",
     "Engine",
+    "EngineResult",
+    "Examination",
+    "Finding",
     "LearningRate",
     "MetaGradient",
     "MetaProblem",
@@ -23,6 +27,7 @@ __all__ = [
     "Validation",
     "ValidationGradient",
     "current_rates",
+    "examine",
     "hypergradient",
     "meta_gradient",
 ]

@@ -204,7 +204,7 @@ def meta_gradient(
 
 
 def _run(engine: str, problem: MetaProblem) -> MetaGradient:
-    with _kernels_for(engine, problem.model):
+    with kernels_for(engine, problem.model):
         return ENGINES[engine](problem)
 
 
@@ -232,7 +232,7 @@ def moved_parameters(module: nn.Module, last_blocks: int | None) -> tuple[str, .
 
 
 @contextlib.contextmanager
-def _kernels_for(engine: str, module: nn.Module) -> Iterator[None]:
+def kernels_for(engine: str, module: nn.Module) -> Iterator[None]:
     """Runs attention plainly, and compiled parts eagerly, for engines of second order.
 
     The others differentiate once.

@@ -20,16 +20,17 @@ def untouched(module: nn.Module) -> Iterator[None]:
     - The cache of `torch.nn.utils.parametrize.cached()` is keyed by module and name, so it would
       hand the weight computed from θ to the pass at θ′, and ours to the real step. It is closed.
     - Layers that compute a weight before their forward pass (the older `weight_norm` and
-      `spectral_norm`, pruning) keep it as an attribute. It is put back.
+      `spectral_norm`, pruning) keep it as an attribute, and recurrent layers a list of all weights.
+      They are put back.
     - Python's and NumPy's global random streams, from which a forward pass may draw.
 
     Args:
         module: the plain module.
     """
     computed = [
-        (layer, {name: v for name, v in vars(layer).items() if isinstance(v, Tensor)})
+        (layer, {name: v for name, v in vars(layer).items() if _is_weight(name, v)})
         for layer in module.modules()
-        if layer._forward_pre_hooks
+        if layer._forward_pre_hooks or isinstance(layer, nn.RNNBase)
     ]
     # The global streams, since those are what models draw from.
     streams = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -38,12 +39,16 @@ def untouched(module: nn.Module) -> Iterator[None]:
             yield
         finally:
             for layer, attributes in computed:
-                for name in [n for n, v in vars(layer).items() if isinstance(v, Tensor)]:
+                for name in [n for n, v in vars(layer).items() if _is_weight(n, v)]:
                     if name not in attributes:
                         del vars(layer)[name]
                 vars(layer).update(attributes)
             random.setstate(streams[0])
             np.random.set_state(streams[1])  # noqa: NPY002
+
+
+def _is_weight(name: str, value: object) -> bool:
+    return isinstance(value, Tensor) or name.startswith("_flat_weight")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import Node
+
+
+def _once(ctx: Any, *slopes: Any) -> None:
+    """Is marked, so that the mark can be known again."""
+
+
+_MARKED = once_differentiable(_once).__code__
 
 
 def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
@@ -28,6 +36,16 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
             "the model or the loss uses a function marked once_differentiable, and exact "
             'engines differentiate twice; use engine="finite_difference"'
         )
+
+
+def differentiable_once(loss: Tensor) -> list[str]:
+    """Returns the names of functions marked `once_differentiable` in the graph of a loss."""
+    functions: set[Any] = {getattr(node, "_forward_cls", None) for node in _graph([loss])}
+    return sorted(
+        function.__qualname__
+        for function in functions - {None}
+        if getattr(function.backward, "__code__", None) is _MARKED
+    )
 
 
 def refuse_other_parameters(

@@ -1,0 +1,278 @@
+"""This module runs the passes of an examination and draws its conclusions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.meta.engines import FIRST_ORDER
+from core.meta.engines.once import differentiable_once
+from core.meta.examination import findings
+from core.meta.examination.plain import PlainTraining
+from core.meta.examination.report import SHOWN, EngineResult, Examination, Finding
+from core.meta.examination.tracked import BackwardOperations, Memory
+from core.meta.examination.unseen import Unseen
+from core.meta.gradient import kernels_for, meta_gradient
+from core.meta.problem import MetaGradient
+from core.user_model.snapshot import Snapshot
+from core.user_model.untouched import untouched
+
+T = TypeVar("T")
+
+_COST = {"double_backward": 4.5, "finite_difference": 4.5, "unroll": 5.5, "forward_reverse": 6.0}
+"""Plain steps that a stage takes, roughly, in the order in which engines are tried."""
+
+_REPEATED, _REPEATS = 0.3, 4
+"""What takes fewer seconds is timed again, so often at most, without the counting of memory."""
+
+_STEP = {torch.float64: 1e-8, torch.float32: 2e-2}
+"""How far λ is moved for a difference, by the precision of the passes. The gradient of a ReLU
+network jumps where a unit switches: in float64 the step is so short that hardly one does."""
+
+_OFF = 1e-2
+"""So far the loss in float64 may be from that of the engines, or other numbers were drawn."""
+
+_AGREES = {torch.float64: 1e-2, torch.float32: 1e-1}
+"""Errors that differences of this precision call agreement: engines in float32 have about 1e-4."""
+
+_AGREES_HALF = 0.3
+"""The same for models in bfloat16 or float16, and under autocast."""
+
+_SLOW, _NEAR = 3.0, 0.9
+"""Finite differences are taken where they are so many times as fast, with at least that cosine."""
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """This is what a pass costs: its peak memory in bytes, and its time in seconds.
+
+    `watched` is the time while memory was counted, `seconds` without, None where that took too
+    long.
+    """
+
+    seconds: float | None
+    watched: float
+    bytes: int
+
+    def times(self, plain: _Cost) -> float:
+        """Returns the time over that of a plain step, both taken alike."""
+        if self.seconds is None or plain.seconds is None:
+            return self.watched / plain.watched
+        return self.seconds / plain.seconds
+
+
+@dataclass
+class Passes:
+    """This runs the passes of one examination and keeps what they say.
+
+    Attributes:
+        plain: plain training with model, batches and λ.
+        snapshot: of what passes can change; put back after each.
+        deadline: when no further engine is tried, by `time.perf_counter`.
+        findings: made before the passes; those that the passes make are added.
+    """
+
+    plain: PlainTraining
+    snapshot: Snapshot
+    deadline: float
+    findings: list[Finding]
+    _changed: set[str] = field(default_factory=set)
+    _slope: tuple[Tensor, float, torch.dtype] | None = None
+    """A direction of λ [B], the difference along it, and its precision."""
+
+    def report(self) -> Examination:
+        """Returns all of it but the time that it took."""
+        operations = self._without_second_derivative()
+        plain, _ = self._measured(partial(self.plain.step, self.plain.values()))
+        results: dict[str, EngineResult] = {}
+        reference: Tensor | None = None
+        for engine, steps in _COST.items():
+            needed = steps * plain.watched
+            if results and time.perf_counter() + needed > self.deadline:
+                text = f"not tried, to stay within the time: about {needed:.2g} s"
+                results[engine] = _result(engine, refusal=text)
+                continue
+            try:
+                cost, meta = self._measured(partial(self._stage, engine))
+            except ValueError as error:
+                results[engine] = _result(engine, refusal=str(error))
+                continue
+            value = meta.hypergradient
+            if reference is None:
+                reference = value
+                self._slope = self._differences(value, float(meta.meta_loss))
+            results[engine] = _result(
+                engine,
+                hypergradient=value,
+                times=cost.times(plain),
+                memory=cost.bytes / max(plain.bytes, 1),
+                error=self._error(value),
+                cosine=float(F.cosine_similarity(value, reference, dim=0)),
+            )
+        results["compiled"] = _result("compiled", refusal="not tried: it takes minutes to compile")
+        self._conclude(operations, results)
+        return Examination(
+            subject=self._subject(),
+            engine=self._best(results, plain),
+            findings=tuple(self.findings),
+            engines=tuple(results.values()),
+            operations=tuple(operations),
+            plain_seconds=plain.seconds or plain.watched,
+            plain_mebibytes=plain.bytes / 2**20,
+            differences=None if self._slope is None else self._slope[2],
+            seconds=0.0,
+        )
+
+    def _without_second_derivative(self) -> list[str]:
+        """Returns the names of operations, and of functions marked once_differentiable."""
+        plain, recorded = self.plain, BackwardOperations()
+        values = plain.values()
+        before = {name: value.detach().clone() for name, value in values.items()}
+        with plain.replay(), untouched(plain.module), kernels_for("unroll", plain.module):
+            loss = plain.training_loss(values, plain.lam)
+            parameters = [name for name, _ in plain.module.named_parameters()]
+            self.findings += findings.written(
+                name for name in parameters if not torch.equal(values[name], before[name])
+            )
+            once = differentiable_once(loss)
+            trained = [*plain.trained(values).values()]
+            with recorded:
+                torch.autograd.grad(loss, trained, create_graph=True, allow_unused=True)
+            names = [*recorded.without_derivative(), *once]
+        self._put_back()
+        return names
+
+    def _stage(self, engine: str) -> MetaGradient:
+        plain = self.plain
+        return meta_gradient(
+            plain.module,
+            plain.batch,
+            plain.val_batch,
+            plain.lam,
+            plain.partner,
+            lr=plain.rates,
+            engine=engine,  # type: ignore[arg-type]
+            loss=plain.loss,
+            mixing=plain.mixing,
+            logits_of=plain.logits_of,
+        )
+
+    def _measured(self, run: Callable[[], T]) -> tuple[_Cost, T]:
+        """Returns what a pass costs, and its result, and puts back what it changed."""
+        with Memory() as memory:
+            watched, result = self._timed(run)
+        times = [watched]
+        while sum(times) < _REPEATED and len(times) < _REPEATS:
+            times.append(self._timed(run)[0])
+        return _Cost(min(times[1:], default=None), watched, memory.peak), result
+
+    def _timed(self, run: Callable[[], T]) -> tuple[float, T]:
+        started = time.perf_counter()
+        try:
+            result = run()
+            if self.plain.lam.is_cuda:
+                torch.cuda.synchronize(self.plain.lam.device)
+            return time.perf_counter() - started, result
+        finally:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        self._changed |= self.snapshot.restore()
+
+    def _differences(
+        self, hypergradient: Tensor, meta_loss: float
+    ) -> tuple[Tensor, float, torch.dtype] | None:
+        """Returns a direction, the difference along it, and its precision; None if there is none.
+
+        The direction is half that of the hypergradient, lest it be one in which nothing happens.
+        """
+        stream = torch.Generator().manual_seed(1)
+        noise = torch.randn(len(hypergradient), generator=stream).to(hypergradient)
+        direction = F.normalize(
+            F.normalize(hypergradient, dim=0) + F.normalize(noise, dim=0), dim=0
+        )
+        if not bool(direction.isfinite().all()):
+            return None
+        for dtype, step in _STEP.items():
+            lam, along = self.plain.lam.to(dtype), step * direction.to(dtype)
+            try:
+                with Unseen() as unseen:
+                    values = []
+                    for at in (lam + along, lam - along):
+                        values.append(self._timed(partial(self.plain.meta_loss, at))[1])
+                        unseen.again()
+            except Exception:  # a model that does not run in this precision
+                continue
+            up, down = (float(value.detach()) for value in values)
+            if abs((up + down) / 2 - meta_loss) <= _OFF * max(abs(meta_loss), _OFF):
+                return direction, (up - down) / (2 * step), dtype
+        return None
+
+    def _error(self, hypergradient: Tensor) -> float | None:
+        if self._slope is None:
+            return None
+        direction, slope, _ = self._slope
+        off = abs(float(hypergradient @ direction) - slope)
+        return off / float(hypergradient.norm()) if off else 0.0
+
+    def _agrees(self, result: EngineResult) -> bool:
+        if not _finite(result):
+            return False
+        if result.error is None or self._slope is None:
+            return True
+        lam = self.plain.lam
+        wide = {p.dtype for p in self.plain.module.parameters()} <= {torch.float32, torch.float64}
+        half = not wide or torch.is_autocast_enabled(lam.device.type)
+        return result.error <= (_AGREES_HALF if half else _AGREES[self._slope[2]])
+
+    def _conclude(self, operations: list[str], results: dict[str, EngineResult]) -> None:
+        self.findings += findings.state(sorted(self._changed))
+        auto = results["double_backward"].hypergradient is not None
+        if results["unroll"].hypergradient is not None:
+            operations.clear()  # it has torch's own derivatives alone
+        self.findings += findings.operations(operations, auto)
+        wrong = [r for r in results.values() if r.exact and r.refusal is None]
+        self.findings += findings.engines([r for r in wrong if not self._agrees(r)])
+
+    def _best(self, results: dict[str, EngineResult], plain: _Cost) -> str | None:
+        """Returns the name of the engine to take."""
+        exact = [r for r in results.values() if r.exact and _finite(r)]
+        # Where none agrees, differences may see what autograd does not; a finding says so.
+        right = [r for r in exact if self._agrees(r)] or exact
+        approximate = results["finite_difference"]
+        if not right:
+            return approximate.engine if _finite(approximate) else None
+        best = right[0]
+        near = _finite(approximate) and (approximate.cosine or 0) >= _NEAR
+        slow = (best.times or 0) > _SLOW * (approximate.times or float("inf"))
+        # Times of what is quick anyway say little.
+        if near and slow and (best.times or 0) * plain.watched > _REPEATED:
+            return approximate.engine
+        return best.engine
+
+    def _subject(self) -> str:
+        plain, module = self.plain, self.plain.module
+        size = sum(p.numel() for p in module.parameters())
+        mode = "training" if module.training else "evaluation"
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
+        return (
+            f"{type(module).__name__}, {size:,} parameters ({', '.join(dtypes)}), {mode} mode, "
+            f"{len(plain.batch[0])} training and {len(plain.val_batch[0])} validation samples, "
+            f"{plain.lam.device.type}"
+        )
+
+
+def _result(engine: str, **what: object) -> EngineResult:
+    exact = engine not in FIRST_ORDER
+    return replace(EngineResult(SHOWN.get(engine, engine), exact), **what)  # type: ignore[arg-type]
+
+
+def _finite(result: EngineResult) -> bool:
+    return result.hypergradient is not None and bool(result.hypergradient.isfinite().all())
