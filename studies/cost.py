@@ -22,12 +22,16 @@ n = m = 64, auto 4.5 units (4.33 by FLOPs), unroll 5.7, higher 5.7, TorchOpt 5.6
 CNN, n = 128, m = 100, auto, unroll, higher and TorchOpt all have quartiles within 4.1 to 4.9 (4.12
 by FLOPs). quick takes about ten minutes, with every contender named (`--contenders`) twenty.
 
+Whole epochs follow: `core.training.fit` by precision and memory format, plain and with λ learned,
+beside a loop of thirty lines that trains the same network by plain MixUp (docs/step-cost.md).
+
 Compare times within one table only: the next one may have met a busier machine.
 
     python studies/cost.py                                       (quick: the table, two CPU cores)
     python studies/cost.py --preset paper                        (and growth with batch and depth)
     python studies/cost.py --preset paper --device cuda          (bf16, channels_last; WRN-28-10)
     python studies/cost.py --models cnn --contenders auto,higher --repeats 21
+    python studies/cost.py --contenders fit --repeats 15                      (whole epochs too)
 
 Run again, a command goes on where it was; a model and size that is measured is not measured again
 unless a contender, a peer's version or a setting is another. --fresh measures all of them.

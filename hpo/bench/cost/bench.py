@@ -43,7 +43,8 @@ class Case:
         batch_size, meta_batch_size: B and M.
         train_steps: plain MixUp steps on real images before anything is measured; 0 for rows of
             growth, whose time does not depend on the weights.
-        part: "main" for a row of the table, "batch" or "depth" for a point of a growth curve.
+        part: "main" for a row of the table, "batch" or "depth" for a point of a growth curve, "fit"
+            for whole epochs.
     """
 
     model: str

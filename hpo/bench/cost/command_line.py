@@ -11,6 +11,7 @@ from core.data import DATASETS
 from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.contenders import Contender, contenders
 from hpo.bench.cost.presets import REPEATS, SKIPPED, cases
+from hpo.bench.cost.whole_fit import FIT
 from hpo.command_line.flags import chosen_device, command, cores, require_counts, shared
 
 
@@ -59,7 +60,8 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
     names = f"one of {', '.join(DATASETS)}, or folder:PATH (default: digits, enlarged)"
     add("--dataset", default="digits", metavar="NAME", help=names)
     add("--models", metavar="NAME,NAME", help="only these models (default: the preset's)")
-    add("--contenders", metavar="NAME,NAME", help="only these, and vanilla (default: all)")
+    who = "only these, and vanilla; fit means whole epochs (default: all)"
+    add("--contenders", metavar="NAME,NAME", help=who)
     add("--repeats", type=int, metavar="N", help="rounds of the timing (default: the preset's)")
     precision = "forward passes under autocast (default: off; bf16 for paper on cuda)"
     add("--autocast", choices=("bf16", "off"), help=precision)
@@ -68,7 +70,9 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
     args = parser.parse_args(arguments)
     device = chosen_device(args.device)
     require_counts(args, "threads", "repeats")
-    chosen = contenders(_listed(args.contenders))
+    named = _listed(args.contenders)
+    fits = named is None or FIT in named
+    chosen = contenders(None if named is None else [name for name in named if name != FIT])
     if args.contenders is None:
         chosen = [c for c in chosen if c.name not in SKIPPED.get(args.preset, ())]
     fast = args.preset == "paper" and device == "cuda"
@@ -83,7 +87,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
             channels_last=fast if args.channels_last is None else args.channels_last,
             repeats=args.repeats or REPEATS[args.preset],
         ),
-        cases=tuple(cases(args.preset, device, _listed(args.models))),
+        cases=tuple(cases(args.preset, device, _listed(args.models), fits=fits)),
         contenders=tuple(chosen),
         output=args.output.expanduser().absolute(),
         tracking_uri=args.tracking_uri,

@@ -17,7 +17,7 @@ from core.meta.engines import ENGINES
 from hpo.bench.cost.bench import READING, Bench
 from hpo.bench.cost.peers import PACKAGES, PEERS
 
-Kind = Literal["vanilla", "engine", "option", "peer"]
+Kind = Literal["vanilla", "engine", "option", "peer", "loop", "fit"]
 Step = Callable[[], None]
 VANILLA = "vanilla"
 

@@ -135,7 +135,7 @@ def _measure(
                 seed=setting.seed,
                 every=every,
                 before=settle,
-                synchronize=_synchronize(bench.device),
+                synchronize=synchronize(bench.device),
                 on_error=failed,
             )
     finally:
@@ -231,7 +231,8 @@ def _remark(caught: Sequence[warnings.WarningMessage]) -> str | None:
     return None
 
 
-def _synchronize(device: torch.device) -> Callable[[], None]:
+def synchronize(device: torch.device) -> Callable[[], None]:
+    """Returns what waits for the device."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None

@@ -22,26 +22,33 @@ k-th step is timed over k of them."""
 _CNN = Case("cnn", 28, 1, 128, 100)
 _RESNET = Case("preact_resnet18", 32, 3, 64, 64)
 _TINY = Case("digits_cnn", 8, 1, 16, 8, train_steps=5)
+_FITS = [
+    Case("cnn", 14, 1, 64, 64, part="fit"),
+    replace(_RESNET, width=16, part="fit"),
+]
 _TINY_RESNET = Case("preact_resnet18", 8, 3, 4, 4, width=4)
 
 
-def cases(preset: str, device: str, models: Sequence[str] | None = None) -> list[Case]:
+def cases(
+    preset: str, device: str, models: Sequence[str] | None = None, *, fits: bool = True
+) -> list[Case]:
     """Returns the cases of a preset, the main table's first.
 
-    `smoke`: one tiny network, and every kind of row. `quick`: the main table. `paper`: that and the
-    growth with batch size and depth; on CUDA the table is PreActResNet-18 and WRN-28-10 at batch
-    128 and 512.
+    `smoke`: one tiny network, and every kind of row. `quick`: the main table and whole epochs of
+    small networks. `paper`: that and the growth with batch size and depth; on CUDA the table and
+    the whole epochs are of PreActResNet-18 and WRN-28-10 at batch 128 and 512.
 
     Args:
         preset: "smoke", "quick" or "paper".
         device: "cpu" or "cuda".
         models: only these of `core.models.MODELS`; one that the preset does not have gets a row at
             32×32×3 and batch 64.
+        fits: whether whole epochs are measured too.
 
     Raises:
         ValueError: a model is unknown.
     """
-    table = _cases(preset, device)
+    table = [case for case in _cases(preset, device) if fits or case.part != "fit"]
     if models is None:
         return table
     for name in models:
@@ -55,15 +62,17 @@ def cases(preset: str, device: str, models: Sequence[str] | None = None) -> list
 def _cases(preset: str, device: str) -> list[Case]:
     if preset == "smoke":
         growth = [*_growth("batch", _TINY, (8, 16)), *_growth("depth", _TINY_RESNET, (4,))]
-        return [_TINY, *growth]
+        return [_TINY, *growth, replace(_TINY, part="fit")]
     if preset == "quick":
-        return [_CNN, _RESNET]
+        return [_CNN, _RESNET, *_FITS]
     sizes = (16, 32, 64, 128, 256, 512)
-    table, batch = [_CNN, _RESNET], 64
+    table, fits, batch = [_CNN, _RESNET], _FITS, 64
     if device == "cuda":
         table, batch = _squares(_RESNET, (128, 512), ("preact_resnet18", "wrn_28_10")), 128
+        fits = [replace(case, part="fit") for case in table]
     depths = _growth("depth", _RESNET, (batch,), ("preact_resnet18", "preact_resnet34"))
-    return [*table, *_growth("batch", _CNN, sizes), *_growth("batch", _RESNET, sizes), *depths]
+    growth = [*_growth("batch", _CNN, sizes), *_growth("batch", _RESNET, sizes), *depths]
+    return [*table, *growth, *fits]
 
 
 def _squares(case: Case, sizes: Sequence[int], models: Sequence[str] = ()) -> list[Case]:

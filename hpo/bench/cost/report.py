@@ -14,6 +14,7 @@ from hpo.bench.cost.contenders import VANILLA
 from hpo.bench.cost.counting import floor
 from hpo.bench.cost.records import Group, Measurement
 from hpo.bench.cost.timing import ratio
+from hpo.bench.cost.whole_fit import STEPS
 from hpo.report.markdown import padded_table
 from hpo.storage.atomic import write_atomically
 
@@ -27,6 +28,7 @@ COLUMNS = (
 
 _NAN = float("nan")
 _DASH = "–"
+_FIT_HEADER = ("training", "time", "quartiles", "s an epoch", "images/s")
 _HEADER = (
     "step", "time", "quartiles", "FLOPs", "of floor", "steps/s", "memory", "error", "cosine",
 )  # fmt: skip
@@ -45,7 +47,7 @@ def build_table(groups: Iterable[Group]) -> pd.DataFrame:
 
 def _line(group: Group, row: Measurement) -> dict[str, Any]:
     case = asdict(group.case)
-    unit = next(m for m in group.measurements if m.name == VANILLA)
+    unit = group.measurements[0]
     line: dict[str, Any] = {name: case[name] for name in COLUMNS if name in case}
     line |= {
         "parameters": group.parameters,
@@ -101,7 +103,12 @@ def to_markdown(frame: pd.DataFrame) -> str:
             named = "" if part == "depth" else f": {curve.iloc[0]['model']}"
             parts += [f"## Growth with {what}{named}", _curve_table(curve, column)]
             parts += _remarks(curve)
-    return "\n\n".join([*parts, _LEGEND])
+    fits = frame[frame["part"] == "fit"]
+    for _, rows in fits.groupby(["model", "batch_size", "width"], **_AS_THEY_COME):
+        lines = [_fit_cells(row) for row in rows.to_dict("records")]
+        parts += [f"## A whole epoch: {title(rows.iloc[0])}", padded_table(_FIT_HEADER, lines)]
+        parts += _remarks(rows)
+    return "\n\n".join([*parts, _LEGEND, *([_FIT_LEGEND] if len(fits) else [])])
 
 
 _AS_THEY_COME: dict[str, Any] = {"sort": False, "dropna": False}
@@ -117,13 +124,10 @@ def title(row: Any) -> str:
 
 
 def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
-    quartiles = _number(row["time_ratio_low"], "{:.2f}") + _number(
-        row["time_ratio_high"], "–{:.2f}", missing=""
-    )
     return (
         str(row["contender"]),
         _number(row["time_ratio"], "{:.2f}×"),
-        quartiles,
+        _quartiles(row),
         _number(row["flops_ratio"], "{:.2f}×"),
         _number(row["share_of_floor"], "{:.0%}"),
         _number(row["steps_per_second"], "{:.3g}"),
@@ -131,6 +135,21 @@ def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
         _number(row["relative_error"], "{:.0e}"),
         _number(row["cosine"], "{:.4f}"),
     )
+
+
+def _fit_cells(row: dict[Any, Any]) -> tuple[str, ...]:
+    return (
+        str(row["contender"]),
+        _number(row["time_ratio"], "{:.2f}×"),
+        _quartiles(row),
+        _number(row["seconds"], "{:.3g}"),
+        _number(STEPS * row["batch_size"] / row["seconds"], "{:.0f}"),
+    )
+
+
+def _quartiles(row: dict[Any, Any]) -> str:
+    high = _number(row["time_ratio_high"], "–{:.2f}", missing="")
+    return _number(row["time_ratio_low"], "{:.2f}") + high
 
 
 def _curve_table(rows: pd.DataFrame, column: str) -> str:
@@ -168,6 +187,12 @@ def _number(value: Any, template: str, missing: str = _DASH) -> str:
     return missing if value is None or math.isnan(value) else template.format(value)
 
 
+_FIT_LEGEND = (
+    f"- a whole epoch: {STEPS} steps on the augmented images and the evaluation of as many "
+    "validation images as a batch of them has. loop is a plain PyTorch loop of MixUp in thirty "
+    "lines (`hpo/bench/cost/plain_loop.py`), the unit; fit is MixUp by `core.training.fit`, "
+    "metamixup learns λ. What is not named is float32 and contiguous."
+)
 _LEGEND = (
     "- time: median of one whole training step over that of plain MixUp (vanilla), all taken "
     "in turns in one process; quartiles: of the ratios by round.\n"

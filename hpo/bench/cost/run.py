@@ -17,6 +17,7 @@ from hpo.bench.cost.figure import cost_figure
 from hpo.bench.cost.measure import measure
 from hpo.bench.cost.records import Group, GroupStore, group_id
 from hpo.bench.cost.report import title
+from hpo.bench.cost.whole_fit import FIT, measure_fit, rows
 from hpo.cells.store import StoreError
 from hpo.report.style import save_figure
 from hpo.storage import output_folder
@@ -63,28 +64,30 @@ def run_cost(description: str, arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A planned group is one that the study is made of, measured or not."""
+    """A planned group is one that the study is made of, measured or not.
+
+    That of whole epochs has no contenders but the rows of `hpo.bench.cost.whole_fit`.
+    """
 
     case: Case
     setting: Setting
-    contenders: tuple[Contender, ...]
+    contenders: tuple[Contender, ...] = ()
 
     @property
     def id(self) -> str:
         names = [contender.name for contender in self.contenders]
+        if self.case.part == FIT:
+            names = [row.name for row in rows(self.setting.device)]
         return group_id(self.case, self.setting, names, peer_versions(names))
 
 
 def plan(options: CostOptions) -> list[_Planned]:
-    """Returns the table's groups, then the growth's, with fewer rounds and contenders."""
+    """Returns the table's groups, the growth's, with fewer rounds and contenders, then the fits."""
     few = replace(options.setting, repeats=max(2, options.setting.repeats // 3))
     growing = tuple(c for c in options.contenders if c.name in (VANILLA, *presets.GROWTH))
-    return [
-        _Planned(case, options.setting, options.contenders)
-        if case.part == "main"
-        else _Planned(case, few, growing)
-        for case in options.cases
-    ]
+    fit = replace(options.setting, autocast=None, channels_last=False)
+    parts = {"main": (options.setting, options.contenders), FIT: (fit, ())}
+    return [_Planned(case, *parts.get(case.part, (few, growing))) for case in options.cases]
 
 
 def _run(options: CostOptions) -> int:
@@ -134,14 +137,18 @@ def _measured(
     what = title({**asdict(planned.case), "variant": planned.setting.variant})
     group = store.load(identity)
     if group is None:
-        group = measure(
-            planned.case,
-            planned.setting,
-            planned.contenders,
-            source,
-            data_root=options.data_root,
-            say=lambda message: progress.say(f"{place} {what}: {message}"),
-        )
+        if planned.case.part == FIT:
+            progress.say(f"{place} {what}: whole epochs")
+            group = measure_fit(planned.case, planned.setting, source)
+        else:
+            group = measure(
+                planned.case,
+                planned.setting,
+                planned.contenders,
+                source,
+                data_root=options.data_root,
+                say=lambda message: progress.say(f"{place} {what}: {message}"),
+            )
         store.save(identity, group)
     else:
         progress.say(f"{place} {what}: kept from before")

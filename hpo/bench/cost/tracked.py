@@ -10,7 +10,6 @@ import pandas as pd
 from core.policies import Beta, LearnedConfig
 from core.training.config import TrainingConfig
 from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY
-from hpo.bench.cost.contenders import VANILLA
 from hpo.bench.cost.records import Group
 from hpo.bench.cost.report import build_table
 from hpo.cells.cell import Cell
@@ -45,6 +44,7 @@ def _record(group: Group, row: dict[Any, Any]) -> CellRecord:
     case, setting = group.case, group.setting
     error = row["error"] if isinstance(row["error"], str) else None
     plain = Beta(alpha=1.0, per_sample=True)
+    learned = row["kind"] not in ("vanilla", "loop", "fit") or "metamixup" in row["contender"]
     training = TrainingConfig(
         dataset=setting.dataset,
         model=case.model,
@@ -53,7 +53,7 @@ def _record(group: Group, row: dict[Any, Any]) -> CellRecord:
         batch_size=case.batch_size,
         meta_batch_size=case.meta_batch_size,
         meta_size=case.meta_batch_size,
-        policy=plain if row["contender"] == VANILLA else LearnedConfig(),
+        policy=LearnedConfig() if learned else plain,
         seed=setting.seed,
         epochs=1,
         lr=LR,

@@ -17,9 +17,15 @@ def test_by_default_the_table_is_measured_with_all_but_the_slow_on_all_cores(
 ) -> None:
     options = parse("", ["--output", str(tmp_path)])
     table = [
-        (c.model, c.image_size, c.channels, c.batch_size, c.meta_batch_size) for c in options.cases
+        (c.part, c.model, c.image_size, c.channels, c.batch_size, c.meta_batch_size)
+        for c in options.cases
     ]
-    assert table == [("cnn", 28, 1, 128, 100), ("preact_resnet18", 32, 3, 64, 64)]
+    assert table == [
+        ("main", "cnn", 28, 1, 128, 100),
+        ("main", "preact_resnet18", 32, 3, 64, 64),
+        ("fit", "cnn", 14, 1, 64, 64),
+        ("fit", "preact_resnet18", 32, 3, 64, 64),
+    ]
     names = [c.name for c in options.contenders]
     assert names[:2] == ["vanilla", "auto"]
     assert {*ENGINES, "higher", "torchopt", "betty", "learn2learn"} - {"compiled"} < {*names}
@@ -54,7 +60,7 @@ def test_the_paper_preset_on_a_gpu_is_bf16_and_channels_last(
 def test_growth_covers_batch_and_depth_with_few_rounds_and_contenders() -> None:
     options = parse("", ["--preset", "paper", "--repeats", "12"])
     planned = plan(options)
-    growth = [p for p in planned if p.case.part != "main"]
+    growth = [p for p in planned if p.case.part in ("batch", "depth")]
     sizes = {p.case.batch_size for p in growth if p.case.part == "batch"}
     assert sizes == {16, 32, 64, 128, 256, 512}
     models = {p.case.model for p in growth if p.case.part == "depth"}
@@ -66,7 +72,10 @@ def test_growth_covers_batch_and_depth_with_few_rounds_and_contenders() -> None:
 
 
 def test_models_are_chosen_and_others_added() -> None:
-    assert [c.model for c in cases("quick", "cpu", ["cnn"])] == ["cnn"]
+    assert [c.part for c in cases("quick", "cpu", ["cnn"])] == ["main", "fit"]
+    assert [c.part for c in cases("quick", "cpu", ["cnn"], fits=False)] == ["main"]
+    for flags, parts in ((), {"main", "fit"}), (("--contenders", "auto"), {"main"}):
+        assert {c.part for c in parse("", flags).cases} == parts
     (added,) = cases("quick", "cpu", ["wrn_28_2"])
     assert (added.model, added.batch_size, added.image_size) == ("wrn_28_2", 64, 32)
     with pytest.raises(ValueError, match="unknown model 'lenet'"):

@@ -1,0 +1,200 @@
+"""This module times whole epochs of a training, evaluation included, beside a plain loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from core.data import Source, source_from_arrays
+from core.models import build_model
+from core.policies import Beta, LearnedConfig, PolicyConfig
+from core.training.config import MemoryFormat, TrainingConfig
+from core.training.fit import reproducible
+from core.training.training import Training
+from core.user_model.precision import PrecisionName, check_precision
+from hpo.bench.cost import timing
+from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY, Case, Setting
+from hpo.bench.cost.contenders import Kind
+from hpo.bench.cost.measure import machine, reason, synchronize
+from hpo.bench.cost.plain_loop import plain_epochs
+from hpo.bench.cost.records import Group, Measurement
+
+FIT = "fit"
+"""The part of the table, and what names it among the contenders."""
+
+STEPS = 8
+"""Steps of an epoch."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row is one way to train: by a plain loop, where there is no policy, or by `fit`."""
+
+    policy: PolicyConfig | None
+    precision: PrecisionName = "float32"
+    memory_format: MemoryFormat = "contiguous"
+
+    @property
+    def kind(self) -> Kind:
+        """Says which of the two it is."""
+        return "loop" if self.policy is None else "fit"
+
+    @property
+    def name(self) -> str:
+        """Says what differs from a plain loop in float32: "fit-bf16-channels_last"."""
+        base = "loop" if self.policy is None else "metamixup" if self.policy.learns else FIT
+        chosen = {"precision": self.precision, "memory_format": self.memory_format}
+        return "-".join([base, *(v for v in chosen.values() if v not in ("float32", "contiguous"))])
+
+
+def rows(device: str) -> list[Row]:
+    """Returns those that the device computes, the plain loop in float32 first: it is the unit."""
+    policies = (Beta(1.0), LearnedConfig())
+    precisions: tuple[PrecisionName, ...] = ("float32", "bf16", "fp16")
+    formats: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
+    table = [Row(None), Row(None, "bf16", "channels_last")]
+    table += [
+        Row(*key) for key in [(p, c, m) for p in policies for c in precisions for m in formats]
+    ]
+    return [row for row in table if _computes(row.precision, device)]
+
+
+def measure_fit(
+    case: Case,
+    setting: Setting,
+    source: Source,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Group:
+    """Times an epoch of each row in turns, after one that is not timed. One that raises says why.
+
+    Args:
+        case: network, images, B and M; M meta-validation images are evaluated after each epoch.
+        setting: device, threads and rounds; precision and memory format are those of the rows.
+        source: whose images are used.
+        clock: seconds; `time.process_time` where other work disturbs the wall clock.
+    """
+    images = resized(case, source)
+    table = rows(setting.device)
+    errors: dict[str, str] = {}
+
+    def failed(name: str, error: Exception) -> None:
+        errors[name] = reason(error)
+
+    with reproducible(setting.seed, device=setting.device, threads=setting.threads):
+        steps: dict[str, timing.Step] = {}
+        for row in table:
+            epochs = _epochs(row, case, setting, images)
+            try:
+                next(epochs)
+                steps[row.name] = partial(next, epochs)
+            except Exception as error:  # the others are measured all the same
+                failed(row.name, error)
+        seconds = timing.interleaved(
+            steps,
+            rounds=setting.repeats,
+            seed=setting.seed,
+            every=dict.fromkeys(steps, 1),
+            before=lambda: None,
+            synchronize=synchronize(torch.device(setting.device)),
+            on_error=failed,
+            clock=clock,
+        )
+    measured = (
+        Measurement(
+            row.name,
+            row.kind,
+            seconds=tuple(seconds.get(row.name, ())),
+            error=errors.get(row.name),
+        )
+        for row in table
+    )
+    parameters = sum(p.numel() for p in _model(case, images).parameters())
+    return Group(case, setting, parameters, machine(setting), tuple(measured))
+
+
+def resized(case: Case, source: Source) -> Source:
+    """Returns so many images of the source as an epoch needs, at the case's size and channels."""
+    parts = []
+    for part, count in (
+        ("train", STEPS * case.batch_size + case.meta_batch_size),
+        ("test", case.meta_batch_size),
+    ):
+        images = source.images(part)  # type: ignore[arg-type]
+        pixels, labels = next(images.batches([torch.arange(count) % len(images)]))
+        size = (case.image_size, case.image_size)
+        x = F.interpolate(pixels.float(), size=size, mode="bilinear", align_corners=False)
+        if x.shape[1] != case.channels:
+            x = x.mean(dim=1, keepdim=True).repeat(1, case.channels, 1, 1)
+        parts += [x.round().to(torch.uint8).numpy(), labels.numpy()]
+    train_x, train_y, test_x, test_y = parts
+    return source_from_arrays(source.name, train_x, train_y, test_x, test_y, source.classes)
+
+
+def _epochs(row: Row, case: Case, setting: Setting, source: Source) -> Iterator[object]:
+    """Yields after each epoch of one training."""
+    epochs = setting.repeats + 1
+    if row.policy is not None:
+        training = Training(_config(row, case, setting, epochs), source, setting.device)
+        for _ in range(epochs):
+            yield training.epoch()
+        return
+    model = _model(case, source).to(setting.device)
+    if row.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.from_numpy(source.train_data).to(setting.device)
+    y = torch.from_numpy(source.train_labels).to(setting.device)
+    held = case.meta_batch_size
+    yield from plain_epochs(
+        model,
+        x[held:],
+        y[held:],
+        x[:held],
+        epochs=epochs,
+        batch=case.batch_size,
+        bf16=row.precision == "bf16",
+    )
+
+
+def _config(row: Row, case: Case, setting: Setting, epochs: int) -> TrainingConfig:
+    assert row.policy is not None
+    return TrainingConfig(
+        dataset=setting.dataset,
+        model=case.model,
+        width=case.width,
+        image_size=case.image_size,
+        policy=row.policy,
+        batch_size=case.batch_size,
+        meta_size=case.meta_batch_size,
+        meta_batch_size=case.meta_batch_size,
+        epochs=epochs,
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        precision=row.precision,
+        memory_format=row.memory_format,
+        seed=setting.seed,
+    )
+
+
+def _model(case: Case, source: Source) -> torch.nn.Module:
+    return build_model(
+        case.model,
+        in_channels=case.channels,
+        num_classes=source.num_classes,
+        image_size=case.image_size,
+        width=case.width,
+    )
+
+
+def _computes(precision: PrecisionName, device: str) -> bool:
+    try:
+        check_precision(precision, device)
+    except ValueError:
+        return False
+    return True

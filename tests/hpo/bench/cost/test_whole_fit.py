@@ -1,0 +1,107 @@
+"""Whole epochs: who takes part, what a round trains, and the table that comes of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.data import Source, load_source
+from core.models import build_model
+from core.training.training import Training
+from core.user_model import precision
+from hpo.bench.cost.bench import Case, Setting
+from hpo.bench.cost.plain_loop import plain_epochs
+from hpo.bench.cost.report import build_table, to_markdown
+from hpo.bench.cost.whole_fit import STEPS, measure_fit, resized, rows
+
+CASE = Case("digits_cnn", 10, 3, 8, 4, width=4, part="fit")
+ON_A_CPU = [
+    "loop", "loop-bf16-channels_last", "fit", "fit-channels_last", "fit-bf16",
+    "fit-bf16-channels_last", "metamixup", "metamixup-channels_last", "metamixup-bf16",
+    "metamixup-bf16-channels_last",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits() -> Source:
+    return load_source("digits")
+
+
+@pytest.fixture(autouse=True)
+def no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_fp16_supported", lambda: False)
+
+
+def test_every_precision_of_the_device_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [row.name for row in rows("cpu")] == ON_A_CPU
+    monkeypatch.setattr(precision.torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: True)
+    names = [row.name for row in rows("cpu")]
+    assert [name for name in names if name not in ON_A_CPU] == [
+        "fit-fp16", "fit-fp16-channels_last", "metamixup-fp16", "metamixup-fp16-channels_last",
+    ]  # fmt: skip
+
+
+def test_images_have_the_cases_size_and_the_sources_labels(digits: Source) -> None:
+    made = resized(CASE, digits)
+    assert made.train_data.shape == (STEPS * 8 + 4, 3, 10, 10)
+    assert made.train_data.dtype == np.uint8
+    assert (made.train_data[:, 0] == made.train_data[:, 2]).all()
+    assert (made.train_labels == digits.train_labels[: STEPS * 8 + 4]).all()
+    assert made.classes == digits.classes
+
+
+def test_a_round_is_an_epoch_of_each_by_the_clock_and_the_first_is_not_timed(
+    digits: Source,
+) -> None:
+    ticks = itertools.count()
+    group = measure_fit(CASE, Setting(repeats=2), digits, clock=lambda: float(next(ticks)))
+    assert [m.name for m in group.measurements] == ON_A_CPU
+    assert {m.seconds for m in group.measurements} == {(1.0, 1.0)}
+    assert next(ticks) == 2 * 2 * len(ON_A_CPU)
+    assert group.parameters == sum(
+        p.numel()
+        for p in build_model(
+            "digits_cnn", in_channels=3, num_classes=10, image_size=10, width=4
+        ).parameters()
+    )
+    frame = build_table([group])
+    assert set(frame["time_ratio"]) == {1.0}
+    text = to_markdown(frame)
+    assert "## A whole epoch: digits_cnn width 4 10×10×3, n = 8, m = 4" in text
+    assert "| fit-bf16-channels_last       | 1.00× | 1.00–1.00 |          1 |       64 |" in text
+
+
+def test_the_plain_loop_learns(digits: Source) -> None:
+    torch.manual_seed(0)
+    x, y = torch.from_numpy(digits.train_data[:300]), torch.from_numpy(digits.train_labels[:300])
+    model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(F.cross_entropy(model((x - x.float().mean()) / x.float().std()), y))
+
+    for bf16 in (False, True):
+        before = loss()
+        epochs: Iterator[None] = plain_epochs(model, x, y, x[:20], epochs=4, batch=32, bf16=bf16)
+        assert sum(1 for _ in epochs) == 4
+        assert loss() < 0.9 * before
+
+
+def test_a_training_that_fails_costs_its_own_row_alone(
+    digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Training) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(Training, "epoch", broken)
+    group = measure_fit(CASE, Setting(repeats=1), digits)
+    assert [len(m.seconds) for m in group.measurements[:3]] == [1, 1, 0]
+    assert {m.error for m in group.measurements[2:]} == {"out of memory"}
+    text = to_markdown(build_table([group]))
+    assert "| fit                          |     – |         – |          – |        – |" in text
+    assert "metamixup (digits_cnn width 4 10×10×3, n = 8, m = 4): out of memory." in text
