@@ -21,7 +21,7 @@ from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult, check_convergence
 from core.training.statistics import LambdaStatistics
-from core.user_model.precision import Precision, wide_dtype
+from core.user_model.precision import Precision, outside_autocast, wide_dtype
 
 
 class Training:
@@ -187,16 +187,16 @@ class Training:
         if not self.config.meta_in_training:
             metrics = self.policy.held_out_metrics(self._model, data.meta, data.transform)
         if self._observer is not None:
-            metrics |= self._observer.epoch(len(self.history) + 1, self._model)
+            with outside_autocast(self.device.type):  # what is measured is the float32 network
+                metrics |= self._observer.epoch(len(self.history) + 1, self._model)
         return metrics
 
     def result(self) -> TrainingResult:
         """Returns what it has given so far, at least one epoch; reads the test images."""
+        findings = None if self._observer is None else self._observer.findings(self._model)
         with self._precision.region():
-            return self._result()
-
-    def _result(self) -> TrainingResult:
-        test = self._test()
+            test = self._test()
+            probabilities = self._predictions() if self.config.folds else None
         last = self.history[-1]
         return TrainingResult(
             test_error=test.error,
@@ -212,9 +212,9 @@ class Training:
             lam_histogram_first=self._histograms[0],
             lam_quantiles=self._quantiles,
             scores=None if self.policy.scores is None else _rounded(self.policy.scores),
-            probabilities=self._predictions() if self.config.folds else None,
+            probabilities=probabilities,
             policy_parameters=sum(p.numel() for p in self.policy.networks.parameters()),
-            findings=None if self._observer is None else self._observer.findings(self._model),
+            findings=findings,
         )
 
     def _validate(self) -> Evaluation:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import core
+from core.analysis.config import AnalysisConfig
+from core.analysis.observer import Observer
 from core.data import Source, load_source
 from core.mixing.interpolation import Interpolation
 from core.models import build_model
@@ -87,6 +89,23 @@ def test_every_pass_of_an_epoch_is_computed_as_asked(
     assert all(p.dtype == torch.float32 for p in training._model.parameters())
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_what_is_measured_of_a_network_is_measured_in_float32(
+    digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    for name in ("epoch", "findings"):
+        measured = getattr(Observer, name)
+
+        def noting(self: Observer, *given: object, measured=measured) -> object:  # type: ignore[no-untyped-def]
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return measured(self, *given)
+
+        monkeypatch.setattr(Observer, name, noting)
+    analysis = AnalysisConfig(curvature_pairs=4)
+    fit(config(epochs=1, model="digits_cnn_smooth", analysis=analysis, **REDUCED), source=digits)
+    assert seen == [False, False]
 
 
 @pytest.mark.parametrize("kind", ["beta", "learned"])
