@@ -10,8 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from core.data import Source
 from core.models import build_model
+from core.models.batchnorm import set_batchnorm
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels
 from core.user_model.precision import check_precision
@@ -22,6 +26,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options, parse
+from hpo.command_line.flags import flag
 from hpo.complete_tracking import send_missing
 from hpo.report import table
 from hpo.report.controls import controls_report
@@ -158,6 +163,8 @@ def _run(
     with tracking as tracker, Progress() as progress:
         about = "about " if plan.budget is not None else ""
         progress.say(f"{study}: {about}{plan.size} trainings, results in {_shown(options.output)}")
+        for source in sources.values():
+            progress.say(source.description)
         fingerprints = {dataset: source.fingerprint() for (dataset, _), source in sources.items()}
         run = StudyRun(plan, CellStore(options.storage), tracker, progress, fingerprints)
         # Nothing left to train: no need to wait for Ray.
@@ -196,7 +203,7 @@ def prepare(
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Loads the data sets and plans the study; raises what a training would later stumble over."""
     if options.address is not None or os.environ.get("RAY_ADDRESS"):
-        from hpo.cluster.session import check_cluster
+        from hpo.cluster.address import check_cluster
 
         check_cluster(options.address)
     base: dict[str, TrainingConfig] = {}
@@ -208,13 +215,15 @@ def prepare(
     for dataset, training in base.items():
         source = sources[source_key(training)]
         for varied in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
-            build_model(
+            model = build_model(
                 varied.model,
                 in_channels=source.in_channels,
                 num_classes=source.num_classes,
                 image_size=source.image_size,
                 width=varied.width,
             )
+            set_batchnorm(model, varied.batchnorm_momentum, varied.batchnorm_eps)
+            _check_single_images(model, varied, source)
             draw_labels(varied, source)
             if options.address is None:
                 check_precision(varied.precision, options.device)
@@ -229,6 +238,20 @@ def prepare(
     return plan, sources
 
 
+def _check_single_images(model: nn.Module, training: TrainingConfig, source: Source) -> None:
+    """Raises where a batch of one image has nothing that BatchNorm could normalize."""
+    for name in ("batch_size", "meta_batch_size"):
+        if getattr(training, name) == 1:
+            size = source.image_size
+            try:
+                model(torch.zeros(1, source.in_channels, size, size))
+            except ValueError as error:
+                raise ValueError(
+                    f"{flag(name)} 1 is too small for {training.model}, whose BatchNorm needs more "
+                    f"than one value a channel ({error}); give 2 or more"
+                ) from error
+
+
 def _report(
     plan: Plan,
     run: StudyRun,
@@ -241,7 +264,8 @@ def _report(
 ) -> bool:
     """Writes, tracks and prints everything; returns whether no part of it failed."""
     records = run.records
-    preamble = preamble_of(plan, records, options.preset)
+    data = [source.description for source in sources.values()]
+    preamble = preamble_of(plan, records, options.preset, data)
     if plan.table_rows:
         complete, files, text, summary = _table(
             plan, records, sources, options, extras, table, preamble

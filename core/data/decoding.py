@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core.data.images import shrink
-from core.data.tree import Tree, failure, in_threads
+from core.data.tree import Tree, failure, in_threads, orientation
 
-__all__ = ["CROP_DRAWS", "Decoder", "decode_chunk", "decode_tree"]
+__all__ = ["CROP_DRAWS", "Decoder", "bits_used", "decode_chunk", "decode_tree"]
 
 CROP_DRAWS = (10, 4)
 """Uniform numbers for one random crop: ten attempts at (area, aspect ratio, top, left)."""
@@ -27,9 +27,12 @@ _ASPECT = (3 / 4, 4 / 3)
 class Decoder:
     """A decoder makes uint8 [C, size, size] of a file.
 
-    channels is 1 (gray) or 3 (RGB); transparency is dropped. shorter_side None: the file must be
-    size x size and is taken as it is. Otherwise the image is resized (bilinear with antialiasing)
-    until its shorter side is shorter_side, and the central size x size pixels are taken. With
+    channels is 1 (gray) or 3 (RGB); transparency is dropped, and the image is turned as its EXIF
+    says. Of images with more than 8 bits a pixel the lowest drop_bits are dropped.
+
+    shorter_side None: the file must be size x size and is taken as it is. Otherwise the image is
+    resized (bilinear with antialiasing) until its shorter side is shorter_side, and the central
+    size x size pixels are taken. With
     random numbers, a crop of 8 to 100 % of the area and of aspect ratio 3/4 to 4/3 is resized to
     size x size instead (Szegedy et al. 2015; fb.resnet.torch; AdaMixUp trains on the same).
     """
@@ -37,10 +40,14 @@ class Decoder:
     channels: int
     size: int
     shorter_side: int | None = None
+    drop_bits: int = 8
 
     def __call__(self, path: str, draws: np.ndarray | None = None) -> np.ndarray:
         """Decodes one file; draws float [10, 4] in [0, 1) ask for a random crop."""
-        with Image.open(path) as image:
+        with Image.open(path) as file:
+            image: Image.Image = file
+            if orientation(file) != 1:
+                image = ImageOps.exif_transpose(file)
             if self.shorter_side is None:
                 if image.size != (self.size, self.size):
                     width, height = image.size
@@ -51,8 +58,9 @@ class Decoder:
         return pixels.transpose(2, 0, 1) if self.channels == 3 else pixels[None]
 
     def _convert(self, image: Image.Image) -> Image.Image:
-        if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode.startswith("I"):  # 16 or 32 bits a pixel, which PIL would clip at 255
+            values = np.asarray(image) >> self.drop_bits
+            image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
         if image.mode == "P":
             # By way of RGBA: PIL warns when a palette's transparency is dropped directly.
             image = image.convert("RGBA")
@@ -116,6 +124,30 @@ def decode_chunk(
         except Exception as error:
             failed.append(f"{path} ({error})")
     return failed
+
+
+def bits_used(tree: Tree) -> int:
+    """Returns how many bits the largest pixel takes of the files with more than 8 bits, else 0.
+
+    Raises `DataFileError` naming up to five files that cannot be decoded.
+    """
+    names = [os.path.join(tree.root, os.fsdecode(name)) for name in tree.names.tolist()]
+
+    def largest(chunk: slice) -> tuple[int, list[str]]:
+        most, failed = 0, []
+        for path in names[chunk]:
+            try:
+                with Image.open(path) as image:
+                    if image.mode.startswith("I"):
+                        most = max(most, int(np.asarray(image).max()))
+            except Exception as error:
+                failed.append(f"{path} ({error})")
+        return most, failed
+
+    parts = in_threads(largest, len(names))
+    if failed := [file for _, files in parts for file in files]:
+        raise failure(failed)
+    return max((most for most, _ in parts), default=0).bit_length()
 
 
 def decode_tree(decoder: Decoder, tree: Tree, image_size: int) -> np.ndarray:

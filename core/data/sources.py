@@ -6,7 +6,8 @@ N images, C channels, S height and width.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 
 from core.data.catalog import DATASETS, default_root
-from core.data.decoding import Decoder, decode_tree
+from core.data.decoding import Decoder, bits_used, decode_tree
 from core.data.images import DeviceImages, ImageSet, shrink, wrap
 from core.data.published import load_published
 from core.data.streaming import StreamedImages
-from core.data.tree import Headers, Tree, read_headers, scan_tree
+from core.data.tree import Headers, Tree, printable, read_headers, scan_tree
 
 __all__ = ["MEMORY_LIMIT", "Source", "load_source", "make_source"]
 
@@ -47,7 +48,7 @@ class Source:
     Pixels come from `images`: they lie in memory (uint8 [N, C, S, S], which Ray's object store
     shares between processes without a copy) or stay in their files, which every process must then
     be able to read. train_files, of images that come from files, are the paths of the training ones
-    below the data set's folder, as bytes.
+    below the data set's folder, as bytes. passed_over says what else lay there.
     """
 
     name: str
@@ -59,6 +60,21 @@ class Source:
     train_data: np.ndarray | FileImages = field(repr=False)
     test_data: np.ndarray | FileImages = field(repr=False)
     train_files: np.ndarray | None = field(default=None, repr=False)
+    passed_over: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def description(self) -> str:
+        """Returns a line on what was read of the data set, and what was passed over."""
+        text = (
+            f"{self.name}: {self.num_classes} classes, {len(self.train_labels)} training and "
+            f"{len(self.test_labels)} test images"
+        )
+        untested = np.setdiff1d(np.arange(self.num_classes), self.test_labels).tolist()
+        if untested:
+            text += f"; no test image of class {_listed([self.classes[c] for c in untested])}"
+        if self.passed_over:
+            text += f"; passed over: {_listed(self.passed_over)}"
+        return text
 
     @property
     def num_classes(self) -> int:
@@ -110,6 +126,11 @@ class Source:
             indices=indices,
             device=device,
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def load_source(
@@ -213,7 +234,10 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
     test = scan_tree(root, "test", known=train.classes)
     if len(train.classes) < 2:
         raise ValueError(f"{root}/train holds the class {train.classes[0]!r} only, needs 2 or more")
-    decoder = _folder_decoder([read_headers(train), read_headers(test)], image_size)
+    headers = [read_headers(train), read_headers(test)]
+    decoder = _folder_decoder(headers, image_size)
+    if headers[0].deep:
+        decoder = replace(decoder, drop_bits=max(0, bits_used(train) - 8))
     size = image_size or decoder.size
     count = len(train.names) + len(test.names)
     in_files = count * decoder.channels * size**2 > memory_limit
@@ -223,9 +247,14 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
         else decode_tree(decoder, part, size)
         for part in (train, test)
     )
+    if isinstance(train_data, np.ndarray) and (train_data == train_data.flat[0]).all():
+        raise ValueError(
+            f"every pixel of the training images of {root} is {train_data.flat[0]}; transparency "
+            "is dropped, so a drawing in the alpha channel alone has to be put on a background"
+        )
     return Source(
         name,
-        train.classes,
+        tuple(map(printable, train.classes)),
         decoder.channels,
         size,
         train.labels,
@@ -233,6 +262,7 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
         train_data,
         test_data,
         train.names,
+        train.passed_over + test.passed_over,
     )
 
 

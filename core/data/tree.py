@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,22 @@ from PIL import Image
 
 from core.data.formats import DataFileError
 
-__all__ = ["SUFFIXES", "Headers", "Tree", "failure", "num_threads", "read_headers", "scan_tree"]
+__all__ = [
+    "SUFFIXES",
+    "Headers",
+    "Tree",
+    "failure",
+    "num_threads",
+    "orientation",
+    "printable",
+    "read_headers",
+    "scan_tree",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "F")
 _NAMED_FAILURES = 5
 _R = TypeVar("_R")
@@ -36,46 +50,57 @@ class Tree:
     """A tree holds the image files of one part.
 
     names holds paths relative to root as bytes (a fixed-width array: compact, and quick to send to
-    other processes); labels int64 [N] are indices into classes, which are sorted.
+    other processes); labels int64 [N] are indices into classes, which are sorted. passed_over says
+    what else lies there, such as "9 .tif in train/a".
     """
 
     root: str
     classes: tuple[str, ...]
     names: np.ndarray
     labels: np.ndarray
+    passed_over: tuple[str, ...] = ()
 
 
 def scan_tree(root: Path, part: str, known: Sequence[str] | None = None) -> Tree:
     """Lists root/part/CLASS/*.png|jpg|jpeg|bmp|webp (in any case), sorted by class and name.
 
     known are the classes of the training part: others are refused, missing ones are not missed.
-    Folders and files whose names start with a dot are passed over. Raises FileNotFoundError for a
-    missing folder or one without classes, ValueError for a class without images or not known.
+    Folders and files whose names start with a dot are passed over in silence, files of other kinds
+    and what lies deeper are counted. Raises FileNotFoundError for a missing folder, one without
+    classes, or a link to a folder that is not there; ValueError for a class without images or not
+    known.
     """
     folder = root / part
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is no folder; images must lie in {root}/{part}/CLASS/, one folder a class"
         )
-    present = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+    seen = [e for e in os.scandir(folder) if e.name[0] != "."]
+    for entry in seen:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise FileNotFoundError(
+                f"class folder {entry.path} is a link to {os.readlink(entry.path)}, which is not "
+                "there; mount it, or remove the link"
+            )
+    present = sorted(e.name for e in seen if e.is_dir())
+    passed_over = _kinds([e.name for e in seen if not e.is_dir()], part)
     if not present:
         raise FileNotFoundError(f"{folder} holds no class folder; lay images out as CLASS/NAME.png")
     classes = tuple(present if known is None else known)
     if strangers := [name for name in present if name not in classes]:
-        raise ValueError(
-            f"class {strangers[0]!r} of {folder} is not among the training classes "
-            f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})"
-        )
+        raise ValueError(_stranger(strangers[0], folder, classes))
     names: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         if name not in present:
             continue
-        files = sorted(
-            e.name
-            for e in os.scandir(folder / name)
-            if e.name[0] != "." and e.name.lower().endswith(SUFFIXES)
-        )
+        entries = [e for e in os.scandir(folder / name) if e.name[0] != "."]
+        files = sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES))
+        others = [e for e in entries if not e.name.lower().endswith(SUFFIXES)]
+        passed_over += _kinds([e.name for e in others if not e.is_dir()], f"{part}/{name}")
+        for inner in (e for e in others if e.is_dir()):
+            count = sum(len(inside) for _, _, inside in os.walk(inner.path))
+            passed_over.append(f"{count} files in {part}/{name}/{inner.name}")
         if not files:
             raise ValueError(
                 f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)}); "
@@ -83,15 +108,44 @@ def scan_tree(root: Path, part: str, known: Sequence[str] | None = None) -> Tree
             )
         names += [os.fsencode(f"{part}/{name}/{file}") for file in files]
         labels += [label] * len(files)
-    return Tree(str(root), classes, np.array(names), np.array(labels, np.int64))
+    passed_over = [printable(text) for text in passed_over]
+    labels_of_files = np.array(labels, np.int64)
+    return Tree(str(root), classes, np.array(names), labels_of_files, tuple(passed_over))
+
+
+def printable(name: str) -> str:
+    """Returns the name with backslashes for bytes that are not UTF-8, which no file could hold."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _kinds(names: Sequence[str], where: str) -> list[str]:
+    """Returns how many files of each suffix there are, the most frequent first."""
+    kinds = Counter(os.path.splitext(name)[1].lower() or "without suffix" for name in names)
+    return [f"{count} {kind} in {where}" for kind, count in kinds.most_common()]
+
+
+def _stranger(name: str, folder: Path, classes: Sequence[str]) -> str:
+    """Returns what is said of a class that the training part lacks."""
+    for known in classes:
+        if unicodedata.normalize("NFC", known) == unicodedata.normalize("NFC", name):
+            return (
+                f"class {name!r} of {folder} and the training class {known!r} differ in Unicode "
+                f"form only ({name!a}, {known!a}); rename one as the other"
+            )
+    return (
+        f"class {name!r} of {folder} is not among the training classes "
+        f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})"
+    )
 
 
 @dataclass(frozen=True)
 class Headers:
-    """This is what the files' headers say; sizes counts (width, height)."""
+    """This is what the files' headers say; sizes counts (width, height), deep is whether there are
+    more than 8 bits a pixel."""
 
     sizes: Counter[tuple[int, int]]
     gray: bool
+    deep: bool
     example: dict[tuple[int, int], str]
     """One file for each size."""
 
@@ -106,14 +160,15 @@ def read_headers(tree: Tree) -> Headers:
         path = os.path.join(tree.root, os.fsdecode(name))
         try:
             with Image.open(path) as image:
-                return image.size, image.mode
+                turned = orientation(image) in SIDEWAYS
+                return image.size[:: -1 if turned else 1], image.mode
         # Damaged images make PIL raise nearly anything.
         except Exception as error:
             return f"{path} ({error})"
 
     sizes: Counter[tuple[int, int]] = Counter()
     example: dict[tuple[int, int], str] = {}
-    gray = True
+    gray, deep = True, False
     failed = []
     names = tree.names.tolist()
     parts = in_threads(lambda chunk: [read(name) for name in names[chunk]], len(names))
@@ -125,9 +180,21 @@ def read_headers(tree: Tree) -> Headers:
         sizes[size] += 1
         example.setdefault(size, os.path.join(tree.root, os.fsdecode(name)))
         gray = gray and (mode in _GRAY_MODES or mode.startswith("I;"))
+        deep = deep or mode.startswith("I")
     if failed:
         raise failure(failed)
-    return Headers(sizes, gray, example)
+    return Headers(sizes, gray, deep, example)
+
+
+def orientation(image: Image.Image) -> int:
+    """Returns how a viewer turns the image (tag 274 of EXIF): 1 to 8, 1 as it is.
+
+    Reads no pixels: of a PNG, whose EXIF may stand after them, only what stands before.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    turned = image.getexif().get(274, 1)
+    return turned if turned in range(1, 9) else 1
 
 
 def in_threads(work: Callable[[slice], _R], count: int) -> list[_R]:

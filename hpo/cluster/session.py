@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
-import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants
 
+from hpo.cluster.address import check_cluster
 from hpo.command_line.flags import cores
 from hpo.study.study_run import StudyError
 
@@ -47,64 +50,6 @@ class Session:
 
     workers: int
     started_here: bool
-
-
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
-"""How a client of HTTP/2, which Ray speaks, begins; the answer is a frame of type 4 (RFC 9113)."""
-
-
-def check_cluster(address: str | None) -> None:
-    """Raises unless the cluster that Ray would join answers within five seconds.
-
-    Ray itself waits for a quarter of an hour, deaf to Ctrl-C and SIGTERM. Passes where there is
-    nothing to join, and a cluster will be started.
-
-    Args:
-        address: HOST:PORT, "auto" or "local"; None is Ray's own choice: `RAY_ADDRESS`, or the
-            cluster that `ray start` left on this machine.
-
-    Raises:
-        ConnectionError: nothing answers, or what answers is no cluster of Ray.
-        ValueError: it is no address that a study can join.
-    """
-    variable = os.environ.get("RAY_ADDRESS") or None
-    if address in (None, "auto") and variable is not None:
-        address, given, way_out = variable, f"RAY_ADDRESS={variable}", "unset RAY_ADDRESS"
-    elif address is not None:
-        given, way_out = f"--address {address}", "leave --address out"
-    else:
-        given, way_out = "the cluster of `ray start`", "run `ray stop`"
-    way_out = f"start one with `ray start --head`, or {way_out} to use this machine"
-    scheme, separator, _ = (address or "").partition("://")
-    if separator and scheme == "ray":
-        raise ValueError(
-            f"{given}: a study drives Tune in its own process and cannot run through Ray Client; "
-            "run it on the head node with --address auto, or use `ray job submit`"
-        )
-    if separator:
-        raise ValueError(
-            f"{given}: a study joins HOST:PORT, and {scheme}:// is for `ray job submit`; {way_out}"
-        )
-    try:
-        joined = services.canonicalize_bootstrap_address(address)
-    except (ConnectionError, OSError, ValueError) as error:
-        raise ConnectionError(f"{given}: no Ray cluster is there ({error}); {way_out}") from error
-    if joined is None:
-        return
-    host, _, port = joined.rpartition(":")
-    where = "" if joined == address else f" at {joined}"
-    try:
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return
-            connection.sendall(_GREETING)
-            answer = connection.recv(9)
-    except (OSError, OverflowError, ValueError) as error:
-        raise ConnectionError(
-            f"{given}: no Ray cluster answers{where} ({error}); {way_out}"
-        ) from error
-    if answer[3:4] != b"\x04":
-        raise ConnectionError(f"{given}: what answers{where} is no Ray cluster; {way_out}")
 
 
 @contextmanager
@@ -146,6 +91,7 @@ def _begin(demand: Demand, here: int) -> bool:
             ) from error
         return False
     try:
+        _give_token()
         with _loopback_only():
             ray.init(
                 num_cpus=here * demand.threads,
@@ -156,12 +102,40 @@ def _begin(demand: Demand, here: int) -> bool:
     except ValueError:  # there is a cluster here, and its resources are set
         ray.init(**_QUIET)
         return False
-    except Exception as error:  # of no kind to tell apart: Ray gives its parts 30 seconds to start
-        raise StudyError(
-            f"Ray did not start: {error} Is this machine overloaded or out of memory? Run the same "
-            "command again to go on"
-        ) from error
+    except Exception as error:  # of no kind to tell apart
+        raise StudyError(f"Ray did not start: {error}{_why(error)}") from error
     return True
+
+
+def _why(error: Exception) -> str:
+    """Returns what can be done about a Ray that did not start."""
+    filters = os.environ.get("PYTHONWARNINGS", "")
+    if "error" in filters:
+        return f" Its processes end at a warning with PYTHONWARNINGS={filters}; unset that"
+    if isinstance(error, OSError) or "AF_UNIX path" in str(error):
+        return (
+            " It keeps its files in RAY_TMPDIR, else in TMPDIR, else in /tmp; have the first of "
+            "these that is set name a folder that can be written, of at most 40 characters"
+        )
+    return (  # it gives its parts 30 seconds to start
+        " Is this machine overloaded or out of memory? Run the same command again to go on"
+    )
+
+
+def _give_token() -> None:
+    """Gives Ray a token for its processes where it could not keep one in the home folder.
+
+    It stays for this process's life: Ray's library reads it once.
+    """
+    given = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    folder = Path(os.environ.get("HOME") or "~").expanduser() / ".ray"
+    if any(name in os.environ for name in given) or (folder / "auth_token").exists():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextmanager

@@ -168,8 +168,11 @@ def parse(
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
         raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus_per_cell}")
+    datasets = tuple(dict.fromkeys(map(_canonical, args.dataset or ["digits"])))
+    for dataset in datasets:
+        _check_outside(args.output, dataset)
     return Options(
-        datasets=tuple(dict.fromkeys(map(_canonical, args.dataset or ["digits"]))),
+        datasets=datasets,
         preset=args.preset,
         seeds=args.seeds,
         rows=tuple(args.rows.split(",")) if args.rows else None,
@@ -190,6 +193,17 @@ def parse(
         labels=args.labels,
         search_parallel=args.search_parallel,
     )
+
+
+def _check_outside(output: Path, dataset: str) -> None:
+    """Raises where the output folder would be taken for a class of images."""
+    kind, _, path = dataset.partition(":")
+    for part in ("train", "test"):
+        folder = Path(path) / part
+        if kind == "folder" and output.expanduser().resolve().is_relative_to(folder):
+            raise ValueError(
+                f"--output {output} lies within the images of {folder}; choose a folder outside"
+            )
 
 
 def _canonical(dataset: str) -> str:

@@ -53,6 +53,8 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
             line["mean_error"], y, xerr=_half(line), fmt=marker, ms=6, color=color, capsize=3
         )
         interval = (line["ci_low"], line["ci_high"])
+        if not math.isnan(line["ci_low"]):
+            marks.add("interval")
         reached += [*seeds, line["mean_error"], *(end for end in interval if not math.isnan(end))]
         if seeds:
             marks.add("seed")
@@ -104,7 +106,8 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
         "reference": Line2D([], [], color=_GREY, lw=0.9, ls=":", label="reference"),
         "paper": Line2D([], [], label="the paper's number", **star),
     }
-    mean = Line2D([], [], marker="o", color=_GREY, label="mean and 95 % interval")
+    label = "mean and 95 % interval" if "interval" in marks else "mean"
+    mean = Line2D([], [], marker="o", color=_GREY, label=label)
     return [mean, *(handle for mark, handle in handles.items() if mark in marks)]
 
 

@@ -16,10 +16,13 @@ from hpo.study.rows import StudyRow
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
-def preamble_of(plan: Plan, records: Sequence[CellRecord], preset: str) -> str:
-    """Preset, seeds, where it trained, the trainings of each data set, and what rows have for
-    themselves; a control has what its row has."""
+def preamble_of(
+    plan: Plan, records: Sequence[CellRecord], preset: str, data: Sequence[str] = ()
+) -> str:
+    """Returns preset, seeds, where it trained, what was read of each data set, its trainings, and
+    what rows have for themselves; a control has what its row has."""
     lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.", *environments(records)]
+    lines += [f"Read of {text}." for text in data]
     lines += memory_lines(records)
     for dataset, t in plan.base.items():
         size = f"{t.train_size} training" if t.train_size else "all other training"

@@ -267,6 +267,15 @@ def _create_whole(uri: str, path: Path) -> None:
 def way_out(uri: str, error: Exception) -> str:
     """Returns what a user can do about a store that does not work."""
     default = "or leave out --tracking-uri to record in a SQLite file under the output folder"
+    if os.environ.get("MLFLOW_TRACKING_URI") == uri:
+        default = default.replace("leave out --tracking-uri", "unset MLFLOW_TRACKING_URI")
+    elif _scheme(uri) == "sqlite":
+        default = "or choose another --output or --tracking-uri"
+    if _scheme(uri) == "sqlite" and "is locked" in str(error):
+        return (
+            "Another process holds that file; wait until it has ended, or end it, and run the same "
+            "command again: finished cells are kept."
+        )
     if _scheme(uri) == "sqlite" and any(text in str(error) for text in _DAMAGED):
         return (
             "Move that file away and run the same command again: it records what the output "

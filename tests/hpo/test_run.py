@@ -76,6 +76,9 @@ def test_every_cell_of_a_study_is_of_the_scenario_and_a_row_has_settings_of_its_
         ("", {"meta_size": 1700}, "meta_size=1700"),
         ("", {"lr": -1.0}, "lr must be positive"),
         ("", {"model": "transformer"}, "transformer"),
+        ("", {"batchnorm_eps": 0.1}, "no use in a model without BatchNorm"),
+        ("--model preact_resnet18 --width 4 --batch-size 1", {}, "--batch-size 1 is too small"),
+        ("--model preact_resnet18 --width 4 --meta-batch-size 1", {}, "--meta-batch-size 1 is too"),
         ("--precision fp16", {}, "precision=fp16: cpu has no float16 arithmetic"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from core.data import DataFileError, Source, load_source
+from core.data.splits import make_splits
 
 WriteTree = Callable[..., np.ndarray]
 
@@ -220,3 +222,129 @@ def test_truncated_images_are_named(tmp_path: Path, write_tree: WriteTree, suffi
         load(tmp_path)
     assert f"ant/002{suffix}" in str(caught.value)
     assert f"bee/003{suffix}" in str(caught.value)
+
+
+def test_what_is_passed_over_is_told(tmp_path: Path, write_tree: WriteTree) -> None:
+    write_tree("train", ("ant", "bee", "cat"))
+    write_tree("test", ("ant", "cat"), each=2)
+    for i in range(3):
+        (tmp_path / "train" / "bee" / f"{i}.tif").write_bytes(b"")
+    (tmp_path / "test" / "cat" / "LICENSE").write_bytes(b"")
+    (tmp_path / "train" / "cat" / "sub").mkdir()
+    (tmp_path / "train" / "cat" / "000.png").rename(tmp_path / "train" / "cat" / "sub" / "0.png")
+    (tmp_path / "train" / "loose.png").write_bytes(b"")
+    assert load(tmp_path).description == (
+        f"folder:{tmp_path}: 3 classes, 11 training and 4 test images; no test image of class bee; "
+        "passed over: 1 .png in train, 3 .tif in train/bee, 1 files in train/cat/sub, "
+        "1 without suffix in test/cat"
+    )
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_link_to_a_folder_that_is_not_there_is_named(
+    tmp_path: Path, write_tree: WriteTree, part: str
+) -> None:
+    write_tree("train")
+    write_tree("test")
+    (tmp_path / part / "cat").symlink_to("/not/mounted/cat")
+    with pytest.raises(FileNotFoundError, match=r"/cat is a link to /not/mounted/cat, which"):
+        load(tmp_path)
+
+
+def test_a_class_whose_images_all_went_elsewhere_is_refused(
+    tmp_path: Path, write_tree: WriteTree
+) -> None:
+    write_tree("train", ("ant", "bee"))
+    write_tree("train", ("cat",), each=1)
+    write_tree("test", ("ant",), each=1)
+    source = load(tmp_path)
+    for sizes in ({"meta_size": 3}, {"meta_size": 0, "train_size": 2}):
+        with pytest.raises(ValueError, match=r"no training image is left of .*choose"):
+            make_splits(source.train_labels, 3, seed=0, classes=source.classes, **sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16, 20])
+def test_files_with_more_than_8_bits_keep_the_upper_eight_that_the_training_part_uses(
+    tmp_path: Path, write_tree: WriteTree, bits: int
+) -> None:
+    """The same drawing on any scale gives the same pixels; brighter test pixels are white."""
+    write_tree("test", mode="L", each=1)
+    drawing = write_tree("train", mode="L").astype(np.int64)
+    drawing[0, 0, 0] = 255
+    kind = np.uint16 if bits <= 16 else np.int32
+    suffix = ".png" if bits <= 16 else ".tif"
+    paths = sorted((tmp_path / "train").rglob("*.png"), key=lambda p: (p.parent.name != "bee", p))
+    for path, pixels in zip(paths, drawing, strict=True):
+        image = Image.fromarray((pixels * 2 ** (bits - 8)).astype(kind))
+        image.save(path, format="PNG" if suffix == ".png" else "TIFF")
+    bright = Image.fromarray(np.full((6, 6), min(2**bits, 2**16 - 1)).astype(np.uint16))
+    bright.save(tmp_path / "test" / "ant" / "000.png")
+    source = load(tmp_path)
+    assert isinstance(source.train_data, np.ndarray)
+    assert isinstance(source.test_data, np.ndarray)
+    np.testing.assert_array_equal(source.train_data[:, 0], np.roll(drawing, 4, axis=0))
+    if bits < 16:
+        assert set(source.test_data[0].ravel().tolist()) == {255}
+
+
+def test_drawings_in_the_alpha_channel_alone_are_refused(
+    tmp_path: Path, write_tree: WriteTree
+) -> None:
+    write_tree("train")
+    write_tree("test", each=1)
+    for path in (tmp_path / "train").rglob("*.png"):
+        image = Image.new("RGBA", (6, 6))
+        image.putalpha(Image.open(path).convert("L"))
+        image.save(path)
+    with pytest.raises(ValueError, match=r"every pixel .* is 0; transparency is dropped"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_images_are_turned_as_a_viewer_turns_them(
+    tmp_path: Path, write_tree: WriteTree, orientation: int, kind: str
+) -> None:
+    """Rows and columns by hand, from the table of the EXIF standard; all files one size upright."""
+    write_tree("train", size=(6, 6))
+    write_tree("test", each=1, size=(6, 6))
+    upright = np.zeros((6, 6, 3), np.uint8)
+    upright[:3, :3], upright[:3, 3:], upright[3:, :3] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    as_stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(as_stored[orientation]))
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    stored.save(tmp_path / "test" / "ant" / "000.png", format=kind, exif=exif, **options)
+    source = load(tmp_path)
+    assert isinstance(source.test_data, np.ndarray)
+    seen = source.test_data[0].transpose(1, 2, 0).astype(int)
+    for row, column in ((0, 0), (0, 5), (5, 0), (5, 5)):
+        assert np.abs(seen[row, column] - upright[row, column]).max() < 60
+
+
+def test_a_class_with_bytes_that_are_not_utf8_has_a_name_that_can_be_written(
+    tmp_path: Path, write_tree: WriteTree
+) -> None:
+    write_tree("train")
+    write_tree("test", each=1)
+    for part in ("train", "test"):
+        folder = os.fsencode(tmp_path / part)
+        os.rename(folder + b"/ant", folder + b"/ant\xff")
+    assert load(tmp_path).classes == ("ant\\udcff", "bee")
+
+
+def test_names_that_differ_in_unicode_form_only(tmp_path: Path, write_tree: WriteTree) -> None:
+    write_tree("train", ("cafe\u0301", "bee"))
+    write_tree("test", ("caf\u00e9",))
+    with pytest.raises(ValueError, match=r"differ in Unicode form only .*caf\\xe9.*cafe\\u0301"):
+        load(tmp_path)

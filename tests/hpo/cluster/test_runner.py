@@ -19,8 +19,9 @@ from core.training.fit import fit
 from hpo.cells.record import CellRecord
 from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore, StoreError
+from hpo.cluster.address import check_cluster
 from hpo.cluster.runner import run_on_ray
-from hpo.cluster.session import Demand, check_cluster, session
+from hpo.cluster.session import Demand, session
 from hpo.search.protocol import SearchSettings
 from hpo.storage.folder import FolderStorage
 from hpo.study.plan import Plan, source_key

@@ -119,7 +119,7 @@ def test_the_legend_names_what_is_drawn(frame: pd.DataFrame, records: list[CellR
     ]
     plain = build_table(records, [ROWS[2]], ["digits"])
     [legend] = parts_of(study_figure(plain, []))[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == ["mean and 95 % interval"]
+    assert [text.get_text() for text in legend.get_texts()] == ["mean"]  # of one seed
 
 
 def test_cost_is_logarithmic_and_every_point_is_named(frame: pd.DataFrame) -> None:
