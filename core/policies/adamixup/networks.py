@@ -58,6 +58,12 @@ class IntrusionDiscriminator(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Returns logits, [n, 2]."""
+        width = self.hidden.in_features
+        if features.shape[1:] != (width,):
+            raise ValueError(
+                f"the intrusion discriminator needs features(x) [n, {width}], which the classifier "
+                f"takes; got {list(features.shape)}: let features pool and flatten them"
+            )
         logits: Tensor = self.output(self.hidden(features))
         return logits
 

@@ -498,6 +498,10 @@ def test_what_cannot_be_trained_is_refused() -> None:
             s.ada(s.model, s.optimizer, s.batch, pairing=pairing)
     with pytest.raises(ValueError, match=r"AdaMixUp needs Sequential\.classifier"):
         core.AdaMixUp(nn.Sequential(nn.Linear(INPUTS, CLASSES)))
+    maps = core.AdaMixUp(Tiny()).discriminator
+    assert maps is not None
+    with pytest.raises(ValueError, match=r"features\(x\) \[n, \d+\].* got \[2, 8, 3, 3\]: let"):
+        maps(torch.zeros(2, 8, 3, 3))
     with pytest.raises(ValueError, match="quantiles must not fall"):
         core.AdaMixUp(Tiny(), quantiles=(0.5, 0.2))
     plain = nn.Linear(INPUTS, CLASSES).double()
