@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,10 +16,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from core.meta.engines.any_order import Watch, in_any_order
-from core.meta.engines.once import refuse_once_differentiable
+from core.meta.engines.once import nodes, refuse_once_differentiable
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import direction
 from core.meta.problem import MetaGradient, MetaProblem
+
+_WITH_GRAPH = re.compile("Silu|Mish|GroupNorm|Solve")
+"""Operations whose backward pass torch writes by differentiable ones only while a graph is made.
+Otherwise it has no forward derivative, or a wrong one (`torch.linalg.solve`). The graph doubles the
+memory, so that it is made for these alone."""
 
 
 def forward_reverse(problem: MetaProblem) -> MetaGradient:
@@ -52,9 +58,8 @@ def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradi
         def differentiate() -> tuple[Tensor, Tensor]:
             with mode:
                 loss = problem.virtual_loss()
-            # With a graph, or torch takes backward passes that have no forward derivative (SiLU,
-            # GroupNorm), and one that has a wrong one (`linalg.solve`).
-            slope = problem.slope(loss * problem.scale, create_graph=True)
+            graph = any(_WITH_GRAPH.search(node.name()) for node in nodes([loss]))
+            slope = problem.slope(loss * problem.scale, create_graph=graph)
             refuse_once_differentiable([slope])
             return loss.detach(), slope
 

@@ -31,7 +31,7 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
     Raises:
         ValueError: there is such a function.
     """
-    if any("once_differentiable" in _error(node) for node in _graph(gradients)):
+    if any("once_differentiable" in _error(node) for node in nodes(gradients)):
         raise ValueError(
             "the model or the loss uses a function marked once_differentiable, and exact "
             'engines differentiate twice; use engine="finite_difference"'
@@ -40,7 +40,7 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
 
 def differentiable_once(loss: Tensor) -> list[str]:
     """Returns the names of functions marked `once_differentiable` in the graph of a loss."""
-    functions: set[Any] = {getattr(node, "_forward_cls", None) for node in _graph([loss])}
+    functions: set[Any] = {getattr(node, "_forward_cls", None) for node in nodes([loss])}
     return sorted(
         function.__qualname__
         for function in functions - {None}
@@ -67,7 +67,7 @@ def refuse_other_parameters(
     names = {id(p): name for name, p in originals.items()}
     moved = {id(p) for p in theta.values()}
     reached = False
-    for node in _graph([loss]):
+    for node in nodes([loss]):
         variable = id(getattr(node, "variable", None))
         reached = reached or variable in moved
         if variable in names:
@@ -96,7 +96,7 @@ def _error(node: Any) -> str:
     return ""
 
 
-def _graph(tensors: Iterable[Tensor | None]) -> Iterator[Node]:
+def nodes(tensors: Iterable[Tensor | None]) -> Iterator[Node]:
     """Yields every node of the graph behind the tensors, once."""
     stack: list[Node | None] = [t.grad_fn for t in tensors if t is not None]
     seen: set[Node] = set()

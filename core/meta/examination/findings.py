@@ -185,7 +185,8 @@ def engines(results: Iterable[EngineResult]) -> Iterator[Finding]:
                 f'engine="{result.engine}" is {result.error:.1e} from central differences of plain '
                 "training. Differences also see what autograd is told not to: values under "
                 "torch.no_grad, detached ones, and straight-through estimators. If there are none, "
-                "compare the engines in float64."
+                "float32 is too coarse here (exploding activations, BatchNorm of few values): "
+                "examine the model in float64 (model.double())."
             )
         yield Finding("engines", (result.engine,), text)
 

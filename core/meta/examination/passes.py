@@ -32,9 +32,13 @@ _COST = {"double_backward": 4.5, "finite_difference": 4.5, "unroll": 5.5, "forwa
 _REPEATED, _REPEATS = 0.3, 4
 """What takes fewer seconds is timed again, so often at most, without the counting of memory."""
 
-_STEP = {torch.float64: 1e-8, torch.float32: 2e-2}
-"""How far λ is moved for a difference, by the precision of the passes. The gradient of a ReLU
-network jumps where a unit switches: in float64 the step is so short that hardly one does."""
+_NEAREST, _FARTHEST, _SEEN = 1e-11, 1e-6, 1e-11
+"""How far λ is moved for a difference in float64: as far as changes the loss by so much of itself,
+within limits. Steps are short because the gradient of a ReLU network jumps where a unit switches,
+which differences see and the derivative does not."""
+
+_STEP_SINGLE = 2e-2
+"""The same in float32."""
 
 _OFF = 1e-2
 """So far the loss in float64 may be from that of the engines, or other numbers were drawn."""
@@ -200,7 +204,10 @@ class Passes:
         )
         if not bool(direction.isfinite().all()):
             return None
-        for dtype, step in _STEP.items():
+        slope = abs(float(hypergradient @ direction))
+        wanted = _SEEN * abs(meta_loss) / slope if slope else _FARTHEST
+        step_double = min(max(wanted, _NEAREST), _FARTHEST)
+        for dtype, step in ((torch.float64, step_double), (torch.float32, _STEP_SINGLE)):
             lam, along = self.plain.lam.to(dtype), step * direction.to(dtype)
             try:
                 with Unseen() as unseen:
@@ -253,7 +260,7 @@ class Passes:
         near = _finite(approximate) and (approximate.cosine or 0) >= _NEAR
         slow = (best.times or 0) > _SLOW * (approximate.times or float("inf"))
         # Times of what is quick anyway say little.
-        if near and slow and (best.times or 0) * plain.watched > _REPEATED:
+        if near and slow and (best.times or 0) * (plain.seconds or plain.watched) > _REPEATED:
             return approximate.engine
         return best.engine
 

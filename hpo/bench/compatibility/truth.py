@@ -7,6 +7,7 @@ difference also sees what autograd is told not to, such as values under `torch.n
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ import core
 from hpo.bench.compatibility.losses import LossCase
 
 LR, H, CLASSES = 0.3, 1e-6, 3
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 
 class Data:
@@ -44,34 +47,88 @@ def network(layer: nn.Module) -> nn.Module:
     return model
 
 
-def slope(model: nn.Module, data: Data, case: LossCase) -> float:
-    """Returns the derivative of the validation loss along `data.direction`, by differences."""
+def sgd(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Returns plain descent at `LR`."""
+    return torch.optim.SGD(parameters, lr=LR)
+
+
+def warm(model: nn.Module, data: Data, make: MakeOptimizer) -> torch.optim.Optimizer:
+    """Returns the optimizer after three steps of training, with the state that it has then."""
+    optimizer = make(model.parameters())
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(data.x), data.y)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return optimizer
+
+
+def slope(
+    model: nn.Module,
+    data: Data,
+    case: LossCase,
+    make: MakeOptimizer = sgd,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> float:
+    """Returns the derivative of the validation loss along `data.direction`, by differences.
+
+    Args:
+        model, data, case: what is trained, on what, by which loss.
+        make: makes the optimizer of the step for copies of the parameters.
+        optimizer: whose state it begins with; None: none.
+    """
+    state = None if optimizer is None else optimizer.state_dict()
     up, down = (
-        _trained(model, data, case, data.lam + sign * H * data.direction) for sign in (1, -1)
+        _trained(model, data, case, make, state, data.lam + sign * H * data.direction)
+        for sign in (1, -1)
     )
     return (up - down) / (2 * H)
 
 
-def error(model: nn.Module, data: Data, case: LossCase, engine: Any, slope: float) -> float:
+def error(
+    model: nn.Module,
+    data: Data,
+    case: LossCase,
+    engine: Any,
+    slope: float,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> float:
     """Returns how far an engine is off along `data.direction`, over what it could be at most.
 
     Raises:
         ValueError: the engine refuses.
     """
     torch.manual_seed(0)
-    value = core.hypergradient(model, *data.arguments, lr=LR, engine=engine, loss=case.loss)
+    inner: Any = {"lr": LR} if optimizer is None else {"optimizer": optimizer}
+    value = core.hypergradient(model, *data.arguments, engine=engine, loss=case.loss, **inner)
     most = float(value.norm() * data.direction.norm())
-    return abs(float(value @ data.direction) - slope) / most
+    off = abs(float(value @ data.direction) - slope)
+    return off / most if most > 0 else off
 
 
-def _trained(model: nn.Module, data: Data, case: LossCase, lam: Tensor) -> float:
+def _trained(
+    model: nn.Module,
+    data: Data,
+    case: LossCase,
+    make: MakeOptimizer,
+    state: dict[str, Any] | None,
+    lam: Tensor,
+) -> float:
     """Returns the validation loss after one step of plain training on the mixed batch."""
     torch.manual_seed(0)  # the masks of dropout
     model = copy.deepcopy(model)
     buffers = [b.clone() for b in model.buffers()]
     x = lam[:, None] * data.x + (1 - lam[:, None]) * data.x[data.partner]
-    case.mixed(model(x), data.y, data.y[data.partner], lam).backward()
-    torch.optim.SGD(model.parameters(), lr=LR).step()
+    loss = case.mixed(model(x), data.y, data.y[data.partner], lam)
+    loss.backward()
+    optimizer = make(model.parameters())
+    if state is not None:
+        optimizer.load_state_dict(copy.deepcopy(state))
+    optimizer.step(lambda: loss)  # type: ignore[arg-type,return-value]
     for b, before in zip(model.buffers(), buffers, strict=True):
         b.copy_(before)
     ones = torch.ones(len(data.y_val), dtype=lam.dtype)

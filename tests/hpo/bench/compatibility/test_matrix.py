@@ -64,6 +64,13 @@ def test_layers(name: str) -> None:
     check(name, network(LAYERS[name]()), LOSSES["F.cross_entropy"])
 
 
+@pytest.mark.parametrize("name", ["SiLU", "Mish", "GroupNorm", "solve", "GELU", "LayerNorm"])
+def test_forward_reverse_follows(name: str) -> None:
+    """Some of these have no forward derivative, or a wrong one, unless a graph is made."""
+    model, data, case = network(LAYERS[name]()), Data(), LOSSES["F.cross_entropy"]
+    assert error(model, data, case, "forward_reverse", slope(model, data, case)) < EXACT
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses(name: str) -> None:
     check(name, network(nn.Tanh()), LOSSES[name])

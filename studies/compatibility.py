@@ -1,0 +1,36 @@
+"""What works with learned λ: networks, layers, losses and optimizers, under every engine.
+
+Each entry is held against central differences of plain training, or is refused by a message. The
+page is docs/compatibility.md, its table docs/evidence/compatibility.csv. Layers, losses and
+optimizers take a minute on two cores, the networks of torchvision five. Nothing is downloaded.
+
+    python studies/compatibility.py                      (all of it)
+    python studies/compatibility.py --kinds loss,layer   (the rest is taken from the table)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpo.bench.compatibility.run import KINDS, write_page
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the study; returns the exit status, 1 where an entry is wrong."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    every = ",".join(KINDS)
+    parser.add_argument("--kinds", default=every, help=f"of {every}: what is tried anew")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page")
+    options = parser.parse_args(arguments)
+    kinds = options.kinds.split(",")
+    if unknown := sorted(set(kinds) - set(KINDS)):
+        parser.error(f"--kinds must be of {every}, got {', '.join(unknown)}")
+    return write_page(kinds, options.docs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
