@@ -8,7 +8,7 @@ from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
 from core.policies.learned_config import LearnedConfig, ScoresConfig
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
-from core.policies.protocol import Policy
+from core.policies.protocol import Policy, StepInput
 
 __all__ = [
     "SCORES",
@@ -25,6 +25,7 @@ __all__ = [
     "Policy",
     "PolicyConfig",
     "ScoresConfig",
+    "StepInput",
     "lowest_scores",
     "policy_from_dict",
     "policy_kinds",

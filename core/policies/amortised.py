@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.meta.reading import LOGIT_MARGIN
 from core.meta.stage import MetaOptions
-from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
+from core.mixing.batch import Batch, check_batch
 from core.mixing.interpolation import Interpolation
-from core.mixing.pairing import ANY, Pairing
+from core.mixing.pairing import Pairing
 from core.policies.learned import Learned
-from core.policies.protocol import Policy
+from core.policies.protocol import Policy, StepInput
 from core.user_model.precision import wide_dtype
 from core.user_model.untraced import untraced
 
@@ -186,31 +186,26 @@ class Amortised(Policy):
         self._moves = MoveTable(self.memory)
 
     @untraced
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> Interpolation:
+    def interpolate(self, step: StepInput) -> Interpolation:
         """Does as `Learned`; `val_batch` is read at steps that learn, and may be None at the
         others."""
         learns = self._steps % self.every == 0
         if learns:
             given = self.learned(
-                model, optimizer, batch, val_batch, generator=generator, loss=loss, pairing=pairing
+                step.model,
+                step.optimizer,
+                step.batch,
+                step.val_batch,
+                generator=step.generator,
+                loss=step.loss,
+                pairing=step.pairing,
             )
             if given.change is None:
                 raise ValueError("the policy that Amortised wraps must learn")
             if given.hypergradient is None or bool(given.hypergradient.isfinite().all()):
-                self._learn(given, _classes(batch[1]), pairing)
+                self._learn(given, _classes(step.batch[1]), step.pairing)
         else:
-            given = self._predicted(batch, generator, pairing)
+            given = self._predicted(step.batch, step.generator, step.pairing)
         self._steps += 1
         return given
 

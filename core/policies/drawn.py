@@ -8,37 +8,25 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from core.mixing.batch import Batch, Loss, check_alpha, check_batch, draw_beta, soft_cross_entropy
+from core.mixing.batch import check_alpha, check_batch, draw_beta
 from core.mixing.interpolation import Interpolation
-from core.mixing.pairing import ANY, Pairing
 from core.models import ImageClassifier
 from core.policies.config import PolicyConfig, register_policy
-from core.policies.protocol import Policy
+from core.policies.protocol import Policy, StepInput
 
 
 class Drawn(Policy, PolicyConfig):
     """A policy and its configuration in one, for it carries nothing from step to step."""
 
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> Interpolation:
+    def interpolate(self, step: StepInput) -> Interpolation:
         """See `Policy`. λ is drawn first, then the partners."""
-        check_batch(batch, "training")
-        x = batch[0]
+        check_batch(step.batch, "training")
+        x, generator = step.batch[0], step.generator
         dtype = torch.promote_types(x.dtype, torch.float32)
-        lam = pairing.fold(self.draw(len(x), generator, x.device, dtype)).expand(len(x))
-        partner = pairing.partners(len(x), generator=generator, device=x.device)
+        lam = step.pairing.fold(self.draw(len(x), generator, x.device, dtype)).expand(len(x))
+        partner = step.pairing.partners(len(x), generator=generator, device=x.device)
         return Interpolation(lam, partner, lam)
 
     @abstractmethod
@@ -59,17 +47,10 @@ class NoMix(Drawn):
 
     kinds: ClassVar = {"none": {}}
 
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        **_: object,
-    ) -> Interpolation:
+    def interpolate(self, step: StepInput) -> Interpolation:
         """See `Policy`."""
-        check_batch(batch, "training")
-        x = batch[0]
+        check_batch(step.batch, "training")
+        x = step.batch[0]
         lam = self.draw(len(x), None, x.device, torch.promote_types(x.dtype, torch.float32))
         return Interpolation(lam, torch.arange(len(x), device=x.device), lam)
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from core.meta.gradient import Engine
 from core.meta.reading import DEFAULT, Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation
-from core.mixing.batch import Batch, Loss, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
-from core.mixing.pairing import ANY, Pairing
-from core.policies.protocol import Policy
+from core.policies.protocol import Policy, StepInput
 
 
 @dataclass(frozen=True)
@@ -42,34 +37,24 @@ class Learned(Policy):
     validation_gradient: ValidationGradient | None = None
     needs_meta_validation = True
 
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> Interpolation:
-        if val_batch is None:
+    def interpolate(self, step: StepInput) -> Interpolation:
+        """Learns λ on the batch; see `learn_interpolation`."""
+        if step.val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
         return learn_interpolation(
-            model,
-            batch,
-            val_batch,
-            optimizer=optimizer,
+            step.model,
+            step.batch,
+            step.val_batch,
+            optimizer=step.optimizer,
             reading=self.reading,
             engine=self.engine,
-            pairing=pairing,
+            pairing=step.pairing,
             permute=self.placebo,
             mixing=self.mixing,
             last_blocks=self.last_blocks,
             validation_gradient=self.validation_gradient,
-            loss=loss,
-            generator=generator,
+            loss=step.loss,
+            generator=step.generator,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,11 +16,10 @@ from core.meta.gradient import Engine
 from core.meta.reading import Reading
 from core.meta.stage import MetaOptions
 from core.meta.validation_gradient import ValidationGradient
-from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
+from core.mixing.batch import check_batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
-from core.mixing.pairing import ANY, Pairing
-from core.policies.protocol import Policy
+from core.policies.protocol import Policy, StepInput
 from core.user_model.ranks import Ranks
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
@@ -109,35 +108,23 @@ class PersistentScores(Policy):
         return self._scores.clone()
 
     @untraced
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> Interpolation:
+    def interpolate(self, step: StepInput) -> Interpolation:
         """Does as `Learned`, at λ of the scores.
 
         `change` of what it gives is λ minus λ at scores of 0, so all that learning has done to it.
         At every step the stream advances by λ0, the pairing and what the mixing draws, in this
         order; the placebo's permutation comes after them at steps that learn.
 
-        Args:
-            indices: [B], int64, at least 0: the position of each sample in the training set. Best
-                on the CPU; elsewhere every step waits for the device.
+        `indices` are best on the CPU; elsewhere every step waits for the device.
 
         Raises:
             ValueError: `indices` are missing or off; `val_batch` is None at a step that learns; as
                 `hypergradient`.
         """
+        batch, val_batch, pairing = step.batch, step.val_batch, step.pairing
         check_batch(batch, "training", tokens=self.mixing.hooks)
         x = batch[0]
-        first = self._reach(_checked(indices, x.shape[0]), x.device)
+        first = self._reach(_checked(step.indices, x.shape[0]), x.device)
         learns = self._steps % self.every == 0
         if learns and val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
@@ -150,23 +137,23 @@ class PersistentScores(Policy):
             self.validation_gradient,
             self.placebo,
         )
-        lam_init, partner, options = options.drawn(x, pairing, generator)
+        lam_init, partner, options = options.drawn(x, pairing, step.generator)
         epsilon, second = self.reading.start(pairing.share(lam_init)), first[partner]
         share = self._share(epsilon, first, second)
         lam = pairing.lam(share)
         slope = None
         if learns and val_batch is not None:
             slope = options.slope(
-                model,
+                step.model,
                 batch,
                 val_batch,
                 lam,
                 partner,
-                optimizer=optimizer,
-                loss=loss,
-                generator=generator,
+                optimizer=step.optimizer,
+                loss=step.loss,
+                generator=step.generator,
             )
-            ranks = ranks_of(model)
+            ranks = ranks_of(step.model)
             moving = pairing.span * slope.moving
             move = self.reading.move(torch.zeros_like(share), share, moving, ranks)
             self._move(first, second, move, ranks)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +13,39 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
 
 
+class StepInput(NamedTuple):
+    """This is what a policy sees of a step, before it.
+
+    Attributes:
+        model: maps x [n, ...] to logits [n, C].
+        optimizer: of the step to come.
+        batch: x [B, ...] floating; y [B] integer or [B, C] soft.
+        val_batch: the meta-validation batch, any size; None where no policy reads it.
+        generator: the random stream; None: torch's global one.
+        loss: as in `learn_interpolation`.
+        indices: [B], int64, the positions of the samples in the training set. They are read by
+            policies that keep something for each sample, which refuse None, and by no other.
+        pairing: says who may be paired with whom; a policy that does not mix has no use for it.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batch: Batch
+    val_batch: Batch | None
+    generator: torch.Generator | None
+    loss: Loss
+    indices: Tensor | None
+    pairing: Pairing
+
+
 class Policy(Protocol):
     """What a policy sees and gives.
 
     It sees the model and the optimizer as they stand before the step, the batch, a meta-validation
     batch and a random stream; it changes none of them but the stream, and gives an `Interpolation`.
 
-    A policy of one's own derives from this class and writes `__call__`; all else has a default.
+    A policy of one's own derives from this class and writes `interpolate`, or `__call__` itself;
+    all else has a default.
 
     Attributes:
         needs_meta_validation: whether `val_batch` is read. If not, it may be None.
@@ -52,7 +77,6 @@ class Policy(Protocol):
         """
         return {}
 
-    @abstractmethod
     def __call__(
         self,
         model: nn.Module,
@@ -65,14 +89,17 @@ class Policy(Protocol):
         indices: Tensor | None = None,
         pairing: Pairing = ANY,
     ) -> Interpolation:
-        """Returns the interpolation of this batch. Shapes as in `learn_interpolation`.
+        """Returns the interpolation of this batch; the arguments are those of `StepInput`.
 
         A model that returns more than logits is given as `core.with_logits(model, ...)`.
-
-        `indices` [B], int64, are the positions of the samples in the training set. They are read by
-        policies that keep something for each sample, which refuse None, and by no other. `pairing`
-        says who may be paired with whom; a policy that does not mix has no use for it.
         """
+        return self.interpolate(
+            StepInput(model, optimizer, batch, val_batch, generator, loss, indices, pairing)
+        )
+
+    def interpolate(self, step: StepInput) -> Interpolation:
+        """Returns the interpolation of the batch of this step."""
+        raise NotImplementedError(f"{type(self).__name__} must write `interpolate` or `__call__`")
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what it carries from step to step, so that a resumed training gives the same

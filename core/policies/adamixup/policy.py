@@ -52,7 +52,7 @@ from core.policies.adamixup.interpolation import (
 )
 from core.policies.adamixup.networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.policies.drawn import check_quantiles, draw_quantiles
-from core.policies.protocol import Policy
+from core.policies.protocol import Policy, StepInput
 from core.real_step import StepResult, mixed_step
 from core.user_model.precision import autocast_region
 from core.user_model.wrapped_models import unwrap
@@ -131,27 +131,16 @@ class AdaMixUp(Policy):
         """Returns those of its networks, for the optimizer."""
         return list(self.networks.parameters())
 
-    def __call__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        val_batch: Batch | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        loss: Loss = soft_cross_entropy,
-        indices: Tensor | None = None,
-        pairing: Pairing = ANY,
-    ) -> AdaMixUpInterpolation:
+    def interpolate(self, step: StepInput) -> AdaMixUpInterpolation:
         """Returns λ and partners of the first half, attached to the graph of the policy generator.
 
         Raises:
             ValueError: the batch has a single sample; the optimizer does not hold the networks, or
                 is LBFGS; `model` has no features; pairs are asked for that it does not make.
         """
-        check_batch(batch, "training")
-        self._check(model, optimizer, pairing)
-        x = batch[0]
+        check_batch(step.batch, "training")
+        self._check(step.model, step.optimizer, step.pairing)
+        x, generator = step.batch[0], step.generator
         h = first_half(x.shape[0])
         first = x[:h]
         partner = draw_partners(h, generator=generator, device=x.device)
