@@ -12,7 +12,7 @@ import pandas as pd
 
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.style import COLORS, DASHES, canvas, save_figure, short_name
+from hpo.report.style import COLORS, DASHES, canvas, legend_below, save_figure, short_name
 from hpo.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -84,6 +84,5 @@ def pseudo_label_figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figur
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(alpha=0.25)
         panels[0].set_title(short_name(dataset), loc="left")
-    handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, axes[0][0], 4)
     return figure

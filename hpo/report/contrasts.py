@@ -1,4 +1,4 @@
-"""What the paper's figures share: the results of a row, intervals over seeds, files, styles.
+"""This module has what figures share: the results of a row, intervals over seeds, files.
 
 Each figure is a function of an `Outcome` that gives an `Extra`: it reads what the study's cells
 have stored and writes STUDY.png, its data as STUDY.csv, and what is to be said of it as STUDY.md.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,8 @@ HOLM = (
 )
 """What a text says of its differences."""
 
+_INTERVAL = ("n_seeds", "mean", "ci_low", "ci_high")
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -57,15 +59,15 @@ class Contrast:
         """1 for a difference above 0, −1 for one below, 0 where it is not told apart from 0."""
         return int(np.sign(self.paired.difference)) if self.p_holm < LEVEL else 0
 
-    def told(self, digits: int = 3) -> str:
-        """For people: the difference with interval, p and n."""
-        found = self.paired
-        if found.n == 0:
+    def text(self, digits: int = 3) -> str:
+        """Returns the difference with interval, p and n, for people."""
+        paired = self.paired
+        if paired.n == 0:
             return "no seed in common"
-        text = f"{found.difference:+.{digits}f}"
-        if found.n > 1:
-            text += f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-        return f"{text.replace('-', '−')}, {adjusted(self.p_holm)}, n = {found.n}"
+        text = f"{paired.difference:+.{digits}f}"
+        if paired.n > 1:
+            text += f" [{paired.low:+.{digits}f}, {paired.high:+.{digits}f}]"
+        return f"{text.replace('-', '−')}, {adjusted(self.p_holm)}, n = {paired.n}"
 
 
 def results_of(outcome: Outcome, dataset: str, row: StudyRow) -> Results:
@@ -73,28 +75,42 @@ def results_of(outcome: Outcome, dataset: str, row: StudyRow) -> Results:
     return results_by_seed(outcome.records, dataset, row.row.key)
 
 
-def intervals(series: Iterable[Sequence[float]]) -> list[MeanInterval]:
-    """Mean and 95 % interval over seeds of each of several equally long series, one a seed."""
-    columns = zip(*series, strict=True)
-    return [mean_interval(values) for values in columns]
+def row_line(dataset: str, row: StudyRow, **columns: Any) -> dict[str, Any]:
+    """Returns a line of a CSV about a row on a data set, with these columns more."""
+    return {"dataset": dataset, "method": row.row.key, "label": row.row.label, **columns}
 
 
-def table_line(interval: MeanInterval) -> dict[str, float]:
-    """An interval as columns of a CSV."""
-    return {
-        "n_seeds": interval.n,
-        "mean": interval.mean,
-        "ci_low": interval.low,
-        "ci_high": interval.high,
-    }
+def mean_line(
+    dataset: str, row: StudyRow, values: Iterable[float], **columns: Any
+) -> dict[str, Any]:
+    """Returns `row_line` with the mean of the values and its 95 % interval at its end."""
+    interval = interval_columns(mean_interval(list(values)))
+    return row_line(dataset, row, **columns) | interval
 
 
-def told(interval: MeanInterval, digits: int = 3) -> str:
-    """An interval for people."""
+def interval_columns(interval: MeanInterval) -> dict[str, float]:
+    """Returns an interval as columns of a CSV."""
+    values = (interval.n, interval.mean, interval.low, interval.high)
+    return dict(zip(_INTERVAL, values, strict=True))
+
+
+def interval_table(lines: Iterable[Mapping[str, Any]], *columns: str) -> pd.DataFrame:
+    """Returns lines of `mean_line` with these columns of their own, as a table."""
+    names = ["dataset", "method", "label", *columns, *_INTERVAL]
+    return pd.DataFrame(list(lines), columns=names)
+
+
+def interval_text(interval: MeanInterval, digits: int = 3) -> str:
+    """Returns an interval for people."""
     if interval.n == 0:
         return "–"
     half = interval.high - interval.mean
     return f"{interval.mean:.{digits}f}" + ("" if half != half else f" ± {half:.{digits}f}")
+
+
+def mean_text(values: Iterable[float], digits: int = 3) -> str:
+    """Returns the mean of these with its 95 % interval, for people."""
+    return interval_text(mean_interval(list(values)), digits)
 
 
 def paired(first: Values, second: Values) -> PairedComparison:
@@ -114,8 +130,8 @@ def contrasts(pairs: Mapping[Key, tuple[Values, Values]]) -> dict[Key, Contrast]
 
 
 def verdict(directions: Sequence[int]) -> str:
-    """What these comparisons say of a claim; each 1 (as it says), −1 (the other way round) or 0
-    (not told apart)."""
+    """Returns what these comparisons say of a claim; each is 1 (as it says), −1 (the other way
+    round) or 0 (not told apart)."""
     if min(directions) < 0:
         if max(directions) > 0:
             return "holds for one and not the other"
@@ -126,7 +142,7 @@ def verdict(directions: Sequence[int]) -> str:
 
 
 def seeds_of(frame: pd.DataFrame, what: str) -> str:
-    """What a picture says of its seeds: of how many the means are, and what its intervals are.
+    """Returns what a picture says of its seeds: how many there are, and what its intervals are.
 
     Args:
         frame: the figure's data, with a column n_seeds.
@@ -142,7 +158,7 @@ def seeds_of(frame: pd.DataFrame, what: str) -> str:
 
 
 def written(outcome: Outcome, frame: pd.DataFrame, figure: Figure, markdown: str) -> Extra:
-    """Write a study's figure, its data (six digits) and its text.
+    """Writes a study's figure, its data (six digits) and its text.
 
     Args:
         outcome: of the study; its name is that of the files.

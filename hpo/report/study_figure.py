@@ -17,7 +17,7 @@ from hpo.report.panels import (
     label_points,
     lambda_histogram_sums,
 )
-from hpo.report.style import canvas, short_name
+from hpo.report.style import canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,5 +118,4 @@ def _lambda_panels(
             draw_lambda(row[index % columns], labels[method], *counts)
         for unused in row[len(methods) % columns or columns :]:
             unused.set_axis_off()
-    handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
+    legend_below(figure, axes[0][0], 2)

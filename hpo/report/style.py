@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from hpo.storage.atomic import in_place_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 COLORS: Sequence[str] = (
     "#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F",
@@ -22,6 +23,14 @@ COLORS: Sequence[str] = (
 """Okabe and Ito's palette, safe for the color-blind. Rows differ in marker and dashes too."""
 MARKERS = "sDovP^X*"
 DASHES = ("-", "--", "-.", ":")
+
+CLASS_COLORS: Sequence[str] = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
+    "#AA4499", "#000000",
+)  # fmt: skip
+"""Paul Tol's muted palette for ten classes, safe for the color-blind, and black. With the shapes
+beside them and the names in the picture no class is told by color alone."""
+CLASS_MARKERS = "os^Dv<>PXp"
 
 FAMILIES: Mapping[str, tuple[str, str]] = {
     "none": ("#000000", "o"),
@@ -54,6 +63,19 @@ def canvas(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_below(
+    figure: Figure | SubFigure, ax: Axes, columns: int, title: str | None = None
+) -> None:
+    """Names the lines of one panel below all of them, in so many columns."""
+    figure.legend(
+        *ax.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        title=title,
+    )
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:

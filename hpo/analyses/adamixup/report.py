@@ -8,7 +8,7 @@ import pandas as pd
 
 from core.policies import AdaMixUpConfig
 from hpo.analyses.adamixup.figure import CHANCE, region_figure
-from hpo.report.contrasts import told
+from hpo.report.contrasts import interval_text
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import number, padded_table
 from hpo.report.outcome import Extra, Outcome
@@ -73,8 +73,8 @@ def adamixup_report(outcome: Outcome) -> Extra:
             _region(first),
             _region(last),
             number(last["region_spread"].mean, "{:.3f}"),
-            told(last["discriminator_accuracy"], 1),
-            told(last["discriminator_held_out"], 1),
+            interval_text(last["discriminator_accuracy"], 1),
+            interval_text(last["discriminator_held_out"], 1),
             str(epochs["seed"].nunique()),
             f"{result.policy_parameters:,} ({share:.2f}×)",
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hpo.analyses.anytime.curves import REFERENCES, Point
 from hpo.report.statistics import mean_interval
-from hpo.report.style import canvas, short_name
+from hpo.report.style import COLORS, DASHES, canvas, legend_below, short_name
 from hpo.study.plan import SearchKey
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ _COSTS: Mapping[Cost, str] = {
     "train_seconds": "training time (s)",
     "samples_seen": "samples sent forward in training",
 }
-_COLORS = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#000000", "#7F7F7F")
-"""Okabe and Ito's palette, safe for the colour-blind; past its end with other dashes."""
-_DASHES = ("-", "--", ":", "-.")
 _EARLY = 0.2
 """Of the axis: errors that are left before it do not set the scale."""
 _APART = 0.012
@@ -32,7 +29,7 @@ _APART = 0.012
 
 
 def anytime_figure(found: Mapping[SearchKey, Sequence[Point]], labels: Mapping[str, str]) -> Figure:
-    """A row of panels for each data set: against training seconds, and against samples.
+    """Draws a row of panels for each data set: against training seconds, and against samples.
 
     Bands are 95 % intervals over seeds; nine of them would hide each other, so the references have
     theirs along the curve, and every strategy has its last one as a bar beside the end.
@@ -54,9 +51,7 @@ def anytime_figure(found: Mapping[SearchKey, Sequence[Point]], labels: Mapping[s
             ax.set_xlabel(name)
         row[0].set_ylabel("test error of the incumbent (%)")
         row[0].set_title(short_name(dataset), loc="left")
-    figure.legend(
-        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False
-    )
+    legend_below(figure, axes[0][0], 5)
     return figure
 
 
@@ -95,8 +90,8 @@ def _draw(
     halves: list[float] = []
     for index, (method, seeds) in enumerate(by_method.items()):
         steps = band(seeds, cost, end)
-        color = _COLORS[index % len(_COLORS)]
-        dash = _DASHES[index // len(_COLORS) % len(_DASHES)]
+        color = COLORS[index % len(COLORS)]
+        dash = DASHES[index // len(COLORS) % len(DASHES)]
         places, means, lows, highs = ([step[i] for step in steps] for i in range(4))
         ax.step(places, means, dash, where="post", color=color, lw=1.6, label=labels[method])
         seen += [mean for place, mean, *_ in steps if place >= _EARLY * end]

@@ -9,10 +9,15 @@ import numpy as np
 import pandas as pd
 
 from hpo.analyses.figures.agreement import Agreement, agreement
-from hpo.report.contrasts import results_of, table_line, told, written
+from hpo.report.contrasts import (
+    interval_table,
+    mean_line,
+    mean_text,
+    results_of,
+    written,
+)
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import mean_interval
 from hpo.report.style import WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
@@ -33,13 +38,13 @@ _NAMED_CLASSES = 20
 
 
 def class_pair_maps(outcome: Outcome) -> Extra:
-    """Draw the figure; the cells must have been analysed with `pair_epochs`."""
+    """Draws the figure; the cells must have been analysed with `pair_epochs`."""
     frame = pair_table(outcome)
     return written(outcome, frame, pair_figure(frame), _text(outcome))
 
 
 def pair_table(outcome: Outcome) -> pd.DataFrame:
-    """One line for each data set, row, epoch and pair: mean λ over seeds with 95 % interval.
+    """Returns a line for each data set, row, epoch and pair: mean λ over seeds, 95 % interval.
 
     Columns first_class and second_class: of the sample that has the weight λ, and of its partner.
     agreement is of the seeds' maps of that epoch (`hpo.analyses.figures.agreement`).
@@ -55,37 +60,26 @@ def pair_table(outcome: Outcome) -> pd.DataFrame:
                     for b, second in enumerate(names):
                         values = stacked[:, a, b]
                         there = [float(value) for value in values[~np.isnan(values)]]
-                        lines.append(
-                            {
-                                "dataset": dataset,
-                                "method": row.row.key,
-                                "label": row.row.label,
-                                "epoch": epoch,
-                                "first_class": first,
-                                "second_class": second,
-                                "agreement": shared.value,
-                                **table_line(mean_interval(there)),
-                            }
-                        )
-    columns = ["dataset", "method", "label", "epoch", "first_class", "second_class"]
-    columns.append("agreement")
-    return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
+                        pair = {"first_class": first, "second_class": second}
+                        columns = {"epoch": epoch, **pair, "agreement": shared.value}
+                        lines.append(mean_line(dataset, row, there, **columns))
+    return interval_table(lines, "epoch", "first_class", "second_class", "agreement")
 
 
 def maps_of(outcome: Outcome, dataset: str, row: StudyRow) -> Maps:
-    """What the trainings of a row have recorded; epochs that not every seed has are left out."""
+    """Returns what the trainings of a row recorded in the epochs that every seed has."""
     maps: Maps = {}
     results = results_of(outcome, dataset, row)
     for seed, result in results.items():
-        found = result.analysis
-        recorded = zip(found.pair_epochs, found.pair_lam, strict=True)
+        analysis = result.analysis
+        recorded = zip(analysis.pair_epochs, analysis.pair_lam, strict=True)
         for epoch, lam in recorded:
             maps.setdefault(epoch, {})[seed] = np.array(lam, dtype=float)  # None becomes NaN
     return {epoch: seeds for epoch, seeds in sorted(maps.items()) if len(seeds) == len(results)}
 
 
 def pair_figure(frame: pd.DataFrame) -> Figure:
-    """A row of maps for each data set and row of the study, one for each epoch.
+    """Draws a row of maps for each data set and row of the study, one for each epoch.
 
     Colours are the same for all maps of a data set, white at λ = 1/2, where both samples weigh the
     same.
@@ -114,8 +108,8 @@ def pair_figure(frame: pd.DataFrame) -> Figure:
             image = ax.imshow(lam, cmap="PuOr", vmin=0.5 - reach, vmax=0.5 + reach)
             _name_classes(ax, names, left=ax is row[0], below=last)
             shared = here["agreement"].iloc[0]
-            told_of = "" if np.isnan(shared) else f"\nseeds agree: {_signed(shared)}"
-            ax.set_title(f"epoch {epoch}{told_of}", fontsize=9)
+            agreeing = "" if np.isnan(shared) else f"\nseeds agree: {_signed(shared)}"
+            ax.set_title(f"epoch {epoch}{agreeing}", fontsize=9)
             if last:
                 ax.set_xlabel("class of the partner", fontsize=8.5)
         for unused in row[part["epoch"].nunique() :]:
@@ -140,7 +134,7 @@ def _name_classes(ax: Axes, names: Sequence[str], *, left: bool, below: bool) ->
 
 
 def spread(lam: np.ndarray) -> float:
-    """Standard deviation of mean λ over the pairs of classes that came up, [C, C]."""
+    """Returns the standard deviation of mean λ over the pairs of classes that came up, [C, C]."""
     return float(np.nanstd(lam))
 
 
@@ -162,11 +156,11 @@ def _text(outcome: Outcome) -> str:
                         row.row.label,
                         str(epoch),
                         str(len(maps)),
-                        told(mean_interval([spread(lam) for lam in maps])),
-                        told(mean_interval(inside)),
-                        told(mean_interval(outside)),
-                        _told(agreement(maps)),
-                        _told(agreement(maps, beyond_classes=True)),
+                        mean_text([spread(lam) for lam in maps]),
+                        mean_text(inside),
+                        mean_text(outside),
+                        _agreement_text(agreement(maps)),
+                        _agreement_text(agreement(maps, beyond_classes=True)),
                     ]
                 )
         parts += [f"{dataset}:", padded_table(head, table)]
@@ -186,7 +180,7 @@ def _text(outcome: Outcome) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _told(found: Agreement) -> str:
+def _agreement_text(found: Agreement) -> str:
     if np.isnan(found.value):
         return "–"
     return f"{_signed(found.value)} [{_signed(found.low)}, {_signed(found.high)}]"
@@ -197,7 +191,7 @@ def _signed(value: float) -> str:
 
 
 def _verdicts(outcome: Outcome, dataset: str) -> Iterator[str]:
-    """For each row that learns whether its last map is specific to classes, and to pairs."""
+    """Says for each row that learns whether its last map is specific to classes, and to pairs."""
     lasts = {}
     for row in outcome.plan.rows:
         maps = maps_of(outcome, dataset, row)
@@ -221,7 +215,8 @@ def _verdicts(outcome: Outcome, dataset: str) -> Iterator[str]:
         else:
             said = "is not shown to be specific to the data"
         text = f"- {row.row.label}, last epoch: λ {said}. Between seeds it agrees by "
-        text += f"{_told(found[0])}, beyond the classes by {_told(found[1])}"
+        text += f"{_agreement_text(found[0])}, beyond the classes by {_agreement_text(found[1])}"
         if against:
-            text += f"; the placebo's by {_told(against[0])} and {_told(against[1])}"
+            plain, beyond_classes = map(_agreement_text, against)
+            text += f"; the placebo's by {plain} and {beyond_classes}"
         yield f"{text}."

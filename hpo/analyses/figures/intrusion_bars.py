@@ -12,16 +12,16 @@ from hpo.report.contrasts import (
     HOLM,
     Contrast,
     contrasts,
+    interval_table,
+    mean_line,
+    mean_text,
     results_of,
     seeds_of,
-    table_line,
-    told,
     verdict,
     written,
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import mean_interval
 from hpo.report.style import FAMILIES, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
@@ -46,53 +46,44 @@ _CLAIM = " (the paper's claim of alleviated intrusion)"
 
 
 def intrusion_bars(outcome: Outcome) -> Extra:
-    """Draw the figure; the cells must have been analysed with `mixed_samples`."""
+    """Draws the figure; the cells must have been analysed with `mixed_samples`."""
     frame = intrusion_table(outcome)
     return written(outcome, frame, intrusion_figure(frame), _text(outcome))
 
 
 def intrusion_table(outcome: Outcome) -> pd.DataFrame:
-    """One line for each data set, row and quantity of QUANTITIES, with 95 % interval over seeds."""
+    """Returns a line for each data set, row and quantity of QUANTITIES, with 95 % interval."""
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
         for row in outcome.plan.rows:
-            found = distances(outcome, dataset, row)
+            by_seed = distances(outcome, dataset, row)
             for quantity in QUANTITIES:
-                values = [seed[quantity] for seed in found.values()]
-                lines.append(
-                    {
-                        "dataset": dataset,
-                        "method": row.row.key,
-                        "label": row.row.label,
-                        "family": row.row.family,
-                        "quantity": quantity,
-                        **table_line(mean_interval(values)),
-                    }
-                )
-    columns = ["dataset", "method", "label", "family", "quantity"]
-    return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
+                values = [seed[quantity] for seed in by_seed.values()]
+                columns = {"family": row.row.family, "quantity": quantity}
+                lines.append(mean_line(dataset, row, values, **columns))
+    return interval_table(lines, "family", "quantity")
 
 
 def distances(outcome: Outcome, dataset: str, row: StudyRow) -> dict[int, dict[str, float]]:
-    """By seed the QUANTITIES of a row; without trainings that were not analysed or have no third
+    """Returns by seed the QUANTITIES of a row, of trainings that were analysed and have a third
     class."""
     by_seed = {}
     for seed, result in results_of(outcome, dataset, row).items():
-        found = result.analysis.intrusion
-        if found and found["samples"]:
-            mean, minimum, scale = found["mean"], found["minimum"], found["scale"]
+        intrusion = result.analysis.intrusion
+        if intrusion and intrusion["samples"]:
+            mean, minimum, scale = intrusion["mean"], intrusion["minimum"], intrusion["scale"]
             by_seed[seed] = {
                 "mean": mean,
                 "minimum": minimum,
                 "relative_mean": mean / scale,
                 "relative_minimum": minimum / scale,
-                "mean_to_real": mean / found["real_mean"],
+                "mean_to_real": mean / intrusion["real_mean"],
             }
     return by_seed
 
 
 def intrusion_figure(frame: pd.DataFrame) -> Figure:
-    """For each data set two rows of panels: average and minimum, absolute above, relative below.
+    """Draws two rows of panels for each data set: absolute above, relative below.
 
     Args:
         frame: of `intrusion_table`, not empty.
@@ -138,13 +129,13 @@ def _draw(ax: Axes, here: pd.DataFrame) -> None:
 def _text(outcome: Outcome) -> str:
     parts = ["## Distance of mixed samples to real samples of other classes"]
     for dataset in outcome.plan.datasets:
-        found = {row.row.key: distances(outcome, dataset, row) for row in outcome.plan.rows}
+        by_row = {row.row.key: distances(outcome, dataset, row) for row in outcome.plan.rows}
         labels = {row.row.key: row.row.label for row in outcome.plan.rows}
         table = [
-            [labels[key], str(len(seeds)), *_cells(seeds.values())] for key, seeds in found.items()
+            [labels[key], str(len(seeds)), *_cells(seeds.values())] for key, seeds in by_row.items()
         ]
         parts += [f"{dataset}:", padded_table(("policy", "n", *QUANTITIES), table)]
-        parts.append("\n".join(_verdicts(outcome.plan.rows, found, labels)))
+        parts.append("\n".join(_verdicts(outcome.plan.rows, by_row, labels)))
     parts.append(
         "- distance: Euclidean, in the features of the trained network, of a mixed sample to the "
         "nearest real training image whose label is that of neither parent; average and minimum "
@@ -161,35 +152,35 @@ def _text(outcome: Outcome) -> str:
 def _cells(seeds: Iterable[Mapping[str, float]]) -> Iterator[str]:
     values = list(seeds)
     for quantity in QUANTITIES:
-        yield told(mean_interval([seed[quantity] for seed in values]))
+        yield mean_text([seed[quantity] for seed in values])
 
 
 def _verdicts(
     rows: Sequence[StudyRow],
-    found: Mapping[str, Mapping[int, Mapping[str, float]]],
+    by_row: Mapping[str, Mapping[int, Mapping[str, float]]],
     labels: Mapping[str, str],
 ) -> Iterator[str]:
-    """For each reading whether the claim holds against MixUp, and against its controls."""
+    """Says for each reading whether the claim holds against MixUp, and against its controls."""
     opponents = {
         reading.row.key: [_REFERENCE, *(r.row.key for r in rows if _controls(r, reading))]
         for reading in rows
         if isinstance(reading.policy, LearnedConfig) and not reading.policy.permute
     }
-    told_apart = contrasts(
+    compared = contrasts(
         {
             (key, other, quantity): (
-                {seed: distance[quantity] for seed, distance in found[key].items()},
-                {seed: distance[quantity] for seed, distance in found[other].items()},
+                {seed: distance[quantity] for seed, distance in by_row[key].items()},
+                {seed: distance[quantity] for seed, distance in by_row[other].items()},
             )
             for key, others in opponents.items()
             for other in others
-            if found[key] and found.get(other)
+            if by_row[key] and by_row.get(other)
             for quantity in _PANELS
         }
     )
     for key, others in opponents.items():
         for other in others:
-            here = {q: told_apart[key, other, q] for q in _PANELS if (key, other, q) in told_apart}
+            here = {q: compared[key, other, q] for q in _PANELS if (key, other, q) in compared}
             if here:
                 claim = _CLAIM if other == _REFERENCE else ""
                 yield (
@@ -205,5 +196,5 @@ def _controls(row: StudyRow, reading: StudyRow) -> bool:
 
 def _said(here: Mapping[str, Contrast], quantities: Sequence[str]) -> str:
     average, minimum = (here[quantity] for quantity in quantities)
-    found = verdict([average.direction, minimum.direction])
-    return f"{found} (average {average.told()}; minimum {minimum.told()})"
+    both = verdict([average.direction, minimum.direction])
+    return f"{both} (average {average.text()}; minimum {minimum.text()})"

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hpo.report.contrasts import Results, contrasts, results_of, seeds_of, table_line, told, written
+from hpo.report.contrasts import (
+    Results,
+    contrasts,
+    interval_table,
+    mean_line,
+    mean_text,
+    results_of,
+    seeds_of,
+    written,
+)
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import MeanInterval, mean_interval
-from hpo.report.style import COLORS, WIDTH, canvas, short_name
+from hpo.report.style import COLORS, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -27,13 +36,13 @@ _EPOCHS = {"first": "lam_histogram_first", "last": "lam_histogram"}
 
 
 def lambda_frequency(outcome: Outcome) -> Extra:
-    """Draw the figure: of each row but the reference a panel, the reference beside it."""
+    """Draws the figure: of each row but the reference a panel, the reference beside it."""
     frame = frequency_table(outcome)
     return written(outcome, frame, frequency_figure(frame), _text(outcome))
 
 
 def frequency_table(outcome: Outcome) -> pd.DataFrame:
-    """One line for each data set, row, epoch (first, last) and bin: part of λ in it (percent).
+    """Returns a line for each data set, row, epoch (first, last) and bin: part of λ (percent).
 
     Mean over seeds with 95 % interval; `beta_1` is the part that Beta(1, 1) has in every bin.
     """
@@ -45,24 +54,13 @@ def frequency_table(outcome: Outcome) -> pd.DataFrame:
                 parts = [_frequencies(getattr(result, name)) for result in results.values()]
                 for at, values in enumerate(zip(*parts, strict=True)):
                     bins = len(parts[0])
-                    lines.append(
-                        {
-                            "dataset": dataset,
-                            "method": row.row.key,
-                            "label": row.row.label,
-                            "epoch": epoch,
-                            "low": at / bins,
-                            "high": (at + 1) / bins,
-                            "beta_1": 100 / bins,
-                            **table_line(mean_interval(values)),
-                        }
-                    )
-    columns = ["dataset", "method", "label", "epoch", "low", "high", "beta_1"]
-    return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
+                    edges = {"low": at / bins, "high": (at + 1) / bins, "beta_1": 100 / bins}
+                    lines.append(mean_line(dataset, row, values, epoch=epoch, **edges))
+    return interval_table(lines, "epoch", "low", "high", "beta_1")
 
 
 def frequency_figure(frame: pd.DataFrame) -> Figure:
-    """Bars of the last epoch, a dashed line of the first; MixUp drawn and exact.
+    """Draws bars of the last epoch, a dashed line of the first; MixUp drawn and exact.
 
     Args:
         frame: of `frequency_table`, not empty.
@@ -77,20 +75,13 @@ def frequency_figure(frame: pd.DataFrame) -> Figure:
             _draw(ax, here[here["method"] == method], here[here["method"] == _REFERENCE])
             ax.set_xlabel("λ")
         row[0].set_ylabel(f"{short_name(dataset)}\nrelative frequency (%)")
-    handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        *handles,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        title=seeds_of(frame, "bars"),
-    )
+    legend_below(figure, axes[0][0], 4, seeds_of(frame, "bars"))
     return figure
 
 
-def _draw(ax: Axes, own: pd.DataFrame, reference: pd.DataFrame) -> None:
+def _draw(ax: Axes, learned: pd.DataFrame, reference: pd.DataFrame) -> None:
     blue, red = COLORS[0], COLORS[1]
-    last, first = (own[own["epoch"] == epoch] for epoch in ("last", "first"))
+    last, first = (learned[learned["epoch"] == epoch] for epoch in ("last", "first"))
     for part, colour, label, shift in (
         (reference[reference["epoch"] == "last"], red, "MixUp, as drawn", 0.27),
         (last, blue, "MetaMixUp, last epoch", 0.73),
@@ -120,7 +111,7 @@ def _frequencies(histogram: list[int]) -> list[float]:
 
 
 def near(histogram: list[int], end: float = END) -> tuple[float, float]:
-    """Parts of λ, in percent, within `end` of 0 and of 1, of equal bins over [0, 1]."""
+    """Returns the parts of λ, in percent, within `end` of 0 and of 1, of equal bins over [0, 1]."""
     parts = _frequencies(histogram)
     bins = round(end * len(parts))
     return sum(parts[:bins]), sum(parts[-bins:])
@@ -129,11 +120,11 @@ def near(histogram: list[int], end: float = END) -> tuple[float, float]:
 def _text(outcome: Outcome) -> str:
     parts = [f"## λ within {END:g} of 0 and of 1, in percent"]
     for dataset in outcome.plan.datasets:
-        found = {row.row.key: results_of(outcome, dataset, row) for row in outcome.plan.rows}
-        table = [_cells(row, found[row.row.key]) for row in outcome.plan.rows]
+        by_row = {row.row.key: results_of(outcome, dataset, row) for row in outcome.plan.rows}
+        table = [_cells(row, by_row[row.row.key]) for row in outcome.plan.rows]
         head = ("policy", "near 0, first", "near 1, first", "near 0, last", "near 1, last")
         parts += [f"{dataset}:", padded_table(head, table)]
-        parts.append("\n".join(_verdicts(outcome.plan.rows, found)))
+        parts.append("\n".join(_verdicts(outcome.plan.rows, by_row)))
     parts.append(
         f"- Beta(1, 1) has {100 * END:g} % near each end. The paper: "
         '"a higher frequency of 0 and 1 has occurred in MetaMixUp compared to MixUp". '
@@ -147,18 +138,18 @@ def _cells(row: StudyRow, results: Results) -> list[str]:
     cells = [row.row.label]
     for name in _EPOCHS.values():
         ends = [near(getattr(result, name)) for result in results.values()]
-        cells += [told(mean_interval([pair[at] for pair in ends]), 1) for at in range(2)]
+        cells += [mean_text([pair[at] for pair in ends], 1) for at in range(2)]
     return cells
 
 
-def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Results]) -> Iterator[str]:
+def _verdicts(rows: Sequence[StudyRow], by_row: Mapping[str, Results]) -> Iterator[str]:
     """Whether the last epoch shows the paper's figure, each end against the exact part."""
     ends = {
         (row.row.key, end): {
-            seed: near(result.lam_histogram)[end] for seed, result in found[row.row.key].items()
+            seed: near(result.lam_histogram)[end] for seed, result in by_row[row.row.key].items()
         }
         for row in rows
-        if row.row.key != _REFERENCE and found[row.row.key]
+        if row.row.key != _REFERENCE and by_row[row.row.key]
         for end in range(2)
     }
     exact = 100 * END
@@ -173,7 +164,7 @@ def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Results]) -> Iterato
             interval = mean_interval(list(ends[row.row.key, end].values()))
             shares.append(
                 f"{_ranged(interval)} of λ are within {END:g} of {end} "
-                f"({against[row.row.key, end].told(1)} against Beta(1, 1))"
+                f"({against[row.row.key, end].text(1)} against Beta(1, 1))"
             )
         above = sum(against[row.row.key, end].direction > 0 for end in range(2))
         shown = {2: "is there", 1: "is there at one end only"}.get(above, "is not there")

@@ -14,18 +14,17 @@ from hpo.report.contrasts import (
     Results,
     Values,
     contrasts,
-    intervals,
+    interval_table,
+    mean_line,
+    mean_text,
     results_of,
     seeds_of,
-    table_line,
-    told,
     verdict,
     written,
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import mean_interval
-from hpo.report.style import COLORS, DASHES, WIDTH, canvas, short_name
+from hpo.report.style import COLORS, DASHES, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -51,13 +50,13 @@ _REFERENCE = "beta-1"
 
 
 def loss_curves(outcome: Outcome) -> Extra:
-    """Draw the figure; the cells must have been analysed with `unmixed_images`."""
+    """Draws the figure; the cells must have been analysed with `unmixed_images`."""
     frame = loss_table(outcome)
     return written(outcome, frame, loss_figure(frame), _text(outcome))
 
 
 def loss_table(outcome: Outcome) -> pd.DataFrame:
-    """One line for each data set, row, quantity of QUANTITIES and epoch, with 95 % interval.
+    """Returns a line for each data set, row, quantity of QUANTITIES and epoch, 95 % interval.
 
     Epochs that not every seed has come to are left out.
     """
@@ -68,24 +67,14 @@ def loss_table(outcome: Outcome) -> pd.DataFrame:
             for quantity in QUANTITIES:
                 series = [_curve(result, quantity) for result in results.values()]
                 shortest = min(map(len, series), default=0)
-                found = intervals(curve[:shortest] for curve in series)
-                for epoch, interval in enumerate(found, 1):
-                    lines.append(
-                        {
-                            "dataset": dataset,
-                            "method": row.row.key,
-                            "label": row.row.label,
-                            "quantity": quantity,
-                            "epoch": epoch,
-                            **table_line(interval),
-                        }
-                    )
-    columns = ["dataset", "method", "label", "quantity", "epoch"]
-    return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
+                by_epoch = zip(*(curve[:shortest] for curve in series), strict=True)
+                for epoch, values in enumerate(by_epoch, 1):
+                    lines.append(mean_line(dataset, row, values, quantity=quantity, epoch=epoch))
+    return interval_table(lines, "quantity", "epoch")
 
 
 def loss_figure(frame: pd.DataFrame) -> Figure:
-    """A row of panels for each data set; bands are 95 % intervals over seeds.
+    """Draws a row of panels for each data set; bands are 95 % intervals over seeds.
 
     Args:
         frame: of `loss_table`, not empty.
@@ -108,14 +97,7 @@ def loss_figure(frame: pd.DataFrame) -> Figure:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(lw=0.4, alpha=0.5)
         row[0].set_ylabel(f"{short_name(dataset, 24)}\ncross-entropy (nats)")
-    handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        *handles,
-        loc="outside lower center",
-        ncols=len(methods),
-        frameon=False,
-        title=seeds_of(frame, "bands"),
-    )
+    legend_below(figure, axes[0][0], len(methods), seeds_of(frame, "bands"))
     return figure
 
 
@@ -141,8 +123,8 @@ def _text(outcome: Outcome) -> str:
         lasts = {key: {q: _last(results, q) for q in QUANTITIES} for key, results in by_row.items()}
         labels = {row.row.key: row.row.label for row in outcome.plan.rows}
         table = [
-            [labels[key], *(told(mean_interval(list(found[q].values()))) for q in QUANTITIES)]
-            for key, found in lasts.items()
+            [labels[key], *(mean_text(last[q].values()) for q in QUANTITIES)]
+            for key, last in lasts.items()
         ]
         parts += [f"{dataset}:", padded_table(("policy", *QUANTITIES), table)]
         parts.append("\n".join(_verdicts(outcome.plan.rows, lasts)))
@@ -170,9 +152,9 @@ def _verdicts(rows: Sequence[StudyRow], lasts: Mapping[str, Mapping[str, Values]
     for row in learned:
         if reference is not None:
             said = "; ".join(
-                f"{_CLAIMS[quantity]}, {verdict([-found.direction])} ({found.told()})"
+                f"{_CLAIMS[quantity]}, {verdict([-contrast.direction])} ({contrast.text()})"
                 for quantity in _PANELS
-                for found in [against[row.key, quantity]]
+                for contrast in [against[row.key, quantity]]
             )
             yield f"- {row.label}, a lower loss than {reference}: {said}."
 

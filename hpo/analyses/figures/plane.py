@@ -15,28 +15,21 @@ from hpo.report.contrasts import (
     Results,
     Values,
     contrasts,
+    mean_text,
     results_of,
-    told,
+    row_line,
     verdict,
     written,
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import mean_interval
-from hpo.report.style import WIDTH, canvas, short_name
+from hpo.report.style import CLASS_COLORS, CLASS_MARKERS, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Paul Tol's muted palette, safe for the colour-blind, and black; with the shapes beside them
-# and the names in the picture no class is told by colour alone.
-_COLORS = (
-    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
-    "#AA4499", "#000000",
-)  # fmt: skip
-_MARKERS = "os^Dv<>PXp"
 _REFERENCE = "beta-1"
 _NAMED_CLASSES = 20
 """Of more classes there is no legend."""
@@ -46,13 +39,13 @@ _GAP = 0.06
 
 
 def plane(outcome: Outcome) -> Extra:
-    """Draw the figure; the cells must have been analysed with `plane_images`."""
+    """Draws the figure; the cells must have been analysed with `plane_images`."""
     frame = plane_table(outcome)
     return written(outcome, frame, plane_figure(frame), _text(outcome))
 
 
 def plane_table(outcome: Outcome) -> pd.DataFrame:
-    """One line for each image of each data set and row, of the lowest seed that finished.
+    """Returns one line for each image of each data set and row, of the lowest seed that finished.
 
     Columns: dataset, method, label, seed, test_error (percent, of the whole network), class_name,
     class_index, x, y: the image's two features.
@@ -65,27 +58,17 @@ def plane_table(outcome: Outcome) -> pd.DataFrame:
             if not results:
                 continue
             seed = min(results)
-            found = results[seed].analysis
-            for (x, y), label in zip(found.plane, found.plane_labels, strict=True):
-                lines.append(
-                    {
-                        "dataset": dataset,
-                        "method": row.row.key,
-                        "label": row.row.label,
-                        "seed": seed,
-                        "test_error": results[seed].test_error,
-                        "class_name": names[label],
-                        "class_index": label,
-                        "x": x,
-                        "y": y,
-                    }
-                )
+            analysis = results[seed].analysis
+            for (x, y), label in zip(analysis.plane, analysis.plane_labels, strict=True):
+                image = {"class_name": names[label], "class_index": label, "x": x, "y": y}
+                error = results[seed].test_error
+                lines.append(row_line(dataset, row, seed=seed, test_error=error, **image))
     columns = ["dataset", "method", "label", "seed", "test_error"]
     return pd.DataFrame(lines, columns=[*columns, "class_name", "class_index", "x", "y"])
 
 
 def plane_figure(frame: pd.DataFrame) -> Figure:
-    """A row of panels for each data set, one for each row of the study.
+    """Draws a row of panels for each data set, one for each row of the study.
 
     Args:
         frame: of `plane_table`.
@@ -118,15 +101,14 @@ def plane_figure(frame: pd.DataFrame) -> Figure:
 
 
 def _legend(ax: Axes, here: pd.DataFrame) -> None:
-    """Beside a row of panels, what its numbers are called."""
+    """Says beside a row of panels what its numbers are called."""
     from matplotlib.lines import Line2D
 
     classes = dict(sorted(zip(here["class_index"], here["class_name"], strict=True)))
     if len(classes) > _NAMED_CLASSES:
         return
     handles = [
-        Line2D([], [], ls="", marker=_MARKERS[at % 10], color=_COLORS[at % 10], label=f"{at} {of}")
-        for at, of in classes.items()
+        Line2D([], [], ls="", label=f"{at} {name}", **_look(at)) for at, name in classes.items()
     ]
     ax.legend(
         handles=handles,
@@ -138,8 +120,13 @@ def _legend(ax: Axes, here: pd.DataFrame) -> None:
     )
 
 
+def _look(at: int) -> dict[str, Any]:
+    """Returns marker and color of a class."""
+    return {"marker": CLASS_MARKERS[at % 10], "color": CLASS_COLORS[at % 10]}
+
+
 def collisions(features: np.ndarray, labels: np.ndarray) -> float:
-    """Part of the images, in percent, whose nearest other image has another label.
+    """Returns the part of the images, in percent, whose nearest other image has another label.
 
     Unlike distances it does not change where features are stretched as a whole.
 
@@ -159,10 +146,7 @@ def _scatter(ax: Axes, here: pd.DataFrame) -> None:
 
     for index, part in here.groupby("class_index"):
         at = int(index)
-        ax.scatter(
-            part["x"], part["y"], s=11, marker=_MARKERS[at % 10], color=_COLORS[at % 10],
-            alpha=0.8, linewidths=0,
-        )  # fmt: skip
+        ax.scatter(part["x"], part["y"], s=11, alpha=0.8, linewidths=0, **_look(at))
     middles = here.groupby("class_index")[["x", "y"]].median()
     for (index, _), place in zip(middles.iterrows(), _apart(middles.to_numpy(), here), strict=True):
         ax.annotate(
@@ -171,7 +155,7 @@ def _scatter(ax: Axes, here: pd.DataFrame) -> None:
             ha="center",
             va="center",
             fontsize=9.5,
-            color=_COLORS[int(str(index)) % 10],
+            color=_look(int(str(index)))["color"],
             fontweight="bold",
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
@@ -179,7 +163,7 @@ def _scatter(ax: Axes, here: pd.DataFrame) -> None:
 
 
 def _apart(places: np.ndarray, here: pd.DataFrame) -> np.ndarray:
-    """Places [n, 2] of names, moved until they do not overlap: `_GAP` of the panel apart."""
+    """Returns places [n, 2] of names, moved until they are `_GAP` of the panel apart."""
     size = np.ptp(here[["x", "y"]].to_numpy(), axis=0)
     size[size == 0] = 1.0
     moved = places / size
@@ -219,8 +203,8 @@ def _text(outcome: Outcome) -> str:
                 [
                     row.row.label,
                     str(len(values)),
-                    told(mean_interval(values), 2),
-                    told(mean_interval(errors), 2),
+                    mean_text(values, 2),
+                    mean_text(errors, 2),
                 ]
             )
         head = ("policy", "n", "collisions (%)", "test error (%)")
@@ -234,7 +218,7 @@ def _text(outcome: Outcome) -> str:
 
 
 def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Values]) -> Iterator[str]:
-    """For each other row whether it has fewer collisions than MixUp."""
+    """Says for each other row whether it has fewer collisions than MixUp."""
     labels = {row.row.key: row.row.label for row in rows if found[row.row.key]}
     against = contrasts(
         {
@@ -246,7 +230,7 @@ def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Values]) -> Iterator
     for key, contrast in against.items():
         yield (
             f"- {labels[key]}, fewer collisions than {labels[_REFERENCE]}, as the paper has it: "
-            f"{verdict([-contrast.direction])} ({contrast.told(2)})."
+            f"{verdict([-contrast.direction])} ({contrast.text(2)})."
         )
 
 

@@ -12,16 +12,17 @@ from hpo.report.contrasts import (
     HOLM,
     Values,
     contrasts,
+    interval_columns,
+    interval_table,
+    mean_text,
     results_of,
     seeds_of,
-    table_line,
-    told,
     written,
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
-from hpo.report.style import COLORS, DASHES, MARKERS, WIDTH, canvas, short_name
+from hpo.report.style import COLORS, DASHES, MARKERS, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ REFERENCE = "beta-1"
 
 @dataclass(frozen=True)
 class Curve:
-    """The rows that one line of the figure is made of.
+    """These are the rows that one line of the figure is made of.
 
     Attributes:
         key, label: of the line.
@@ -47,13 +48,13 @@ class Curve:
 
 
 def validation_size(outcome: Outcome, curves: Sequence[Curve]) -> Extra:
-    """Draw the figure, of those of the rows that the study has."""
+    """Draws the figure, of those of the rows that the study has."""
     frame = size_table(outcome, curves)
     return written(outcome, frame, size_figure(frame), _text(outcome, curves))
 
 
 def size_table(outcome: Outcome, curves: Sequence[Curve]) -> pd.DataFrame:
-    """One line for each data set, curve and number of images: test error (%) with 95 % interval.
+    """Returns a line for each data set, curve and number of images: test error (%), 95 % interval.
 
     The reference's is its own number of images, which it does not learn from.
     """
@@ -75,22 +76,14 @@ def size_table(outcome: Outcome, curves: Sequence[Curve]) -> pd.DataFrame:
         for name, label, size, key in wanted:
             if key in rows:
                 errors = _errors(outcome, dataset, rows[key])
-                lines.append(
-                    {
-                        "dataset": dataset,
-                        "method": name,
-                        "label": label,
-                        "meta_size": size,
-                        "per_class": size / classes,
-                        **table_line(mean_interval(list(errors.values()))),
-                    }
-                )
-    columns = ["dataset", "method", "label", "meta_size", "per_class"]
-    return pd.DataFrame(lines, columns=[*columns, "n_seeds", "mean", "ci_low", "ci_high"])
+                line = {"dataset": dataset, "method": name, "label": label, "meta_size": size}
+                interval = interval_columns(mean_interval(list(errors.values())))
+                lines.append(line | {"per_class": size / classes} | interval)
+    return interval_table(lines, "meta_size", "per_class")
 
 
 def size_figure(frame: pd.DataFrame) -> Figure:
-    """A panel for each data set; bars and band are 95 % intervals over seeds.
+    """Draws a panel for each data set; bars and band are 95 % intervals over seeds.
 
     Args:
         frame: of `size_table`, not empty.
@@ -111,14 +104,7 @@ def size_figure(frame: pd.DataFrame) -> Figure:
         ax.set_xlabel("meta-validation images (of each class)")
         ax.set_ylabel("test error (%)")
         ax.grid(lw=0.4, alpha=0.5)
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(
-        *handles,
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        title=seeds_of(frame, "bars and band"),
-    )
+    legend_below(figure, axes[0], 3, seeds_of(frame, "bars and band"))
     return figure
 
 
@@ -155,15 +141,12 @@ def _text(outcome: Outcome, curves: Sequence[Curve]) -> str:
         errors = {key: _errors(outcome, dataset, row) for key, row in rows.items()}
         sizes = sorted({s for curve in curves for s, key in curve.rows.items() if key in rows})
         named = [(curve, _by_size(curve, errors)) for curve in curves]
-        table = [
-            [curve.label, *(told(mean_interval(list(found.get(s, {}).values())), 2) for s in sizes)]
-            for curve, found in named
-        ]
+        table = [[curve.label, *_cells(by_size, sizes)] for curve, by_size in named]
         reference = errors.get(REFERENCE, {})
         parts += [f"{dataset}:", padded_table(("images", *map(str, sizes)), table)]
         if reference:
             label = rows[REFERENCE].row.label
-            parts.append(f"- {label}: {told(mean_interval(list(reference.values())), 2)}.")
+            parts.append(f"- {label}: {mean_text(reference.values(), 2)}.")
         base = outcome.plan.base[dataset].meta_size
         parts.append("\n".join(_differences(named, reference, base)))
     parts.append(
@@ -173,24 +156,28 @@ def _text(outcome: Outcome, curves: Sequence[Curve]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _cells(by_size: Mapping[int, Values], sizes: Sequence[int]) -> Iterator[str]:
+    for size in sizes:
+        yield mean_text(by_size.get(size, {}).values(), 2)
+
+
 def _by_size(curve: Curve, errors: Mapping[str, Values]) -> dict[int, Values]:
-    """The sizes of a curve that have results, with their errors."""
+    """Returns the sizes of a curve that have results, with their errors."""
     return {size: errors[key] for size, key in curve.rows.items() if errors.get(key)}
 
 
 def _differences(
     named: Sequence[tuple[Curve, Mapping[int, Values]]], reference: Values, base: int
 ) -> Iterator[str]:
-    """Each size against the largest, and what has the reference's training images against it."""
+    """Compares each size with the largest, and `base` with the reference of the same images."""
     pairs: dict[tuple[str, str], tuple[Values, Values]] = {}
-    for curve, found in named:
-        for size, errors in found.items():
-            if size != max(found):
-                pairs[curve.label, f"{size} − {max(found)} images"] = errors, found[max(found)]
-        if base in found and reference:
-            pairs[curve.label, f"{base} images − MixUp, on the same training images"] = (
-                found[base],
-                reference,
-            )
+    for curve, by_size in named:
+        largest = max(by_size, default=0)
+        for size, errors in by_size.items():
+            if size != largest:
+                pairs[curve.label, f"{size} − {largest} images"] = errors, by_size[largest]
+        if base in by_size and reference:
+            what = f"{base} images − MixUp, on the same training images"
+            pairs[curve.label, what] = by_size[base], reference
     for (label, what), contrast in contrasts(pairs).items():
-        yield f"- {label}, {what}: {contrast.told(2)}."
+        yield f"- {label}, {what}: {contrast.text(2)}."

@@ -20,7 +20,7 @@ from hpo.analyses.labels.curves import Curves, curve_figure
 from hpo.analyses.labels.detection import detect, precision_curve
 from hpo.analyses.labels.errors import LEGEND, MEASURES
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import contrasts, told
+from hpo.report.contrasts import contrasts, mean_text
 from hpo.report.history import finished_trainings
 from hpo.report.markdown import number, padded_table, probability
 from hpo.report.outcome import Extra, ExtraReport, Outcome
@@ -224,7 +224,7 @@ def _table(methods: Sequence[Method], frame: pd.DataFrame, units: Mapping[str, f
         if seeds.empty:
             continue
         costs = [number(seeds[name].mean() / unit, "{:.2f}×") for name, unit in units.items()]
-        means = [told(mean_interval(seeds[measure].dropna().tolist())) for measure in MEASURES]
+        means = [mean_text(seeds[measure].dropna().tolist()) for measure in MEASURES]
         line = [method.label, str(len(method.trainings)), *costs, str(len(seeds)), *means]
         lines.append(line)
     wrong, total = frame["wrong"].mean(), frame["total"].mean()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.report.style import COLORS, canvas, short_name
+from hpo.report.style import COLORS, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +44,5 @@ def curve_figure(curves: Mapping[str, Curves], labels: Mapping[str, str]) -> Fig
         ax.set_ylabel("part of them that is wrong")
         ax.set_title(short_name(dataset))
         ax.grid(lw=0.4, alpha=0.5)
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, axes[0], 3)
     return figure

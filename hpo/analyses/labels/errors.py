@@ -23,11 +23,10 @@ from core.training.prepared_data import TrainingLabels, draw_labels
 from hpo.analyses.labels.contact_sheet import contact_sheet
 from hpo.analyses.labels.detection import FEW, detect
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import told
+from hpo.report.contrasts import mean_text
 from hpo.report.history import finished_trainings
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import mean_interval
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
@@ -167,7 +166,7 @@ def _detection_table(frame: pd.DataFrame, rows: Mapping[str, Row]) -> str:
         lines = []
         for method, seeds in here.groupby("method", sort=False):
             wrong, total = seeds["wrong"].mean(), seeds["total"].mean()
-            means = [told(mean_interval(seeds[name].dropna().tolist())) for name in MEASURES]
+            means = [mean_text(seeds[name].dropna().tolist()) for name in MEASURES]
             share = f"{100 * wrong / total:.3g} % of {total:.0f}"
             lines.append([rows[str(method)].label, share, str(len(seeds)), *means])
         parts.append(f"### {dataset}\n\n{padded_table(header, lines)}")

@@ -4,7 +4,7 @@ without mixing."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -79,8 +79,7 @@ def compare_curvature(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
         rows: of the study.
     """
     lines: list[dict[str, Any]] = []
-    for dataset, here in looks.groupby("dataset", sort=False):
-        groups = _groups(here, rows)
+    for dataset, groups in _by_dataset(looks, rows):
         kappas = {key: _logarithms(group, "kappa", last=True) for key, group in groups.items()}
         quotients = contrasts(
             {
@@ -116,8 +115,7 @@ def compare_over_training(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFr
         rows: of the study.
     """
     lines: list[dict[str, Any]] = []
-    for dataset, here in looks.groupby("dataset", sort=False):
-        groups = _groups(here, rows)
+    for dataset, groups in _by_dataset(looks, rows):
         pairs = {}
         for row in rows:
             for quantity, (output, column) in CHANGES.items():
@@ -137,11 +135,14 @@ def compare_over_training(looks: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFr
     return pd.DataFrame(lines, columns=list(CHANGE_COLUMNS))
 
 
-def _groups(looks: pd.DataFrame, rows: Sequence[Row]) -> dict[tuple[str, str], pd.DataFrame]:
-    """Returns the looks of one data set by output and method, in the order of the rows."""
-    groups = dict(iter(looks.groupby(["output", "method"])))
+def _by_dataset(
+    looks: pd.DataFrame, rows: Sequence[Row]
+) -> Iterator[tuple[str, dict[tuple[str, str], pd.DataFrame]]]:
+    """Yields each data set with its looks by output and method, in the order of the rows."""
     keys = [(output, row.key) for output in OUTPUTS for row in rows]
-    return {key: groups[key] for key in keys if key in groups}
+    for dataset, here in looks.groupby("dataset", sort=False):
+        groups = dict(iter(here.groupby(["output", "method"])))
+        yield str(dataset), {key: groups[key] for key in keys if key in groups}
 
 
 def _logarithms(group: pd.DataFrame, column: str, *, last: bool) -> dict[int, float]:

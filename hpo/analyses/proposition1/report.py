@@ -17,11 +17,10 @@ from hpo.analyses.proposition1.comparison import (
 )
 from hpo.analyses.proposition1.conclusions import conclusions
 from hpo.analyses.proposition1.figure import curvature_figure
-from hpo.report.contrasts import LEVEL, told
+from hpo.report.contrasts import LEVEL, mean_text
 from hpo.report.history import finished_trainings
 from hpo.report.markdown import number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import mean_interval
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 
@@ -88,7 +87,7 @@ def _shares_table(looks: pd.DataFrame, labels: Mapping[str, str]) -> str:
     lines = []
     for key, label in labels.items():
         shares = looks[looks["method"] == key].groupby("epoch")["share_median"]
-        means = {epoch: told(mean_interval(list(values))) for epoch, values in shares}
+        means = {epoch: mean_text(values) for epoch, values in shares}
         if means:
             lines.append([label, *(means.get(epoch, "–") for epoch in epochs)])
     return padded_table(("method", *(f"epoch {epoch}" for epoch in epochs)), lines)

@@ -39,6 +39,17 @@ FACTORS = (
     "inner_step",
     "meta_steps",
 )
+_ERRORS = (
+    "mean_error",
+    "ci_low",
+    "ci_high",
+    "n_seeds",
+    "diff_vs_best_beta",
+    "diff_ci_low",
+    "diff_ci_high",
+    "p_holm",
+)
+"""Of the study's table."""
 RANKED_COLUMNS = (
     "dataset",
     "rank",
@@ -56,14 +67,7 @@ RANKED_COLUMNS = (
     "near_1",
     "fig6",
     "fig6_p_holm",
-    "mean_error",
-    "ci_low",
-    "ci_high",
-    "n_seeds",
-    "diff_vs_best_beta",
-    "diff_ci_low",
-    "diff_ci_high",
-    "p_holm",
+    *_ERRORS,
     "diff_vs_mixup",
     "mixup_ci_low",
     "mixup_ci_high",
@@ -74,18 +78,6 @@ RANKED_COLUMNS = (
 )
 """Of the ranked table. moves and near_* are fractions, errors and differences percent."""
 
-_OF_THE_REPORT = (
-    "label",
-    "family",
-    "mean_error",
-    "ci_low",
-    "ci_high",
-    "n_seeds",
-    "diff_vs_best_beta",
-    "diff_ci_low",
-    "diff_ci_high",
-    "p_holm",
-)
 _NAN = float("nan")
 
 
@@ -152,7 +144,7 @@ def _line(
     reading = policy.reading if isinstance(policy, LearnedConfig) and not policy.permute else None
     line: dict[str, Any] = dict.fromkeys(RANKED_COLUMNS, _NAN)
     line |= {factor: "" if reading is None else getattr(reading, factor) for factor in FACTORS}
-    line |= {name: entry[name] for name in _OF_THE_REPORT}
+    line |= {name: entry[name] for name in ("label", "family", *_ERRORS)}
     line |= {
         "dataset": base.dataset,
         "method": row.row.key,

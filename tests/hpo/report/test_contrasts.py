@@ -9,7 +9,6 @@ import pytest
 
 from hpo.report import contrasts
 from hpo.report.outcome import Outcome
-from hpo.report.statistics import mean_interval
 from hpo.report.style import canvas
 from studies import table2
 from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
@@ -40,12 +39,14 @@ def test_results_are_the_finished_final_ones_of_a_row(
 
 def test_intervals_by_hand() -> None:
     """Two values 1 apart: half the interval is t(1) · s / √2 = 12.706 · 0.5."""
-    first, second = contrasts.intervals([[1.0, 5.0], [2.0, 5.0]])
-    assert (first.mean, second.mean) == (1.5, 5.0)
-    assert first.high - first.mean == pytest.approx(12.7062 / 2, rel=1e-4)
-    assert contrasts.told(first, 1) == "1.5 ± 6.4"
-    assert contrasts.told(mean_interval([2.0])) == "2.000"
-    assert contrasts.told(mean_interval([])) == "–"
+    line = contrasts.mean_line("mnist", MIXUP, [1.0, 2.0], epoch=3)
+    assert line.pop("ci_high") - 1.5 == pytest.approx(12.7062 / 2, rel=1e-4)
+    assert 1.5 - line.pop("ci_low") == pytest.approx(12.7062 / 2, rel=1e-4)
+    named = {"dataset": "mnist", "method": "beta-1", "label": MIXUP.row.label, "epoch": 3}
+    assert line == {**named, "n_seeds": 2, "mean": 1.5}
+    assert contrasts.mean_text([1.0, 2.0], 1) == "1.5 ± 6.4"
+    assert contrasts.mean_text([2.0]) == "2.000"
+    assert contrasts.mean_text([]) == "–"
 
 
 def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> None:
@@ -67,9 +68,9 @@ def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> Non
     p = 0.0033185  # of t = 17.32 with two degrees of freedom
     assert found["above"].p_holm == pytest.approx(3 * p, rel=1e-3)
     assert found["equal"].p_holm == 1.0
-    assert found["above"].told(2) == "+1.00 [+0.75, +1.25], p (Holm) = 0.010, n = 3"
-    assert found["alone"].told(1) == "−1.0, no test, n = 1"
-    assert found["apart"].told() == "no seed in common"
+    assert found["above"].text(2) == "+1.00 [+0.75, +1.25], p (Holm) = 0.010, n = 3"
+    assert found["alone"].text(1) == "−1.0, no test, n = 1"
+    assert found["apart"].text() == "no seed in common"
     assert {key: contrast.direction for key, contrast in found.items()} == {
         "above": 1, "below": -1, "equal": 0, "alone": 0, "apart": 0,
     }  # fmt: skip
@@ -88,7 +89,7 @@ def test_what_is_told_apart_alone_may_not_be_among_many() -> None:
 def test_a_small_p_is_told_as_such() -> None:
     values = {seed: 1.0 + seed * 1e-6 for seed in range(3)}
     (found,) = contrasts.contrasts({0: (values, dict.fromkeys(values, 0.0))}).values()
-    assert found.told(1) == "+1.0 [+1.0, +1.0], p (Holm) < 0.001, n = 3"
+    assert found.text(1) == "+1.0 [+1.0, +1.0], p (Holm) < 0.001, n = 3"
 
 
 @pytest.mark.parametrize(
