@@ -13,6 +13,7 @@ from core.data import Source, load_source
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.result import Metrics, TrainingResult
+from hpo.cells.result import PartialResult
 
 
 @functools.cache
@@ -21,11 +22,14 @@ def digits() -> Source:
     return load_source("digits")
 
 
-def numbers(result: TrainingResult | Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of a result but the time it took."""
+def numbers(
+    result: TrainingResult | PartialResult | Mapping[str, Any], *, without: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Everything of a result but the time it took, and `without`."""
+    left_out = ("train_seconds", *without)
     data = dict(result) if isinstance(result, Mapping) else result.to_dict()
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
-    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
+    history = [{k: v for k, v in m.items() if k not in left_out} for m in data["history"]]
+    return {k: v for k, v in data.items() if k not in left_out} | {"history": history}
 
 
 class Interrupted(Exception):

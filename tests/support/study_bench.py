@@ -112,3 +112,32 @@ class StudyBench:
     def table(self) -> pd.DataFrame:
         rows = [row.row for row in self.plan.rows]
         return build_table(self.run.records, rows, self.plan.datasets)
+
+
+def killed_at_any_moment(
+    output: Path, bench_on: Callable[[Path], StudyBench]
+) -> Iterator[tuple[StudyBench, StudyBench, set[str]]]:
+    """Kills a study after each of its events and goes on, with other numbers of workers.
+
+    It must end as one that nothing disturbed, and train nothing twice.
+
+    Args:
+        output: a folder for each kill is made in it.
+        bench_on: makes the study in such a folder.
+
+    Yields:
+        The study that nothing disturbed, the one that went on, and the ids that the kill left.
+    """
+    whole = bench_on(output / "whole")
+    assert whole.drive()
+    moments = 0
+    while not bench_on(folder := output / f"kill-{moments}").drive(moments + 1):
+        moments += 1
+        stored = {record.cell.id for record in CellStore(folder).records()}
+        again = bench_on(folder)
+        assert again.drive(workers=1 + moments % 4)
+        assert again.records == whole.records
+        ids = [cell.id for cell in again.cells]
+        assert len(ids) == len(set(ids))
+        assert not stored & set(ids)
+        yield whole, again, stored

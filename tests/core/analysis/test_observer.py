@@ -25,6 +25,7 @@ from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult
+from tests.support.digit_trainings import numbers
 
 ANALYSIS = AnalysisConfig(
     unmixed_images=20, pair_epochs=(3, 30, 90, 120), plane_images=30, mixed_samples=11
@@ -36,14 +37,6 @@ CONFIG = TrainingConfig(
 LOOKED = ("label_entropy", "unmixed_loss")
 
 digits = functools.cache(lambda: load_source("digits"))
-
-
-def numbers(result: TrainingResult, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Everything of a result but the time it took, and `without`."""
-    left_out = ("train_seconds", *without)
-    data = {k: v for k, v in result.to_dict().items() if k not in left_out}
-    history = [{k: v for k, v in m.items() if k not in left_out} for m in data["history"]]
-    return {**data, "history": history}
 
 
 @functools.cache

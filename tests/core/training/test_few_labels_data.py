@@ -4,16 +4,15 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from core.data import ImageSet, Source, source_from_arrays
 from core.policies import LearnedConfig, NoMix
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from core.training.few_labels_data import prepare_semi_data
 from core.training.prepared_data import prepare_data
+from tests.support.counted_images import numbered, read
 
 SEMI = SemiSupervisedConfig("supervised", labelled=12)
 CONFIG = TrainingConfig(
@@ -27,24 +26,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "pseudo-label": {"threshold": 0.5},
     "mixmatch": {"ema": 0.9, "augmentations": 3},
 }
-
-
-def numbered() -> Source:
-    """60 training and 20 test images of 3 classes; pixel (0, 0) is the image's number, test images
-    are counted from 100."""
-    images = np.full((80, 4, 4), 7, np.uint8)
-    images[:, 0, 0] = [*range(60), *range(100, 120)]
-    labels = np.arange(80) % 3
-    return source_from_arrays("numbered", images[:60], labels[:60], images[60:], labels[60:])
-
-
-def read(images: ImageSet) -> dict[int, int]:
-    """Number of each image to the label it comes with, in order; every image once."""
-    pixels, labels = next(images.batches([torch.arange(len(images))]))
-    found = dict(zip(pixels[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))
-    assert len(found) == len(images)
-    assert images.labels.tolist() == labels.tolist()
-    return found
 
 
 def parts(config: TrainingConfig) -> tuple[dict[int, int], ...]:

@@ -17,7 +17,7 @@ from core.training import training
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.optimizers import build_optimizer
-from core.training.result import TrainingResult
+from tests.support.digit_trainings import numbers
 
 CONFIG = TrainingConfig(
     "digits", "digits_cnn", NoMix(), train_size=34, meta_size=20, epochs=3,
@@ -26,12 +26,6 @@ CONFIG = TrainingConfig(
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
 digits = functools.cache(lambda: load_source("digits"))
-
-
-def numbers(result: TrainingResult) -> dict[str, Any]:
-    data = result.to_dict()
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in data["history"]]
-    return {k: v for k, v in data.items() if k != "train_seconds"} | {"history": history}
 
 
 class Layers(nn.Module):

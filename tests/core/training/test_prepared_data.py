@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 
 from core.data import (
-    ImageSet,
-    Source,
     StreamedImages,
     Transform,
     flip_labels,
@@ -25,25 +23,9 @@ from core.policies import LearnedConfig, NoMix
 from core.semi_supervised import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels, prepare_data
+from tests.support.counted_images import numbered, read
 
 CONFIG = TrainingConfig("numbered", "cnn", NoMix(), train_size=30, meta_size=12, flip=False)
-
-
-def numbered() -> Source:
-    """60 training and 20 test images of 3 classes; pixel (0, 0) is the image's number, test images
-    are counted from 100."""
-    images = np.full((80, 4, 4), 7, np.uint8)
-    images[:, 0, 0] = [*range(60), *range(100, 120)]
-    labels = np.arange(80) % 3
-    return source_from_arrays("numbered", images[:60], labels[:60], images[60:], labels[60:])
-
-
-def read(images: ImageSet) -> dict[int, int]:
-    """Number of each image to its label; every image once."""
-    pixels, labels = next(images.batches([torch.arange(len(images))]))
-    found = dict(zip(pixels[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))
-    assert len(found) == len(images)
-    return found
 
 
 def test_disjoint_balanced_parts_with_their_labels() -> None:

@@ -18,6 +18,7 @@ from core.training.training import Training
 from hpo.cells.population import Population
 from hpo.search import population_training as module
 from hpo.search.population_training import first_alphas, fit_population, select
+from tests.support.digit_trainings import numbers
 from tests.support.results import result
 
 BETA = Beta(alpha=1.0)
@@ -42,13 +43,6 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def source() -> Source:
     return load_source("digits")
-
-
-def numbers(result: Any) -> Any:
-    """The result without what a clock measured."""
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in result.history]
-    values = result.to_dict()
-    return {k: v for k, v in values.items() if k != "train_seconds"} | {"history": history}
 
 
 # Selection

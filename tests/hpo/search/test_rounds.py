@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from hpo.search.spaces import Float, Int
 from tests.hpo.search.test_space_search import BASE, EPOCHS, NOTHING, Trace, curve, trace, val_error
 from tests.hpo.study.test_study_run import SEARCHED, bench_on, make_plan
 from tests.support.results import result
+from tests.support.study_bench import killed_at_any_moment
 
 ROUNDS = SearchSettings(trials=10, startup=4, min_epochs=2, reduction=2, seed=50, parallel=4)
 
@@ -153,16 +153,7 @@ def test_a_study_ends_alike_on_any_number_of_workers(tmp_path: Path, workers: in
 
 def test_a_study_killed_at_any_moment_ends_alike(tmp_path: Path) -> None:
     plan = plan_in_rounds(trials=5)
-    whole = bench_on(tmp_path / "whole", plan)
-    assert whole.drive()
-    total = 0
-    while not bench_on(tmp_path / f"kill-{total}", plan).drive(total + 1):
-        total += 1
-        again = bench_on(tmp_path / f"kill-{total - 1}", plan)
-        assert again.drive(workers=1 + total % 4)
-        assert again.records == whole.records
-        assert set(Counter(cell.id for cell in again.cells).values()) <= {1}
-    assert total > 20
+    assert len(list(killed_at_any_moment(tmp_path, lambda out: bench_on(out, plan)))) > 20
 
 
 def test_a_crashed_trial_lets_its_round_end_and_the_next_invocation_go_on(

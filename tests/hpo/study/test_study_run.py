@@ -20,7 +20,7 @@ from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
 from hpo.study.plan import Plan
 from hpo.study.rows import SEARCHED_ALPHA, Row, Searched, StudyRow, controls, with_meta_images
 from tests.support.results import result
-from tests.support.study_bench import MadeUp, StudyBench
+from tests.support.study_bench import MadeUp, StudyBench, killed_at_any_moment
 
 EPOCHS = 6
 BASE = TrainingConfig("digits", "digits_cnn", NoMix(), epochs=EPOCHS, meta_size=100)
@@ -274,25 +274,15 @@ def test_a_cell_that_does_not_run_is_stopped_and_its_ending_passed_over(tmp_path
 
 
 def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path) -> None:
-    plan = make_plan(seeds=1)
-    whole = bench_on(tmp_path / "whole", plan)
-    assert whole.drive()
-    total = 0
-    while not bench_on(tmp_path / f"kill-{total}", plan).drive(total + 1):
-        total += 1
-        output = tmp_path / f"kill-{total - 1}"
-        kept = {record.cell.id for record in CellStore(output).records()}
-        again = bench_on(output, plan)
-        assert again.drive()
-        assert again.records == whole.records
-        handed_out = Counter(cell.id for cell in again.cells)
-        assert not kept & set(handed_out)
-        assert set(handed_out) | kept == {cell.id for cell in whole.cells}
-        assert set(handed_out.values()) <= {1}
-        assert again.progress.kept == len(kept)
-        assert {r.cell.id for r in again.tracker.ended} == kept | set(handed_out)
+    plan, moments = make_plan(seeds=1), 0
+    for whole, again, stored in killed_at_any_moment(tmp_path, lambda out: bench_on(out, plan)):
+        moments += 1
+        handed_out = {cell.id for cell in again.cells}
+        assert handed_out | stored == {cell.id for cell in whole.cells}
+        assert again.progress.kept == len(stored)
+        assert {r.cell.id for r in again.tracker.ended} == stored | handed_out
         assert len(again.tracker.ended) == len(whole.cells)
-    assert total > 50
+    assert moments > 50
     pd.testing.assert_frame_equal(again.table, whole.table)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.meta.engines.hand_derived.batch_norm import BatchNorm
+from tests.support import second_derivatives
+from tests.support.second_derivatives import error
 
 EPS = 1e-5
 SHAPES = {
@@ -110,30 +113,13 @@ def derivatives(normalize: Normalise, p: Problem) -> dict[str, Tensor]:
     assert x is not None
     assert g is not None
     y = normalize(x, weight, bias)
-    inputs = {"dx": x} if weight is None else {"dx": x, "dweight": weight, "dbias": bias}
-    grads = torch.autograd.grad(y, list(inputs.values()), g, create_graph=True)
-    first = dict(zip(inputs, grads, strict=True))
-    second = torch.autograd.grad(
-        [first[name] for name in p.cotangents],
-        [g, x],
-        list(p.cotangents.values()),
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return {"y": y, **first, "of g": second[0], "of x": second[1]}
+    inputs = {"dx": x}
+    if weight is not None and bias is not None:
+        inputs |= {"dweight": weight, "dbias": bias}
+    return second_derivatives.derivatives(y, inputs, g, p.cotangents)
 
 
-def error(a: Tensor, b: Tensor) -> float:
-    return float((a.detach().double() - b.detach().double()).norm() / b.detach().double().norm())
-
-
-def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        assert actual[name].dtype == value.dtype, name
-        assert actual[name].shape == value.shape, name
-        scale = float(value.detach().abs().max()) or 1.0
-        torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-11 * scale, msg=name)
+assert_same = partial(second_derivatives.assert_same, share=1e-11)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

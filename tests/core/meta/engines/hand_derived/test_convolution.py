@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.meta.engines.hand_derived.convolution import Convolution, Wanted
+from tests.support import second_derivatives
+from tests.support.second_derivatives import error
 
 NAMES = ("dx", "dweight", "dbias")
 COTANGENTS = [c for k in (1, 2, 3) for c in itertools.combinations(NAMES, k)]
@@ -141,28 +144,10 @@ def derivatives(convolve: Convolve, p: Problem) -> dict[str, Tensor]:
     leaves = {name: t.detach().requires_grad_() for name, t in p.inputs.items()}
     g = p.g.detach().requires_grad_()
     y = convolve(leaves["dx"], leaves["dweight"], leaves.get("dbias"), p.case)
-    grads = torch.autograd.grad(y, list(leaves.values()), g, create_graph=True)
-    first = dict(zip(leaves, grads, strict=True))
-    second = torch.autograd.grad(
-        [first[name] for name in p.cotangents],
-        [g, leaves["dx"]],
-        list(p.cotangents.values()),
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return {"y": y, **first, "of g": second[0], "of x": second[1]}
+    return second_derivatives.derivatives(y, leaves, g, p.cotangents)
 
 
-def error(a: Tensor, b: Tensor) -> float:
-    return float((a.detach().double() - b.detach().double()).norm() / b.detach().double().norm())
-
-
-def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        assert actual[name].dtype == value.dtype, name
-        scale = float(value.detach().abs().max()) or 1.0
-        torch.testing.assert_close(actual[name], value, rtol=0, atol=1e-12 * scale, msg=name)
+assert_same = partial(second_derivatives.assert_same, share=1e-12)
 
 
 @every_case
