@@ -198,7 +198,10 @@ def run_on_ray(
             run.workers = demand.workers or room(replace(demand, gpus=gpus))
         # One cell ahead, so that Tune keeps a worker's process for it. Only where the CPUs are ours
         # does it wait its turn; on a larger cluster it would run.
-        searcher = _StudySearcher(run, ahead=1 if ray_session.started_here else 0)
+        ahead = 1 if ray_session.started_here else 0
+        searcher = _StudySearcher(run, ahead)
+        # Or Tune starts the workers' processes one after another, which takes seconds for each.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(run.workers + ahead)
         trainable = tune.with_parameters(
             train_cell,
             sources=sources,
