@@ -12,7 +12,7 @@ import numpy as np
 
 from hpo.cells.record import CellRecord
 from hpo.report.records import finished_finals
-from hpo.report.style import COLORS, FAMILIES
+from hpo.report.style import COLORS, FAMILIES, show_names_as_they_are
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,6 +146,7 @@ def label_points(figure: Figure, panels: Mapping[Axes, Sequence[Line]]) -> None:
 
     The figure must be complete otherwise: names are placed by where the points are drawn.
     """
+    show_names_as_they_are(figure)
     figure.draw_without_rendering()
     for ax, lines in panels.items():
         shown = sorted((e for e in lines if e["n_seeds"] > 0), key=lambda e: e["mean_error"])
@@ -221,7 +222,7 @@ def _place_name(
     from matplotlib.patheffects import withStroke
 
     name = _wrap(line["label"], 24)
-    ruler = ax.text(0, 0, name, fontsize=_NAME_SIZE)
+    ruler = ax.text(0, 0, name, fontsize=_NAME_SIZE, parse_math=False)
     size, frame = ruler.get_window_extent(), ax.get_window_extent()
     ruler.remove()
     pixels, width, height = figure.dpi / 72, size.width, size.height

@@ -85,7 +85,7 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
         ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _show_names_as_they_are(figure)
+    show_names_as_they_are(figure)
     with in_place_of(path) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box says so
         figure.savefig(aside, format="png", dpi=dpi)
@@ -98,10 +98,10 @@ def short_name(dataset: str, length: int = 40) -> str:
     return dataset if len(dataset) <= length else f"…{dataset[1 - length :]}"
 
 
-def _show_names_as_they_are(figure: Figure) -> None:
+def show_names_as_they_are(figure: Figure) -> None:
     """Keeps two dollar signs in a name from being read as a formula, and finds its letters a font.
 
-    Ticks stay as they are: powers of ten are formulas.
+    Ticks of logarithmic axes stay as they are: powers of ten are formulas.
     """
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
@@ -109,7 +109,8 @@ def _show_names_as_they_are(figure: Figure) -> None:
     ticks: set[Text] = set()
     for ax in figure.findobj(lambda artist: hasattr(artist, "xaxis") and hasattr(artist, "yaxis")):
         for axis in (ax.xaxis, ax.yaxis):  # type: ignore[attr-defined]
-            ticks.update(axis.get_ticklabels(which="both"), [axis.get_offset_text()])
+            if axis.get_scale() == "log":
+                ticks.update(axis.get_ticklabels(which="both"), [axis.get_offset_text()])
     installed: list[str] | None = None
     for text in figure.findobj(Text):
         assert isinstance(text, Text)

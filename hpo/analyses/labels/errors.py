@@ -5,7 +5,6 @@ that keeps scores. Where labels were made wrong on purpose, it measures how many
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -122,7 +121,9 @@ def suspects(record: CellRecord, source: Source, k: int) -> pd.DataFrame:
         "index": indices,
     }
     if source.train_files is not None:
-        columns["file"] = [os.fsdecode(name) for name in source.train_files[indices].tolist()]
+        columns["file"] = [
+            name.decode(errors="backslashreplace") for name in source.train_files[indices].tolist()
+        ]
     columns |= {"given_label": given, "given_class": names[given], "score": values.numpy()}
     if record.cell.training.label_noise > 0:
         columns |= {"true_label": true, "true_class": names[true], "wrong": given != true}

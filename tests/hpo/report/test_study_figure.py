@@ -200,3 +200,13 @@ def test_long_names_are_shortened(make_record: MakeRecord) -> None:
     frame = build_table([make_record(dataset=dataset)], [ROWS[1]], [dataset])
     [ax] = parts_of(study_figure(frame, []))[0].axes
     assert ax.get_title() == "…" + "x" * 39
+
+
+def test_dollar_signs_in_the_name_of_a_data_set(
+    frame: pd.DataFrame, records: list[CellRecord], tmp_path: Path
+) -> None:
+    """Points are named by where they are drawn, so the figure is laid out before it is saved."""
+    named = frame.assign(dataset=frame["dataset"].replace("digits", "folder:/cost_$5_to_$6"))
+    named["label"] += " $5_to_$6"
+    figure = study_figure(named, records)
+    assert save_figure(figure, tmp_path / "figure.png").stat().st_size > 0
