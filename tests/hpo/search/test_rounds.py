@@ -137,6 +137,21 @@ def plan_in_rounds(**more: int):  # type: ignore[no-untyped-def]
     return replace(plan, search=replace(plan.search, parallel=3))
 
 
+def test_a_study_hands_a_round_out_at_once_and_waits_for_all_of_it(tmp_path: Path) -> None:
+    bench = bench_on(tmp_path, plan_in_rounds(trials=8))
+    handed_out = [bench.run.next() for _ in range(4)]
+    first, second, third, none = handed_out
+    assert none is None
+    assert len({cell.id for cell in (first, second, third) if cell is not None}) == 3
+    for cell in (third, first):
+        assert cell is not None
+        bench.run.end(cell.id, "diverged", PartialResult.of([]), "NaN", {})
+        assert bench.run.next() is None
+    assert second is not None
+    bench.run.end(second.id, "diverged", PartialResult.of([]), "NaN", {})
+    assert [bench.run.next() is None for _ in range(4)] == [False, False, False, True]
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
 def test_a_study_ends_alike_on_any_number_of_workers(tmp_path: Path, workers: int) -> None:
     plan = plan_in_rounds(trials=8)
