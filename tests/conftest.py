@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.s3 import S3, serve_s3
+from tests.support.scripts import handled_sigint
 
 HERE = Path(__file__).parent
 # `make test` hands files out in this order: the longest first, so that all processes end together.
@@ -50,13 +50,9 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Python's own handler of SIGINT, here and in processes that the test starts.
-
-    A job that a shell started in the background ignores SIGINT, and so would all its children.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+    """Python's own handler of SIGINT, here and in processes that the test starts."""
+    with handled_sigint():
+        yield
 
 
 @pytest.fixture

@@ -28,18 +28,17 @@ KEYS = "metamixup,tpe-joint,pbt-alpha"
 STUDY = ["contrast", *FLAGS, "--rows", KEYS]
 
 
-def table(output: Path) -> pd.DataFrame:
-    """The curves without what a clock measured."""
-    return pd.read_csv(output / "contrast.csv").drop(columns="train_seconds")
-
-
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a study that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("calm")
-    done = run_calmly(*STUDY, "--output", folder / "out", cwd=folder)
-    (folder / "out" / "stdout.txt").write_text(done.stdout)
-    return folder / "out"
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a study that was killed in the middle and run again."""
+    folder = tmp_path_factory.mktemp("resumed")
+    out = folder / "out"
+    kill_when(lambda: len(results_of(out)) >= 3, *STUDY, "--output", out, cwd=folder)
+    before = results_of(out)
+    done = run_calmly(*STUDY, "--output", out, cwd=folder)
+    assert before.items() <= results_of(out).items()
+    (out / "stdout.txt").write_text(done.stdout)
+    return out
 
 
 def test_the_strategies_are_those_of_the_issue() -> None:
@@ -68,8 +67,8 @@ def test_the_strategies_are_those_of_the_issue() -> None:
 
 
 @pytest.mark.slow
-def test_curves_text_figure_and_runs_are_there(calm: Path) -> None:
-    found = pd.read_csv(calm / "contrast.csv")
+def test_curves_text_figure_and_runs_are_there(resumed: Path) -> None:
+    found = pd.read_csv(resumed / "contrast.csv")
     assert list(dict.fromkeys(found["strategy"])) == [
         row.row.key for row in rows() if row.row.key in KEYS.split(",")
     ]
@@ -80,22 +79,22 @@ def test_curves_text_figure_and_runs_are_there(calm: Path) -> None:
         errors = curve["val_error"].dropna()
         assert errors.is_monotonic_decreasing
         assert len(errors) > 0
-    assert (calm / "contrast.png").stat().st_size > 10_000
-    text = (calm / "stdout.txt").read_text()
-    for row in (calm / "contrast.md").read_text().splitlines():
+    assert (resumed / "contrast.png").stat().st_size > 10_000
+    text = (resumed / "stdout.txt").read_text()
+    for row in (resumed / "contrast.md").read_text().splitlines():
         if row.startswith("|"):
             assert row in text
-    assert not list(calm.rglob("*.pt"))
+    assert not list(resumed.rglob("*.pt"))
 
 
 @pytest.mark.slow
-def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None:
-    """Each search driven by a plain loop that trains in this process."""
-    flags = [*FLAGS, "--rows", KEYS, "--output", str(calm)]
+def test_killed_and_run_again_it_ends_as_a_plain_loop_that_trains_here(resumed: Path) -> None:
+    """Without Ray and without a kill, each search reported to epoch by epoch."""
+    flags = [*FLAGS, "--rows", KEYS, "--output", str(resumed)]
     options = command_line.parse("contrast", "", flags, budgeted=True)
     plan, _ = run.prepare("contrast", options.chosen(rows()), options)
     source = load_source("digits")
-    stored = {record.cell.id: record for record in CellStore(calm).records()}
+    stored = {record.cell.id: record for record in CellStore(resumed).records()}
     seen = set()
 
     def ended(cell: Cell) -> Ending:
@@ -119,12 +118,3 @@ def test_without_ray_and_epoch_by_epoch_it_comes_to_the_same(calm: Path) -> None
     for search in searches.values():
         run_through(search, ended)
     assert seen == stored.keys()
-
-
-@pytest.mark.slow
-def test_killed_and_run_again_it_ends_the_same(calm: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    study = [*STUDY, "--output", out]
-    kill_when(lambda: len(results_of(out)) >= 3, *study, cwd=tmp_path)
-    run_calmly(*study, cwd=tmp_path)
-    pd.testing.assert_frame_equal(table(out), table(calm))

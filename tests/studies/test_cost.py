@@ -20,17 +20,28 @@ def measured(output: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a smoke run that nobody disturbed."""
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a smoke run that was interrupted after its first group and run again.
+
+    What was measured is kept, and no run stays open.
+    """
     folder = tmp_path_factory.mktemp("cost")
-    done = run_calmly("cost", *SMALL, "--output", folder / "out", cwd=folder)
-    (folder / "out" / "stdout.txt").write_text(done.stdout)
-    return folder / "out"
+    out = folder / "out"
+    study = ["cost", *SMALL, "--output", out]
+    interrupt_when(lambda: bool(measured(out)), *study, cwd=folder)
+    assert statuses(out)["cost"] == "KILLED"
+    assert "RUNNING" not in statuses(out).values()
+    before = measured(out)
+    assert 0 < len(before) < 4
+    done = run_calmly(*study, cwd=folder)
+    assert before.items() <= measured(out).items()
+    (out / "stdout.txt").write_text(done.stdout)
+    return out
 
 
 @pytest.mark.slow
-def test_all_files_rows_and_runs_are_there(calm: Path) -> None:
-    frame = pd.read_csv(calm / "cost.csv")
+def test_all_files_rows_and_runs_are_there(resumed: Path) -> None:
+    frame = pd.read_csv(resumed / "cost.csv")
     main = frame[frame["part"] == "main"].set_index("contender")
     assert list(main.index) == ["vanilla", "auto", "amortised_4", "torchopt"]
     assert main.loc["auto", "flops_ratio"] > main.loc["amortised_4", "flops_ratio"] > 1
@@ -38,43 +49,28 @@ def test_all_files_rows_and_runs_are_there(calm: Path) -> None:
     assert set(frame["part"]) == {"main", "batch", "depth"}  # whole epochs were not asked for
     measured = frame[frame["contender"].isin(["vanilla", "auto"])]
     assert (measured["time_ratio"] > 0).all()
-    assert (calm / "cost.md").read_text().startswith("# cost\n")
-    assert (calm / "cost.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list(calm.glob("groups/*.json"))) == 4
-    runs = statuses(calm)
+    assert (resumed / "cost.md").read_text().startswith("# cost\n")
+    assert (resumed / "cost.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(resumed.glob("groups/*.json"))) == 4
+    runs = statuses(resumed)
     assert len(runs) == 1 + len(frame)
     assert runs["cost"] == "FINISHED"
     expected = {"FINISHED", "FAILED"} if main["error"].notna().any() else {"FINISHED"}
     assert set(runs.values()) == expected
-    printed = (calm / "stdout.txt").read_text()
+    printed = (resumed / "stdout.txt").read_text()
     assert "| auto " in printed
     assert "look at the runs: mlflow ui" in printed
 
 
 @pytest.mark.slow
-def test_run_again_it_measures_nothing_and_says_the_same(calm: Path) -> None:
-    stored = measured(calm)
-    before, runs = pd.read_csv(calm / "cost.csv"), statuses(calm)
-    done = run_calmly("cost", *SMALL, "--output", calm, cwd=calm)
+def test_run_again_it_measures_nothing_and_says_the_same(resumed: Path) -> None:
+    stored = measured(resumed)
+    before, runs = pd.read_csv(resumed / "cost.csv"), statuses(resumed)
+    done = run_calmly("cost", *SMALL, "--output", resumed, cwd=resumed)
     assert done.stderr.count("kept from before") == 4
-    assert measured(calm) == stored
-    pd.testing.assert_frame_equal(pd.read_csv(calm / "cost.csv"), before)
-    assert statuses(calm) == runs
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("interruptible")
-def test_interrupted_it_keeps_what_is_measured_and_leaves_no_run_open(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    study = ["cost", *SMALL, "--models", "digits_cnn", "--output", out]
-    interrupt_when(lambda: bool(measured(out)), *study, cwd=tmp_path)
-    assert statuses(out)["cost"] == "KILLED"
-    assert "RUNNING" not in statuses(out).values()
-    finished = measured(out)
-    assert finished
-    run_calmly(*study, cwd=tmp_path)
-    assert finished.items() <= measured(out).items()
-    assert statuses(out)["cost"] == "FINISHED"
+    assert measured(resumed) == stored
+    pd.testing.assert_frame_equal(pd.read_csv(resumed / "cost.csv"), before)
+    assert statuses(resumed) == runs
 
 
 @pytest.mark.parametrize(

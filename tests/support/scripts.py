@@ -6,10 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def handled_sigint() -> Iterator[None]:
+    """Has Python's own handler of SIGINT, here and in processes that are started.
+
+    A job that a shell started in the background ignores SIGINT, and so would all its children.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def run_script(
@@ -58,13 +70,14 @@ def interrupt_when(
 def _running(
     ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path
 ) -> subprocess.Popen[str]:
-    driver = subprocess.Popen(
-        _command(study, *arguments),
-        cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with handled_sigint():
+        driver = subprocess.Popen(
+            _command(study, *arguments),
+            cwd=cwd,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     while driver.poll() is None and not ready():
         time.sleep(0.02)
     return driver

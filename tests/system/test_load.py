@@ -13,7 +13,7 @@ from hpo.tracking.store import mlflow_settings
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
-CELLS = 20
+CELLS = 8
 
 
 def load(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

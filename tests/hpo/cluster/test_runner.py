@@ -6,7 +6,7 @@ import socket
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ from hpo.study.progress import Progress
 from hpo.study.rows import SEARCHED_ALPHA, Row, StudyRow
 from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.tracker import StudyTracker
+from tests.support.digit_trainings import numbers
 
 pytestmark = [
     pytest.mark.slow,
@@ -94,13 +95,6 @@ def study(
     return run.records
 
 
-def numbers(result: Any) -> Any:
-    """The result without what a clock measured."""
-    history = [{k: v for k, v in m.items() if k != "train_seconds"} for m in result.history]
-    values = result.to_dict()
-    return {k: v for k, v in values.items() if k != "train_seconds"} | {"history": history}
-
-
 def test_one_worker_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) -> None:
     source = load_source("digits")
     one = study(tmp_path / "one", 1, {"digits": source}, {"digits": BASE})
@@ -116,31 +110,34 @@ def test_one_worker_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) 
             assert numbers(alone) == numbers(a.result)
 
 
-def test_a_failing_worker_is_reported_and_the_study_goes_on(tmp_path: Path) -> None:
+def test_cells_that_fail_or_diverge_are_reported_and_the_others_go_on(tmp_path: Path) -> None:
     digits = load_source("digits")
     fields = {name: getattr(digits, name) for name in Source.__dataclass_fields__}
-    broken = BrokenSource(**{**fields, "name": "broken"})
-    base = {"digits": BASE, "broken": replace(BASE, dataset="broken")}
-    records = study(tmp_path, 2, {"digits": digits, "broken": broken}, base)
-    by_dataset = {
-        name: [r for r in records if r.cell.dataset == name] for name in ("digits", "broken")
+    sources = {
+        "digits": digits,
+        "broken": BrokenSource(**{**fields, "name": "broken"}),
+        "steep": replace(digits, name="steep"),
     }
-    assert {r.status for r in by_dataset["digits"]} <= {"finished", "pruned"}
-    assert len(by_dataset["digits"]) == 11
-    assert {r.status for r in by_dataset["broken"]} == {"crashed"}
-    assert all("the disk of this worker is gone" in str(r.error) for r in by_dataset["broken"])
-    # Crashed cells are tried again next time, so they leave no record.
-    assert {r.cell.dataset for r in CellStore(tmp_path).records()} == {"digits"}
+    base = {
+        "digits": BASE,
+        "broken": replace(BASE, dataset="broken"),
+        "steep": replace(BASE, dataset="steep", lr=1e8),
+    }
+    records = study(tmp_path, 2, sources, base)
+    of = {name: [r for r in records if r.cell.dataset == name] for name in sources}
+    assert {r.status for r in of["digits"]} <= {"finished", "pruned"}
+    assert len(of["digits"]) == 11
+
+    assert {r.status for r in of["broken"]} == {"crashed"}
+    assert all("the disk of this worker is gone" in str(r.error) for r in of["broken"])
     assert "the disk of this worker is gone" in (tmp_path / "progress.txt").read_text()
+    # Crashed cells are tried again next time, so they leave no record.
+    assert {r.cell.dataset for r in CellStore(tmp_path).records()} == {"digits", "steep"}
 
-
-def test_a_cell_that_diverges_is_recorded_as_failed(tmp_path: Path) -> None:
-    base = {"digits": replace(BASE, lr=1e8)}
-    records = study(tmp_path, 2, {"digits": load_source("digits")}, base)
-    assert {r.status for r in records} == {"diverged"}
-    assert all("lower the learning rate" in str(r.error) for r in records)
-    assert all(isinstance(r.result, PartialResult) for r in records)
-    assert np.isfinite([r.result.train_seconds for r in records]).all()
+    assert {r.status for r in of["steep"]} == {"diverged"}
+    assert all("lower the learning rate" in str(r.error) for r in of["steep"])
+    assert all(isinstance(r.result, PartialResult) for r in of["steep"])
+    assert np.isfinite([r.result.train_seconds for r in of["steep"]]).all()
 
 
 class FullStore(CellStore):

@@ -24,7 +24,7 @@ from tests.system.faults.bench import Bench
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-FLAGS = ["--preset", "smoke", "--seeds", "1", "--search-trials", "3", "--epochs", "20"]
+FLAGS = ["--preset", "smoke", "--seeds", "1", "--search-trials", "3", "--epochs", "12"]
 FLAGS += ["--rows", "none,beta-search,metamixup,frozen", "--workers", "1"]
 
 
