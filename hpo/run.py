@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from core.data import Source
-from core.models import build_model
-from core.models.batchnorm import set_batchnorm
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels
+from core.training.training import build_network
 from core.user_model.precision import check_precision
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
@@ -215,14 +214,7 @@ def prepare(
     for dataset, training in base.items():
         source = sources[source_key(training)]
         for varied in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
-            model = build_model(
-                varied.model,
-                in_channels=source.in_channels,
-                num_classes=source.num_classes,
-                image_size=source.image_size,
-                width=varied.width,
-            )
-            set_batchnorm(model, varied.batchnorm_momentum, varied.batchnorm_eps)
+            model = build_network(varied, source)
             _check_single_images(model, varied, source)
             draw_labels(varied, source)
             if options.address is None:

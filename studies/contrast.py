@@ -46,50 +46,27 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from core.policies import Beta, Fixed, LearnedConfig, ScoresConfig
+from core.policies import Beta, Fixed, LearnedConfig, PolicyConfig, ScoresConfig
 from hpo.run import run_study
-from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP
+from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP, Space
 from hpo.search.strategies import Evolved, Listed, Sampled, Strategy
 from hpo.study.rows import Family, StudyRow
 from studies.rows import row
 
 _BETA = Beta(alpha=1.0)
-_LEARNED = LearnedConfig()
-_SCORES = ScoresConfig()
+_alpha = partial(Sampled, _BETA, BETA_ALPHA)
 _GRID = tuple(Fixed(lam=lam) for lam in (0.1, 0.2, 0.3, 0.4, 0.5))
 
 
 def rows() -> list[StudyRow]:
     """Returns the strategies; another learned policy is one line more."""
     return [
-        _row("metamixup", "MetaMixUp, once", "learned", Listed((_LEARNED,))),
-        _row(
-            "metamixup-outer",
-            "MetaMixUp, lr and steps searched",
-            "learned",
-            Sampled(_LEARNED, {**OPTIMISATION, **LEARNED_STEP}),
-        ),
-        _row("scores", "Scores, once", "learned", Listed((_SCORES,))),
-        _row(
-            "scores-outer",
-            "Scores, lr and steps searched",
-            "learned",
-            Sampled(_SCORES, {**OPTIMISATION, **SCORES_STEP}),
-        ),
-        _row(
-            "random-alpha",
-            "random α",
-            "beta",
-            Sampled(_BETA, BETA_ALPHA, sampler="random", halving=False),
-        ),
-        _row(
-            "random-alpha-asha",
-            "random α, ASHA",
-            "beta",
-            Sampled(_BETA, BETA_ALPHA, sampler="random"),
-        ),
-        _row("tpe-alpha", "TPE of α", "beta", Sampled(_BETA, BETA_ALPHA, halving=False)),
-        _row("tpe-alpha-asha", "TPE of α, ASHA", "beta", Sampled(_BETA, BETA_ALPHA)),
+        *_learned("metamixup", "MetaMixUp", LearnedConfig(), LEARNED_STEP),
+        *_learned("scores", "Scores", ScoresConfig(), SCORES_STEP),
+        _row("random-alpha", "random α", "beta", _alpha(sampler="random", halving=False)),
+        _row("random-alpha-asha", "random α, ASHA", "beta", _alpha(sampler="random")),
+        _row("tpe-alpha", "TPE of α", "beta", _alpha(halving=False)),
+        _row("tpe-alpha-asha", "TPE of α, ASHA", "beta", _alpha()),
         _row(
             "tpe-joint",
             "TPE of α, lr, weight decay",
@@ -98,6 +75,15 @@ def rows() -> list[StudyRow]:
         ),
         _row("pbt-alpha", "population, α", "beta", Evolved()),
         _row("fixed-grid", "grid of fixed λ", "fixed", Listed(_GRID)),
+    ]
+
+
+def _learned(key: str, label: str, policy: PolicyConfig, steps: Space) -> list[StudyRow]:
+    """Returns a learned policy trained once, and inside a search of the optimizer and its steps."""
+    searched = Sampled(policy, {**OPTIMISATION, **steps})
+    return [
+        _row(key, f"{label}, once", "learned", Listed((policy,))),
+        _row(f"{key}-outer", f"{label}, lr and steps searched", "learned", searched),
     ]
 
 

@@ -192,13 +192,7 @@ class Amortised(Policy):
         learns = self._steps % self.every == 0
         if learns:
             given = self.learned(
-                step.model,
-                step.optimizer,
-                step.batch,
-                step.val_batch,
-                generator=step.generator,
-                loss=step.loss,
-                pairing=step.pairing,
+                *step[:4], generator=step.generator, loss=step.loss, pairing=step.pairing
             )
             if given.change is None:
                 raise ValueError("the policy that Amortised wraps must learn")

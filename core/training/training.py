@@ -52,14 +52,7 @@ class Training:
         self._load(source)
 
         def network() -> ImageClassifier:
-            model = build_model(
-                config.model,
-                in_channels=source.in_channels,
-                num_classes=source.num_classes,
-                image_size=source.image_size,
-                width=config.width,
-            )
-            set_batchnorm(model, config.batchnorm_momentum, config.batchnorm_eps)
+            model = build_network(config, source)
             self._precision.prepare(model)
             model.to(memory_format=_FORMATS[config.memory_format])  # type: ignore[call-overload]
             return model.to(self.device)
@@ -263,6 +256,19 @@ class Training:
 
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def build_network(config: TrainingConfig, source: Source) -> ImageClassifier:
+    """Returns the network of a training, new, for the images of this source."""
+    model = build_model(
+        config.model,
+        in_channels=source.in_channels,
+        num_classes=source.num_classes,
+        image_size=source.image_size,
+        width=config.width,
+    )
+    set_batchnorm(model, config.batchnorm_momentum, config.batchnorm_eps)
+    return model
 
 
 def _training_order(

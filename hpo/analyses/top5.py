@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.report.contrasts import results_of
 from hpo.report.markdown import error, number, padded_table
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.statistics import mean_interval
@@ -59,7 +58,7 @@ def _compared(outcome: Outcome, paper: Mapping[tuple[str, str], float]) -> pd.Da
         method, dataset = line["method"], line["dataset"]
         errors = [
             result.test_top5_error
-            for result in results_of(outcome, dataset, rows[method]).values()
+            for result in outcome.results(dataset, rows[method]).values()
             if result.test_top5_error is not None
         ]
         if errors:

@@ -15,7 +15,6 @@ import pandas as pd
 
 from hpo.report.markdown import adjusted
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.records import Results, results_by_seed
 from hpo.report.statistics import (
     MeanInterval,
     PairedComparison,
@@ -68,11 +67,6 @@ class Contrast:
         if paired.n > 1:
             text += f" [{paired.low:+.{digits}f}, {paired.high:+.{digits}f}]"
         return f"{text.replace('-', '−')}, {adjusted(self.p_holm)}, n = {paired.n}"
-
-
-def results_of(outcome: Outcome, dataset: str, row: StudyRow) -> Results:
-    """Returns what the finished final trainings of a row on a data set gave."""
-    return results_by_seed(outcome.records, dataset, row.row.key)
 
 
 def row_line(dataset: str, row: StudyRow, **columns: Any) -> dict[str, Any]:

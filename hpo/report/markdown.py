@@ -101,6 +101,13 @@ def _cells(line: Mapping[str, Any], unit: float) -> tuple[str, ...]:
         error(line),
         str(line["n_seeds"]),
         difference(line["diff_vs_best_beta"], line["diff_ci_low"], line["diff_ci_high"]),
+        *_last_cells(line, unit),
+    )
+
+
+def _last_cells(line: Mapping[str, Any], unit: float) -> tuple[str, ...]:
+    """Returns what every table ends with: both p, cost and the paper's number."""
+    return (
         probability(line["p_value"]),
         probability(line["p_holm"]),
         number(line["train_seconds"] / unit, "{:.2f}×"),
@@ -123,11 +130,7 @@ def _semi_cells(line: Mapping[str, Any], unit: float, reference: str | None) -> 
         number(line["labels"], "{:.0f}"),
         number(line["labels_with_meta"], "{:.0f}"),
         difference(line["diff_vs_reference"], line["diff_ci_low"], line["diff_ci_high"]),
-        probability(line["p_value"]),
-        probability(line["p_holm"]),
-        number(line["train_seconds"] / unit, "{:.2f}×"),
-        _count(line["samples_seen"]),
-        number(line["paper_error"], "{:.2f}"),
+        *_last_cells(line, unit),
     )
 
 

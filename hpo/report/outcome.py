@@ -1,4 +1,4 @@
-"""What a study ended with, and what more can be told of it: a study's own parts of the report."""
+"""This module has what a study ended with, and what its own parts of the report are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pandas as pd
 
 from core.data import Source
 from hpo.cells.record import CellRecord
+from hpo.report.records import Results, results_by_seed
 from hpo.study.plan import Plan, SourceKey
+from hpo.study.rows import StudyRow
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study trained and what came of it.
+    """This is what a study trained and what came of it.
 
     Attributes:
         plan: what it was to train.
@@ -31,10 +33,14 @@ class Outcome:
     frame: pd.DataFrame
     output: Path
 
+    def results(self, dataset: str, row: StudyRow) -> Results:
+        """Returns what the finished final trainings of a row on a data set gave."""
+        return results_by_seed(self.records, dataset, row.row.key)
+
 
 @dataclass(frozen=True)
 class Extra:
-    """One more part of a study's report.
+    """This is one more part of a study's report.
 
     Attributes:
         markdown: printed after the table and appended to the report; may be empty.

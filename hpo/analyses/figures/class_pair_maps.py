@@ -13,7 +13,6 @@ from hpo.report.contrasts import (
     interval_table,
     mean_line,
     mean_text,
-    results_of,
     written,
 )
 from hpo.report.markdown import padded_table
@@ -69,7 +68,7 @@ def pair_table(outcome: Outcome) -> pd.DataFrame:
 def maps_of(outcome: Outcome, dataset: str, row: StudyRow) -> Maps:
     """Returns what the trainings of a row recorded in the epochs that every seed has."""
     maps: Maps = {}
-    results = results_of(outcome, dataset, row)
+    results = outcome.results(dataset, row)
     for seed, result in results.items():
         analysis = result.analysis
         recorded = zip(analysis.pair_epochs, analysis.pair_lam, strict=True)

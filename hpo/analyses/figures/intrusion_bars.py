@@ -15,7 +15,6 @@ from hpo.report.contrasts import (
     interval_table,
     mean_line,
     mean_text,
-    results_of,
     seeds_of,
     verdict,
     written,
@@ -68,7 +67,7 @@ def distances(outcome: Outcome, dataset: str, row: StudyRow) -> dict[int, dict[s
     """Returns by seed the QUANTITIES of a row, of trainings that were analysed and have a third
     class."""
     by_seed = {}
-    for seed, result in results_of(outcome, dataset, row).items():
+    for seed, result in outcome.results(dataset, row).items():
         intrusion = result.analysis.intrusion
         if intrusion and intrusion["samples"]:
             mean, minimum, scale = intrusion["mean"], intrusion["minimum"], intrusion["scale"]

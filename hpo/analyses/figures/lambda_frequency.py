@@ -9,17 +9,16 @@ import numpy as np
 import pandas as pd
 
 from hpo.report.contrasts import (
-    Results,
     contrasts,
     interval_table,
     mean_line,
     mean_text,
-    results_of,
     seeds_of,
     written,
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import Results
 from hpo.report.statistics import MeanInterval, mean_interval
 from hpo.report.style import COLORS, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
@@ -49,7 +48,7 @@ def frequency_table(outcome: Outcome) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
         for row in outcome.plan.rows:
-            results = results_of(outcome, dataset, row)
+            results = outcome.results(dataset, row)
             for epoch, name in _EPOCHS.items():
                 parts = [_frequencies(getattr(result, name)) for result in results.values()]
                 for at, values in enumerate(zip(*parts, strict=True)):
@@ -120,7 +119,7 @@ def near(histogram: list[int], end: float = END) -> tuple[float, float]:
 def _text(outcome: Outcome) -> str:
     parts = [f"## λ within {END:g} of 0 and of 1, in percent"]
     for dataset in outcome.plan.datasets:
-        by_row = {row.row.key: results_of(outcome, dataset, row) for row in outcome.plan.rows}
+        by_row = {row.row.key: outcome.results(dataset, row) for row in outcome.plan.rows}
         table = [_cells(row, by_row[row.row.key]) for row in outcome.plan.rows]
         head = ("policy", "near 0, first", "near 1, first", "near 0, last", "near 1, last")
         parts += [f"{dataset}:", padded_table(head, table)]

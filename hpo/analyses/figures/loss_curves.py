@@ -11,19 +11,18 @@ import pandas as pd
 from core.training.result import TrainingResult
 from hpo.report.contrasts import (
     HOLM,
-    Results,
     Values,
     contrasts,
     interval_table,
     mean_line,
     mean_text,
-    results_of,
     seeds_of,
     verdict,
     written,
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import Results
 from hpo.report.style import COLORS, DASHES, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
@@ -63,7 +62,7 @@ def loss_table(outcome: Outcome) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
         for row in outcome.plan.rows:
-            results = results_of(outcome, dataset, row)
+            results = outcome.results(dataset, row)
             for quantity in QUANTITIES:
                 series = [_curve(result, quantity) for result in results.values()]
                 shortest = min(map(len, series), default=0)
@@ -119,7 +118,7 @@ def _curve(result: TrainingResult, quantity: str) -> list[float]:
 def _text(outcome: Outcome) -> str:
     parts = ["## Training loss in the last epoch"]
     for dataset in outcome.plan.datasets:
-        by_row = {row.row.key: results_of(outcome, dataset, row) for row in outcome.plan.rows}
+        by_row = {row.row.key: outcome.results(dataset, row) for row in outcome.plan.rows}
         lasts = {key: {q: _last(results, q) for q in QUANTITIES} for key, results in by_row.items()}
         labels = {row.row.key: row.row.label for row in outcome.plan.rows}
         table = [

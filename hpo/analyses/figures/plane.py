@@ -12,17 +12,16 @@ from scipy.spatial import cKDTree
 from core.training.result import TrainingResult
 from hpo.report.contrasts import (
     HOLM,
-    Results,
     Values,
     contrasts,
     mean_text,
-    results_of,
     row_line,
     verdict,
     written,
 )
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import Results
 from hpo.report.style import CLASS_COLORS, CLASS_MARKERS, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
@@ -54,7 +53,7 @@ def plane_table(outcome: Outcome) -> pd.DataFrame:
     for dataset in outcome.plan.datasets:
         names = next(s.classes for key, s in outcome.sources.items() if key[0] == dataset)
         for row in outcome.plan.rows:
-            results = _with_planes(results_of(outcome, dataset, row))
+            results = _with_planes(outcome.results(dataset, row))
             if not results:
                 continue
             seed = min(results)
@@ -70,11 +69,7 @@ def plane_table(outcome: Outcome) -> pd.DataFrame:
 def plane_figure(frame: pd.DataFrame) -> Figure:
     """Draws a row of panels for each data set, one for each row of the study.
 
-    Args:
-        frame: of `plane_table`.
-
-    Raises:
-        ValueError: it is empty.
+    A `plane_table` without lines raises ValueError.
     """
     if frame.empty:
         raise ValueError("no finished training has features in the plane; train with cnn_2d")
@@ -193,7 +188,7 @@ def _text(outcome: Outcome) -> str:
         found: dict[str, Values] = {}
         table = []
         for row in outcome.plan.rows:
-            results = _with_planes(results_of(outcome, dataset, row))
+            results = _with_planes(outcome.results(dataset, row))
             found[row.row.key] = {
                 seed: collisions(*_arrays(result)) for seed, result in results.items()
             }

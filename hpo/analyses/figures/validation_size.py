@@ -15,7 +15,6 @@ from hpo.report.contrasts import (
     interval_columns,
     interval_table,
     mean_text,
-    results_of,
     seeds_of,
     written,
 )
@@ -130,7 +129,7 @@ def _label_sizes(ax: Axes, learned: pd.DataFrame) -> None:
 
 
 def _errors(outcome: Outcome, dataset: str, row: StudyRow) -> Values:
-    results = results_of(outcome, dataset, row)
+    results = outcome.results(dataset, row)
     return {seed: result.test_error for seed, result in results.items()}
 
 

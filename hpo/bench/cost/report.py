@@ -123,11 +123,14 @@ def title(row: Any) -> str:
     return f"{row['model']}{width} {size}, {batches}{variant}"
 
 
+def _first_cells(row: dict[Any, Any]) -> tuple[str, ...]:
+    ratio = _number(row["time_ratio"], "{:.2f}×")
+    return str(row["contender"]), ratio, _quartiles(row)
+
+
 def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
     return (
-        str(row["contender"]),
-        _number(row["time_ratio"], "{:.2f}×"),
-        _quartiles(row),
+        *_first_cells(row),
         _number(row["flops_ratio"], "{:.2f}×"),
         _number(row["share_of_floor"], "{:.0%}"),
         _number(row["steps_per_second"], "{:.3g}"),
@@ -139,9 +142,7 @@ def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
 
 def _fit_cells(row: dict[Any, Any]) -> tuple[str, ...]:
     return (
-        str(row["contender"]),
-        _number(row["time_ratio"], "{:.2f}×"),
-        _quartiles(row),
+        *_first_cells(row),
         _number(row["seconds"], "{:.3g}"),
         _number(STEPS * row["batch_size"] / row["seconds"], "{:.0f}"),
     )

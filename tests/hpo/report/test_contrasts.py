@@ -32,9 +32,9 @@ def test_results_are_the_finished_final_ones_of_a_row(
         {"test_error": 4.0},
     ]
     outcome = make_outcome([MIXUP, NONE], {"beta-1": given}, ["digits", "mnist"])
-    found = contrasts.results_of(outcome, "mnist", MIXUP)
+    found = outcome.results("mnist", MIXUP)
     assert {seed: result.test_error for seed, result in found.items()} == {0: 1.0, 3: 4.0}
-    assert contrasts.results_of(outcome, "mnist", NONE) == {}
+    assert outcome.results("mnist", NONE) == {}
 
 
 def test_intervals_by_hand() -> None:
