@@ -15,8 +15,8 @@ from torch import nn
 
 from core.data import Source
 from core.training.config import TrainingConfig
+from core.training.network import check_network
 from core.training.prepared_data import draw_labels
-from core.training.training import build_network
 from core.user_model.precision import check_precision
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
@@ -211,10 +211,11 @@ def prepare(
         base[dataset], source = options.load(dataset, adapted)
         sources[source_key(base[dataset])] = source
     rows = with_presets(rows, base, sources, options.preset, options.overrides)
+    policies = [row.policy for row in rows if row.policy is not None]
     for dataset, training in base.items():
         source = sources[source_key(training)]
         for varied in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
-            model = build_network(varied, source)
+            model = check_network(varied, source, policies)
             _check_single_images(model, varied, source)
             draw_labels(varied, source)
             if options.address is None:

@@ -45,6 +45,9 @@ class TrainingConfig:
             (from 0) and ends with its predictions for it. 0 folds hold nothing out; 1 holds out all
             and so needs meta_in_training.
         model, width: a name of `core.models.MODELS` and its base width; None is the published one.
+            Or `torchvision:NAME`, or `package.module:factory` that is called with those of
+            in_channels, num_classes and image_size that its signature takes.
+        weights: a file with a state dict that the model begins with, or None.
         batchnorm_momentum, batchnorm_eps: of every BatchNorm of the model: the weight of the newest
             batch in its running statistics, and what is added to the variance; None is the model's
             own, PyTorch's 0.1 and 1e-5 in those of `core.models`.
@@ -80,6 +83,7 @@ class TrainingConfig:
     meta_size: int = 1000
     meta_in_training: bool = False
     width: int | None = None
+    weights: str | None = field(default=None, metadata=LATER)
     batchnorm_momentum: float | None = field(default=None, metadata=LATER)
     batchnorm_eps: float | None = field(default=None, metadata=LATER)
     epochs: int = 600

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from core.analysis.observer import Observer
 from core.data import Source
 from core.evaluation import Evaluation, evaluate, predict
-from core.models import ImageClassifier, build_model
-from core.models.batchnorm import set_batchnorm
+from core.models import ImageClassifier
 from core.random_streams import RandomStreams
 from core.real_step import mixed_step
 from core.training.config import TrainingConfig
+from core.training.network import build_network
 from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult, check_convergence
@@ -52,7 +52,7 @@ class Training:
         self._load(source)
 
         def network() -> ImageClassifier:
-            model = build_network(config, source)
+            model = cast(ImageClassifier, build_network(config, source))
             self._precision.prepare(model)
             model.to(memory_format=_FORMATS[config.memory_format])  # type: ignore[call-overload]
             return model.to(self.device)
@@ -256,19 +256,6 @@ class Training:
 
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-def build_network(config: TrainingConfig, source: Source) -> ImageClassifier:
-    """Returns the network of a training, new, for the images of this source."""
-    model = build_model(
-        config.model,
-        in_channels=source.in_channels,
-        num_classes=source.num_classes,
-        image_size=source.image_size,
-        width=config.width,
-    )
-    set_batchnorm(model, config.batchnorm_momentum, config.batchnorm_eps)
-    return model
 
 
 def _training_order(

@@ -13,6 +13,7 @@ from argparse import (
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,8 @@ _APART = ("dataset", "semi", "analysis")
 """Fields that are no settings: the study's own flag, and what has settings of its own."""
 
 _HELP = {
+    "model": f"{', '.join(MODELS)}, torchvision:NAME, or package.module:factory",
+    "weights": "a state dict that the model begins with, for fine-tuning",
     "label_noise": "part of the training labels of each class to make wrong, 0 to 1 (default: 0)",
     "label_noise_kind": "wrong labels: of any other class, or of the next (default: symmetric)",
     "precision": "of the forward passes; bf16 and fp16 are autocast (default: float32)",
@@ -73,7 +76,7 @@ def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> No
             }
             group.add_argument(flag(name), dest=name, **refused)
             continue
-        choices = {"choices": MODELS} if name == "model" else _reading(of)
+        choices = {"type": _model, "metavar": "NAME"} if name == "model" else _reading(of)
         text = _HELP.get(name, "overrides the preset")
         group.add_argument(flag(name), dest=name, default=SUPPRESS, help=text, **choices)
 
@@ -119,15 +122,31 @@ def _reading(of: Any) -> dict[str, Any]:
     """Returns how argparse reads a value of a type."""
     if NoneType in get_args(of):
         [plain] = [kind for kind in get_args(of) if kind is not NoneType]
-        metavar = _reading(plain)["metavar"]
-        return {"type": partial(_or_none, plain), "metavar": f"{metavar}|none"}
+        reading = _reading(plain)
+        read = partial(_or_none, reading["type"])
+        return {"type": read, "metavar": f"{reading['metavar']}|none"}
     if of is bool:
         return {"action": BooleanOptionalAction}
     if get_origin(of) is Literal:
         return {"choices": get_args(of)}
     if get_origin(of) is tuple:
         return {"type": _integers, "metavar": "N,N"}
+    if of is str:
+        return {"type": _file, "metavar": "FILE"}
     return {"type": of, "metavar": "X" if of is float else "N"}
+
+
+def _file(text: str) -> str:
+    return str(Path(text).expanduser().absolute())  # a worker has another current folder
+
+
+def _model(text: str) -> str:
+    if text not in MODELS and ":" not in text:
+        raise ArgumentTypeError(
+            f"invalid choice: {text!r}; choose among {', '.join(MODELS)}, torchvision:NAME or "
+            "package.module:factory"
+        )
+    return text
 
 
 def _or_none(kind: Callable[[str], Any], text: str) -> Any:

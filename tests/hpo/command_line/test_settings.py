@@ -22,6 +22,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "image_size": ("--image-size 8", 8),
     "train_size": ("--train-size 300", 300),
     "meta_size": ("--meta-size 30", 30),
+    "weights": ("--weights /of/mine/net.pt", "/of/mine/net.pt"),
     "width": ("--width 12", 12),
     "batchnorm_momentum": ("--batchnorm-momentum 0.01", 0.01),
     "batchnorm_eps": ("--batchnorm-eps 0.001", 0.001),
