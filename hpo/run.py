@@ -235,9 +235,8 @@ def _check_single_images(model: nn.Module, training: TrainingConfig, source: Sou
     """Raises where a batch of one image has nothing that BatchNorm could normalize."""
     for name in ("batch_size", "meta_batch_size"):
         if getattr(training, name) == 1:
-            size = source.image_size
             try:
-                model(torch.zeros(1, source.in_channels, size, size))
+                model(torch.zeros(1, *source.shape))
             except ValueError as error:
                 raise ValueError(
                     f"{flag(name)} 1 is too small for {training.model}, whose BatchNorm needs more "

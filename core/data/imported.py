@@ -34,7 +34,7 @@ def imported(path: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ValueError(f"{path} is of type {type(found).__name__}; name a function or a class")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def called(path: str, **arguments: Any) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from core.data.catalog import DATASETS, default_root
 from core.data.decoding import Decoder, bits_used, decode_tree
 from core.data.images import DeviceImages, ImageSet, shrink, wrap
+from core.data.own import load_own
 from core.data.published import load_published
 from core.data.streaming import StreamedImages
 from core.data.tree import Headers, Tree, printable, read_headers, scan_tree
@@ -75,6 +76,18 @@ class Source:
         if self.passed_over:
             text += f"; passed over: {_listed(self.passed_over)}"
         return text
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of an item: [C, S, S] of images, anything of features."""
+        if isinstance(self.train_data, np.ndarray):
+            return self.train_data.shape[1:]
+        return (self.in_channels, self.image_size, self.image_size)
+
+    @property
+    def holds_images(self) -> bool:
+        """Says whether items are uint8 images; else they are float32 features."""
+        return not isinstance(self.train_data, np.ndarray) or self.train_data.dtype == np.uint8
 
     @property
     def num_classes(self) -> int:
@@ -141,7 +154,7 @@ def load_source(
     download: bool = True,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Source:
-    """Loads a data set by name: one of `DATASETS`, or "folder:PATH".
+    """Loads a data set by name: one of `DATASETS`, "folder:PATH", or a factory; see `load_own`.
 
     root is the folder of data sets in torchvision's own layout, by default `default_root()`. What
     is not there is downloaded to it (unless download is False), except ImageNet. Fashion-MNIST is
@@ -164,9 +177,19 @@ def load_source(
         raise ValueError(f"image_size must be >= 1 pixel, got {image_size}")
     if name.startswith(_FOLDER):
         return _load_folder(name, image_size, memory_limit)
+    if ":" in name:
+        train, test, classes = load_own(name, root, memory_limit)
+        if train[0].dtype == np.uint8:
+            return make_source(name, train, test, classes, image_size=image_size)
+        if image_size is not None:
+            raise ValueError(f"image_size={image_size}: {name} holds features, no images")
+        shape = train[0].shape[1:]
+        side = shape[1] if len(shape) > 1 else 1
+        return Source(name, classes, shape[0], side, train[1], test[1], train[0], test[0])
     if name not in DATASETS:
         raise ValueError(
-            f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}, or folder:PATH"
+            f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}, folder:PATH, or "
+            "package.module:factory"
         )
     root = default_root() if root is None else Path(root).expanduser().absolute()
     if name == "imagenet":

@@ -58,5 +58,5 @@ def prepare_semi_data(
         true_labels=true_labels,
         meta=source.images("train", splits.meta_validation, device),
         test=source.images("test", None, device),
-        transform=fit_transform(config, blind.images("train", splits.train, device)),
+        transform=fit_transform(config, source, blind.images("train", splits.train, device)),
     )

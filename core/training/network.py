@@ -35,7 +35,13 @@ def build_network(config: TrainingConfig, source: Source) -> nn.Module:
         "num_classes": source.num_classes,
         "image_size": source.image_size,
     }
-    if ":" not in config.model:
+    ours = ":" not in config.model
+    if (ours or config.model.startswith(_TORCHVISION)) and len(source.shape) != 3:
+        raise ValueError(
+            f"model {config.model} is for images, and an item of {source.name} is "
+            f"{list(source.shape)}; give a network of your own: --model package.module:factory"
+        )
+    if ours:
         model: nn.Module = build_model(config.model, width=config.width, **sizes)
     elif config.width is not None:
         raise ValueError(
@@ -103,10 +109,10 @@ def _check_parts(
 def _try(name: str, model: nn.Module, source: Source) -> None:
     """Raises ValueError unless the model gives [n, C] and takes a meta step."""
     classes = source.num_classes
-    shape = (4, source.in_channels, source.image_size, source.image_size)
+    shape = (4, *source.shape)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(shape, generator=generator), torch.arange(4) % classes
-    way_out = f"images here are {list(shape[1:])}; mend the model, or choose another --image-size"
+    way_out = f"items here are {list(shape[1:])}; mend the model, or its sizes"
     with torch.random.fork_rng(devices=[]):
         try:
             output = model.train()(x)

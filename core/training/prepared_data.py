@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.data import ImageSet, Source, Splits, Transform, flip_labels, long_tail, make_splits
+from core.data.features import FeatureTransform
 from core.data.prepared import CellData
 from core.data.splits import by_class
 from core.random_streams import FOLDS, derived_generator
@@ -50,7 +51,7 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
         held_out=source.images("train", labels.held_out, device),
         meta=source.images("train", splits.meta_validation, device),
         test=source.images("test", None, device),
-        transform=fit_transform(config, train),
+        transform=fit_transform(config, source, train),
         true_labels=labels.true,
     )
 
@@ -64,8 +65,20 @@ def check_image_size(config: TrainingConfig, source: Source) -> None:
         )
 
 
-def fit_transform(config: TrainingConfig, images: ImageSet) -> Transform:
-    """Returns the augmentation of `config`, and its normalisation by the statistics of `images`."""
+def fit_transform(config: TrainingConfig, source: Source, images: ImageSet) -> Transform:
+    """Returns the augmentation of `config`, and its normalisation by the statistics of `images`.
+
+    Raises:
+        ValueError: features, which are no images, are to be flipped, moved or normalized as such.
+    """
+    if not source.holds_images:
+        for name, plain in (("flip", False), ("translate", 0), ("normalisation", "standard")):
+            if getattr(config, name) != plain:
+                raise ValueError(
+                    f"{name}={getattr(config, name)!r} has no use with {source.name}, which holds "
+                    f"features {list(source.shape)} and no images; leave it at {plain}"
+                )
+        return FeatureTransform.fit_features(images, config.noise)
     return Transform.fit(
         images,
         normalisation=config.normalisation,

@@ -34,7 +34,8 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "dataset": {
         "action": "append",
         "metavar": "NAME",
-        "help": f"repeatable; one of {', '.join(DATASETS)}, or folder:PATH (default: digits)",
+        "help": f"repeatable; one of {', '.join(DATASETS)}, folder:PATH, or "
+        "package.module:factory (default: digits)",
     },
     "preset": {"default": "quick", "help": "default: %(default)s"},
     "seeds": {**_COUNT, "default": 3, "help": "trainings of each row (default: %(default)s)"},

@@ -82,6 +82,8 @@ def training(dataset: str, preset: str) -> TrainingConfig:
         ),
         **_QUICK.get(dataset, {}),
     )
+    if ":" in dataset and not dataset.startswith("folder:"):
+        quick = replace(quick, image_size=None)  # a factory's items are of the size they should be
     if preset == "quick":
         return quick
     return replace(quick, train_size=100, meta_size=50, epochs=2)
@@ -112,4 +114,5 @@ def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:
     train = config.train_size
     if train is not None and train > n - meta:
         train = None
-    return replace(config, meta_size=meta, train_size=train)
+    flip = config.flip and source.holds_images
+    return replace(config, meta_size=meta, train_size=train, flip=flip)

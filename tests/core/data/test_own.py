@@ -1,0 +1,158 @@
+"""Data sets of a user's factory: arrays, Datasets, features; what is bad is refused in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.data import load_source
+from core.policies import LearnedConfig
+from core.training.config import TrainingConfig
+from core.training.fit import fit
+from core.training.prepared_data import prepare_data
+
+MODULE = """
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset
+
+def pixels(n, *shape):
+    return np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+def features(n, *shape):
+    return np.random.default_rng(1).normal(5, 3, (n, *shape))
+
+def y(n): return np.arange(n) % 3
+def both(x, labels=None):
+    part = x, y(len(x)) if labels is None else labels
+    return part, part
+
+class Items(Dataset):
+    classes = ["a", "b", "c"]
+    def __init__(self, make, label=lambda i: i % 3, n=30): self.args = make, label, n
+    def __len__(self): return self.args[2]
+    def __getitem__(self, i): return self.args[0](i), self.args[1](i)
+
+def image(i, mode="RGB", size=8): return Image.new(mode, (size, size), color=int(i))
+def sets(*a, **k): return Items(*a, **k), Items(*a, **k)
+
+def gray(): return both(pixels(30, 8, 8))
+def pil(): return sets(image)
+def pil_gray(): return sets(lambda i: image(i, "L"))
+def tensors(): return sets(lambda i: torch.full((2, 5), float(i)), lambda i: torch.tensor(i % 3))
+def table(): return both(features(60, 4))
+def with_root(root): return both(torch.from_numpy(pixels(30, 3, 8, 8)), torch.arange(30) % 3)
+def net(in_channels, num_classes): return nn.Linear(in_channels, num_classes)
+
+def three(): return 1, 2, 3
+def number(): return 3, 4
+def empty(): return sets(image, n=0)
+def changing(): return sets(lambda i: image(0, size=8 + (i == 7)))
+def failing(): return sets(lambda i: 1 / (i - 4))
+def strings(): return sets(image, lambda i: "cat")
+def floats(): return both(features(30, 4), np.linspace(0, 1, 30))
+def multi(): return both(features(30, 4), np.eye(3)[y(30)])
+def negative(): return both(features(30, 4), y(30) - 1)
+def gap(): return both(features(30, 4), y(30) * 2)
+def not_a_number(): return both(np.where(features(30, 4) > 9, np.nan, 1.0))
+def channels_last(): return both(pixels(30, 8, 8, 3))
+def integers(): return both(pixels(30, 4).astype(int))
+def counts(): return both(pixels(30, 8, 8), y(29))
+def shapes(): return both(pixels(30, 8, 8))[0], both(pixels(30, 9, 9))[0]
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's file, in the current folder."""
+    (tmp_path / "data_of_mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "images"),
+    [
+        ("gray", (1, 8, 8), True),
+        ("pil", (3, 8, 8), True),
+        ("pil_gray", (1, 8, 8), True),
+        ("with_root", (3, 8, 8), True),
+        ("tensors", (2, 5), False),
+        ("table", (4,), False),
+    ],
+)
+def test_arrays_and_datasets_become_sources(
+    name: str, shape: tuple[int, ...], images: bool
+) -> None:
+    source = load_source(f"data_of_mine:{name}")
+    assert (source.shape, source.holds_images, source.num_classes) == (shape, images, 3)
+    assert source.train_labels.tolist()[:4] == [0, 1, 2, 0]
+    assert source.fingerprint() == load_source(f"data_of_mine:{name}").fingerprint()
+    if name == "pil":
+        assert source.classes == ("a", "b", "c")
+        pixels, _ = next(source.images("train").batches([torch.tensor([29])]))
+        assert pixels.unique().tolist() == [0, 29]  # an integer is the red of a color image
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("three", "must return .train, test., got tuple of 3"),
+        ("number", "train is of type int"),
+        ("empty", "train is empty"),
+        ("changing", r"train\[7\] is uint8 \(3, 9, 9\), item 0 is uint8 \(3, 8, 8\)"),
+        ("failing", r"train\[4\] gives no \(item, label\): ZeroDivisionError"),
+        ("strings", "label 'cat' is no integer"),
+        ("floats", "labels are float64, not integers; .*`core` takes"),
+        ("multi", r"labels are of shape \[30, 3\]; .*`core` takes"),
+        ("negative", "label -1 is below 0"),
+        ("gap", "class 1 has no training item"),
+        ("not_a_number", "value nan at"),
+        ("channels_last", r"move the channels forward: x.transpose\(0, 3, 1, 2\)"),
+        ("integers", "must be uint8 images or floating point"),
+        ("counts", "has 30 items and 29 labels"),
+        ("shapes", "train items are .*test items are|they must agree"),
+        ("absent", "cannot be imported"),
+    ],
+)
+def test_bad_data_are_refused_in_a_line(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        load_source(f"data_of_mine:{name}")
+    assert "\n" not in str(refused.value)
+    assert f"data_of_mine:{name}" in str(refused.value)
+
+
+def test_more_than_memory_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"and 0\.0 are held in memory"):
+        load_source("data_of_mine:pil", memory_limit=100)
+
+
+def config(**settings: object) -> TrainingConfig:
+    plain = {"flip": False, "meta_size": 6, "epochs": 2, "batch_size": 12, **settings}
+    return TrainingConfig("data_of_mine:table", "data_of_mine:net", LearnedConfig(), **plain)
+
+
+def test_features_are_normalized_and_train() -> None:
+    source = load_source("data_of_mine:table")
+    data = prepare_data(config(), source, "cpu")
+    x, _ = next(data.train.batches([torch.arange(len(data.train))]))
+    shown = data.transform.evaluate(x).numpy()
+    raw = x.numpy().astype(np.float64)
+    np.testing.assert_allclose(shown, (raw - raw.mean(0)) / raw.std(0), atol=1e-5)
+    assert fit(config(), source=source).parameters == 15
+
+
+@pytest.mark.parametrize("setting", [{"flip": True}, {"translate": 1}, {"normalisation": "unit"}])
+def test_what_only_images_take_is_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="has no use with data_of_mine:table"):
+        prepare_data(config(**setting), load_source("data_of_mine:table"), "cpu")
+
+
+def test_networks_for_images_are_refused() -> None:
+    source = load_source("data_of_mine:table")
+    with pytest.raises(ValueError, match=r"cnn is for images, and an item of .* is \[4\]"):
+        fit(TrainingConfig("x", "cnn", LearnedConfig(), flip=False, meta_size=6), source=source)
