@@ -10,7 +10,7 @@ import pandas as pd
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import contrasts, paired
-from hpo.report.records import errors_by_seed
+from hpo.report.records import errors_by_seed, final_trainings, finished_finals
 from hpo.report.statistics import mean_interval
 from hpo.report.table import COLUMNS as PLAIN
 
@@ -22,14 +22,14 @@ _NAN = float("nan")
 
 
 def _columns() -> tuple[str, ...]:
-    found: list[str] = []
+    columns: list[str] = []
     for name in PLAIN:
         if name == "diff_vs_best_beta":
-            found += _COMPARISON
+            columns += _COMPARISON
         elif name not in _COMPARISON:
-            found.append(name)
-        found += _ERRORS if name == "ci_high" else _LABELS if name == "paper_error" else ()
-    return tuple(found)
+            columns.append(name)
+        columns += _ERRORS if name == "ci_high" else _LABELS if name == "paper_error" else ()
+    return tuple(columns)
 
 
 COLUMNS = _columns()
@@ -56,11 +56,13 @@ def semi_table(
     """
     lines: list[dict[str, Any]] = []
     for dataset in frame["dataset"].unique():
-        here = [r for r in records if r.cell.dataset == dataset and r.cell.purpose == "final"]
+        here = final_trainings(records, dataset=dataset)
         entries = frame[frame["dataset"] == dataset].to_dict("records")
         for entry in entries:
-            own = [record for record in here if record.cell.method == entry["method"]]
-            entry |= _medians(own) | _budget(own) | dict.fromkeys(_COMPARISON[:-1], _NAN)
+            trainings = final_trainings(here, entry["method"])
+            entry |= (
+                _medians(trainings) | _budget(trainings) | dict.fromkeys(_COMPARISON[:-1], _NAN)
+            )
             entry |= {"reference": "", "best_beta": False}
         _compare(entries, here, reference)
         lines += entries
@@ -83,9 +85,9 @@ def summary_metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, floa
 
 
 def _medians(records: Sequence[CellRecord]) -> dict[str, float]:
-    errors = [r.trained.median_error for r in records if r.status == "finished"]
-    found = mean_interval([_NAN if error is None else error for error in errors])
-    return dict(zip(_ERRORS, (found.mean, found.low, found.high), strict=True))
+    errors = [r.trained.median_error for r in finished_finals(records)]
+    median = mean_interval([_NAN if error is None else error for error in errors])
+    return dict(zip(_ERRORS, (median.mean, median.low, median.high), strict=True))
 
 
 def _budget(records: Sequence[CellRecord]) -> dict[str, float]:

@@ -14,7 +14,7 @@ Results = dict[int, TrainingResult]
 
 
 def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[CellRecord]:
-    """The records stored under ``output``, sorted by id.
+    """Returns the records stored under ``output``, sorted by id.
 
     Args:
         output: a study's output folder.
@@ -24,29 +24,30 @@ def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[
     return [record for record in records if cell_ids is None or record.cell.id in cell_ids]
 
 
-def final_trainings(records: Iterable[CellRecord], method: str) -> list[CellRecord]:
-    """Returns a row's records that a table counts, failed ones too, not those of its search."""
-    return [r for r in records if r.cell.method == method and r.cell.purpose == "final"]
-
-
-def finished_finals(
+def final_trainings(
     records: Iterable[CellRecord], method: str | None = None, dataset: str | None = None
 ) -> list[CellRecord]:
-    """Returns the finished final trainings, in the order of the records.
+    """Returns the records that a table counts, failed ones too, not those of searches.
 
     Args:
-        records: a study's records.
+        records: a study's records; theirs is the order.
         method: a row's key; None takes every row.
         dataset: a data set's name; None takes every data set.
     """
     return [
         record
         for record in records
-        if record.status == "finished"
-        and record.cell.purpose == "final"
+        if record.cell.purpose == "final"
         and method in (None, record.cell.method)
         and dataset in (None, record.cell.dataset)
     ]
+
+
+def finished_finals(
+    records: Iterable[CellRecord], method: str | None = None, dataset: str | None = None
+) -> list[CellRecord]:
+    """Returns the finished ones of `final_trainings`."""
+    return [r for r in final_trainings(records, method, dataset) if r.status == "finished"]
 
 
 def results_by_seed(records: Iterable[CellRecord], dataset: str, method: str) -> Results:

@@ -13,6 +13,7 @@ from hpo.analyses.anytime.figure import anytime_figure
 from hpo.analyses.anytime.report import anytime_markdown
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import final_trainings
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import StudyRow, grid_rows
@@ -57,8 +58,8 @@ def _grid(
 ) -> list[Point]:
     by_method = {
         record.cell.method: record
-        for record in records
-        if (record.cell.dataset, record.cell.seed, record.cell.purpose) == (dataset, seed, "final")
+        for record in final_trainings(records, dataset=dataset)
+        if record.cell.seed == seed
     }
     trained = [by_method[row.row.key] for row in rows if row.row.key in by_method]
     return curve((p for r in trained if r.status != "crashed" for p in points(r)), budget)
