@@ -17,6 +17,7 @@ from core.data import Source
 from core.training.config import TrainingConfig
 from core.training.network import check_network
 from core.training.prepared_data import draw_labels
+from core.training.recipe import check_recipe
 from core.user_model.precision import check_precision
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
@@ -216,6 +217,7 @@ def prepare(
         source = sources[source_key(training)]
         for varied in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
             model = check_network(varied, source, policies)
+            check_recipe(varied, source, model)
             _check_single_images(model, varied, source)
             draw_labels(varied, source)
             if options.address is None:

@@ -51,7 +51,10 @@ def called(path: str, **arguments: Any) -> Any:
             arguments = {name: value for name, value in arguments.items() if name in names}
         result = factory(**arguments)
     except Exception as error:  # as many kinds as users write
-        told = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        told = ", ".join(
+            f"{name}={value}" if isinstance(value, (int, float, str)) else name
+            for name, value in arguments.items()
+        )
         raise ValueError(
             f"{path}({told}) raised {type(error).__name__}: {_line(error)}; mend the factory"
         ) from error

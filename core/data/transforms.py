@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -21,6 +22,9 @@ NORMALISATIONS: tuple[Normalisation, ...] = ("standard", "unit", "gcn-zca")
 
 Padding = Literal["zero", "reflect"]
 PADDINGS: tuple[Padding, ...] = ("zero", "reflect")
+
+Augmentation = Callable[[Tensor], Tensor]
+"""The user's own, of a batch as the data set has it to one of the same dtype and shape."""
 
 _FIT_LIMIT = 100_000
 
@@ -46,7 +50,7 @@ class Transform:
     image by whole pixels, uniform in [-t, t] along each axis; what enters is zero, the mean after
     normalisation, or the image reflected at its border (padding "reflect", the border itself not
     repeated). noise is the standard deviation of Gaussian noise on every value of a training image,
-    in units of the normalized image.
+    in units of the normalized image. augment is called on each training batch before all that.
 
     Raises ValueError when a size does not fit.
     """
@@ -58,6 +62,7 @@ class Transform:
     padding: Padding = "zero"
     noise: float = 0.0
     whitening: Whitening | None = None
+    augment: Augmentation | None = None
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
@@ -119,11 +124,22 @@ class Transform:
         Numbers are drawn from generator on its own device, which may be another than x's, so that a
         CPU generator gives the same augmentation on every device.
         """
-        moved = self._moved(self.evaluate(x), generator)
+        moved = self._moved(self.evaluate(self._augmented(x, generator)), generator)
         if not self.noise:
             return moved
         noise = torch.randn(x.shape, generator=generator, device=generator.device)
         return moved + self.noise * noise.to(x.device)
+
+    def _augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns what the user's augmentation makes of a batch: it may draw from torch's global
+        stream, which is as before afterwards."""
+        if self.augment is None:
+            return x
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+        devices = [x.device.index or 0] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(seed))
+            return self.augment(x)
 
     def _moved(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if not (self.flip or self.translate):

@@ -16,6 +16,9 @@ from core.user_model.precision import PRECISIONS, PrecisionName
 MemoryFormat = Literal["contiguous", "channels_last"]
 MEMORY_FORMATS: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
 
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "step", "constant")
+
 _SGD_MOMENTUM = 0.9
 LATER: Mapping[str, str] = {"stored": "where it is not the default"}
 """Metadata of a setting that stored trainings of earlier versions lack, so that theirs and today's
@@ -53,10 +56,14 @@ class TrainingConfig:
             own, PyTorch's 0.1 and 1e-5 in those of `core.models`.
         policy: how samples are interpolated.
         epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
-        optimizer, lr, momentum, weight_decay: see `core.training.optimizers.build_optimizer`.
+        optimizer, lr, momentum, weight_decay: see `core.training.optimizers.build_optimizer`; the
+            optimizer may be `package.module:factory` too, such as torch.optim:RMSprop.
         schedule: "cosine": per step, from lr to 0; "step": lr times lr_decay at each milestone;
-            "constant": lr throughout.
+            "constant": lr throughout; or `package.module:function` of those of step, steps, epochs
+            and lr that it takes, called at each step.
         milestones: epochs (counted from 0) at which "step" decays.
+        augment: `package.module:name` of a callable on a batch of training items, uint8 images or
+            float features, before normalisation; a torchvision v2 transform is one.
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
         normalisation, padding, noise: how images become numbers, what a shift lets in, and Gaussian
             noise in training: see `core.data.Transform`.
@@ -90,14 +97,15 @@ class TrainingConfig:
     batch_size: int = 128
     meta_batch_size: int = 128
     lr: float = 0.1
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: str = "sgd"
     momentum: float = _SGD_MOMENTUM
     weight_decay: float = 1e-4
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     lr_decay: float = 0.1
     flip: bool = True
     translate: int = 0
+    augment: str | None = field(default=None, metadata=LATER)
     label_noise: float = 0.0
     label_noise_kind: NoiseKind = "symmetric"
     imbalance: float = 1.0
@@ -132,14 +140,16 @@ class TrainingConfig:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
-        if self.optimizer not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"optimizer must be sgd, adam or adamw, got {self.optimizer!r}")
-        if self.optimizer != "sgd" and self.momentum != _SGD_MOMENTUM:
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            value = getattr(self, name)
+            if value not in known and ":" not in value:
+                raise ValueError(
+                    f"{name} must be {', '.join(known)} or package.module:name, got {value!r}"
+                )
+        if self.optimizer in ("adam", "adamw") and self.momentum != _SGD_MOMENTUM:
             raise ValueError(
                 f"optimizer {self.optimizer} has no use for momentum={self.momentum}; leave it out"
             )
-        if self.schedule not in ("cosine", "step", "constant"):
-            raise ValueError(f"schedule must be cosine, step or constant, got {self.schedule!r}")
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(
                 f"normalisation must be {', '.join(NORMALISATIONS)}; got {self.normalisation!r}"

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from core.data.imported import called
 from core.training.config import TrainingConfig
 
 
@@ -22,9 +23,26 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
     torch's fused kernels are taken where they change no stored result: on a GPU, and where
     precision or memory format were chosen. On the CPU they round otherwise than its loops.
 
+    A factory of the user's is called with those of params, lr, momentum and weight_decay that its
+    signature takes.
+
     The learning rate is `config.lr`; who trains sets it anew at each step by
     `learning_rate`, in every parameter group.
     """
+    if ":" in config.optimizer:
+        made = called(
+            config.optimizer,
+            params=list(model.parameters()),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        if not isinstance(made, torch.optim.Optimizer):
+            raise ValueError(
+                f"optimizer {config.optimizer} returned a {type(made).__name__}; return a "
+                "torch.optim.Optimizer"
+            )
+        return made
     fused = _fused(config, next(model.parameters()).device.type)
     if config.optimizer == "sgd":
         return torch.optim.SGD(
@@ -59,6 +77,11 @@ def _fused(config: TrainingConfig, device_type: str) -> bool | None:
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     """Returns the rate of step `step` of `steps` (both over the whole training)."""
+    if ":" in config.schedule:
+        rate: float = called(
+            config.schedule, step=step, steps=steps, epochs=config.epochs, lr=config.lr
+        )
+        return rate
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "cosine":

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from core.data import ImageSet, Source, Splits, Transform, flip_labels, long_tail, make_splits
 from core.data.features import FeatureTransform
+from core.data.imported import imported
 from core.data.prepared import CellData
 from core.data.splits import by_class
+from core.data.transforms import Augmentation
 from core.random_streams import FOLDS, derived_generator
 from core.training.config import TrainingConfig
 
@@ -78,8 +80,9 @@ def fit_transform(config: TrainingConfig, source: Source, images: ImageSet) -> T
                     f"{name}={getattr(config, name)!r} has no use with {source.name}, which holds "
                     f"features {list(source.shape)} and no images; leave it at {plain}"
                 )
-        return FeatureTransform.fit_features(images, config.noise)
-    return Transform.fit(
+        features = FeatureTransform.fit_features(images, config.noise)
+        return replace(features, augment=augmentation(config))
+    fitted = Transform.fit(
         images,
         normalisation=config.normalisation,
         flip=config.flip,
@@ -87,6 +90,12 @@ def fit_transform(config: TrainingConfig, source: Source, images: ImageSet) -> T
         padding=config.padding,
         noise=config.noise,
     )
+    return replace(fitted, augment=augmentation(config))
+
+
+def augmentation(config: TrainingConfig) -> Augmentation | None:
+    """Returns the user's own augmentation, or None."""
+    return None if config.augment is None else imported(config.augment)
 
 
 def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:

@@ -10,7 +10,7 @@ from argparse import (
     BooleanOptionalAction,
     Namespace,
 )
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from core.analysis.config import AnalysisConfig
 from core.models import MODELS
 from core.semi_supervised.config import SemiSupervisedConfig
-from core.training.config import TrainingConfig
+from core.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
 from hpo.command_line.flags import flag
 from hpo.study.few_label_rows import semi_settings
 
@@ -36,7 +36,18 @@ OWNED: Mapping[str, str] = {
 _APART = ("dataset", "semi", "analysis")
 """Fields that are no settings: the study's own flag, and what has settings of its own."""
 
+_NAMED: Mapping[str, Sequence[str]] = {
+    "model": MODELS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augment": (),
+}
+"""Settings that take a name of ours, or of the user's own: package.module:name."""
+
 _HELP = {
+    "augment": "package.module:name of a callable on a batch of training items",
+    "optimizer": "sgd, adam, adamw, or package.module:factory (default: the preset's)",
+    "schedule": "cosine, step, constant, or package.module:function (default: the preset's)",
     "model": f"{', '.join(MODELS)}, torchvision:NAME, or package.module:factory",
     "weights": "a state dict that the model begins with, for fine-tuning",
     "label_noise": "part of the training labels of each class to make wrong, 0 to 1 (default: 0)",
@@ -76,7 +87,9 @@ def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> No
             }
             group.add_argument(flag(name), dest=name, **refused)
             continue
-        choices = {"type": _model, "metavar": "NAME"} if name == "model" else _reading(of)
+        known = _NAMED.get(name)
+        named = {"type": partial(_name, known or ()), "metavar": "NAME"}
+        choices = _reading(of) if known is None else named
         text = _HELP.get(name, "overrides the preset")
         group.add_argument(flag(name), dest=name, default=SUPPRESS, help=text, **choices)
 
@@ -140,12 +153,15 @@ def _file(text: str) -> str:
     return str(Path(text).expanduser().absolute())  # a worker has another current folder
 
 
-def _model(text: str) -> str:
-    if text not in MODELS and ":" not in text:
-        raise ArgumentTypeError(
-            f"invalid choice: {text!r}; choose among {', '.join(MODELS)}, torchvision:NAME or "
-            "package.module:factory"
+def _name(known: Sequence[str], text: str) -> str:
+    if text not in known and ":" not in text:
+        own = (
+            "torchvision:NAME or package.module:factory"
+            if known is MODELS
+            else "package.module:name"
         )
+        names = "".join(f"{name}, " for name in known)
+        raise ArgumentTypeError(f"invalid choice: {text!r}; choose among {names}{own}")
     return text
 
 

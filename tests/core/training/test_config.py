@@ -130,8 +130,16 @@ def test_missing_fields_are_named(missing: str) -> None:
         ("lr", float("inf"), "lr must be positive"),
         ("lr_decay", 0.0, r"lr_decay must lie in \(0, 1\], got 0.0"),
         ("lr_decay", 10.0, r"lr_decay must lie in \(0, 1\], got 10.0"),
-        ("schedule", "linear", "schedule must be cosine, step or constant, got 'linear'"),
-        ("optimizer", "rmsprop", "optimizer must be sgd, adam or adamw, got 'rmsprop'"),
+        (
+            "schedule",
+            "linear",
+            "schedule must be cosine, step, constant or package.module:name, got 'linear'",
+        ),
+        (
+            "optimizer",
+            "rmsprop",
+            "optimizer must be sgd, adam, adamw or package.module:name, got 'rmsprop'",
+        ),
         ("normalisation", "l2", "normalisation must be standard, unit, gcn-zca; got 'l2'"),
         ("padding", "edge", "padding must be zero or reflect, got 'edge'"),
         ("padding", "reflect", "'reflect' has no use without translate; give translate, or leave"),

@@ -38,6 +38,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "lr_decay": ("--lr-decay 0.5", 0.5),
     "flip": ("--flip", True),
     "translate": ("--translate 3", 3),
+    "augment": ("--augment my.file:flip", "my.file:flip"),
     "label_noise": ("--label-noise 0.4", 0.4),
     "label_noise_kind": ("--label-noise-kind pair", "pair"),
     "imbalance": ("--imbalance 50", 50.0),

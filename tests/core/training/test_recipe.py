@@ -1,0 +1,85 @@
+"""Augmentation, optimizer and schedule of the user's own: used, resumed, refused in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.data import load_source
+from core.policies import NoMix
+from core.training.config import TrainingConfig
+from core.training.fit import fit
+from core.training.network import build_network
+from core.training.optimizers import build_optimizer, learning_rate
+from core.training.prepared_data import prepare_data
+from core.training.recipe import check_recipe
+
+MODULE = """
+import torch
+def invert(x): return 255 - x
+def shuffled(x): return x[torch.randperm(len(x))]
+def floats(x): return x.float()
+def raising(x): raise RuntimeError("no")
+def rate(step, steps, lr): return lr * (1 - step / steps)
+def negative(step): return -1.0
+def adam(params, lr): return torch.optim.Adam(params, lr=lr)
+def text(): return "adam"
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's file."""
+    (tmp_path / "recipe_of_mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def config(epochs: int = 1, **settings: str) -> TrainingConfig:
+    own = {name: f"recipe_of_mine:{value}" for name, value in settings.items()}
+    return TrainingConfig(
+        "digits", "digits_cnn", NoMix(), train_size=20, meta_size=10, epochs=epochs, batch_size=10,
+        flip=False, **own,
+    )  # fmt: skip
+
+
+def test_augmentation_is_for_training_alone() -> None:
+    data = prepare_data(config(augment="invert"), load_source("digits"), "cpu")
+    x, _ = next(data.train.batches([torch.arange(4)]))
+    shown = data.transform.train(x, torch.Generator())
+    assert torch.equal(shown, data.transform.evaluate(255 - x))
+
+
+def test_random_augmentation_follows_the_training_and_leaves_the_global_stream() -> None:
+    data = prepare_data(config(augment="shuffled"), load_source("digits"), "cpu")
+    x, _ = next(data.train.batches([torch.arange(10)]))
+    before = torch.get_rng_state()
+    a, b, c = (data.transform.train(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_optimizer_and_schedule_are_asked() -> None:
+    own = config(optimizer="adam", schedule="rate", epochs=2)
+    digits = load_source("digits")
+    assert isinstance(build_optimizer(own, build_network(own, digits)), torch.optim.Adam)
+    assert learning_rate(own, 1, 4) == own.lr * 0.75
+    assert [m["lr"] for m in fit(own, source=digits).history] == [own.lr, own.lr / 2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"augment": "floats"}, "makes torch.float32 .* of torch.uint8"),
+        ({"augment": "raising"}, "fails on a batch torch.uint8"),
+        ({"augment": "absent"}, "cannot be imported"),
+        ({"optimizer": "text"}, "returned a str; return a torch.optim.Optimizer"),
+        ({"schedule": "negative"}, "gives the rate -1.0 at step 0"),
+    ],
+)
+def test_what_fails_is_refused_in_a_line(setting: dict[str, str], message: str) -> None:
+    digits, own = load_source("digits"), config(**setting)
+    with pytest.raises(ValueError, match=message):
+        check_recipe(own, digits, build_network(own, digits))
