@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from core.data import Source
+from core.data.duplicates import find_duplicates
 from core.training.config import TrainingConfig
 from core.training.network import check_network
 from core.training.prepared_data import draw_labels
@@ -165,6 +166,9 @@ def _run(
         progress.say(f"{study}: {about}{plan.size} trainings, results in {_shown(options.output)}")
         for source in sources.values():
             progress.say(source.description)
+            duplicates = find_duplicates(source)
+            if duplicates is not None and duplicates.description:
+                progress.say(f"{source.name}: {duplicates.description}")
         fingerprints = {dataset: source.fingerprint() for (dataset, _), source in sources.items()}
         run = StudyRun(plan, CellStore(options.storage), tracker, progress, fingerprints)
         # Nothing left to train: no need to wait for Ray.
