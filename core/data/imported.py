@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 __all__ = ["called", "imported"]
@@ -24,7 +25,7 @@ def imported(path: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # `python studies/table2.py` puts studies/ there alone
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = _module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:  # a user's module may raise anything
@@ -35,6 +36,17 @@ def imported(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{path} is of type {type(found).__name__}; name a function or a class")
     return found
+
+
+def _module(name: str) -> ModuleType:
+    """Imports a module, also one that imports a torchvision whose operators cannot be loaded."""
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+    importlib.import_module("core.data.torchvision_compat")
+    return importlib.import_module(name)
 
 
 def called(path: str, **arguments: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,16 @@ def test_what_fails_is_refused_in_a_line(setting: dict[str, str], message: str) 
     digits, own = load_source("digits"), config(**setting)
     with pytest.raises(ValueError, match=message):
         check_recipe(own, digits, build_network(own, digits))
+
+
+def test_a_transform_of_torchvision_is_found_in_a_new_process(tmp_path: Path) -> None:
+    (tmp_path / "crops_of_mine.py").write_text(
+        "from torchvision.transforms import v2\ncrop = v2.RandomCrop(8, padding=1)\n"
+    )
+    script = (
+        "import torch\nfrom core.data.imported import imported\n"
+        "print(imported('crops_of_mine:crop')(torch.zeros(2, 1, 8, 8)).shape)"
+    )
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])}
+    told = subprocess.check_output([sys.executable, "-c", script], env=os.environ | path, text=True)
+    assert told.strip() == "torch.Size([2, 1, 8, 8])"
