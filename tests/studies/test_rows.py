@@ -15,7 +15,7 @@ from hpo.study.rows import StudyRow
 CELLS = {
     "table1": (11, "0056755c"),
     "table2": (14, "0474d4e4"),
-    "table3": (19, "3fbf937e"),
+    "table3": (19, "d4d38b41"),
     "table4": (4, "90c7c1e1"),
     "table5": (5, "63d50894"),
     "scenarios": (12, "b852ab95"),
