@@ -29,8 +29,8 @@ def preamble_of(
         pixels = f" at {t.image_size}×{t.image_size}" if t.image_size else ""
         lines.append(
             f"{dataset}{pixels}: {t.model}, {size} and {t.meta_size} meta-validation images, "
-            f"{t.epochs} epochs, batch {t.batch_size}, {_OPTIMIZERS[t.optimizer]} {t.lr} with "
-            f"{t.schedule} schedule."
+            f"{t.epochs} epochs, batch {t.batch_size}, {_OPTIMIZERS.get(t.optimizer, t.optimizer)} "
+            f"{t.lr} with {t.schedule} schedule."
             f"{scenario(t)}"
         )
     for row in (row for row in plan.rows if row.row.control_of is None):
