@@ -28,6 +28,7 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options, parse
 from hpo.command_line.flags import flag
+from hpo.command_line.printing import printed, shown
 from hpo.complete_tracking import send_missing
 from hpo.report import table
 from hpo.report.controls import controls_report
@@ -163,7 +164,7 @@ def _run(
     )
     with tracking as tracker, Progress() as progress:
         about = "about " if plan.budget is not None else ""
-        progress.say(f"{study}: {about}{plan.size} trainings, results in {_shown(options.output)}")
+        progress.say(f"{study}: {about}{plan.size} trainings, results in {shown(options.output)}")
         for source in sources.values():
             progress.say(source.description)
             duplicates = find_duplicates(source)
@@ -276,35 +277,15 @@ def _report(
     tracker.log_figure_files(files)
     tracker.describe("\n\n".join([preamble.strip(), text]))
     trained = sum(record.result.train_seconds for record in records)
-    shown = [
+    lines = [
         text,
         *(f"\n{line}" for line in memory_lines(records)),
         f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
         f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else ""),
-        "files: " + ", ".join(_shown(path) for path in files),
+        "files: " + ", ".join(shown(path) for path in files),
         f"look at the runs: {tracker.how_to_open}",
     ]
-    return _printed(plan.study, shown, files) and complete
-
-
-def _printed(study: str, lines: Sequence[str], files: Sequence[Path]) -> bool:
-    """Prints what the files hold; returns whether standard output took it, or nobody reads it."""
-    try:
-        print("\n".join(lines), flush=True)
-    except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
-        _close_output()
-    except OSError as error:
-        _close_output()
-        names = ", ".join(_shown(path) for path in files)
-        print(f"{study}: error: the report could not be printed ({error}); it is in {names}",
-              file=sys.stderr)  # fmt: skip
-        return False
-    return True
-
-
-def _close_output() -> None:
-    """Keeps Python from trying again at its end what standard output did not take."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return printed(plan.study, lines, files) and complete
 
 
 def _table(
@@ -366,11 +347,3 @@ def _way_out(error: Exception) -> str:
         "; mend that or choose another --output, then run the same command, without --fresh: "
         "finished cells are kept"
     )
-
-
-def _shown(path: Path) -> str:
-    """Returns the path as short as it can be from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
