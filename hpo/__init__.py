@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpo.analyses.comparison import compare
     from hpo.cells.record import CellRecord
     from hpo.optuna_study import search_alpha
     from hpo.report.outcome import Extra, Outcome
@@ -37,6 +38,7 @@ __all__ = [
     "Row",
     "Searched",
     "StudyRow",
+    "compare",
     "controls",
     "holm",
     "load_records",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "hpo.analyses.comparison": ("compare",),
     "hpo.cells.record": ("CellRecord",),
     "hpo.optuna_study": ("search_alpha",),
     "hpo.report.outcome": ("Extra", "Outcome"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 _NAN = float("nan")
 
@@ -93,6 +93,37 @@ def paired_comparison(
     t = interval.mean / standard_error
     p_value = float(2.0 * stats.t.sf(abs(t), interval.n - 1))
     return PairedComparison(interval.mean, interval.low, interval.high, p_value, interval.n)
+
+
+def detectable_difference(
+    differences: Sequence[float], power: float = 0.8, level: float = 0.05
+) -> float:
+    """Returns the true mean difference that a paired t test of so many seeds finds that often.
+
+    Args:
+        differences: one a seed; their spread is taken for the true one.
+        power: the chance to find it, in (level, 1).
+        level: of the two-sided test.
+
+    Returns:
+        A positive number; 0 without any spread, NaN for fewer than two differences.
+    """
+    n = len(differences)
+    if n < 2:
+        return _NAN
+    # Given the estimated spread, s times the true one, the statistic exceeds its bound as a normal
+    # variable exceeds s times that; the mean over s is the power. (SciPy's noncentral t is NaN far
+    # out.)
+    shares = (np.arange(4000) + 0.5) / 4000
+    bound = stats.t.ppf(1 - level / 2, n - 1) * stats.chi.ppf(shares, n - 1) / math.sqrt(n - 1)
+
+    def missed(shift: float) -> float:
+        return float(
+            power - (stats.norm.cdf(shift - bound) + stats.norm.cdf(-shift - bound)).mean()
+        )
+
+    found_at = float(optimize.brentq(missed, 0.0, float(bound.max()) + 10))
+    return found_at * float(np.std(differences, ddof=1)) / math.sqrt(n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

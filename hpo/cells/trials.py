@@ -1,0 +1,121 @@
+"""Trials of somebody else's training code: one function with one seed, run, kept and read again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hpo.storage.atomic import write_atomically
+
+Report = Callable[..., None]
+"""report(loss=0.3, epoch=4): notes numbers of a trial while it runs; each call is one step."""
+
+Function = Callable[[int, Report], float]
+"""function(seed, report) trains and returns one number, such as a test error."""
+
+Key = tuple[str, int]
+"""Name of the function, seed."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """This is what became of one function with one seed.
+
+    Attributes:
+        function, seed: which.
+        value: what it returned; None where it failed.
+        seconds: wall time.
+        error: what it raised, in one line, or None.
+        reports: what it reported, in order.
+    """
+
+    function: str
+    seed: int
+    value: float | None
+    seconds: float
+    error: str | None = None
+    reports: tuple[Mapping[str, float], ...] = ()
+
+    @property
+    def key(self) -> Key:
+        """Name and seed."""
+        return self.function, self.seed
+
+
+def run_trial(name: str, function: Function, seed: int) -> Trial:
+    """Runs the function in this process; whatever it raises becomes the trial's error."""
+    reports: list[Mapping[str, float]] = []
+
+    def report(**metrics: float) -> None:
+        reports.append({metric: float(value) for metric, value in metrics.items()})
+
+    begun = time.monotonic()
+    value: float | None = None
+    error = None
+    try:
+        value = float(function(seed, report))
+        if not math.isfinite(value):
+            value, error = None, f"returned {value}, which is no finite number"
+    except Exception as raised:
+        lines = str(raised).strip().splitlines()
+        error = f"{type(raised).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    return Trial(name, seed, value, time.monotonic() - begun, error, tuple(reports))
+
+
+class TrialStore:
+    """Trials that ended well lie in a folder, a file each; a failed one is run again.
+
+    Args:
+        folder: created when the first one ends.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def save(self, trial: Trial) -> None:
+        """Writes the trial, whole or not at all."""
+        if trial.error is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path(trial.key), json.dumps(asdict(trial)))
+
+    def load(self, key: Key) -> Trial | None:
+        """Returns the stored trial, or None.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
+        path = self._path(key)
+        if not path.exists():
+            return None
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored["reports"] = tuple(stored["reports"])
+            return Trial(**stored)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); remove it, and the trial is run again"
+            ) from error
+
+    def _path(self, key: Key) -> Path:
+        name, seed = key
+        plain = re.sub(r"[^A-Za-z0-9_.-]", lambda letter: f"%{ord(letter[0]):x}", name)
+        return self._folder / f"{plain}-s{seed}.json"
+
+
+Runner = Callable[[Sequence[Key]], Iterator[Trial]]
+"""Runs trials and gives each as it ends."""
+
+
+def in_this_process(functions: Mapping[str, Function]) -> Runner:
+    """Returns a runner that runs trials one after another, without Ray."""
+
+    def run(keys: Sequence[Key]) -> Iterator[Trial]:
+        for name, seed in keys:
+            yield run_trial(name, functions[name], seed)
+
+    return run

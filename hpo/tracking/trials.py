@@ -1,0 +1,139 @@
+"""The trials of a comparison as MLflow runs, below one run for the comparison."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpo.cells.trials import Trial
+from hpo.tracking.signals import exit_on_signals, restore_signals
+from hpo.tracking.store import (
+    check_tracking_uri,
+    default_tracking_uri,
+    first_line,
+    mlflow_settings,
+    open_experiment,
+    shown_uri,
+    store_errors,
+)
+
+_logger = logging.getLogger(__name__)
+_PAGE = 1000  # of MLflow's limit on values of one request
+
+
+class TrackedComparison:
+    """One run for the comparison and a child for each trial, each written once.
+
+    What a store does not take is written by the next call with the same output: the trials are
+    kept there. A context manager, which ends the run.
+
+    Args:
+        uri: of the store; None records in ``output/mlflow.db``.
+        output: the comparison's folder.
+        name: of the MLflow experiment.
+
+    Raises:
+        TrackingError: the store cannot be used.
+    """
+
+    def __init__(self, uri: str | None, output: Path, name: str):
+        from mlflow import MlflowClient
+
+        self.uri = uri or default_tracking_uri(output)
+        check_tracking_uri(self.uri)
+        self._away = False
+        with mlflow_settings():
+            self._client: Any = MlflowClient(self.uri)
+            self._experiment = open_experiment(self._client, self.uri, name, output)
+            self._parent = self._find_parent(str(output.resolve()), name)
+            self._written = self._find_trials()
+
+    def __enter__(self) -> TrackedComparison:
+        exit_on_signals()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, SystemExit))
+        status = "FINISHED" if kind is None else "KILLED" if stopped else "FAILED"
+        self._attempt(lambda: self._client.set_terminated(self._parent, status))
+        restore_signals()
+
+    def trial(self, trial: Trial) -> None:
+        """Writes the trial's run, unless the store has it."""
+        if trial.key not in self._written:
+            self._attempt(lambda: self._write(trial))
+
+    def result(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Writes what the comparison found."""
+
+        def write() -> None:
+            for name, value in metrics.items():
+                self._client.log_metric(self._parent, name, value)
+            for path in files:
+                self._client.log_artifact(self._parent, str(path))
+
+        self._attempt(write)
+
+    def _find_parent(self, output: str, name: str) -> str:
+        for run in self._client.search_runs([self._experiment], "tags.kind = 'comparison'"):
+            if run.data.tags.get("output") == output:
+                self._client.update_run(run.info.run_id, status="RUNNING")
+                return str(run.info.run_id)
+        tags = {"kind": "comparison", "output": output}
+        run = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        return str(run.info.run_id)
+
+    def _find_trials(self) -> set[tuple[str, int]]:
+        written = set()
+        token: str | None = ""
+        while token is not None:
+            page = self._client.search_runs(
+                [self._experiment],
+                f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status = 'FINISHED'",
+                page_token=token or None,
+            )
+            written |= {(run.data.tags["function"], int(run.data.tags["seed"])) for run in page}
+            token = page.token or None
+        return written
+
+    def _write(self, trial: Trial) -> None:
+        from mlflow.entities import Metric
+
+        tags = {
+            "kind": "trial",
+            "mlflow.parentRunId": self._parent,
+            "function": trial.function,
+            "seed": str(trial.seed),
+            **({"error": trial.error} if trial.error else {}),
+        }
+        name = f"{trial.function}-s{trial.seed}"
+        run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
+        metrics = [
+            Metric(key, value, 0, step)
+            for step, reported in enumerate(trial.reports)
+            for key, value in reported.items()
+        ]
+        metrics.append(Metric("seconds", trial.seconds, 0, 0))
+        if trial.value is not None:
+            metrics.append(Metric("value", trial.value, 0, 0))
+        for first in range(0, len(metrics), _PAGE):
+            self._client.log_batch(run, metrics=metrics[first : first + _PAGE])
+        self._client.set_terminated(run, "FAILED" if trial.error else "FINISHED")
+        if trial.error is None:
+            self._written.add(trial.key)
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        try:
+            with mlflow_settings("running"):
+                action()
+        except store_errors() as error:
+            if not self._away:
+                _logger.warning(
+                    "the MLflow store %s does not take records (%s); the trials are kept in the "
+                    "output folder, and the same call again completes it",
+                    shown_uri(self.uri),
+                    first_line(error),
+                )
+            self._away = True

@@ -1,0 +1,208 @@
+"""Somebody's functions compared: numbers by hand and by simulation, kills, failures, records."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import hpo
+from hpo.analyses.comparison import Comparison, compared
+from hpo.cells.trials import Report
+from hpo.report.statistics import detectable_difference
+from hpo.tracking.store import mlflow_settings
+from tests.support.stores import client_of
+
+Function = Callable[[int, Report], float]
+
+
+def calm(seed: int, report: Report) -> float:
+    for step in range(3):
+        report(loss=1.0 / (1 + step))
+    return 10.0 + seed % 3
+
+
+def other(seed: int, report: Report) -> float:
+    return calm(seed, report) + 1.0 + 0.5 * (seed % 2)
+
+
+def run(functions: dict[str, Function], output: Path, **options: Any) -> Comparison:
+    return hpo.compare(functions, output=output, **{"seeds": 6, "workers": 0, **options})
+
+
+def test_differences_by_hand_and_what_is_written(tmp_path: Path) -> None:
+    result = run({"a": calm, "b": other}, tmp_path)
+    [line] = result.table.to_dict("records")
+    differences = [-1.0, -1.5] * 3
+    assert (line["first"], line["second"], line["n"]) == ("a", "b", 6)
+    assert line["difference"] == pytest.approx(-1.25)
+    half = stats.t.ppf(0.975, 5) * np.std(differences, ddof=1) / math.sqrt(6)
+    assert (line["ci_low"], line["ci_high"]) == pytest.approx((-1.25 - half, -1.25 + half))
+    assert line["p_value"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert line["p_holm"] == line["p_value"]
+    assert line["detectable"] == pytest.approx(detectable_difference(differences))
+    assert pd.read_csv(tmp_path / "compare.csv")["n"].tolist() == [6]
+    assert len(pd.read_csv(tmp_path / "compare-values.csv")) == 12
+    assert (tmp_path / "compare.md").read_text() == str(result)
+    assert "| a − b | −1.25 [" in str(result)
+
+
+def test_what_ended_is_kept_and_everything_is_recorded_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def counted(seed: int, report: Report) -> float:
+        calls.append(seed)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return other(seed, report)
+
+    with pytest.raises(KeyboardInterrupt):
+        run({"a": calm, "b": counted}, tmp_path)
+    result = run({"a": calm, "b": counted}, tmp_path)
+    assert calls == [0, 1, 2, 3, 3, 4, 5]  # the interrupted one again, and no other
+    pd.testing.assert_frame_equal(
+        result.table, run({"a": calm, "b": other}, tmp_path / "calm").table
+    )
+    more = run({"a": calm, "b": counted, "c": calm}, tmp_path, seeds=7)
+    assert calls[7:] == [6]
+    assert more.table["n"].tolist() == [7, 7, 7]
+    client = client_of(tmp_path)
+    with mlflow_settings():
+        runs = list(client.search_runs([client.get_experiment_by_name("compare").experiment_id]))
+        children = [run for run in runs if run.data.tags["kind"] == "trial"]
+        steps = client.get_metric_history(children[0].info.run_id, "loss")
+    assert len(children) == 21
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert [point.step for point in steps] == [0, 1, 2]
+    [parent] = [run for run in runs if run.data.tags["kind"] == "comparison"]
+    assert parent.data.metrics["a minus c"] == 0.0
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+
+
+def test_a_trial_that_fails_is_named_and_run_again(tmp_path: Path) -> None:
+    bad = {2: True}
+
+    def breaks(seed: int, report: Report) -> float:
+        if bad.get(seed):
+            raise ZeroDivisionError("no batch\nin detail")
+        return math.nan if seed == 3 and bad else other(seed, report)
+
+    result = run({"a": calm, "b": breaks}, tmp_path)
+    assert result.table["n"].tolist() == [4]
+    errors = result.values["error"].dropna().tolist()
+    assert errors == ["ZeroDivisionError: no batch", "returned nan, which is no finite number"]
+    bad.clear()
+    assert run({"a": calm, "b": breaks}, tmp_path).table["n"].tolist() == [6]
+    bad.update(dict.fromkeys(range(6), True))
+    with pytest.raises(RuntimeError, match=r"'c' failed with every seed; .* ZeroDivisionError: no"):
+        run({"a": calm, "c": breaks}, tmp_path)
+
+
+def noisy(scale: float) -> Function:
+    return lambda seed, report: random.Random(f"{seed} {scale}").gauss(0.0, scale)
+
+
+def test_seeds_are_added_until_the_interval_is_narrow_enough(tmp_path: Path) -> None:
+    functions = {"a": noisy(1.0), "b": noisy(2.0)}
+    result = run(functions, tmp_path, seeds=4, until=0.9, most_seeds=200)
+    [line] = result.table.to_dict("records")
+    assert (line["ci_high"] - line["ci_low"]) / 2 <= 0.9
+    assert result.looks > 1
+    assert line["n"] in (6, 9, 14, 21, 32, 48, 72, 108, 162, 200)
+    wider = stats.t.ppf(1 - 0.025 * 6 / (math.pi * result.looks) ** 2, line["n"] - 1)
+    values = result.values.pivot(index="seed", columns="function", values="value")
+    spread = (values["a"] - values["b"]).std() / math.sqrt(line["n"])
+    assert (line["ci_high"] - line["ci_low"]) / 2 == pytest.approx(wider * spread)
+    assert f"for all {result.looks} looks together" in str(result)
+    few = run(functions, tmp_path / "few", seeds=4, until=1e-6, most_seeds=7)
+    assert few.table["n"].tolist() == [7]
+
+
+def draw(rng: np.random.Generator, n: int) -> dict[str, dict[int, float]]:
+    return {name: dict(enumerate(rng.normal(size=n))) for name in "ab"}
+
+
+def test_a_function_is_seldom_told_apart_from_itself_however_often_one_looks() -> None:
+    """400 comparisons; more than 31 of 400 at 5 % happen once in 200. Looks end at the first
+    p < 0.05, the worst that can be done with them."""
+    rng = np.random.default_rng(0)
+    once = sum(compared(draw(rng, 8))["p_holm"][0] < 0.05 for _ in range(400))
+    assert 5 <= once <= 31
+    repeatedly = 0
+    for _ in range(200):
+        values = draw(rng, 40)
+        for look, n in enumerate((6, 9, 14, 21, 32, 40), start=1):
+            here = {name: {s: seeds[s] for s in range(n)} for name, seeds in values.items()}
+            if compared(here, look)["p_holm"][0] < 0.05:
+                repeatedly += 1
+                break
+    assert repeatedly <= 18
+
+
+@pytest.mark.parametrize("n", [3, 8, 30])
+def test_the_detectable_difference_is_found_in_four_of_five(n: int) -> None:
+    """4,000 t tests at the difference that is stated for a spread of 1: 80 % within 3 standard
+    errors of the simulation."""
+    rng = np.random.default_rng(n)
+    unit = np.sqrt(n / (n - 1)) * np.tile([-1.0, 1.0], n)[:n] if n % 2 == 0 else None
+    spread = unit if unit is not None else stats.norm.ppf((np.arange(n) + 0.5) / n)
+    stated = detectable_difference(list(spread / np.std(spread, ddof=1)))
+    samples = rng.normal(loc=stated, size=(4000, n))
+    power = float((stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean())
+    assert abs(power - 0.8) < 3 * math.sqrt(0.16 / 4000)
+
+
+def test_there_is_no_detectable_difference_of_one_seed() -> None:
+    assert math.isnan(detectable_difference([1.0]))
+    assert detectable_difference([2.0, 2.0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("functions", "options", "message"),
+    [
+        ({"a": calm}, {}, "needs two functions or more, got 1"),
+        ({"a": calm, "b": 3}, {}, "must be callable and have names, got 'b': 3"),
+        ({"a": calm, "b": calm}, {"seeds": 1}, "seeds must be at least 2"),
+        ({"a": calm, "b": calm}, {"until": 0.0}, "until must be positive and finite, got 0.0"),
+        ({"a": calm, "b": calm}, {"until": 1.0, "most_seeds": 3}, "at least seeds=6, got 3"),
+        ({"a": calm, "b": calm}, {"workers": -1}, "workers must be at least 0, got -1"),
+        ({"a": calm, "b": calm}, {"threads": 0}, "threads must be at least 1, got 0"),
+    ],
+)
+def test_bad_input(functions: Any, options: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(functions, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
+    run({"a": calm, "b": other}, tmp_path)
+    (tmp_path / "trials" / "a-s3.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a-s3\.json cannot be read .*; remove it"):
+        run({"a": calm, "b": other}, tmp_path)
+
+
+@pytest.mark.slow
+def test_under_ray_processes_may_die_and_the_numbers_are_those_of_one_process(
+    tmp_path: Path,
+) -> None:
+    def dies(seed: int, report: Report) -> float:
+        if seed == 1 and not (tmp_path / "again").exists():
+            os._exit(1)
+        return other(seed, report)
+
+    first = run({"a": calm, "b": dies}, tmp_path / "ray", workers=2, seeds=3)
+    [error] = first.values["error"].dropna()
+    assert error.startswith("its process died")
+    (tmp_path / "again").touch()
+    again = run({"a": calm, "b": dies}, tmp_path / "ray", workers=2, seeds=3)
+    alone = run({"a": calm, "b": other}, tmp_path / "alone", seeds=3)
+    pd.testing.assert_frame_equal(again.table, alone.table)
