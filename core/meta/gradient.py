@@ -237,7 +237,6 @@ def kernels_for(engine: str, module: nn.Module) -> Iterator[None]:
 
     The others differentiate once.
     """
-    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
     with contextlib.ExitStack() as stack:
         if engine not in FIRST_ORDER:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -245,8 +244,8 @@ def kernels_for(engine: str, module: nn.Module) -> Iterator[None]:
                 # cuDNN's recurrent kernels have no second derivative; torch's own have.
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             # Where nothing was compiled, Dynamo is not loaded, and loading it takes seconds.
-            if engine != "compiled" and set_stance and "torch._dynamo" in sys.modules:
-                stack.enter_context(set_stance("force_eager"))
+            if engine != "compiled" and "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 

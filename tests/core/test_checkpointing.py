@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
@@ -20,7 +22,19 @@ from core.meta.gradient import hypergradient
 from core.meta.reading import Reading
 from core.metamixup import metamixup_step
 
-EXACT = ("double_backward", "forward_reverse", "compiled")
+
+def carries_tangents() -> bool:
+    """Says whether a checkpoint does; those of torch 2.6 and 2.7 do not, and say so by name."""
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(torch.ones(2), torch.ones(2))
+        try:
+            checkpoint(torch.sin, dual, use_reentrant=False)
+        except NotImplementedError:
+            return False
+    return True
+
+
+EXACT = ("double_backward", "compiled", *(["forward_reverse"] if carries_tangents() else []))
 APPROXIMATE = ("finite_difference",)
 KINDS = ("blocks", "sequential", "nested", "formula")
 
@@ -205,12 +219,19 @@ def test_unroll_raises_what_is_wrong_otherwise() -> None:
 
 @pytest.mark.parametrize("engine", ["unroll", *EXACT, *APPROXIMATE])
 def test_the_reentrant_kind_is_refused_by_torch(engine: Any) -> None:
-    case = make()
+    """The compiler of torch 2.6 and 2.7 follows it instead."""
+    case, refusal = make(), ""
+    value = truth = hypergradient(case.net, **case.data, engine="double_backward", lr=0.5)
     case.net.kind = "reentrant"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
-        with pytest.raises(RuntimeError, match=r"use_reentrant=True.*set use_reentrant=False"):
-            hypergradient(case.net, **case.data, engine=engine, lr=0.5)
+        try:
+            value = hypergradient(case.net, **case.data, engine=engine, lr=0.5)
+        except RuntimeError as error:
+            refusal = str(error)
+    named = re.search(r"use_reentrant=True.*set use_reentrant=False", refusal)
+    assert named or (engine == "compiled" and not refusal)
+    assert off(value, truth) < 1e-10
 
 
 @pytest.mark.parametrize("engine", EXACT)

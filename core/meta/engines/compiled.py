@@ -71,10 +71,8 @@ def compiled(problem: MetaProblem) -> MetaGradient:
             CompileFallback,
             stacklevel=2,
         )
-    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
     # Compiled parts of the model have no double backward.
-    eagerly = set_stance("force_eager") if set_stance else contextlib.nullcontext()
-    with replay(), eagerly:
+    with replay(), torch.compiler.set_stance("force_eager"):
         return double_backward(problem)
 
 
@@ -220,9 +218,9 @@ class _Traced(MetaProblem):
     inside: nn.Module
 
     def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
-        values = {name: b.clone() for name, b in self.model.named_buffers()}
-        values |= self.originals
-        values |= theta
+        buffers = {name: b.clone() for name, b in self.model.named_buffers()}
+        # Not by `|`, which the compiler of torch 2.6 does not follow.
+        values = {**buffers, **self.originals, **theta}
         inside = {f"model.{name}": value for name, value in values.items()}
         return cast(T, functional_call(self.inside, inside, (body,)))
 

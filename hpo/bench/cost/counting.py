@@ -22,9 +22,8 @@ def flops(run: Callable[[], None]) -> int:
     The formulas are those of `torch.utils.flop_counter.FlopCounterMode`. That class itself also
     watches modules, by hooks that fail where a library takes the gradient of a module's leaves.
     """
-    set_stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and later
-    loaded = set_stance is not None and "torch._dynamo" in sys.modules
-    eagerly = set_stance("force_eager") if loaded else contextlib.nullcontext()
+    loaded = "torch._dynamo" in sys.modules
+    eagerly = torch.compiler.set_stance("force_eager") if loaded else contextlib.nullcontext()
     with eagerly, _Counter() as counter:
         run()
     return counter.total

@@ -478,7 +478,8 @@ def test_an_operation_without_a_second_derivative_is_named(
         refusal = str(error)
         value = core.hypergradient(model, *data.arguments, lr=LR, engine="finite_difference")
     # torch 2.14 and later differentiate cdist twice.
-    assert re.search(rf"{name}.*second derivative.*finite_difference", refusal or f"{name} may")
+    named = re.search(rf"{name}.*second derivative.*finite_difference", refusal)
+    assert named or (name == "cdist" and not refusal)
     assert_close(value, differences(model, data))
 
 

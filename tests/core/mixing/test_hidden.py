@@ -256,7 +256,6 @@ def test_a_compiled_graph_is_refused_and_eager_stance_is_not() -> None:
     with pytest.raises(ValueError, match=r"did not run.*plain module, not a compiled one"):
         mixing.logits(compiled, model, x, lam, partner)
     truth = mixing.logits(model, model, x, lam, partner)
-    if hasattr(torch.compiler, "set_stance"):
-        with torch.compiler.set_stance("force_eager"):
-            torch.testing.assert_close(mixing.logits(compiled, model, x, lam, partner), truth)
+    with torch.compiler.set_stance("force_eager"):
+        torch.testing.assert_close(mixing.logits(compiled, model, x, lam, partner), truth)
     torch.testing.assert_close(compiled(x), clean)

@@ -174,18 +174,3 @@ def test_a_plain_model_is_not_kept_from_anything() -> None:
     model = nn.Linear(2, 2)
     with eager_if_hooked(model, True), torch.no_grad():
         assert model(torch.ones(1, 2)).shape == (1, 2)
-
-
-def test_without_stances_a_hooked_compiled_model_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As with torch before 2.6."""
-    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
-    model = compiled(nn.Linear(2, 2))
-    with (
-        pytest.raises(ValueError, match=r"pass the module before `torch\.compile`"),
-        eager_if_hooked(model, True),
-    ):
-        pass
-    with eager_if_hooked(model, False), eager_if_hooked(nn.Linear(2, 2), True):
-        pass
