@@ -224,6 +224,11 @@ def prepare(
             model = check_network(varied, source, policies)
             check_recipe(varied, source, model)
             _check_single_images(model, varied, source)
+            if varied.train_size is not None and varied.train_size < source.num_classes:
+                raise ValueError(
+                    f"--train-size {varied.train_size} leaves classes of {dataset} without a "
+                    f"training image; give {source.num_classes}, one a class, or more"
+                )
             draw_labels(varied, source)
             if options.address is None:
                 check_precision(varied.precision, options.device)

@@ -105,13 +105,12 @@ def make_splits(
     if not len(train):
         raise ValueError(f"meta_size={meta_size} leaves no training image of {len(labels)}")
     emptied = [c for c in range(num_classes) if len(members[c]) > 0 and not len(queues[c])]
-    if emptied:
+    if emptied and train_size is None:
         names = [str(label) if classes is None else classes[label] for label in emptied]
         raise ValueError(
             f"no training image is left of class {', '.join(names[:5])}"
-            f"{', ...' if len(names) > 5 else ''} (meta_size={meta_size}, train_size={train_size}, "
-            f"{num_classes} classes); choose a smaller meta_size or a larger train_size, or add "
-            "images"
+            f"{', ...' if len(names) > 5 else ''} (meta_size={meta_size}, {num_classes} classes); "
+            "choose a smaller meta_size, or add images"
         )
     if labelled is None:
         return Splits(train, meta_validation)

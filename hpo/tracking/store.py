@@ -148,15 +148,17 @@ def _move_artifacts(database: Path, experiment_id: str, old: str, new: str) -> N
     folder that they named before may be another study's by now, and is not touched.
     """
     which = {"old": old, "new": new, "id": int(experiment_id)}
-    with closing(sqlite3.connect(database, timeout=_CONNECT_SECONDS)) as connection, connection:
-        connection.execute(
-            "UPDATE experiments SET artifact_location = :new WHERE experiment_id = :id", which
-        )
-        connection.execute(
-            "UPDATE runs SET artifact_uri = :new || substr(artifact_uri, length(:old) + 1) "
-            "WHERE experiment_id = :id AND substr(artifact_uri, 1, length(:old) + 1) = :old || '/'",
-            which,
-        )
+    changes = (
+        "UPDATE experiments SET artifact_location = :new WHERE experiment_id = :id",
+        "UPDATE runs SET artifact_uri = :new || substr(artifact_uri, length(:old) + 1) "
+        "WHERE experiment_id = :id AND substr(artifact_uri, 1, length(:old) + 1) = :old || '/'",
+    )
+    try:
+        with closing(sqlite3.connect(database, timeout=_CONNECT_SECONDS)) as connection, connection:
+            for change in changes:
+                connection.execute(change, which)
+    except sqlite3.Error as error:
+        raise OSError(str(error)) from error
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def test_every_cell_of_a_study_is_of_the_scenario_and_a_row_has_settings_of_its_
         ("--train-size 1200", {}, r"needs 120 for train_size=1200 over 10 classes"),
         ("--label-noise 40", {}, r"label_noise must lie in \[0, 1\], got 40.0"),
         ("--label-noise-kind pair", {}, "no use without label_noise"),
+        ("--train-size 5", {}, "--train-size 5 leaves classes of digits without .* give 10"),
         ("--imbalance 0.5", {}, "imbalance must be finite and at least 1, got 0.5"),
         ("", {"meta_size": 1700}, "meta_size=1700"),
         ("", {"lr": -1.0}, "lr must be positive"),

@@ -32,7 +32,7 @@ def examine(
     loss: Loss = soft_cross_entropy,
     mixing: Mixing = INPUT,
     logits_of: LogitsOf | None = None,
-    seconds: float | None = 10.0,
+    seconds: float | None = 8.0,
 ) -> Examination:
     """Takes one dry step and reports what learning λ would do with this model, loss and data.
 

@@ -55,6 +55,8 @@ OTHER_VALUES: dict[str, Any] = {
     "width": 16,
     "batchnorm_momentum": 0.01,
     "batchnorm_eps": 1e-3,
+    "weights": "w.pt",
+    "augment": "own:crop",
     "epochs": 599,
     "batch_size": 127,
     "meta_batch_size": 127,

@@ -27,9 +27,11 @@ def sigterm() -> Iterator[None]:
 
     Ray does, and so do the trackers that a test leaves open, as a killed driver does.
     """
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
