@@ -25,7 +25,8 @@ from core.metamixup import metamixup_step
 
 def carries_tangents() -> bool:
     """Says whether a checkpoint does; those of torch 2.6 and 2.7 do not, and say so by name."""
-    with forward_ad.dual_level():
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of what it loads here
         dual = forward_ad.make_dual(torch.ones(2), torch.ones(2))
         try:
             checkpoint(torch.sin, dual, use_reentrant=False)
