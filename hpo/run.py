@@ -10,16 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from core.data import Source
 from core.data.duplicates import find_duplicates
 from core.training.config import TrainingConfig
-from core.training.network import check_network
-from core.training.prepared_data import draw_labels
-from core.training.recipe import check_recipe
-from core.user_model.precision import check_precision
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
 from hpo.analyses.pseudo_labels import pseudo_labels
@@ -27,7 +20,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options, parse
-from hpo.command_line.flags import flag
+from hpo.command_line.checks import check_training
 from hpo.command_line.printing import printed, shown
 from hpo.complete_tracking import send_missing
 from hpo.report import table
@@ -221,17 +214,8 @@ def prepare(
     for dataset, training in base.items():
         source = sources[source_key(training)]
         for varied in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
-            model = check_network(varied, source, policies)
-            check_recipe(varied, source, model)
-            _check_single_images(model, varied, source)
-            if varied.train_size is not None and varied.train_size < source.num_classes:
-                raise ValueError(
-                    f"--train-size {varied.train_size} leaves classes of {dataset} without a "
-                    f"training image; give {source.num_classes}, one a class, or more"
-                )
-            draw_labels(varied, source)
-            if options.address is None:
-                check_precision(varied.precision, options.device)
+            device = options.device if options.address is None else None
+            check_training(varied, source, policies, device)
     search = replace(presets.search(options.preset), parallel=options.search_parallel)
     if options.search_trials is not None:
         search = replace(search, trials=options.search_trials)
@@ -241,19 +225,6 @@ def prepare(
     seeds = range(options.seeds)
     plan = Plan(study, rows, options.datasets, seeds, base, search, budget, reference)
     return plan, sources
-
-
-def _check_single_images(model: nn.Module, training: TrainingConfig, source: Source) -> None:
-    """Raises where a batch of one image has nothing that BatchNorm could normalize."""
-    for name in ("batch_size", "meta_batch_size"):
-        if getattr(training, name) == 1:
-            try:
-                model(torch.zeros(1, *source.shape))
-            except ValueError as error:
-                raise ValueError(
-                    f"{flag(name)} 1 is too small for {training.model}, whose BatchNorm needs more "
-                    f"than one value a channel ({error}); give 2 or more"
-                ) from error
 
 
 def _report(

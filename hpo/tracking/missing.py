@@ -82,6 +82,16 @@ class Missing:
             return None
         return ledger
 
+    def note_file(self, path: Path, output: Path) -> str | None:
+        """Notes an artifact, and returns its name; None of a file outside of the output folder,
+        which is not read again from here."""
+        if not path.resolve().is_relative_to(output.resolve()):
+            return None
+        name = path.resolve().relative_to(output.resolve()).as_posix()
+        if name not in self.files:
+            self.files.append(name)
+        return name
+
     def save(self) -> None:
         """Writes the ledger, or removes it where nothing is missing.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -96,6 +96,12 @@ def runs_to_continue(runs: Iterable[StoredRun]) -> dict[str, StoredRun]:
         if run.key not in chosen or worth(run) > worth(chosen[run.key]):
             chosen[run.key] = run
     return chosen
+
+
+def surplus_summaries(stored: Mapping[str, StoredRun], asked_for: Set[str]) -> dict[str, str]:
+    """Returns key and id of the summaries of rows that are no longer asked for."""
+    keys = [key for key in stored if key.startswith("summary ") and key not in asked_for]
+    return {key: stored[key].run_id for key in keys}
 
 
 def settle(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -51,6 +51,7 @@ from hpo.tracking.stored import (
     runs_to_continue,
     settle,
     stored_runs,
+    surplus_summaries,
 )
 from hpo.tracking.views import NOTE, whole_lines
 
@@ -203,7 +204,10 @@ class StudyTracker:
         """
         rows = list(rows)
         if whole:
-            self._drop_summaries({run_key(summary_tags(row)) for row in rows})
+            asked_for = {run_key(summary_tags(row)) for row in rows}
+            for key, run_id in surplus_summaries(self._stored, asked_for).items():
+                if self._outbox.attempt(partial(self._client.delete_run, run_id)):
+                    del self._stored[key]
         for row in rows:
             # A chart has parameters on its axes, not tags.
             run = self._run(summary_tags(row), {"method": row.method})
@@ -213,13 +217,8 @@ class StudyTracker:
 
     def log_figure_files(self, paths: Sequence[Path]) -> None:
         """Stores finished tables and figures as artifacts of the parent run."""
-        folder = self._output.resolve()
         for path in paths:
-            name = None  # of a file that is elsewhere: it is not read again from here
-            if path.resolve().is_relative_to(folder):
-                name = path.resolve().relative_to(folder).as_posix()
-                if name not in self._missing.files:
-                    self._missing.files.append(name)
+            name = self._missing.note_file(path, self._output)
             send = partial(self._client.log_artifact, local_path=str(path))
             self._outbox.artifacts.append(Artifact(self._parent, path.name, send, name))
         self._outbox.write_artifacts()
@@ -321,13 +320,6 @@ class StudyTracker:
         }
         self._runs[key] = TrackedRun(key, tags, params, stored=stored, replaces=replaces)
         return self._runs[key]
-
-    def _drop_summaries(self, asked_for: Set[str]) -> None:
-        for key in [key for key in self._stored if key.startswith("summary ")]:
-            if key not in asked_for:
-                drop = partial(self._client.delete_run, self._stored[key].run_id)
-                if self._outbox.attempt(drop):
-                    del self._stored[key]
 
     def _write(self, run: TrackedRun) -> None:
         for taken in self._outbox.write(run):

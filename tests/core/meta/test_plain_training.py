@@ -25,26 +25,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import core
+from hpo.bench.compatibility.truth import Data
 
 LR, H = 0.3, 1e-6
 LossOf = Callable[[Tensor, Tensor], Tensor]
-
-
-class Data:
-    """Six samples of four features to learn from, five to validate on, three classes."""
-
-    def __init__(self) -> None:
-        stream = torch.Generator().manual_seed(0)
-        self.x = torch.randn(6, 4, generator=stream, dtype=torch.float64)
-        self.y = torch.tensor([0, 1, 2, 2, 1, 0])
-        self.x_val = torch.randn(5, 4, generator=stream, dtype=torch.float64)
-        self.y_val = torch.tensor([2, 0, 1, 1, 0])
-        self.lam = torch.linspace(0.2, 0.9, 6, dtype=torch.float64)
-        self.partner = torch.arange(6).roll(1)
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        return (self.x, self.y), (self.x_val, self.y_val), self.lam, self.partner
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""This module tries what a training would stumble over, before the first one begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from core.data import Source
+from core.policies import PolicyConfig
+from core.training.config import TrainingConfig
+from core.training.network import check_network
+from core.training.prepared_data import draw_labels
+from core.training.recipe import check_recipe
+from core.user_model.precision import check_precision
+from hpo.command_line.flags import flag
+
+
+def check_training(
+    training: TrainingConfig, source: Source, policies: Sequence[PolicyConfig], device: str | None
+) -> None:
+    """Raises ValueError where network, recipe, data or device do not fit; trains nothing.
+
+    Args:
+        training: what is to be trained.
+        source: its data.
+        policies: those of the study's rows.
+        device: where it will be trained; None where that is another machine's business.
+    """
+    model = check_network(training, source, policies)
+    check_recipe(training, source, model)
+    _check_single_images(model, training, source)
+    if training.train_size is not None and training.train_size < source.num_classes:
+        raise ValueError(
+            f"--train-size {training.train_size} leaves classes of {source.name} without a "
+            f"training image; give {source.num_classes}, one a class, or more"
+        )
+    draw_labels(training, source)
+    if device is not None:
+        check_precision(training.precision, device)
+
+
+def _check_single_images(model: nn.Module, training: TrainingConfig, source: Source) -> None:
+    """Raises where a batch of one image has nothing that BatchNorm could normalize."""
+    for name in ("batch_size", "meta_batch_size"):
+        if getattr(training, name) == 1:
+            try:
+                model(torch.zeros(1, *source.shape))
+            except ValueError as error:
+                raise ValueError(
+                    f"{flag(name)} 1 is too small for {training.model}, whose BatchNorm needs more "
+                    f"than one value a channel ({error}); give 2 or more"
+                ) from error
