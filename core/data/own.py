@@ -85,7 +85,7 @@ def _read(what: str, items: Any, memory_limit: int) -> tuple[np.ndarray, list[An
             raise ValueError(
                 f"{what}[{i}] gives no (item, label): {type(error).__name__}: {error}"
             ) from error
-        value = _array(item)
+        value = _array(f"{what}[{i}]", item)
         if out is None:
             size = value.nbytes * len(items)
             if size > memory_limit:
@@ -106,10 +106,15 @@ def _read(what: str, items: Any, memory_limit: int) -> tuple[np.ndarray, list[An
     return out, labels
 
 
-def _array(item: Any) -> np.ndarray:
+def _array(what: str, item: Any) -> np.ndarray:
     if isinstance(item, Tensor):
         return item.numpy(force=True)
     if hasattr(item, "convert") and hasattr(item, "mode"):  # of PIL
+        if item.mode[0] in "IF":  # PIL would clip them at 255
+            raise ValueError(
+                f"{what} is a PIL image of mode {item.mode}, with more than 8 bits a pixel; give "
+                "8 bits, or a floating point array, in the Dataset"
+            )
         array = np.asarray(item if item.mode == "L" else item.convert("RGB"))
         return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return np.asarray(item)

@@ -87,11 +87,19 @@ def check_precision(name: PrecisionName, device: torch.device | str) -> None:
             raise ValueError("precision=bf16: this GPU has no bfloat16; choose fp16 or float32")
         return
     # By emulation a step takes twenty times as long as in float32.
-    if kind == "mps" or (kind == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported()):
+    if kind == "mps" or (kind == "cpu" and not _computes_fp16()):
         raise ValueError(
             f"precision=fp16: {kind} has no float16 arithmetic for training here; choose bf16 or "
             "float32, or a GPU with --device cuda"
         )
+
+
+def _computes_fp16() -> bool:
+    """Returns whether this CPU has float16 arithmetic, as oneDNN sees it; not where it is absent."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:

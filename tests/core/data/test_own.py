@@ -52,6 +52,7 @@ def net(in_channels, num_classes): return nn.Linear(in_channels, num_classes)
 def three(): return 1, 2, 3
 def number(): return 3, 4
 def empty(): return sets(image, n=0)
+def deep(): return sets(lambda i: image(300 + i, "I;16"))
 def changing(): return sets(lambda i: image(0, size=8 + (i == 7)))
 def failing(): return sets(lambda i: 1 / (i - 4))
 def strings(): return sets(image, lambda i: "cat")
@@ -103,6 +104,7 @@ def test_arrays_and_datasets_become_sources(
     [
         ("three", "must return .train, test., got tuple of 3"),
         ("number", "train is of type int"),
+        ("deep", r"train\[0\] is a PIL image of mode I;16, with more than 8 bits a pixel"),
         ("empty", "train is empty"),
         ("changing", r"train\[7\] is uint8 \(3, 9, 9\), item 0 is uint8 \(3, 8, 8\)"),
         ("failing", r"train\[4\] gives no \(item, label\): ZeroDivisionError"),
