@@ -95,7 +95,7 @@ def check_precision(name: PrecisionName, device: torch.device | str) -> None:
 
 
 def _computes_fp16() -> bool:
-    """Returns whether this CPU has float16 arithmetic, as oneDNN sees it; not where it is absent."""
+    """Returns whether this CPU has float16 arithmetic; not where there is no oneDNN to ask."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
     except (AttributeError, RuntimeError):
