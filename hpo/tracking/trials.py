@@ -10,6 +10,7 @@ from typing import Any
 from hpo.cells.trials import Trial
 from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import (
+    TrackingError,
     check_tracking_uri,
     default_tracking_uri,
     first_line,
@@ -17,6 +18,8 @@ from hpo.tracking.store import (
     open_experiment,
     shown_uri,
     store_errors,
+    told_cause,
+    way_out,
 )
 
 _logger = logging.getLogger(__name__)
@@ -44,11 +47,17 @@ class TrackedComparison:
         self.uri = uri or default_tracking_uri(output)
         check_tracking_uri(self.uri)
         self._away = False
-        with mlflow_settings():
-            self._client: Any = MlflowClient(self.uri)
-            self._experiment = open_experiment(self._client, self.uri, name, output)
-            self._parent = self._find_parent(str(output.resolve()), name)
-            self._written = self._find_trials()
+        try:
+            with mlflow_settings():
+                self._client: Any = MlflowClient(self.uri)
+                self._experiment = open_experiment(self._client, self.uri, name, output)
+                self._parent = self._find_parent(str(output.resolve()), name)
+                self._written = self._find_trials()
+        except store_errors() as error:
+            raise TrackingError(
+                f"the MLflow store {shown_uri(self.uri)} failed while opening the experiment "
+                f"{name!r}: {first_line(error)}. {way_out(self.uri, error)}"
+            ) from told_cause(self.uri, error)
 
     def __enter__(self) -> TrackedComparison:
         exit_on_signals()
