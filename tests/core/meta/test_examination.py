@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -392,14 +391,12 @@ def test_nothing_is_changed(fails: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16"])
-def test_torchvision_in_ten_seconds(name: str) -> None:
+def test_networks_of_torchvision(name: str) -> None:
     from core.data.torchvision_compat import torchvision
 
     options = {"image_size": 32} if name == "vit_b_16" else {}
     model = getattr(torchvision.models, name)(num_classes=3, **options)
-    started = time.process_time()
     report = examined(model, 3, 32 if options else 64, 32 if options else 64)
-    assert time.process_time() - started < 10 * max(1, torch.get_num_threads())
     assert report.engine == "auto"
     assert report.engines[0].error is not None
     assert report.engines[0].error < 1e-2
