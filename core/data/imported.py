@@ -1,24 +1,98 @@
-"""This module finds what a user names by `package.module:name`, and calls it."""
+"""This module finds what a user names by `package.module:name`, and calls it.
+
+Arguments of the user's own may follow: `package.module:name?size=32&root=/data`.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
-__all__ = ["called", "imported"]
+__all__ = ["GIVEN", "called", "given", "imported", "named_arguments", "transform_of"]
+
+GIVEN = "given:"
+"""Names of objects that Python code gave start so; see `given`."""
+
+_OBJECTS: dict[str, Callable[..., Any]] = {}
 
 
-def imported(path: str) -> Callable[..., Any]:
-    """Returns the callable that `package.module:name` names, also in the current folder.
+@contextmanager
+def given(objects: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Lets names that start with GIVEN stand for these objects inside."""
+    before = dict(_OBJECTS)
+    _OBJECTS.update(objects)
+    try:
+        yield
+    finally:
+        _OBJECTS.clear()
+        _OBJECTS.update(before)
+
+
+def named_arguments(name: str) -> tuple[str, dict[str, Any]]:
+    """Returns a name without its arguments, and these, read as Python literals or else as text.
+
+    `%26` stands for &, as in an address.
+
+    Example:
+        >>> named_arguments("mine:load?size=32&root=/data&gray=True")
+        ('mine:load', {'size': 32, 'root': '/data', 'gray': True})
 
     Raises:
-        ValueError: there is no such module or name, importing it fails, or it cannot be called.
+        ValueError: an argument has no name, or is given twice.
     """
+    path, _, written = name.partition("?")
+    arguments: dict[str, Any] = {}
+    for part in written.split("&") if written else ():
+        key, separator, text = part.partition("=")
+        if not separator or not key.isidentifier():
+            raise ValueError(f"{name}: {part!r} is no argument; write {path}?size=32&root=/data")
+        if key in arguments:
+            raise ValueError(f"{name}: {key} is given twice; give it once")
+        arguments[key] = _value(unquote(text))
+    return path, arguments
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def imported(name: str) -> Callable[..., Any]:
+    """Returns the callable that `package.module:name` names, also in the current folder.
+
+    Arguments in the name are bound to it.
+
+    Raises:
+        ValueError: there is no such module or name, importing it fails, it cannot be called, or
+            does not take these arguments.
+    """
+    path, arguments = named_arguments(name)
+    found = _OBJECTS.get(path) if path.startswith(GIVEN) else _found(path)
+    if found is None:
+        raise ValueError(
+            f"{path} is an object that Python code gave; give it again: hpo.contrast(...)"
+        )
+    if not callable(found):
+        raise ValueError(f"{path} is of type {type(found).__name__}; name a function or a class")
+    taken = _taken(found)
+    unknown = [] if taken is None else [key for key in arguments if key not in taken]
+    if taken is not None and unknown:
+        raise ValueError(f"{path} takes no {unknown[0]}; it takes {', '.join(taken) or 'nothing'}")
+    return partial(found, **arguments) if arguments else found
+
+
+def _found(path: str) -> Any:
     module_name, _, name = path.partition(":")
     if not (module_name and name):
         raise ValueError(f"{path!r} names nothing; write package.module:name")
@@ -33,8 +107,6 @@ def imported(path: str) -> Callable[..., Any]:
             f"{path} cannot be imported: {type(error).__name__}: {_line(error)}; give "
             "package.module:name of an installed package or of a file in this folder"
         ) from error
-    if not callable(found):
-        raise ValueError(f"{path} is of type {type(found).__name__}; name a function or a class")
     return found
 
 
@@ -49,23 +121,28 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def called(path: str, **arguments: Any) -> Any:
+def called(name: str, **arguments: Any) -> Any:
     """Returns what the callable gives for those of the arguments that its signature takes.
+
+    Arguments in the name go before these.
 
     Raises:
         ValueError: it cannot be imported, raises, or returns None.
     """
-    factory = imported(path)
+    factory = imported(name)
+    path, own = named_arguments(name)
+    taken = _taken(factory)
+    arguments = {
+        key: value
+        for key, value in arguments.items()
+        if key not in own and (taken is None or key in taken)
+    }
     try:
-        given = inspect.signature(factory).parameters.values()
-        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in given):
-            names = {p.name for p in given if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
-            arguments = {name: value for name, value in arguments.items() if name in names}
         result = factory(**arguments)
     except Exception as error:  # as many kinds as users write
         told = ", ".join(
-            f"{name}={value}" if isinstance(value, (int, float, str)) else name
-            for name, value in arguments.items()
+            f"{key}={value}" if isinstance(value, (int, float, str)) else key
+            for key, value in {**own, **arguments}.items()
         )
         raise ValueError(
             f"{path}({told}) raised {type(error).__name__}: {_line(error)}; mend the factory"
@@ -73,6 +150,33 @@ def called(path: str, **arguments: Any) -> Any:
     if result is None:
         raise ValueError(f"{path} returned None; does it lack a return statement?")
     return result
+
+
+def transform_of(name: str) -> Callable[..., Any]:
+    """Returns the callable on a batch that is named; of a class an instance of it is.
+
+    Raises:
+        ValueError: as `called`, or the instance cannot be called.
+    """
+    found = imported(name)
+    if not inspect.isclass(getattr(found, "func", found)):
+        return found
+    made = called(name)
+    if not callable(made):
+        raise ValueError(f"{name} makes a {type(made).__name__}, which cannot be called on a batch")
+    return made
+
+
+def _taken(factory: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Returns the names of the arguments that a callable takes; None where it takes any."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # of some builtins nobody knows
+        return None
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(p.name for p in parameters if p.kind in kinds)
 
 
 def _line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.data import Source
-from core.data.imported import called
+from core.data.imported import called, named_arguments
 from core.metamixup import metamixup_step
 from core.models import MODELS, build_model
 from core.models.batchnorm import set_batchnorm
@@ -162,7 +162,8 @@ def _of_torchvision(name: str, *, in_channels: int, num_classes: int, image_size
     """Returns a classifier of torchvision, its head and first convolution made for these sizes."""
     from core.data.torchvision_compat import torchvision
 
-    models, builder = torchvision.models, name.removeprefix(_TORCHVISION)
+    models = torchvision.models
+    builder, own = named_arguments(name.removeprefix(_TORCHVISION))
     known = models.list_models(module=models)
     if builder not in known:
         raise ValueError(f"unknown model {name!r}: torchvision has {', '.join(known)}")
@@ -172,7 +173,7 @@ def _of_torchvision(name: str, *, in_channels: int, num_classes: int, image_size
     if builder.startswith(("googlenet", "inception")):
         options |= {"aux_logits": False, "init_weights": True}
     try:
-        model: nn.Module = models.get_model(builder, weights=None, **options)
+        model: nn.Module = models.get_model(builder, **{"weights": None, **options, **own})
     except Exception as error:
         raise ValueError(
             f"model {name} cannot be built for images of {image_size} pixels: {_line(error)}; "

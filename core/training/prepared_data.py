@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.data import ImageSet, Source, Splits, Transform, flip_labels, long_tail, make_splits
 from core.data.features import FeatureTransform
-from core.data.imported import imported
+from core.data.imported import transform_of
 from core.data.prepared import CellData
 from core.data.splits import by_class
 from core.data.transforms import Augmentation
@@ -95,7 +95,7 @@ def fit_transform(config: TrainingConfig, source: Source, images: ImageSet) -> T
 
 def augmentation(config: TrainingConfig) -> Augmentation | None:
     """Returns the user's own augmentation, or None."""
-    return None if config.augment is None else imported(config.augment)
+    return None if config.augment is None else transform_of(config.augment)
 
 
 def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:
