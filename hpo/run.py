@@ -60,6 +60,7 @@ def run_study(
     *,
     extras: Sequence[ExtraReport] = (),
     figure: ExtraReport | None = None,
+    contenders: Sequence[StudyRow] = (),
     adapted: Adapted | None = None,
     reference: str | None = None,
     tracker: type[StudyTracker] | None = None,
@@ -79,6 +80,7 @@ def run_study(
             stands.
         figure: of a study that is a figure; first of the extras. The files of the study's name are
             its own, and those of the table are called STUDY-errors.
+        contenders: rows that the preset `contest` has besides.
         adapted: what this study makes of the preset's training, before the user's own settings.
         reference: of a semi-supervised study the key of the row that the others are compared with.
         tracker: a writer of MLflow that does more than the ordinary one.
@@ -92,7 +94,7 @@ def run_study(
         options = parse(
             study, description, arguments, budgeted=budgeted, semi_supervised=few_labels
         )
-        chosen = options.chosen(rows)
+        chosen = options.chosen(rows, contenders)
     except ValueError as error:
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -211,9 +213,9 @@ def prepare(
         sources[source_key(base[dataset])] = source
     rows = with_presets(rows, base, sources, options.preset, options.overrides)
     policies = [row.policy for row in rows if row.policy is not None]
-    for dataset, training in base.items():
+    for training in base.values():
         source = sources[source_key(training)]
-        for varied in dict.fromkeys(replace(training, **row.settings(dataset)) for row in rows):
+        for varied in dict.fromkeys(row.training_of(training) for row in rows):
             device = options.device if options.address is None else None
             check_training(varied, source, policies, device)
     search = replace(presets.search(options.preset), parallel=options.search_parallel)

@@ -70,6 +70,21 @@ def fixed(lam: float) -> StudyRow:
     return row(f"fixed-{lam:g}", f"MixUp (λ = {lam:g})", f"lam={lam:g}", "fixed", Fixed(lam=lam))
 
 
+def stopped(original: StudyRow, part: float = 0.83) -> StudyRow:
+    """Returns the row without mixing after this part of the training."""
+    key = f"{original.row.key}-stop-{part:g}"
+    label = f"{original.row.label}, the last {1 - part:.0%} unmixed"
+    shown = Row(key, label, f"{original.row.setting}, until {part:g}", "extra")
+    return replace(original, row=shown, training={**original.training, "stop_mixing": part})
+
+
+def longer(original: StudyRow, times: float) -> StudyRow:
+    """Returns the row trained for so many times the epochs."""
+    key, setting = f"{original.row.key}-x{times:g}", f"{original.row.setting}, {times:g} x epochs"
+    shown = Row(key, f"{original.row.label}, {times:g} times as long", setting, "extra")
+    return replace(original, row=shown, longer=times)
+
+
 NONE = row("none", "No MixUp", "none", "none", NoMix())
 
 MIXUP = beta(1.0)

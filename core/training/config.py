@@ -55,12 +55,16 @@ class TrainingConfig:
             batch in its running statistics, and what is added to the variance; None is the model's
             own, PyTorch's 0.1 and 1e-5 in those of `core.models`.
         policy: how samples are interpolated.
+        stop_mixing: part of the training after whose epochs, rounded, nothing is mixed and nothing
+            learned of λ; 1 mixes to the end.
         epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
         optimizer, lr, momentum, weight_decay: see `core.training.optimizers.build_optimizer`; the
             optimizer may be `package.module:factory` too, such as torch.optim:RMSprop.
         schedule: "cosine": per step, from lr to 0; "step": lr times lr_decay at each milestone;
             "constant": lr throughout; or `package.module:function` of those of step, steps, epochs
             and lr that it takes, called at each step.
+        warmup_epochs: first epochs in which the rate of the schedule is multiplied by a factor that
+            rises linearly to 1, a step at a time.
         milestones: epochs (counted from 0) at which "step" decays.
         augment: `package.module:name` of a callable on a batch of training items, uint8 images or
             float features, before normalisation; a torchvision v2 transform is one.
@@ -85,6 +89,7 @@ class TrainingConfig:
     model: str
     policy: PolicyConfig
     seed: int = 0
+    stop_mixing: float = field(default=1.0, metadata=LATER)
     image_size: int | None = None
     train_size: int | None = None
     meta_size: int = 1000
@@ -101,6 +106,7 @@ class TrainingConfig:
     momentum: float = _SGD_MOMENTUM
     weight_decay: float = 1e-4
     schedule: str = "cosine"
+    warmup_epochs: int = field(default=0, metadata=LATER)
     milestones: tuple[int, ...] = ()
     lr_decay: float = 0.1
     flip: bool = True
@@ -127,7 +133,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be None or at least 1, got {value}")
-        for name in ("momentum", "weight_decay", "translate", "seed"):
+        for name in ("momentum", "weight_decay", "warmup_epochs", "translate", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.batchnorm_momentum is not None and not 0 < self.batchnorm_momentum <= 1:
@@ -138,6 +144,12 @@ class TrainingConfig:
             raise ValueError(f"batchnorm_eps must be positive and finite, got {self.batchnorm_eps}")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
+        if not 0 <= self.stop_mixing <= 1:
+            raise ValueError(f"stop_mixing must lie in [0, 1], got {self.stop_mixing}")
+        if self.stop_mixing != 1 and self.semi is not None:
+            raise ValueError(
+                "stop_mixing is for trainings in which all images are labeled; leave it out"
+            )
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):

@@ -77,6 +77,11 @@ def _fused(config: TrainingConfig, device_type: str) -> bool | None:
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     """Returns the rate of step `step` of `steps` (both over the whole training)."""
+    warming = config.warmup_epochs * steps // config.epochs
+    return _scheduled(config, step, steps) * min(1.0, (step + 1) / max(1, warming))
+
+
+def _scheduled(config: TrainingConfig, step: int, steps: int) -> float:
     if ":" in config.schedule:
         rate: float = called(
             config.schedule, step=step, steps=steps, epochs=config.epochs, lr=config.lr

@@ -13,6 +13,7 @@ from core.analysis.observer import Observer
 from core.data import Source
 from core.evaluation import Evaluation, evaluate, predict
 from core.models import ImageClassifier
+from core.policies import NoMix
 from core.random_streams import RandomStreams
 from core.real_step import mixed_step
 from core.training.config import TrainingConfig
@@ -78,10 +79,12 @@ class Training:
             DivergenceError: the loss became NaN or infinite.
         """
         config, data, streams, begun = self.config, self._data, self._streams, time.perf_counter()
+        mixes = len(self.history) < round(config.stop_mixing * config.epochs)
+        policy = self.policy if mixes else _UNMIXED
         order = _training_order(config, len(data.train), streams["order"])
         meta_batches = (
             data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
-            if self.policy.needs_meta_validation
+            if policy.needs_meta_validation
             else iter(())
         )
         lam = LambdaStatistics()
@@ -97,7 +100,7 @@ class Training:
             meta = next(meta_batches, None)
             val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
             with self._precision.region():
-                interpolation = self.policy(
+                interpolation = policy(
                     self._model,
                     self._optimizer,
                     batch,
@@ -254,6 +257,8 @@ class Training:
         if self._observer is not None:
             self._observer.load_state_dict(state["observer"])
 
+
+_UNMIXED = NoMix()
 
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

@@ -88,14 +88,22 @@ class Options:
             training = replace(training, semi=replace(training.semi, labelled=self.labels))
         return training, source
 
-    def chosen(self, rows: Sequence[StudyRow]) -> list[StudyRow]:
+    def chosen(
+        self, rows: Sequence[StudyRow], contenders: Sequence[StudyRow] = ()
+    ) -> list[StudyRow]:
         """Returns the rows asked for, in the table's order, those with "+meta" last.
+
+        Args:
+            rows: of the study.
+            contenders: that it has besides where it is a contest, or where they are asked for.
 
         Raises:
             ValueError: a name is no row of the study, or a frozen row comes without its source.
         """
         if self.rows is not None:
-            return chosen_rows(rows, self.rows)
+            return chosen_rows([*rows, *contenders], self.rows)
+        if self.preset == "contest":
+            return [*rows, *contenders]
         # The searched Beta could as well have trained on the images it was selected on.
         searched = [row for row in rows if row.searched is not None]
         extra = map(with_meta_images, searched) if self.preset == "quick" else ()

@@ -50,6 +50,8 @@ _HELP = {
     "schedule": "cosine, step, constant, or package.module:function (default: the preset's)",
     "model": f"{', '.join(MODELS)}, torchvision:NAME, or package.module:factory",
     "weights": "a state dict that the model begins with, for fine-tuning",
+    "stop_mixing": "part of the training after which nothing is mixed, 0 to 1 (default: 1)",
+    "warmup_epochs": "epochs over which the learning rate rises (default: the preset's)",
     "label_noise": "part of the training labels of each class to make wrong, 0 to 1 (default: 0)",
     "label_noise_kind": "wrong labels: of any other class, or of the next (default: symmetric)",
     "precision": "of the forward passes; bf16 and fp16 are autocast (default: float32)",

@@ -124,7 +124,7 @@ class Plan:
         for row, strategy in sorted(strategies, key=lambda pair: -pair[1].expected(budget)[1]):
             for dataset in self.datasets:
                 for seed in self.seeds:
-                    base = replace(self.base[dataset], **row.settings(dataset), seed=seed)
+                    base = replace(row.training_of(self.base[dataset]), seed=seed)
                     search = strategy.search(base, row.row.key, self.search, budget)
                     searches[row.row.key, dataset, seed] = search
         return searches
@@ -161,6 +161,5 @@ class Plan:
         seed: int,
         values: Mapping[str, float] | None = None,
     ) -> Cell:
-        settings = row.settings(dataset)
-        training = replace(self.base[dataset], **settings, policy=policy, seed=seed)
+        training = replace(row.training_of(self.base[dataset]), policy=policy, seed=seed)
         return Cell(row.row.key, configured(training, values or {}))

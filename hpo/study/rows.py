@@ -113,6 +113,7 @@ class StudyRow:
             {"meta_size": 50}; they go before the preset's and the command line's.
         semi: how it trains with few labels; `hpo.study.few_label_rows` makes settings of it.
         by_dataset: more settings of its own, by data set.
+        longer: it trains so many times the epochs of the others, rounded.
 
     Raises:
         ValueError: training names what is no setting, or one that all rows share; a row that
@@ -124,6 +125,7 @@ class StudyRow:
     training: Mapping[str, Any] = field(default_factory=dict)
     semi: SemiRow | None = None
     by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    longer: float = 1.0
 
     def __post_init__(self) -> None:
         settings = [f.name for f in fields(TrainingConfig) if f.name not in _SHARED]
@@ -177,11 +179,16 @@ class StudyRow:
     @property
     def weight(self) -> float:
         """Returns roughly what it costs in units of a plain training, to start long ones first."""
-        return self.semi_weight * (1.0 if self.policy is None else self.policy.cost)
+        return self.longer * self.semi_weight * (1.0 if self.policy is None else self.policy.cost)
 
     def settings(self, dataset: str) -> dict[str, Any]:
         """Returns what its trainings on a data set have for themselves."""
         return {**self.by_dataset.get(dataset, {}), **self.training}
+
+    def training_of(self, base: TrainingConfig) -> TrainingConfig:
+        """Returns the training of its data set that all rows share, with this row's settings."""
+        own = replace(base, **self.settings(base.dataset))
+        return replace(own, epochs=round(self.longer * own.epochs))
 
     def search_settings(self, dataset: str) -> dict[str, Any]:
         """Returns what the trials of its search have: all but the images that they are chosen by,

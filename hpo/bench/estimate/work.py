@@ -7,7 +7,7 @@ what its method takes in units of such a step, as measured.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import pandas as pd
@@ -150,7 +150,7 @@ def _lines(table: Table, label: str, seeds: int) -> Iterator[dict[str, object]]:
 
     policies = {row.row.key: row.policy or _NONE for row in table.rows}
     for row in table.rows:
-        training = replace(base, **row.settings(base.dataset))
+        training = row.training_of(base)
         planned = partial(job, row.row.key, training, semi_weight=row.semi_weight)
         if row.searched is not None:
             search = f"search of {row.row.search}"

@@ -748,3 +748,22 @@ def test_thirty_epochs_learn_digits(policy: str) -> None:
     assert result.test_error < 6.6 + 5 * 1.9
     assert abs(result.val_error - result.test_error) < 4 * 3.3
     assert result.train_loss < result.history[0]["train_loss"] - 0.5
+
+
+@pytest.mark.parametrize("policy", ["beta", "learned", "scores", "amortised"])
+def test_mixing_that_stops_is_the_training_up_to_there_and_plain_from_there(policy: str) -> None:
+    """The last epoch is, to the bit, that of a training whose policy was taken away before it."""
+    config = replace(CONFIG, policy=POLICIES[policy])
+    with reproducible(config.seed, device="cpu", threads=1):
+        by_hand = training.Training(config, digits(), "cpu")
+        expected = [by_hand.epoch(), by_hand.epoch()]
+        by_hand.policy = NONE
+        expected.append(by_hand.epoch())
+    stopped = fit(replace(config, stop_mixing=0.7), source=digits())  # round(2.1) epochs mix
+
+    def told(metrics: Metrics) -> Metrics:
+        return {name: value for name, value in metrics.items() if name != "train_seconds"}
+
+    assert [told(each) for each in stopped.history] == [told(each) for each in expected]
+    assert stopped.history[-1]["lam_mean"] == 1.0 != stopped.history[1]["lam_mean"]
+    assert "meta_loss" not in stopped.history[-1]

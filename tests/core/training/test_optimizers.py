@@ -16,7 +16,7 @@ from core.policies import LearnedConfig, NoMix
 from core.training import training
 from core.training.config import TrainingConfig
 from core.training.fit import fit
-from core.training.optimizers import build_optimizer
+from core.training.optimizers import build_optimizer, learning_rate
 from tests.support.digit_trainings import numbers
 
 CONFIG = TrainingConfig(
@@ -156,3 +156,16 @@ def test_lam_is_learned_through_plain_descent_whatever_the_optimizer(
     assert torch.equal(first_lam("adam", "gradient_descent"), expected)
     assert torch.equal(first_lam("adamw", "gradient_descent"), expected)
     assert not torch.allclose(first_lam("adam", "optimizer"), expected)
+
+
+def test_the_rate_rises_over_the_warm_up_and_is_that_of_the_schedule_then() -> None:
+    config = TrainingConfig(
+        "digits", "cnn", NoMix(), epochs=10, lr=0.4, schedule="constant", warmup_epochs=2
+    )
+    rates = [learning_rate(config, step, 20) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert set(rates[4:]) == {0.4}
+    cosine = replace(config, schedule="cosine")
+    plain = replace(cosine, warmup_epochs=0)
+    assert learning_rate(cosine, 1, 20) == pytest.approx(learning_rate(plain, 1, 20) / 2)
+    assert learning_rate(cosine, 11, 20) == learning_rate(plain, 11, 20)

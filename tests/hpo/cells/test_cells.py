@@ -48,6 +48,8 @@ OTHER_VALUES: dict[str, Any] = {
     "model": "cnn",
     "policy": NoMix(),
     "seed": 1,
+    "stop_mixing": 0.8,
+    "warmup_epochs": 5,
     "image_size": 8,
     "train_size": 100,
     "meta_size": 999,

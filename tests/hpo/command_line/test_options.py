@@ -294,6 +294,17 @@ def test_chosen_rows_come_in_the_tables_order() -> None:
     assert row.policy == Beta(alpha=1.0)
 
 
+def test_contenders_are_in_a_contest_and_where_they_are_asked_for() -> None:
+    table, [contender] = ROWS[:-1], ROWS[-1:]
+
+    def named(*arguments: str) -> set[str]:
+        return {row.row.key for row in parse(*arguments).chosen(table, [contender])}
+
+    assert named("--preset", "contest") == {row.row.key for row in ROWS}
+    assert contender.row.key not in named() | named("--preset", "paper")
+    assert named("--rows", contender.row.key) == {contender.row.key}
+
+
 @pytest.mark.parametrize("name", ["beta-3", "beta-3+meta", "", "none+meta+meta"])
 def test_an_unknown_row_is_named_with_those_there_are(name: str) -> None:
     with pytest.raises(ValueError, match="choose among none, beta-1, beta-search, metamixup") as e:

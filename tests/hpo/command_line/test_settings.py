@@ -34,6 +34,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "momentum": ("--momentum 0.5", 0.5),
     "weight_decay": ("--weight-decay 0.01", 0.01),
     "schedule": ("--schedule step", "step"),
+    "stop_mixing": ("--stop-mixing 0.8", 0.8),
+    "warmup_epochs": ("--warmup-epochs 5", 5),
     "milestones": ("--milestones 2,4", [2, 4]),
     "lr_decay": ("--lr-decay 0.5", 0.5),
     "flip": ("--flip", True),

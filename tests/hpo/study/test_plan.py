@@ -118,6 +118,16 @@ def test_the_size_counts_cells_and_trials(
     assert len(plan.fixed_cells()) + len(searched) + trials == size
 
 
+def test_a_longer_row_shares_all_but_its_epochs_and_costs_that_much() -> None:
+    long = replace(ROWS["beta-1"], row=replace(ROWS["beta-1"].row, key="long"), longer=2.5)
+    rows = [ROWS["beta-1"], long]
+    plan = Plan("table2", rows, ("digits",), range(1), BASE, SearchSettings(trials=7))
+    first, second = plan.fixed_cells()
+    assert (first.method, second.method) == ("long", "beta-1")
+    assert first.training == replace(second.training, epochs=8)  # of 3
+    assert long.weight == 2.5
+
+
 def test_rows_that_search_differently_share_no_search() -> None:
     row = ROWS["beta-search"]
     other = replace(row.row, key="other", search="beta-search")

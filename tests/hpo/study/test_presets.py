@@ -80,7 +80,7 @@ def test_a_search_fits_in_its_preset(name: str) -> None:
 
 def test_an_unknown_preset_is_named_with_those_there_are() -> None:
     with pytest.raises(
-        ValueError, match="unknown preset 'fast'; choose one of smoke, quick, paper"
+        ValueError, match="unknown preset 'fast'; choose one of smoke, quick, contest, paper"
     ):
         presets.training("digits", "fast")
 
