@@ -116,11 +116,13 @@ def paired(first: Values, second: Values) -> PairedComparison:
 def contrasts(pairs: Mapping[Key, tuple[Values, Values]]) -> dict[Key, Contrast]:
     """Returns each first − second over the seeds that both have; one family of comparisons."""
     comparisons = {key: paired(*values) for key, values in pairs.items()}
-    p_holm = holm([comparison.p_value for comparison in comparisons.values()])
-    return {
-        key: Contrast(comparison, p)
-        for (key, comparison), p in zip(comparisons.items(), p_holm, strict=True)
-    }
+    p_holm = family({key: comparison.p_value for key, comparison in comparisons.items()})
+    return {key: Contrast(comparison, p_holm[key]) for key, comparison in comparisons.items()}
+
+
+def family(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """Returns each p adjusted by Holm's method for all of them."""
+    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
 
 def verdict(directions: Sequence[int]) -> str:

@@ -14,11 +14,10 @@ from typing import Any
 import pandas as pd
 
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import paired
+from hpo.report.contrasts import LEVEL, Contrast, contrasts
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
-from hpo.report.statistics import holm
 from hpo.storage.atomic import write_atomically
 from hpo.study.rows import Row
 
@@ -38,7 +37,6 @@ COLUMNS = (
 )
 """Of the CSV. Differences in percent; the ratios are the cost of the method over its control's."""
 
-LEVEL = 0.05
 _NAN = float("nan")
 
 _NAMES = {
@@ -51,9 +49,9 @@ _NAMES = {
 
 
 def controls_report(outcome: Outcome) -> Extra:
-    """`STUDY-controls.csv`, a table of it, and its numbers for the summary runs of learned rows.
+    """Writes `STUDY-controls.csv`; returns its table, and its numbers for the runs of learned rows.
 
-    Empty where the study has no learned row.
+    It is empty where the study has no learned row.
     """
     rows = [row.row for row in outcome.plan.rows]
     frame = compare_with_controls(outcome.records, rows, outcome.frame)
@@ -71,7 +69,7 @@ def controls_report(outcome: Outcome) -> Extra:
 def compare_with_controls(
     records: Sequence[CellRecord], rows: Sequence[Row], frame: pd.DataFrame
 ) -> pd.DataFrame:
-    """Three lines for each data set and row that learns, one for each control.
+    """Returns three lines for each data set and row that learns, one for each control.
 
     These are the rows of family "learned", and others that have a control or a counterpart. A row
     that has none of them there is left out.
@@ -89,8 +87,8 @@ def compare_with_controls(
         frozen row holds what it needed before. What is missing is NaN, its ``control_method`` "".
     """
     controlled = {row.control_of for row in rows}
-    lines = [
-        _line(dataset, row.key, control, other, records, frame)
+    compared = [
+        (dataset, row.key, control, other)
         for dataset in frame["dataset"].unique()
         for row in rows
         if row.family == "learned" or row.counterpart is not None or row.key in controlled
@@ -98,13 +96,21 @@ def compare_with_controls(
         if any(controls.values())
         for control, other in controls.items()
     ]
-    for line, p_holm in zip(lines, holm([line["p_value"] for line in lines]), strict=True):
-        line["p_holm"] = p_holm
+    differences = contrasts(
+        {
+            (dataset, method, control, other): (
+                errors_by_seed(records, method, dataset),
+                errors_by_seed(records, other, dataset),
+            )
+            for dataset, method, control, other in compared
+        }
+    )
+    lines = [_line(*line, contrast, frame) for line, contrast in differences.items()]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def controls_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
-    """The table of `compare_with_controls` for people, one line for each learned row.
+    """Returns the table of `compare_with_controls` for people, one line for each learned row.
 
     Args:
         frame: of `compare_with_controls`, not empty.
@@ -134,10 +140,10 @@ def controls_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
 
 
 def _controls_of(row: Row, rows: Sequence[Row], here: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """The name of each control, and the key of the row that it is here, or ""."""
-    own = {other.family: other.key for other in rows if other.control_of == row.key}
+    """Yields the name of each control, and the key of the row that it is here, or ""."""
+    key_of = {other.family: other.key for other in rows if other.control_of == row.key}
     for family in ("placebo", "frozen"):
-        yield family, own.get(family, "")
+        yield family, key_of.get(family, "")
     if row.counterpart is not None:
         yield "counterpart", row.counterpart if (here["method"] == row.counterpart).any() else ""
         return
@@ -150,12 +156,9 @@ def _line(
     method: str,
     control: str,
     other: str,
-    records: Sequence[CellRecord],
+    contrast: Contrast,
     frame: pd.DataFrame,
 ) -> dict[str, Any]:
-    here = [record for record in records if record.cell.dataset == dataset]
-    first, second = (errors_by_seed(here, key) for key in (method, other))
-    comparison = paired(first, second)
     costs = frame[frame["dataset"] == dataset].set_index("method")
     ratios = {
         f"{name}_ratio": costs.loc[method, column] / costs.loc[other, column] if other else _NAN
@@ -166,18 +169,18 @@ def _line(
         "method": method,
         "control": control,
         "control_method": other,
-        "n_seeds": comparison.n,
-        "difference": comparison.difference,
-        "ci_low": comparison.low,
-        "ci_high": comparison.high,
-        "p_value": comparison.p_value,
-        "p_holm": _NAN,
+        "n_seeds": contrast.paired.n,
+        "difference": contrast.paired.difference,
+        "ci_low": contrast.paired.low,
+        "ci_high": contrast.paired.high,
+        "p_value": contrast.paired.p_value,
+        "p_holm": contrast.p_holm,
         **ratios,
     }
 
 
 def _metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """For the summary run of each learned row and data set."""
+    """Returns the numbers for the summary run of each learned row and data set."""
     metrics: dict[tuple[str, str], dict[str, float]] = {}
     for line in frame.to_dict("records"):
         name = line["control"].replace(" ", "_")

@@ -55,6 +55,8 @@ def results_by_seed(records: Iterable[CellRecord], dataset: str, method: str) ->
     return {r.cell.seed: r.trained for r in finished_finals(records, method, dataset)}
 
 
-def errors_by_seed(records: Iterable[CellRecord], method: str) -> dict[int, float]:
+def errors_by_seed(
+    records: Iterable[CellRecord], method: str, dataset: str | None = None
+) -> dict[int, float]:
     """Returns the test error in percent of a row's finished final trainings."""
-    return {r.cell.seed: r.trained.test_error for r in finished_finals(records, method)}
+    return {r.cell.seed: r.trained.test_error for r in finished_finals(records, method, dataset)}

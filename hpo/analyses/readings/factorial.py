@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from hpo.analyses.readings.ranking import moves
+from hpo.report.contrasts import Values, paired
 from hpo.report.outcome import Outcome
 from hpo.report.records import results_by_seed
-from hpo.report.statistics import mean_interval, paired_comparison
+from hpo.report.statistics import mean_interval
 
 EFFECT_COLUMNS = (
     "dataset",
@@ -60,14 +61,14 @@ def main_effects(outcome: Outcome, design: Sequence[DesignPoint]) -> pd.DataFram
         results = {key: results_by_seed(outcome.records, dataset, key) for key in sorted(keys)}
         seeds = sorted(set().union(*results.values()))
         complete = [p for p in design if seeds and sorted(results.get(p.key, {})) == seeds]
-        moved_by = {p.key: [moves(results[p.key][seed]) for seed in seeds] for p in complete}
-        errors = {p.key: [results[p.key][seed].test_error for seed in seeds] for p in complete}
+        moved_by = {p.key: {s: moves(results[p.key][s]) for s in seeds} for p in complete}
+        errors = {p.key: {s: results[p.key][s].test_error for s in seeds} for p in complete}
         everything = _mean_of(errors, complete)
         for factor, level in _levels(complete):
             points = [point for point in complete if point.levels[factor] == level]
-            moved = mean_interval(_mean_of(moved_by, points))
-            own = _mean_of(errors, points)
-            error, diff = mean_interval(own), paired_comparison(own, everything)
+            moved = mean_interval(list(_mean_of(moved_by, points).values()))
+            of_level = _mean_of(errors, points)
+            error, diff = mean_interval(list(of_level.values())), paired(of_level, everything)
             lines.append(
                 {
                     "dataset": dataset,
@@ -90,15 +91,19 @@ def main_effects(outcome: Outcome, design: Sequence[DesignPoint]) -> pd.DataFram
 
 def _levels(points: Sequence[DesignPoint]) -> list[tuple[str, str]]:
     """Factor and level, by factor; of the factors of which there is more than one level."""
-    found: dict[str, dict[str, None]] = {}
+    levels_of: dict[str, dict[str, None]] = {}
     for point in points:
         for factor, level in point.levels.items():
-            found.setdefault(factor, {})[level] = None
+            levels_of.setdefault(factor, {})[level] = None
     return [
-        (factor, level) for factor, levels in found.items() if len(levels) > 1 for level in levels
+        (factor, level)
+        for factor, levels in levels_of.items()
+        if len(levels) > 1
+        for level in levels
     ]
 
 
-def _mean_of(values: Mapping[str, Sequence[float]], points: Sequence[DesignPoint]) -> list[float]:
-    """Seed by seed the mean over points."""
-    return [float(np.mean(seed)) for seed in zip(*(values[p.key] for p in points), strict=True)]
+def _mean_of(values: Mapping[str, Values], points: Sequence[DesignPoint]) -> Values:
+    """Returns the mean over points, seed by seed."""
+    seeds = sorted(set().union(*(values[p.key] for p in points)))
+    return {seed: float(np.mean([values[p.key][seed] for p in points])) for seed in seeds}

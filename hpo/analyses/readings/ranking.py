@@ -17,10 +17,10 @@ from scipy import stats
 from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
 from core.training.result import TrainingResult
-from hpo.report.contrasts import contrasts
+from hpo.report.contrasts import contrasts, family
 from hpo.report.outcome import Outcome
 from hpo.report.records import Results, results_by_seed
-from hpo.report.statistics import holm, mean_interval
+from hpo.report.statistics import mean_interval
 from hpo.study.rows import META_SUFFIX, StudyRow
 
 END = 0.1
@@ -191,7 +191,7 @@ def _judge_histograms(
                 if everything
                 else _NAN
             )
-    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    adjusted = family(tests)
     for key, line in readings.items():
         last, first = adjusted[key, "lam_histogram"], adjusted[key, "lam_histogram_first"]
         line["fig6_p_holm"] = last
