@@ -26,6 +26,8 @@ from core.real_step import StepResult, mixed_step
 from core.user_model.blocks import blocks
 from core.user_model.logits import with_logits
 
+__version__ = "0.1.0"
+
 __all__ = [  # noqa: RUF022  (by subject)
     # The step: what a training loop calls, and what it gets.
     "metamixup_step",

@@ -17,6 +17,7 @@ Its command line has every setting of a training as a flag. What was trained is 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,6 +47,17 @@ __all__ = [
     "run_study",
     "search_alpha",
 ]
+
+_NEEDED = (
+    "ray", "optuna", "mlflow", "pandas", "scipy", "sklearn", "matplotlib", "filelock", "tqdm",
+    "markdown_it",
+)  # fmt: skip
+_MISSING = [name for name in _NEEDED if find_spec(name) is None]
+if _MISSING:
+    raise ImportError(
+        f"hpo needs {', '.join(_MISSING)}, which `core` does without and which is not installed: "
+        "pip install 'metamixup-hpo[hpo]'"
+    )
 
 _HOMES = {
     "hpo.analyses.comparison": ("compare",),

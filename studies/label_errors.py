@@ -23,7 +23,7 @@ ten for the folds, each of 0.8 of a unit and what the clean images add (Fashion-
 with twice as many clean as training images: 2); one of a unit on the clean images (digits: 2). With
 five seeds on two idle CPU cores: digits about two minutes, Fashion-MNIST about ten. Needs cleanlab:
 
-    pip install -e '.[label-errors]'
+    pip install 'metamixup-hpo[label-errors]'
     python studies/label_errors.py
     python studies/label_errors.py --dataset fashion_mnist --label-noise 0.4 --seeds 5
     python studies/label_errors.py --rows none,scores --dataset folder:IMAGES --label-noise 0

@@ -18,7 +18,7 @@ from dataclasses import replace
 import pandas as pd
 
 from hpo.bench.estimate import Table, plan_report, planned_jobs
-from hpo.command_line.flags import command, shared
+from hpo.command_line.flags import command, program, shared
 from hpo.study import few_label_presets, presets
 from hpo.study.rows import StudyRow
 from studies import table1, table2, table3, table4, table5
@@ -74,7 +74,7 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the plan; returns the exit status."""
     parser = command(
-        "studies/plan.py",
+        program("plan"),
         __doc__,
         shared(
             preset={"default": "paper", "choices": presets.PRESETS},

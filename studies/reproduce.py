@@ -29,7 +29,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpo.command_line.flags import command, shared
+from hpo.command_line.flags import command, program, shared
 from hpo.reproduction import INTERRUPTED, Part, Study, run_parts, write_report
 from hpo.tracking.store import default_tracking_uri
 
@@ -219,7 +219,7 @@ def _flags(part: Part, args: Namespace, output: Path) -> list[str]:
 
 def _parser() -> ArgumentParser:
     parser = command(
-        "studies/reproduce.py",
+        program("reproduce"),
         __doc__,
         shared(
             preset={"choices": tuple(SEEDS)},

@@ -67,6 +67,7 @@ from typing import Any
 from core.models import MODELS
 from hpo.analyses.adamixup.report import adamixup_report
 from hpo.analyses.top5 import top5_report
+from hpo.command_line.flags import program
 from hpo.run import run_study
 from hpo.study.rows import FrozenFrom, Row, StudyRow, controls
 from studies.rows import (
@@ -220,7 +221,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Exits with a message on an architecture that it does not know.
     """
-    parser = argparse.ArgumentParser(prog="studies/table1.py", add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=program("table1"), add_help=False, allow_abbrev=False)
     parser.add_argument("--architecture", action="append", choices=MODELS, default=[])
     known, rest = parser.parse_known_args(arguments)
     return list(dict.fromkeys(known.architecture)), rest

@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from core.data.optional import part_of_hpo
+
 __all__ = [
     "DataFileError",
     "read_cifar",
@@ -173,10 +175,9 @@ def read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
     "X" is uint8 [32, 32, 3, N]; "y" is [N, 1] with 10 for the digit zero, which becomes class 0.
     Returns images [N, 3, 32, 32] and labels [N].
     """
-    from scipy.io import loadmat
-
+    scipy_io = part_of_hpo("scipy.io", "the data set svhn")
     try:
-        content = loadmat(path)
+        content = scipy_io.loadmat(path)
     # scipy raises whatever the damaged spot leads to.
     except Exception as error:
         if isinstance(error, FileNotFoundError):

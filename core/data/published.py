@@ -13,6 +13,7 @@ import numpy as np
 
 from core.data.catalog import DATASETS, DatasetSpec
 from core.data.formats import read_cifar, read_cifar_classes, read_idx_pair, read_svhn
+from core.data.optional import part_of_hpo
 
 __all__ = ["load_published"]
 
@@ -69,9 +70,7 @@ def _load_digits() -> tuple[Part, Part, tuple[str, ...]]:
     The test part is the same for every seed: 50 images of each digit, evenly spaced through the
     file, so that all its writers are in both parts.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = part_of_hpo("sklearn.datasets", "the data set digits").load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)
     test = np.zeros(len(labels), bool)

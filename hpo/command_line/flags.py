@@ -97,6 +97,14 @@ def shared(*names: str, **changes: Mapping[str, Any]) -> ArgumentParser:
     return parent
 
 
+def program(name: str) -> str:
+    """Returns how a script of `studies/` was started, as users write it: "metamixup table2"."""
+    started = Path(sys.argv[0])
+    if started.stem == "metamixup":
+        return f"metamixup {name}"
+    return f"python -m studies {name}" if started.stem == "__main__" else f"studies/{name}.py"
+
+
 def command(prog: str, description: str | None, *parents: ArgumentParser) -> ArgumentParser:
     """Returns the parser of a command whose help shows its docstring as it is written.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.data import Source, load_source
 from core.training.config import TrainingConfig
-from hpo.command_line.flags import chosen_device, command, require_counts, shared
+from hpo.command_line.flags import chosen_device, command, program, require_counts, shared
 from hpo.command_line.settings import add_settings, given_settings, with_settings
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
@@ -134,7 +134,7 @@ def parse(
     """
     names = few_label_presets.PRESETS if semi_supervised else presets.PRESETS
     parser = command(
-        f"studies/{study}.py",
+        program(study),
         description,
         shared("dataset", "seeds", preset={"choices": names}),
         shared("output", "storage", "tracking_uri", "address", "workers", "threads"),

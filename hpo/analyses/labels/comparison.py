@@ -56,7 +56,7 @@ def require_cleanlab() -> None:
     except ImportError as error:
         raise ImportError(
             "cleanlab is not installed, which this study compares with; "
-            "pip install -e '.[label-errors]', or name other rows with --rows"
+            "pip install 'metamixup-hpo[label-errors]', or name other rows with --rows"
         ) from error
 
 

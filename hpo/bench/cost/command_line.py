@@ -12,7 +12,7 @@ from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.contenders import Contender, contenders
 from hpo.bench.cost.presets import REPEATS, SKIPPED, cases
 from hpo.bench.cost.whole_fit import FIT
-from hpo.command_line.flags import chosen_device, command, cores, require_counts, shared
+from hpo.command_line.flags import chosen_device, command, cores, program, require_counts, shared
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
         ValueError: a value is out of range or unknown.
     """
     parser = command(
-        "studies/cost.py",
+        program("cost"),
         description,
         shared(preset={"choices": tuple(REPEATS)}),
         shared("output", "tracking_uri", "data_root"),

@@ -20,7 +20,7 @@ import pandas as pd
 
 from hpo.bench.load.driver import STUDY, USAGE
 from hpo.cells.store import CellStore, StoreError
-from hpo.command_line.flags import command, cores, shared
+from hpo.command_line.flags import command, cores, program, shared
 from hpo.report.markdown import padded_table
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
@@ -70,7 +70,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Namespace
     """Reads the command line; exits with a message on what it does not know."""
     store = "MLflow store (default: of one study DIR/load-1/mlflow.db, else a server started here)"
     parser = command(
-        f"studies/{STUDY}.py",
+        program(STUDY),
         description,
         shared(
             "output",

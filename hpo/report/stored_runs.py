@@ -1,0 +1,128 @@
+"""Trainings that are stored in folders, compared over the seeds that they share."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hpo.cells.cell import Cell
+from hpo.report.contrasts import Values, contrasts, mean_text
+from hpo.report.markdown import difference, number, padded_table, probability
+from hpo.report.records import finished_finals, load_records
+from hpo.report.statistics import detectable_difference
+
+MEASURES = ("test_error", "val_error", "train_seconds")
+"""What of a training can be compared; the errors in percent."""
+
+_HEADER = ("trainings", "mean", "n", "− reference", "p (Holm)", "seen with 80 % power")
+
+
+class _Group(NamedTuple):
+    """Trainings that differ in nothing but the seed."""
+
+    folder: Path
+    method: str
+    settings: str
+
+
+def stored_comparison(
+    folders: Sequence[Path],
+    methods: Sequence[str] | None = None,
+    reference: str | None = None,
+    measure: str = MEASURES[0],
+) -> str:
+    """Returns a Markdown table for each data set of the finished trainings in the folders.
+
+    Args:
+        folders: output folders of studies.
+        methods: keys of rows; None takes all.
+        reference: the key that the others are compared with; None is the first.
+        measure: one of MEASURES.
+
+    Raises:
+        ValueError: a folder holds no finished training, a method is not there, or two trainings
+            differ in nothing that a table could show.
+    """
+    datasets: dict[str, dict[_Group, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    seen: set[str] = set()
+    for folder in folders:
+        records = finished_finals(load_records(folder.expanduser().absolute()))
+        if not records:
+            raise ValueError(f"{folder} holds no finished training; give a study's --output")
+        for record in records:
+            cell = record.cell
+            seen.add(cell.method)
+            if methods is not None and cell.method not in methods:
+                continue
+            values = datasets[cell.dataset][_Group(folder, cell.method, _settings(cell))]
+            if cell.seed in values:
+                raise ValueError(
+                    f"{cell.method} on {cell.dataset} with seed {cell.seed} was trained twice in "
+                    f"{folder}, under policies with other settings; keep one of them in a folder "
+                    "of its own"
+                )
+            values[cell.seed] = float(getattr(record.trained, measure))
+    for name in [*(methods or ()), *([reference] if reference else [])]:
+        if name not in seen:
+            raise ValueError(
+                f"no finished training of {name!r}; there are {', '.join(sorted(seen))}"
+            )
+    return "\n\n".join(
+        f"## {dataset}, {measure}\n\n{_table(groups, reference)}"
+        for dataset, groups in datasets.items()
+    )
+
+
+def _settings(cell: Cell) -> str:
+    """Returns the settings of a training but its seed and policy, which its method stands for."""
+    settings = {k: v for k, v in cell.training.to_dict().items() if k not in ("seed", "policy")}
+    return json.dumps(settings, sort_keys=True)
+
+
+def _table(groups: Mapping[_Group, Values], reference: str | None) -> str:
+    labels = _labels(groups)
+    first = next((group for group in groups if reference in (None, group.method)), None)
+    pairs = {g: (values, groups[first]) for g, values in groups.items() if first not in (None, g)}
+    against = contrasts(pairs)
+    lines = []
+    for group, values in groups.items():
+        mark = " (reference)" if group == first else ""
+        cells = [labels[group] + mark, mean_text(values.values(), 2), str(len(values))]
+        if group in against:
+            found = against[group]
+            paired = found.paired
+            shared = sorted(values.keys() & groups[first].keys()) if first else []
+            seen = detectable_difference([values[s] - pairs[group][1][s] for s in shared])
+            cells += [
+                difference(paired.difference, paired.low, paired.high),
+                probability(found.p_holm),
+                number(seen, "{:.2f}"),
+            ]
+        else:
+            cells += ["–"] * 3
+        lines.append(cells)
+    return padded_table(_HEADER, lines)
+
+
+def _labels(groups: Iterable[_Group]) -> dict[_Group, str]:
+    """Returns a name for each, which says no more than sets it apart from the others."""
+    all_groups = list(groups)
+    several = len({group.folder for group in all_groups}) > 1
+    labels = {}
+    for group in all_groups:
+        same = [json.loads(g.settings) for g in all_groups if g.method == group.method]
+        own = json.loads(group.settings)
+        differing = [name for name in own if any(own[name] != other.get(name) for other in same)]
+        labels[group] = (
+            (f"{group.folder}: " if several else "")
+            + group.method
+            + "".join(f", {name}={_shown(own[name])}" for name in differing)
+        )
+    return labels
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

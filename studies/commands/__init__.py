@@ -1,0 +1,3 @@
+"""What `metamixup` does beside running a study, one file a command."""
+
+__all__: list[str] = []

@@ -1,0 +1,147 @@
+"""The command `metamixup`: its names, and what it does beside running a study."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from core.policies import Beta, NoMix
+from core.training.config import TrainingConfig
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
+from hpo.command_line import flags
+from studies import __main__ as metamixup
+from studies.commands import open as open_results
+from tests.support.results import result
+from tests.support.scripts import ROOT
+
+
+def test_every_script_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert metamixup.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    others = {"__init__", "__main__", "rows", "paper_numbers"}
+    scripts = {path.stem for path in (ROOT / "studies").glob("*.py")} - others
+    for name in {*scripts, "compare-runs", "examine", "open"}:
+        assert re.search(rf"^  {name.replace('_', '-')} +[A-Z]", text, re.MULTILINE), name
+    assert not others & {name.replace("-", "_") for name in metamixup.commands()}
+    assert max(map(len, text.splitlines())) < 160
+
+
+def test_an_unknown_command_is_told_a_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert metamixup.main(["tabel2"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("metamixup: error: no command 'tabel2'; did you mean table")
+
+
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [
+        ("/usr/bin/metamixup", "metamixup table2"),
+        ("C:/Scripts/metamixup.exe", "metamixup table2"),
+        ("site-packages/studies/__main__.py", "python -m studies table2"),
+        ("studies/table2.py", "studies/table2.py"),
+    ],
+)
+def test_help_names_the_command_as_it_was_started(
+    started: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flags.sys, "argv", [started])
+    assert flags.program("table2") == shown
+
+
+def test_a_network_is_examined(capsys: pytest.CaptureFixture[str]) -> None:
+    assert metamixup.main(["examine", "--dataset", "digits", "--images", "4"]) == 0
+    assert 'Take engine="auto".' in capsys.readouterr().out
+    assert metamixup.main(["examine", "--model", "nowhere:net"]) == 2
+    assert capsys.readouterr().err.startswith("examine: error: nowhere:net cannot be imported")
+    assert metamixup.main(["examine", "--images", "0"]) == 2
+    assert "--images must be at least 1" in capsys.readouterr().err
+
+
+def stored(folder: Path, method: str, errors: list[float], **settings: object) -> None:
+    """Stores finished trainings, a seed an error."""
+    policy = NoMix() if method == "none" else Beta(1.0)
+    for seed, error in enumerate(errors):
+        training = TrainingConfig("digits", "cnn", policy, seed=seed, meta_size=60, **settings)
+        record = CellRecord(Cell(method, training), "finished", result(test_error=error), None, {})
+        CellStore(folder).save(record)
+
+
+def test_stored_trainings_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Differences 2, 3, 4: mean 3, standard error 1/√3, t(2) at 97.5 % is 4.3027: ± 2.48."""
+    folder = tmp_path / "a"
+    stored(folder, "none", [5.0, 6.0, 7.0])
+    stored(folder, "beta-1", [7.0, 9.0, 11.0])
+    stored(folder, "beta-1", [6.0], epochs=7)
+    arguments = ["compare-runs", str(folder), "--reference", "none"]
+    assert metamixup.main(arguments) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"none \(reference\) +\| 6\.00 ± 2\.48 \| +3 \|", table)
+    line = re.search(r"beta-1, epochs=\d+ +\| 9\.00 ± 4\.97 .*", table)
+    assert line is not None
+    assert "+3.00 [+0.52, +5.48]" in line[0]
+    # t = 3√3, 2 degrees of freedom: p = 1 − t/√(2 + t²); the other comparison has no p.
+    assert "0.035" in line[0]
+    assert re.search(r"beta-1, epochs=7 +\| +6\.00 \| +1 \| +\+1\.00 \|", table)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--methods", "none,scores"], "no finished training of 'scores'; there are none"),
+        (["--reference", "beta-1"], "no finished training of 'beta-1'; there are none"),
+        (["nowhere"], "nowhere holds no finished training; give a study's --output"),
+    ],
+)
+def test_what_is_not_stored_is_named(
+    more: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stored(tmp_path / "a", "none", [5.0])
+    assert metamixup.main(["compare-runs", "a", *more]) == 2
+    assert capsys.readouterr().err == f"compare-runs: error: {words}\n"
+
+
+def test_two_folders_are_set_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stored(Path("a").absolute(), "none", [5.0, 6.0])
+    stored(Path("b").absolute(), "none", [6.0, 7.0])
+    assert metamixup.main(["compare-runs", "a", "b"]) == 0
+    table = capsys.readouterr().out
+    assert "a: none (reference)" in table
+    assert re.search(r"b: none +\| 6\.50 ± 6\.35 \| +2 \| \+1\.00 \[\+1\.00, \+1\.00\]", table)
+
+
+def test_a_folder_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(open_results, "webbrowser", SimpleNamespace(open=opened.append))
+    for name in ("table2.md", "table2-errors.md"):
+        (tmp_path / name).write_text(f"# {name[:-3]}\n\n## digits\n\n| a | b |\n| --- | --: |\n")
+    for name in ("table2.csv", "table2-controls.csv", "table2-errors.csv", "other.csv"):
+        (tmp_path / name).touch()
+    assert metamixup.main(["open", str(tmp_path)]) == 0
+    page = tmp_path / "index.html"
+    assert capsys.readouterr().out == f"{page}\n"
+    assert opened == [page.as_uri()]
+    text = page.read_text()
+    first, second = text.split('<h2 id="table2')[1:]
+    assert re.findall(r'href="([^"#]*)"', first) == ["table2.csv", "table2-controls.csv"]
+    assert re.findall(r'href="([^"#]*)"', second) == ["table2-errors.csv"]
+    assert "<h3" in first
+    assert metamixup.main(["open", str(tmp_path / "nowhere")]) == 2
+    assert "is no folder; give a study's --output" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert metamixup.main(["open", str(tmp_path / "empty")]) == 2
+    assert "holds no report of a study; run one with --output" in capsys.readouterr().err
