@@ -25,7 +25,7 @@ if sys.version_info < (3, 11) and "$(CONSTRAINTS)" == "constraints.txt":
 endef
 export SUITABLE
 
-.PHONY: help install system-packages table2 paper test test-fast test-ends lint ui clean
+.PHONY: help install system-packages table2 paper test test-fast test-ends lint docs ui clean
 ifneq "$(CHOICE)" "$(shell cat .venv/.installed 2>/dev/null)"
 .PHONY: .venv/.installed
 CLEAR = --clear
@@ -42,6 +42,7 @@ help:
 	@echo "make system-packages  what the tests of whole systems need: a browser, a database, ..."
 	@echo "make ui        MLflow UI, for this machine alone (OUTPUT=$(OUTPUT) is what it shows, PORT=$(PORT))"
 	@echo "make lint      ruff and mypy"
+	@echo "make docs      the tables of README.md and docs/ from docs/evidence"
 	@echo "make clean     remove .venv, .ends, builds and caches (results stay)"
 
 install: .venv/.installed
@@ -75,6 +76,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m studies pages
 
 ui: install
 	@test -f "$(OUTPUT)/mlflow.db" || { echo "$(OUTPUT)/mlflow.db is not there: run make table2 first, or name another folder with OUTPUT="; exit 1; }

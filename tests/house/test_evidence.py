@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from hpo.report.evidence_blocks import write_pages
 from hpo.report.markdown import difference
 from hpo.report.statistics import detectable_difference
 
@@ -58,3 +59,9 @@ def test_the_page_on_few_labels_says_how_lambda_moved() -> None:
         assert f"{100 * row['one_step_gain']:.2f} %" in PAGE
     assert f"{100 * rows[0]['share_of_downward_moves_ending_above']:.0f} % of the downward" in PAGE
     assert f"{100 * rows[1]['share_at_one_half']:.0f} % of all λ at 1/2" in PAGE
+
+
+def test_every_table_in_a_page_is_that_of_its_file() -> None:
+    """`make docs` makes them."""
+    pages = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+    assert write_pages(pages, DOCS / "evidence", check=True) == []

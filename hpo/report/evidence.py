@@ -1,0 +1,159 @@
+"""Evidence files: tables that stand behind pages, each with the command that made it.
+
+``NAME.csv`` is a study's table, ``NAME.json`` beside it says where it comes from, and has the
+configuration of one training of each row, by which a row is known that today's code would train
+otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import core
+from hpo.cells.cell import Cell
+from hpo.report.records import final_trainings, load_records
+from hpo.storage.atomic import write_atomically
+
+_VERSIONS = ("torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a table comes from.
+
+    Attributes:
+        command: what was run, as a user writes it.
+        commit: of the code, or "unknown".
+        date: on which the table was taken, as YYYY-MM-DD.
+        versions: of Python, this package and the libraries.
+        setting: what sets its data sets apart from those of other tables, such as "long tail".
+        cells: by id the configuration of a training, one of each row and data set.
+    """
+
+    command: str
+    commit: str = "unknown"
+    date: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    setting: str = ""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+
+    def stale(self) -> set[tuple[str, str]]:
+        """Returns method and data set of the rows that today's code would train otherwise."""
+        return {
+            (data["method"], shown_dataset(data["training"]["dataset"]))
+            for cell_id, data in self.cells.items()
+            if not _is_today(cell_id, data)
+        }
+
+
+def _is_today(cell_id: str, data: Mapping[str, Any]) -> bool:
+    try:
+        return Cell.from_dict(data).id == cell_id
+    except (ValueError, TypeError, KeyError):  # settings that are no longer there
+        return False
+
+
+def shown_dataset(name: str) -> str:
+    """Returns a data set's name without the folder of a machine: "folder:CIFAR10"."""
+    kind, _, path = name.partition(":")
+    return f"folder:{Path(path).name}" if kind == "folder" else name
+
+
+def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> list[Path]:
+    """Copies a study's table to the evidence files, and writes down where it comes from.
+
+    Args:
+        table: STUDY.csv or another CSV in the output folder of a study, whose trainings are there.
+        name: of the evidence.
+        command: what was run.
+        setting: see `Origin`.
+        evidence: the folder of the evidence files.
+
+    Returns:
+        The two files.
+
+    Raises:
+        ValueError: the table is not there, the name is none of a file, or it holds nothing.
+    """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"evidence {name!r} is no name; take letters, digits and hyphens")
+    if not table.is_file():
+        raise ValueError(f"{table} is not there; give the CSV that a study wrote")
+    frame = read_table(table)
+    if frame.empty:
+        raise ValueError(f"{table} has no line")
+    methods = None
+    if "dataset" in frame:
+        frame["dataset"] = frame["dataset"].map(shown_dataset)
+        methods = set(frame.get("method", ()))
+    origin = Origin(
+        command=command,
+        commit=_commit(),
+        date=date.today().isoformat(),
+        versions={"python": platform.python_version(), "metamixup-hpo": core.__version__, **_of()},
+        setting=setting,
+        cells=_cells(table.parent, methods),
+    )
+    evidence.mkdir(parents=True, exist_ok=True)
+    files = [evidence / f"{name}.csv", evidence / f"{name}.json"]
+    write_atomically(files[0], frame.to_csv(index=False, lineterminator="\n"))
+    text = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
+    write_atomically(files[1], text + "\n")
+    return files
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Returns a CSV; only what is empty is missing (a method may be called none)."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def read_origin(path: Path) -> Origin | None:
+    """Returns where the table ``path`` comes from, None where nothing says so."""
+    place = path.with_suffix(".json")
+    return Origin(**json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else None
+
+
+def _cells(output: Path, methods: set[str] | None) -> dict[str, Any]:
+    """Returns the first training of each row and data set that the table names."""
+    first: dict[tuple[str, str], Cell] = {}
+    for record in final_trainings(load_records(output)):
+        cell = record.cell
+        key = (cell.method, cell.dataset)
+        if (methods is None or cell.method in methods) and (
+            key not in first or cell.seed < first[key].seed
+        ):
+            first[key] = cell
+    return {cell.id: cell.to_dict() for cell in first.values() if _portable(cell)}
+
+
+def _portable(cell: Cell) -> bool:
+    """Says whether a cell's identity is the same on another machine: it names no folder of ours."""
+    return not cell.dataset.startswith("folder:")
+
+
+def _commit() -> str:
+    run = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def _of() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

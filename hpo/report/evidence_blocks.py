@@ -1,0 +1,263 @@
+"""Tables in pages that are made from evidence files, and from nothing else.
+
+A page has a block for each:
+
+    <!-- evidence: NAME view=errors rows=none,scores -->
+    <!-- end -->
+
+and `fill` puts the table between the two lines. NAME may be several, joined by +. Views: `table` (a
+line a row of a study, the default), `errors` (a line a row, a column a data set), `controls` (of a
+CSV of controls: a line a comparison, a column a data set), `plain` (the CSV as it is). `rows`,
+`datasets` and `columns` choose and order; `origin=no` leaves the line about the origin out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from hpo.report.evidence import Origin, read_origin, read_table, shown_dataset
+from hpo.report.markdown import difference, error, number, padded_table, probability
+
+_BLOCK = re.compile(
+    r"^<!-- evidence: (?P<names>[\w+-]+)(?P<options>(?: \w+=[^\s>]+)*) -->\n"
+    r"(?P<body>.*?)^<!-- end -->$",
+    re.DOTALL | re.MULTILINE,
+)
+_OPENING = re.compile(r"^<!-- evidence:.*$", re.MULTILINE)
+_OPTIONS = ("view", "rows", "datasets", "columns", "origin")
+_DATASETS = {
+    "digits": "digits",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "svhn": "SVHN",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
+STALE = " (of an earlier version)"
+"""What is put behind the name of a row that today's code would train otherwise."""
+
+Line = Mapping[str, Any]
+
+
+class _Table(NamedTuple):
+    name: str
+    frame: pd.DataFrame
+    origin: Origin | None
+
+
+def fill(text: str, evidence: Path) -> str:
+    """Returns a page with the tables of its blocks made anew.
+
+    Raises:
+        ValueError: a block is not closed, or names what is not there.
+    """
+    blocks = list(_BLOCK.finditer(text))
+    if len(blocks) != len(_OPENING.findall(text)):
+        raise ValueError(
+            "a block of evidence is not written as <!-- evidence: NAME view=... --> and, on a line "
+            "of its own, <!-- end -->"
+        )
+    return _BLOCK.sub(lambda block: _filled(block, evidence), text)
+
+
+def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -> list[Path]:
+    """Fills the blocks of these pages; returns those that were not up to date.
+
+    Args:
+        pages: Markdown files.
+        evidence: the folder of the evidence files.
+        check: change nothing.
+
+    Raises:
+        ValueError: a page has a block that cannot be filled.
+    """
+    changed = []
+    for path in pages:
+        before = path.read_text(encoding="utf-8")
+        try:
+            after = fill(before, evidence)
+        except ValueError as wrong:
+            raise ValueError(f"{path}: {wrong}") from wrong
+        if after != before:
+            changed.append(path)
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    return changed
+
+
+def _filled(block: re.Match[str], evidence: Path) -> str:
+    options = dict(part.split("=", 1) for part in block["options"].split())
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
+    tables = [_read(name, evidence) for name in block["names"].split("+")]
+    view = options.get("view", "table")
+    if view not in _VIEWS:
+        raise ValueError(f"unknown view {view!r}; there are {', '.join(_VIEWS)}")
+    parts = [_VIEWS[view](tables, options)]
+    if options.get("origin") != "no":
+        parts += [line for table in tables for line in _told(table)]
+    opening, end = block[0].partition("\n")[0], "<!-- end -->"
+    return f"{opening}\n\n" + "\n\n".join(parts) + f"\n\n{end}"
+
+
+def _read(name: str, evidence: Path) -> _Table:
+    path = evidence / f"{name}.csv"
+    if not path.is_file():
+        raise ValueError(f"there is no evidence {name}: {path} is not there")
+    frame, origin = read_table(path), read_origin(path)
+    if origin is not None and "method" in frame and "dataset" in frame:
+        stale = origin.stale()
+        column = "label" if "label" in frame else "method"
+        old = [pair in stale for pair in zip(frame["method"], frame["dataset"], strict=True)]
+        frame.loc[old, column] += STALE
+    return _Table(name, frame, origin)
+
+
+def _told(table: _Table) -> list[str]:
+    if table.origin is None:
+        return []
+    origin = table.origin
+    versions = ", ".join(f"{name} {of}" for name, of in origin.versions.items() if name == "torch")
+    source = f"[{table.name}.csv](evidence/{table.name}.csv)"
+    told = ", ".join(filter(None, [f"commit {origin.commit}", origin.date, versions]))
+    return [f"`{origin.command}` ({told}; {source})"]
+
+
+def _chosen(frame: pd.DataFrame, options: Mapping[str, str]) -> pd.DataFrame:
+    """Returns the lines that the options name, in the order that they name."""
+    for option, column in (("datasets", "dataset"), ("rows", "method")):
+        if option not in options:
+            continue
+        names = options[option].split(",")
+        missing = sorted(set(names) - set(frame[column]))
+        if missing:
+            raise ValueError(f"{option}={missing[0]} is none of {', '.join(set(frame[column]))}")
+        places = {name: place for place, name in enumerate(names)}
+        frame = frame[frame[column].isin(names)]
+        frame = frame.sort_values(column, key=lambda c: c.map(places), kind="stable")
+    return frame
+
+
+def _title(dataset: str, origin: Origin | None) -> str:
+    name = shown_dataset(dataset).removeprefix("folder:")
+    setting = origin.setting if origin is not None else ""
+    return ", ".join(filter(None, [_DATASETS.get(name, name), setting]))
+
+
+# ------------------------------------------------------------------------------------- the views
+
+
+def _difference(line: Line) -> str:
+    kind = "diff_vs_reference" if "diff_vs_reference" in line else "diff_vs_best_beta"
+    return difference(line[kind], line["diff_ci_low"], line["diff_ci_high"])
+
+
+def _label(line: Line) -> str:
+    return str(line["label"]) + (" †" if line.get("best_beta") is True else "")
+
+
+_COLUMNS: Mapping[str, tuple[str, Callable[[Line, Line], str]]] = {
+    "method": ("method", lambda line, unit: _label(line)),
+    "error": ("error (%)", lambda line, unit: error(line)),
+    "n": ("n", lambda line, unit: str(line["n_seeds"])),
+    "setting": ("setting", lambda line, unit: str(line["setting"])),
+    "difference": ("− best Beta †", lambda line, unit: _difference(line)),
+    "p": ("p", lambda line, unit: probability(line["p_value"])),
+    "p_holm": ("p (Holm)", lambda line, unit: probability(line["p_holm"])),
+    "cost": ("cost", lambda line, unit: _ratio(line, unit, "train_seconds")),
+    "samples": ("samples", lambda line, unit: _ratio(line, unit, "samples_seen")),
+    "paper": ("paper", lambda line, unit: number(line["paper_error"], "{:.2f}")),
+}
+
+
+def _ratio(line: Line, unit: Line, name: str) -> str:
+    return number(line[name] / unit[name], "{:.2f}×")
+
+
+def _study_table(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
+    names = options.get("columns", "method,error,n,difference,p_holm,samples").split(",")
+    unknown = [name for name in names if name not in _COLUMNS]
+    if unknown:
+        raise ValueError(f"unknown column {unknown[0]!r}; there are {', '.join(_COLUMNS)}")
+    parts = []
+    for table in tables:
+        frame = _chosen(table.frame, options)
+        single = len(tables) == 1 and frame["dataset"].nunique() == 1
+        for dataset, lines in frame.groupby("dataset", sort=False):
+            every = table.frame[table.frame["dataset"] == dataset].to_dict("records")
+            plain = [line for line in every if line["family"] == "none"]
+            unit = plain[0] if plain else every[0]
+            header = [_COLUMNS[name][0] for name in names]
+            if "diff_vs_reference" in lines:
+                header = [title.replace("best Beta †", "reference") for title in header]
+            cells = [
+                [_COLUMNS[name][1](line, unit) for name in names]
+                for line in lines.to_dict("records")
+            ]
+            if not single:
+                parts.append(f"**{_title(str(dataset), table.origin)}**")
+            parts.append(padded_table(header, cells))
+    return "\n\n".join(parts)
+
+
+def _across(
+    tables: Sequence[_Table],
+    options: Mapping[str, str],
+    head: str,
+    label: Callable[[Line], str],
+    cell: Callable[[Line], str],
+) -> str:
+    """Returns a table with a line for each label, and a column for each data set of each table."""
+    columns: dict[str, dict[str, str]] = {}
+    for table in tables:
+        for line in _chosen(table.frame, options).to_dict("records"):
+            title = _title(line["dataset"], table.origin)
+            columns.setdefault(title, {})[label(line)] = cell(line)
+    labels = dict.fromkeys(name for column in columns.values() for name in column)
+    lines = [[name, *(column.get(name, "–") for column in columns.values())] for name in labels]
+    return padded_table([head, *columns], lines)
+
+
+def _errors(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
+    return _across(tables, options, "method", lambda line: str(line["label"]), error)
+
+
+def _controls(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
+    def cell(line: Line) -> str:
+        told = difference(line["difference"], line["ci_low"], line["ci_high"])
+        return f"{told}, p {probability(line['p_holm'])}"
+
+    def label(line: Line) -> str:
+        return f"{line['method']} − {line['control']}"
+
+    return _across(tables, options, "p adjusted by Holm's method", label, cell)
+
+
+def _plain(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
+    parts = []
+    for table in tables:
+        frame = _chosen(table.frame, options)
+        if "columns" in options:
+            missing = sorted(set(options["columns"].split(",")) - set(frame))
+            if missing:
+                raise ValueError(f"unknown column {missing[0]!r}; there are {', '.join(frame)}")
+            frame = frame[options["columns"].split(",")]
+        cells = [[_value(value) for value in line] for line in frame.itertuples(index=False)]
+        parts.append(padded_table([name.replace("_", " ") for name in frame], cells))
+    return "\n\n".join(parts)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "−")
+    return str(value)
+
+
+_VIEWS = {"table": _study_table, "errors": _errors, "controls": _controls, "plain": _plain}

@@ -1,0 +1,52 @@
+"""Makes the tables of README.md and docs/*.md from the evidence files, in a checkout.
+
+A page holds a block for each table, `<!-- evidence: NAME view=... -->` to `<!-- end -->`;
+`hpo/report/evidence_blocks.py` says what can stand in it. docs/evidence/NAME.csv is the table that
+a study wrote, NAME.json beside it says what was run.
+
+    metamixup pages                        make every block anew (also: make docs)
+    metamixup pages --check                change nothing; exit 1 where a page differs
+    metamixup pages --take results/table2.csv --name table2-digits --command "metamixup table2 ..."
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpo.command_line.flags import command, program
+from hpo.report.evidence import take
+from hpo.report.evidence_blocks import write_pages
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes the pages, or takes a table; returns the exit status."""
+    parser = command(program("pages"), __doc__)
+    add = parser.add_argument
+    add("--root", type=Path, default=Path(), metavar="DIR", help="the checkout (default: here)")
+    add("--check", action="store_true", help="change nothing; exit 1 where a page differs")
+    add("--take", type=Path, metavar="CSV", help="copy this table of a study to the evidence")
+    add("--name", help="of the evidence that is taken (default: of the CSV)")
+    add("--command", default="", help="what was run to make it")
+    add("--setting", default="", help='what sets its data apart from other tables: "long tail"')
+    options = parser.parse_args(arguments)
+    evidence = options.root / "docs" / "evidence"
+    try:
+        if options.take is not None:
+            if not options.command:
+                raise ValueError("--take needs --command, what was run to make the table")
+            name = options.name or options.take.stem
+            files = take(options.take, name, options.command, options.setting, evidence)
+            print("written: " + ", ".join(map(str, files)))
+            return 0
+        if not evidence.is_dir():
+            raise ValueError(f"{evidence} is not there; run this in a checkout, or give --root")
+        pages = [options.root / "README.md", *sorted((options.root / "docs").rglob("*.md"))]
+        changed = write_pages(pages, evidence, check=options.check)
+    except (ValueError, OSError) as error:
+        print(f"pages: error: {error}", file=sys.stderr)
+        return 2
+    for path in changed:
+        print(f"{path}: {'differs from the evidence' if options.check else 'made anew'}")
+    return 1 if options.check and changed else 0

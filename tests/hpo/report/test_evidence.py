@@ -1,0 +1,163 @@
+"""Evidence files, and the tables that pages have of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core.policies import NoMix
+from core.training.config import TrainingConfig
+from hpo.cells.cell import Cell
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore
+from hpo.report.evidence import take
+from hpo.report.evidence_blocks import fill, write_pages
+from studies.commands.pages import main
+from tests.support.results import result
+
+LINE = {
+    "method": "none", "n_seeds": 3, "mean_error": 5.0, "ci_low": 4.75, "ci_high": 5.25,
+    "diff_vs_best_beta": -0.5, "diff_ci_low": -0.75, "diff_ci_high": -0.25, "p_value": 0.0123,
+    "p_holm": 0.02456, "train_seconds": 2.0, "samples_seen": 100, "label": "No MixUp",
+    "family": "none", "best_beta": False, "dataset": "digits", "setting": "", "paper_error": None,
+}  # fmt: skip
+BETA = {
+    **LINE, "method": "beta-1", "label": "MixUp", "family": "beta", "mean_error": 5.5,
+    "ci_low": 5.0, "ci_high": 6.0, "samples_seen": 250, "best_beta": True,
+    "diff_vs_best_beta": None, "diff_ci_low": None, "diff_ci_high": None, "p_holm": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Path:
+    place = tmp_path / "docs" / "evidence"
+    place.mkdir(parents=True)
+    tail = [{**line, "mean_error": line["mean_error"] + 10, "ci_high": 17.0} for line in (LINE,)]
+    pd.DataFrame([LINE, BETA]).to_csv(place / "plain.csv", index=False)
+    pd.DataFrame(tail).to_csv(place / "tail.csv", index=False)
+    (place / "tail.json").write_text(json.dumps({"command": "run it", "setting": "long tail"}))
+    control = {
+        "dataset": "fashion_mnist", "method": "scores", "control": "placebo",
+        "difference": -2.0, "ci_low": -3.0, "ci_high": -1.0, "p_holm": 0.0004,
+    }  # fmt: skip
+    pd.DataFrame([control]).to_csv(place / "controls.csv", index=False)
+    return place
+
+
+def lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line]
+
+
+def block(head: str, body: str = "") -> str:
+    return f"before\n\n<!-- evidence: {head} -->\n{body}<!-- end -->\n\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "table"),
+    [
+        (
+            "plain",
+            [
+                "| method | error (%) | n | − best Beta † | p (Holm) | samples |",
+                "| No MixUp | 5.00 ± 0.25 | 3 | −0.50 [−0.75, −0.25] | 0.025 | 1.00× |",
+                "| MixUp † | 5.50 ± 0.50 | 3 | – | – | 2.50× |",
+            ],
+        ),
+        (
+            "plain rows=beta-1,none columns=method,p,cost,paper",
+            [
+                "| method | p | cost | paper |",
+                "| MixUp † | 0.012 | 1.00× | – |",
+                "| No MixUp | 0.012 | 1.00× | – |",
+            ],
+        ),
+        (
+            "plain+tail view=errors",
+            [
+                "| method | digits | digits, long tail |",
+                "| No MixUp | 5.00 ± 0.25 | 15.00 ± 2.00 |",
+                "| MixUp | 5.50 ± 0.50 | – |",
+                "`run it` (commit unknown; [tail.csv](evidence/tail.csv))",
+            ],
+        ),
+        (
+            "controls view=controls",
+            [
+                "| p adjusted by Holm's method | Fashion-MNIST |",
+                "| scores − placebo | −2.00 [−3.00, −1.00], p <0.001 |",
+            ],
+        ),
+        (
+            "plain view=plain rows=none columns=method,ci_low,diff_vs_best_beta",
+            ["| method | ci low | diff vs best beta |", "| none | 4.75 | −0.5 |"],
+        ),
+    ],
+)
+def test_a_block_has_the_numbers_of_its_file(head: str, table: list[str], evidence: Path) -> None:
+    page = fill(block(head, "old\n"), evidence)
+    told = [line for line in lines(page) if "---" not in line]
+    assert told == ["before", f"<!-- evidence: {head} -->", *table, "<!-- end -->", "after"]
+    assert fill(page, evidence) == page
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (block("nothing"), "there is no evidence nothing"),
+        (block("plain view=round"), "unknown view 'round'; there are table, errors"),
+        (block("plain rows=scores"), "rows=scores is none of"),
+        (block("plain columns=beauty"), "unknown column 'beauty'; there are method, error"),
+        (block("plain size=1"), "unknown option 'size'"),
+        ("<!-- evidence: plain -->\nno end\n", "is not written as"),
+    ],
+)
+def test_a_block_that_cannot_be_filled_is_told(text: str, words: str, evidence: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        fill(text, evidence)
+
+
+def test_pages_are_checked_and_made(evidence: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = evidence.parents[1]
+    (root / "README.md").write_text(block("plain"))
+    (root / "docs" / "page.md").write_text("no table\n")
+    where = ["--root", str(root)]
+    assert main([*where, "--check"]) == 1
+    assert "README.md: differs from the evidence" in capsys.readouterr().out
+    assert main(where) == 0
+    assert main([*where, "--check"]) == 0
+    assert write_pages([root / "README.md"], evidence) == []
+    (root / "README.md").write_text(block("nothing"))
+    assert main(where) == 2
+    assert "README.md: there is no evidence nothing" in capsys.readouterr().err
+
+
+def test_a_table_is_taken_with_its_origin(tmp_path: Path, evidence: Path) -> None:
+    """No path of this machine comes along, and a row whose identity has changed is marked."""
+    output = tmp_path / "results"
+    cells = [
+        Cell("none", TrainingConfig("digits", "cnn", NoMix(), seed=seed, meta_size=60))
+        for seed in (1, 0)
+    ]
+    for cell in cells:
+        CellStore(output).save(CellRecord(cell, "finished", result(), None, {}))
+    folder = {**LINE, "dataset": f"folder:{tmp_path}/CIFAR10"}
+    pd.DataFrame([LINE, BETA, folder]).to_csv(output / "table2.csv", index=False)
+    csv, origin = take(output / "table2.csv", "new", "metamixup table2", "", evidence)
+    assert str(tmp_path) not in csv.read_text() + origin.read_text()
+    assert "folder:CIFAR10" in csv.read_text()
+    told = json.loads(origin.read_text())
+    assert list(told["cells"]) == [cells[1].id]
+    assert {"python", "torch", "metamixup-hpo"} <= set(told["versions"])
+    page = fill(block("new datasets=digits origin=no"), evidence)
+    assert "earlier version" not in page
+    told["cells"] = {"none-digits-s0-00000000": next(iter(told["cells"].values()))}
+    origin.write_text(json.dumps(told))
+    page = fill(block("new datasets=digits origin=no"), evidence)
+    assert "| No MixUp (of an earlier version)" in page
+    assert "| MixUp †" in page
+    with pytest.raises(ValueError, match="is no name"):
+        take(output / "table2.csv", "../new", "metamixup table2", "", evidence)
+    assert main(["--root", str(tmp_path), "--take", str(output / "table2.csv")]) == 2
