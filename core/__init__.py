@@ -20,8 +20,10 @@ from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
+from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies.protocol import Policy
+from core.policies.reweighting import LearningToReweight
 from core.real_step import StepResult, mixed_step
 from core.user_model.blocks import blocks
 from core.user_model.logits import with_logits
@@ -52,6 +54,8 @@ __all__ = [  # noqa: RUF022  (by subject)
     "SCORES",
     "lowest_scores",
     "AdaMixUp",
+    "LearningToReweight",
+    "MetaWeightNet",
     # Mixing: how a batch is blended, and its loss.
     "Interpolation",
     "Mixing",

@@ -11,7 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from core.meta.reading import DEFAULT, PAPER
-from core.policies import AdaMixUpConfig, Beta, Fixed, LearnedConfig, NoMix
+from core.policies import (
+    AdaMixUpConfig,
+    Beta,
+    Fixed,
+    L2RWConfig,
+    LearnedConfig,
+    MetaWeightNetConfig,
+    NoMix,
+)
 from hpo.search.space_search import SEARCH_METHOD
 from hpo.study.rows import SEARCHED_ALPHA, Family, Recipe, Row, SemiRow, StudyRow
 from studies.paper_numbers import FEW_LABELS
@@ -107,6 +115,12 @@ METAMIXUP = row(
     "reading=default",
     "learned",
     LearnedConfig(reading=DEFAULT),
+)
+
+L2RW = row("l2rw", "Learning to Reweight", "weights a batch", "learned", L2RWConfig())
+
+META_WEIGHT_NET = row(
+    "meta-weight-net", "Meta-Weight-Net", "weights by loss", "learned", MetaWeightNetConfig()
 )
 
 METAMIXUP_PAPER = row(

@@ -8,6 +8,10 @@ MetaMixUp in the default reading, with its controls. Two rows train on the meta-
 too, which a doubting reader would do with them first: the scores, learned from images that train as
 well, and (quick preset) MixUp with the searched α.
 
+In the preset contest, or asked for (`--rows none,scores,l2rw,meta-weight-net`), the rivals that
+learn weights of samples from the same images by the same hypergradient: Learning to Reweight
+(`core.LearningToReweight`) and Meta-Weight-Net (`core.MetaWeightNet`), with their placebos.
+
 `--imbalance 50` cuts the training images to a long tail, `--label-noise 0.4` makes labels wrong;
 meta-validation and test images stay balanced and clean. Without either the study says what learning
 is worth on clean balanced data.
@@ -31,7 +35,17 @@ from functools import partial
 from core.policies import ScoresConfig
 from hpo.run import run_study
 from hpo.study.rows import StudyRow, controls, with_meta_images
-from studies.rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, renamed, row
+from studies.rows import (
+    L2RW,
+    META_WEIGHT_NET,
+    METAMIXUP,
+    MIXUP,
+    NONE,
+    SEARCHED,
+    beta,
+    renamed,
+    row,
+)
 
 EVERY = 4
 
@@ -61,7 +75,10 @@ def rows() -> list[StudyRow]:
     ]
 
 
-main = partial(run_study, "scenarios", rows(), __doc__)
+CONTENDERS = (L2RW, *controls(L2RW), META_WEIGHT_NET, *controls(META_WEIGHT_NET))
+"""Rivals that learn weights of samples from the same images by the same hypergradient."""
+
+main = partial(run_study, "scenarios", rows(), __doc__, contenders=CONTENDERS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss
+from core.mixing.weighting import weighted_loss
 from core.user_model.wrapped_models import eager_if_hooked, unwrap
 
 
@@ -25,6 +26,9 @@ class Interpolation:
         meta_loss: scalar; validation loss after the virtual step (Eq. 8); None if not learned.
         extra_samples: samples sent through the network to find `lam`, the real step not counted.
         mixing: where the pairs are blended, with what it draws drawn.
+        weights: [B], floating, at least 0; what each sample counts in the loss of the real step,
+            `(1/B) Σ_i weights_i ℓ_i`, so that weights of 1 are no weights. None: no weights. Of a
+            policy that learns weights, `hypergradient` is d(meta loss)/d(weights_i).
     """
 
     lam: Tensor
@@ -35,6 +39,7 @@ class Interpolation:
     meta_loss: Tensor | None = None
     extra_samples: int = 0
     mixing: Mixing = INPUT
+    weights: Tensor | None = None
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
         """Returns the network's output [B, C] on the mixed batch, whatever the mixing.
@@ -49,7 +54,10 @@ class Interpolation:
             )
 
     def loss(self, logits: Tensor, y: Tensor, loss: Loss = soft_cross_entropy) -> Tensor:
-        """Returns the loss of the mixed batch, a scalar; see `core.mixing.losses.mixed_loss`."""
+        """Returns the loss of the mixed batch, a scalar; see `core.mixing.losses.mixed_loss`, and
+        with weights `core.mixing.weighting.weighted_loss`."""
+        if self.weights is not None:
+            return weighted_loss(loss, logits, y, self.lam, self.partner, self.weights)
         return mixed_loss(loss, logits, y, self.lam, self.partner)
 
     def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:

@@ -90,12 +90,25 @@ class IndexLoss:
         Raises:
             ValueError: as in a plain call.
         """
+        values, counts = self._mixed(logits, y, lam, partner)
+        return values.mean() if counts is None else values.sum() / counts.sum()
+
+    def mixed_each(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+        """Returns each sample's share of it, [B], whose mean is `mixed`; arguments as there."""
+        values, counts = self._mixed(logits, y, lam, partner)
+        return values if counts is None else values * (len(values) / counts.sum())
+
+    def _mixed(
+        self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns each mixed sample's loss [B], and what it counts in the mean [B]; None where
+        alike."""
         values, weights = self._each(logits, y)
         others, other_weights = self._each(logits, y[partner])
         mixed = lam * values + (1 - lam) * others
         if weights is None or other_weights is None:
-            return mixed.mean()
-        return mixed.sum() / (lam * weights + (1 - lam) * other_weights).sum()
+            return mixed, None
+        return mixed, lam * weights + (1 - lam) * other_weights
 
     def _each(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns each sample's loss [n], and what it counts in the mean [n]; None where alike."""
@@ -150,7 +163,7 @@ def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tens
     form = mixed_form(loss, y)
     if form is not None:
         return _number(form.mixed(logits, y, lam, partner))
-    return _at_soft_labels(loss, logits, mix_labels(y, lam, partner, logits.shape[1]))
+    return at_soft_labels(loss, logits, mix_labels(y, lam, partner, logits.shape[1]))
 
 
 def unmixed_loss(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
@@ -171,7 +184,7 @@ def unmixed_loss(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
     if form is not None:
         return _number(form(logits, y))
     target = validation_target(loss, y, logits.shape[1], logits.dtype)
-    return _at_soft_labels(loss, logits, target)
+    return at_soft_labels(loss, logits, target)
 
 
 def validation_target(loss: Loss, y: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
@@ -239,7 +252,8 @@ def _is_cross_entropy(loss: Any) -> bool:
     return loss in (soft_cross_entropy, F.cross_entropy) or type(loss) is nn.CrossEntropyLoss
 
 
-def _at_soft_labels(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+def at_soft_labels(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+    """Returns the loss at labels as it takes them, a scalar; refusals are those of `mixed_loss`."""
     if logits.shape[1] == 1 and _is_cross_entropy(loss):
         raise ValueError(
             "softmax over one class is constant, so its cross-entropy teaches nothing; for two "

@@ -7,8 +7,10 @@ from core.policies.config import PolicyConfig, policy_from_dict, policy_kinds, r
 from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
 from core.policies.learned_config import LearnedConfig, ScoresConfig
+from core.policies.meta_weight_net import MetaWeightNet, MetaWeightNetConfig
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies.protocol import Policy, StepInput
+from core.policies.reweighting import L2RWConfig, LearningToReweight
 
 __all__ = [
     "SCORES",
@@ -18,8 +20,12 @@ __all__ = [
     "Beta",
     "Fixed",
     "Frozen",
+    "L2RWConfig",
     "Learned",
     "LearnedConfig",
+    "LearningToReweight",
+    "MetaWeightNet",
+    "MetaWeightNetConfig",
     "NoMix",
     "PersistentScores",
     "Policy",

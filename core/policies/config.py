@@ -52,8 +52,8 @@ class PolicyConfig(ABC):
         kinds: the names under which it is stored, each with the fields that the name stands for.
         learns: whether it has a meta stage, which reads meta-validation images.
         needs_meta_labels: whether its λ rest on the labels of these images, now or earlier.
-        mixes_whole_batch: whether it gives every sample of a batch its λ, as semi-supervised
-            methods need it.
+        mixes_whole_batch: whether it gives every sample of a batch its λ, and nothing else, as
+            semi-supervised methods need it.
     """
 
     kinds: ClassVar[Mapping[str, Mapping[str, Any]]]

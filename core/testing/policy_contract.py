@@ -75,7 +75,7 @@ def answer(given: Interpolation) -> dict[str, Any]:
 
 
 def check_shapes_dtypes_and_ranges(make: Make, sizes: tuple[int, ...] = (2, 9)) -> None:
-    """λ in [0, 1] and partners within the part of the batch that is mixed."""
+    """λ in [0, 1], partners within the part of the batch that is mixed, weights of 0 or more."""
     for n in sizes:
         for dtype in (torch.float32, torch.float64):
             for soft in (False, True):
@@ -97,6 +97,11 @@ def _check_answer(given: Interpolation, s: Scene, n: int, dtype: torch.dtype) ->
     learning = list(s.policy.networks.parameters())
     assert not given.lam.requires_grad or learning, "λ is attached to a graph"
     assert not given.lam_init.requires_grad
+    if given.weights is not None:
+        assert given.weights.shape == (n,)
+        assert given.weights.dtype == dtype
+        assert bool((given.weights >= 0).all() & given.weights.isfinite().all())
+        assert not given.weights.requires_grad or learning, "weights are attached to a graph"
     labels = given.mix_labels(s.batch[1][:pairs], CLASSES)
     torch.testing.assert_close(labels.sum(1), torch.ones(pairs, dtype=dtype))
     assert given.extra_samples >= 0
@@ -141,7 +146,11 @@ def check_needs_meta_validation_is_honest(make: Make) -> None:
         assert identical(answer(s.ask()), answer(scene(make).ask())), "the refusal counts as a step"
         s = scene(make)
         other.val_batch = (-other.val_batch[0], other.val_batch[1])
-        assert not torch.equal(s.ask().lam, other.ask().lam), "λ does not depend on it"
+        one, two = s.ask(), other.ask()
+        alike = torch.equal(one.lam, two.lam)
+        if one.weights is not None and two.weights is not None:
+            alike = alike and torch.equal(one.weights, two.weights)
+        assert not alike, "neither λ nor weights depend on it"
     else:
         generator = torch.Generator().manual_seed(8)
         given = other.policy(

@@ -221,7 +221,7 @@ class TrainingConfig:
                 )
         if not self.policy.mixes_whole_batch:
             raise ValueError(
-                f"policy {self.policy.kind} mixes half of a labeled batch within itself, and a "
+                f"policy {self.policy.kind} does not give every sample of a batch its λ, and a "
                 "semi-supervised training cannot interpolate by it"
             )
         if self.analysis is not None:

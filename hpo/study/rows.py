@@ -260,11 +260,12 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
 
 
 def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
-    """Returns the two controls of a learned row, which share all with it but what they take away.
+    """Returns the controls of a learned row, which share all with it but what they take away.
 
-    The placebo moves λ by the hypergradients of other samples of the batch. The frozen row draws λ
-    from the distribution that learning ended with, and learns nothing. (The third control, the best
-    Beta, is among a study's own rows.) AdaMixUp has no hypergradients, and the frozen row alone.
+    The placebo moves λ, or weights, by the hypergradients of other samples of the batch. The frozen
+    row draws λ from the distribution that learning ended with, and learns nothing. (The third
+    control, the best Beta, is among a study's own rows.) AdaMixUp has no hypergradients, and the
+    frozen row alone; policies that learn weights of samples have no λ, and the placebo alone.
 
     Args:
         row: a row with a policy that learns.
@@ -276,11 +277,6 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
     """
     if row.policy is None:
         raise ValueError(f"row {row.row.key} has no controls: it has no policy of its own")
-    try:
-        row.policy.frozen(EVENLY)
-        permuted = row.policy.placebo() if row.policy.learns else None
-    except ValueError as error:
-        raise ValueError(f"row {row.row.key} has no controls: {error}") from error
     start, label = ("", "") if plain else (f"{row.row.key}-", f" of {row.row.label}")
 
     def control(name: str, family: Family, setting: str, recipe: Recipe) -> StudyRow:
@@ -288,12 +284,18 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
         shown = Row(key, f"{name}{label}", setting, family, control_of=row.row.key)
         return replace(row, row=shown, recipe=recipe)
 
+    rows = []
+    try:
+        if row.policy.learns:
+            setting = f"{row.row.setting}, hypergradients permuted"
+            rows.append(control("Placebo", "placebo", setting, row.policy.placebo()))
+        row.policy.frozen(EVENLY)
+    except ValueError as error:
+        if not rows:
+            raise ValueError(f"row {row.row.key} has no controls: {error}") from error
+        return rows
     ended = f"lam as {row.row.key} ended"
-    frozen = control("Frozen λ", "frozen", ended, FrozenFrom(row.row.key))
-    if permuted is None:
-        return [frozen]
-    setting = f"{row.row.setting}, hypergradients permuted"
-    return [control("Placebo", "placebo", setting, permuted), frozen]
+    return [*rows, control("Frozen λ", "frozen", ended, FrozenFrom(row.row.key))]
 
 
 def check_sources(rows: Sequence[StudyRow]) -> None:

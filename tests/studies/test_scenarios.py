@@ -11,7 +11,7 @@ from studies import scenarios
 
 def _keys(arguments: list[str]) -> list[str]:
     options = parse("scenarios", "", arguments)
-    return [row.row.key for row in options.chosen(scenarios.rows())]
+    return [row.row.key for row in options.chosen(scenarios.rows(), scenarios.CONTENDERS)]
 
 
 def test_rows_that_train_on_the_validation_images_are_chosen_by_name_and_compete_with_no_beta():
@@ -22,6 +22,12 @@ def test_rows_that_train_on_the_validation_images_are_chosen_by_name_and_compete
     chosen = _keys(["--rows", "none,beta-search+meta,scores-4+meta"])
     assert sorted(chosen) == ["beta-search+meta", "none", "scores-4+meta"]
     assert _keys([]).count("beta-search+meta") == 1
+
+
+def test_rivals_that_learn_weights_are_there_on_request():
+    rivals = ["l2rw", "l2rw-placebo", "meta-weight-net", "meta-weight-net-placebo"]
+    assert not {*_keys([])} & {*rivals}
+    assert _keys(["--rows", f"none,{','.join(rivals)}"]) == ["none", *rivals]
 
 
 @pytest.mark.slow

@@ -16,8 +16,10 @@ from core.policies import (
     Beta,
     Fixed,
     Frozen,
+    L2RWConfig,
     Learned,
     LearnedConfig,
+    MetaWeightNetConfig,
     NoMix,
     PersistentScores,
     PolicyConfig,
@@ -72,8 +74,31 @@ STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
     (AdaMixUpConfig(), {"kind": "adamixup"}),
     (AdaMixUpConfig((0.2, 0.6)), {"kind": "adamixup", "quantiles": [0.2, 0.6]}),
     (AdaMixUpConfig(discriminator=False), {"kind": "adamixup-no-discriminator"}),
+    (L2RWConfig(), {"kind": "l2rw"}),
+    (L2RWConfig(permute=True, last_blocks=2), {"kind": "l2rw-placebo", "last_blocks": 2}),
 ]
 """Every kind, and what its stored JSON says beside what it has no use for."""
+
+
+NETS: list[tuple[PolicyConfig, dict[str, Any]]] = [
+    (MetaWeightNetConfig(), {"kind": "meta-weight-net"}),
+    (
+        MetaWeightNetConfig(permute=True, hidden=20, net_lr=0.01),
+        {"kind": "meta-weight-net-placebo", "hidden": 20, "net_lr": 0.01},
+    ),
+]
+"""Those with settings that no other policy has, which are stored in whole."""
+
+
+@pytest.mark.parametrize(("config", "identity"), NETS, ids=str)
+def test_settings_of_its_own_are_stored_and_identify(
+    config: PolicyConfig, identity: dict[str, Any]
+) -> None:
+    own = {"hidden": 100, "net_lr": 1e-3, "net_weight_decay": 1e-4}
+    assert config.to_dict() == {**UNUSED, **own, **identity}
+    assert config.identity() == identity
+    for data in (config.to_dict(), identity):
+        assert policy_from_dict(json.loads(json.dumps(data))) == config
 
 
 @pytest.mark.parametrize(("config", "stored"), STORED, ids=str)
@@ -87,7 +112,7 @@ def test_stored_json_says_the_same_as_ever(config: PolicyConfig, stored: dict[st
 
 
 def test_every_kind_is_looked_at_here() -> None:
-    assert {config.kind for config, _ in STORED} == set(policy_kinds())
+    assert {config.kind for config, _ in (*STORED, *NETS)} == set(policy_kinds())
 
 
 @pytest.mark.parametrize(
@@ -100,6 +125,8 @@ def test_every_kind_is_looked_at_here() -> None:
         (LearnedConfig(), 4.5),
         (LearnedConfig(permute=True, every=7), 1.5),
         (ScoresConfig(every=2), 2.75),
+        (L2RWConfig(), 4.5),
+        (MetaWeightNetConfig(), 4.5 + 1 / 3),
         (AdaMixUpConfig(), 3.0),
         (AdaMixUpConfig(discriminator=False), 1.5),
         (AdaMixUpConfig(quantiles=(0.0, 1.0)), 2.5),
@@ -110,15 +137,15 @@ def test_the_cost_of_an_epoch(config: PolicyConfig, cost: float) -> None:
     assert config.cost == cost
 
 
-@pytest.mark.parametrize(("config", "_"), STORED, ids=str)
+@pytest.mark.parametrize(("config", "_"), [*STORED, *NETS], ids=str)
 def test_controls_take_away_one_thing_or_are_refused_by_name(config: PolicyConfig, _: Any) -> None:
-    if config.learns and config.kind in ("learned", "scores"):
+    if config.kind in ("learned", "scores", "l2rw", "meta-weight-net"):
         assert config.placebo() == replace(config, permute=True)  # type: ignore[call-arg]
         assert config.placebo().cost == config.cost
     else:
         with pytest.raises(ValueError, match=f"policy {config.kind} has no placebo"):
             config.placebo()
-    if config.learns:
+    if config.learns and config.mixes_whole_batch:
         assert config.frozen((0.2, 0.3)) == Frozen((0.2, 0.3))
     elif isinstance(config, AdaMixUpConfig):
         assert config.frozen((0.2, 0.3)) == replace(config, quantiles=(0.2, 0.3))
@@ -171,7 +198,7 @@ def test_adamixup_gets_a_network_of_its_own(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "mixup"}, "none, beta, fixed, .*scores-placebo; got 'mixup'"),
+        ({"kind": "mixup"}, "none, beta, fixed, .*scores-placebo, .*; got 'mixup'"),
         ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
         ({"kind": "frozen", "quantiles": [0.2, 0.1]}, "must not fall"),
         ({"kind": "adamixup", "quantiles": [0.2, 0.1]}, "must not fall"),
@@ -192,6 +219,11 @@ def test_adamixup_gets_a_network_of_its_own(
         ({"kind": "scores", "every": 0}, "every must be at least 1, got 0"),
         ({"kind": "scores", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
         ({"kind": "scores", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"kind": "l2rw", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
+        ({"kind": "l2rw", "every": 4}, "policy l2rw has no use for every=4"),
+        ({"kind": "meta-weight-net", "hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"kind": "meta-weight-net", "net_lr": 0.0}, "must be positive and finite, got 0.0"),
+        ({"kind": "meta-weight-net", "net_weight_decay": -1.0}, "at least 0, got -1.0"),
         ({"kind": "adamixup", "alpha": 1.0}, "policy adamixup has no use for alpha=1.0"),
         ({"kind": "scores-placebo", "lam": 0.1}, "policy scores-placebo has no use for lam=0.1"),
     ],

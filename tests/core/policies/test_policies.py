@@ -23,8 +23,11 @@ from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
+from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import PersistentScores
 from core.policies.protocol import Policy
+from core.policies.reweighting import LearningToReweight
+from core.policies.sample_weights import SampleWeights
 from core.testing import POLICY_CHECKS
 from core.testing.policy_contract import check_shapes_dtypes_and_ranges, scene
 
@@ -47,9 +50,15 @@ POLICIES: dict[str, Policy] = {
     "scores_refreshed": PersistentScores(every=2, validation_gradient=ValidationGradient(3)),
     "scores": PersistentScores(),
     "scores_placebo": PersistentScores(placebo=True, every=4),
+    "l2rw": LearningToReweight(),
+    "l2rw_placebo": LearningToReweight(placebo=True),
+    "meta_weight_net": MetaWeightNet(),
+    "meta_weight_net_placebo": MetaWeightNet(placebo=True, last_blocks=2),
 }
 STATEFUL = [
-    name for name in POLICIES if name.startswith(("learned_refreshed", "amortised", "scores"))
+    name
+    for name in POLICIES
+    if name.startswith(("learned_refreshed", "amortised", "scores", "l2rw", "meta_weight"))
 ]
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
@@ -98,14 +107,17 @@ def test_batches_of_one_and_what_learned_policies_add(policy: Policy) -> None:
     assert given.lam.shape == (9,)
     for value in (given.change, given.hypergradient, given.meta_loss):
         assert (value is not None) == learned
-    assert given.extra_samples == (9 + 4 if learned else 0)
+    passes = 2 if isinstance(policy, MetaWeightNet) else 1
+    assert given.extra_samples == (9 * passes + 4 if learned else 0)
+    assert (given.weights is not None) == isinstance(policy, SampleWeights)
 
 
 @every_policy
 def test_every_batch_is_paired_anew(policy: Policy, setup: Any) -> None:
     generator = torch.Generator().manual_seed(8)
     first, second = (ask(policy, setup, generator=generator) for _ in range(2))
-    assert torch.equal(first.partner, second.partner) == isinstance(policy, NoMix)
+    unmixed = isinstance(policy, NoMix | SampleWeights)
+    assert torch.equal(first.partner, second.partner) == unmixed
 
 
 @every_policy
@@ -117,7 +129,9 @@ def test_a_loss_of_the_users_own(policy: Policy, setup: Any) -> None:
         return (logits.softmax(1) - setup.toy.one_hot(target)).square().sum(1).mean()
 
     given = ask(policy, setup, loss=brier)
-    assert calls == ([2, 2] if policy.needs_meta_validation else [])  # both as soft labels
+    # As soft labels; Meta-Weight-Net looks at the batch before.
+    passes = 2 if isinstance(policy, MetaWeightNet) else 1
+    assert calls == ([2] * (passes + 1) if policy.needs_meta_validation else [])
     if policy.needs_meta_validation:
         assert not torch.equal(given.hypergradient, ask(policy, setup).hypergradient)
 

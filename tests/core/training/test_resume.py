@@ -19,7 +19,15 @@ import torch
 
 import core
 import core.training.checkpoint
-from core.policies import AdaMixUpConfig, Beta, Frozen, LearnedConfig, NoMix, ScoresConfig
+from core.policies import (
+    AdaMixUpConfig,
+    Beta,
+    Frozen,
+    LearnedConfig,
+    MetaWeightNetConfig,
+    NoMix,
+    ScoresConfig,
+)
 from core.training import training
 from core.training.config import TrainingConfig
 from core.training.fit import fit
@@ -49,6 +57,7 @@ POLICIES = {
     "scores": ScoresConfig(),
     "scores_placebo": ScoresConfig(permute=True, every=2, refresh_every=2),
     # Networks of their own.
+    "meta_weight_net": MetaWeightNetConfig(),
     "adamixup": AdaMixUpConfig(),
     "adamixup_no_discriminator": AdaMixUpConfig(discriminator=False),
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,9 @@ from core.policies import (
     AdaMixUpConfig,
     Beta,
     Frozen,
+    L2RWConfig,
     LearnedConfig,
+    MetaWeightNetConfig,
     NoMix,
     PolicyConfig,
     ScoresConfig,
@@ -218,6 +221,15 @@ def test_controls_share_all_with_their_row_but_what_they_take_away(
         assert control.row.paper_error == {}
     keys = [row.row.key for row in controls(learned_row(policy), plain=True)]
     assert keys == ["placebo", "frozen"]
+
+
+@pytest.mark.parametrize("policy", [L2RWConfig(), MetaWeightNetConfig(last_blocks=2)])
+def test_weights_have_a_placebo_and_nothing_to_freeze(policy: Any) -> None:
+    [permuted] = controls(learned_row(policy))
+    assert permuted.recipe == replace(policy, permute=True)
+    assert (permuted.row.key, permuted.row.control_of) == ("mine-placebo", "mine")
+    with pytest.raises(ValueError, match=r"mine-placebo has no controls: .* it is one"):
+        controls(permuted)
 
 
 @pytest.mark.parametrize("key", ["none", "beta-1", "beta-search", "placebo", "scores-placebo"])

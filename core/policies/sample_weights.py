@@ -1,0 +1,138 @@
+"""What policies share that learn weights of samples, where MetaMixUp learns λ.
+
+A weight is one more variable of the virtual step's loss, so its hypergradient is that of λ in
+another parametrization, and comes from the same engines.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from core.meta.gradient import Engine
+from core.meta.stage import MetaOptions
+from core.mixing.batch import check_batch
+from core.mixing.interpolation import Interpolation
+from core.mixing.weighting import UNMIXED, WeightedLoss
+from core.policies.config import PolicyConfig
+from core.policies.protocol import Policy, StepInput
+from core.user_model.ranks import Ranks
+from core.user_model.untraced import untraced
+from core.user_model.wrapped_models import ranks_of
+
+
+@dataclass
+class SampleWeights(Policy):
+    """A policy that mixes nothing (λ = 1, each its own partner) and weights samples in the loss.
+
+    The virtual step is plain gradient descent at the optimizer's present rates on the weighted mean
+    loss, as published for both; the real step is the optimizer's own. The hypergradient that the
+    interpolation carries is d(meta loss)/d(weight of the virtual step). Nothing is drawn, but for
+    the placebo's permutation.
+
+    Attributes:
+        placebo: the control: hypergradients are permuted within the batch before they are used, so
+            that weights are as spread as learned ones and no sample gets the one meant for it.
+        engine: see `core.hypergradient`.
+        last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
+    """
+
+    placebo: bool = False
+    engine: Engine = "auto"
+    last_blocks: int | None = None
+    needs_meta_validation = True
+
+    @untraced
+    def interpolate(self, step: StepInput) -> Interpolation:
+        """Learns the weights of the batch.
+
+        Raises:
+            ValueError: `val_batch` is None; the loss does not tell the samples' losses apart, see
+                `core.mixing.weighting.sample_losses`; as `core.hypergradient`.
+        """
+        check_batch(step.batch, "training")
+        if step.val_batch is None:
+            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        x = step.batch[0]
+        lam = torch.ones(len(x), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        alone = torch.arange(len(x), device=x.device)
+        ranks = ranks_of(step.model)
+        start = self.start(step, lam, ranks)
+        options = MetaOptions(
+            engine=self.engine, mixing=UNMIXED, last_blocks=self.last_blocks, permute=self.placebo
+        )
+        slope = options.slope(
+            step.model,
+            step.batch,
+            step.val_batch,
+            start.detach(),
+            alone,
+            optimizer=step.optimizer,
+            loss=WeightedLoss(step.loss),
+            generator=step.generator,
+        )
+        return Interpolation(
+            lam=lam,
+            partner=alone,
+            lam_init=lam,
+            change=torch.zeros_like(lam),
+            hypergradient=slope.hypergradient,
+            meta_loss=slope.meta_loss,
+            extra_samples=slope.samples + self.extra_samples(len(x)),
+            weights=self.learned(start, slope.moving.to(lam.dtype), ranks),
+        )
+
+    def extra_samples(self, n: int) -> int:
+        """Returns how many samples of a batch of n it sends forward beside the meta stage."""
+        return 0
+
+    @abstractmethod
+    def start(self, step: StepInput, like: Tensor, ranks: Ranks) -> Tensor:
+        """Returns the weights of the virtual step, [B], dtype and device of `like` [B]."""
+
+    @abstractmethod
+    def learned(self, start: Tensor, moving: Tensor, ranks: Ranks) -> Tensor:
+        """Returns the weights of the real step, [B], detached.
+
+        Args:
+            start: what `start` gave, with its graph.
+            moving: [B]; d(meta loss)/d(start_i), permuted in a placebo, 0 where any is not finite.
+            ranks: the processes whose batches together are the batch.
+        """
+
+
+Config = TypeVar("Config", bound="SampleWeightsConfig")
+
+
+@dataclass(frozen=True)
+class SampleWeightsConfig(PolicyConfig):
+    """What the configurations of policies that learn weights have in common.
+
+    Attributes:
+        permute: the control: see `SampleWeights`.
+        last_blocks: see `SampleWeights`.
+    """
+
+    permute: bool = False
+    last_blocks: int | None = None
+    learns: ClassVar[bool] = True
+    needs_meta_labels: ClassVar[bool] = True
+    mixes_whole_batch: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.last_blocks is not None and self.last_blocks < 1:
+            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
+
+    def cost_with(self, meta_stage: float) -> float:
+        """See `PolicyConfig`."""
+        return 1.0 + meta_stage
+
+    def placebo(self: Config) -> Config:
+        """See `PolicyConfig`."""
+        if self.permute:
+            raise ValueError(f"policy {self.kind} has no placebo: it is one")
+        return replace(self, permute=True)
