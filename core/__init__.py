@@ -18,7 +18,7 @@ from core.mixing.losses import IndexLoss, MixedLoss
 from core.mixing.pairing import Pairing
 from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
-from core.policies.drawn import Beta, Fixed, Frozen, NoMix
+from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
 from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
@@ -46,6 +46,7 @@ __all__ = [  # noqa: RUF022  (by subject)
     "Policy",
     "NoMix",
     "Beta",
+    "CutMix",
     "Fixed",
     "Frozen",
     "Learned",

@@ -25,7 +25,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, images: ImageSet, transform: Transform, indices: Tensor | None = None
+    model: nn.Module,
+    images: ImageSet,
+    transform: Transform,
+    indices: Tensor | None = None,
+    *,
+    adjustment: Tensor | None = None,
 ) -> Evaluation:
     """Evaluates the model, in evaluation mode, on every image once, or on those at `indices`.
 
@@ -34,6 +39,7 @@ def evaluate(
 
     Args:
         indices: int64 [n]; None takes all images.
+        adjustment: floating [C], subtracted from the logits; None: nothing.
     """
     rows = torch.arange(len(images)) if indices is None else indices
     # Read at the end: asking after each batch would make every one wait for the device.
@@ -41,7 +47,7 @@ def evaluate(
     classes = 0
     with evaluating(model):
         for pixels, labels in images.batches(rows.split(BATCH)):
-            logits = model(transform.evaluate(pixels))
+            logits = _adjusted(model(transform.evaluate(pixels)), adjustment)
             classes = logits.shape[1]
             sizes.append(len(labels))
             losses.append(soft_cross_entropy(logits, labels))
@@ -60,16 +66,25 @@ def evaluate(
     )
 
 
-def predict(model: nn.Module, images: ImageSet, transform: Transform) -> Tensor:
+def predict(
+    model: nn.Module,
+    images: ImageSet,
+    transform: Transform,
+    *,
+    adjustment: Tensor | None = None,
+) -> Tensor:
     """Returns the model's class probabilities for one image or more, float64 [N, C] on the CPU.
 
-    In evaluation mode, and modes are as before on return, as in `evaluate`.
+    In evaluation mode, and modes are as before on return; adjusted, as in `evaluate`.
     """
     with evaluating(model):
         batches = images.batches(torch.arange(len(images)).split(BATCH))
-        return torch.cat(
-            [model(transform.evaluate(x)).cpu().double().softmax(dim=1) for x, _ in batches]
-        )
+        logits = [_adjusted(model(transform.evaluate(x)), adjustment) for x, _ in batches]
+        return torch.cat([part.cpu().double().softmax(dim=1) for part in logits])
+
+
+def _adjusted(logits: Tensor, adjustment: Tensor | None) -> Tensor:
+    return logits if adjustment is None else logits - adjustment
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 NAMES = ("order", "augmentation", "policy", "meta", "unlabelled_order", "unlabelled_augmentation")
 
-LONG_TAIL, LABEL_NOISE, FOLDS, PAIRS = 101, 102, 103, 104
+LONG_TAIL, LABEL_NOISE, FOLDS, PAIRS, META_NOISE = 101, 102, 103, 104, 105
 """Numbers of the streams that choose the training data, and pairs of it to look at, away from those
 of NAMES (1, 2, ...)."""
 

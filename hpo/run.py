@@ -215,6 +215,8 @@ def prepare(
     policies = [row.policy for row in rows if row.policy is not None]
     for training in base.values():
         source = sources[source_key(training)]
+        for row in rows:  # a policy may have no use for a setting
+            replace(row.training_of(training), policy=row.policy or training.policy)
         for varied in dict.fromkeys(row.training_of(training) for row in rows):
             device = options.device if options.address is None else None
             check_training(varied, source, policies, device)

@@ -6,7 +6,8 @@ from core.data.arrays import source_from_arrays
 from core.data.catalog import DATASETS, DatasetSpec, default_root
 from core.data.formats import DataFileError
 from core.data.images import DeviceImages, ImageSet
-from core.data.imbalance import long_tail
+from core.data.imbalance import balanced_draws, long_tail
+from core.data.label_file import read_labels, with_fingerprint
 from core.data.label_noise import NOISE_KINDS, NoiseKind, flip_labels
 from core.data.sources import Source, load_source
 from core.data.splits import Splits, make_splits
@@ -31,10 +32,13 @@ __all__ = [
     "StreamedImages",
     "Transform",
     "Whitening",
+    "balanced_draws",
     "default_root",
     "flip_labels",
     "load_source",
     "long_tail",
     "make_splits",
+    "read_labels",
     "source_from_arrays",
+    "with_fingerprint",
 ]

@@ -1,4 +1,4 @@
-"""This module makes a long tail: each class has fewer images than the class before it."""
+"""This module makes a long tail, and draws from one so that every class comes up as often."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from core.data.splits import by_class
 from core.random_streams import LONG_TAIL, derived_generator
 
-__all__ = ["long_tail"]
+__all__ = ["balanced_draws", "long_tail"]
 
 _ROUNDING = 1e-9
 """Against powers that miss a whole number by their last bit: 512^(1/9) must count as 2."""
@@ -53,3 +53,24 @@ def long_tail(labels: np.ndarray | Tensor, num_classes: int, *, ratio: float, se
         size = max(1, math.floor(largest * share + _ROUNDING))
         chosen.append(members[torch.randperm(len(members), generator=generator)[:size]])
     return torch.cat(chosen).sort().values
+
+
+def balanced_draws(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws as many positions as there are labels, with replacement, by balanced classes.
+
+    Each draw takes one of the classes that have a label, all equally likely, and then one of its
+    labels, all equally likely.
+
+    Args:
+        labels: int64 [N] on the CPU, at least 0.
+        generator: the stream, on the CPU; it moves by N integers and N numbers.
+
+    Returns:
+        int64 [N]: positions in labels.
+    """
+    present, counts = labels.unique(return_counts=True)
+    drawn = torch.randint(len(present), (len(labels),), generator=generator)
+    place = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+    first = counts.cumsum(0) - counts
+    within = (place * counts[drawn]).long()
+    return torch.argsort(labels, stable=True)[first[drawn] + within]

@@ -24,6 +24,7 @@ def flip_labels(
     fraction: float,
     kind: NoiseKind = "symmetric",
     seed: int,
+    stream: int = LABEL_NOISE,
 ) -> Tensor:
     """Replaces the labels of a fraction of the images of each class by wrong ones.
 
@@ -48,6 +49,7 @@ def flip_labels(
         fraction: in [0, 1].
         kind: one of NOISE_KINDS.
         seed: at least 0.
+        stream: number of the stream that is drawn from, independent of those of other numbers.
 
     Returns:
         int64 [N] on the CPU, a copy.
@@ -61,7 +63,7 @@ def flip_labels(
         raise ValueError(f"kind must be {' or '.join(NOISE_KINDS)}, got {kind!r}")
     if num_classes < 2:
         raise ValueError(f"a label can be wrong among 2 classes or more, got {num_classes}")
-    generator = derived_generator(seed, LABEL_NOISE)
+    generator = derived_generator(seed, stream)
     noisy = torch.empty(len(labels), dtype=torch.int64)
     for label, members in enumerate(by_class(labels, num_classes)):
         noisy[members] = label

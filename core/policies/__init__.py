@@ -4,7 +4,7 @@ from core.policies.adamixup.config import AdaMixUpConfig
 from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.config import PolicyConfig, policy_from_dict, policy_kinds, register_policy
-from core.policies.drawn import Beta, Fixed, Frozen, NoMix
+from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
 from core.policies.learned_config import LearnedConfig, ScoresConfig
 from core.policies.meta_weight_net import MetaWeightNet, MetaWeightNetConfig
@@ -18,6 +18,7 @@ __all__ = [
     "AdaMixUpConfig",
     "Amortised",
     "Beta",
+    "CutMix",
     "Fixed",
     "Frozen",
     "L2RWConfig",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from core.mixing.area import AreaMixing
 from core.mixing.batch import check_alpha, check_batch, draw_beta
 from core.mixing.interpolation import Interpolation
 from core.models import ImageClassifier
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.protocol import Policy, StepInput
+from core.random_streams import stream_device
 
 
 class Drawn(Policy, PolicyConfig):
@@ -84,6 +86,39 @@ class Beta(Drawn):
         """See `Drawn`."""
         count = n if self.per_sample else 1
         return draw_beta(count, self.alpha, generator=generator, device=device, dtype=dtype)
+
+
+@register_policy
+@dataclass(frozen=True)
+class CutMix(Beta):
+    """CutMix (Yun et al., ICCV 2019): a box of the partner is pasted into each sample.
+
+    λ ~ Beta(alpha, alpha) of the batch is the part of a sample that stays; boxes are those of
+    `AreaMixing`, whole inside the image and of area 1 − λ exactly, where the source cuts them off
+    at the border. After λ and the partners it draws the boxes, and then whether the batch is mixed.
+
+    Attributes:
+        alpha: as in `Beta`; the source takes 1.
+        probability: that a batch is mixed, in [0, 1]; the source takes 0.5 on CIFAR, 1 on ImageNet.
+    """
+
+    probability: float = 0.5
+    kinds: ClassVar = {"cutmix": {}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability of CutMix must lie in [0, 1], got {self.probability}")
+
+    def interpolate(self, step: StepInput) -> Interpolation:
+        """See `Policy`."""
+        given, generator = super().interpolate(step), step.generator
+        mixing = AreaMixing().draw(step.batch[0], generator)
+        chance = torch.rand((), generator=generator, device=stream_device(generator))
+        if float(chance) >= self.probability:
+            lam = torch.ones_like(given.lam)
+            return replace(given, lam=lam, lam_init=lam)
+        return replace(given, mixing=mixing)
 
 
 @register_policy

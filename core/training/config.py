@@ -9,9 +9,26 @@ from typing import Any, Literal
 from core.analysis.config import AnalysisConfig
 from core.data.label_noise import NOISE_KINDS, NoiseKind
 from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding
+from core.mixing.remedies import ClassWeights
 from core.policies import PolicyConfig, policy_from_dict
 from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
+from core.training.remedies import LossName, Sampling, check_remedies
 from core.user_model.precision import PRECISIONS, PrecisionName
+
+_LABELED_ALONE = (
+    "label_noise",
+    "imbalance",
+    "labels",
+    "meta_noise",
+    "loss",
+    "loss_strength",
+    "sampling",
+    "class_weights",
+    "logit_adjustment",
+    "stop_mixing",
+    "folds",
+)
+"""Settings that a training with few labels has no use for."""
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 MEMORY_FORMATS: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
@@ -41,6 +58,11 @@ class TrainingConfig:
         label_noise, label_noise_kind: part of the training images of each class, after that cut,
             whose labels are replaced by wrong ones, and by which: see `core.data.flip_labels`.
             Neither touches meta-validation or test images, nor those that meta_in_training adds.
+        labels: a file with a label for each training image of the data set, in its order, which
+            the training images then carry instead; see `core.data.read_labels`. PATH, or
+            PATH#FINGERPRINT, which refuses a file that has changed.
+        meta_noise: meta-validation labels are as noisy as those of training: with label_noise by
+            draws of their own, with labels those of the file.
         meta_size: meta-validation images, class-balanced, taken from the training part.
         meta_in_training: train on the meta-validation images too.
         folds, fold: cross-validation. The training images are dealt into so many folds, class by
@@ -57,6 +79,17 @@ class TrainingConfig:
         policy: how samples are interpolated.
         stop_mixing: part of the training after whose epochs, rounded, nothing is mixed and nothing
             learned of λ; 1 mixes to the end.
+        loss, loss_strength: what training descends: "cross-entropy"; "logit-adjusted" by τ log π,
+            π the class priors of the training labels; "smoothed" by ε; "gce", generalized
+            cross-entropy of exponent q; "elr", early-learning regularization by λ_elr. The strength
+            is τ, ε, q or λ_elr; None takes the source's. See `core.mixing.remedies`. The validation
+            loss of a meta stage is cross-entropy always.
+        sampling: "uniform": an epoch is a pass over the training images; "balanced": it has as many
+            draws with replacement, by which every class of the training labels is equally likely.
+        class_weights: of the loss: "none", "inverse" or "effective" number of training labels.
+        logit_adjustment: τ of post-hoc logit adjustment (Menon et al. 2021): in validation and test
+            predictions, and in the validation loss of a meta stage, τ log π is subtracted from the
+            logits.
         epochs, batch_size, meta_batch_size: as they say; meta_batch_size is capped by meta_size.
         optimizer, lr, momentum, weight_decay: see `core.training.optimizers.build_optimizer`; the
             optimizer may be `package.module:factory` too, such as torch.optim:RMSprop.
@@ -67,7 +100,8 @@ class TrainingConfig:
             rises linearly to 1, a step at a time.
         milestones: epochs (counted from 0) at which "step" decays.
         augment: `package.module:name` of a callable on a batch of training items, uint8 images or
-            float features, before normalisation; a torchvision v2 transform is one.
+            float features, before normalisation. A transform of torchvision itself, such as
+            torchvision.transforms.v2:TrivialAugmentWide, draws anew for each image.
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
         normalisation, padding, noise: how images become numbers, what a shift lets in, and Gaussian
             noise in training: see `core.data.Transform`.
@@ -114,6 +148,13 @@ class TrainingConfig:
     augment: str | None = field(default=None, metadata=LATER)
     label_noise: float = 0.0
     label_noise_kind: NoiseKind = "symmetric"
+    labels: str | None = field(default=None, metadata=LATER)
+    meta_noise: bool = field(default=False, metadata=LATER)
+    loss: LossName = field(default="cross-entropy", metadata=LATER)
+    loss_strength: float | None = field(default=None, metadata=LATER)
+    sampling: Sampling = field(default="uniform", metadata=LATER)
+    class_weights: ClassWeights = field(default="none", metadata=LATER)
+    logit_adjustment: float = field(default=0.0, metadata=LATER)
     imbalance: float = 1.0
     folds: int = 0
     fold: int = 0
@@ -146,10 +187,6 @@ class TrainingConfig:
             raise ValueError(f"lr must be positive and finite, got {self.lr}")
         if not 0 <= self.stop_mixing <= 1:
             raise ValueError(f"stop_mixing must lie in [0, 1], got {self.stop_mixing}")
-        if self.stop_mixing != 1 and self.semi is not None:
-            raise ValueError(
-                "stop_mixing is for trainings in which all images are labeled; leave it out"
-            )
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
@@ -209,11 +246,12 @@ class TrainingConfig:
                 f"curvature_pairs needs a smooth network, and the gradient of {self.model} jumps; "
                 "choose cnn_smooth or digits_cnn_smooth"
             )
+        check_remedies(self)
         if self.semi is not None:
             self._check_semi(self.semi)
 
     def _check_semi(self, semi: SemiSupervisedConfig) -> None:
-        for name in ("label_noise", "imbalance", "folds"):
+        for name in _LABELED_ALONE:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default:
                 raise ValueError(
@@ -236,6 +274,11 @@ class TrainingConfig:
                 f"{semi.kind} mixes no samples and has no use for the policy {self.policy.kind}; "
                 f"{' and '.join(MIXING_KINDS)} do"
             )
+
+    @property
+    def may_mislabel(self) -> bool:
+        """Says whether training images may carry other labels than those of the data set."""
+        return self.label_noise > 0 or self.labels is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types; a setting of LATER only where it is not its default."""

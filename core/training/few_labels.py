@@ -44,8 +44,9 @@ class SemiSupervisedTraining(Training):
         self._method = build_method(config.semi, self._model, self.policy)
         self._test_errors: list[float] = []
 
-    def _load(self, source: Source) -> None:
+    def _load(self, source: Source) -> Tensor:
         self._images = prepare_semi_data(self.config, source, self.device)
+        return self._images.labelled.labels
 
     def epoch(self) -> Metrics:
         """Trains the next epoch, evaluates, and returns its metrics.

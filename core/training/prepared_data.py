@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from core.data import ImageSet, Source, Splits, Transform, flip_labels, long_tail, make_splits
+from core.data import (
+    ImageSet,
+    Source,
+    Splits,
+    Transform,
+    flip_labels,
+    long_tail,
+    make_splits,
+    read_labels,
+)
 from core.data.features import FeatureTransform
 from core.data.imported import transform_of
 from core.data.prepared import CellData
 from core.data.splits import by_class
 from core.data.transforms import Augmentation
-from core.random_streams import FOLDS, derived_generator
+from core.random_streams import FOLDS, LABEL_NOISE, META_NOISE, derived_generator
 from core.training.config import TrainingConfig
 
 
@@ -28,12 +38,14 @@ class TrainingLabels:
         given: the labels it trains with.
         true: the labels that the source has.
         held_out: positions of the fold that is held out, ascending.
+        meta: int64 [K], the labels of the K meta-validation images, in the order of `Splits`.
     """
 
     indices: Tensor
     given: Tensor
     true: Tensor
     held_out: Tensor
+    meta: Tensor
 
 
 def prepare_data(config: TrainingConfig, source: Source, device: torch.device | str) -> CellData:
@@ -47,11 +59,13 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
     labels = _training_labels(config, source, splits)
     given = source.train_labels.copy()
     given[labels.indices.numpy()] = labels.given.numpy()
-    train = replace(source, train_labels=given).images("train", labels.indices, device)
+    given[splits.meta_validation.numpy()] = labels.meta.numpy()
+    labeled = replace(source, train_labels=given)
+    train = labeled.images("train", labels.indices, device)
     return CellData(
         train=train,
         held_out=source.images("train", labels.held_out, device),
-        meta=source.images("train", splits.meta_validation, device),
+        meta=labeled.images("train", splits.meta_validation, device),
         test=source.images("test", None, device),
         transform=fit_transform(config, source, train),
         true_labels=labels.true,
@@ -94,14 +108,29 @@ def fit_transform(config: TrainingConfig, source: Source, images: ImageSet) -> T
 
 
 def augmentation(config: TrainingConfig) -> Augmentation | None:
-    """Returns the user's own augmentation, or None."""
-    return None if config.augment is None else transform_of(config.augment)
+    """Returns the augmentation of a batch that the user names, or None.
+
+    Transforms of torchvision draw once for all that they are given: one that is named itself is
+    called on each image.
+
+    Raises:
+        ValueError: as `transform_of`.
+    """
+    if config.augment is None:
+        return None
+    found = transform_of(config.augment)
+    return partial(_each, found) if config.augment.startswith("torchvision.") else found
+
+
+def _each(transform: Augmentation, x: Tensor) -> Tensor:
+    return torch.stack([transform(image) for image in x])
 
 
 def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:
     """Returns what `config` trains on, and reads no image.
 
-    Labels are made wrong after the long tail is cut, and of `Splits.train` alone.
+    Labels are made wrong after the long tail is cut, and of `Splits.train` alone unless
+    `config.meta_noise` says otherwise.
 
     Raises:
         ValueError: the source has too few images.
@@ -111,20 +140,37 @@ def draw_labels(config: TrainingConfig, source: Source) -> TrainingLabels:
 
 def _training_labels(config: TrainingConfig, source: Source, splits: Splits) -> TrainingLabels:
     true = torch.from_numpy(source.train_labels[splits.train.numpy()])
-    given = flip_labels(
-        true,
-        source.num_classes,
-        fraction=config.label_noise,
-        kind=config.label_noise_kind,
-        seed=config.seed,
-    )
+    carried = _carried(config, source)
+    given = _noisy(config, carried[splits.train], source.num_classes, LABEL_NOISE)
+    meta = torch.from_numpy(source.train_labels[splits.meta_validation.numpy()])
+    true_meta = meta
+    if config.meta_noise:
+        noisy = carried[splits.meta_validation]
+        meta = _noisy(config, noisy, source.num_classes, META_NOISE)
     held_out = _held_out(config, given, source.num_classes)
     indices, true, given = splits.train[~held_out], true[~held_out], given[~held_out]
     if config.meta_in_training:
-        added = torch.from_numpy(source.train_labels[splits.meta_validation.numpy()])
         indices = torch.cat([indices, splits.meta_validation])
-        true, given = torch.cat([true, added]), torch.cat([given, added])
-    return TrainingLabels(indices, given, true, splits.train[held_out])
+        true, given = torch.cat([true, true_meta]), torch.cat([given, meta])
+    return TrainingLabels(indices, given, true, splits.train[held_out], meta)
+
+
+def _carried(config: TrainingConfig, source: Source) -> Tensor:
+    """Returns the label that each training image of the source carries before noise, int64 [N]."""
+    if config.labels is None:
+        return torch.from_numpy(source.train_labels.copy())
+    return read_labels(config.labels, len(source.train_labels), source.num_classes)
+
+
+def _noisy(config: TrainingConfig, labels: Tensor, num_classes: int, stream: int) -> Tensor:
+    return flip_labels(
+        labels,
+        num_classes,
+        fraction=config.label_noise,
+        kind=config.label_noise_kind,
+        seed=config.seed,
+        stream=stream,
+    )
 
 
 def _held_out(config: TrainingConfig, given: Tensor, num_classes: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.analysis.observer import Observer
-from core.data import Source
+from core.data import ImageSet, Source, balanced_draws
 from core.evaluation import Evaluation, evaluate, predict
 from core.models import ImageClassifier
 from core.policies import NoMix
@@ -18,6 +18,7 @@ from core.random_streams import RandomStreams
 from core.real_step import mixed_step
 from core.training.config import TrainingConfig
 from core.training.network import build_network
+from core.training.objective import Objective
 from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult, check_convergence
@@ -50,7 +51,8 @@ class Training:
         self.history: list[Metrics] = []
         self._observer: Observer | None = None
         self._precision = Precision(config.precision, self.device)
-        self._load(source)
+        labels = self._load(source)
+        self._objective = Objective(config, labels, source.num_classes, self.device)
 
         def network() -> ImageClassifier:
             model = cast(ImageClassifier, build_network(config, source))
@@ -66,11 +68,13 @@ class Training:
         self._histograms: list[list[int]] = []
         self._quantiles: list[float] = []
 
-    def _load(self, source: Source) -> None:
+    def _load(self, source: Source) -> Tensor:
+        """Loads the images; returns the labels that it trains with, [N]."""
         self._data = prepare_data(self.config, source, self.device)
         analysis, epochs = self.config.analysis, self.config.epochs
         if analysis is not None:
             self._observer = Observer(analysis, self._data, source.num_classes, epochs)
+        return self._data.train.labels
 
     def epoch(self) -> Metrics:
         """Trains the next epoch, evaluates on the meta-validation images, and returns its metrics.
@@ -81,7 +85,7 @@ class Training:
         config, data, streams, begun = self.config, self._data, self._streams, time.perf_counter()
         mixes = len(self.history) < round(config.stop_mixing * config.epochs)
         policy = self.policy if mixes else _UNMIXED
-        order = _training_order(config, len(data.train), streams["order"])
+        order = _training_order(config, data.train.labels, streams["order"])
         meta_batches = (
             data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
             if policy.needs_meta_validation
@@ -100,20 +104,22 @@ class Training:
             meta = next(meta_batches, None)
             val_batch = None if meta is None else (data.transform.evaluate(meta[0]), meta[1])
             with self._precision.region():
+                loss = self._objective.loss(self._model, batch[0], indices)
                 interpolation = policy(
                     self._model,
                     self._optimizer,
                     batch,
                     val_batch,
                     generator=streams["policy"],
+                    loss=loss,
                     indices=indices,
                 )
-                step = mixed_step(self._model, self._optimizer, batch, interpolation)
+                step = mixed_step(self._model, self._optimizer, batch, interpolation, loss=loss)
             lam.add(interpolation)
             if self._observer is not None:
                 self._observer.step(indices, interpolation)
             total += step.loss.to(total.dtype) * len(labels)
-            samples += len(labels) + interpolation.extra_samples
+            samples += (1 + self._objective.passes) * len(labels) + interpolation.extra_samples
             if step.meta_loss is not None:
                 meta_total += step.meta_loss.to(total.dtype)
                 meta_stages += 1
@@ -214,13 +220,18 @@ class Training:
         )
 
     def _validate(self) -> Evaluation:
-        return evaluate(self._model, self._data.meta, self._data.transform)
+        return self._evaluated(self._data.meta)
 
     def _test(self) -> Evaluation:
-        return evaluate(self._model, self._data.test, self._data.transform)
+        return self._evaluated(self._data.test)
+
+    def _evaluated(self, images: ImageSet) -> Evaluation:
+        adjustment = self._objective.adjustment
+        return evaluate(self._model, images, self._data.transform, adjustment=adjustment)
 
     def _predictions(self) -> list[list[float]]:
-        held_out = predict(self._model, self._data.held_out, self._data.transform)
+        images, adjustment = self._data.held_out, self._objective.adjustment
+        held_out = predict(self._model, images, self._data.transform, adjustment=adjustment)
         return [_rounded(row) for row in held_out]
 
     def state_dict(self) -> dict[str, Any]:
@@ -239,6 +250,7 @@ class Training:
             "histograms": self._histograms,
             "quantiles": self._quantiles,
             "observer": None if self._observer is None else self._observer.state_dict(),
+            "objective": self._objective.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -248,6 +260,7 @@ class Training:
         self._streams.load_state_dict(state["streams"])
         self.policy.load_state_dict(state["policy"])
         self._precision.load_state_dict(state.get("precision", {}))  # older ones have none
+        self._objective.load_state_dict(state.get("objective", {}))
         torch.set_rng_state(state["rng"].cpu())
         # None in a checkpoint that was written on the CPU.
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
@@ -264,12 +277,16 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 
 
 def _training_order(
-    config: TrainingConfig, size: int, generator: torch.Generator
+    config: TrainingConfig, labels: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """Returns indices of the epoch's batches. A single image left over joins the batch before it:
     on its own it has no partner, and BatchNorm no variance where the feature maps are down to a
     pixel."""
-    batches = torch.randperm(size, generator=generator).split(config.batch_size)
+    if config.sampling == "balanced":
+        order = balanced_draws(labels, generator)
+    else:
+        order = torch.randperm(len(labels), generator=generator)
+    batches = order.split(config.batch_size)
     if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
         batches = (*batches[:-2], torch.cat(batches[-2:]))
     return batches

@@ -154,7 +154,7 @@ def parse(
         add("--search-trials", type=int, metavar="N", help="trials of the search for alpha")
         rounds = "trials of the search at a time, suggested together; its result depends on it"
         add("--search-parallel", type=int, default=1, metavar="K", help=f"{rounds} (default: 1)")
-    parser.set_defaults(budget=None, search_trials=None, search_parallel=1, labels=None)
+    parser.set_defaults(budget=None, search_trials=None, search_parallel=1)
     add_settings(parser, semi_supervised=semi_supervised)
     args = parser.parse_args(arguments)
     device = chosen_device(
@@ -169,9 +169,8 @@ def parse(
         gpus_per_cell = None
     elif args.gpus_per_cell is not None:
         gpus_per_cell = args.gpus_per_cell
-    require_counts(
-        args, "seeds", "workers", "threads", "search_trials", "search_parallel", "labels"
-    )
+    counts = ("seeds", "workers", "threads", "search_trials", "search_parallel")
+    require_counts(args, *counts, *(["labels"] if semi_supervised else []))
     if args.budget is not None and not 0 < args.budget < float("inf"):
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
@@ -198,7 +197,7 @@ def parse(
         data_root=args.data_root,
         fresh=args.fresh,
         semi_supervised=semi_supervised,
-        labels=args.labels,
+        labels=args.labels if semi_supervised else None,
         search_parallel=args.search_parallel,
     )
 

@@ -18,6 +18,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from core.analysis.config import AnalysisConfig
+from core.data import with_fingerprint
 from core.models import MODELS
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
@@ -34,7 +35,8 @@ OWNED: Mapping[str, str] = {
 """Settings that the command line does not give, and the way out."""
 
 _APART = ("dataset", "semi", "analysis")
-"""Fields that are no settings: the study's own flag, and what has settings of its own."""
+"""Fields that are no settings: the study's own flag, and what has settings of its own. In a study
+of few labels `--labels` says how many, and there is no file of labels."""
 
 _NAMED: Mapping[str, Sequence[str]] = {
     "model": MODELS,
@@ -56,6 +58,15 @@ _HELP = {
     "label_noise_kind": "wrong labels: of any other class, or of the next (default: symmetric)",
     "precision": "of the forward passes; bf16 and fp16 are autocast (default: float32)",
     "memory_format": "of the weights; channels_last suits convolutions (default: contiguous)",
+    "labels": "training labels of your own in place of the data set's: text, csv, npy or npz, one "
+    "integer a training image; FILE::NAME chooses a column or an array",
+    "meta_noise": "meta-validation labels are as noisy as those of training (default: they are "
+    "clean)",
+    "loss": "what training descends (default: cross-entropy)",
+    "loss_strength": "of the loss: τ, ε, q or λ_elr (default: its source's)",
+    "sampling": "balanced draws each class as often, with replacement (default: uniform)",
+    "class_weights": "of the loss, by the number of training labels (default: none)",
+    "logit_adjustment": "τ of post-hoc logit adjustment of all predictions (default: 0)",
     "imbalance": "cut the training images to a long tail: largest over smallest class (default: 1)",
 }
 
@@ -69,7 +80,8 @@ def settings(semi_supervised: bool = False) -> dict[str, Any]:
     part, config = (
         ("semi", SemiSupervisedConfig) if semi_supervised else ("analysis", AnalysisConfig)
     )
-    types = {name: of for name, of in get_type_hints(TrainingConfig).items() if name not in _APART}
+    apart = (*_APART, "labels") if semi_supervised else _APART
+    types = {name: of for name, of in get_type_hints(TrainingConfig).items() if name not in apart}
     types |= {f"{part}.{name}": of for name, of in get_type_hints(config).items()}
     return types
 
@@ -89,9 +101,11 @@ def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> No
             }
             group.add_argument(flag(name), dest=name, **refused)
             continue
-        known = _NAMED.get(name)
-        named = {"type": partial(_name, known or ()), "metavar": "NAME"}
-        choices = _reading(of) if known is None else named
+        choices = _reading(of)
+        if name in _NAMED:
+            choices = {"type": partial(_name, _NAMED[name]), "metavar": "NAME"}
+        elif name == "labels":
+            choices = {"type": _labels, "metavar": "FILE"}
         text = _HELP.get(name, "overrides the preset")
         group.add_argument(flag(name), dest=name, default=SUPPRESS, help=text, **choices)
 
@@ -153,6 +167,13 @@ def _reading(of: Any) -> dict[str, Any]:
 
 def _file(text: str) -> str:
     return str(Path(text).expanduser().absolute())  # a worker has another current folder
+
+
+def _labels(text: str) -> str:
+    try:
+        return with_fingerprint(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def _name(known: Sequence[str], text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 
 from core.training.config import TrainingConfig
 from hpo.cells.gpu_use import GIB, GpuUse
@@ -13,6 +14,7 @@ from hpo.report.records import finished_finals
 from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
 
+_REMEDIES = ("loss", "loss_strength", "sampling", "class_weights", "logit_adjustment")
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
@@ -59,6 +61,13 @@ def scenario(training: TrainingConfig) -> str:
             f" {100 * training.label_noise:g} % of the training labels of each class are wrong "
             f"({training.label_noise_kind})."
         )
+    if training.labels is not None:
+        told += f" Training labels are those of {Path(training.labels).name}."
+    if training.meta_noise:
+        told += " Meta-validation labels are as noisy as those of training."
+    for setting in (f for f in fields(training) if f.name in _REMEDIES):
+        value = getattr(training, setting.name)
+        told += "" if value == setting.default else f" {setting.name}={value}."
     if (training.precision, training.memory_format) != ("float32", "contiguous"):
         told += f" Computed in {training.precision}, {training.memory_format}."
     if training.semi is not None:

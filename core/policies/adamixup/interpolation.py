@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.mixing.batch import Batch, Loss, mix_inputs, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
-from core.mixing.losses import mixed_loss
+from core.mixing.losses import mixed_form, mixed_loss
 from core.models.classifier import ImageClassifier
 from core.policies.adamixup.networks import IntrusionDiscriminator
 from core.user_model.held_statistics import statistics_held
@@ -48,7 +48,7 @@ class AdaMixUpInterpolation(Interpolation):
         mixed = mix_inputs(first, self.lam, self.partner)
         logits = model(torch.cat([mixed, first]))
         of_mixed = mixed_loss(loss, logits[:h], y[:h], self.lam.detach(), self.partner)
-        value = (of_mixed + loss(logits[h:], y[:h])) / 2
+        value = (of_mixed + _plain_loss(loss, logits[h:], y[:h])) / 2
         if self.discriminator is None:
             return value
         with statistics_held(model):
@@ -63,6 +63,17 @@ class AdaMixUpInterpolation(Interpolation):
         self.record.add("discriminator_loss", intrusion)
         self.record.add("discriminator_accuracy", 50 * (right[:n].mean() + right[n:].mean()))
         return value + intrusion
+
+
+def _plain_loss(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
+    """Returns the training loss of images [h] that are not mixed, a scalar."""
+    form = mixed_form(loss, y)
+    if form is None:
+        return loss(logits, y)
+    n = len(logits)
+    alone = torch.arange(n, device=logits.device)
+    whole = torch.ones(n, device=logits.device)
+    return form.mixed(logits, y, whole.to(torch.promote_types(logits.dtype, whole.dtype)), alone)
 
 
 class Record:

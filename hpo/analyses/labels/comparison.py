@@ -165,7 +165,10 @@ def _measure(
                     for row in method.trainings
                     if (key := (dataset, row, seed)) in finished
                 ]
-                if len(records) < len(method.trainings) or not records[0].cell.training.label_noise:
+                if (
+                    len(records) < len(method.trainings)
+                    or not records[0].cell.training.may_mislabel
+                ):
                     continue
                 judged = suspicion(records, outcome.sources[source_key(records[0].cell.training)])
                 if judged is None:

@@ -62,8 +62,8 @@ def label_errors(outcome: Outcome) -> Extra:
     For each data set and row that keeps scores: `STUDY-ROW-DATASET-suspects.csv`, the lowest-scored
     `LISTED` images of each seed, and `...-suspects.png`, the lowest-scored `SHOWN` of the first
     seed. A placebo's scores are noise; it gets neither. With wrong labels on purpose
-    (`label_noise`) the placebo is measured as well as the others, in `STUDY-label-errors.csv` and a
-    table, and its means become metrics of the summary runs.
+    (`label_noise` or `labels`) the placebo is measured as well as the others, in
+    `STUDY-label-errors.csv` and a table, and its means become metrics of the summary runs.
 
     Only the images on the sheets are read.
 
@@ -83,7 +83,7 @@ def label_errors(outcome: Outcome) -> Extra:
             )
     text = ["## Labels to look at first", "\n".join(parts)] if scored else []
     metrics: dict[tuple[str, str], dict[str, float]] = {}
-    noisy = [record for record in scored if record.cell.training.label_noise > 0]
+    noisy = [record for record in scored if record.cell.training.may_mislabel]
     if noisy:
         frame = pd.DataFrame([_detection(outcome, record) for record in noisy])
         csv = outcome.output / f"{outcome.plan.study}-label-errors.csv"
@@ -125,7 +125,7 @@ def suspects(record: CellRecord, source: Source, k: int) -> pd.DataFrame:
             name.decode(errors="backslashreplace") for name in source.train_files[indices].tolist()
         ]
     columns |= {"given_label": given, "given_class": names[given], "score": values.numpy()}
-    if record.cell.training.label_noise > 0:
+    if record.cell.training.may_mislabel:
         columns |= {"true_label": true, "true_class": names[true], "wrong": given != true}
     return pd.DataFrame(columns)
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from core.data import (
+    Source,
     StreamedImages,
     Transform,
     flip_labels,
@@ -18,6 +19,7 @@ from core.data import (
     long_tail,
     make_splits,
     source_from_arrays,
+    with_fingerprint,
 )
 from core.policies import LearnedConfig, NoMix
 from core.semi_supervised import SemiSupervisedConfig
@@ -315,3 +317,43 @@ def test_labels_for_all_leave_nothing_to_learn_without() -> None:
     with pytest.raises(ValueError, match="labelled=100 leaves no unlabelled image; choose fewer"):
         draw_labels(config, source)
     draw_labels(replace(config, train_size=101), source)
+
+
+def test_meta_validation_labels_are_as_noisy_by_draws_of_their_own() -> None:
+    config = replace(CONFIG, label_noise=0.5, seed=1)
+    clean, noisy = (
+        prepare_data(replace(config, meta_noise=m), numbered(), "cpu") for m in (False, True)
+    )
+    assert read(noisy.train) == read(clean.train)
+    assert all(label == number % 3 for number, label in read(clean.meta).items())
+    wrong = Counter(number % 3 for number, label in read(noisy.meta).items() if label != number % 3)
+    assert wrong == {0: 2, 1: 2, 2: 2}  # half of four each
+    drawn = flip_labels(clean.meta.labels, 3, fraction=0.5, seed=1)  # by the draws of training
+    assert noisy.meta.labels.tolist() != drawn.tolist()
+    added = prepare_data(replace(config, meta_noise=True, meta_in_training=True), numbered(), "cpu")
+    assert read(added.train) == read(noisy.train) | read(noisy.meta)
+    assert int(added.flipped.sum()) == 15 + 6
+
+
+@pytest.mark.parametrize("meta_noise", [False, True])
+def test_labels_of_a_file_are_carried_in_the_order_of_the_data_set(
+    tmp_path: Path, meta_noise: bool
+) -> None:
+    given = [number % 2 for number in range(60)]
+    (tmp_path / "labels.txt").write_text("\n".join(map(str, given)))
+    file = with_fingerprint(str(tmp_path / "labels.txt"))
+    data = prepare_data(replace(CONFIG, labels=file, meta_noise=meta_noise), numbered(), "cpu")
+    plain = prepare_data(CONFIG, numbered(), "cpu")
+    assert read(data.train) == {number: number % 2 for number in read(plain.train)}
+    meta = {number: number % (2 if meta_noise else 3) for number in read(plain.meta)}
+    assert read(data.meta) == meta
+    assert read(data.test) == read(plain.test)
+    assert data.true_labels.tolist() == plain.true_labels.tolist()
+    with pytest.raises(ValueError, match="has 60 labels for 100 training images"):
+        draw_labels(replace(CONFIG, labels=file), load_other())
+
+
+def load_other() -> Source:
+    """A data set of another size."""
+    pixels, labels = np.zeros((100, 2, 2), np.uint8), np.arange(100) % 3
+    return source_from_arrays("other", pixels, labels, pixels, labels)

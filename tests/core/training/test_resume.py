@@ -71,6 +71,12 @@ CELLS = [
     # What a model carries and what a policy carries have nothing to do with each other.
     if model == "cnn" or name in ("none", "amortised_placebo", "scores", "adamixup")
 ]  # fmt: skip
+CELLS += [
+    replace(
+        next(cell for cell in CELLS if cell.model == "cnn" and cell.policy == POLICIES["scores"]),
+        loss="elr", sampling="balanced", class_weights="inverse", logit_adjustment=0.5,
+    ),
+]  # fmt: skip
 CNN = next(cell for cell in CELLS if cell.model == "cnn" and cell.policy.kind == "learned")
 every_cell = pytest.mark.parametrize(
     "config", CELLS, ids=lambda cell: f"{cell.model}-{cell.policy}"

@@ -73,6 +73,13 @@ OTHER_VALUES: dict[str, Any] = {
     "translate": 2,
     "label_noise": 0.4,
     "label_noise_kind": "pair",
+    "labels": "mine.txt#0123456789abcdef",
+    "meta_noise": True,
+    "loss": "smoothed",
+    "loss_strength": 0.2,
+    "sampling": "balanced",
+    "class_weights": "inverse",
+    "logit_adjustment": 0.5,
     "imbalance": 50.0,
     "folds": 5,
     "fold": 1,
@@ -165,6 +172,8 @@ def test_any_other_value_of_any_setting_gives_another_id() -> None:
     # lets in without one.
     needs = {
         "label_noise_kind": {"label_noise": OTHER_VALUES["label_noise"]},
+        "meta_noise": {"label_noise": 0.3},
+        "loss_strength": {"loss": "gce"},
         "fold": {"folds": OTHER_VALUES["folds"]},
         "padding": {"translate": OTHER_VALUES["translate"]},
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from core.data import Source, source_from_arrays
+from core.data import Source, source_from_arrays, with_fingerprint
 from core.policies import NoMix
 from core.semi_supervised.config import NEEDED
 from hpo.command_line import Options, parse
@@ -43,6 +44,12 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "augment": ("--augment my.file:flip", "my.file:flip"),
     "label_noise": ("--label-noise 0.4", 0.4),
     "label_noise_kind": ("--label-noise-kind pair", "pair"),
+    "meta_noise": ("--meta-noise", True),
+    "loss": ("--loss elr", "elr"),
+    "loss_strength": ("--loss-strength 0.25", 0.25),
+    "sampling": ("--sampling balanced", "balanced"),
+    "class_weights": ("--class-weights effective", "effective"),
+    "logit_adjustment": ("--logit-adjustment 1.5", 1.5),
     "imbalance": ("--imbalance 50", 50.0),
     "folds": ("--folds 5", 5),
     "fold": ("--fold 4", 4),
@@ -61,6 +68,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
 
 NEEDS = {
     "label_noise_kind": ("label_noise", "--label-noise 0.2", 0.2),
+    "meta_noise": ("label_noise", "--label-noise 0.2", 0.2),
+    "loss_strength": ("loss", "--loss gce", "gce"),
     "fold": ("folds", "--folds 5", 5),
     "padding": ("translate", "--translate 1", 1),
     "analysis.curvature_pairs": ("model", "--model cnn_smooth", "cnn_smooth"),
@@ -115,7 +124,7 @@ def few_label_rows(flags: str, *methods: str, **settings: Any) -> list[StudyRow]
 
 
 def test_every_setting_that_no_row_owns_is_tested() -> None:
-    assert settings().keys() - OWNED.keys() == GIVEN.keys()
+    assert settings().keys() - OWNED.keys() == GIVEN.keys() | {"labels"}
     plain = {name for name in GIVEN if "." not in name}
     assert settings(semi_supervised=True).keys() - OWNED.keys() == plain | FEW_LABELS.keys()
 
@@ -139,6 +148,20 @@ def test_a_setting_replaces_that_of_the_preset_alone(name: str) -> None:
         field: before[field] for field in untouched
     }
     assert bool(analysis) == name.startswith("analysis.")
+
+
+def test_labels_are_a_file_or_in_a_study_of_few_labels_a_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("1\n0\n")
+    labels = options_of(f"--labels {file}").overrides["labels"]
+    assert labels == with_fingerprint(str(file))
+    assert options_of("--labels 40", semi=True).labels == 40
+    file.write_text("1\ncat\n")
+    with pytest.raises(SystemExit):
+        options_of(f"--labels {file}")
+    assert "mine.txt has 'cat' for image 1; give one integer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", FEW_LABELS)
