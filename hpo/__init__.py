@@ -11,7 +11,9 @@ A study is rows; `run_study` trains them on every data set and seed, and writes 
 
 Its command line has every setting of a training as a flag. What was trained is read again with
 `load_records`; `paired_comparison` and `holm` compare rows over the seeds that they share.
-`search_alpha` is the search for α alone, without Ray. Names are imported when they are first used.
+`contrast` is a study of objects of your own, from Python; `compare` sets training code of any kind
+side by side; `search_alpha` is the search for α alone, without Ray. Names are imported when they
+are first used.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from hpo.report.outcome import Extra, Outcome
     from hpo.report.records import load_records
     from hpo.report.statistics import holm, paired_comparison
-    from hpo.run import run_study
+    from hpo.run.contrast import contrast
+    from hpo.run.study import run_study
     from hpo.study.rows import SEARCHED_ALPHA, FrozenFrom, Row, Searched, StudyRow, controls
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "Searched",
     "StudyRow",
     "compare",
+    "contrast",
     "controls",
     "holm",
     "load_records",
@@ -66,7 +70,8 @@ _HOMES = {
     "hpo.report.outcome": ("Extra", "Outcome"),
     "hpo.report.records": ("load_records",),
     "hpo.report.statistics": ("holm", "paired_comparison"),
-    "hpo.run": ("run_study",),
+    "hpo.run.contrast": ("contrast",),
+    "hpo.run.study": ("run_study",),
     "hpo.study.rows": (
         "SEARCHED_ALPHA", "FrozenFrom", "Row", "Searched", "StudyRow", "controls",
     ),

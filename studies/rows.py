@@ -10,26 +10,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from core.meta.reading import DEFAULT, PAPER
-from core.policies import (
-    AdaMixUpConfig,
-    Beta,
-    Fixed,
-    L2RWConfig,
-    LearnedConfig,
-    MetaWeightNetConfig,
-    NoMix,
-)
-from hpo.search.space_search import SEARCH_METHOD
-from hpo.study.rows import SEARCHED_ALPHA, Family, Recipe, Row, SemiRow, StudyRow
+from core.policies import AdaMixUpConfig, L2RWConfig, MetaWeightNetConfig
+from hpo.study.named_rows import ADAMIXUP as ADAMIXUP
+from hpo.study.named_rows import METAMIXUP as METAMIXUP
+from hpo.study.named_rows import METAMIXUP_PAPER as METAMIXUP_PAPER
+from hpo.study.named_rows import NONE as NONE
+from hpo.study.named_rows import SEARCHED as SEARCHED
+from hpo.study.named_rows import beta as beta
+from hpo.study.named_rows import fixed as fixed
+from hpo.study.named_rows import row as row
+from hpo.study.rows import Family, Recipe, Row, SemiRow, StudyRow
 from studies.paper_numbers import FEW_LABELS
-
-
-def row(
-    key: str, label: str, setting: str, family: Family, recipe: Recipe, **training: Any
-) -> StudyRow:
-    """Returns a row of a table, with settings of `TrainingConfig` that it has for itself."""
-    return StudyRow(Row(key, label, setting, family), recipe, training)
 
 
 def few_labels(
@@ -67,17 +58,6 @@ def with_paper(
     return [renamed(each, paper_error=errors.get(each.row.key, {})) for each in rows]
 
 
-def beta(alpha: float) -> StudyRow:
-    """Returns MixUp with one λ ~ Beta(α, α) a batch."""
-    label, setting = f"MixUp (α = {alpha:g})", f"alpha={alpha:g}"
-    return row(f"beta-{alpha:g}", label, setting, "beta", Beta(alpha=alpha))
-
-
-def fixed(lam: float) -> StudyRow:
-    """Returns MixUp with one λ for all."""
-    return row(f"fixed-{lam:g}", f"MixUp (λ = {lam:g})", f"lam={lam:g}", "fixed", Fixed(lam=lam))
-
-
 def stopped(original: StudyRow, part: float = 0.83) -> StudyRow:
     """Returns the row without mixing after this part of the training."""
     key = f"{original.row.key}-stop-{part:g}"
@@ -93,13 +73,7 @@ def longer(original: StudyRow, times: float) -> StudyRow:
     return replace(original, row=shown, longer=times)
 
 
-NONE = row("none", "No MixUp", "none", "none", NoMix())
-
 MIXUP = beta(1.0)
-
-SEARCHED = row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", SEARCHED_ALPHA)
-
-ADAMIXUP = row("adamixup", "AdaMixUp", "discriminator", "extra", AdaMixUpConfig())
 
 ADAMIXUP_PLAIN = row(
     "adamixup-no-discriminator",
@@ -109,24 +83,8 @@ ADAMIXUP_PLAIN = row(
     AdaMixUpConfig(discriminator=False),
 )
 
-METAMIXUP = row(
-    "metamixup",
-    "MetaMixUp (default)",
-    "reading=default",
-    "learned",
-    LearnedConfig(reading=DEFAULT),
-)
-
 L2RW = row("l2rw", "Learning to Reweight", "weights a batch", "learned", L2RWConfig())
 
 META_WEIGHT_NET = row(
     "meta-weight-net", "Meta-Weight-Net", "weights by loss", "learned", MetaWeightNetConfig()
-)
-
-METAMIXUP_PAPER = row(
-    "metamixup-paper",
-    "MetaMixUp (paper)",
-    "reading=paper",
-    "learned",
-    LearnedConfig(reading=PAPER),
 )

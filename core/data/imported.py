@@ -124,13 +124,14 @@ def _module(name: str) -> ModuleType:
 def called(name: str, **arguments: Any) -> Any:
     """Returns what the callable gives for those of the arguments that its signature takes.
 
-    Arguments in the name go before these.
+    Arguments in the name, or bound to it by `functools.partial`, go before these.
 
     Raises:
         ValueError: it cannot be imported, raises, or returns None.
     """
     factory = imported(name)
-    path, own = named_arguments(name)
+    path, _ = named_arguments(name)
+    own = factory.keywords if isinstance(factory, partial) else {}
     taken = _taken(factory)
     arguments = {
         key: value

@@ -1,17 +1,14 @@
-"""This module reads a user's own data set, made by a factory: arrays, or torch's `Dataset`s."""
+"""This module reads a user's own data set, arrays, or torch's `Dataset`s."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from core.data.imported import called
-
-__all__ = ["load_own"]
+__all__ = ["read_own"]
 
 Part = tuple[np.ndarray, np.ndarray]
 """uint8 images [N, C, S, S] or float32 features [N, ...], and int64 labels [N]."""
@@ -19,19 +16,17 @@ Part = tuple[np.ndarray, np.ndarray]
 _CORE = "the bench is for one integer label an item; `core` takes soft targets and own losses"
 
 
-def load_own(name: str, root: Path | None, memory_limit: int) -> tuple[Part, Part, tuple[str, ...]]:
-    """Calls the factory `package.module:name`; returns both parts, checked, and the class names.
+def read_own(name: str, given: Any, memory_limit: int) -> tuple[Part, Part, tuple[str, ...]]:
+    """Returns both parts of a user's data set, checked, and the class names.
 
-    The factory is given root, the folder of data sets, where its signature takes it. It returns
-    (train, test), each a `torch.utils.data.Dataset` of (PIL image or tensor, label), or a pair of
-    arrays or tensors (x, y). What is uint8, or PIL, are square images [N, S, S] or [N, C, S, S];
-    floating point are features [N, ...] of any shape, which are normalized along their first
-    dimension and never flipped or moved.
+    given is (train, test), each a `torch.utils.data.Dataset` of (PIL image or tensor, label), or a
+    pair of arrays or tensors (x, y). What is uint8, or PIL, are square images [N, S, S] or
+    [N, C, S, S]; floating point are features [N, ...] of any shape, which are normalized along
+    their first dimension and never flipped or moved.
 
     Raises:
-        ValueError: the factory fails, or what it returns is no data set with one label an item.
+        ValueError: it is no data set with one label an item.
     """
-    given = called(name, root=root)
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise ValueError(
             f"{name} must return (train, test), got {type(given).__name__}"

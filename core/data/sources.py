@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from torch import Tensor
 from core.data.catalog import DATASETS, default_root
 from core.data.decoding import Decoder, bits_used, decode_tree
 from core.data.images import DeviceImages, ImageSet, shrink, wrap
-from core.data.own import load_own
+from core.data.imported import called
+from core.data.own import read_own
 from core.data.published import load_published
 from core.data.streaming import StreamedImages
 from core.data.tree import Headers, Tree, printable, read_headers, scan_tree
 
-__all__ = ["MEMORY_LIMIT", "Source", "load_source", "make_source"]
+__all__ = ["MEMORY_LIMIT", "Source", "load_source", "make_source", "own_source"]
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of pixels up to which a folder of images is loaded into memory."""
@@ -154,7 +155,7 @@ def load_source(
     download: bool = True,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Source:
-    """Loads a data set by name: one of `DATASETS`, "folder:PATH", or a factory; see `load_own`.
+    """Loads a data set by name: one of `DATASETS`, "folder:PATH", or a factory; see `read_own`.
 
     root is the folder of data sets in torchvision's own layout, by default `default_root()`. What
     is not there is downloaded to it (unless download is False), except ImageNet. Fashion-MNIST is
@@ -178,14 +179,9 @@ def load_source(
     if name.startswith(_FOLDER):
         return _load_folder(name, image_size, memory_limit)
     if ":" in name:
-        train, test, classes = load_own(name, root, memory_limit)
-        if train[0].dtype == np.uint8:
-            return make_source(name, train, test, classes, image_size=image_size)
-        if image_size is not None:
-            raise ValueError(f"image_size={image_size}: {name} holds features, no images")
-        shape = train[0].shape[1:]
-        side = shape[1] if len(shape) > 1 else 1
-        return Source(name, classes, shape[0], side, train[1], test[1], train[0], test[0])
+        return own_source(
+            name, called(name, root=root), image_size=image_size, memory_limit=memory_limit
+        )
     if name not in DATASETS:
         raise ValueError(
             f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}, folder:PATH, or "
@@ -196,6 +192,23 @@ def load_source(
         return _load_imagenet(root, image_size)
     data = load_published(name, root, download)
     return make_source(name, *data, image_size=image_size)
+
+
+def own_source(
+    name: str, given: Any, *, image_size: int | None = None, memory_limit: int = MEMORY_LIMIT
+) -> Source:
+    """Makes a source of (train, test): Datasets, or pairs of arrays; see `read_own`.
+
+    Raises ValueError, with this name in its message, where they are no data set to classify.
+    """
+    train, test, classes = read_own(name, given, memory_limit)
+    if train[0].dtype == np.uint8:
+        return make_source(name, train, test, classes, image_size=image_size)
+    if image_size is not None:
+        raise ValueError(f"image_size={image_size}: {name} holds features, no images")
+    shape = train[0].shape[1:]
+    side = shape[1] if len(shape) > 1 else 1
+    return Source(name, classes, shape[0], side, train[1], test[1], train[0], test[0])
 
 
 def make_source(

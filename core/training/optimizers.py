@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from core.data.imported import called
+from core.data.imported import called, named_arguments
 from core.training.config import TrainingConfig
 
 
@@ -30,6 +30,12 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
     `learning_rate`, in every parameter group.
     """
     if ":" in config.optimizer:
+        own = named_arguments(config.optimizer)[1].get("lr", config.lr)
+        if own != config.lr:
+            raise ValueError(
+                f"optimizer {config.optimizer} and lr={config.lr} name two learning rates, and the "
+                f"schedule begins with the second; give lr={own}"
+            )
         made = called(
             config.optimizer,
             params=list(model.parameters()),

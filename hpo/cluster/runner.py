@@ -7,7 +7,6 @@ none waits. Tune's restore is not used: what is done is known from the store.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -15,23 +14,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from core.data import Source
-from hpo.cells.result import PartialResult, result_from_dict
+from hpo.cells.result import PartialResult
 from hpo.cluster.gpu_memory import Meter, gpu_meter
 from hpo.cluster.nodes import check_nodes
 from hpo.cluster.packing import measured_share
 from hpo.cluster.session import Demand, room, session
-from hpo.cluster.trainable import train_cell
+from hpo.cluster.trainable import ending_of, train_cell
 from hpo.storage.protocol import Storage
+from hpo.study.given import OBJECTS
 from hpo.study.plan import SourceKey
 from hpo.study.study_run import StudyError, StudyRun
 
@@ -122,9 +123,7 @@ class _StudyScheduler(FIFOScheduler):
                 return self.STOP
             if "ending" not in result:
                 return self.CONTINUE
-            ending = json.loads(result["ending"])
-            ending["result"] = result_from_dict(ending["result"])
-            self._run.end(cell_id, **ending)
+            self._run.end(cell_id, **ending_of(result))
             self._epochs.pop(cell_id, None)
         return self.STOP  # there is nothing to wait for
 
@@ -159,6 +158,7 @@ def run_on_ray(
     output: Path,
     storage: Storage,
     device: str,
+    objects: OBJECTS = MappingProxyType({}),
     meter: Meter = gpu_meter,
 ) -> None:
     """Trains all cells of a study; `run.workers` becomes the number trained at a time.
@@ -171,6 +171,7 @@ def run_on_ray(
         output: a folder of this machine, for Ray's files while it runs.
         storage: where checkpoints go, which all nodes must reach.
         device: "cpu", "cuda" or "mps".
+        objects: what Python code gave, of which each worker gets a copy.
         meter: measures the GPU memory that a training takes.
 
     Raises:
@@ -184,6 +185,7 @@ def run_on_ray(
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we say ourselves what failed
+    _check_objects(objects)
     with (
         session(demand) as ray_session,
         tempfile.TemporaryDirectory(
@@ -210,6 +212,7 @@ def run_on_ray(
             threads=demand.threads,
             gpus=gpus,
             meter=meter,
+            objects=objects,
         )
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": demand.threads, "gpu": gpus}),
@@ -234,6 +237,18 @@ def run_on_ray(
             last = str(error).strip().splitlines()[-1]
             raise StudyError(
                 f"Ray stopped the study: {last}; run the same command again to go on"
+            ) from error
+
+
+def _check_objects(objects: OBJECTS) -> None:
+    """Raises StudyError where an object cannot go to a worker."""
+    for name, thing in objects.items():
+        try:
+            cloudpickle.dumps(thing)
+        except Exception as error:  # of as many kinds as objects
+            raise StudyError(
+                f"{name} cannot be sent to a worker: {type(error).__name__}: {error}; define it at "
+                "the top of a module, or train here with workers=0"
             ) from error
 
 

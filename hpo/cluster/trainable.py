@@ -6,8 +6,9 @@ import json
 import platform
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -15,14 +16,17 @@ import torch
 from ray import tune
 
 from core.data import Source
+from core.data.imported import given
+from core.policies import PolicyConfig, register_policy
 from core.training.fit import fit
 from core.training.result import DivergenceError, Metrics, TrainingResult
 from hpo.cells.cell import Cell
-from hpo.cells.result import PartialResult
+from hpo.cells.result import PartialResult, result_from_dict
 from hpo.cells.store import CellStore
 from hpo.cluster.gpu_memory import Meter, gpu_meter
 from hpo.search.population_training import fit_population
 from hpo.storage.protocol import Keep, Storage
+from hpo.study.given import OBJECTS
 from hpo.study.plan import SourceKey, source_key
 
 REPORT_SECONDS = 0.5
@@ -53,6 +57,12 @@ def train(cell: Cell, **options: Any) -> TrainingResult:
     return fit(cell.training, **options)
 
 
+def ending_of(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the last report of `train_cell` says, as arguments of `StudyRun.end`."""
+    ending: dict[str, Any] = json.loads(told["ending"])
+    return {**ending, "result": result_from_dict(ending["result"])}
+
+
 def train_cell(
     config: Mapping[str, Any],
     *,
@@ -62,13 +72,16 @@ def train_cell(
     threads: int,
     gpus: float = 1.0,
     meter: Meter = gpu_meter,
+    objects: OBJECTS = MappingProxyType({}),
+    report: Callable[[dict[str, Any]], None] = tune.report,
 ) -> None:
     """Trains the cell in `config["cell"]`, with data that the driver has loaded once for all.
 
     Reports `epochs`, those since the last report, and in the last report `ending`: status, result,
     error and environment as JSON (Tune would flatten them). Checkpoints go into the storage; a
     worker that is started again for the same cell, on whatever node, goes on from there. `gpus` is
-    what Ray reserved for the cell; `meter` tells what it took.
+    what Ray reserved for the cell; `meter` tells what it took. `objects` are what Python code gave:
+    names of the configuration stand for them, and policies among them become known.
     """
     waiting: list[Metrics] = []
     last = time.monotonic()
@@ -78,16 +91,20 @@ def train_cell(
         keep()
         waiting.append(metrics)
         if time.monotonic() - last >= REPORT_SECONDS:
-            tune.report({"epochs": list(waiting)})
+            report({"epochs": list(waiting)})
             waiting.clear()
             last = time.monotonic()
 
     ending: dict[str, Any] = {"environment": {}}
     try:
+        for thing in objects.values():
+            if isinstance(thing, type) and issubclass(thing, PolicyConfig):
+                register_policy(thing)
         cell = Cell.from_dict(config["cell"])
         ending["environment"] = {**environment(device, threads), **whereabouts()}
         checkpoints = CellStore(storage).checkpoints(cell.id)
-        with checkpoints as (directory, keep), meter(device, min(gpus, 1.0)) as used:
+        shown = given(objects)
+        with shown, checkpoints as (directory, keep), meter(device, min(gpus, 1.0)) as used:
             result = train(
                 cell,
                 source=sources[source_key(cell.training)],
@@ -108,4 +125,4 @@ def train_cell(
         ending["error"] = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
         if isinstance(error, torch.OutOfMemoryError) and 0 < gpus < 1:
             ending["error"] += f"; its share of the GPU is {gpus:g}: raise --gpus-per-cell"
-    tune.report({"epochs": list(waiting), "ending": json.dumps(ending)})
+    report({"epochs": list(waiting), "ending": json.dumps(ending)})

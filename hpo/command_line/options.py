@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hpo.command_line.settings import add_settings, given_settings, with_setting
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.study import few_label_presets, presets
+from hpo.study.given import Given
 from hpo.study.rows import StudyRow, chosen_rows, with_meta_images
 
 Adapted = Callable[[TrainingConfig], TrainingConfig]
@@ -41,6 +42,7 @@ class Options:
         gpus_per_cell: GPUs, or a fraction of one, reserved for a cell; None is as many as it needs.
         data_root: where data sets lie; None is the default.
         fresh: train everything again.
+        given: objects and data sets that Python code gave.
     """
 
     datasets: tuple[str, ...]
@@ -63,6 +65,7 @@ class Options:
     semi_supervised: bool = False
     labels: int | None = None
     search_parallel: int = 1
+    given: Given = field(default_factory=Given)
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
         """Returns the training all rows share on a data set, and the data.
@@ -81,7 +84,9 @@ class Options:
         if adapted is not None:
             training = adapted(training)
         size = self.overrides.get("image_size", training.image_size)
-        source = load_source(dataset, root=self.data_root, image_size=size)
+        source = self.given.sources.get(dataset) or load_source(
+            dataset, root=self.data_root, image_size=size
+        )
         fit_to = few_label_presets.fit_to if self.semi_supervised else presets.fit_to
         training = with_settings(fit_to(training, source), self.overrides)
         if self.labels is not None and training.semi is not None:

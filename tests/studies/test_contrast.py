@@ -10,11 +10,12 @@ import pytest
 
 from core.data import load_source
 from core.training.result import TrainingResult
-from hpo import command_line, run
+from hpo import command_line
 from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult, Result
 from hpo.cells.store import CellStore
 from hpo.cluster.trainable import train
+from hpo.run import study as run
 from hpo.search.drive import Ending, run_through
 from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Evolved, Listed, Sampled

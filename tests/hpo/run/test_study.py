@@ -12,13 +12,14 @@ import pytest
 
 from core.policies import LearnedConfig, NoMix
 from core.training.config import TrainingConfig
-from hpo import command_line, run
+from hpo import command_line
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.cells.summary import SummaryRow
 from hpo.report import preamble
 from hpo.report.outcome import Extra, Outcome
+from hpo.run import study as run
 from hpo.study.rows import Row, StudyRow, controls
 
 QUANTILES = (0.0, 0.5, 1.0)
@@ -205,7 +206,7 @@ def test_a_part_of_the_report_that_fails_leaves_the_rest(
     said = capsys.readouterr()
     [line] = [text for text in said.err.splitlines() if "mine: error" in text]
     assert line.startswith("mine: error: the part broken of the report failed: KeyError: 'no such")
-    assert "test_run.py:" in line
+    assert "test_study.py:" in line
     assert "| None" in said.out
     assert (tmp_path / "mine.md").read_text().endswith("\n\n## Last\n")
     assert len(TRACKERS[0].files) == 3
@@ -242,10 +243,10 @@ def test_standard_output_that_takes_nothing_loses_nothing(
     code = f"""
 import sys
 sys.path.insert(0, {str(root)!r})
-from tests.hpo import test_run
-test_run.run.StudyTracker = test_run.Tracker
-status = test_run.run.run_study("mine", test_run.ROWS, "", {settled!r})
-assert len(test_run.TRACKERS[0].files) == 3
+from tests.hpo.run import test_study
+test_study.run.StudyTracker = test_study.Tracker
+status = test_study.run.run_study("mine", test_study.ROWS, "", {settled!r})
+assert len(test_study.TRACKERS[0].files) == 3
 sys.exit(status)
 """
     if where == "closed":

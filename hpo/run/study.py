@@ -6,12 +6,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pandas as pd
 
 from core.data import Source
 from core.data.duplicates import find_duplicates
+from core.data.imported import given
 from core.training.config import TrainingConfig
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
@@ -50,6 +53,28 @@ from hpo.tracking.tracker import (
 CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: some cell's worker or a part of the report failed; the study could not run; it was
 interrupted."""
+
+Tell = Callable[[str, Sequence[str], Sequence[Path]], bool]
+"""Shows the lines of a study's report, which the files hold too; returns whether that worked."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """This is what a study ended with.
+
+    Attributes:
+        records: of all cells, sorted by id.
+        frame: the table; of a study of strategies it has no row.
+        text: the report in Markdown.
+        files: what was written.
+        whole: no cell's worker and no part of the report failed.
+    """
+
+    records: Sequence[CellRecord]
+    frame: pd.DataFrame
+    text: str
+    files: Sequence[Path]
+    whole: bool
 
 
 def run_study(
@@ -99,14 +124,22 @@ def run_study(
         print(f"{study}: error: {error}", file=sys.stderr)
         return UNUSABLE
     try:
-        output, storage = options.output, options.storage
-        with output_folder.locked(output), output_folder.held(output, storage):
-            figures = [] if figure is None else [figure]
-            parts = [*figures, controls_report, label_errors, pseudo_labels, *extras]
-            table = f"{study}-errors" if figures else study
-            about = description.strip().partition("\n")[0]
-            opened = tracker or StudyTracker
-            return _run(study, chosen, options, parts, table, about, adapted, reference, opened)
+        figures = [] if figure is None else [figure]
+        parts = [*figures, controls_report, label_errors, pseudo_labels, *extras]
+        table = f"{study}-errors" if figures else study
+        about = description.strip().partition("\n")[0]
+        ended = run_rows(
+            study,
+            chosen,
+            options,
+            extras=parts,
+            table=table,
+            about=about,
+            adapted=adapted,
+            reference=reference,
+            tracker=tracker or StudyTracker,
+        )
+        return 0 if ended.whole else CRASHED
     except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}{_way_out(error)}", file=sys.stderr)
         return UNUSABLE
@@ -119,6 +152,42 @@ def run_study(
         return INTERRUPTED
 
 
+def run_rows(
+    study: str,
+    rows: Sequence[StudyRow],
+    options: Options,
+    *,
+    extras: Sequence[ExtraReport] = (controls_report, label_errors),
+    table: str | None = None,
+    about: str = "",
+    adapted: Adapted | None = None,
+    reference: str | None = None,
+    tracker: type[StudyTracker] = StudyTracker,
+    tell: Tell = printed,
+) -> Ended:
+    """Trains what is missing and reports everything, on an output folder that is held meanwhile.
+
+    Args:
+        study, rows, extras, adapted, reference, tracker: see `run_study`; extras are all parts.
+        options: what was asked for.
+        table: name of the table's files; the study's where it is None.
+        about: a line on the study, for MLflow.
+        tell: shows the report.
+
+    Raises:
+        ValueError, OSError, StoreError, StudyError, TrackingError: the study cannot be run.
+    """
+    output, storage = options.output, options.storage
+    with (
+        output_folder.locked(output),
+        output_folder.held(output, storage),
+        given(options.given.objects),
+    ):
+        return _run(
+            study, rows, options, extras, table or study, about, adapted, reference, tracker, tell
+        )
+
+
 def _run(
     study: str,
     rows: Sequence[StudyRow],
@@ -129,7 +198,8 @@ def _run(
     adapted: Adapted | None,
     reference: str | None,
     opened: type[StudyTracker],
-) -> int:
+    tell: Tell,
+) -> Ended:
     begun = time.monotonic()
     plan, sources = prepare(study, rows, options, adapted, reference)
     silence_optuna()
@@ -165,11 +235,15 @@ def _run(
             duplicates = find_duplicates(source)
             if duplicates is not None and duplicates.description:
                 progress.say(f"{source.name}: {duplicates.description}")
-        fingerprints = {dataset: source.fingerprint() for (dataset, _), source in sources.items()}
+        fingerprints = {
+            dataset: source.fingerprint() + options.given.digest
+            for (dataset, _), source in sources.items()
+        }
         run = StudyRun(plan, CellStore(options.storage), tracker, progress, fingerprints)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
-            from hpo.cluster.runner import pixel_bytes, run_on_ray
+            from hpo.cluster import runner
+            from hpo.cluster.here import run_here
             from hpo.cluster.session import Demand
 
             demand = Demand(
@@ -177,21 +251,22 @@ def _run(
                 workers=options.workers,
                 threads=options.threads,
                 gpus=options.gpus_per_cell,
-                data_bytes=sum(map(pixel_bytes, sources.values())),
+                data_bytes=sum(map(runner.pixel_bytes, sources.values())),
             )
-            run_on_ray(
+            train = run_here if options.workers == 0 else runner.run_on_ray
+            train(
                 run,
                 sources,
                 demand,
                 output=options.output,
                 storage=options.storage,
                 device=options.device,
+                objects=options.given.objects,
             )
         run.tidy()
         progress.close()
         seconds = time.monotonic() - begun
-        complete = _report(plan, run, sources, tracker, options, extras, table, seconds)
-    return CRASHED if run.crashed or not complete else 0
+        return _report(plan, run, sources, tracker, options, extras, table, seconds, tell)
 
 
 def prepare(
@@ -240,18 +315,19 @@ def _report(
     extras: Sequence[ExtraReport],
     table: str,
     seconds: float,
-) -> bool:
-    """Writes, tracks and prints everything; returns whether no part of it failed."""
+    tell: Tell,
+) -> Ended:
+    """Writes, tracks and shows everything."""
     records = run.records
     data = [source.description for source in sources.values()]
     preamble = preamble_of(plan, records, options.preset, data)
     if plan.table_rows:
-        complete, files, text, summary = _table(
+        complete, frame, files, text, summary = _table(
             plan, records, sources, options, extras, table, preamble
         )
     else:
         written = write_anytime_report(plan, records, options.output, preamble)
-        complete, files = True, written.files
+        complete, frame, files = True, pd.DataFrame(), written.files
         text, summary = written.markdown, written.summary
     tracker.summarise(summary)
     tracker.log_figure_files(files)
@@ -265,7 +341,8 @@ def _report(
         "files: " + ", ".join(shown(path) for path in files),
         f"look at the runs: {tracker.how_to_open}",
     ]
-    return printed(plan.study, lines, files) and complete
+    shown_whole = tell(plan.study, lines, files)
+    return Ended(records, frame, text, files, shown_whole and complete and not run.crashed)
 
 
 def _table(
@@ -276,8 +353,8 @@ def _table(
     extras: Sequence[ExtraReport],
     name: str,
     preamble: str,
-) -> tuple[bool, list[Path], str, list[SummaryRow]]:
-    """Writes a table's report; returns if it is complete, its files, text, lines for MLflow."""
+) -> tuple[bool, pd.DataFrame, list[Path], str, list[SummaryRow]]:
+    """Writes a table's report; returns if it is complete, table, files, text, MLflow's lines."""
     frame = table.build_table(records, [row.row for row in plan.table_rows], plan.datasets)
     if any(row.semi is not None for row in plan.rows):
         frame = semi_table(frame, records, plan.reference)
@@ -301,7 +378,7 @@ def _table(
             metrics.setdefault(key, {}).update(values)
     text = "\n\n".join([to_markdown(frame), *([appendix] if appendix else [])])
     summary = table.summary_rows(frame, metrics)
-    return len(complete) == len(parts), files, text, summary
+    return len(complete) == len(parts), frame, files, text, summary
 
 
 def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:

@@ -1,0 +1,52 @@
+"""Trainings of a study in this process, one after another, without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from core.data import Source
+from hpo.cluster.session import Demand
+from hpo.cluster.trainable import ending_of, train_cell
+from hpo.storage.protocol import Storage
+from hpo.study.given import OBJECTS
+from hpo.study.plan import SourceKey
+from hpo.study.study_run import StudyRun
+
+
+class _Stopped(BaseException):
+    """Leaves a training that the study stops."""
+
+
+def run_here(
+    run: StudyRun,
+    sources: Mapping[SourceKey, Source],
+    demand: Demand,
+    *,
+    storage: Storage,
+    device: str,
+    objects: OBJECTS,
+    **_: Any,
+) -> None:
+    """Trains all cells of a study, in place of `hpo.cluster.runner.run_on_ray`; see there."""
+    run.workers = 1
+    while (cell := run.next()) is not None:
+
+        def report(told: dict[str, Any], cell_id: str = cell.id) -> None:
+            if run.report(cell_id, told["epochs"]):
+                raise _Stopped
+            if "ending" in told:
+                run.end(cell_id, **ending_of(told))
+
+        with suppress(_Stopped):
+            train_cell(
+                {"cell": cell.to_dict()},
+                sources=sources,
+                storage=storage,
+                device=device,
+                threads=demand.threads,
+                gpus=1.0,
+                objects=objects,
+                report=report,
+            )

@@ -1,0 +1,204 @@
+"""Interpolation policies compared on a user's own objects, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from core.data.imported import GIVEN, called, given
+from core.data.sources import own_source
+from core.policies import PolicyConfig
+from core.training.config import TrainingConfig
+from hpo.cells.record import CellRecord
+from hpo.command_line import Options
+from hpo.command_line.flags import chosen_device
+from hpo.command_line.settings import OWNED
+from hpo.command_line.settings import settings as known_settings
+from hpo.run.study import run_rows
+from hpo.storage.places import storage_at
+from hpo.study.given import Given, named_object, weights_digest
+from hpo.study.named_rows import rows_of
+from hpo.study.rows import StudyRow
+from hpo.study.study_run import StudyError
+
+Policies = Sequence[str | PolicyConfig | StudyRow]
+
+POLICIES: Policies = ("none", "beta-1", "metamixup", "placebo")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """This is what a contrast found.
+
+    Attributes:
+        records: what became of each training, sorted by id.
+        table: a line a policy: method, n_seeds, mean_error (percent), ci_low, ci_high,
+            train_seconds, diff_vs_best_beta, p_holm and more; see `hpo.report.table.COLUMNS`.
+        files: what was written.
+        text: the whole report, in Markdown; `print` shows it.
+    """
+
+    records: Sequence[CellRecord]
+    table: pd.DataFrame
+    files: Sequence[Path]
+    text: str
+
+    def __str__(self) -> str:
+        """Returns the report."""
+        return self.text
+
+
+def contrast(
+    *,
+    model: str | nn.Module | Callable[..., nn.Module],
+    train: Any,
+    test: Any,
+    policies: Policies = POLICIES,
+    seeds: int = 5,
+    epochs: int = 30,
+    output: str | Path = "results/contrast",
+    augment: str | Callable[..., Any] | None = None,
+    optimizer: str | Callable[..., Any] = "sgd",
+    schedule: str | Callable[..., float] = "cosine",
+    name: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    device: str = "auto",
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    fresh: bool = False,
+    **settings: Any,
+) -> Contrast:
+    """Trains a model of one's own with each policy and seed, and says which policy to take.
+
+    It is a study like those of the command line: under Ray, tracked in MLflow, and resumed by the
+    same call, which trains nothing twice. Policies share initial weights, splits and the order of
+    data, seed by seed.
+
+    A training is known by its settings, the data (a fingerprint) and the names of the objects: the
+    import path, or what a class or function in a script or notebook is called. A change of their
+    code goes unnoticed; then give another ``output``, or ``fresh``. What has no name of its own,
+    such as a lambda, needs ``name``.
+
+    Args:
+        model: a factory (a class is one), called for each training with those of in_channels,
+            num_classes and image_size that it takes; a name of ``--model``; or a module, whose
+            weights all trainings begin with.
+        train, test: each a ``torch.utils.data.Dataset`` of (PIL image or tensor, label), or (x, y)
+            as arrays or tensors: uint8 images [N, C, S, S] or floating point features [N, ...].
+        policies: see `hpo.study.named_rows.rows_of`.
+        seeds: trainings of each policy, at least 1.
+        epochs: of each training.
+        output: folder of results, tables and figures.
+        augment: callable on a batch of training items, before normalization.
+        optimizer: "sgd", "adam", "adamw", or a factory, called with those of params, lr, momentum
+            and weight_decay that it takes. Its own lr holds unless ``lr`` is given.
+        schedule: "cosine", "step", "constant", or a function of those of step, steps, epochs and
+            lr that it takes.
+        name: of the study, its files and its MLflow experiment, and of objects that lack a name.
+        workers: trainings at a time; None for as many as fit. 0 trains here, without Ray.
+        threads: of a training.
+        device: "auto", "cpu", "cuda" or "mps".
+        address: of a Ray cluster that reaches ``output``.
+        tracking_uri: of MLflow; None: ``MLFLOW_TRACKING_URI``, or ``output/mlflow.db``.
+        fresh: trains everything again.
+        settings: other fields of `core.training.TrainingConfig`, such as lr, batch_size (64) or
+            meta_size (a fifth of the training items, 500 at most). Items are not flipped unless
+            ``flip=True``.
+
+    Raises:
+        ValueError: an object, setting or data set does not fit; the line names it.
+        StudyError: every training failed, or Ray cannot be used.
+        TrackingError, StoreError, OSError: MLflow or the folder cannot be used.
+    """
+    rows = rows_of(policies)
+    recipe = {"augment": augment, "optimizer": optimizer, "schedule": schedule}
+    objects: dict[str, Callable[..., Any]] = {}
+    named: dict[str, str] = {}
+    for role, thing in {"model": model, **recipe}.items():
+        if thing is not None:
+            named[role], own = named_object(role, thing, name)
+            objects |= own
+    objects |= {
+        f"{GIVEN}policy.{row.policy.kind}": type(row.policy)
+        for row in rows
+        if row.policy is not None and not type(row.policy).__module__.startswith("core.")
+    }
+    _check(settings, seeds=seeds, epochs=epochs, threads=threads, workers=workers)
+    chosen = {"flip": False, "epochs": epochs, **named, **settings}
+    if callable(optimizer) and "lr" not in settings:
+        chosen |= _own_rate(named["optimizer"], objects)
+    source = own_source("data", (train, test), image_size=settings.get("image_size"))
+    dataset = f"{GIVEN}{name or source.fingerprint()[:8]}"
+    folder = Path(output).expanduser().absolute()
+    device = chosen_device(device, here=address is None, way_out='give device="cpu"')
+    options = Options(
+        datasets=(dataset,),
+        preset="quick",
+        seeds=seeds,
+        rows=None,
+        overrides=chosen,
+        search_trials=None,
+        budget=None,
+        output=folder,
+        storage=storage_at(folder),
+        tracking_uri=tracking_uri,
+        address=address,
+        workers=workers,
+        threads=threads,
+        device=device,
+        gpus_per_cell=float(device == "cuda"),
+        data_root=None,
+        fresh=fresh,
+        given=Given(
+            objects,
+            {dataset: replace(source, name=dataset)},
+            weights_digest(model) if isinstance(model, nn.Module) else "",
+        ),
+    )
+    ended = run_rows(
+        name or "contrast",
+        rows,
+        options,
+        about="Policies compared on objects given from Python.",
+        adapted=_all_items,
+        tell=lambda *_: True,
+    )
+    if not any(record.status == "finished" for record in ended.records):
+        failed = ended.records[0]
+        raise StudyError(f"every training failed; {failed.cell.id}: {failed.error}")
+    return Contrast(ended.records, ended.frame, ended.files, ended.text)
+
+
+def _all_items(training: TrainingConfig) -> TrainingConfig:
+    """Returns the preset's training on all items of the user's own, as large as they are."""
+    return replace(training, train_size=None, image_size=None)
+
+
+def _own_rate(optimizer: str, objects: Mapping[str, Callable[..., Any]]) -> dict[str, float]:
+    """Returns the learning rate that a factory of optimizers has; nothing where it takes it."""
+    try:
+        with given(objects):
+            params = list(nn.Linear(1, 1).parameters())
+            made = called(optimizer, params=params, momentum=0.9, weight_decay=0.0)
+        return {"lr": float(made.param_groups[0]["lr"])}
+    except (ValueError, AttributeError):  # it needs one, or is refused before the first training
+        return {}
+
+
+def _check(settings: Mapping[str, Any], workers: int | None, **counts: int) -> None:
+    known = known_settings()
+    for setting in settings:
+        if setting in OWNED or setting == "dataset" or setting not in known:
+            listed = ", ".join(n for n in known if n not in OWNED and "." not in n)
+            raise ValueError(f"{setting!r} is no setting of contrast; choose among {listed}")
+    for count, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{count} must be at least 1, got {value}")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")

@@ -1,0 +1,163 @@
+"""Rows that many studies have, by name, and rows of any policy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from core.meta.reading import DEFAULT, PAPER
+from core.policies import (
+    AdaMixUpConfig,
+    Beta,
+    Fixed,
+    LearnedConfig,
+    NoMix,
+    PolicyConfig,
+    policy_from_dict,
+    policy_kinds,
+)
+from hpo.search.space_search import SEARCH_METHOD
+from hpo.study.rows import SEARCHED_ALPHA, Family, Recipe, Row, StudyRow, check_sources, controls
+
+
+def row(
+    key: str, label: str, setting: str, family: Family, recipe: Recipe, **training: Any
+) -> StudyRow:
+    """Returns a row of a table, with settings of `TrainingConfig` that it has for itself."""
+    return StudyRow(Row(key, label, setting, family), recipe, training)
+
+
+def beta(alpha: float) -> StudyRow:
+    """Returns MixUp with one λ ~ Beta(α, α) a batch."""
+    label, setting = f"MixUp (α = {alpha:g})", f"alpha={alpha:g}"
+    return row(f"beta-{alpha:g}", label, setting, "beta", Beta(alpha=alpha))
+
+
+def fixed(lam: float) -> StudyRow:
+    """Returns MixUp with one λ for all."""
+    return row(f"fixed-{lam:g}", f"MixUp (λ = {lam:g})", f"lam={lam:g}", "fixed", Fixed(lam=lam))
+
+
+NONE = row("none", "No MixUp", "none", "none", NoMix())
+
+SEARCHED = row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", SEARCHED_ALPHA)
+
+ADAMIXUP = row("adamixup", "AdaMixUp", "discriminator", "extra", AdaMixUpConfig())
+
+METAMIXUP = row(
+    "metamixup",
+    "MetaMixUp (default)",
+    "reading=default",
+    "learned",
+    LearnedConfig(reading=DEFAULT),
+)
+
+METAMIXUP_PAPER = row(
+    "metamixup-paper",
+    "MetaMixUp (paper)",
+    "reading=paper",
+    "learned",
+    LearnedConfig(reading=PAPER),
+)
+
+_NAMED = (NONE, SEARCHED, ADAMIXUP, METAMIXUP, METAMIXUP_PAPER, *controls(METAMIXUP, plain=True))
+_NUMBERED = {"beta": beta, "fixed": fixed}
+
+
+def rows_of(policies: Sequence[str | PolicyConfig | StudyRow]) -> list[StudyRow]:
+    """Returns a row for each policy, in this order.
+
+    Args:
+        policies: names ("none", "beta-1", "fixed-0.3", "beta-search", "metamixup", "placebo",
+            "frozen", or a kind of `core.policies.policy_kinds`), configurations, or rows. The
+            placebo of a learned policy among them is its control.
+
+    Raises:
+        ValueError: a name is unknown, a policy is given twice, or "frozen" lacks its source.
+    """
+    if isinstance(policies, (str, PolicyConfig, StudyRow)) or not policies:
+        raise ValueError(f"policies must be a list of at least one, got {policies!r}")
+    rows = [_row_of(policy) for policy in policies]
+    for learned in rows:
+        placebo = None
+        with suppress(ValueError):
+            placebo = learned.policy.placebo() if learned.policy is not None else None
+        for i, other in enumerate(rows):
+            if placebo is not None and other.policy == placebo and not other.row.control_of:
+                shown = replace(other.row, family="placebo", control_of=learned.row.key)
+                rows[i] = replace(other, row=shown)
+    keys = [each.row.key for each in rows]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"policy {key} is given {keys.count(key)} times; give it once")
+    check_sources(rows)
+    return rows
+
+
+def _row_of(policy: str | PolicyConfig | StudyRow) -> StudyRow:
+    if isinstance(policy, StudyRow):
+        return policy
+    if isinstance(policy, str):
+        return _named(policy)
+    if not isinstance(policy, PolicyConfig):
+        raise ValueError(
+            f"{policy!r} is no policy; give a name, a configuration such as core.policies.Beta(), "
+            "or a hpo.StudyRow"
+        )
+    same = [each for each in _NAMED if each.policy == policy]
+    if same:
+        return same[0]
+    if policy == Beta(alpha=getattr(policy, "alpha", 1.0)):
+        return beta(policy.alpha)
+    if policy == Fixed(lam=getattr(policy, "lam", 0.5)):
+        return fixed(policy.lam)
+    return _of_kind(policy)
+
+
+def _named(name: str) -> StudyRow:
+    for each in _NAMED:
+        if each.row.key == name:
+            return each
+    kind, _, number = name.partition("-")
+    if kind in _NUMBERED:
+        try:
+            return _NUMBERED[kind](float(number))
+        except ValueError as error:
+            told = str(error) if number else "it lacks its number"
+            raise ValueError(f"policy {name!r}: {told}; write {kind}-0.5") from error
+    if name not in policy_kinds():
+        known = [*(each.row.key for each in _NAMED), "beta-ALPHA", "fixed-LAM"]
+        known += [kind for kind in policy_kinds() if kind not in (*known, *_NUMBERED, "learned")]
+        raise ValueError(f"unknown policy {name!r}; choose among {', '.join(known)}")
+    try:
+        policy = policy_from_dict({"kind": name})
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"policy {name} needs settings ({error}); give its configuration"
+        ) from error
+    return _of_kind(policy)
+
+
+def _of_kind(policy: PolicyConfig) -> StudyRow:
+    """Returns a row whose key has the policy's settings in it, shortened where they are many."""
+    settings = {name: value for name, value in policy.identity().items() if name != "kind"}
+    plain = policy_from_dict({"kind": policy.kind}) if not _needs_settings(policy.kind) else None
+    key = policy.kind
+    if policy != plain:
+        written = json.dumps(settings, sort_keys=True)
+        key += f"-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
+    told = ", ".join(f"{n}={v}" for n, v in settings.items() if not isinstance(v, (dict, list)))
+    family: Family = "learned" if policy.learns else "extra"
+    return row(key, f"{policy.kind} ({told})" if told else policy.kind, told or key, family, policy)
+
+
+def _needs_settings(kind: str) -> bool:
+    try:
+        policy_from_dict({"kind": kind})
+    except (TypeError, KeyError, ValueError):
+        return True
+    return False

@@ -1,0 +1,178 @@
+"""A study of Python objects: found again by the same call, told apart, refused in a line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+import hpo
+from core.policies import Beta, LearnedConfig, NoMix
+from hpo.cells.cell import Cell
+from hpo.cells.store import StoreError
+from hpo.cluster import here
+from hpo.run.contrast import Contrast
+
+ROOT = Path(__file__).parents[3]
+X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(int)
+
+
+def net(in_channels: int, num_classes: int) -> nn.Module:
+    return nn.Linear(in_channels, num_classes)
+
+
+@pytest.fixture
+def run(tmp_path: Path, empty_store: Path) -> Callable[..., Contrast]:
+    """run(**changes) of a small contrast, in this process."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    plain = {"model": net, "train": (X, Y), "test": (X, Y), "policies": ["none", "beta-1"]}
+    plain |= {"seeds": 2, "epochs": 2, "workers": 0, "batch_size": 8, "output": tmp_path / "out"}
+    return lambda **changes: hpo.contrast(**{**plain, "tracking_uri": uri, **changes})
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the cells that are trained from now on."""
+    ids, original = [], here.train_cell
+
+    def noted(config: Any, **options: Any) -> None:
+        ids.append(Cell.from_dict(config["cell"]).id)
+        original(config, **options)
+
+    monkeypatch.setattr(here, "train_cell", noted)
+    return ids
+
+
+def test_it_returns_records_and_table_and_goes_on(run: Any, trained: list[str]) -> None:
+    first = run(seeds=1)
+    assert len(trained) == 2
+    found = run()
+    assert len(trained) == 4 == len(set(trained))
+    assert [r.cell.id for r in found.records] == sorted(trained)
+    assert found.table["method"].tolist() == ["none", "beta-1"]
+    assert found.table["n_seeds"].tolist() == [2, 2]
+    assert str(found) == found.text
+    assert "No MixUp" in found.text
+    assert {path.name for path in found.files} >= {"contrast.csv", "contrast.md", "contrast.png"}
+    for record in first.records:
+        assert record.to_dict() in [r.to_dict() for r in found.records]
+
+
+def test_a_module_begins_with_its_weights_and_others_are_refused(
+    run: Any, trained: list[str]
+) -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(5, 2)
+    before = module.weight.clone()
+    run(model=module, seeds=1, lr=1e-9, policies=["none"])
+    again = nn.Linear(5, 2)
+    again.load_state_dict(module.state_dict())
+    found = run(model=again, seeds=1, lr=1e-9, policies=["none"])
+    assert len(trained) == 1  # the same weights are the same model
+    assert torch.equal(module.weight, before)
+    with torch.no_grad():
+        z = torch.from_numpy((X - X.mean(0)) / X.std(0))
+        errors = (module(z).argmax(1).numpy() != Y).mean() * 100
+    assert abs(found.records[0].trained.test_error - errors) < 3  # normalized on fewer items
+    with pytest.raises(StoreError, match="or from other weights"):
+        run(model=nn.Linear(5, 2), seeds=1, lr=1e-9, policies=["none"])
+    run(model=nn.Sequential(nn.Linear(5, 2)), seeds=1, policies=["none"])  # another network
+
+
+def test_objects_of_each_kind_take_part(run: Any) -> None:
+    class Items(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(X)
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            return torch.from_numpy(X[i]), int(Y[i])
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    found = run(
+        model=lambda in_channels: nn.Linear(in_channels, 2),
+        train=Items(),
+        test=TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),
+        augment=double,
+        optimizer=lambda params: torch.optim.AdamW(params, lr=0.03),
+        schedule=lambda step, lr: lr,
+        name="mine",
+        seeds=1,
+        policies=[Beta(alpha=0.3), LearnedConfig(), LearnedConfig(permute=True), NoMix()],
+    )
+    assert found.table["method"].tolist() == ["beta-0.3", "metamixup", "placebo", "none"]
+    training = found.records[0].cell.training
+    assert training.optimizer == "given:optimizer.mine"
+    assert training.lr == 0.03  # the factory's own
+    assert {metrics["lr"] for metrics in found.records[0].trained.history} == {0.03}
+
+
+def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
+    rate = partial(torch.optim.SGD, lr=0.5, nesterov=True)
+    training = run(optimizer=rate, seeds=1, policies=["none"]).records[0].cell.training
+    assert training.optimizer == "torch.optim.sgd:SGD?lr=0.5&nesterov=True"
+    assert training.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": lambda: net(5, 2)}, r"model is a lambda, .*give the call a name="),
+        ({"augment": partial(np.add, object())}, "augment is a partial, .*name="),
+        ({"optimizer": 3}, "optimizer must be a name or something to call, got int"),
+        ({"model": nn.Flatten()}, "has no trainable parameter"),
+        ({"train": (X, Y[:3])}, "data: train has 40 items and 3 labels"),
+        ({"train": Y}, r"data: train\[0\] gives no .item, label."),
+        ({"policies": ["beta"]}, "policy 'beta': it lacks its number; write beta-0.5"),
+        ({"policies": ["beta--1"]}, "policy 'beta--1': .*positive"),
+        ({"policies": ["mixup"]}, "unknown policy 'mixup'; choose among none, beta-search"),
+        ({"policies": "none"}, "must be a list of at least one, got 'none'"),
+        ({"policies": ["none", NoMix()]}, "policy none is given 2 times"),
+        ({"policies": ["frozen"]}, "draws λ from what row metamixup learned"),
+        ({"policies": [3]}, "3 is no policy"),
+        ({"seed": 3}, "'seed' is no setting of contrast; choose among model"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_the_first_training(
+    run: Any, trained: list[str], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        run(**changes)
+    assert "\n" not in str(refused.value)
+    assert trained == []
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_runs_under_ray(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "your-own-classifier.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [script] = [block for block in blocks if "hpo.contrast(" in block]
+    script = script.replace("seeds=5", "seeds=1").replace("epochs=30", "epochs=2")
+    (tmp_path / "mine.py").write_text(script)
+    run = subprocess.run(
+        [sys.executable, "mine.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "cells 4/4" in run.stderr
+    assert "MetaMixUp" in run.stdout
