@@ -20,6 +20,7 @@ from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
+from core.policies.learned_beta import LearnedBeta
 from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
 from core.policies.protocol import Policy
@@ -50,6 +51,7 @@ __all__ = [  # noqa: RUF022  (by subject)
     "Fixed",
     "Frozen",
     "Learned",
+    "LearnedBeta",
     "Amortised",
     "PersistentScores",
     "SCORES",

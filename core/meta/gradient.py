@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -133,6 +133,8 @@ def meta_gradient(
     last_blocks: int | None = None,
     scale: float = 1.0,
     validation_gradient: Validation | None = None,
+    validation_loss: Loss | None = None,
+    averaged: Callable[[list[Tensor]], list[Tensor]] | None = None,
     logits_of: LogitsOf | None = None,
 ) -> MetaGradient:
     """Returns the `hypergradient` with the losses that it passes on its way.
@@ -142,6 +144,8 @@ def meta_gradient(
             divided again, against underflow in float16 (`GradScaler.get_scale()`).
         validation_gradient: validation loss and gradient of an earlier stage, used in place of a
             virtual step and a validation pass; see `ValidationGradient`.
+        validation_loss: of the validation batch, in place of `loss`.
+        averaged: gives the v to be used from the one computed here.
 
     The rest, and what it promises, is as in `hypergradient`; `lam`'s values are not checked.
     """
@@ -192,6 +196,8 @@ def meta_gradient(
             scale=scale,
             ranks=ranks,
             validation_gradient=validation_gradient,
+            validation_loss=validation_loss,
+            averaged=averaged,
         )
         result = _run(name, problem)
     return MetaGradient(

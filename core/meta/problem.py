@@ -56,6 +56,8 @@ class MetaProblem:
         ranks: the processes whose batches together are the batch.
         validation_gradient: validation loss and gradient of an earlier stage, used as they are; or
             None.
+        validation_loss: of the validation batch; None: `loss`.
+        averaged: what becomes of a v that was computed, before it is used; None: nothing.
     """
 
     model: nn.Module
@@ -73,6 +75,8 @@ class MetaProblem:
     scale: float
     ranks: Ranks
     validation_gradient: Validation | None
+    validation_loss: Loss | None = None
+    averaged: Callable[[list[Tensor]], list[Tensor]] | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -103,10 +107,11 @@ class MetaProblem:
     def meta_loss(self) -> Tensor:
         """Returns the validation batch's loss (Eq. 8) where `at` stands."""
         x, y = self.val_batch
-        return unmixed_loss(self.loss, self.logits(x), y)
+        return unmixed_loss(self.validation_loss or self.loss, self.logits(x), y)
 
     def validation_at(self, prime: Sequence[Tensor]) -> Validation:
-        """Returns the validation loss at θ′ and its gradient v, averaged over the ranks, detached.
+        """Returns the validation loss at θ′ and its gradient v, averaged over the ranks, and over
+        earlier stages where the caller asks for it; detached.
 
         v is 0 for parameters that the loss does not use.
         """
@@ -121,7 +126,7 @@ class MetaProblem:
 
         loss, v = self.at(dict(zip(self.theta, leaves, strict=True)), differentiate)
         loss, *v = self.ranks.mean([loss, *v])
-        return loss, v
+        return loss, v if self.averaged is None else self.averaged(v)
 
     def slope(
         self,

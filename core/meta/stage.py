@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ class MetaOptions:
         mixing: where the pairs are blended; see `learn_interpolation`.
         last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
         validation_gradient: keeps the validation gradient for several stages.
+        validation_loss: of the validation batch; None: that of the step.
         permute: the placebo: hypergradients are permuted within the batch before they move λ.
     """
 
@@ -60,6 +62,7 @@ class MetaOptions:
     last_blocks: int | None = None
     validation_gradient: ValidationGradient | None = None
     permute: bool = False
+    validation_loss: Loss | None = None
 
     def drawn(
         self,
@@ -118,8 +121,11 @@ class MetaOptions:
             inner = optimizer
         scale = loss_scale() if scale is None else scale
         earlier, names = None, moved_parameters(unwrap(model), self.last_blocks)
+        averaged = None
         if self.validation_gradient is not None:
             earlier = self.validation_gradient.last(names)
+            if self.validation_gradient.average_over > 1:
+                averaged = partial(self.validation_gradient.averaged, names=names)
         meta = meta_gradient(
             model,
             batch,
@@ -134,6 +140,8 @@ class MetaOptions:
             last_blocks=self.last_blocks,
             scale=scale,
             validation_gradient=earlier,
+            validation_loss=self.validation_loss,
+            averaged=averaged,
         )
         moving = meta.hypergradient
         if moving.device.type != "cpu" and self.validation_gradient is None:

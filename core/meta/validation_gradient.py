@@ -1,4 +1,4 @@
-"""The validation gradient v, kept for several meta stages."""
+"""The validation gradient v, kept for several meta stages, or averaged over them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ class ValidationGradient:
     hypergradient is `−η ∂/∂λ ⟨∇θ L(θ; λ), v⟩` with an older v. Handed to `learn_interpolation` or
     `metamixup_step`, which count the stages. Belongs to one model.
 
+    A v of one validation batch is mostly noise. With `average_over` = n the one that is used is the
+    mean of the first n computed, and from then on a moving average in which the newest weighs 1/n;
+    earlier ones were taken at earlier parameters.
+
     Attributes:
         refresh_every: k ≥ 1; 1 is the exact hypergradient.
+        average_over: n ≥ 1; 1 takes each v as it is.
     """
 
-    def __init__(self, refresh_every: int):
-        if refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
+    def __init__(self, refresh_every: int = 1, average_over: int = 1):
+        for name, value in (("refresh_every", refresh_every), ("average_over", average_over)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.refresh_every = refresh_every
+        self.average_over = average_over
         self._age = 0
+        self._averaged = 0
         self._v: list[Tensor] | None = None
         self._names: tuple[str, ...] = ()
         self._meta_loss: Tensor | None = None
@@ -48,11 +56,23 @@ class ValidationGradient:
             return None
         return self._meta_loss, self._v
 
+    def averaged(self, fresh: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+        """Returns the v to be used, from one that was just computed.
+
+        Args:
+            fresh: v of each parameter.
+            names: as in `last`.
+        """
+        n = min(self._averaged + 1, self.average_over)
+        if n == 1 or self._v is None or self._names != tuple(names):
+            return list(fresh)
+        return [old + (new - old) / n for old, new in zip(self._v, fresh, strict=True)]
+
     def count(self, fresh: tuple[Tensor, list[Tensor]] | None, names: Sequence[str]) -> None:
         """Counts one meta stage as done, with what it computed anew, or None where it used `last`.
 
         Args:
-            fresh: validation loss (scalar) and v of each parameter.
+            fresh: validation loss (scalar) and v of each parameter, as `averaged` gave it.
             names: as in `last`.
 
         Raises:
@@ -65,6 +85,7 @@ class ValidationGradient:
             )
         if fresh is not None:
             self._meta_loss, self._v = fresh
+            self._averaged = self._averaged + 1 if self._names == tuple(names) else 1
             self._names = tuple(names)
             self._age = 0
         self._age += 1
@@ -72,10 +93,17 @@ class ValidationGradient:
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a resumed training needs."""
         names = list(self._names)
-        return {"age": self._age, "v": self._v, "names": names, "meta_loss": self._meta_loss}
+        return {
+            "age": self._age,
+            "averaged": self._averaged,
+            "v": self._v,
+            "names": names,
+            "meta_loss": self._meta_loss,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what `state_dict` gave."""
         self._age, self._meta_loss = int(state["age"]), state["meta_loss"]
+        self._averaged = int(state.get("averaged", 0))  # checkpoints of earlier versions have none
         v, self._names = state["v"], tuple(state["names"])
         self._v = None if v is None else [torch.as_tensor(g) for g in v]

@@ -6,6 +6,8 @@ from core.policies.amortised import Amortised
 from core.policies.config import PolicyConfig, policy_from_dict, policy_kinds, register_policy
 from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
+from core.policies.learned_beta import LearnedBeta
+from core.policies.learned_beta_config import LearnedBetaConfig
 from core.policies.learned_config import LearnedConfig, ScoresConfig
 from core.policies.meta_weight_net import MetaWeightNet, MetaWeightNetConfig
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
@@ -23,6 +25,8 @@ __all__ = [
     "Frozen",
     "L2RWConfig",
     "Learned",
+    "LearnedBeta",
+    "LearnedBetaConfig",
     "LearnedConfig",
     "LearningToReweight",
     "MetaWeightNet",

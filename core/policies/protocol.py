@@ -77,6 +77,13 @@ class Policy(Protocol):
         """
         return {}
 
+    def at(self, step: int, steps: int) -> None:
+        """Tells it that the next call is step `step`, from 0, of a training of `steps`.
+
+        Said before each step, or once before the first. Policies that change in the course of a
+        training read it, and count on from there; to others it says nothing.
+        """
+
     def __call__(
         self,
         model: nn.Module,

@@ -134,10 +134,11 @@ class Training:
         )
 
     def _set_rate(self, step: int, steps: int) -> None:
-        """Sets the learning rate of step `step` of the epoch's `steps`."""
-        at = len(self.history) * steps + step
+        """Sets the learning rate of step `step` of the epoch's `steps`, and tells the policy."""
+        at, total = len(self.history) * steps + step, steps * self.config.epochs
+        self.policy.at(at, total)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, at, steps * self.config.epochs)
+            group["lr"] = learning_rate(self.config, at, total)
 
     def _end_epoch(
         self,

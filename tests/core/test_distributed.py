@@ -30,7 +30,8 @@ from core.meta.reading import Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing import pairing
-from core.policies import PersistentScores
+from core.policies import LearnedBeta, PersistentScores
+from core.policies import learned_beta as beta
 
 RANKS, SHARE, SHARE_VAL, CLASSES = 2, 6, 4, 3
 ENGINES = ("double_backward", "forward_reverse", "finite_difference", "compiled")
@@ -271,6 +272,29 @@ def scores(rank: int | None, wrap: Wrap) -> Results:
     return found
 
 
+def learned_beta(rank: int | None, wrap: Wrap) -> Results:
+    """Log α after three stages, each on noise and pairs of the joined batch."""
+    net = make_net()
+    model, optimizer = wrap(net), optimizer_of("plain", net)
+    policy = LearnedBeta(begin=0.0, every=1, reach=30.0)
+    policy.at(0, 30)
+    found: Results = {"lam": [], "alpha": []}
+    for step in range(3):
+        data, g = make_data(rank, step), torch.Generator().manual_seed(step)
+        noise = torch.rand(2, RANKS * SHARE, generator=g, dtype=torch.float64)
+        noise = noise if rank is None else noise[:, rank * SHARE : (rank + 1) * SHARE]
+        partner = data.pop("partner")
+        del data["lam"]
+        with (
+            mock.patch.object(beta, "draw_noise", lambda *_, noise=noise: noise),
+            mock.patch.object(pairing, "draw_partners", lambda *_, p=partner, **__: p),
+        ):
+            found["lam"].append(policy(model, optimizer, **data).lam)
+        found["alpha"].append(torch.tensor(policy.present_alpha))
+        metamixup_step(model, optimizer, **make_data(rank, step))
+    return found
+
+
 def wrapped_twice(rank: int | None, wrap: Wrap) -> Results:
     """Three steps with `torch.compile` and the wrapper in both orders, and alone."""
 
@@ -385,6 +409,7 @@ SHARED = (
     accumulation,
     placebo,
     scores,
+    learned_beta,
     wrapped_twice,
 )
 RANKS_ONLY = (own_statistics, used_on_one_rank, overflow_on_one_rank, refusals)
@@ -498,6 +523,16 @@ def test_options_are_those_of_the_joined_batch(
             assert furthest(found[0][i], truth[i]) < 1e-10
     else:
         assert furthest(found[0], truth) < 1e-10
+
+
+def test_alpha_is_learned_from_the_joined_batch(ranks: list[Results]) -> None:
+    truth, found = alone(learned_beta), [r["learned_beta"] for r in ranks]
+    for i, alpha in enumerate(truth["alpha"]):
+        assert same_bits(found[0]["alpha"][i], found[1]["alpha"][i])
+        assert abs(float(alpha) - 1) > 0.01
+        torch.testing.assert_close(found[0]["alpha"][i], alpha, rtol=1e-6, atol=0)
+        lam = torch.cat([f["lam"][i] for f in found])
+        torch.testing.assert_close(lam, truth["lam"][i], rtol=1e-6, atol=1e-7)
 
 
 def test_scores_are_those_of_the_joined_batch(ranks: list[Results]) -> None:

@@ -81,6 +81,10 @@ def _not_asked(problem: MetaProblem) -> str | None:
         return "the inner step is the optimizer's own, and only plain descent is compiled"
     if problem.ranks.size > 1:
         return "several ranks exchange gradients in the middle of it"
+    if problem.averaged is not None:
+        return "the validation gradient is averaged with earlier ones"
+    if problem.validation_loss is not None:
+        return "the validation batch has a loss of its own"
     return None
 
 
@@ -215,7 +219,7 @@ def _run(stage: Stage, problem: MetaProblem) -> MetaGradient:
 class _Traced(MetaProblem):
     """This is the problem without what a graph cannot do: build a module, look at data."""
 
-    inside: nn.Module
+    inside: nn.Module = field(kw_only=True)
 
     def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
         buffers = {name: b.clone() for name, b in self.model.named_buffers()}

@@ -18,6 +18,7 @@ from core.policies import (
     Frozen,
     L2RWConfig,
     Learned,
+    LearnedBetaConfig,
     LearnedConfig,
     MetaWeightNetConfig,
     NoMix,
@@ -49,6 +50,13 @@ UNUSED = {
     "every": 1,
     "quantiles": None,
 }
+LEARNED_BETA = {
+    "begin": "auto",
+    "reach": 6.0,
+    "bounds": [0.01, 10.0],
+    "average_over": 8,
+    "objective": "loss",
+}
 STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
     (NoMix(), {"kind": "none"}),
     (Beta(0.5), {"kind": "beta", "alpha": 0.5}),
@@ -70,6 +78,19 @@ STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
     (
         ScoresConfig(DEFAULT, every=4, permute=True),
         {"kind": "scores-placebo", "reading": READING, "every": 4},
+    ),
+    (LearnedBetaConfig(), {"kind": "learned-beta", "alpha": 1.0, "every": 8, "per_sample": True}),
+    (
+        LearnedBetaConfig(0.5, 0.6, 4, bounds=(0.1, 2.0), objective="brier", permute=True),
+        {
+            "kind": "learned-beta-placebo",
+            "alpha": 0.5,
+            "per_sample": True,
+            "every": 4,
+            "begin": 0.6,
+            "bounds": [0.1, 2.0],
+            "objective": "brier",
+        },
     ),
     (AdaMixUpConfig(), {"kind": "adamixup"}),
     (AdaMixUpConfig((0.2, 0.6)), {"kind": "adamixup", "quantiles": [0.2, 0.6]}),
@@ -103,7 +124,8 @@ def test_settings_of_its_own_are_stored_and_identify(
 
 @pytest.mark.parametrize(("config", "stored"), STORED, ids=str)
 def test_stored_json_says_the_same_as_ever(config: PolicyConfig, stored: dict[str, Any]) -> None:
-    assert json.dumps(config.to_dict()) == json.dumps({"kind": "", **UNUSED, **stored})
+    own = LEARNED_BETA if isinstance(config, LearnedBetaConfig) else {}
+    assert json.dumps(config.to_dict()) == json.dumps({"kind": "", **UNUSED, **own, **stored})
     assert config.identity() == stored
     for data in (config.to_dict(), stored):
         again = policy_from_dict(json.loads(json.dumps(data)))
@@ -127,6 +149,8 @@ def test_every_kind_is_looked_at_here() -> None:
         (ScoresConfig(every=2), 2.75),
         (L2RWConfig(), 4.5),
         (MetaWeightNetConfig(), 4.5 + 1 / 3),
+        (LearnedBetaConfig(begin=0.5, every=7), 1.25),
+        (LearnedBetaConfig(), 1.175),
         (AdaMixUpConfig(), 3.0),
         (AdaMixUpConfig(discriminator=False), 1.5),
         (AdaMixUpConfig(quantiles=(0.0, 1.0)), 2.5),
@@ -134,12 +158,12 @@ def test_every_kind_is_looked_at_here() -> None:
     ],
 )
 def test_the_cost_of_an_epoch(config: PolicyConfig, cost: float) -> None:
-    assert config.cost == cost
+    assert config.cost == pytest.approx(cost)
 
 
 @pytest.mark.parametrize(("config", "_"), [*STORED, *NETS], ids=str)
 def test_controls_take_away_one_thing_or_are_refused_by_name(config: PolicyConfig, _: Any) -> None:
-    if config.kind in ("learned", "scores", "l2rw", "meta-weight-net"):
+    if config.kind in ("learned", "scores", "learned-beta", "l2rw", "meta-weight-net"):
         assert config.placebo() == replace(config, permute=True)  # type: ignore[call-arg]
         assert config.placebo().cost == config.cost
     else:

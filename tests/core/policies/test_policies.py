@@ -23,6 +23,7 @@ from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
+from core.policies.learned_beta import LearnedBeta
 from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import PersistentScores
 from core.policies.protocol import Policy
@@ -30,6 +31,13 @@ from core.policies.reweighting import LearningToReweight
 from core.policies.sample_weights import SampleWeights
 from core.testing import POLICY_CHECKS
 from core.testing.policy_contract import check_shapes_dtypes_and_ranges, scene
+
+
+def learned_beta(**settings: Any) -> LearnedBeta:
+    policy = LearnedBeta(begin=0.0, **settings)
+    policy.at(0, 40)
+    return policy
+
 
 POLICIES: dict[str, Policy] = {
     "none": NoMix(),
@@ -54,11 +62,14 @@ POLICIES: dict[str, Policy] = {
     "l2rw_placebo": LearningToReweight(placebo=True),
     "meta_weight_net": MetaWeightNet(),
     "meta_weight_net_placebo": MetaWeightNet(placebo=True, last_blocks=2),
+    "learned_beta": learned_beta(every=2),
+    "learned_beta_placebo": learned_beta(every=1, placebo=True, per_sample=False),
 }
 STATEFUL = [
     name
     for name in POLICIES
     if name.startswith(("learned_refreshed", "amortised", "scores", "l2rw", "meta_weight"))
+    if name.startswith(("learned_refreshed", "learned_beta", "amortised", "scores"))
 ]
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 

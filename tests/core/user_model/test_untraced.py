@@ -38,12 +38,21 @@ def metamixup(m: nn.Module, optimizer: optim.Optimizer, x: Tensor, generator: Ge
     return core.metamixup_step(m, optimizer, (x, Y), VAL, generator=generator).loss
 
 
+class LearnedFromTheStart(core.LearnedBeta):
+    """It was told how long the training is."""
+
+    def __init__(self) -> None:
+        super().__init__(begin=0.0, every=2)
+        self.at(0, 20)
+
+
 STEPS: dict[str, Callable[[], Step]] = {
     "metamixup_step": lambda: metamixup,
     "hypergradient": lambda: hypergradient,
     "mixed_step": lambda: mixed,
     "Learned": lambda: by(core.Learned()),
     "PersistentScores": lambda: by(core.PersistentScores()),
+    "LearnedBeta": lambda: by(LearnedFromTheStart()),
     "Amortised": lambda: by(core.Amortised(every=2)),
 }
 

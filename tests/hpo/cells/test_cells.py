@@ -12,7 +12,16 @@ import pytest
 
 from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
-from core.policies import Beta, Fixed, Frozen, LearnedConfig, NoMix, PolicyConfig, ScoresConfig
+from core.policies import (
+    Beta,
+    Fixed,
+    Frozen,
+    LearnedBetaConfig,
+    LearnedConfig,
+    NoMix,
+    PolicyConfig,
+    ScoresConfig,
+)
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
@@ -113,6 +122,10 @@ POLICIES = [
     ScoresConfig(reading=DEFAULT),
     ScoresConfig(every=4),
     ScoresConfig(permute=True),
+    LearnedBetaConfig(),
+    LearnedBetaConfig(begin=0.5, every=4),
+    LearnedBetaConfig(bounds=(0.1, 2.0), objective="brier"),
+    LearnedBetaConfig(permute=True),
 ]
 
 

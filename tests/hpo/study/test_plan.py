@@ -11,6 +11,7 @@ from core.policies import (
     Beta,
     Frozen,
     L2RWConfig,
+    LearnedBetaConfig,
     LearnedConfig,
     MetaWeightNetConfig,
     NoMix,
@@ -205,6 +206,7 @@ def learned_row(policy: PolicyConfig) -> StudyRow:
             ScoresConfig(last_blocks=2),
             ScoresConfig(permute=True, last_blocks=2),
         ),
+        (LearnedBetaConfig(begin=0.5), LearnedBetaConfig(begin=0.5, permute=True)),
     ],
 )
 def test_controls_share_all_with_their_row_but_what_they_take_away(

@@ -1,0 +1,287 @@
+"""How much to mix, learned while training: λ ~ Beta(α, α), and log α moved by hypergradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from core.meta.gradient import Engine
+from core.meta.objectives import OBJECTIVES, Objective
+from core.meta.reading import Reading
+from core.meta.stage import MetaOptions, Slope
+from core.meta.validation_gradient import ValidationGradient
+from core.mixing.batch import Batch, check_batch
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import INPUT, Mixing
+from core.mixing.pairing import Pairing
+from core.policies.protocol import Policy, StepInput
+from core.policies.symmetric_beta import draw_noise, symmetric_beta
+from core.random_streams import stream_device
+from core.user_model.precision import wide_dtype
+from core.user_model.ranks import Ranks
+from core.user_model.untraced import untraced
+from core.user_model.wrapped_models import ranks_of
+
+Begin = float | Literal["auto"]
+
+TRUSTED_REST = 0.25
+"""With `begin="auto"`: of the way that learning rates make for the weights, the part ahead below
+which the one-step derivative is trusted."""
+
+
+@dataclass
+class LearnedBeta(Policy):
+    """λ ~ Beta(α, α), with log α learned by hypergradient in the last part of the training.
+
+    A meta stage takes the derivative of the validation loss after a virtual step with respect to
+    log α: each sample's hypergradient d(meta loss)/dλ_i (Eq. 9) times dλ_i/d(log α) of its draw,
+    with the noise of the draw held fixed (see `symmetric_beta`), summed over the joint batch of all
+    ranks. The sum over the root of the summed squares is its signal s in units of its noise; log α
+    moves by −s/√(1 + s²) times a step with which all stages together could bring it `reach` far.
+    The real batch is mixed at the moved α, with the same noise.
+
+    **Why late.** One step ahead, less mixing looks better at every time of a training, while over
+    the whole of it more mixing wins: the derivative sees what mixing costs now, not what it brings
+    later. The bias goes where there is no later. `begin="auto"` therefore starts to learn once the
+    present rate times the steps ahead is a quarter of the way, the rates of all steps summed up: at
+    59 % of a cosine schedule, at the first drop by 10 in the middle of a training, at 75 % of a
+    constant rate. It is read off the optimizer. α then anneals by itself, and mixing ends where α
+    has gone to 0.
+
+    How far the training is must be said, by `at(step, steps)`: once before the loop, or before each
+    step as `core.training` does.
+
+    The placebo turns the sign of each derivative at random. This is the matched control: as many
+    stages at as many images, moves of the same sizes at the same times, all but their direction.
+    (Hypergradients permuted within the batch, as elsewhere, do nothing to a λ that all samples
+    share.)
+
+    Belongs to one training. Under DistributedDataParallel all ranks have the same α.
+
+    Attributes:
+        alpha: α before anything is learned.
+        begin: when learning begins, as a fraction of the training's steps, in [0, 1], or "auto". At
+            1 nothing is ever learned, and a step costs what one of plain MixUp costs.
+        every: k ≥ 1: from then on the meta stage acts at every k-th step. `val_batch` is read in
+            these alone.
+        reach: how far log α moves in all if every stage is sure, and of the same sign.
+        bounds: of α.
+        average_over: validation batches over which the validation gradient is averaged; see
+            `ValidationGradient`.
+        objective: what the validation batch is judged by; see `core.meta.objectives`. "loss" is
+            that of the training, as other learned policies have it.
+        per_sample: a λ for each sample; else one for the batch, whose derivative is noisier.
+        placebo: the control.
+        inner_step: see `Reading`.
+        engine, mixing, last_blocks: as in `Learned`.
+    """
+
+    alpha: float = 1.0
+    begin: Begin = "auto"
+    every: int = 8
+    reach: float = 6.0
+    bounds: tuple[float, float] = (0.01, 10.0)
+    average_over: int = 8
+    objective: Objective = "loss"
+    per_sample: bool = True
+    placebo: bool = False
+    inner_step: Literal["gradient_descent", "optimizer"] = "gradient_descent"
+    engine: Engine = "auto"
+    mixing: Mixing = INPUT
+    last_blocks: int | None = None
+    needs_meta_validation = True
+
+    def __post_init__(self) -> None:
+        check_learned_beta(self)
+        self._log_alpha = math.log(self.alpha)
+        self._step, self._steps = 0, 0
+        self._travel = 0.0  # the rates of the steps before learning began, summed up
+        self._begun: int | None = None
+        self._signals: list[float] = []
+        self._validation = ValidationGradient(average_over=self.average_over)
+
+    @property
+    def present_alpha(self) -> float:
+        """α as it is now."""
+        return math.exp(self._log_alpha)
+
+    def at(self, step: int, steps: int) -> None:
+        """See `Policy`."""
+        if not 0 <= step < steps:
+            raise ValueError(f"step must lie in [0, {steps}), the training's steps; got {step}")
+        self._step, self._steps = step, steps
+
+    @untraced
+    def interpolate(self, step: StepInput) -> Interpolation:
+        """Draws λ at the present α, and learns α first at steps that learn.
+
+        `change` of what it gives is λ minus λ at the α of the beginning, so all that learning has
+        done to it. At every step the stream advances by two uniform numbers for each λ, the pairing
+        and what the mixing draws, in this order; the placebo's sign comes after them at steps that
+        learn.
+
+        Raises:
+            ValueError: nobody said how long the training is; `val_batch` is None at a step that
+                learns; as `hypergradient`.
+        """
+        batch, pairing = step.batch, step.pairing
+        check_batch(batch, "training", tokens=self.mixing.hooks)
+        if not self._steps:
+            raise ValueError(
+                "LearnedBeta must know how long the training is; say it before the loop by "
+                "policy.at(0, steps=epochs * len(loader))"
+            )
+        x, rate = batch[0], _rate(step.optimizer)
+        begun = self._begun if self._begun is not None else self._begins(rate)
+        learns = begun is not None and (self._step - begun) % self.every == 0
+        if learns and step.val_batch is None:
+            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        noise = draw_noise(len(x) if self.per_sample else 1, step.generator)
+        start, _ = self._lam(noise, math.log(self.alpha), x, pairing)
+        partner = pairing.partners(len(x), generator=step.generator, device=x.device)
+        mixing = self.mixing.draw(x, step.generator)
+        slope = None
+        if learns and step.val_batch is not None:
+            slope = self._learn(step, step.val_batch, noise, partner, mixing)
+        self._begun = begun
+        self._travel += rate
+        self._step += 1
+        lam, _ = self._lam(noise, self._log_alpha, x, pairing)
+        return Interpolation(
+            lam=lam,
+            partner=partner,
+            lam_init=start,
+            change=None if begun is None else lam - start,
+            hypergradient=None if slope is None else slope.hypergradient,
+            meta_loss=None if slope is None else slope.meta_loss,
+            extra_samples=0 if slope is None else slope.samples,
+            mixing=mixing,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Returns `alpha` as it is now, and `alpha_signal`, the mean signal over noise of the
+        stages since the last call, negative where they ask for more mixing."""
+        signals, self._signals = self._signals, []
+        said = {"alpha": self.present_alpha}
+        return said | ({"alpha_signal": sum(signals) / len(signals)} if signals else {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that a resumed training needs."""
+        return {
+            "step": self._step,
+            "steps": self._steps,
+            "travel": self._travel,
+            "begun": self._begun,
+            "log_alpha": self._log_alpha,
+            "validation_gradient": self._validation.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave."""
+        self._step, self._steps, self._begun = state["step"], state["steps"], state["begun"]
+        self._travel, self._log_alpha = state["travel"], state["log_alpha"]
+        self._validation.load_state_dict(state["validation_gradient"])
+
+    def _begins(self, rate: float) -> int | None:
+        """Returns this step if learning begins with it."""
+        if self.begin == "auto":
+            ahead = rate * (self._steps - self._step)
+            late = ahead <= TRUSTED_REST * (self._travel + ahead)
+        else:
+            late = self._step >= self.begin * self._steps
+        return self._step if late else None
+
+    def _learn(
+        self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
+    ) -> Slope:
+        """Moves log α by one meta stage."""
+        x, ranks = step.batch[0], ranks_of(step.model)
+        lam, along = self._lam(noise, self._log_alpha, x, step.pairing)
+        options = MetaOptions(
+            Reading(inner_step=self.inner_step),
+            self.engine,
+            mixing,
+            self.last_blocks,
+            self._validation,
+            validation_loss=OBJECTIVES[self.objective],
+        )
+        slope = options.slope(
+            step.model,
+            step.batch,
+            val_batch,
+            lam,
+            partner,
+            optimizer=step.optimizer,
+            loss=step.loss,
+            generator=step.generator,
+        )
+        signal = signal_over_noise(slope.moving * along, ranks)
+        if self.placebo:
+            source = stream_device(step.generator)
+            turned = torch.randint(2, (), generator=step.generator, device=source)
+            signal *= 1 - 2 * int(turned)
+        self._signals.append(signal)
+        begun = self._step if self._begun is None else self._begun
+        stages = -(-(self._steps - begun) // self.every)
+        low, high = map(math.log, self.bounds)
+        moved = self._log_alpha - self.reach / stages * signal / math.hypot(1, signal)
+        self._log_alpha = max(low, min(high, moved))
+        return slope
+
+    def _lam(
+        self, noise: Tensor, log_alpha: float, x: Tensor, pairing: Pairing
+    ) -> tuple[Tensor, Tensor]:
+        """Returns λ and dλ/d(log α) of each sample, [B]."""
+        lam, along = symmetric_beta(noise, log_alpha)
+        folded = pairing.fold(lam)
+        along = torch.where(folded == lam, along, -along)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return tuple(  # type: ignore[return-value]
+            t.to(dtype).to(x.device).expand(len(x)) for t in (folded, along)
+        )
+
+
+def signal_over_noise(terms: Tensor, ranks: Ranks) -> float:
+    """Returns the sum of the terms over the root of their summed squares, those of all ranks
+    together; 0 where all are 0.
+
+    Were the terms independent with mean 0, its variance would be 1.
+
+    Args:
+        terms: [B], floating; the samples' parts of a derivative.
+        ranks: the processes that have some of them.
+    """
+    # Hypergradients of order 1e-6 square to 1e-12: scaled by the largest first.
+    terms = terms.to(wide_dtype(terms.device))
+    largest = ranks.largest(terms.abs().max())
+    terms = terms / largest.clamp_min(torch.finfo(terms.dtype).tiny)
+    total, squares = map(float, ranks.mean([terms.sum(), terms.square().sum()]))
+    return total * math.sqrt(ranks.size / squares) if squares > 0 else 0.0
+
+
+def check_learned_beta(settings: Any) -> None:
+    """Raises ValueError where a setting of a `LearnedBeta` is out of range."""
+    low, high = settings.bounds
+    if not 0 < low < high < float("inf"):
+        raise ValueError(f"bounds of alpha must be positive and rising, got {settings.bounds}")
+    if not low <= settings.alpha <= high:
+        raise ValueError(f"alpha must lie within bounds [{low}, {high}], got {settings.alpha}")
+    begin = settings.begin
+    if begin != "auto" and (isinstance(begin, str) or not 0 <= begin <= 1):
+        raise ValueError(f'begin must be "auto" or lie in [0, 1], got {begin!r}')
+    for name in ("every", "average_over"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
+    if not 0 <= settings.reach < float("inf"):
+        raise ValueError(f"reach must be finite and at least 0, got {settings.reach}")
+    if settings.objective not in OBJECTIVES:
+        raise ValueError(f"objective must be {', '.join(OBJECTIVES)}; got {settings.objective!r}")
+
+
+def _rate(optimizer: torch.optim.Optimizer) -> float:
+    """Returns the largest learning rate of its parameter groups; 1 where they have none."""
+    return max(float(group.get("lr", 1.0)) for group in optimizer.param_groups)

@@ -1,0 +1,76 @@
+"""The configuration of `LearnedBeta`, and of its placebo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from core.meta.objectives import Objective
+from core.models import ImageClassifier
+from core.policies.config import PolicyConfig, register_policy
+from core.policies.drawn import Frozen
+from core.policies.learned_beta import Begin, LearnedBeta
+
+_LATE = 0.4
+"""The part of a training in which it learns with `begin="auto"`, roughly: on a cosine schedule."""
+
+
+@register_policy
+@dataclass(frozen=True)
+class LearnedBetaConfig(PolicyConfig):
+    """α of Beta(α, α) learned late in the training; see `LearnedBeta`.
+
+    Attributes:
+        permute: the control: the sign of each derivative is drawn at random.
+    """
+
+    alpha: float = 1.0
+    begin: Begin = "auto"
+    every: int = 8
+    reach: float = 6.0
+    bounds: tuple[float, float] = (0.01, 10.0)
+    average_over: int = 8
+    objective: Objective = "loss"
+    per_sample: bool = True
+    last_blocks: int | None = None
+    permute: bool = False
+    kinds: ClassVar = {
+        "learned-beta": {"permute": False},
+        "learned-beta-placebo": {"permute": True},
+    }
+    learns = True
+    needs_meta_labels = True
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearnedBeta:
+        """See `PolicyConfig`."""
+        return LearnedBeta(
+            self.alpha,
+            self.begin,
+            self.every,
+            self.reach,
+            self.bounds,
+            self.average_over,
+            self.objective,
+            self.per_sample,
+            self.permute,
+            last_blocks=self.last_blocks,
+        )
+
+    def cost_with(self, meta_stage: float) -> float:
+        """See `PolicyConfig`."""
+        part = _LATE if isinstance(self.begin, str) else 1 - self.begin
+        return 1.0 + part * meta_stage / self.every
+
+    def placebo(self) -> LearnedBetaConfig:
+        """See `PolicyConfig`."""
+        if self.permute:
+            raise ValueError(f"policy {self.kind} has no placebo: it is one")
+        return replace(self, permute=True)
+
+    def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
+        """See `PolicyConfig`."""
+        return Frozen(quantiles)
