@@ -12,6 +12,8 @@ In the preset contest, or asked for (`--rows none,scores,l2rw,meta-weight-net`),
 learn weights of samples from the same images by the same hypergradient: Learning to Reweight
 (`core.LearningToReweight`) and Meta-Weight-Net (`core.MetaWeightNet`), with their placebos.
 
+The primary comparison is the scores against the best constant Beta, no mixing among them.
+
 `--imbalance 50` cuts the training images to a long tail, `--label-noise 0.4` makes labels wrong;
 meta-validation and test images stay balanced and clean. Without either the study says what learning
 is worth on clean balanced data.
@@ -34,6 +36,7 @@ from functools import partial
 
 from core.policies import ScoresConfig
 from hpo.run import run_study
+from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.rows import StudyRow, controls, with_meta_images
 from studies.rows import (
     L2RW,
@@ -78,7 +81,16 @@ def rows() -> list[StudyRow]:
 CONTENDERS = (L2RW, *controls(L2RW), META_WEIGHT_NET, *controls(META_WEIGHT_NET))
 """Rivals that learn weights of samples from the same images by the same hypergradient."""
 
-main = partial(run_study, "scenarios", rows(), __doc__, contenders=CONTENDERS)
+COMPARISONS = Comparisons(primary=("scores", BEST_BETA))
+
+main = partial(
+    run_study,
+    "scenarios",
+    rows(),
+    __doc__,
+    contenders=CONTENDERS,
+    comparisons=COMPARISONS,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -33,6 +33,9 @@ the meta-validation images, which learned rows see, are counted in a column of t
 `table3-pseudo-labels.png` shows how many pseudo-labels are accepted, and how many of them are
 right.
 
+The primary comparison is MixMatch + MetaMixUp against MixMatch, the positive control MixMatch
+against Supervised-Only.
+
 Presets: `paper` has this paper's settings, `oliver` those of Oliver et al. and `mixmatch` those of
 the MixMatch code, with their optimizers, weights, normalisation and augmentation
 (`hpo/study/few_label_presets.py`); all three are for GPUs. `quick` is reduced, `smoke` means
@@ -57,6 +60,7 @@ from functools import partial
 from core.meta.reading import DEFAULT
 from core.policies import Beta, LearnedConfig, NoMix, PolicyConfig
 from hpo.run import run_study
+from hpo.study.comparisons import Comparisons
 from hpo.study.rows import Family, StudyRow, controls
 from studies.rows import few_labels
 
@@ -117,7 +121,13 @@ def _plain(key: str, label: str, method: str = "", family: Family = "extra") -> 
     return few_labels(key, label, method, family, NoMix(), method=method)
 
 
-main = partial(run_study, "table3", rows(), __doc__, reference=REFERENCE)
+COMPARISONS = Comparisons(
+    primary=("mixmatch-metamixup", "mixmatch"),
+    positive=("mixmatch", REFERENCE),
+    reference=REFERENCE,
+)
+
+main = partial(run_study, "table3", rows(), __doc__, comparisons=COMPARISONS)
 
 if __name__ == "__main__":
     sys.exit(main())

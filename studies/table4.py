@@ -32,6 +32,7 @@ from typing import Any
 
 from core.policies import NoMix
 from hpo.run import run_study
+from hpo.study.comparisons import Comparisons
 from hpo.study.rows import Family, SemiRow, StudyRow
 from studies.rows import few_labels
 
@@ -57,7 +58,7 @@ def _row(
     return few_labels(key, label, key, family, NoMix(), method=method or key, **settings)
 
 
-main = partial(run_study, "table4", rows(), __doc__, reference=REFERENCE)
+main = partial(run_study, "table4", rows(), __doc__, comparisons=Comparisons(reference=REFERENCE))
 
 if __name__ == "__main__":
     sys.exit(main())

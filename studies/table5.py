@@ -36,6 +36,7 @@ from hpo.analyses.anytime.grid import grid_contrast
 from hpo.run import run_study
 from hpo.search.spaces import threshold_fall
 from hpo.search.strategies import Sampled
+from hpo.study.comparisons import Comparisons
 from hpo.study.rows import StudyRow
 from studies.rows import few_labels
 
@@ -65,7 +66,14 @@ def _row(step: float) -> StudyRow:
     )
 
 
-main = partial(run_study, "table5", rows(), __doc__, extras=[grid_contrast], reference=key(0.05))
+main = partial(
+    run_study,
+    "table5",
+    rows(),
+    __doc__,
+    extras=[grid_contrast],
+    comparisons=Comparisons(reference=key(0.05)),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,8 +17,10 @@ from hpo.cells.record import CellRecord
 from hpo.report.contrasts import LEVEL, Contrast, contrasts
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.positive_control import can_answer, settings_table
 from hpo.report.records import errors_by_seed
 from hpo.storage.atomic import write_atomically
+from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import Row
 
 COLUMNS = (
@@ -54,7 +56,8 @@ def controls_report(outcome: Outcome) -> Extra:
     It is empty where the study has no learned row.
     """
     rows = [row.row for row in outcome.plan.rows]
-    frame = compare_with_controls(outcome.records, rows, outcome.frame)
+    declared = outcome.plan.comparisons
+    frame = compare_with_controls(outcome.records, rows, outcome.frame, declared)
     if frame.empty:
         return Extra()
     path = outcome.output / f"{outcome.plan.study}-controls.csv"
@@ -63,11 +66,21 @@ def controls_report(outcome: Outcome) -> Extra:
     digits |= dict.fromkeys(("seconds_ratio", "samples_ratio"), 3)
     write_atomically(path, frame.round(digits).to_csv(index=False, lineterminator="\n"))
     labels = {row.key: row.label for row in rows}
-    return Extra(controls_markdown(frame, labels), [path], _metrics(frame))
+    settings = settings_table(outcome.frame, outcome.records, declared)
+    mute = {
+        (dataset, row.key)
+        for dataset in outcome.plan.datasets
+        for row in rows
+        if not can_answer(settings, dataset, row.architecture)
+    }
+    return Extra(controls_markdown(frame, labels, mute), [path], _metrics(frame))
 
 
 def compare_with_controls(
-    records: Sequence[CellRecord], rows: Sequence[Row], frame: pd.DataFrame
+    records: Sequence[CellRecord],
+    rows: Sequence[Row],
+    frame: pd.DataFrame,
+    declared: Comparisons = NOTHING_DECLARED,
 ) -> pd.DataFrame:
     """Returns three lines for each data set and row that learns, one for each control.
 
@@ -82,9 +95,11 @@ def compare_with_controls(
     Returns:
         The columns `COLUMNS`. A difference is that of the mean test error to the control's over the
         seeds that both have (negative: learning makes fewer errors), with 95 % interval and p of
-        the paired t test; ``p_holm`` is adjusted for all comparisons of the study, those on other
-        data sets included. Costs are those of `build_table`, so that of a searched Beta and of a
-        frozen row holds what it needed before. What is missing is NaN, its ``control_method`` "".
+        the paired t test. ``p_holm`` is that of `build_table` where the control is the best Beta;
+        of counterparts it is adjusted for those of the data set, but for the primary comparison;
+        of a placebo and of a frozen row, each a family of its own, it is p. Costs are those of
+        `build_table`, so that of a searched Beta and of a frozen row holds what it needed before.
+        What is missing is NaN, its ``control_method`` "".
     """
     controlled = {row.control_of for row in rows}
     compared = [
@@ -96,25 +111,31 @@ def compare_with_controls(
         if any(controls.values())
         for control, other in controls.items()
     ]
-    differences = contrasts(
-        {
-            (dataset, method, control, other): (
-                errors_by_seed(records, method, dataset),
-                errors_by_seed(records, other, dataset),
-            )
-            for dataset, method, control, other in compared
-        }
-    )
+    pairs = {
+        (dataset, method, control, other): (
+            errors_by_seed(records, method, dataset),
+            errors_by_seed(records, other, dataset),
+        )
+        for dataset, method, control, other in compared
+    }
+    differences: dict[tuple[str, str, str, str], Contrast] = {}
+    for dataset in frame["dataset"].unique():
+        here = {key: pair for key, pair in pairs.items() if key[0] == dataset}
+        alone = {key for key in here if key[2] != "counterpart" or key[1::2] == declared.primary}
+        differences |= contrasts(here, alone)
     lines = [_line(*line, contrast, frame) for line, contrast in differences.items()]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def controls_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
+def controls_markdown(
+    frame: pd.DataFrame, labels: Mapping[str, str], mute: Collection[tuple[str, str]] = ()
+) -> str:
     """Returns the table of `compare_with_controls` for people, one line for each learned row.
 
     Args:
         frame: of `compare_with_controls`, not empty.
         labels: of the rows, by key.
+        mute: data set and row where the positive control was not found.
     """
     parts = ["## Does learning pay?"]
     datasets = list(frame["dataset"].unique())
@@ -130,12 +151,12 @@ def controls_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
         table = [_cells(labels[method], lines, controls) for method, lines in by_method.items()]
         parts.append(padded_table(_header(controls), table))
         verdicts = [
-            _verdict(labels[method], lines)
+            _verdict(labels[method], lines, mute=(dataset, method) in mute)
             for method, lines in by_method.items()
             if any(line["control_method"] for line in lines[:2])
         ]
         parts += ["\n".join(verdicts)] if verdicts else []
-    parts.append(_legend(int(frame["p_value"].notna().sum()), frame["control"].unique()))
+    parts.append(_legend(frame["control"].unique()))
     return "\n\n".join(parts)
 
 
@@ -174,7 +195,8 @@ def _line(
         "ci_low": contrast.paired.low,
         "ci_high": contrast.paired.high,
         "p_value": contrast.paired.p_value,
-        "p_holm": contrast.p_holm,
+        # One comparison has one p, wherever it is told.
+        "p_holm": costs.loc[method, "p_holm"] if control == "best beta" else contrast.p_holm,
         **ratios,
     }
 
@@ -213,7 +235,7 @@ def _cells(label: str, lines: Sequence[Mapping[str, Any]], controls: Sequence[st
     return [*cells, *(number(beta[f"{name}_ratio"], "{:.2f}×") for name in ("seconds", "samples"))]
 
 
-def _verdict(label: str, lines: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(label: str, lines: Sequence[Mapping[str, Any]], *, mute: bool) -> str:
     beaten = [
         f"the {_NAMES[line['control']]}"
         for line in lines
@@ -222,10 +244,13 @@ def _verdict(label: str, lines: Sequence[Mapping[str, Any]]) -> str:
     missing = [_NAMES[line["control"]] for line in lines if not line["n_seeds"]]
     text = f"- {label}: fewer errors, with p (Holm) < {LEVEL}, than "
     text += " and ".join(beaten) or "none of its controls"
+    if mute:
+        text = f"- {label}: this setting cannot answer, as its positive control does not show"
+        text += f"; fewer errors than {' and '.join(beaten)}" if beaten else ""
     return text + (f"; not there: {', '.join(missing)}." if missing else ".")
 
 
-def _legend(comparisons: int, controls: Collection[str]) -> str:
+def _legend(controls: Collection[str]) -> str:
     betas, rivals = [], []
     if "best beta" in controls:
         betas.append("best Beta: as in the table above.")
@@ -239,8 +264,8 @@ def _legend(comparisons: int, controls: Collection[str]) -> str:
             "- placebo: the same training with hypergradients permuted within the batch. frozen λ: "
             f"drawn from the distribution that learning ended with, nothing learned. {beta}",
             "- differences of mean test error over the seeds that both have (negative: learning "
-            "makes fewer errors), with 95 % interval; p of the paired t test, adjusted by Holm's "
-            f"method for all {comparisons} comparisons of this study.",
+            "makes fewer errors), with 95 % interval; p of the paired t test. A placebo and a "
+            "frozen row stand each alone, and their p is not adjusted; the others are as above.",
             f"- time and samples: of one learned training, over those of {rival}. The errors are "
             "at equal epochs; above 1× the other got there for less.",
         ]

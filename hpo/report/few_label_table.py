@@ -9,15 +9,16 @@ import pandas as pd
 
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import contrasts, paired
+from hpo.report.contrasts import contrasts
+from hpo.report.positive_control import standing_alone
 from hpo.report.records import errors_by_seed, final_trainings, finished_finals
 from hpo.report.statistics import mean_interval
 from hpo.report.table import COLUMNS as PLAIN
+from hpo.study.comparisons import Comparisons
 
 _ERRORS = ("median_error", "median_ci_low", "median_ci_high")
 _LABELS = ("labels", "labels_with_meta")
 _COMPARISON = ("diff_vs_reference", "diff_ci_low", "diff_ci_high", "p_value", "p_holm", "reference")
-CONTROLS = ("placebo", "frozen")
 _NAN = float("nan")
 
 
@@ -38,7 +39,7 @@ besides the median error and the label budget. Errors and differences in percent
 
 
 def semi_table(
-    frame: pd.DataFrame, records: Sequence[CellRecord], reference: str | None
+    frame: pd.DataFrame, records: Sequence[CellRecord], declared: Comparisons
 ) -> pd.DataFrame:
     """The table with what semi-supervised studies report beside; see COLUMNS.
 
@@ -46,13 +47,13 @@ def semi_table(
     with its 95 % interval. ``labels`` is the number of labelled images, ``labels_with_meta`` the
     meta-validation images besides where the row needs their labels: to learn λ, or to train. Rows
     are compared with the reference by a paired t test over the seeds that both have; p is adjusted
-    by Holm's method over the comparisons of one data set, without those of controls, which nobody
-    claims to be better. No row is the best Beta.
+    by Holm's method over the comparisons of one data set, but for those that stand alone: see
+    `Comparisons`. No row is the best Beta.
 
     Args:
         frame: of `hpo.report.table.build_table`.
         records: those that it was made from.
-        reference: key of the row that the others are compared with, if it is there.
+        declared: by the study; its reference is the row that the others are compared with.
     """
     lines: list[dict[str, Any]] = []
     for dataset in frame["dataset"].unique():
@@ -64,7 +65,7 @@ def semi_table(
                 _medians(trainings) | _budget(trainings) | dict.fromkeys(_COMPARISON[:-1], _NAN)
             )
             entry |= {"reference": "", "best_beta": False}
-        _compare(entries, here, reference)
+        _compare(entries, here, declared)
         lines += entries
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -106,19 +107,19 @@ def needs_meta_labels(training: TrainingConfig) -> bool:
 
 
 def _compare(
-    entries: Sequence[dict[str, Any]], records: Sequence[CellRecord], reference: str | None
+    entries: Sequence[dict[str, Any]], records: Sequence[CellRecord], declared: Comparisons
 ) -> None:
     """Fill in the comparison of one data set's rows with the reference."""
+    reference = declared.reference
     theirs = errors_by_seed(records, reference) if reference is not None else {}
-    if not theirs:
+    if reference is None or not theirs:
         return
     others = {entry["method"]: entry for entry in entries if entry["method"] != reference}
-    errors = {method: errors_by_seed(records, method) for method in others}
-    claims = contrasts(
-        {m: (errors[m], theirs) for m, entry in others.items() if entry["family"] not in CONTROLS}
+    compared = contrasts(
+        {method: (errors_by_seed(records, method), theirs) for method in others},
+        standing_alone(entries, reference, declared),
     )
-    for method, entry in others.items():
-        one = paired(errors[method], theirs)
-        p_holm = claims[method].p_holm if method in claims else _NAN
-        numbers = (one.difference, one.low, one.high, one.p_value, p_holm)
-        entry |= dict(zip(_COMPARISON, numbers, strict=False)) | {"reference": reference}
+    for method, contrast in compared.items():
+        one = contrast.paired
+        numbers = (one.difference, one.low, one.high, one.p_value, contrast.p_holm)
+        others[method] |= dict(zip(_COMPARISON, numbers, strict=False)) | {"reference": reference}

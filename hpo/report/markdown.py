@@ -226,11 +226,13 @@ def _legend() -> str:
         [
             "- error: mean over n seeds of the test error after the last epoch, ± half the width "
             "of its 95 % Student-t interval.",
-            "- † best Beta: of the rows that draw λ from a Beta distribution the one with the "
-            "lowest mean error on the meta-validation images; the test set selects nothing. The "
+            "- † best Beta: of no mixing and the rows that draw λ from a Beta distribution the one "
+            "with the lowest mean error on the meta-validation images; the test set selects "
+            "nothing. The "
             "column is the mean difference to it over the seeds that both have (negative: fewer "
             "errors), with 95 % interval; p of the paired t test, then adjusted by Holm's method "
-            "for the comparisons of one table.",
+            "for the comparisons of one table. Alone, and not adjusted, stand the primary "
+            "comparison, the positive control, placebos and frozen rows.",
             "- cost: training time, evaluation not counted. samples: samples sent forward in "
             "training, virtual and validation passes counted. Both are the mean of one training, "
             "plus the whole search where one was needed; of a frozen row plus the training whose λ "
@@ -253,7 +255,8 @@ def _semi_legend() -> str:
             "- ‡ reference: the column is the mean difference of the error after the last epoch to "
             "it over the seeds that both have (negative: fewer errors), with 95 % interval; p of "
             "the paired t test, then adjusted by Holm's method for the comparisons of one data "
-            "set, those of controls apart.",
+            "set. Alone, and not adjusted, stand the primary comparison, the positive control, "
+            "placebos and frozen rows.",
             "- cost: training time, evaluation not counted. samples: samples sent forward in "
             "training, all passes counted. Both are the mean of one training; of a frozen row plus "
             "the training whose λ it draws.",

@@ -15,6 +15,10 @@ from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
 
 _REMEDIES = ("loss", "loss_strength", "sampling", "class_weights", "logit_adjustment")
+_DEMONSTRATION = (
+    " It is a demonstration: trainings are short and sets small, so that it answers only where its "
+    "positive control shows; the preset `contest` is long enough."
+)
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
@@ -23,7 +27,8 @@ def preamble_of(
 ) -> str:
     """Returns preset, seeds, where it trained, what was read of each data set, its trainings, and
     what rows have for themselves; a control has what its row has."""
-    lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.", *environments(records)]
+    told = _DEMONSTRATION if preset in ("smoke", "quick") else ""
+    lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.{told}", *environments(records)]
     lines += [f"Read of {text}." for text in data]
     lines += memory_lines(records)
     for dataset, t in plan.base.items():

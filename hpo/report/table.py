@@ -17,10 +17,12 @@ from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.report.contrasts import contrasts
 from hpo.report.markdown import to_markdown
+from hpo.report.positive_control import best_of, standing_alone
 from hpo.report.records import errors_by_seed, final_trainings, finished_finals, load_records
 from hpo.report.statistics import mean_interval
 from hpo.search.space_search import setting
 from hpo.storage.atomic import write_atomically
+from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import Family, Row
 
 __all__ = [
@@ -83,7 +85,10 @@ _NAN = float("nan")
 
 
 def build_table(
-    records: Iterable[CellRecord], rows: Sequence[Row], datasets: Sequence[str]
+    records: Iterable[CellRecord],
+    rows: Sequence[Row],
+    datasets: Sequence[str],
+    declared: Comparisons = NOTHING_DECLARED,
 ) -> pd.DataFrame:
     """One row for each data set and method, in the order given; see COLUMNS.
 
@@ -91,10 +96,16 @@ def build_table(
     interval over seeds; what has no cells is there with ``n_seeds`` 0. ``train_seconds`` and
     ``samples_seen`` are the mean of one final training plus, as search, what the row needed before:
     all trials of its search, or the training that a frozen row draws from. The best Beta of a data
-    set is the "beta" row with the lowest mean meta-validation error, among those with the most
-    finished seeds. The others are compared with it by a paired t test over the seeds that both
-    have; p is adjusted by Holm's method over the comparisons of one data set. In a study of several
-    architectures all of this is so within each.
+    set is the row of family "none" or "beta" with the lowest mean meta-validation error, among
+    those with the most finished seeds. The others are compared with it by a paired t test over the
+    seeds that both have; p is adjusted by Holm's method over the comparisons of one data set, but
+    for those that stand alone: see `Comparisons`. In a study of several architectures all of this
+    is so within each.
+
+    Args:
+        records: what became of the cells.
+        rows, datasets: of the table.
+        declared: by the study.
 
     Raises:
         ValueError: two final records have the same method, data set and seed.
@@ -107,7 +118,8 @@ def build_table(
         entries = [_entry(row, dataset, here) for row in rows]
         errors = {row.key: errors_by_seed(here, row.key) for row in rows}
         for architecture in dict.fromkeys(row.architecture for row in rows):
-            _compare([e for e in entries if e["architecture"] == architecture], errors)
+            here_too = [e for e in entries if e["architecture"] == architecture]
+            _compare(here_too, errors, declared)
         lines += entries
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -230,18 +242,22 @@ def _setting(row: Row, finals: Sequence[CellRecord], trials: Sequence[CellRecord
     return f"{best} (search of {len(trials)} trials)"
 
 
-def _compare(entries: Sequence[dict[str, Any]], errors: Mapping[str, Mapping[int, float]]) -> None:
+def _compare(
+    entries: Sequence[dict[str, Any]],
+    errors: Mapping[str, Mapping[int, float]],
+    declared: Comparisons,
+) -> None:
     """Fill in the comparison with the best Beta of one data set and architecture."""
-    betas = [e for e in entries if e["family"] == "beta" and e["n_seeds"] > 0]
-    if not betas:
+    if best_of(entries, ["beta"]) is None:
         return
-    most = max(entry["n_seeds"] for entry in betas)
-    # Rows that lost seeds to divergence are averaged over other seeds, perhaps kinder ones.
-    best = min((e for e in betas if e["n_seeds"] == most), key=lambda e: e["mean_val_error"])
-    best["best_beta"] = True
+    best = best_of(entries, ["none", "beta"])
+    assert best is not None
     reference = errors[best["method"]]
     others = {e["method"]: e for e in entries if e is not best}
-    compared = contrasts({method: (errors[method], reference) for method in others})
+    alone = standing_alone(entries, best["method"], declared)
+    compared = contrasts({method: (errors[method], reference) for method in others}, alone)
+    for entry in entries:
+        entry["best_beta"] = entry is best
     for method, contrast in compared.items():
         others[method] |= {
             "diff_vs_best_beta": contrast.paired.difference,

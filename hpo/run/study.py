@@ -31,12 +31,14 @@ from hpo.report.controls import controls_report
 from hpo.report.few_label_table import semi_table, summary_metrics
 from hpo.report.markdown import to_markdown
 from hpo.report.outcome import Extra, ExtraReport, Outcome
+from hpo.report.positive_control import positive_control
 from hpo.report.preamble import memory_lines, preamble_of
 from hpo.report.study_figure import study_figure
 from hpo.report.style import save_figure
 from hpo.search.space_search import silence_optuna
 from hpo.storage import output_folder
 from hpo.study import presets
+from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.few_label_rows import with_presets
 from hpo.study.plan import Plan, SourceKey, source_key
 from hpo.study.progress import Progress, clock
@@ -87,7 +89,7 @@ def run_study(
     figure: ExtraReport | None = None,
     contenders: Sequence[StudyRow] = (),
     adapted: Adapted | None = None,
-    reference: str | None = None,
+    comparisons: Comparisons = NOTHING_DECLARED,
     tracker: type[StudyTracker] | None = None,
 ) -> int:
     """Trains what is missing and reports everything; the `main` of a script in `studies/`.
@@ -107,7 +109,7 @@ def run_study(
             its own, and those of the table are called STUDY-errors.
         contenders: rows that the preset `contest` has besides.
         adapted: what this study makes of the preset's training, before the user's own settings.
-        reference: of a semi-supervised study the key of the row that the others are compared with.
+        comparisons: which of them the study was made for, and what shows that it can answer.
         tracker: a writer of MLflow that does more than the ordinary one.
 
     Returns:
@@ -136,7 +138,7 @@ def run_study(
             table=table,
             about=about,
             adapted=adapted,
-            reference=reference,
+            comparisons=comparisons,
             tracker=tracker or StudyTracker,
         )
         return 0 if ended.whole else CRASHED
@@ -161,14 +163,14 @@ def run_rows(
     table: str | None = None,
     about: str = "",
     adapted: Adapted | None = None,
-    reference: str | None = None,
+    comparisons: Comparisons = NOTHING_DECLARED,
     tracker: type[StudyTracker] = StudyTracker,
     tell: Tell = printed,
 ) -> Ended:
     """Trains what is missing and reports everything, on an output folder that is held meanwhile.
 
     Args:
-        study, rows, extras, adapted, reference, tracker: see `run_study`; extras are all parts.
+        study, rows, extras, adapted, comparisons, tracker: see `run_study`; extras are all parts.
         options: what was asked for.
         table: name of the table's files; the study's where it is None.
         about: a line on the study, for MLflow.
@@ -184,7 +186,7 @@ def run_rows(
         given(options.given.objects),
     ):
         return _run(
-            study, rows, options, extras, table or study, about, adapted, reference, tracker, tell
+            study, rows, options, extras, table or study, about, adapted, comparisons, tracker, tell
         )
 
 
@@ -196,12 +198,12 @@ def _run(
     table: str,
     about: str,
     adapted: Adapted | None,
-    reference: str | None,
+    comparisons: Comparisons,
     opened: type[StudyTracker],
     tell: Tell,
 ) -> Ended:
     begun = time.monotonic()
-    plan, sources = prepare(study, rows, options, adapted, reference)
+    plan, sources = prepare(study, rows, options, adapted, comparisons)
     silence_optuna()
     previous = output_folder.study_id(options.storage, study)
     identity = previous
@@ -274,7 +276,7 @@ def prepare(
     rows: Sequence[StudyRow],
     options: Options,
     adapted: Adapted | None = None,
-    reference: str | None = None,
+    comparisons: Comparisons = NOTHING_DECLARED,
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Loads the data sets and plans the study; raises what a training would later stumble over."""
     if options.address is not None or os.environ.get("RAY_ADDRESS"):
@@ -302,7 +304,7 @@ def prepare(
     if any(row.strategy is not None for row in rows):
         budget = options.budget or grid_cost(rows) or presets.budget(options.preset)
     seeds = range(options.seeds)
-    plan = Plan(study, rows, options.datasets, seeds, base, search, budget, reference)
+    plan = Plan(study, rows, options.datasets, seeds, base, search, budget, comparisons)
     return plan, sources
 
 
@@ -355,9 +357,10 @@ def _table(
     preamble: str,
 ) -> tuple[bool, pd.DataFrame, list[Path], str, list[SummaryRow]]:
     """Writes a table's report; returns if it is complete, table, files, text, MLflow's lines."""
-    frame = table.build_table(records, [row.row for row in plan.table_rows], plan.datasets)
+    shown_rows = [row.row for row in plan.table_rows]
+    frame = table.build_table(records, shown_rows, plan.datasets, plan.comparisons)
     if any(row.semi is not None for row in plan.rows):
-        frame = semi_table(frame, records, plan.reference)
+        frame = semi_table(frame, records, plan.comparisons)
     files = table.write_report(options.output, name, frame, preamble)
     outcome = Outcome(plan, records, sources, frame, options.output)
 
@@ -365,20 +368,22 @@ def _table(
         picture = options.output / f"{name}.png"
         return Extra(files=[save_figure(study_figure(outcome.frame, outcome.records), picture)])
 
-    parts = [figure, *extras]
-    made = (_made(report_of, outcome) for report_of in parts)
+    parts = [positive_control, figure, *extras]
+    ahead, *made = (_made(report_of, outcome) for report_of in parts)
+    head = "" if ahead is None else ahead.markdown
     complete = [extra for extra in made if extra is not None]
     appendix = "\n\n".join(extra.markdown.strip() for extra in complete if extra.markdown)
-    if appendix:
-        table.write_report(options.output, name, frame, preamble, appendix)
+    if head or appendix:
+        table.write_report(options.output, name, frame, f"{preamble}\n\n{head}".strip(), appendix)
+    files += ahead.files if ahead is not None else []
     files = [*files, *(path for extra in complete for path in extra.files)]
     metrics = summary_metrics(frame)
     for extra in complete:
         for key, values in extra.metrics.items():
             metrics.setdefault(key, {}).update(values)
-    text = "\n\n".join([to_markdown(frame), *([appendix] if appendix else [])])
+    text = "\n\n".join(part for part in (head, to_markdown(frame), appendix) if part)
     summary = table.summary_rows(frame, metrics)
-    return len(complete) == len(parts), frame, files, text, summary
+    return ahead is not None and len(complete) == len(made), frame, files, text, summary
 
 
 def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:

@@ -10,6 +10,7 @@ from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.search.protocol import Search, SearchSettings
 from hpo.search.space_search import SpaceSearch, configured
+from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import StudyRow, check_sources
 
 SourceKey = tuple[str, int | None]
@@ -37,7 +38,7 @@ class Plan:
         base: the training of each data set; its policy and seed are replaced.
         search: how searches are run.
         budget: of each row that has a strategy, data set and seed, in units of a plain training.
-        reference: key of the row that the others are compared with; None: the best Beta.
+        comparisons: what the study declares of them.
 
     Raises:
         ValueError: as `check_sources`; rows share a search and differ in what is searched; a row
@@ -51,7 +52,7 @@ class Plan:
     base: Mapping[str, TrainingConfig]
     search: SearchSettings
     budget: float | None = None
-    reference: str | None = None
+    comparisons: Comparisons = NOTHING_DECLARED
 
     def __post_init__(self) -> None:
         check_sources(self.rows)

@@ -14,6 +14,9 @@ from hpo.search.strategies import Strategy
 
 Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra"]
 
+CONTROLS = ("placebo", "frozen")
+"""Families of rows that nobody claims to be better."""
+
 META_SUFFIX = "+meta"
 """It ends the key of a row that trains on the meta-validation images too."""
 

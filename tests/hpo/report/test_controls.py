@@ -137,24 +137,45 @@ def test_each_control_by_hand(tmp_path: Path, make_records: MakeRecords) -> None
         assert alone.loc[control, ["difference", "p_value", "seconds_ratio"]].isna().all()
 
 
-def test_p_is_adjusted_for_all_comparisons_of_all_data_sets(
+def test_each_comparison_has_one_p_and_controls_are_in_no_family(
     tmp_path: Path, make_records: MakeRecords
 ) -> None:
     other = make_records("mnist", **{"mine-placebo": [5.9, 7.0, 8.2], "alone": [6.2, 7.5, 8.4]})
-    frame = table(controls_report(outcome(tmp_path, make_records() + other)))
-    raw = frame["p_value"].dropna()
-    assert len(raw) == 7  # of twelve: four controls are not there, and one has no spread
-    running, expected = 0.0, {}
-    for rank, index in enumerate(sorted(raw.index, key=lambda i: raw[i])):
-        running = max(running, min(1.0, (7 - rank) * raw[index]))
-        expected[index] = running
-    for index in frame.index:
-        if index in expected:
-            assert frame.loc[index, "p_holm"] == pytest.approx(expected[index])
-        else:
-            assert math.isnan(frame.loc[index, "p_holm"])
-    assert "adjusted by Holm's method for all 7 comparisons" in (
-        controls_report(outcome(tmp_path, make_records() + other)).markdown
+    made = outcome(tmp_path, make_records() + other)
+    frame = table(controls_report(made))
+    told = made.frame.set_index(["dataset", "method"])
+    for (dataset, method, control), line in frame.iterrows():
+        expected = told.loc[(dataset, method), "p_holm"] if control == "best beta" else None
+        expected = line["p_value"] if expected is None else expected
+        assert line["p_holm"] == pytest.approx(expected, nan_ok=True), (dataset, method, control)
+    # On digits two differences from the best Beta have a p, the family: mine and beta-1.
+    mine, beta = (paired_by_hand(d)["p_value"] for d in ([-0.3, -0.5, -0.4], [-1.3, -2.5, -3.4]))
+    assert mine < beta
+    assert frame.loc[("digits", "mine", "best beta"), "p_holm"] == pytest.approx(2 * mine)
+    assert told.loc[("digits", "beta-1"), "p_holm"] == pytest.approx(max(beta, 2 * mine))
+
+
+def test_a_setting_that_cannot_answer_gives_no_verdict(
+    tmp_path: Path, make_records: MakeRecords, make_record: MakeRecord
+) -> None:
+    none = StudyRow(Row("none", "No MixUp", "", "none"), NoMix())
+    worse = {"mine-placebo": [5.1, 5.9, 7.2]}
+
+    def said(errors: list[float]) -> str:
+        plain = [
+            make_record("none", seed, test_error=error, val_error=9.0)
+            for seed, error in enumerate(errors)
+        ]
+        made = outcome(tmp_path, [*plain, *make_records(**worse)], [none, *ROWS])
+        [line] = [x for x in controls_report(made).markdown.splitlines() if "- Mine" in x]
+        return line
+
+    assert said([7.3, 8.6, 9.5]) == (
+        "- Mine: fewer errors, with p (Holm) < 0.05, than the best Beta."
+    )
+    assert said([5.4, 6.4, 7.5]) == (
+        "- Mine: this setting cannot answer, as its positive control does not show; fewer errors "
+        "than the best Beta."
     )
 
 
@@ -195,10 +216,10 @@ def test_the_table_for_people(tmp_path: Path, make_records: MakeRecords) -> None
         "time", "samples",
     ]  # fmt: skip
     assert set("".join(rule)) == {"-", ":"}
-    p = sorted(paired_by_hand(d)["p_value"] for d in ([-1.0, -1.5, -1.4], [-0.3, -0.5, -0.4]))
+    p = [paired_by_hand(d)["p_value"] for d in ([-1.0, -1.5, -1.4], [-0.3, -0.5, -0.4])]
     assert mine == [
-        "Mine", "−1.30 [−1.96, −0.64]", f"{3 * p[0]:.3f}", "−0.17 [−1.60, +1.27]", "0.667",
-        "−0.40 [−0.65, −0.15]", f"{max(3 * p[0], 2 * p[1]):.3f}", "1.50×", "2.25×",
+        "Mine", "−1.30 [−1.96, −0.64]", f"{p[0]:.3f}", "−0.17 [−1.60, +1.27]", "0.667",
+        "−0.40 [−0.65, −0.15]", f"{2 * p[1]:.3f}", "1.50×", "2.25×",
     ]  # fmt: skip
     assert alone == ["Alone", "–", "–", "–", "–", "+1.00 [+1.00, +1.00]", "–", "1.50×", "2.25×"]
     said = [line for line in lines if line.startswith("- Mine")]

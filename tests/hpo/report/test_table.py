@@ -14,6 +14,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.report.records import load_records
 from hpo.report.table import COLUMNS, build_table, summary_rows, to_markdown, write_report
+from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.rows import Row
 
 MakeRecord = Callable[..., CellRecord]
@@ -111,15 +112,21 @@ def test_paired_difference_by_hand(records: list[CellRecord]) -> None:
 
 
 def test_holm_is_applied_within_a_data_set(make_record: MakeRecord) -> None:
-    # Differences to beta-1 (all 0): none 1, 2, 3 and metamixup 2, 3, 5, on two data sets.
-    errors = {"beta-1": [0.0, 0.0, 0.0], "none": [1.0, 2.0, 3.0], "metamixup": [2.0, 3.0, 5.0]}
+    # Differences to beta-1 (all 0): beta-2 1, 2, 3 and metamixup 2, 3, 5, on two data sets.
+    errors = {"beta-1": [0.0, 0.0, 0.0], "beta-2": [1.0, 2.0, 3.0], "metamixup": [2.0, 3.0, 5.0]}
     records = [
-        make_record(method, seed, dataset=dataset, test_error=error)
+        make_record(
+            method,
+            seed,
+            dataset=dataset,
+            test_error=error,
+            val_error=len(method) + errors[method][0],
+        )
         for dataset in ("digits", "mnist")
         for method, values in errors.items()
         for seed, error in enumerate(values)
     ]
-    frame = build_table(records, [NONE, BETA_1, LEARNED], ["digits", "mnist"])
+    frame = build_table(records, [BETA_2, BETA_1, LEARNED], ["digits", "mnist"])
 
     def p_of(mean: float, variance: float) -> float:
         t = mean / math.sqrt(variance / 3)
@@ -130,7 +137,27 @@ def test_holm_is_applied_within_a_data_set(make_record: MakeRecord) -> None:
     for dataset in ("digits", "mnist"):
         assert line(frame, "metamixup", dataset)["p_value"] == pytest.approx(smaller)
         assert line(frame, "metamixup", dataset)["p_holm"] == pytest.approx(2 * smaller)
-        assert line(frame, "none", dataset)["p_holm"] == pytest.approx(max(larger, 2 * smaller))
+        assert line(frame, "beta-2", dataset)["p_holm"] == pytest.approx(max(larger, 2 * smaller))
+    # Where it is the comparison that the study is made for, its p stands, and so does the other's.
+    declared = Comparisons(primary=("metamixup", BEST_BETA))
+    frame = build_table(records, [BETA_2, BETA_1, LEARNED], ["digits"], declared)
+    assert line(frame, "metamixup")["p_holm"] == pytest.approx(smaller)
+    assert line(frame, "beta-2")["p_holm"] == pytest.approx(larger)
+
+
+def test_no_mixing_is_a_constant_beta_too(make_record: MakeRecord) -> None:
+    values = {"none": (5.0, 5.0), "beta-1": (6.0, 7.0), "beta-2": (8.0, 6.0)}
+    records = [
+        make_record(method, seed, test_error=test + seed * (1 + len(method) % 4), val_error=val)
+        for method, (test, val) in values.items()
+        for seed in range(3)
+    ]
+    frame = build_table(records, [NONE, BETA_1, BETA_2], ["digits"])
+    assert list(frame[frame.best_beta].method) == ["none"]
+    # The positive control, the better Beta against none, is a family of its own.
+    first, second = line(frame, "beta-1"), line(frame, "beta-2")
+    assert second["p_holm"] == second["p_value"]
+    assert first["p_holm"] == first["p_value"]
 
 
 def test_pairs_are_the_seeds_that_both_have(make_record: MakeRecord) -> None:

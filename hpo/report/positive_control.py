@@ -1,0 +1,179 @@
+"""Can this setting tell policies apart? A report says so before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hpo.cells.record import CellRecord
+from hpo.report.contrasts import LEVEL, paired
+from hpo.report.markdown import difference, number, probability
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import errors_by_seed
+from hpo.report.statistics import detectable_difference
+from hpo.storage.atomic import write_atomically
+from hpo.study.comparisons import BEST_BETA, Comparisons
+from hpo.study.rows import CONTROLS
+
+COLUMNS = (
+    "dataset",
+    "architecture",
+    "comparison",
+    "method",
+    "other",
+    "n_seeds",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "detectable",
+)
+"""Of the CSV. Differences in percent; `detectable` is the true one that so many seeds, spread as
+they are, would have shown at p < 0.05 with a chance of 80 %."""
+
+POSITIVE, PRIMARY = "positive control", "primary"
+"""The comparisons; see `hpo.study.comparisons.Comparisons`."""
+
+
+def best_of(
+    lines: Iterable[Mapping[str, Any]], families: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """Returns of a table's lines of these families the one with the lowest mean error on the
+    meta-validation images, among those with the most finished seeds; None where none finished.
+
+    Rows that lost seeds to divergence are averaged over other seeds, perhaps kinder ones.
+    """
+    there = [line for line in lines if line["family"] in families and line["n_seeds"] > 0]
+    most = max((line["n_seeds"] for line in there), default=0)
+    complete = [line for line in there if line["n_seeds"] == most]
+    return min(complete, key=lambda line: line["mean_val_error"], default=None)
+
+
+def positive_pair(
+    lines: Sequence[Mapping[str, Any]], declared: Comparisons
+) -> tuple[str, str] | None:
+    """Returns the keys of the positive control's two rows, of one data set and architecture; None
+    where one of them has no result."""
+    if declared.positive is not None:
+        ended = {line["method"] for line in lines if line["n_seeds"] > 0}
+        return declared.positive if ended.issuperset(declared.positive) else None
+    if declared.reference is not None:
+        return None
+    mixed, plain = best_of(lines, ["beta"]), best_of(lines, ["none"])
+    return None if mixed is None or plain is None else (mixed["method"], plain["method"])
+
+
+def standing_alone(
+    lines: Sequence[Mapping[str, Any]], reference: str, declared: Comparisons
+) -> set[str]:
+    """Returns the keys of rows whose comparison with the reference is a family of its own: those of
+    controls, of the positive control and of the primary comparison.
+
+    Args:
+        lines: of one data set and architecture.
+        reference: key of the row that all are compared with.
+        declared: by the study.
+    """
+    alone = {line["method"] for line in lines if line["family"] in CONTROLS}
+    for pair in (positive_pair(lines, declared), declared.primary):
+        if pair is not None and (BEST_BETA in pair or reference in pair):
+            alone |= {*pair} - {reference, BEST_BETA}
+    return alone
+
+
+def positive_control(outcome: Outcome) -> Extra:
+    """Returns what stands before the table: whether the setting can answer, and how much its seeds
+    could have shown. Writes `STUDY-setting.csv`; empty where neither comparison is there."""
+    frame = settings_table(outcome.frame, outcome.records, outcome.plan.comparisons)
+    if frame.empty:
+        return Extra()
+    path = outcome.output / f"{outcome.plan.study}-setting.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.4g"))
+    labels = {row.row.key: row.row.label for row in outcome.plan.rows}
+    return Extra(settings_markdown(frame, labels), [path])
+
+
+def settings_table(
+    frame: pd.DataFrame, records: Sequence[CellRecord], declared: Comparisons
+) -> pd.DataFrame:
+    """Returns the positive control and the primary comparison of each data set and architecture;
+    see COLUMNS. A difference is that of the test error of `method` to that of `other` over the
+    seeds that both have, with its 95 % interval and the p of the paired t test.
+
+    Args:
+        frame: of `hpo.report.table.build_table`.
+        records: those that it was made from.
+        declared: by the study.
+    """
+    compared: list[dict[str, Any]] = []
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in frame.to_dict("records"):
+        tables.setdefault((line["dataset"], line["architecture"]), []).append(line)
+    for (dataset, architecture), lines in tables.items():
+        pairs = {POSITIVE: positive_pair(lines, declared), PRIMARY: declared.primary}
+        for comparison, pair in pairs.items():
+            if pair is None:
+                continue
+            method, other = pair
+            if other == BEST_BETA:
+                other = next((line["method"] for line in lines if line["best_beta"]), other)
+            first, second = (errors_by_seed(records, key, dataset) for key in (method, other))
+            contrast = paired(first, second)
+            if contrast.n:
+                shared = [first[seed] - second[seed] for seed in sorted(first.keys() & second)]
+                values = (
+                    *(dataset, architecture, comparison, method, other),
+                    *(contrast.n, contrast.difference, contrast.low, contrast.high),
+                    *(contrast.p_value, detectable_difference(shared)),
+                )
+                compared.append(dict(zip(COLUMNS, values, strict=True)))
+    return pd.DataFrame(compared, columns=list(COLUMNS))
+
+
+def can_answer(frame: pd.DataFrame, dataset: str, architecture: str) -> bool:
+    """Says whether the positive control of a data set and architecture was found; True where there
+    is none, as nothing is known against it.
+
+    Args:
+        frame: of `settings_table`.
+        dataset, architecture: of the table that is asked about.
+    """
+    here = frame[(frame["dataset"] == dataset) & (frame["architecture"] == architecture)]
+    controls = here[here["comparison"] == POSITIVE].to_dict("records")
+    return all(line["difference"] < 0 and line["p_value"] < LEVEL for line in controls)
+
+
+def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    """Returns the lines of `settings_table` for people.
+
+    Args:
+        frame: of `settings_table`, not empty.
+        labels: of the rows, by key.
+    """
+    text = ["## Can this setting answer?"]
+    for line in frame.to_dict("records"):
+        where = " ".join(filter(None, [line["dataset"], line["architecture"]]))
+        shown = difference(line["difference"], line["ci_low"], line["ci_high"])
+        said = (
+            f"{labels[line['method']]} − {labels[line['other']]}: {shown}, p = "
+            f"{probability(line['p_value'])}, n = {line['n_seeds']}"
+        )
+        shows = number(line["detectable"], "{:.2g}")
+        if line["comparison"] == POSITIVE:
+            answers = can_answer(frame, line["dataset"], line["architecture"])
+            verdict = (
+                "Yes"
+                if answers
+                else "No: what is known to help does not show here, so that rows which do not "
+                "differ say nothing"
+            )
+            text.append(f"- {where}, positive control: {said}. {verdict}.")
+        else:
+            text.append(
+                f"- {where}, primary comparison: {said}. So many seeds show a difference of "
+                f"{shows} with 80 % power."
+            )
+    return "\n".join([text[0], "", *text[1:]])

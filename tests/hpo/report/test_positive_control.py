@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from core.policies import Beta, LearnedConfig, NoMix
+from hpo.report.outcome import Outcome
+from hpo.report.positive_control import (
+    PRIMARY,
+    can_answer,
+    positive_control,
+    settings_table,
+    standing_alone,
+)
+from hpo.study.comparisons import BEST_BETA, Comparisons
+from hpo.study.rows import Row, StudyRow
+
+NONE = StudyRow(Row("none", "No MixUp", "", "none"), NoMix())
+BETA = StudyRow(Row("beta-1", "MixUp", "", "beta"), Beta(alpha=1.0))
+OTHER = StudyRow(Row("beta-2", "MixUp 2", "", "beta"), Beta(alpha=2.0))
+LEARNED = StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), LearnedConfig())
+ROWS = [NONE, BETA, OTHER, LEARNED]
+DECLARED = Comparisons(primary=("metamixup", BEST_BETA))
+
+MakeOutcome = Callable[..., Outcome]
+
+
+def results(mean: list[float], validation: float) -> list[dict[str, float]]:
+    return [{"test_error": error, "val_error": validation} for error in mean]
+
+
+def made(make_outcome: MakeOutcome, none: list[float]) -> Outcome:
+    return make_outcome(
+        ROWS,
+        {
+            "none": results(none, 9.0),
+            "beta-1": results([5.0, 6.0, 7.0], 3.0),
+            "beta-2": results([1.0, 1.0, 1.0], 4.0),  # validation chooses, and chooses the other
+            "metamixup": results([4.0, 5.5, 6.5], 5.0),
+        },
+    )
+
+
+def lines(outcome: Outcome) -> pd.DataFrame:
+    frame = settings_table(outcome.frame, outcome.records, DECLARED)
+    return frame.set_index("comparison")
+
+
+def test_both_comparisons_by_hand(make_outcome: MakeOutcome) -> None:
+    frame = lines(made(make_outcome, [7.0, 8.0, 10.0]))
+    positive, primary = frame.loc["positive control"], frame.loc[PRIMARY]
+    assert (positive["method"], positive["other"]) == ("beta-1", "none")
+    assert (primary["method"], primary["other"]) == ("metamixup", "beta-1")
+    # -2, -2, -3: mean -7/3, s/sqrt(3) = 1/3, t = -7.
+    assert positive["difference"] == pytest.approx(-7 / 3)
+    assert positive["p_value"] == pytest.approx(1 - 7 / math.sqrt(2 + 49))
+    assert positive["ci_high"] == pytest.approx(-7 / 3 + 4.302653 / 3, rel=1e-6)
+    # -1, -0.5, -0.5: s = 1/sqrt(12); where the true difference is what it says, 80 % of samples
+    # of three have a t beyond its bound.
+    assert primary["difference"] == pytest.approx(-2 / 3)
+    shift = primary["detectable"] * math.sqrt(3) * math.sqrt(12)
+    bound = 4.302653
+    found = stats.nct.sf(bound, 2, shift) + stats.nct.cdf(-bound, 2, shift)
+    assert found == pytest.approx(0.8, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("none", "answers"),
+    [
+        ([7.0, 8.0, 10.0], True),
+        ([5.5, 5.9, 7.2], False),  # a difference that three seeds do not show
+        ([3.0, 4.1, 5.0], False),  # mixing harms, however surely
+    ],
+)
+def test_a_setting_answers_where_mixing_is_seen_to_help(
+    make_outcome: MakeOutcome, none: list[float], answers: bool
+) -> None:
+    outcome = made(make_outcome, none)
+    frame = settings_table(outcome.frame, outcome.records, DECLARED)
+    assert can_answer(frame, "digits", "") is answers
+    extra = positive_control(outcome)
+    assert [path.name for path in extra.files] == ["figure-setting.csv"]
+    assert extra.files[0].read_text().startswith("dataset,architecture,comparison,method")
+    assert ("Yes." in extra.markdown) is answers
+    assert ("say nothing" in extra.markdown) is not answers
+
+
+def test_what_is_not_there_is_not_told(make_outcome: MakeOutcome) -> None:
+    outcome = make_outcome([BETA, LEARNED], {"beta-1": results([5.0, 6.0, 7.0], 3.0)})
+    assert positive_control(outcome).markdown == ""
+    frame = settings_table(outcome.frame, outcome.records, Comparisons())
+    assert frame.empty
+    assert can_answer(frame, "digits", "")
+
+
+def test_a_study_may_name_its_own(make_outcome: MakeOutcome) -> None:
+    outcome = made(make_outcome, [7.0, 8.0, 10.0])
+    declared = Comparisons(primary=("metamixup", "beta-2"), positive=("beta-2", "none"))
+    frame = settings_table(outcome.frame, outcome.records, declared)
+    assert list(zip(frame["method"], frame["other"], strict=True)) == [
+        ("beta-2", "none"),
+        ("metamixup", "beta-2"),
+    ]
+    entries = outcome.frame.to_dict("records")
+    assert standing_alone(entries, "none", declared) == {"beta-2"}
+    assert standing_alone(entries, "beta-2", declared) == {"none", "metamixup"}
+    assert standing_alone(entries, "beta-1", declared) == set()
+    assert standing_alone(entries, "beta-1", DECLARED) == {"none", "metamixup"}
