@@ -83,6 +83,7 @@ class Policy(Protocol):
         Said before each step, or once before the first. Policies that change in the course of a
         training read it, and count on from there; to others it says nothing.
         """
+        del step, steps
 
     def __call__(
         self,
