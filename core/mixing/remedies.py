@@ -65,12 +65,17 @@ class LabelLoss:
 
     def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
         """Returns the training loss of a mixed batch, a scalar; see `MixedLoss`."""
+        return self.mixed_each(logits, y, lam, partner).mean()
+
+    def mixed_each(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+        """Returns each sample's share of it, [B], whose mean is `mixed`; arguments as there."""
         target = mix_labels(y, lam, partner, logits.shape[1])
-        costs = self.costs(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        costs = self.costs(_wide(logits))
         if self.weight is None:
-            return (target * self.spread(costs)).sum() / len(target)
+            return (target * self.spread(costs)).sum(dim=1)
         weight = self.weight.to(costs)
-        return (target * self.spread(costs * weight)).sum() / (target * weight).sum()
+        each = (target * self.spread(costs * weight)).sum(dim=1)
+        return each * (len(target) / (target * weight).sum())
 
     def costs(self, logits: Tensor) -> Tensor:
         """Returns the cost of each class, [B, C], of logits [B, C] in float32 or float64."""
@@ -153,14 +158,13 @@ class EarlyLearning(LabelLoss):
     averages: Tensor
     strength: float = 3.0
 
-    def mixed(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
+    def mixed_each(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
         """See `LabelLoss`."""
         share = lam.unsqueeze(1)
         t = share * self.averages + (1 - share) * self.averages[partner]
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        p = torch.softmax(wide, dim=1).clamp(_LEAST, 1 - _LEAST)
-        regularizer = torch.log1p(-(t * p).sum(dim=1)).mean()
-        return super().mixed(logits, y, lam, partner) + self.strength * regularizer
+        p = torch.softmax(_wide(logits), dim=1).clamp(_LEAST, 1 - _LEAST)
+        regularizer = torch.log1p(-(t * p).sum(dim=1))
+        return super().mixed_each(logits, y, lam, partner) + self.strength * regularizer
 
 
 class PredictionAverages:
@@ -232,6 +236,10 @@ def class_weights(labels: Tensor, num_classes: int, kind: ClassWeights) -> Tenso
     if kind == "effective":
         weights = (1 - EFFECTIVE_BETA) / (1 - EFFECTIVE_BETA**counts)
     return (weights / weights.mean()).float()
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _counts(labels: Tensor, num_classes: int) -> Tensor:

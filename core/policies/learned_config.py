@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from core.meta.reading import DEFAULT, Reading
 from core.meta.validation_gradient import ValidationGradient
+from core.mixing.area import AreaMixing
+from core.mixing.kinds import INPUT
 from core.models import ImageClassifier
 from core.policies.amortised import Amortised
 from core.policies.config import PolicyConfig, register_policy
@@ -92,14 +94,32 @@ class LearnedConfig(MetaStageConfig):
 @register_policy
 @dataclass(frozen=True)
 class ScoresConfig(MetaStageConfig):
-    """A score for each training sample, moved by hypergradient; see `PersistentScores`."""
+    """A score for each training sample, moved by hypergradient; see `PersistentScores`.
+
+    Attributes:
+        mixing: "input" blends whole images, as MixUp; "area" pastes boxes, as CutMix.
+    """
 
     reading: Reading = SCORES
-    kinds: ClassVar = {"scores": {"permute": False}, "scores-placebo": {"permute": True}}
+    mixing: Literal["input", "area"] = "input"
+    kinds: ClassVar = {
+        "scores": {"permute": False, "mixing": "input"},
+        "scores-placebo": {"permute": True, "mixing": "input"},
+        "scores-area": {"permute": False, "mixing": "area"},
+        "scores-area-placebo": {"permute": True, "mixing": "area"},
+    }
 
     def __post_init__(self) -> None:
+        if self.mixing not in ("input", "area"):
+            raise ValueError(f"mixing of scores must be input or area, got {self.mixing!r}")
         super().__post_init__()
         self.build()
+
+    def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
+        """See `PolicyConfig`."""
+        if self.mixing != "input":
+            raise ValueError(f"policy {self.kind} has no frozen control, which blends whole images")
+        return super().frozen(quantiles)
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> PersistentScores:
         """See `PolicyConfig`."""
@@ -107,6 +127,7 @@ class ScoresConfig(MetaStageConfig):
             self.reading,
             every=self.every,
             placebo=self.permute,
+            mixing=INPUT if self.mixing == "input" else AreaMixing(),
             last_blocks=self.last_blocks,
             validation_gradient=self._kept_gradient(),
         )

@@ -39,7 +39,7 @@ def check_remedies(config: Any) -> None:
         raise ValueError(
             f"logit_adjustment must be finite and at least 0, got {config.logit_adjustment}"
         )
-    if config.loss == "elr" and not config.policy.mixes_whole_batch:
+    if config.loss == "elr" and config.policy.kind.startswith("adamixup"):
         raise ValueError(
             f"policy {config.policy.kind} mixes half of a batch within itself, and loss=elr needs "
             "every sample's partner; choose another loss"

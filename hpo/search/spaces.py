@@ -52,6 +52,18 @@ SCORES_STEP: Space = {"step_size": Float(0.05, 2.0, log=True)}
 """How far a meta stage moves persistent scores, around their default of 0.5: they add up."""
 
 
+LOSS_STRENGTHS: Mapping[str, Space] = {
+    "logit-adjusted": {"loss_strength": Float(0.25, 4.0, log=True)},
+    "smoothed": {"loss_strength": Float(0.01, 0.5, log=True)},
+    "gce": {"loss_strength": Float(0.05, 1.0)},
+    "elr": {"loss_strength": Float(0.5, 15.0, log=True)},
+}
+"""The strength of each loss of `TrainingConfig.loss` that has one, around its source's value."""
+
+LOGIT_ADJUSTMENT: Space = {"logit_adjustment": Float(0.25, 4.0, log=True)}
+"""τ of post-hoc logit adjustment, around its source's 1."""
+
+
 def threshold_fall(epochs: int) -> Space:
     """Returns how the threshold of pseudo-labels may fall: by σd, every K of so many epochs."""
     return {

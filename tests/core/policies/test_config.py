@@ -14,6 +14,7 @@ from core.policies import (
     AdaMixUpConfig,
     Amortised,
     Beta,
+    CutMix,
     Fixed,
     Frozen,
     L2RWConfig,
@@ -92,6 +93,12 @@ STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
             "objective": "brier",
         },
     ),
+    (ScoresConfig(mixing="area"), {"kind": "scores-area", "reading": SMALL}),
+    (
+        ScoresConfig(mixing="area", permute=True),
+        {"kind": "scores-area-placebo", "reading": SMALL},
+    ),
+    (CutMix(probability=1.0), {"kind": "cutmix", "alpha": 1.0, "probability": 1.0}),
     (AdaMixUpConfig(), {"kind": "adamixup"}),
     (AdaMixUpConfig((0.2, 0.6)), {"kind": "adamixup", "quantiles": [0.2, 0.6]}),
     (AdaMixUpConfig(discriminator=False), {"kind": "adamixup-no-discriminator"}),
@@ -163,13 +170,23 @@ def test_the_cost_of_an_epoch(config: PolicyConfig, cost: float) -> None:
 
 @pytest.mark.parametrize(("config", "_"), [*STORED, *NETS], ids=str)
 def test_controls_take_away_one_thing_or_are_refused_by_name(config: PolicyConfig, _: Any) -> None:
-    if config.kind in ("learned", "scores", "learned-beta", "l2rw", "meta-weight-net"):
+    if config.kind in (
+        "learned",
+        "scores",
+        "scores-area",
+        "learned-beta",
+        "l2rw",
+        "meta-weight-net",
+    ):
         assert config.placebo() == replace(config, permute=True)  # type: ignore[call-arg]
         assert config.placebo().cost == config.cost
     else:
         with pytest.raises(ValueError, match=f"policy {config.kind} has no placebo"):
             config.placebo()
-    if config.learns and config.mixes_whole_batch:
+    if config.kind.startswith("scores-area"):
+        with pytest.raises(ValueError, match=f"policy {config.kind} has no frozen control"):
+            config.frozen((0.0, 1.0))
+    elif config.learns and config.mixes_whole_batch:
         assert config.frozen((0.2, 0.3)) == Frozen((0.2, 0.3))
     elif isinstance(config, AdaMixUpConfig):
         assert config.frozen((0.2, 0.3)) == replace(config, quantiles=(0.2, 0.3))
@@ -222,7 +239,7 @@ def test_adamixup_gets_a_network_of_its_own(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "mixup"}, "none, beta, fixed, .*scores-placebo, .*; got 'mixup'"),
+        ({"kind": "mixup"}, "none, beta, cutmix, fixed, .*scores-placebo, .*; got 'mixup'"),
         ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
         ({"kind": "frozen", "quantiles": [0.2, 0.1]}, "must not fall"),
         ({"kind": "adamixup", "quantiles": [0.2, 0.1]}, "must not fall"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from core.mixing.interpolation import Interpolation
-from core.policies import CutMix, policy_from_dict
+from core.policies import CutMix, ScoresConfig, policy_from_dict
 
 X, Y = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 6, 6), torch.arange(8) % 3
 MODEL = nn.Flatten()
@@ -52,5 +52,9 @@ def test_configuration_and_refusals() -> None:
         CutMix(probability=1.5)
     with pytest.raises(ValueError, match="alpha"):
         CutMix(alpha=0.0)
+    with pytest.raises(ValueError, match="scores-area has no frozen control"):
+        ScoresConfig(mixing="area").frozen((0.0, 1.0))
+    with pytest.raises(ValueError, match="mixing of scores must be input or area, got 'box'"):
+        ScoresConfig(mixing="box")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one spatial dimension"):
         CutMix()(MODEL, OPTIMIZER, (X[:, 0, 0], Y))

@@ -14,6 +14,7 @@ from core.analysis.config import AnalysisConfig
 from core.meta.reading import DEFAULT, PAPER
 from core.policies import (
     Beta,
+    CutMix,
     Fixed,
     Frozen,
     LearnedBetaConfig,
@@ -126,6 +127,10 @@ POLICIES = [
     LearnedBetaConfig(begin=0.5, every=4),
     LearnedBetaConfig(bounds=(0.1, 2.0), objective="brier"),
     LearnedBetaConfig(permute=True),
+    ScoresConfig(mixing="area"),
+    ScoresConfig(mixing="area", permute=True),
+    CutMix(),
+    CutMix(probability=1.0),
 ]
 
 

@@ -1,0 +1,132 @@
+"""What do long tails and wrong labels need: a learned λ, or the remedies that cost nothing?
+
+The paper has no such table. Each remedy is a row of its own, from its source and at its source's
+value, and a row together with scores for the training images (`core.PersistentScores`):
+
+    logit-adjusted    cross-entropy at logits + τ log π, τ = 1 (Menon et al. 2021)
+    balanced          every class drawn as often, with replacement
+    class-weights     by the effective number of images, β = 0.9999 (Cui et al. 2019)
+    post-hoc          τ log π taken off the logits of a plain training, τ = 1 (Menon et al. 2021)
+    smoothed          label smoothing, ε = 0.1 (Szegedy et al. 2016)
+    gce               generalized cross-entropy, q = 0.7 (Zhang and Sabuncu 2018)
+    elr               early-learning regularization, λ = 3, β = 0.7 (Liu et al. 2020)
+    cutmix            α = 1, half of the batches (Yun et al. 2019)
+    trivial-augment   torchvision's TrivialAugmentWide for each image (Müller and Hutter 2021)
+
+`scores+KEY` is compared with KEY: what learning adds to the remedy. `none-x5` trains five times as
+long, about what a row with scores costs. Beside them no MixUp, MixUp, and the scores with their
+controls. Priors and weights of classes are those of the training labels as they are trained with.
+A meta stage judges by cross-entropy always, under the logits as they are adjusted.
+
+The preset `contest` has rows besides, or they are asked for, in which the same search that finds α
+finds the remedy's own knob by the meta-validation error: `KEY-searched`, of logit-adjusted,
+post-hoc, smoothed, gce, elr (its λ) and cutmix (its α).
+
+    python studies/remedies.py --dataset fashion_mnist --preset contest --imbalance 50
+    python studies/remedies.py --dataset fashion_mnist --preset contest --label-noise 0.4
+    python studies/remedies.py --dataset fashion_mnist --preset contest --label-noise 0.4 \\
+        --label-noise-kind pair --meta-noise
+    python studies/remedies.py --dataset cifar10 --labels worse.npy --meta-noise
+
+With `--meta-noise` there is no clean image to learn from; `--labels FILE` trains with labels of
+one's own, such as those that people gave CIFAR-10. A remedy is set on all rows by its flag, as
+`--sampling balanced`: a row that has a setting for itself keeps it.
+
+Cost of a seed in plain trainings: remedies 1 each (elr 1.3), those with scores about 4.5 each, and
+of a searched row 12 trials once. Run again, a command goes on where it was; finished cells are
+never trained twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from core.policies import CutMix, NoMix, PolicyConfig, ScoresConfig
+from hpo.run import run_study
+from hpo.search.spaces import BETA_ALPHA, LOGIT_ADJUSTMENT, LOSS_STRENGTHS, Space
+from hpo.study.rows import Row, Searched, StudyRow, controls
+from studies.rows import MIXUP, NONE, SEARCHED, beta, longer, row
+
+_PLAIN = NoMix()
+
+
+def _remedy(
+    key: str, label: str, setting: str, policy: PolicyConfig = _PLAIN, **training: Any
+) -> StudyRow:
+    return row(key, label, setting, "extra", policy, **training)
+
+
+REMEDIES = (
+    _remedy("logit-adjusted", "Logit-adjusted loss", "tau=1", loss="logit-adjusted"),
+    _remedy("balanced", "Balanced sampling", "balanced", sampling="balanced"),
+    _remedy("class-weights", "Class weights", "effective number", class_weights="effective"),
+    _remedy("post-hoc", "Post-hoc logit adjustment", "tau=1", logit_adjustment=1.0),
+    _remedy("smoothed", "Label smoothing", "epsilon=0.1", loss="smoothed"),
+    _remedy("gce", "Generalized cross-entropy", "q=0.7", loss="gce"),
+    _remedy("elr", "Early-learning regularization", "lambda=3", loss="elr"),
+    _remedy("cutmix", "CutMix", "alpha=1, half of the batches", CutMix()),
+    _remedy(
+        "trivial-augment",
+        "TrivialAugment",
+        "wide",
+        augment="torchvision.transforms.v2:TrivialAugmentWide",
+    ),
+)
+"""At their sources' values."""
+
+_SPACES: dict[str, Space] = {
+    **LOSS_STRENGTHS,
+    "post-hoc": LOGIT_ADJUSTMENT,
+    "cutmix": BETA_ALPHA,
+}
+"""Of the remedies that have a knob, where it is searched."""
+
+
+def with_scores(remedy: StudyRow) -> StudyRow:
+    """Returns the remedy together with scores; it is compared with the remedy."""
+    key, label = remedy.row.key, remedy.row.label
+    scores = ScoresConfig(mixing="area" if key == "cutmix" else "input")
+    shown = Row(
+        f"scores+{key}",
+        f"Scores + {label}",
+        f"{remedy.row.setting}, a score a sample",
+        "learned",
+        counterpart=key,
+    )
+    return replace(remedy, row=shown, recipe=scores)
+
+
+def searched(remedy: StudyRow) -> StudyRow:
+    """Returns the remedy with its knob found by a search."""
+    key, label = remedy.row.key, remedy.row.label
+    shown = Row(f"{key}-searched", f"{label}, searched", f"{key} searched", "extra")
+    assert remedy.policy is not None
+    return replace(remedy, row=shown, recipe=Searched(remedy.policy, _SPACES[key]))
+
+
+def rows() -> list[StudyRow]:
+    """Returns the rows of the table."""
+    scores = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
+    return [
+        NONE,
+        beta(0.2),
+        MIXUP,
+        SEARCHED,
+        longer(NONE, 5),
+        *REMEDIES,
+        scores,
+        *controls(scores),
+        *map(with_scores, REMEDIES),
+    ]
+
+
+CONTENDERS = tuple(searched(each) for each in REMEDIES if each.row.key in _SPACES)
+"""Remedies whose own knob is found as α is."""
+
+main = partial(run_study, "remedies", rows(), __doc__, contenders=CONTENDERS)
+
+if __name__ == "__main__":
+    sys.exit(main())

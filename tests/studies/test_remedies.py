@@ -1,0 +1,64 @@
+"""The study of remedies: each alone, with scores, and with its own knob searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hpo.command_line import parse
+from hpo.run import prepare
+from hpo.study.rows import Searched
+from studies import remedies
+
+ALL = [*remedies.rows(), *remedies.CONTENDERS]
+
+
+def test_each_remedy_has_its_row_with_scores_and_is_its_control() -> None:
+    by_key = {row.row.key: row for row in ALL}
+    assert len(by_key) == len(ALL)
+    assert len(remedies.REMEDIES) == 9
+    for remedy in remedies.REMEDIES:
+        scored = by_key[f"scores+{remedy.row.key}"]
+        assert scored.row.counterpart == remedy.row.key
+        assert scored.training == remedy.training
+        assert scored.policy is not None
+        assert scored.policy.learns
+
+
+def test_a_search_varies_the_knob_of_its_remedy_alone(tmp_path: Path) -> None:
+    flags = ["--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
+    keys = ",".join(row.row.key for row in remedies.CONTENDERS)
+    assert keys.count("-searched") == 6
+    options = parse("remedies", "", [*flags, "--rows", keys])
+    plan, _ = prepare("remedies", options.chosen(remedies.rows(), remedies.CONTENDERS), options)
+    searches = plan.open_searches()
+    assert len(searches) == 6
+    for (method, _, _), search in searches.items():
+        remedy = next(r for r in remedies.REMEDIES if r.row.key == method.removesuffix("-searched"))
+        training = search.next().training
+        for name, value in remedy.training.items():
+            assert getattr(training, name) == value or name == "logit_adjustment"
+        row = next(r for r in remedies.CONTENDERS if r.row.key == method)
+        assert isinstance(row.recipe, Searched)
+        [knob] = row.recipe.space
+        low, high = row.recipe.space[knob].low, row.recipe.space[knob].high
+        found = getattr(training, knob, None) or getattr(training.policy, knob)
+        assert low <= found <= high
+        assert found != (getattr(remedy.training, knob, None))
+
+
+@pytest.mark.slow
+def test_a_smoke_run_compares_scores_with_the_remedy_that_they_add_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "none,beta-1,gce,scores+gce,gce-searched,cutmix,scores+cutmix,trivial-augment,elr"
+    command = ["--preset", "smoke", "--seeds", "2", "--rows", rows, "--label-noise", "0.4"]
+    assert remedies.main([*command, "--meta-noise", "--output", str(tmp_path)]) == 0
+    controls = pd.read_csv(tmp_path / "remedies-controls.csv").set_index("control")
+    assert set(controls.loc["counterpart", "control_method"]) == {"gce", "cutmix"}
+    assert (controls.loc["counterpart", "n_seeds"] == 2).all()
+    told = capsys.readouterr().out
+    assert "Scores + Generalized cross-entropy" in told
+    assert "Meta-validation labels are as noisy" in (tmp_path / "remedies.md").read_text()
