@@ -20,7 +20,7 @@ from hpo.report.markdown import to_markdown
 from hpo.report.positive_control import best_of, standing_alone
 from hpo.report.records import errors_by_seed, final_trainings, finished_finals, load_records
 from hpo.report.statistics import mean_interval
-from hpo.search.space_search import setting
+from hpo.search.configured import setting
 from hpo.storage.atomic import write_atomically
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import Family, Row

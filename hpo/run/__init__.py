@@ -1,5 +1,6 @@
 """A whole study: from its command line, or from Python."""
 
-from hpo.run.study import CRASHED, INTERRUPTED, UNUSABLE, Ended, prepare, run_rows, run_study
+from hpo.run.statuses import CRASHED, INTERRUPTED, UNUSABLE
+from hpo.run.study import run_study
 
-__all__ = ["CRASHED", "INTERRUPTED", "UNUSABLE", "Ended", "prepare", "run_rows", "run_study"]
+__all__ = ["CRASHED", "INTERRUPTED", "UNUSABLE", "run_study"]

@@ -19,7 +19,7 @@ from hpo.command_line import Options
 from hpo.command_line.flags import chosen_device
 from hpo.command_line.settings import OWNED
 from hpo.command_line.settings import settings as known_settings
-from hpo.run.study import run_rows
+from hpo.run.work import run_rows
 from hpo.storage.places import storage_at
 from hpo.study.given import Given, named_object, weights_digest
 from hpo.study.named_rows import rows_of

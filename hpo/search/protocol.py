@@ -10,6 +10,9 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import Status
 from hpo.cells.result import Result
 
+SEARCH_METHOD = "beta-search"
+"""Method of the trials of the search for α: rows that use its result share it."""
+
 
 class Search(Protocol):
     """Anything that trains cells and decides from what became of them.

@@ -12,8 +12,7 @@ value they had when stopped, and its decisions follow the order in which results
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 import optuna
 from optuna.pruners import NopPruner
@@ -27,12 +26,10 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import Status
 from hpo.cells.result import Result
 from hpo.search.budget import Budget
+from hpo.search.configured import configured
 from hpo.search.halving import SuccessiveHalving
-from hpo.search.protocol import SearchError, SearchSettings
+from hpo.search.protocol import SEARCH_METHOD, SearchError, SearchSettings
 from hpo.search.spaces import BETA_ALPHA, Space, suggest
-
-SEARCH_METHOD = "beta-search"
-"""Method of the trials of the search for α: rows that use its result share it."""
 
 
 class SpaceSearch:
@@ -41,7 +38,7 @@ class SpaceSearch:
     Args:
         base: the training to tune; the settings that the space names are replaced.
         settings: how long to search, and how.
-        space: over which settings; see `configured`.
+        space: over which settings; see `hpo.search.configured`.
         method: of the trials' cells.
         budget: what the trials may cost; needed where `settings.trials` is None.
         storage: an Optuna storage for users who want to look into the study; None keeps it in
@@ -226,58 +223,6 @@ def alpha_search(
     """
     tuned = replace(base, policy=Beta(1.0), seed=settings.seed)
     return SpaceSearch(tuned, settings, BETA_ALPHA, method=SEARCH_METHOD, storage=storage)
-
-
-def configured(base: TrainingConfig, values: Mapping[str, float]) -> TrainingConfig:
-    """Returns the training with `values` in place of its own.
-
-    A name is a setting of the training ("lr", "weight_decay"), of its policy ("alpha"), of the
-    reading of a policy that learns ("step_size"), or of a semi-supervised method
-    ("threshold_step").
-
-    Raises:
-        ValueError: a name is none of these, or the training has no reading or no such method.
-    """
-    parts = _parts(base)
-    for name, value in values.items():
-        part = _part_of(parts, name)
-        parts[part] = replace(parts[part], **{name: value})
-    policy = parts["policy"]
-    if "reading" in parts:
-        policy = replace(policy, reading=parts["reading"])
-    return replace(parts["training"], policy=policy, semi=parts.get("semi"))
-
-
-def setting(training: TrainingConfig, name: str) -> float:
-    """Returns what the training has for a name of `configured`; raises ValueError as that does."""
-    parts = _parts(training)
-    return float(getattr(parts[_part_of(parts, name)], name))
-
-
-def _parts(training: TrainingConfig) -> dict[str, Any]:
-    """Returns what a search may vary, in the order in which names are looked up."""
-    parts = {
-        "training": training,
-        "policy": training.policy,
-        "reading": getattr(training.policy, "reading", None),
-        "semi": training.semi,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def _part_of(parts: Mapping[str, Any], name: str) -> str:
-    for part, config in parts.items():
-        if name in {field.name for field in fields(config)} - _WHOLE:
-            return part
-    raise ValueError(
-        f"cannot search over {name!r}: it is no setting of a training, of its policy "
-        f"{parts['policy'].kind}, of a reading that this policy has, or of a semi-supervised "
-        "method that it trains by"
-    )
-
-
-_WHOLE = {"policy", "reading", "semi", "kind", "labelled"}
-"""Fields that hold another configuration, or say which one it is: no search varies them."""
 
 
 def silence_optuna() -> None:

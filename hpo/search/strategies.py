@@ -19,7 +19,6 @@ from hpo.cells.record import Status
 from hpo.cells.result import Result
 from hpo.search.budget import Budget
 from hpo.search.protocol import Search, SearchSettings
-from hpo.search.space_search import SpaceSearch
 from hpo.search.spaces import Space
 
 _SEEDS_APART = 10_000
@@ -75,7 +74,7 @@ class Sampled:
 
     Attributes:
         policy: what the settings found are put into.
-        space: over which settings, see `hpo.search.space_search.configured`; or what makes it for
+        space: over which settings, see `hpo.search.configured`; or what makes it for
             a training of so many epochs.
         sampler: "tpe" or "random".
         halving: whether trials that are behind are stopped (ASHA).
@@ -90,6 +89,8 @@ class Sampled:
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
     ) -> Search:
         """See `Strategy`."""
+        from hpo.search.space_search import SpaceSearch  # Optuna
+
         settings = replace(
             settings,
             trials=None,

@@ -20,7 +20,7 @@ from core.policies import (
     policy_from_dict,
     policy_kinds,
 )
-from hpo.search.space_search import SEARCH_METHOD
+from hpo.search.protocol import SEARCH_METHOD
 from hpo.study.rows import SEARCHED_ALPHA, Family, Recipe, Row, StudyRow, check_sources, controls
 
 

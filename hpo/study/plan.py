@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
+from hpo.search.configured import configured
 from hpo.search.protocol import Search, SearchSettings
-from hpo.search.space_search import SpaceSearch, configured
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import StudyRow, check_sources
+
+if TYPE_CHECKING:
+    from hpo.search.space_search import SpaceSearch
 
 SourceKey = tuple[str, int | None]
 
@@ -149,6 +153,8 @@ class Plan:
         return row.recipe, [row.search_settings(dataset) for dataset in self.datasets]
 
     def _open(self, row: StudyRow, dataset: str) -> SpaceSearch:
+        from hpo.search.space_search import SpaceSearch  # Optuna
+
         assert row.searched is not None
         settings, seed = row.search_settings(dataset), self.search.seed
         tuned = replace(self.base[dataset], **settings, policy=row.searched.policy, seed=seed)

@@ -76,7 +76,7 @@ class Searched:
 
     Attributes:
         policy: what the values are put into, with those of the training.
-        space: over which settings, see `hpo.search.space_search.configured`.
+        space: over which settings, see `hpo.search.configured`.
     """
 
     policy: PolicyConfig

@@ -22,7 +22,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.report.study_figure import study_figure
 from hpo.report.table import build_table
-from hpo.search.space_search import configured
+from hpo.search.configured import configured
 from hpo.study.rows import Row, StudyRow, controls, grid_cost
 
 FILE = '''

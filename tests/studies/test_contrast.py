@@ -15,7 +15,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult, Result
 from hpo.cells.store import CellStore
 from hpo.cluster.trainable import train
-from hpo.run import study as run
+from hpo.run import work
 from hpo.search.drive import Ending, run_through
 from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Evolved, Listed, Sampled
@@ -93,7 +93,7 @@ def test_killed_and_run_again_it_ends_as_a_plain_loop_that_trains_here(resumed: 
     """Without Ray and without a kill, each search reported to epoch by epoch."""
     flags = [*FLAGS, "--rows", KEYS, "--output", str(resumed)]
     options = command_line.parse("contrast", "", flags, budgeted=True)
-    plan, _ = run.prepare("contrast", options.chosen(rows()), options)
+    plan, _ = work.prepare("contrast", options.chosen(rows()), options)
     source = load_source("digits")
     stored = {record.cell.id: record for record in CellStore(resumed).records()}
     seen = set()

@@ -25,7 +25,8 @@ from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.cluster.trainable import train
 from hpo.command_line import parse
-from hpo.run import prepare, run_study
+from hpo.run import run_study
+from hpo.run.work import prepare
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
 from hpo.study.rows import Row, StudyRow

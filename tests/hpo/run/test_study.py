@@ -20,6 +20,7 @@ from hpo.cells.summary import SummaryRow
 from hpo.report import preamble
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import study as run
+from hpo.run import work
 from hpo.study.rows import Row, StudyRow, controls
 
 QUANTILES = (0.0, 0.5, 1.0)
@@ -51,7 +52,7 @@ def test_the_report_says_what_was_done_to_the_training_images(
 
 def planned(flags: str, rows: Sequence[StudyRow], output: Path) -> list[TrainingConfig]:
     options = command_line.parse("table2", "", [*flags.split(), "--output", str(output)])
-    plan, _ = run.prepare("table2", rows, options)
+    plan, _ = work.prepare("table2", rows, options)
     return [cell.training for cell in plan.fixed_cells()]
 
 
@@ -137,7 +138,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any) ->
 
     def store(rows: Sequence[StudyRow], test_error: Callable[[Cell], float], seeds: int) -> Any:
         flags = ["--preset", "smoke", "--seeds", str(seeds), "--output", str(tmp_path)]
-        plan, sources = run.prepare("mine", rows, command_line.parse("mine", "", flags))
+        plan, sources = work.prepare("mine", rows, command_line.parse("mine", "", flags))
         [source] = sources.values()
         environment = {"device": "cpu", "data": source.fingerprint()}
         cells = plan.fixed_cells()
@@ -147,7 +148,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any) ->
             CellStore(tmp_path).save(replace(record, cell=cell, environment=environment))
         return flags
 
-    monkeypatch.setattr(run, "StudyTracker", Tracker)
+    monkeypatch.setattr(work, "StudyTracker", Tracker)
     yield store
     TRACKERS.clear()
 
@@ -202,7 +203,7 @@ def test_a_part_of_the_report_that_fails_leaves_the_rest(
         raise KeyError("no such row")
 
     extras = [broken, lambda _: Extra("## Last")]
-    assert run.run_study("mine", ROWS, "", settled, extras=extras) == run.CRASHED
+    assert run.run_study("mine", ROWS, "", settled, extras=extras) == work.CRASHED
     said = capsys.readouterr()
     [line] = [text for text in said.err.splitlines() if "mine: error" in text]
     assert line.startswith("mine: error: the part broken of the report failed: KeyError: 'no such")
@@ -221,8 +222,8 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_table(
     def refuse(*_: object) -> None:
         raise ValueError("no such glyph")
 
-    monkeypatch.setattr(run, "study_figure", refuse)
-    assert run.run_study("mine", ROWS, "", settled) == run.CRASHED
+    monkeypatch.setattr(work, "study_figure", refuse)
+    assert run.run_study("mine", ROWS, "", settled) == work.CRASHED
     said = capsys.readouterr()
     assert "| None" in said.out
     assert "part figure of the report failed: ValueError: no such glyph" in said.err
@@ -244,7 +245,7 @@ def test_standard_output_that_takes_nothing_loses_nothing(
 import sys
 sys.path.insert(0, {str(root)!r})
 from tests.hpo.run import test_study
-test_study.run.StudyTracker = test_study.Tracker
+test_study.work.StudyTracker = test_study.Tracker
 status = test_study.run.run_study("mine", test_study.ROWS, "", {settled!r})
 assert len(test_study.TRACKERS[0].files) == 3
 sys.exit(status)

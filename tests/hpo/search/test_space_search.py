@@ -21,8 +21,8 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import Status
 from hpo.cells.result import PartialResult
 from hpo.search.drive import Ending, run_through
-from hpo.search.protocol import SearchError, SearchSettings
-from hpo.search.space_search import SEARCH_METHOD, SpaceSearch, alpha_search
+from hpo.search.protocol import SEARCH_METHOD, SearchError, SearchSettings
+from hpo.search.space_search import SpaceSearch, alpha_search
 from tests.support.results import PLAIN, result
 
 EPOCHS = 12

@@ -16,8 +16,9 @@ from hpo.analyses.anytime.curves import curves
 from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
+from hpo.search.configured import configured
 from hpo.search.protocol import SearchSettings
-from hpo.search.space_search import SpaceSearch, configured
+from hpo.search.space_search import SpaceSearch
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
 from hpo.search.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
 from hpo.study.plan import Plan, search_key

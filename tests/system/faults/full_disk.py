@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import hpo.run.study
+import hpo.run.work
 from tests.system.faults.bench import Bench, patched
 
 disk, calm, store = map(Path, sys.argv[1:])
@@ -33,13 +33,13 @@ def fill(leave: int = 0) -> None:
 
 
 def before_the_report(patch: pytest.MonkeyPatch) -> None:
-    report = hpo.run.study._report
+    report = hpo.run.work._report
 
     def full(*args: Any) -> Any:
         fill()
         return report(*args)
 
-    patch.setattr(hpo.run.study, "_report", full)
+    patch.setattr(hpo.run.work, "_report", full)
 
 
 def study(name: str, finished: int, fault: Callable[[int], None] | None = None) -> None:

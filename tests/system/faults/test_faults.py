@@ -77,7 +77,7 @@ def test_a_driver_that_is_killed_at_random_moments_loses_nothing(
     `test_table2.py` kills drivers whose workers are Ray's.
     """
     context = multiprocessing.get_context("forkserver")
-    imports = ["hpo.run", "hpo.cluster.runner", "matplotlib.backends.backend_agg", "pytest"]
+    imports = ["hpo.run.work", "hpo.cluster.runner", "matplotlib.backends.backend_agg", "pytest"]
     context.set_forkserver_preload([*imports, "mlflow.store.tracking.sqlalchemy_store"])
     script = str(HERE / "driver.py")
 

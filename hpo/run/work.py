@@ -1,0 +1,365 @@
+"""This module trains what a study lacks, and writes, tracks and prints its report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from core.data import Source
+from core.data.duplicates import find_duplicates
+from core.data.imported import given
+from core.training.config import TrainingConfig
+from hpo.analyses.anytime.report import write_anytime_report
+from hpo.analyses.labels.errors import label_errors
+from hpo.analyses.pseudo_labels import pseudo_labels
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore, StoreError
+from hpo.cells.summary import SummaryRow
+from hpo.command_line import Adapted, Options
+from hpo.command_line.checks import check_training
+from hpo.command_line.printing import printed, shown
+from hpo.complete_tracking import send_missing
+from hpo.report import table
+from hpo.report.controls import controls_report
+from hpo.report.few_label_table import semi_table, summary_metrics
+from hpo.report.markdown import to_markdown
+from hpo.report.outcome import Extra, ExtraReport, Outcome
+from hpo.report.positive_control import positive_control
+from hpo.report.preamble import memory_lines, preamble_of
+from hpo.report.study_figure import study_figure
+from hpo.report.style import save_figure
+from hpo.run.statuses import CRASHED, UNUSABLE
+from hpo.search.space_search import silence_optuna
+from hpo.storage import output_folder
+from hpo.study import presets
+from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
+from hpo.study.few_label_rows import with_presets
+from hpo.study.plan import Plan, SourceKey, source_key
+from hpo.study.progress import Progress, clock
+from hpo.study.rows import StudyRow, grid_cost
+from hpo.study.study_run import StudyError, StudyRun
+from hpo.tracking.missing import Missing
+from hpo.tracking.tracker import (
+    StudyTracker,
+    TrackingError,
+    check_tracking_uri,
+    default_tracking_uri,
+)
+
+Tell = Callable[[str, Sequence[str], Sequence[Path]], bool]
+"""Shows the lines of a study's report, which the files hold too; returns whether that worked."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """This is what a study ended with.
+
+    Attributes:
+        records: of all cells, sorted by id.
+        frame: the table; of a study of strategies it has no row.
+        text: the report in Markdown.
+        files: what was written.
+        whole: no cell's worker and no part of the report failed.
+    """
+
+    records: Sequence[CellRecord]
+    frame: pd.DataFrame
+    text: str
+    files: Sequence[Path]
+    whole: bool
+
+
+def worked(
+    study: str,
+    rows: Sequence[StudyRow],
+    options: Options,
+    *,
+    about: str,
+    extras: Sequence[ExtraReport],
+    figure: ExtraReport | None,
+    adapted: Adapted | None,
+    comparisons: Comparisons,
+    tracker: type[StudyTracker] | None,
+) -> int:
+    """Runs a study whose flags are read; returns the exit status. See `run_study`."""
+    try:
+        figures = [] if figure is None else [figure]
+        ended = run_rows(
+            study,
+            rows,
+            options,
+            extras=[*figures, controls_report, label_errors, pseudo_labels, *extras],
+            table=f"{study}-errors" if figures else study,
+            about=about,
+            adapted=adapted,
+            comparisons=comparisons,
+            tracker=tracker or StudyTracker,
+        )
+        return 0 if ended.whole else CRASHED
+    except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
+        print(f"{study}: error: {error}{_way_out(error)}", file=sys.stderr)
+        return UNUSABLE
+
+
+def run_rows(
+    study: str,
+    rows: Sequence[StudyRow],
+    options: Options,
+    *,
+    extras: Sequence[ExtraReport] = (controls_report, label_errors),
+    table: str | None = None,
+    about: str = "",
+    adapted: Adapted | None = None,
+    comparisons: Comparisons = NOTHING_DECLARED,
+    tracker: type[StudyTracker] = StudyTracker,
+    tell: Tell = printed,
+) -> Ended:
+    """Trains what is missing and reports everything, on an output folder that is held meanwhile.
+
+    Args:
+        study, rows, extras, adapted, comparisons, tracker: see `run_study`; extras are all parts.
+        options: what was asked for.
+        table: name of the table's files; the study's where it is None.
+        about: a line on the study, for MLflow.
+        tell: shows the report.
+
+    Raises:
+        ValueError, OSError, StoreError, StudyError, TrackingError: the study cannot be run.
+    """
+    output, storage = options.output, options.storage
+    with (
+        output_folder.locked(output),
+        output_folder.held(output, storage),
+        given(options.given.objects),
+    ):
+        return _run(
+            study, rows, options, extras, table or study, about, adapted, comparisons, tracker, tell
+        )
+
+
+def _run(
+    study: str,
+    rows: Sequence[StudyRow],
+    options: Options,
+    extras: Sequence[ExtraReport],
+    table: str,
+    about: str,
+    adapted: Adapted | None,
+    comparisons: Comparisons,
+    opened: type[StudyTracker],
+    tell: Tell,
+) -> Ended:
+    begun = time.monotonic()
+    plan, sources = prepare(study, rows, options, adapted, comparisons)
+    silence_optuna()
+    previous = output_folder.study_id(options.storage, study)
+    identity = previous
+    if options.fresh:
+        uri = options.tracking_uri or default_tracking_uri(options.output)
+        check_tracking_uri(uri)
+        if Missing.all_in(options.output, uri):  # before the records are moved
+            send_missing(options.output, uri, options.storage)
+        output_folder.set_aside(options.storage)
+        identity = output_folder.study_id(options.storage, study, fresh=True)
+    tracking = opened(
+        options.tracking_uri,
+        output=options.output,
+        experiment=study,
+        study_id=identity,
+        previous_study_id=previous if options.fresh else None,
+        params={
+            "preset": options.preset,
+            "seeds": options.seeds,
+            **({} if options.labels is None else {"labels": options.labels}),
+            **options.overrides,
+        },
+        description=about,
+        storage=options.storage,
+    )
+    with tracking as tracker, Progress() as progress:
+        about = "about " if plan.budget is not None else ""
+        progress.say(f"{study}: {about}{plan.size} trainings, results in {shown(options.output)}")
+        for source in sources.values():
+            progress.say(source.description)
+            duplicates = find_duplicates(source)
+            if duplicates is not None and duplicates.description:
+                progress.say(f"{source.name}: {duplicates.description}")
+        fingerprints = {
+            dataset: source.fingerprint() + options.given.digest
+            for (dataset, _), source in sources.items()
+        }
+        run = StudyRun(plan, CellStore(options.storage), tracker, progress, fingerprints)
+        # Nothing left to train: no need to wait for Ray.
+        if not run.settled:
+            from hpo.cluster import runner
+            from hpo.cluster.here import run_here
+            from hpo.cluster.session import Demand
+
+            demand = Demand(
+                address=options.address,
+                workers=options.workers,
+                threads=options.threads,
+                gpus=options.gpus_per_cell,
+                data_bytes=sum(map(runner.pixel_bytes, sources.values())),
+            )
+            train = run_here if options.workers == 0 else runner.run_on_ray
+            train(
+                run,
+                sources,
+                demand,
+                output=options.output,
+                storage=options.storage,
+                device=options.device,
+                objects=options.given.objects,
+            )
+        run.tidy()
+        progress.close()
+        seconds = time.monotonic() - begun
+        return _report(plan, run, sources, tracker, options, extras, table, seconds, tell)
+
+
+def prepare(
+    study: str,
+    rows: Sequence[StudyRow],
+    options: Options,
+    adapted: Adapted | None = None,
+    comparisons: Comparisons = NOTHING_DECLARED,
+) -> tuple[Plan, dict[SourceKey, Source]]:
+    """Loads the data sets and plans the study; raises what a training would later stumble over."""
+    if options.address is not None or os.environ.get("RAY_ADDRESS"):
+        from hpo.cluster.address import check_cluster
+
+        check_cluster(options.address)
+    base: dict[str, TrainingConfig] = {}
+    sources: dict[SourceKey, Source] = {}
+    for dataset in options.datasets:
+        base[dataset], source = options.load(dataset, adapted)
+        sources[source_key(base[dataset])] = source
+    rows = with_presets(rows, base, sources, options.preset, options.overrides)
+    policies = [row.policy for row in rows if row.policy is not None]
+    for training in base.values():
+        source = sources[source_key(training)]
+        for row in rows:  # a policy may have no use for a setting
+            replace(row.training_of(training), policy=row.policy or training.policy)
+        for varied in dict.fromkeys(row.training_of(training) for row in rows):
+            device = options.device if options.address is None else None
+            check_training(varied, source, policies, device)
+    search = replace(presets.search(options.preset), parallel=options.search_parallel)
+    if options.search_trials is not None:
+        search = replace(search, trials=options.search_trials)
+    budget = None
+    if any(row.strategy is not None for row in rows):
+        budget = options.budget or grid_cost(rows) or presets.budget(options.preset)
+    seeds = range(options.seeds)
+    plan = Plan(study, rows, options.datasets, seeds, base, search, budget, comparisons)
+    return plan, sources
+
+
+def _report(
+    plan: Plan,
+    run: StudyRun,
+    sources: Mapping[SourceKey, Source],
+    tracker: StudyTracker,
+    options: Options,
+    extras: Sequence[ExtraReport],
+    table: str,
+    seconds: float,
+    tell: Tell,
+) -> Ended:
+    """Writes, tracks and shows everything."""
+    records = run.records
+    data = [source.description for source in sources.values()]
+    preamble = preamble_of(plan, records, options.preset, data)
+    if plan.table_rows:
+        complete, frame, files, text, summary = _table(
+            plan, records, sources, options, extras, table, preamble
+        )
+    else:
+        written = write_anytime_report(plan, records, options.output, preamble)
+        complete, frame, files = True, pd.DataFrame(), written.files
+        text, summary = written.markdown, written.summary
+    tracker.summarise(summary)
+    tracker.log_figure_files(files)
+    tracker.describe("\n\n".join([preamble.strip(), text]))
+    trained = sum(record.result.train_seconds for record in records)
+    lines = [
+        text,
+        *(f"\n{line}" for line in memory_lines(records)),
+        f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
+        f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else ""),
+        "files: " + ", ".join(shown(path) for path in files),
+        f"look at the runs: {tracker.how_to_open}",
+    ]
+    shown_whole = tell(plan.study, lines, files)
+    return Ended(records, frame, text, files, shown_whole and complete and not run.crashed)
+
+
+def _table(
+    plan: Plan,
+    records: Sequence[CellRecord],
+    sources: Mapping[SourceKey, Source],
+    options: Options,
+    extras: Sequence[ExtraReport],
+    name: str,
+    preamble: str,
+) -> tuple[bool, pd.DataFrame, list[Path], str, list[SummaryRow]]:
+    """Writes a table's report; returns if it is complete, table, files, text, MLflow's lines."""
+    shown_rows = [row.row for row in plan.table_rows]
+    frame = table.build_table(records, shown_rows, plan.datasets, plan.comparisons)
+    if any(row.semi is not None for row in plan.rows):
+        frame = semi_table(frame, records, plan.comparisons)
+    files = table.write_report(options.output, name, frame, preamble)
+    outcome = Outcome(plan, records, sources, frame, options.output)
+
+    def figure(outcome: Outcome) -> Extra:
+        picture = options.output / f"{name}.png"
+        return Extra(files=[save_figure(study_figure(outcome.frame, outcome.records), picture)])
+
+    parts = [positive_control, figure, *extras]
+    ahead, *made = (_made(report_of, outcome) for report_of in parts)
+    head = "" if ahead is None else ahead.markdown
+    complete = [extra for extra in made if extra is not None]
+    appendix = "\n\n".join(extra.markdown.strip() for extra in complete if extra.markdown)
+    if head or appendix:
+        table.write_report(options.output, name, frame, f"{preamble}\n\n{head}".strip(), appendix)
+    files += ahead.files if ahead is not None else []
+    files = [*files, *(path for extra in complete for path in extra.files)]
+    metrics = summary_metrics(frame)
+    for extra in complete:
+        for key, values in extra.metrics.items():
+            metrics.setdefault(key, {}).update(values)
+    text = "\n\n".join(part for part in (head, to_markdown(frame), appendix) if part)
+    summary = table.summary_rows(frame, metrics)
+    return ahead is not None and len(complete) == len(made), frame, files, text, summary
+
+
+def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
+    """Returns one more part of the table, or None if it failed, which is said."""
+    try:
+        return report_of(outcome)
+    except Exception as error:  # whatever is wrong with it, the report of the study stands
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        name = getattr(report_of, "__name__", repr(report_of))
+        print(
+            f"{outcome.plan.study}: error: the part {name} of the report failed: "
+            f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})",
+            file=sys.stderr,
+        )
+        return None
+
+
+def _way_out(error: Exception) -> str:
+    """Returns what is to be done about the system's own errors, which only say what is wrong."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return ""
+    return (
+        "; mend that or choose another --output, then run the same command, without --fresh: "
+        "finished cells are kept"
+    )
