@@ -15,7 +15,8 @@ value, and a row together with scores for the training images (`core.PersistentS
 
 `scores+KEY` is compared with KEY: what learning adds to the remedy. `none-x5` trains five times as
 long, about what a row with scores costs. Beside them no MixUp, MixUp, and the scores with their
-controls. Priors and weights of classes are those of the training labels as they are trained with.
+controls. The primary comparison is what scores add to the logit-adjusted loss.
+Priors and weights of classes are those of the training labels as they are trained with.
 A meta stage judges by cross-entropy always, under the logits as they are adjusted.
 
 The preset `contest` has rows besides, or they are asked for, in which the same search that finds α
@@ -47,6 +48,7 @@ from typing import Any
 from core.policies import CutMix, NoMix, PolicyConfig, ScoresConfig
 from hpo.run import run_study
 from hpo.search.spaces import BETA_ALPHA, LOGIT_ADJUSTMENT, LOSS_STRENGTHS, Space
+from hpo.study.comparisons import Comparisons
 from hpo.study.rows import Row, Searched, StudyRow, controls
 from studies.rows import MIXUP, NONE, SEARCHED, beta, longer, row
 
@@ -126,7 +128,11 @@ def rows() -> list[StudyRow]:
 CONTENDERS = tuple(searched(each) for each in REMEDIES if each.row.key in _SPACES)
 """Remedies whose own knob is found as α is."""
 
-main = partial(run_study, "remedies", rows(), __doc__, contenders=CONTENDERS)
+COMPARISONS = Comparisons(primary=("scores+logit-adjusted", "logit-adjusted"))
+
+main = partial(
+    run_study, "remedies", rows(), __doc__, contenders=CONTENDERS, comparisons=COMPARISONS
+)
 
 if __name__ == "__main__":
     sys.exit(main())

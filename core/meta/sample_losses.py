@@ -1,4 +1,4 @@
-"""This module reads each sample's loss at the present parameters, without side effect."""
+"""This module reads logits and losses at the present parameters, without side effect."""
 
 from __future__ import annotations
 
@@ -15,11 +15,27 @@ from core.user_model.untouched import untouched
 from core.user_model.wrapped_models import logits_of, unwrap
 
 
-def losses_now(model: Module, batch: Batch, loss: Loss) -> Tensor:
-    """Returns the loss of each sample, [B], as the training step to come sees it, detached.
+def logits_now(model: Module, x: Tensor) -> Tensor:
+    """Returns the logits of a batch, [B, C], as the training step to come sees them, detached.
 
     The pass is in the model's own mode and with the dropout masks that the real step will draw. No
     buffer moves, and the random stream stands where it stood.
+
+    Args:
+        model: maps x [n, ...] to logits [n, C], with what training loops wrap around it.
+        x: [B, ...], floating.
+    """
+    module, way = unwrap(model), logits_of(model)
+    named = [*module.named_parameters(), *module.named_buffers()]
+    copies = {name: value.detach().clone() for name, value in named}
+    devices = sorted({value.device.index for value in copies.values() if value.is_cuda})
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), untouched(module):
+        output = functional_call(module, copies, (x,))
+        return check_logits(output if way is None else taken(output, way), len(x))
+
+
+def losses_now(model: Module, batch: Batch, loss: Loss) -> Tensor:
+    """Returns the loss of each sample, [B], by `logits_now`.
 
     Args:
         model: maps x [n, ...] to logits [n, C], with what training loops wrap around it.
@@ -29,12 +45,7 @@ def losses_now(model: Module, batch: Batch, loss: Loss) -> Tensor:
     Raises:
         ValueError: as `core.mixing.weighting.sample_losses`.
     """
-    module, way, (x, y) = unwrap(model), logits_of(model), batch
-    named = [*module.named_parameters(), *module.named_buffers()]
-    copies = {name: value.detach().clone() for name, value in named}
-    devices = sorted({value.device.index for value in copies.values() if value.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), untouched(module):
-        output = functional_call(module, copies, (x,))
-        logits = check_logits(output if way is None else taken(output, way), len(x))
-        ones = torch.ones(len(x), dtype=logits.dtype, device=x.device)
-        return sample_losses(loss, logits, y, ones, torch.arange(len(x), device=x.device))
+    x, y = batch
+    logits = logits_now(model, x)
+    ones = torch.ones(len(x), dtype=logits.dtype, device=x.device)
+    return sample_losses(loss, logits, y, ones, torch.arange(len(x), device=x.device))

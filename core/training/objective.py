@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.meta.sample_losses import logits_now
 from core.mixing.batch import Loss, soft_cross_entropy
 from core.mixing.remedies import (
     EarlyLearning,
@@ -21,7 +22,6 @@ from core.mixing.remedies import (
 )
 from core.training.config import TrainingConfig
 from core.training.remedies import STRENGTHS
-from core.user_model.held_statistics import statistics_held
 
 
 class Objective:
@@ -82,10 +82,7 @@ class Objective:
         """
         if self._averages is None:
             return self._loss
-        devices = [x.device.index or 0] if x.device.type == "cuda" else []
-        with torch.no_grad(), statistics_held(model), torch.random.fork_rng(devices=devices):
-            logits = model(x)
-        averages = self._averages.move(indices, logits)
+        averages = self._averages.move(indices, logits_now(model, x))
         return EarlyLearning(averages, self._strength, **self._shared)
 
     def state_dict(self) -> dict[str, Any]:
