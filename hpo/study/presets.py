@@ -79,8 +79,8 @@ def training(dataset: str, preset: str) -> TrainingConfig:
 
     `contest`: reduced sets, trained for as long as MixUp needs to pay, with a warm-up so that no
     training stays at the chance level; hours on two cores for ten seeds. 4,000 training and 500
-    meta-validation images, batch 64. Fashion-MNIST and MNIST: the 3-layer CNN at 14×14 for 90
-    epochs; digits: a small CNN, 300 images, 200 epochs; color images: PreActResNet-18 of width 16
+    meta-validation images, batch 64. Fashion-MNIST and MNIST: the 3-layer CNN of half its width at
+    14×14 for 90 epochs; digits: a small CNN, 300 images, 200 epochs; color images: PreActResNet-18 of width 16
     at 32×32, crop and flip, 60 epochs in bf16.
 
     `quick`: reduced images and sets, sized for ten minutes on two cores for Table II with three
