@@ -69,7 +69,7 @@ class Beta(Drawn):
     """λ ~ Beta(alpha, alpha), of the batch as MixUp does (Zhang et al. 2018) or of each sample.
 
     Attributes:
-        alpha: positive; 1 is the uniform distribution, towards 0 the samples stay unmixed.
+        alpha: 1 is the uniform distribution; towards 0 the samples stay unmixed, and at 0 they do.
         per_sample: draw λ for each sample, as Eq. 4 writes it.
     """
 
@@ -78,13 +78,16 @@ class Beta(Drawn):
     kinds: ClassVar = {"beta": {}}
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha)
+        if self.alpha != 0:
+            check_alpha(self.alpha)
 
     def draw(
         self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
-        """See `Drawn`."""
+        """See `Drawn`; at α = 0 it draws nothing."""
         count = n if self.per_sample else 1
+        if self.alpha == 0:
+            return torch.ones(count, device=device, dtype=dtype)
         return draw_beta(count, self.alpha, generator=generator, device=device, dtype=dtype)
 
 

@@ -62,6 +62,10 @@ class SearchSettings:
         parallel: trials of a round. They are suggested together, from the rounds before, and
             stopped by comparison with those; so the outcome depends on this number and the seed,
             whatever ends first.
+        replicates: trainings of each trial, with seeds in a row; a trial's value is their mean. Of
+            several none is stopped early.
+        with_zero: α may be 0 too, no mixing.
+        own_draws: each data set has draws of its own. Without it all begin with the same α.
     """
 
     trials: int | None = 12
@@ -72,9 +76,12 @@ class SearchSettings:
     sampler: Literal["tpe", "random"] = "tpe"
     halving: bool = True
     parallel: int = 1
+    replicates: int = 1
+    with_zero: bool = False
+    own_draws: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("trials", "startup", "min_epochs", "parallel"):
+        for name in ("trials", "startup", "min_epochs", "parallel", "replicates"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"search {name} must be at least 1, got {value}")

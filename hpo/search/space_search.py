@@ -11,6 +11,8 @@ value they had when stopped, and its decisions follow the order in which results
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -32,8 +34,14 @@ from hpo.search.protocol import SEARCH_METHOD, SearchError, SearchSettings
 from hpo.search.spaces import BETA_ALPHA, Space, suggest
 
 
+_SEEDS_APART = 2**20
+"""As many seeds of the sampler there are for a data set's draws to begin with."""
+
+
 class SpaceSearch:
-    """Finds the settings with the lowest meta-validation error. The test set is not used.
+    """Finds the settings with the lowest meta-validation error; of equal ones the first.
+
+    The test set is not used.
 
     Args:
         base: the training to tune; the settings that the space names are replaced.
@@ -62,20 +70,27 @@ class SpaceSearch:
             raise ValueError("a search needs a number of trials or a budget, got neither")
         self.settings = settings
         self._base = base
-        self._space = space
+        self._space = dict(space)
+        if settings.with_zero and "alpha" in space:
+            self._space["alpha"] = space["alpha"].with_zero()
         self._method = method
         self._budget = budget
         self._waiting: list[Cell] = []
         """Of the present round, not handed out yet."""
         self._trials: dict[str, list[optuna.Trial]] = {}
-        """Those of the present round that have not ended, by the cell that is trained for them."""
+        """Those of the present round, by a cell that is trained for them and has not ended."""
+        self._errors: dict[int, list[float]] = {}
+        """Of trials that have not ended, by number: of their finished trainings."""
+        self._draws = settings.seed
+        if settings.own_draws:
+            self._draws += zlib.crc32(base.dataset.encode()) % _SEEDS_APART
         halving = SuccessiveHalving(settings.min_epochs, settings.reduction, settings.parallel)
         self._study = optuna.create_study(
             study_name=self._cell(base).id,
             storage=storage,
             direction="minimize",
             load_if_exists=True,
-            pruner=halving if settings.halving else NopPruner(),
+            pruner=halving if settings.halving and settings.replicates == 1 else NopPruner(),
         )
 
     @property
@@ -122,14 +137,9 @@ class SpaceSearch:
         trials = self._running_trials(cell)
         if self._budget is not None:
             self._budget.charge(self._base, status, result)
-        for trial in trials:
-            if isinstance(result, TrainingResult):
-                self._study.tell(trial, result.val_error)
-            elif status == "pruned":
-                self._study.tell(trial, state=TrialState.PRUNED)
-            else:
-                self._study.tell(trial, state=TrialState.FAIL)
         self._trials = {name: kept for name, kept in self._trials.items() if kept is not trials}
+        for trial in trials:
+            self._end(trial, status, result)
 
     def best(self) -> dict[str, float]:
         """Returns the settings of the first finished trial with the lowest meta-validation error.
@@ -144,7 +154,7 @@ class SpaceSearch:
                 f"{self._base.dataset} finished; see their errors above, lower --lr"
             )
         best = min(finished, key=lambda t: (t.value, t.number))
-        return {name: best.params[name] for name in self._space}
+        return {name: part.value(best.params[name]) for name, part in self._space.items()}
 
     def _suggest_round(self) -> None:
         """Suggests the trials of a round, or goes on with those that a killed process left."""
@@ -159,16 +169,33 @@ class SpaceSearch:
             if number < len(known) and number not in left:
                 continue  # it has ended
             # A seed of each trial's own: after a kill it draws what it would have.
-            self._study.sampler = self._sampler(self.settings.seed + number)
+            self._study.sampler = self._sampler(self._draws + number)
             trial = (
                 optuna.Trial(self._study, left[number]._trial_id)
                 if number in left
                 else self._study.ask()
             )
-            cell = self._cell(configured(self._base, suggest(trial, self._space)))
-            if cell.id not in self._trials:  # of equal ones one is trained
-                self._waiting.append(cell)
-            self._trials.setdefault(cell.id, []).append(trial)
+            training = configured(self._base, suggest(trial, self._space))
+            self._errors[trial.number] = []
+            for replicate in range(self.settings.replicates):
+                cell = self._cell(replace(training, seed=training.seed + replicate))
+                if cell.id not in self._trials:  # of equal ones one is trained
+                    self._waiting.append(cell)
+                self._trials.setdefault(cell.id, []).append(trial)
+
+    def _end(self, trial: optuna.Trial, status: Status, result: Result) -> None:
+        """Takes in that a training of a trial ended, which the trial does with its last."""
+        errors = self._errors[trial.number]
+        failed = {"pruned": TrialState.PRUNED}.get(status, TrialState.FAIL)
+        errors.append(result.val_error if isinstance(result, TrainingResult) else math.nan)
+        if any(trial in kept for kept in self._trials.values()):
+            return
+        del self._errors[trial.number]
+        mean = math.fsum(errors) / len(errors)
+        if math.isnan(mean):
+            self._study.tell(trial, state=failed)
+        else:
+            self._study.tell(trial, mean)
 
     def _report(self, trial: optuna.Trial, epochs: Iterable[Mapping[str, float]]) -> int | None:
         known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,17 +12,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Float:
-    """A real number in [low, high], searched on a logarithmic scale if `log`."""
+    """A real number in [low, high], searched on a logarithmic scale if `log`.
+
+    What is drawn below `zero_below`, None for nothing, stands for 0.
+    """
 
     low: float
     high: float
     log: bool = False
+    zero_below: float | None = None
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got [{self.low}, {self.high}]")
         if self.log and self.low <= 0:
             raise ValueError(f"a logarithmic scale needs low > 0, got {self.low}")
+
+    def with_zero(self) -> Float:
+        """Returns it with 0 too, on a logarithmic scale as likely as what is up to 3 × `low`."""
+        return replace(self, low=self.low / 3, zero_below=self.low)
+
+    def value(self, drawn: float) -> float:
+        """Returns what a drawn number stands for."""
+        return 0.0 if self.zero_below is not None and drawn < self.zero_below else drawn
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,6 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, float]:
     return {
         name: trial.suggest_int(name, d.low, d.high, log=d.log)
         if isinstance(d, Int)
-        else trial.suggest_float(name, d.low, d.high, log=d.log)
+        else d.value(trial.suggest_float(name, d.low, d.high, log=d.log))
         for name, d in space.items()
     }

@@ -97,6 +97,7 @@ class Sampled:
             seed=settings.seed + _SEEDS_APART * base.seed,
             sampler=self.sampler,
             halving=self.halving,
+            replicates=1,
         )
         tuned = replace(base, policy=self.policy)
         space = self.space(base.epochs) if callable(self.space) else self.space

@@ -1,6 +1,6 @@
 """What a study trains, and how far it is."""
 
-from hpo.study.plan import Plan, search_key, source_key
+from hpo.study.plan import Plan, source_key
 from hpo.study.rows import (
     SEARCHED_ALPHA,
     FrozenFrom,
@@ -23,7 +23,6 @@ __all__ = [
     "SemiRow",
     "StudyRow",
     "controls",
-    "search_key",
     "source_key",
     "with_meta_images",
 ]

@@ -22,11 +22,6 @@ SourceKey = tuple[str, int | None]
 SearchKey = tuple[str, str, int]
 
 
-def search_key(cell: Cell) -> SearchKey:
-    """Returns which search a trial belongs to: its method, data set and seed."""
-    return cell.method, cell.dataset, cell.seed
-
-
 def source_key(training: TrainingConfig) -> SourceKey:
     """Returns which loaded data set a training reads: its name and image size."""
     return training.dataset, training.image_size
@@ -74,6 +69,11 @@ class Plan:
     def table_rows(self) -> list[StudyRow]:
         """Returns the rows that have one training for each data set and seed."""
         return [row for row in self.rows if row.strategy is None]
+
+    def search_key(self, trial: Cell) -> SearchKey:
+        """Returns which search a trial belongs to: its method, data set and first seed."""
+        of_strategy = not self.waiting(trial.method)
+        return trial.method, trial.dataset, trial.seed if of_strategy else self.search.seed
 
     def waiting(self, search: str) -> list[StudyRow]:
         """Returns the rows that take the result of a search, by the method of its trials."""
@@ -139,7 +139,7 @@ class Plan:
         for row in self.rows:
             if row.strategy is not None and row.row.key == method:
                 return row.strategy.expected(self.budget or 0.0)[0]
-        return self.search.trials or 0
+        return (self.search.trials or 0) * self.search.replicates
 
     @property
     def size(self) -> int:

@@ -16,7 +16,7 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.search.drive import replay
 from hpo.search.protocol import Search, SearchError
 from hpo.search.space_search import SpaceSearch
-from hpo.study.plan import Plan, SearchKey, search_key
+from hpo.study.plan import Plan, SearchKey
 from hpo.study.progress import Progress
 from hpo.tracking.tracker import StudyTracker
 
@@ -181,7 +181,7 @@ class StudyRun:
                 # Trials are suggested from those before: going on without it would be another
                 # search than the one that the next invocation continues from here.
                 why = f"the search {cell.method} on {cell.dataset} stops here"
-                self._leave_out(search_key(cell), why)
+                self._leave_out(self.plan.search_key(cell), why)
             else:
                 self._search_of(cell).end(status, result, cell)
         self._follow(record)
@@ -213,7 +213,7 @@ class StudyRun:
     def _search_of(self, trial: Cell) -> Search:
         """Returns the search of a running trial, which goes on deciding about those that run when
         it is given up."""
-        key = search_key(trial)
+        key = self.plan.search_key(trial)
         return self._searches.get(key) or self._given_up[key]
 
     def _finish(self, key: SearchKey, search: Search) -> None:
@@ -288,7 +288,7 @@ class StudyRun:
         else:
             self._stored.add(record.cell.id)
         if record.cell.purpose == "search":
-            self._trials[search_key(record.cell)] += 1
+            self._trials[self.plan.search_key(record.cell)] += 1
         progress = self._progress
         if before:
             progress.kept += 1

@@ -19,7 +19,6 @@ from hpo.run import work
 from hpo.search.drive import Ending, run_through
 from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Evolved, Listed, Sampled
-from hpo.study.plan import search_key
 from studies.contrast import rows
 from tests.support.scripts import kill_when, run_calmly
 from tests.support.stores import results_of
@@ -100,7 +99,7 @@ def test_killed_and_run_again_it_ends_as_a_plain_loop_that_trains_here(resumed: 
 
     def ended(cell: Cell) -> Ending:
         result: Result = train(cell, source=source)
-        stop = searches[search_key(cell)].report(result.history)
+        stop = searches[plan.search_key(cell)].report(result.history)
         if stop is not None:
             result = PartialResult.of(result.history[:stop])
         record = stored[cell.id]

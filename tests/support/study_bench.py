@@ -13,7 +13,7 @@ from hpo.cells.record import CellRecord, Status
 from hpo.cells.result import Result
 from hpo.cells.store import CellStore
 from hpo.report.table import build_table
-from hpo.study.plan import Plan, search_key
+from hpo.study.plan import Plan
 from hpo.study.progress import Progress
 from hpo.study.study_run import StudyRun
 
@@ -83,8 +83,8 @@ class StudyBench:
         running: dict[Cell, Iterator[None]] = {}
         while True:
             while len(running) < workers and (cell := self.run.next()) is not None:
-                trials = [search_key(c) for c in running if c.purpose == "search"]
-                assert trials.count(search_key(cell)) < self.plan.search.parallel
+                trials = [self.plan.search_key(c) for c in running if c.purpose == "search"]
+                assert trials.count(self.plan.search_key(cell)) < self.plan.search.parallel
                 self.cells.append(cell)
                 running[cell] = self._train(cell, bundle, again)
                 yield

@@ -262,7 +262,17 @@ def test_fixed_out_of_range_is_refused(lam: float) -> None:
         Fixed(lam)
 
 
-@pytest.mark.parametrize("alpha", [0.0, -2.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("alpha", [-2.0, float("nan"), float("inf")])
 def test_beta_out_of_range_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match="must be positive and finite"):
         Beta(alpha)
+
+
+def test_alpha_zero_mixes_nothing() -> None:
+    x, y = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for per_sample in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        got = Beta(0.0, per_sample)(model, optimizer, (x, y), generator=generator)
+        assert torch.equal(got.lam, torch.ones(6))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -228,3 +229,54 @@ def test_a_wide_space_is_searched_by_rounds_too() -> None:
             search.end("finished", result(val_error=policy.alpha), cell)
     assert len(interleaved_trials) == 8
     assert search.best()["alpha"] == min(alpha for alpha, _ in interleaved_trials)
+
+
+def test_a_trial_of_several_trainings_is_worth_their_mean() -> None:
+    """The best is the one with the lowest mean; one that lost a training is worth nothing."""
+    settings = replace(ROUNDS, trials=3, parallel=3, replicates=2)
+    search = alpha_search(BASE, settings)
+    cells: list[Cell] = []
+    while not search.running:
+        cells.append(search.next())
+    assert [cell.seed - settings.seed for cell in cells] == [0, 1] * 3
+    alphas = [cell.training.policy.alpha for cell in cells]  # type: ignore[attr-defined]
+    assert alphas[::2] == alphas[1::2]
+    errors = [1.0, 9.0, 4.0, 5.0, 0.0, None]
+    for cell, error in reversed(list(zip(cells, errors, strict=True))):
+        assert not search.done
+        if error is None:
+            search.end("diverged", NOTHING, cell)
+        else:
+            # A pruner would stop it here.
+            assert search.report([{"epoch": 2.0, "val_error": 99.0}], cell) is None
+            search.end("finished", result(val_error=error), cell)
+    assert search.done
+    assert [trial.value for trial in search.study.trials] == [5.0, 4.5, None]
+    assert search.best() == {"alpha": alphas[2]}
+
+
+def test_each_data_set_may_have_draws_of_its_own() -> None:
+    def first(dataset: str, **settings: Any) -> float:
+        base = replace(BASE, dataset=dataset)
+        cell = alpha_search(base, replace(ROUNDS, **settings)).next()
+        return cell.training.policy.alpha  # type: ignore[attr-defined, no-any-return]
+
+    assert first("digits") == first("mnist")
+    assert first("digits", own_draws=True) != first("mnist", own_draws=True)
+    assert first("digits", own_draws=True) == first("digits", own_draws=True)
+
+
+def test_zero_is_one_of_the_values() -> None:
+    settings = replace(ROUNDS, trials=40, parallel=40, with_zero=True, sampler="random")
+    search = alpha_search(BASE, settings)
+    cells: list[Cell] = []
+    while not search.running:
+        cells.append(search.next())
+    alphas = [cell.training.policy.alpha for cell in cells]  # type: ignore[attr-defined]
+    # Of equal ones one is trained: 0 is there once, though about one draw of six is below 0.05.
+    assert sorted(alphas)[0] == 0.0 < 0.05 <= sorted(alphas)[1]
+    assert 28 <= len(cells) <= 38
+    for cell, alpha in zip(cells, alphas, strict=True):
+        search.end("finished", result(val_error=1.0 + alpha), cell)
+    assert search.best() == {"alpha": 0.0}
+    assert len(search.study.trials) == 40
