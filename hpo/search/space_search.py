@@ -33,7 +33,6 @@ from hpo.search.halving import SuccessiveHalving
 from hpo.search.protocol import SEARCH_METHOD, SearchError, SearchSettings
 from hpo.search.spaces import BETA_ALPHA, Space, suggest
 
-
 _SEEDS_APART = 2**20
 """As many seeds of the sampler there are for a data set's draws to begin with."""
 

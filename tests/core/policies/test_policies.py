@@ -68,8 +68,9 @@ POLICIES: dict[str, Policy] = {
 STATEFUL = [
     name
     for name in POLICIES
-    if name.startswith(("learned_refreshed", "amortised", "scores", "l2rw", "meta_weight"))
-    if name.startswith(("learned_refreshed", "learned_beta", "amortised", "scores"))
+    if name.startswith(
+        ("learned_refreshed", "learned_beta", "amortised", "scores", "l2rw", "meta_weight")
+    )
 ]
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
