@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from hpo.report.statistics import holm, paired_comparison
     from hpo.run.contrast import contrast
     from hpo.run.study import run_study
-    from hpo.study.rows import SEARCHED_ALPHA, FrozenFrom, Row, Searched, StudyRow, controls
+    from hpo.study.recipes import SEARCHED_ALPHA, FilteredBy, FrozenFrom, Searched
+    from hpo.study.rows import Row, StudyRow, controls
 
 __all__ = [
     "SEARCHED_ALPHA",
     "CellRecord",
     "Extra",
+    "FilteredBy",
     "FrozenFrom",
     "Outcome",
     "Row",
@@ -72,9 +74,8 @@ _HOMES = {
     "hpo.report.statistics": ("holm", "paired_comparison"),
     "hpo.run.contrast": ("contrast",),
     "hpo.run.study": ("run_study",),
-    "hpo.study.rows": (
-        "SEARCHED_ALPHA", "FrozenFrom", "Row", "Searched", "StudyRow", "controls",
-    ),
+    "hpo.study.recipes": ("SEARCHED_ALPHA", "FilteredBy", "FrozenFrom", "Searched"),
+    "hpo.study.rows": ("Row", "StudyRow", "controls"),
 }  # fmt: skip
 
 

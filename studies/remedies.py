@@ -11,6 +11,8 @@ value, and a row together with scores for the training images (`core.PersistentS
     gce               generalized cross-entropy, q = 0.7 (Zhang and Sabuncu 2018)
     elr               early-learning regularization, λ = 3, β = 0.7 (Liu et al. 2020)
     cutmix            α = 1, half of the batches (Yun et al. 2019)
+    cleanlab          trained on what cleanlab leaves of the images, by the predictions of five
+                      trainings that each hold out a fold (Northcutt et al. 2021)
     trivial-augment   torchvision's TrivialAugmentWide for each image (Müller and Hutter 2021)
 
 `scores+KEY` is compared with KEY: what learning adds to the remedy. `none-x5` trains five times as
@@ -49,8 +51,11 @@ from core.policies import CutMix, NoMix, PolicyConfig, ScoresConfig
 from hpo.run import run_study
 from hpo.search.spaces import BETA_ALPHA, LOGIT_ADJUSTMENT, LOSS_STRENGTHS, Space
 from hpo.study.comparisons import Comparisons
-from hpo.study.rows import Row, Searched, StudyRow, controls
+from hpo.study.recipes import FilteredBy, Searched
+from hpo.study.rows import Row, StudyRow, controls
 from studies.rows import MIXUP, NONE, SEARCHED, beta, longer, row
+
+FOLDS = 5
 
 _PLAIN = NoMix()
 
@@ -109,6 +114,22 @@ def searched(remedy: StudyRow) -> StudyRow:
     return replace(remedy, row=shown, recipe=Searched(remedy.policy, _SPACES[key]))
 
 
+FILTERED = (
+    *(
+        _remedy(f"fold-{k}", f"Without fold {k} of {FOLDS}", f"fold-{k}", folds=FOLDS, fold=k - 1)
+        for k in range(1, FOLDS + 1)
+    ),
+    row(
+        "cleanlab",
+        "cleanlab, then training",
+        "without what it suspects",
+        "extra",
+        FilteredBy(tuple(f"fold-{k}" for k in range(1, FOLDS + 1)), _PLAIN),
+    ),
+)
+"""The trainings that predict each image without having seen it, and the one on what is left."""
+
+
 def rows() -> list[StudyRow]:
     """Returns the rows of the table."""
     scores = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
@@ -119,6 +140,7 @@ def rows() -> list[StudyRow]:
         SEARCHED,
         longer(NONE, 5),
         *REMEDIES,
+        *FILTERED,
         scores,
         *controls(scores),
         *map(with_scores, REMEDIES),

@@ -19,7 +19,8 @@ from hpo.study.named_rows import SEARCHED as SEARCHED
 from hpo.study.named_rows import beta as beta
 from hpo.study.named_rows import fixed as fixed
 from hpo.study.named_rows import row as row
-from hpo.study.rows import Family, Recipe, Row, SemiRow, StudyRow
+from hpo.study.recipes import Recipe
+from hpo.study.rows import Family, Row, SemiRow, StudyRow
 from studies.paper_numbers import FEW_LABELS
 
 

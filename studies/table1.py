@@ -69,7 +69,8 @@ from hpo.analyses.adamixup.report import adamixup_report
 from hpo.analyses.top5 import top5_report
 from hpo.command_line.flags import program
 from hpo.run import run_study
-from hpo.study.rows import FrozenFrom, Row, StudyRow, controls
+from hpo.study.recipes import FrozenFrom
+from hpo.study.rows import Row, StudyRow, controls
 from studies.rows import (
     ADAMIXUP,
     ADAMIXUP_PLAIN,

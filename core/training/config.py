@@ -20,6 +20,7 @@ _LABELED_ALONE = (
     "imbalance",
     "labels",
     "meta_noise",
+    "left_out",
     "loss",
     "loss_strength",
     "sampling",
@@ -79,6 +80,8 @@ class TrainingConfig:
         policy: how samples are interpolated.
         stop_mixing: part of the training after whose epochs, rounded, nothing is mixed and nothing
             learned of λ; 1 mixes to the end.
+        left_out: which of the training images, as they are before folds and those that
+            meta_in_training adds, do not train; see `core.data.masks.pack_mask`. None: all train.
         loss, loss_strength: what training descends: "cross-entropy"; "logit-adjusted" by τ log π,
             π the class priors of the training labels; "smoothed" by ε; "gce", generalized
             cross-entropy of exponent q; "elr", early-learning regularization by λ_elr. The strength
@@ -150,6 +153,7 @@ class TrainingConfig:
     label_noise_kind: NoiseKind = "symmetric"
     labels: str | None = field(default=None, metadata=LATER)
     meta_noise: bool = field(default=False, metadata=LATER)
+    left_out: str | None = field(default=None, metadata=LATER)
     loss: LossName = field(default="cross-entropy", metadata=LATER)
     loss_strength: float | None = field(default=None, metadata=LATER)
     sampling: Sampling = field(default="uniform", metadata=LATER)

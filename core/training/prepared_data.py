@@ -20,6 +20,7 @@ from core.data import (
 )
 from core.data.features import FeatureTransform
 from core.data.imported import transform_of
+from core.data.masks import unpack_mask
 from core.data.prepared import CellData
 from core.data.splits import by_class
 from core.data.transforms import Augmentation
@@ -148,7 +149,12 @@ def _training_labels(config: TrainingConfig, source: Source, splits: Splits) -> 
         noisy = carried[splits.meta_validation]
         meta = _noisy(config, noisy, source.num_classes, META_NOISE)
     held_out = _held_out(config, given, source.num_classes)
-    indices, true, given = splits.train[~held_out], true[~held_out], given[~held_out]
+    trains = ~held_out
+    if config.left_out is not None:
+        trains &= ~unpack_mask(config.left_out, len(given))
+        if not bool(trains.any()):
+            raise ValueError("left_out leaves no training image; leave some of them in")
+    indices, true, given = splits.train[trains], true[trains], given[trains]
     if config.meta_in_training:
         indices = torch.cat([indices, splits.meta_validation])
         true, given = torch.cat([true, true_meta]), torch.cat([given, meta])

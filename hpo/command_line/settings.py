@@ -29,6 +29,7 @@ OWNED: Mapping[str, str] = {
     "policy": "each row has its own; choose rows with --rows",
     "seed": "the trainings of a row count theirs from 0; say how many with --seeds",
     "meta_in_training": "a row has it or not; choose such rows with --rows KEY+meta",
+    "left_out": "a row that filters its images has its own; choose such rows with --rows",
     "semi.kind": "each row has its own method; choose rows with --rows",
     "semi.labelled": "say how many with --labels",
 }

@@ -95,12 +95,12 @@ def build_table(
     A method's error is the mean test error of its finished final cells, with a 95 % Student-t
     interval over seeds; what has no cells is there with ``n_seeds`` 0. ``train_seconds`` and
     ``samples_seen`` are the mean of one final training plus, as search, what the row needed before:
-    all trials of its search, or the training that a frozen row draws from. The best Beta of a data
-    set is the row of family "none" or "beta" with the lowest mean meta-validation error, among
-    those with the most finished seeds. The others are compared with it by a paired t test over the
-    seeds that both have; p is adjusted by Holm's method over the comparisons of one data set, but
-    for those that stand alone: see `Comparisons`. In a study of several architectures all of this
-    is so within each.
+    all trials of its search, or the trainings that a frozen or a filtered row waits for. The best
+    Beta of a data set is the row of family "none" or "beta" with the lowest mean meta-validation
+    error, among those with the most finished seeds. The others are compared with it by a paired t
+    test over the seeds that both have; p is adjusted by Holm's method over the comparisons of one
+    data set, but for those that stand alone: see `Comparisons`. In a study of several architectures
+    all of this is so within each.
 
     Args:
         records: what became of the cells.
@@ -195,14 +195,11 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         sum(float(getattr(trial.result, name)) for trial in trials)
         for name in ("train_seconds", "samples_seen")
     )
-    sources = (
-        finished_finals(records, row.control_of)
-        if row.family == "frozen" and row.control_of
-        else []
-    )
-    if sources:
-        search_seconds += _mean(sources, "train_seconds")
-        search_samples += _mean(sources, "samples_seen")
+    frozen = [row.control_of] if row.family == "frozen" and row.control_of else []
+    for needed in (*frozen, *row.needs):
+        sources = finished_finals(records, needed)
+        search_seconds += _mean(sources, "train_seconds") if sources else 0
+        search_samples += _mean(sources, "samples_seen") if sources else 0
     return {
         "dataset": dataset,
         "method": row.key,

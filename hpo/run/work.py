@@ -41,6 +41,7 @@ from hpo.storage import output_folder
 from hpo.study import presets
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.few_label_rows import with_presets
+from hpo.study.filtering import require_cleanlab
 from hpo.study.plan import Plan, SourceKey, source_key
 from hpo.study.progress import Progress, clock
 from hpo.study.rows import StudyRow, grid_cost
@@ -103,7 +104,7 @@ def worked(
             tracker=tracker or StudyTracker,
         )
         return 0 if ended.whole else CRASHED
-    except (ValueError, OSError, StoreError, StudyError, TrackingError) as error:
+    except (ValueError, ImportError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}{_way_out(error)}", file=sys.stderr)
         return UNUSABLE
 
@@ -195,7 +196,8 @@ def _run(
             dataset: source.fingerprint() + options.given.digest
             for (dataset, _), source in sources.items()
         }
-        run = StudyRun(plan, CellStore(options.storage), tracker, progress, fingerprints)
+        store = CellStore(options.storage)
+        run = StudyRun(plan, store, tracker, progress, fingerprints, sources)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
             from hpo.cluster import runner
@@ -243,6 +245,8 @@ def prepare(
         base[dataset], source = options.load(dataset, adapted)
         sources[source_key(base[dataset])] = source
     rows = with_presets(rows, base, sources, options.preset, options.overrides)
+    if any(row.filtered_by is not None for row in rows):
+        require_cleanlab()
     policies = [row.policy for row in rows if row.policy is not None]
     for training in base.values():
         source = sources[source_key(training)]

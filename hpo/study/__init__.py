@@ -1,20 +1,12 @@
 """What a study trains, and how far it is."""
 
 from hpo.study.plan import Plan, source_key
-from hpo.study.rows import (
-    SEARCHED_ALPHA,
-    FrozenFrom,
-    Recipe,
-    Row,
-    Searched,
-    SemiRow,
-    StudyRow,
-    controls,
-    with_meta_images,
-)
+from hpo.study.recipes import SEARCHED_ALPHA, FilteredBy, FrozenFrom, Recipe, Searched
+from hpo.study.rows import Row, SemiRow, StudyRow, controls, with_meta_images
 
 __all__ = [
     "SEARCHED_ALPHA",
+    "FilteredBy",
     "FrozenFrom",
     "Plan",
     "Recipe",

@@ -21,7 +21,8 @@ from core.policies import (
     policy_kinds,
 )
 from hpo.search.protocol import SEARCH_METHOD
-from hpo.study.rows import SEARCHED_ALPHA, Family, Recipe, Row, StudyRow, check_sources, controls
+from hpo.study.recipes import SEARCHED_ALPHA, Recipe
+from hpo.study.rows import Family, Row, StudyRow, check_sources, controls
 
 
 def row(

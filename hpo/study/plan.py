@@ -112,6 +112,22 @@ class Plan:
             for row in self.followers(source.method)
         ]
 
+    def filters(self, method: str) -> list[StudyRow]:
+        """Returns the rows that are filtered by what the row `method` predicts, among others."""
+        rows = [row for row in self.rows if row.filtered_by is not None]
+        return [row for row in rows if method in row.row.needs]
+
+    def fold_cells(self, row: StudyRow, dataset: str, seed: int) -> list[Cell]:
+        """Returns the cells whose predictions filter the images of a row."""
+        needed = [other for other in self.rows if other.row.key in row.row.needs]
+        return [self._cell(r, r.policy, dataset, seed) for r in needed if r.policy is not None]
+
+    def filtered_cell(self, row: StudyRow, dataset: str, seed: int, left_out: str) -> Cell:
+        """Returns the cell of a filtered row, which trains without the images `left_out`."""
+        assert row.filtered_by is not None
+        cell = self._cell(row, row.filtered_by.policy, dataset, seed)
+        return replace(cell, training=replace(cell.training, left_out=left_out))
+
     def open_searches(self) -> dict[SearchKey, Search]:
         """Returns all searches at their beginning: those that rows wait for, then the strategies,
         the costly ones first.

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Literal
 
-from core.policies import Beta, PolicyConfig
+from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
-from hpo.search.spaces import BETA_ALPHA, Space
 from hpo.search.strategies import Strategy
+from hpo.study.recipes import FilteredBy, FrozenFrom, Recipe, Searched
 
 Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra"]
 
@@ -40,6 +40,8 @@ class Row:
         base: key of the row that it varies, in architecture or training images; "" of all others.
         search: method of the trials whose result it takes and whose cost it bears; "" of none.
         searched: names of the settings that they search.
+        needs: keys of rows whose trainings it needs and whose cost it bears; a frozen row needs the
+            one that it is a control of in any case.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Row:
     base: str = ""
     search: str = ""
     searched: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,40 +71,6 @@ class SemiRow:
     method: str
     own: Mapping[str, Any] = field(default_factory=dict)
     paper_errors: Mapping[tuple[str, int], float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Searched:
-    """A recipe: one search a data set, then a training a seed with the best values it found.
-
-    Attributes:
-        policy: what the values are put into, with those of the training.
-        space: over which settings, see `hpo.search.configured`.
-    """
-
-    policy: PolicyConfig
-    space: Space
-
-
-SEARCHED_ALPHA = Searched(Beta(alpha=1.0), BETA_ALPHA)
-"""α of Beta(α, α), found by a search."""
-
-
-@dataclass(frozen=True)
-class FrozenFrom:
-    """A recipe: λ is drawn from the distribution that another row's training ended with.
-
-    Attributes:
-        source: key of that row of the same study; each training waits for the one of its own data
-            set and seed (see `core.Frozen`).
-    """
-
-    source: str
-
-
-Recipe = PolicyConfig | Searched | FrozenFrom | Strategy
-"""How a row trains: with a policy, with what a search finds, frozen from another row, or by a
-strategy that spends the study's budget, each seed for itself."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +116,8 @@ class StudyRow:
         if self.searched is not None:
             search, names = self.row.search or self.row.key, tuple(self.searched.space)
             object.__setattr__(self, "row", replace(self.row, search=search, searched=names))
+        if self.filtered_by is not None:
+            object.__setattr__(self, "row", replace(self.row, needs=self.filtered_by.folds))
 
     @property
     def policy(self) -> PolicyConfig | None:
@@ -164,10 +135,17 @@ class StudyRow:
         return self.recipe.source if isinstance(self.recipe, FrozenFrom) else None
 
     @property
+    def filtered_by(self) -> FilteredBy | None:
+        """Returns the recipe of a row that waits for the predictions of others."""
+        return self.recipe if isinstance(self.recipe, FilteredBy) else None
+
+    @property
     def strategy(self) -> Strategy | None:
         """Returns the recipe of a row that spends a budget."""
         recipe = self.recipe
-        return None if isinstance(recipe, PolicyConfig | Searched | FrozenFrom) else recipe
+        if isinstance(recipe, PolicyConfig | Searched | FrozenFrom | FilteredBy):
+            return None
+        return recipe
 
     @property
     def meta_in_training(self) -> bool:
@@ -306,6 +284,13 @@ def check_sources(rows: Sequence[StudyRow]) -> None:
     by_key = {row.row.key: row for row in rows}
     for row in rows:
         source, key = row.frozen_from, row.row.key
+        missing = [fold for fold in row.row.needs if fold not in by_key]
+        if missing:
+            raise ValueError(
+                f"row {key} needs what the rows {', '.join(row.row.needs)} predict, and "
+                f"{missing[0]} is not among the rows; add them: "
+                f"--rows {','.join((*row.row.needs, key))}"
+            )
         if source is None:
             continue
         if source not in by_key:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from core.data import Source
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
 from hpo.cells.result import PartialResult, Result
@@ -16,8 +17,10 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.search.drive import replay
 from hpo.search.protocol import Search, SearchError
 from hpo.search.space_search import SpaceSearch
-from hpo.study.plan import Plan, SearchKey
+from hpo.study.filtering import suspected
+from hpo.study.plan import Plan, SearchKey, SourceKey
 from hpo.study.progress import Progress
+from hpo.study.rows import StudyRow
 from hpo.tracking.tracker import StudyTracker
 
 Epoch = Mapping[str, float]
@@ -40,6 +43,7 @@ class StudyRun:
         progress: the progress line.
         fingerprints: what the data of each data set are recognized by; a stored cell that was
             trained on others is refused.
+        sources: the data, which rows need that are filtered by what others predict.
     """
 
     def __init__(
@@ -49,9 +53,11 @@ class StudyRun:
         tracker: StudyTracker,
         progress: Progress,
         fingerprints: Mapping[str, str],
+        sources: Mapping[SourceKey, Source] | None = None,
     ):
         self.plan = plan
         self._fingerprints = fingerprints
+        self._sources = sources or {}
         self._store = store
         self._tracker = tracker
         self._progress = progress
@@ -59,6 +65,8 @@ class StudyRun:
         self._running: dict[str, Cell] = {}
         self._waiting: Cell | None = None
         self._stored: set[str] = set()
+        self._lost: set[tuple[str, str, int]] = set()
+        """Filtered cells that cannot be: row, data set, seed."""
         self._crashed: dict[str, CellRecord] = {}
         progress.total = plan.size
         self._searches = plan.open_searches()
@@ -242,7 +250,9 @@ class StudyRun:
         self._progress.say(f"{why}{rest}")
 
     def _follow(self, record: CellRecord) -> None:
-        """Queues the frozen cells that draw from what this one learned, or leaves them out."""
+        """Queues the frozen cells that draw from what this one learned, or leaves them out; and
+        what is filtered by what it predicts."""
+        self._filter(record)
         cell, rows = record.cell, self.plan.followers(record.cell.method)
         if cell.purpose != "final" or not rows:
             return
@@ -257,6 +267,33 @@ class StudyRun:
         self._progress.failed += len(rows)
         names = ", ".join(row.row.key for row in rows)
         self._progress.say(f"{why}; what draws from what it learned is left out: {names}")
+
+    def _filter(self, record: CellRecord) -> None:
+        """Queues the filtered cells whose folds have all been predicted by now."""
+        cell = record.cell
+        for row in self.plan.filters(cell.method) if cell.purpose == "final" else ():
+            folds = self.plan.fold_cells(row, cell.dataset, cell.seed)
+            records = [self._store.load(fold.id) for fold in folds if fold.id in self._stored]
+            done = [r for r in records if r is not None and r.status == "finished"]
+            if record.status != "finished":
+                self._lose(f"{cell.id} {record.status}", row, cell)
+            elif len(done) == len(folds):
+                try:
+                    left_out = suspected(done, self._sources)
+                except (ImportError, ValueError) as error:
+                    self._lose(str(error), row, cell)
+                    continue
+                filtered = self.plan.filtered_cell(row, cell.dataset, cell.seed, left_out)
+                self._queue += [] if self._keep(filtered) else [filtered]
+
+    def _lose(self, why: str, row: StudyRow, cell: Cell) -> None:
+        """Counts a filtered cell as failed, once; `cell` is one that it needed."""
+        lost = row.row.key, cell.dataset, cell.seed
+        if lost in self._lost:
+            return
+        self._lost.add(lost)
+        self._progress.failed += 1
+        self._progress.say(f"{why}; what is filtered by it is left out: {row.row.key}")
 
     def _load(self, cell: Cell) -> CellRecord | None:
         """Returns the cell's record from before, if it was trained on the data of now."""

@@ -196,14 +196,19 @@ class TrackedRun:
         self.stored_tags |= tags
 
 
+_LONGEST = 5000
+"""Characters of a parameter, of which MLflow takes 6000."""
+
+
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns parameters for MLflow: dotted names, values as text, None left out."""
+    """Returns parameters for MLflow: dotted names, values as text, long ones cut, None left out."""
     flat: dict[str, str] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         elif value is not None:
-            flat[f"{prefix}{key}"] = str(value)
+            text = str(value)
+            flat[f"{prefix}{key}"] = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
     return flat
 
 

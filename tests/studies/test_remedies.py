@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from hpo.command_line import parse
-from hpo.run import prepare
-from hpo.study.rows import Searched
+from hpo.run.work import prepare
+from hpo.study.recipes import Searched
 from studies import remedies
 
 ALL = [*remedies.rows(), *remedies.CONTENDERS]

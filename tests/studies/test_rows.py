@@ -18,7 +18,7 @@ CELLS = {
     "table3": (19, "d4d38b41"),
     "table4": (4, "90c7c1e1"),
     "table5": (5, "63d50894"),
-    "remedies": (26, "1c38b2f1"),
+    "remedies": (32, "064faa13"),
     "scenarios": (12, "b852ab95"),
     "contrast": (11, "4466e3a1"),
     "readings": (88, "09d0bfb7"),

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from core.data import Source
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
 from hpo.cells.result import Result
 from hpo.cells.store import CellStore
 from hpo.report.table import build_table
-from hpo.study.plan import Plan
+from hpo.study.plan import Plan, SourceKey
 from hpo.study.progress import Progress
 from hpo.study.study_run import StudyRun
 
@@ -47,7 +48,12 @@ class StudyBench:
     """
 
     def __init__(
-        self, output: Path, plan: Plan, made_up: Callable[[Cell], MadeUp], data: str = "d0"
+        self,
+        output: Path,
+        plan: Plan,
+        made_up: Callable[[Cell], MadeUp],
+        data: str = "d0",
+        sources: Mapping[SourceKey, Source] | None = None,
     ):
         self.plan = plan
         self.store = CellStore(output)
@@ -56,7 +62,7 @@ class StudyBench:
         self.progress.workers = 3
         data_of = dict.fromkeys(plan.datasets, data)
         tracker: Any = self.tracker
-        self.run = StudyRun(plan, self.store, tracker, self.progress, data_of)
+        self.run = StudyRun(plan, self.store, tracker, self.progress, data_of, sources)
         self.cells: list[Cell] = []
         """Handed out, in this order."""
         self._made_up = made_up

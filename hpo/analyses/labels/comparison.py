@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from core.data import Source
 from core.training.prepared_data import TrainingLabels, draw_labels
@@ -27,6 +26,7 @@ from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.statistics import mean_interval
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
+from hpo.study.filtering import out_of_sample, require_cleanlab
 from hpo.study.plan import source_key
 
 _TESTED = ("auc", "precision_at_wrong")
@@ -47,17 +47,6 @@ class Method:
     key: str
     label: str
     trainings: tuple[str, ...]
-
-
-def require_cleanlab() -> None:
-    """Raises ImportError, saying how to install it, where cleanlab is missing."""
-    try:
-        import cleanlab.rank  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "cleanlab is not installed, which this study compares with; "
-            "pip install 'metamixup-hpo[label-errors]', or name other rows with --rows"
-        ) from error
 
 
 def label_quality(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -131,20 +120,17 @@ def suspicion(
         Labels of N images and a score of each, float64 [N], low where the label is suspected; None
         if the trainings gave neither scores nor predictions for all N.
     """
-    training = records[0].cell.training
-    whole = draw_labels(replace(training, folds=0, fold=0, meta_in_training=False), source)
     scores = records[0].trained.scores
     if scores is not None:
+        training = replace(records[0].cell.training, folds=0, fold=0, meta_in_training=False)
+        whole = draw_labels(training, source)
         # Meta-validation images that train along come last.
         return whole, np.asarray(scores[: len(whole.indices)], np.float64)
-    if any(record.trained.probabilities is None for record in records):
+    joined = out_of_sample(records, source)
+    if joined is None:
         return None
-    held_out = torch.cat([draw_labels(r.cell.training, source).held_out for r in records])
-    if held_out.sort().values.tolist() != whole.indices.tolist():
-        return None
-    predicted = np.concatenate([np.asarray(r.trained.probabilities) for r in records])
-    probabilities = predicted[held_out.argsort().numpy()]
-    return whole, label_quality(whole.given.numpy(), probabilities)
+    labels, probabilities = joined
+    return labels, label_quality(labels.given.numpy(), probabilities)
 
 
 def _measure(

@@ -162,6 +162,8 @@ def _lines(table: Table, label: str, seeds: int) -> Iterator[dict[str, object]]:
         elif row.frozen_from is not None:
             policy = policies[row.frozen_from].frozen(EVENLY)
             yield planned(policy, after=row.frozen_from)
+        elif row.filtered_by is not None:
+            yield planned(row.filtered_by.policy, after=row.row.needs[0])
         elif row.strategy is not None:
             trainings, units = row.strategy.expected(grid_cost(table.rows))
             yield planned(_NONE, trainings=trainings, units=units)

@@ -21,6 +21,7 @@ from core.data import (
     source_from_arrays,
     with_fingerprint,
 )
+from core.data.masks import pack_mask, unpack_mask
 from core.policies import LearnedConfig, NoMix
 from core.semi_supervised import SemiSupervisedConfig
 from core.training.config import TrainingConfig
@@ -351,6 +352,26 @@ def test_labels_of_a_file_are_carried_in_the_order_of_the_data_set(
     assert data.true_labels.tolist() == plain.true_labels.tolist()
     with pytest.raises(ValueError, match="has 60 labels for 100 training images"):
         draw_labels(replace(CONFIG, labels=file), load_other())
+
+
+def test_what_is_left_out_does_not_train() -> None:
+    plain = draw_labels(CONFIG, numbered())
+    mask = torch.arange(30) % 7 == 3
+    assert pack_mask(mask) == "10204080"  # bits 3, 10, 17, 24
+    assert torch.equal(unpack_mask("10204080", 30), mask)
+    config = replace(CONFIG, left_out=pack_mask(mask), folds=3, meta_in_training=True)
+    folds = draw_labels(replace(CONFIG, folds=3), numbered())
+    found = draw_labels(config, numbered())
+    kept = {*plain.indices[~mask].tolist()} & {*folds.indices.tolist()}
+    meta = read(prepare_data(CONFIG, numbered(), "cpu").meta)
+    assert {*found.indices.tolist()} == kept | meta.keys()
+    assert found.held_out.tolist() == folds.held_out.tolist()
+    with pytest.raises(ValueError, match="left_out leaves no training image"):
+        draw_labels(replace(CONFIG, left_out=pack_mask(mask | True)), numbered())
+    with pytest.raises(ValueError, match="mask of 16 images at most does not fit 30"):
+        draw_labels(replace(CONFIG, left_out="00ff"), numbered())
+    with pytest.raises(ValueError, match="hexadecimal"):
+        draw_labels(replace(CONFIG, left_out="no"), numbered())
 
 
 def load_other() -> Source:

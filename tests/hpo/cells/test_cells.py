@@ -85,6 +85,7 @@ OTHER_VALUES: dict[str, Any] = {
     "label_noise_kind": "pair",
     "labels": "mine.txt#0123456789abcdef",
     "meta_noise": True,
+    "left_out": "ff00",
     "loss": "smoothed",
     "loss_strength": 0.2,
     "sampling": "balanced",

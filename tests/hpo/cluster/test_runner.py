@@ -26,7 +26,8 @@ from hpo.search.protocol import SearchSettings
 from hpo.storage.folder import FolderStorage
 from hpo.study.plan import Plan, source_key
 from hpo.study.progress import Progress
-from hpo.study.rows import SEARCHED_ALPHA, Row, StudyRow
+from hpo.study.recipes import SEARCHED_ALPHA
+from hpo.study.rows import Row, StudyRow
 from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.tracker import StudyTracker
 from tests.support.digit_trainings import numbers

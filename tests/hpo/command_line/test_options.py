@@ -14,7 +14,8 @@ from hpo import command_line
 from hpo.command_line import Options
 from hpo.storage.folder import FolderStorage
 from hpo.study import few_label_presets
-from hpo.study.rows import SEARCHED_ALPHA, Row, StudyRow, controls
+from hpo.study.recipes import SEARCHED_ALPHA
+from hpo.study.rows import Row, StudyRow, controls
 
 ROWS = [
     StudyRow(Row("none", "None", "", "none"), NoMix()),

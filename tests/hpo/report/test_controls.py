@@ -17,7 +17,8 @@ from hpo.report.outcome import Extra, Outcome
 from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
-from hpo.study.rows import SEARCHED_ALPHA, Row, StudyRow, controls
+from hpo.study.recipes import SEARCHED_ALPHA
+from hpo.study.rows import Row, StudyRow, controls
 
 MakeRecord = Callable[..., CellRecord]
 

@@ -23,17 +23,8 @@ from hpo.cells.cell import Cell
 from hpo.search.protocol import SearchSettings
 from hpo.search.spaces import OPTIMISATION
 from hpo.study.plan import Plan
-from hpo.study.rows import (
-    SEARCHED_ALPHA,
-    FrozenFrom,
-    Recipe,
-    Row,
-    Searched,
-    StudyRow,
-    chosen_rows,
-    controls,
-    with_meta_images,
-)
+from hpo.study.recipes import SEARCHED_ALPHA, FrozenFrom, Recipe, Searched
+from hpo.study.rows import Row, StudyRow, chosen_rows, controls, with_meta_images
 
 RECIPES: dict[str, Recipe] = {
     "none": NoMix(),

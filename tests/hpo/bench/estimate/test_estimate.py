@@ -17,7 +17,8 @@ from hpo.bench.estimate import Table, plan_report, planned_jobs
 from hpo.bench.estimate.work import plain_step, training_flops
 from hpo.search.protocol import SearchSettings
 from hpo.search.strategies import Listed
-from hpo.study.rows import SEARCHED_ALPHA, FrozenFrom, Recipe, Row, SemiRow, StudyRow
+from hpo.study.recipes import SEARCHED_ALPHA, FrozenFrom, Recipe
+from hpo.study.rows import Row, SemiRow, StudyRow
 
 NONE = NoMix()
 LEARNED = LearnedConfig()
