@@ -18,6 +18,9 @@ against what all its trainings have cost so far.
     tpe-joint          TPE and ASHA over α, learning rate and weight decay together
     metamixup-outer    MetaMixUp inside the same search: learning rate, weight decay, step size of λ
     scores-outer       the scores inside the same search
+    learned-beta       one training with α learned late (`core.LearnedBeta`), of cost 1.2;
+    learned-beta-outer its α at the start and its reach inside the same search. Both in the preset
+                       contest, or asked for by --rows
 
 All trainings of a seed share their split, initial weights, and order of data. The budget of each
 strategy and seed is counted in plain trainings, by expectation (a learned policy that acts at every
@@ -46,9 +49,23 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from core.policies import Beta, Fixed, LearnedConfig, PolicyConfig, ScoresConfig
+from core.policies import (
+    Beta,
+    Fixed,
+    LearnedBetaConfig,
+    LearnedConfig,
+    PolicyConfig,
+    ScoresConfig,
+)
 from hpo.run import run_study
-from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, SCORES_STEP, Space
+from hpo.search.spaces import (
+    ALPHA_REACH,
+    BETA_ALPHA,
+    LEARNED_STEP,
+    OPTIMISATION,
+    SCORES_STEP,
+    Space,
+)
 from hpo.search.strategies import Evolved, Listed, Sampled, Strategy
 from hpo.study.rows import Family, StudyRow
 from studies.rows import row
@@ -91,7 +108,11 @@ def _row(key: str, label: str, family: Family, strategy: Strategy) -> StudyRow:
     return row(key, label, key, family, strategy)
 
 
-main = partial(run_study, "contrast", rows(), __doc__)
+CONTENDERS = tuple(
+    _learned("learned-beta", "α learned late", LearnedBetaConfig(), {**BETA_ALPHA, **ALPHA_REACH})
+)
+
+main = partial(run_study, "contrast", rows(), __doc__, contenders=CONTENDERS)
 
 if __name__ == "__main__":
     sys.exit(main())

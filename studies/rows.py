@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from core.policies import AdaMixUpConfig, L2RWConfig, MetaWeightNetConfig
+from core.policies import AdaMixUpConfig, L2RWConfig, LearnedBetaConfig, MetaWeightNetConfig
 from hpo.study.named_rows import ADAMIXUP as ADAMIXUP
 from hpo.study.named_rows import METAMIXUP as METAMIXUP
 from hpo.study.named_rows import METAMIXUP_PAPER as METAMIXUP_PAPER
@@ -82,6 +82,10 @@ ADAMIXUP_PLAIN = row(
     "no discriminator",
     "extra",
     AdaMixUpConfig(discriminator=False),
+)
+
+LEARNED_BETA = row(
+    "learned-beta", "α learned late", "alpha learned", "learned", LearnedBetaConfig()
 )
 
 L2RW = row("l2rw", "Learning to Reweight", "weights a batch", "learned", L2RWConfig())

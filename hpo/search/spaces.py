@@ -75,6 +75,9 @@ LOSS_STRENGTHS: Mapping[str, Space] = {
 LOGIT_ADJUSTMENT: Space = {"logit_adjustment": Float(0.25, 4.0, log=True)}
 """τ of post-hoc logit adjustment, around its source's 1."""
 
+ALPHA_REACH: Space = {"reach": Float(1.0, 20.0, log=True)}
+"""How far α that is learned may go in all, in units of log α, around its default of 6."""
+
 
 def threshold_fall(epochs: int) -> Space:
     """Returns how the threshold of pseudo-labels may fall: by σd, every K of so many epochs."""

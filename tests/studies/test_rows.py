@@ -22,6 +22,7 @@ CELLS = {
     "scenarios": (12, "b852ab95"),
     "contrast": (11, "4466e3a1"),
     "readings": (88, "09d0bfb7"),
+    "learned_alpha": (10, "fe26ed1b"),
     "cheaper": (12, "f16a7149"),
     "proposition1": (5, "15beb5c2"),
     "label_errors": (14, "f8976182"),

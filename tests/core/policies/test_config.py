@@ -240,7 +240,7 @@ def test_adamixup_gets_a_network_of_its_own(
     ("values", "message"),
     [
         ({"kind": "mixup"}, "none, beta, cutmix, fixed, .*scores-placebo, .*; got 'mixup'"),
-        ({"kind": "beta", "alpha": 0.0}, "positive and finite, got 0.0"),
+        ({"kind": "beta", "alpha": -0.5}, "positive and finite, got -0.5"),
         ({"kind": "frozen", "quantiles": [0.2, 0.1]}, "must not fall"),
         ({"kind": "adamixup", "quantiles": [0.2, 0.1]}, "must not fall"),
         ({"kind": "frozen", "quantiles": [0.1, 0.2], "lam": 0.1}, "frozen has no use for lam=0.1"),
