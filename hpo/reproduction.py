@@ -55,7 +55,7 @@ class Part:
 
     @property
     def key(self) -> str:
-        """Its name, unique among the parts."""
+        """Returns its name, unique among the parts."""
         return f"{self.study}-{self.variant}" if self.variant else self.study
 
 

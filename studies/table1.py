@@ -189,7 +189,8 @@ def rows(architectures: Sequence[str] = ()) -> list[StudyRow]:
 
 
 def _own(original: StudyRow, label: str, counterpart: str | None = None) -> StudyRow:
-    """A row by AdaMixUp's own optimizer. None of them competes for the best Beta of the others."""
+    """Returns a row by AdaMixUp's own optimizer. None of them competes for the best Beta of the
+    others."""
     key, setting = f"{original.row.key}-own", f"{original.row.setting}, own optimizer"
     shown = Row(key, label, setting, "extra", counterpart=counterpart)
     return replace(original, row=shown, by_dataset=_OWN)

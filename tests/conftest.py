@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +18,39 @@ HERE = Path(__file__).parent
 LONGEST = ("system", "studies", "hpo/cluster", "core/test_distributed.py")
 
 
+def pytest_collection() -> None:
+    """The tests alone are a million objects, which the collector would visit again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
         path = item.path.relative_to(HERE).as_posix()
         return next((i for i, name in enumerate(LONGEST) if path.startswith(name)), len(LONGEST))
 
     items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _without_waiting_for_the_disk() -> Iterator[None]:
+    """What is written is handed to the system and not waited for: no test pulls the plug."""
+    connect = sqlite3.dbapi2.connect
+
+    def connect_unsynchronized(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        with contextlib.suppress(sqlite3.Error):  # of a damaged file
+            connection.execute("PRAGMA synchronous=OFF")
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(sqlite3.dbapi2, "connect", connect_unsynchronized)
+        yield
 
 
 @pytest.fixture(scope="session")

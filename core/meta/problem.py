@@ -163,7 +163,7 @@ class MetaProblem:
         return [float(self.lr)] * len(self.theta)
 
     def logits(self, x: Tensor) -> Tensor:
-        """The logits [n, C] of inputs [n, ...] where `at` stands."""
+        """Returns the logits [n, C] of inputs [n, ...] where `at` stands."""
         output = self.model(x)
         if self.logits_of is not None:
             output = taken(output, self.logits_of)

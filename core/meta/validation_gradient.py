@@ -38,7 +38,7 @@ class ValidationGradient:
         self._meta_loss: Tensor | None = None
 
     def due(self) -> bool:
-        """Whether the next meta stage computes v anew."""
+        """Returns whether the next meta stage computes v anew."""
         return self._v is None or self._age >= self.refresh_every
 
     def last(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]] | None:

@@ -81,7 +81,7 @@ class MoveTable:
 
     @property
     def known(self) -> bool:
-        """Whether a meta stage was taken in."""
+        """Returns whether a meta stage was taken in."""
         return len(self._residuals) > 0
 
     def predict(

@@ -75,7 +75,7 @@ class PolicyConfig(ABC):
 
     @property
     def kind(self) -> str:
-        """The name under which it is stored."""
+        """Returns the name under which it is stored."""
         return next(
             name
             for name, flags in self.kinds.items()
@@ -84,7 +84,7 @@ class PolicyConfig(ABC):
 
     @property
     def cost(self) -> float:
-        """What an epoch costs, roughly, in units of an epoch without a policy."""
+        """Returns what an epoch costs, roughly, in units of an epoch without a policy."""
         return self.cost_with(META_STAGE_COST)
 
     def cost_with(self, meta_stage: float) -> float:

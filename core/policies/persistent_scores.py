@@ -101,7 +101,7 @@ class PersistentScores(Policy):
 
     @property
     def scores(self) -> Tensor:
-        """[N], float32: the score of each training sample up to the last one seen so far.
+        """Returns the score of each training sample up to the last one seen so far, [N], float32.
 
         A copy: later steps leave this tensor as it is.
         """

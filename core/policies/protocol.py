@@ -55,8 +55,8 @@ class Policy(Protocol):
 
     @property
     def scores(self) -> Tensor | None:
-        """[N], a score for each training sample, low where learning wants little of it; or None,
-        as most policies keep none. See `PersistentScores` and `lowest_scores`."""
+        """Returns a score for each training sample, [N], low where learning wants little of it; or
+        None, as most policies keep none. See `PersistentScores` and `lowest_scores`."""
         return None
 
     @property

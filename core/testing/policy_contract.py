@@ -47,7 +47,7 @@ class Scene:
         )  # fmt: skip
 
     def ask(self, **arguments: Any) -> Interpolation:
-        """Its answer, with a validation batch exactly where it needs one."""
+        """Returns its answer, with a validation batch exactly where it needs one."""
         arguments.setdefault("indices", torch.arange(len(self.batch[0])))
         arguments.setdefault("generator", torch.Generator().manual_seed(8))
         val_batch = self.val_batch if self.policy.needs_meta_validation else None
@@ -55,7 +55,7 @@ class Scene:
 
 
 def scene(make: Make, *, n: int = 9, soft: bool = False, dtype: torch.dtype = torch.float64) -> Any:
-    """The same scene every time, with a policy of its own."""
+    """Returns the same scene every time, with a policy of its own."""
     net = make_net(norm=n > 1, drop=True, tied=True, dtype=dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -69,13 +69,13 @@ def scene(make: Make, *, n: int = 9, soft: bool = False, dtype: torch.dtype = to
 
 
 def answer(given: Interpolation) -> dict[str, Any]:
-    """The tensors and numbers of an interpolation."""
+    """Returns the tensors and numbers of an interpolation."""
     values = {name: v.detach() if isinstance(v, Tensor) else v for name, v in vars(given).items()}
     return {n: v for n, v in values.items() if v is None or isinstance(v, (Tensor, int))}
 
 
 def check_shapes_dtypes_and_ranges(make: Make, sizes: tuple[int, ...] = (2, 9)) -> None:
-    """λ in [0, 1], partners within the part of the batch that is mixed, weights of 0 or more."""
+    """λ lies in [0, 1], partners within the part that is mixed; weights are 0 or more."""
     for n in sizes:
         for dtype in (torch.float32, torch.float64):
             for soft in (False, True):
@@ -161,7 +161,7 @@ def check_needs_meta_validation_is_honest(make: Make) -> None:
 
 
 def check_bad_batches_are_refused(make: Make) -> None:
-    """By a ValueError that says what is off."""
+    """A ValueError says what is off."""
     s = scene(make)
     x, y = s.batch
     for step in range(2):
@@ -177,7 +177,7 @@ def check_bad_batches_are_refused(make: Make) -> None:
 
 
 def check_indices_are_read_where_scores_are_kept(make: Make) -> None:
-    """And by no other policy."""
+    """No other policy reads them."""
     answers = []
     for indices in (None, torch.arange(9) // 3, torch.arange(9)):
         s = scene(make)
@@ -190,7 +190,7 @@ def check_indices_are_read_where_scores_are_kept(make: Make) -> None:
 
 
 def check_a_resumed_training_goes_on_alike(make: Make) -> None:
-    """What `state_dict` says is all of it, at the beginning and later."""
+    """`state_dict` holds all that is needed, at the beginning and later."""
     for steps in (0, 1, 2, 5):
         s = scene(make)
         train(s, steps)
@@ -246,7 +246,7 @@ def check_policy(make: Make) -> None:
 
 
 def train(s: Any, steps: int) -> list[Interpolation]:
-    """So many steps on the scene's batch."""
+    """Takes so many steps on the scene's batch."""
     answers = []
     for step in range(steps):
         answers.append(s.ask(generator=torch.Generator().manual_seed(step)))
@@ -255,7 +255,7 @@ def train(s: Any, steps: int) -> list[Interpolation]:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """The message of the ValueError that the call raises."""
+    """Returns the message of the ValueError that the call raises."""
     try:
         call()
     except ValueError as error:

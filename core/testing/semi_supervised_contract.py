@@ -49,14 +49,14 @@ class Course:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """SGD over what learns when it is first asked for."""
+        """Returns SGD over what learns when it is first asked for."""
         if self._optimizer is None:
             learning = [p for p in self.net.parameters() if p.requires_grad]
             self._optimizer = torch.optim.SGD(learning, lr=0.1, momentum=0.9, weight_decay=1e-3)
         return self._optimizer
 
     def batch(self, number: int = 1, labelled: int = B, unlabelled: int = U) -> SemiBatch:
-        """The batch of step `number`, as much of it as the method asks for."""
+        """Returns the batch of step `number`, as much of it as the method asks for."""
         dtype = self.net.inp.weight.dtype
         data = make_data(labelled, M, seed=number, dtype=dtype)
         return SemiBatch(
@@ -72,11 +72,11 @@ class Course:
         )
 
     def train(self, *numbers: int) -> list[SemiStep]:
-        """The steps of these numbers."""
+        """Takes the steps of these numbers."""
         return [self.step(self.batch(number)) for number in numbers]
 
     def step(self, batch: SemiBatch) -> SemiStep:
-        """One step."""
+        """Takes one step."""
         return self.method.step(self.net, self.optimizer, batch, generator=self.generator)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class Course:
         return {name: p.detach().clone() for name, p in self.net.named_parameters()}
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed training has."""
+        """Returns all that a resumed training has."""
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -95,7 +95,7 @@ class Course:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Takes over what `state` returned."""
         for part in ("net", "optimizer", "method", "policy"):
             getattr(self, part).load_state_dict(state[part])
         self.generator.set_state(state["generator"])
@@ -103,7 +103,7 @@ class Course:
 
 
 def check_parameters_move_and_a_step_says_what_it_did(make: Make, policy: Policy) -> None:
-    """In either precision, with batches of any size."""
+    """That holds in either precision, with batches of any size."""
     for dtype in (torch.float32, torch.float64):
         for labelled, unlabelled in ((B, U), (2, 7), (4, 1), (1, 1)):
             c = Course(make, policy, drop=True, tied=True, dtype=dtype)
@@ -136,7 +136,7 @@ def check_the_same_seed_gives_the_same_bits(make: Make, policy: Policy) -> None:
 
 
 def check_a_resumed_training_goes_on_alike(make: Make, policy: Policy) -> None:
-    """From what a checkpoint gives back, on a network of other weights."""
+    """A checkpoint gives back all that is needed, on a network of other weights."""
     c = Course(make, policy, norm=True, drop=True)
     c.train(1, 2)
     held = saved_and_loaded(c.state())
@@ -162,7 +162,7 @@ def check_what_is_evaluated_learns_nothing_by_itself(make: Make, policy: Policy)
 
 
 def check_statistics_move_once_a_step(make: Make, policy: Policy) -> None:
-    """Those of BatchNorm, whatever the number of passes."""
+    """BatchNorm's move so, whatever the number of passes."""
     c = Course(make, policy, norm=True)
     norm: Any = c.net.norm
     for number in (1, 2, 3):

@@ -33,7 +33,7 @@ class Net(nn.Module):
         self.unused = nn.Parameter(torch.ones(2)) if unused else None
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer sees, [n, 5], of x [n, 4]."""
+        """Returns what the last layer sees, [n, 5], of x [n, 4]."""
         h: Tensor = self.inp(x)
         if self.norm is not None:
             h = self.norm(h)
@@ -50,7 +50,8 @@ class Net(nn.Module):
 
 
 def make_net(seed: int = 0, dtype: torch.dtype = torch.float64, **options: bool) -> Net:
-    """A network whose weights depend on the seed alone; torch's stream stands where it stood."""
+    """Returns a network whose weights depend on the seed alone; torch's stream stands where it
+    stood."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Net(**options).to(dtype)
@@ -63,7 +64,7 @@ def make_net(seed: int = 0, dtype: torch.dtype = torch.float64, **options: bool)
 def make_data(
     n: int = 6, m: int = 5, *, soft: bool = False, seed: int = 1, dtype: torch.dtype = torch.float64
 ) -> SimpleNamespace:
-    """batch, val_batch, lam and partner of n and m samples."""
+    """Returns batch, val_batch, lam and partner of n and m samples."""
     g = torch.Generator().manual_seed(seed)
 
     def part(size: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,7 @@ def warm_up(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) ->
 
 
 def snapshot(net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Everything that must not change, copied."""
+    """Returns copies of everything that must not change."""
     return copy.deepcopy(
         {
             "parameters": {n: p.detach() for n, p in net.named_parameters()},
@@ -105,7 +106,7 @@ def snapshot(net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> 
 
 
 def identical(a: Any, b: Any) -> bool:
-    """Equal to the last bit, through dictionaries and sequences."""
+    """Returns whether both are equal to the last bit, through dictionaries and sequences."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping):
@@ -116,7 +117,8 @@ def identical(a: Any, b: Any) -> bool:
 
 
 def saved_and_loaded(state: Mapping[str, Any]) -> Any:
-    """What a checkpoint gives back: plain types and tensors, and nothing of what stands now."""
+    """Returns what a checkpoint gives back: plain types and tensors, and nothing of what stands
+    now."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

@@ -88,7 +88,7 @@ class TrainingResult:
 
     @property
     def analysis(self) -> Findings:
-        """What the analysis found; empty where none was asked for."""
+        """Returns what the analysis found; empty where none was asked for."""
         return self.findings or Findings()
 
     def to_dict(self) -> dict[str, Any]:

@@ -60,10 +60,10 @@ class Snapshot:
     def restore(self) -> set[str]:
         """Puts back what is not as it was, leaves the rest alone, and returns the names."""
         changed: set[str] = set()
-        for kept in self._kept:
-            if names := kept.changed():
+        for part in self._kept:
+            if names := part.changed():
                 changed.update(names)
-                kept.restore()
+                part.restore()
         return changed
 
 

@@ -40,7 +40,7 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """Readable and stable: equal for equal configurations, different otherwise.
+        """Returns a readable and stable name: equal for equal configurations, different otherwise.
 
         Settings at their defaults do not enter, so that a setting which a later version adds leaves
         the identity of older cells as it is. (A default that changes must change SCHEMA.) The
@@ -71,16 +71,16 @@ class Cell:
 
     @property
     def dataset(self) -> str:
-        """The data set's name."""
+        """Returns the data set's name."""
         return self.training.dataset
 
     @property
     def seed(self) -> int:
-        """The training's seed."""
+        """Returns the training's seed."""
         return self.training.seed
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Returns plain JSON types."""
         return {
             "method": self.method,
             "purpose": self.purpose,
@@ -90,30 +90,30 @@ class Cell:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cell:
-        """The inverse of `to_dict`."""
+        """Reads what `to_dict` returned."""
         training = TrainingConfig.from_dict(data["training"])
         return cls(data["method"], training, data["purpose"], **special_in(data))
 
     def special(self) -> dict[str, Any]:
-        """What a dictionary says beside the training: nothing of an ordinary one."""
-        told: dict[str, Any] = {}
+        """Returns what a dictionary says beside the training: nothing of an ordinary one."""
+        fields: dict[str, Any] = {}
         if self.population is not None:
-            told["population"] = asdict(self.population)
+            fields["population"] = asdict(self.population)
         if self.parallel != 1:
-            told["parallel"] = self.parallel
-        return told
+            fields["parallel"] = self.parallel
+        return fields
 
 
 def special_in(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `Cell.special`, of a cell's or a record's dictionary: arguments of `Cell`."""
-    found = {name: data[name] for name in ("population", "parallel") if name in data}
-    if "population" in found:
-        found["population"] = Population(**found["population"])
-    return found
+    """Reads `Cell.special` in a cell's or a record's dictionary, as arguments of `Cell`."""
+    arguments = {name: data[name] for name in ("population", "parallel") if name in data}
+    if "population" in arguments:
+        arguments["population"] = Population(**arguments["population"])
+    return arguments
 
 
 def _set(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """The settings that differ from the defaults of their dataclass."""
+    """Returns the settings that differ from the defaults of their dataclass."""
     defaults = {field.name: field.default for field in fields(kind)}
     defaults |= {n: list(d) for n, d in defaults.items() if isinstance(d, tuple)}  # as JSON has it
     return {name: value for name, value in values.items() if value != defaults[name]}

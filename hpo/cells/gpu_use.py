@@ -33,12 +33,12 @@ class GpuUse:
 
     @property
     def safe_share(self) -> float:
-        """The smallest 1/n that holds such a training with a margin; 1 where none does."""
+        """Returns the smallest 1/n that holds such a training with a margin; 1 where none does."""
         number = max(1, math.floor(self.total / (MARGIN * self.peak)))
         return math.ceil(_STEPS / number) / _STEPS
 
     def to_environment(self) -> dict[str, str]:
-        """For `CellRecord.environment`."""
+        """Returns its part of `CellRecord.environment`."""
         return {
             "gpu_peak_bytes": str(self.peak),
             "gpu_bytes": str(self.total),
@@ -46,8 +46,9 @@ class GpuUse:
         }
 
     @classmethod
-    def from_environment(cls, told: Mapping[str, str]) -> GpuUse | None:
-        """The inverse of `to_environment`; None where no GPU was used."""
-        if "gpu_peak_bytes" not in told:
+    def from_environment(cls, values: Mapping[str, str]) -> GpuUse | None:
+        """Reads what `to_environment` returned; None where no GPU was used."""
+        if "gpu_peak_bytes" not in values:
             return None
-        return cls(int(told["gpu_peak_bytes"]), int(told["gpu_bytes"]), float(told["gpu_share"]))
+        peak, total, share = (values[f"gpu_{name}"] for name in ("peak_bytes", "bytes", "share"))
+        return cls(int(peak), int(total), float(share))

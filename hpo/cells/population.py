@@ -38,5 +38,5 @@ class Population:
 
     @property
     def replaced(self) -> int:
-        """How many members are replaced after a segment."""
+        """Returns how many members are replaced after a segment."""
         return max(1, int(self.quantile * self.members))

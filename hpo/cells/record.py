@@ -39,7 +39,7 @@ class CellRecord:
 
     @property
     def trained(self) -> TrainingResult:
-        """The result of a finished training.
+        """Returns the result of a finished training.
 
         Raises:
             ValueError: the training is not finished.
@@ -49,7 +49,7 @@ class CellRecord:
         return self.result
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, the form of `result.json`."""
+        """Returns plain JSON types, the form of `result.json`."""
         return {
             "schema": SCHEMA,
             "cell_id": self.cell.id,
@@ -67,7 +67,7 @@ class CellRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CellRecord:
-        """The inverse of `to_dict`."""
+        """Reads what `to_dict` returned."""
         training = TrainingConfig.from_dict(data["config"])
         return cls(
             cell=Cell(data["method"], training, data["purpose"], **special_in(data)),

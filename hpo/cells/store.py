@@ -28,25 +28,26 @@ class CellStore:
         self._storage = storage_of(place)
 
     def place(self, cell_id: str) -> str:
-        """Where the cell keeps its result and, while it trains, its checkpoints, for a person."""
+        """Returns where the cell keeps its result and, while it trains, its checkpoints, for a
+        person."""
         return f"{self._storage.uri}/{_folder(cell_id)}"
 
     def directory(self, cell_id: str) -> Path:
-        """The same place as a directory, where the storage is a folder."""
+        """Returns the same place as a directory, where the storage is a folder."""
         if not isinstance(self._storage, FolderStorage):
             raise StoreError(f"{self.place(cell_id)} is no directory of this machine")
         return self._storage.root / _folder(cell_id)
 
     def checkpoints(self, cell_id: str) -> AbstractContextManager[tuple[Path, Keep]]:
-        """The directory for a training's checkpoints; see `Storage.checkpoints`."""
+        """Returns the directory for a training's checkpoints; see `Storage.checkpoints`."""
         return self._storage.checkpoints(_folder(cell_id))
 
     def remove_checkpoints(self, cell_ids: Iterable[str]) -> None:
-        """Delete the cells' checkpoints."""
+        """Deletes the cells' checkpoints."""
         self._storage.remove_checkpoints(map(_folder, cell_ids))
 
     def save(self, record: CellRecord) -> None:
-        """Write the record so that a kill leaves either nothing or the whole.
+        """Writes the record so that a kill leaves either nothing or the whole.
 
         Raises:
             StoreError: the file cannot be written.
@@ -55,14 +56,14 @@ class CellStore:
         try:
             self._storage.write(_result(record.cell.id), text.encode())
         except OSError as error:
-            place, told = self.place(record.cell.id), error.strerror or error
+            place, cause = self.place(record.cell.id), error.strerror or error
             raise StoreError(
-                f"cannot write {place}/result.json: {told}; free space or choose another "
+                f"cannot write {place}/result.json: {cause}; free space or choose another "
                 "--output, then run the same command, without --fresh: finished cells are kept"
             ) from error
 
     def load(self, cell_id: str) -> CellRecord | None:
-        """The record of a cell, or None if it has not come to an end.
+        """Returns the record of a cell, or None if it has not come to an end.
 
         Raises:
             StoreError: the file is there and cannot be read.
@@ -81,18 +82,18 @@ class CellStore:
             ) from error
 
     def records(self) -> list[CellRecord]:
-        """All records, sorted by id."""
+        """Returns all records, sorted by id."""
         names = (name.split("/") for name in self._storage.files("cells"))
         ids = sorted(name[1] for name in names if len(name) == 3 and name[2] == "result.json")
-        found = map(self.load, ids)
-        return [record for record in found if record is not None]
+        loaded = map(self.load, ids)
+        return [record for record in loaded if record is not None]
 
 
 def _folder(cell_id: str) -> str:
-    """The cell's folder in a storage."""
+    """Returns the cell's folder in a storage."""
     return f"cells/{cell_id}"
 
 
 def _result(cell_id: str) -> str:
-    """The cell's record in a storage."""
+    """Returns the cell's record in a storage."""
     return f"{_folder(cell_id)}/result.json"

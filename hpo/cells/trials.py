@@ -43,7 +43,7 @@ class Trial:
 
     @property
     def key(self) -> Key:
-        """Name and seed."""
+        """Returns name and seed."""
         return self.function, self.seed
 
 

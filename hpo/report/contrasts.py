@@ -55,7 +55,8 @@ class Contrast:
 
     @property
     def direction(self) -> int:
-        """1 for a difference above 0, −1 for one below, 0 where it is not told apart from 0."""
+        """Returns 1 for a difference above 0, −1 for one below, 0 where it is not told apart from
+        0."""
         return int(np.sign(self.paired.difference)) if self.p_holm < LEVEL else 0
 
     def text(self, digits: int = 3) -> str:

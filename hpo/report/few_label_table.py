@@ -41,7 +41,7 @@ besides the median error and the label budget. Errors and differences in percent
 def semi_table(
     frame: pd.DataFrame, records: Sequence[CellRecord], declared: Comparisons
 ) -> pd.DataFrame:
-    """The table with what semi-supervised studies report beside; see COLUMNS.
+    """Returns the table with what semi-supervised studies report beside; see COLUMNS.
 
     ``median_error`` is the mean over seeds of the median test error of a training's last 20 epochs,
     with its 95 % interval. ``labels`` is the number of labelled images, ``labels_with_meta`` the
@@ -71,7 +71,8 @@ def semi_table(
 
 
 def summary_metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """What the summary run of a (method, data set) gets of the columns that other studies have not.
+    """Returns what the summary run of a (method, data set) gets of the columns that other studies
+    have not.
 
     Args:
         frame: of `semi_table`, or of another study: nothing.
@@ -101,15 +102,15 @@ def _budget(records: Sequence[CellRecord]) -> dict[str, float]:
 
 
 def needs_meta_labels(training: TrainingConfig) -> bool:
-    """Whether a result rests on the labels of the meta-validation images: λ was learned from them,
-    or drawn from what such a training ended with, or they were trained on."""
+    """Returns whether a result rests on the labels of the meta-validation images: λ was learned
+    from them, or drawn from what such a training ended with, or they were trained on."""
     return training.policy.needs_meta_labels or training.meta_in_training
 
 
 def _compare(
     entries: Sequence[dict[str, Any]], records: Sequence[CellRecord], declared: Comparisons
 ) -> None:
-    """Fill in the comparison of one data set's rows with the reference."""
+    """Fills in the comparison of one data set's rows with the reference."""
     reference = declared.reference
     theirs = errors_by_seed(records, reference) if reference is not None else {}
     if reference is None or not theirs:

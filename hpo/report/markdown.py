@@ -29,8 +29,8 @@ _NONE = "–"
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """The frame of `hpo.report.table.build_table` as one Markdown table for each data set, or in a
-    study of several architectures for each of both, with notes; or that of
+    """Returns the frame of `hpo.report.table.build_table` as one Markdown table for each data set,
+    or in a study of several architectures for each of both, with notes; or that of
     `hpo.report.few_label_table.semi_table`.
 
     What has no value is a dash. The cost is the training time in units of the row of family
@@ -45,7 +45,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 
 def _tables(frame: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The lines of each data set and architecture, in the order of the frame."""
+    """Returns the lines of each data set and architecture, in the order of the frame."""
     tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in frame.to_dict("records"):
         tables.setdefault((line["dataset"], line["architecture"]), []).append(line)
@@ -62,19 +62,21 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _reference(lines: Sequence[Mapping[str, Any]]) -> str | None:
-    """The method that the others are compared with, of a table that has a reference row."""
+    """Returns the method that the others are compared with, of a table that has a reference row."""
     return next((line["reference"] for line in lines if line.get("reference")), None)
 
 
 def _unit(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The row in whose training time cost is told: of family "none", or else the reference."""
+    """Returns the row in whose training time cost is told: of family "none", or else the
+    reference."""
     plain = [line for line in lines if line["family"] == "none"]
     plain += [line for line in lines if line["method"] == _reference(lines)]
     return plain[0] if plain else None
 
 
 def padded_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are padded: the first to the left, the others to the right.
+    """Returns a Markdown table whose columns are padded: the first to the left, the others to the
+    right.
 
     Args:
         header: names of the columns.
@@ -135,31 +137,34 @@ def _semi_cells(line: Mapping[str, Any], unit: float, reference: str | None) -> 
 
 
 def difference(value: float, low: float, high: float) -> str:
-    """A signed difference with its interval, such as "−0.20 [−0.51, +0.11]"; "–" for NaN."""
+    """Returns a signed difference with its interval, such as "−0.20 [−0.51, +0.11]"; "–" for
+    NaN."""
     interval = "" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
     return (number(value, "{:+.2f}") + interval).replace("-", "−")
 
 
 def probability(value: float) -> str:
-    """A p-value, such as "0.038"; "–" for NaN."""
+    """Returns a p-value, such as "0.038"; "–" for NaN."""
     return "<0.001" if value < 0.001 else number(value, "{:.3f}")
 
 
 def adjusted(value: float) -> str:
-    """A p-value adjusted by Holm's method, in a sentence: "p (Holm) = 0.038"; "no test" for NaN."""
+    """Returns a p-value adjusted by Holm's method, in a sentence: "p (Holm) = 0.038"; "no test" for
+    NaN."""
     if math.isnan(value):
         return "no test"
-    told = probability(value)
-    return f"p (Holm) {told[0]} {told[1:]}" if told.startswith("<") else f"p (Holm) = {told}"
+    text = probability(value)
+    return f"p (Holm) {text[0]} {text[1:]}" if text.startswith("<") else f"p (Holm) = {text}"
 
 
 def number(value: float, template: str, missing: str = _NONE) -> str:
-    """The value in a format such as "{:.2f}"; `missing` for NaN."""
+    """Returns the value in a format such as "{:.2f}"; `missing` for NaN."""
     return missing if math.isnan(value) else template.format(value)
 
 
 def error(line: Mapping[str, Any]) -> str:
-    """mean_error of a report's line with half the width of its interval, such as "7.20 ± 0.41"."""
+    """Returns mean_error of a report's line with half the width of its interval, such as "7.20 ±
+    0.41"."""
     half = line["ci_high"] - line["mean_error"]
     return number(line["mean_error"], "{:.2f}") + number(half, " ± {:.2f}", missing="")
 
@@ -174,7 +179,7 @@ def _count(value: float) -> str:
 
 
 def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The unit of cost, what searches found, and what is missing, of one data set's table."""
+    """Says the unit of cost, what searches found, and what is missing, of one data set's table."""
     remarks = []
     unit = _unit(lines)
     if unit is not None and unit["n_seeds"] > 0:
@@ -196,7 +201,7 @@ def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _verdicts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which rows have fewer errors than the reference row, and which have not."""
+    """Says which rows have fewer errors than the reference row, and which have not."""
     reference = _reference(lines)
     name = next((line["label"] for line in lines if line["method"] == reference), None)
     compared = [

@@ -32,7 +32,8 @@ _GREY = "#555555"
 
 
 def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) -> set[str]:
-    """Mean error with interval for each row from top to bottom; seeds of ``records`` as dots.
+    """Draws the mean error with interval for each row from top to bottom; seeds of ``records`` as
+    dots.
 
     What the panel cannot show (a row without results, fewer seeds, the paper's number out of
     range) stands at its right edge.
@@ -95,7 +96,7 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
 
 
 def error_legend(marks: Collection[str]) -> list[Line2D]:
-    """What the means and the ``marks`` of `draw_errors` mean."""
+    """Says what the means and the ``marks`` of `draw_errors` mean."""
     from matplotlib.lines import Line2D
 
     blue = FAMILIES["beta"][0]
@@ -112,7 +113,8 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
 
 
 def draw_cost(ax: Axes, lines: Sequence[Line]) -> None:
-    """Error with interval against training time in seconds; `label_points` names the points."""
+    """Draws error with interval against training time in seconds; `label_points` names the
+    points."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for line in lines:
@@ -142,7 +144,7 @@ def draw_cost(ax: Axes, lines: Sequence[Line]) -> None:
 
 
 def label_points(figure: Figure, panels: Mapping[Axes, Sequence[Line]]) -> None:
-    """Name the points of `draw_cost` panels where names overlap least, with a thin line to each.
+    """Names the points of `draw_cost` panels where names overlap least, with a thin line to each.
 
     The figure must be complete otherwise: names are placed by where the points are drawn.
     """
@@ -159,11 +161,11 @@ def label_points(figure: Figure, panels: Mapping[Axes, Sequence[Line]]) -> None:
 def lambda_histogram_sums(
     records: Sequence[CellRecord], datasets: Sequence[str], methods: Mapping[str, Any]
 ) -> dict[str, Histograms]:
-    """By data set the histograms of λ, summed over the seeds of finished final cells.
+    """Returns the histograms of λ by data set, summed over the seeds of finished final cells.
 
     Methods whose λ stays in one bin (none, fixed) and data sets without any other are left out.
     """
-    found: dict[str, Histograms] = {}
+    by_dataset: dict[str, Histograms] = {}
     for dataset in datasets:
         sums: Histograms = {}
         for method in methods:
@@ -181,8 +183,8 @@ def lambda_histogram_sums(
             if np.count_nonzero(first) > 1 or np.count_nonzero(last) > 1:
                 sums[method] = (first, last)
         if sums:
-            found[dataset] = sums
-    return found
+            by_dataset[dataset] = sums
+    return by_dataset
 
 
 def draw_lambda(ax: Axes, title: str, first: np.ndarray, last: np.ndarray) -> None:
@@ -218,7 +220,7 @@ def _density(counts: np.ndarray) -> np.ndarray:
 def _place_name(
     figure: Figure, ax: Axes, line: Line, point: np.ndarray, taken: Sequence[Bbox]
 ) -> Bbox:
-    """Write one name beside its point (in pixels); returns the name's box."""
+    """Writes one name beside its point (in pixels); returns the name's box."""
     from matplotlib.patheffects import withStroke
 
     name = _wrap(line["label"], 24)

@@ -41,12 +41,12 @@ def preamble_of(
             f"{scenario(t)}"
         )
     for row in (row for row in plan.rows if row.row.control_of is None):
-        found = {d: _own(t, row, d) for d, t in plan.base.items()}
-        if len(set(found.values())) == 1:
-            found = {"": next(iter(found.values()))}
-        for dataset, own in found.items():
+        settings = {d: _own(t, row, d) for d, t in plan.base.items()}
+        if len(set(settings.values())) == 1:
+            settings = {"": next(iter(settings.values()))}
+        for dataset, text in settings.items():
             where = f" on {dataset}" if dataset else ""
-            lines += [f"{row.row.label}{where}: {own}."] if own else []
+            lines += [f"{row.row.label}{where}: {text}."] if text else []
     return "\n".join(lines)
 
 
@@ -81,10 +81,10 @@ def scenario(training: TrainingConfig) -> str:
 
 
 def environments(records: Sequence[CellRecord]) -> list[str]:
-    """One line that says where the final trainings ran; a second one where that differs."""
+    """Returns one line that says where the final trainings ran; a second one where that differs."""
     finals = finished_finals(records) or [r for r in records if r.status == "finished"]
-    told = [sorted((k, v) for k, v in r.environment.items() if k in ENVIRONMENT) for r in finals]
-    seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in told}
+    noted = [sorted((k, v) for k, v in r.environment.items() if k in ENVIRONMENT) for r in finals]
+    seen = {", ".join(f"{name} {value}" for name, value in pairs) for pairs in noted}
     lines = [f"Trained with {text}." for text in sorted(seen)]
     if len(seen) > 1:
         lines.append("Trained in different places: times, and on GPUs errors, compare with care.")
@@ -92,16 +92,16 @@ def environments(records: Sequence[CellRecord]) -> list[str]:
 
 
 def _own(training: TrainingConfig, row: StudyRow, dataset: str) -> str:
-    """What a row has for itself on a data set: of its method what is not the default, of the preset
-    what is not shared, and all that the study gave it."""
-    told = dict(row.by_dataset.get(dataset, {}))
-    semi = told.pop("semi", None)
-    told = {name: value for name, value in told.items() if value != getattr(training, name)}
+    """Returns what a row has for itself on a data set: of its method what is not the default, of
+    the preset what is not shared, and all that the study gave it."""
+    settings = dict(row.by_dataset.get(dataset, {}))
+    semi = settings.pop("semi", None)
+    settings = {name: value for name, value in settings.items() if value != getattr(training, name)}
     if semi is not None:
         defaults = {field.name: field.default for field in fields(semi)}
         method = {name: value for name, value in asdict(semi).items() if value != defaults[name]}
-        told = {**{name: method[name] for name in method if name != "labelled"}, **told}
-    return ", ".join(f"{name}={value}" for name, value in {**told, **row.training}.items())
+        settings = {name: method[name] for name in method if name != "labelled"} | settings
+    return ", ".join(f"{name}={value}" for name, value in {**settings, **row.training}.items())
 
 
 def memory_lines(records: Sequence[CellRecord]) -> list[str]:

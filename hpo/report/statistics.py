@@ -34,7 +34,7 @@ class PairedComparison:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
-    """Mean and two-sided Student-t interval, mean ± t(n−1)·s/√n.
+    """Returns the mean and its two-sided Student-t interval, mean ± t(n−1)·s/√n.
 
     Args:
         values: any number of finite values, one for each seed.
@@ -58,7 +58,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInte
 def paired_comparison(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95
 ) -> PairedComparison:
-    """Paired t test of two methods on the same seeds: H0 is a mean difference of zero.
+    """Takes a paired t test of two methods on the same seeds: H0 is a mean difference of zero.
 
     Args:
         first: values of one method, one for each seed.
@@ -127,7 +127,7 @@ def detectable_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (1979) of one family of p-values.
+    """Adjusts one family of p-values by Holm's step-down method (1979).
 
     Args:
         p_values: raw p-values in any order; a NaN (no test was possible) is not counted.

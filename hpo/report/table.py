@@ -90,7 +90,7 @@ def build_table(
     datasets: Sequence[str],
     declared: Comparisons = NOTHING_DECLARED,
 ) -> pd.DataFrame:
-    """One row for each data set and method, in the order given; see COLUMNS.
+    """Returns one row for each data set and method, in the order given; see COLUMNS.
 
     A method's error is the mean test error of its finished final cells, with a 95 % Student-t
     interval over seeds; what has no cells is there with ``n_seeds`` 0. ``train_seconds`` and
@@ -127,7 +127,7 @@ def build_table(
 def summary_rows(
     frame: pd.DataFrame, further: Mapping[tuple[str, str], Mapping[str, float]] | None = None
 ) -> list[SummaryRow]:
-    """The rows of a table that have results, for `StudyTracker.summarise`.
+    """Returns the rows of a table that have results, for `StudyTracker.summarise`.
 
     Args:
         frame: of `build_table`; numbers get as many digits as in the CSV.
@@ -148,7 +148,7 @@ def summary_rows(
 def write_report(
     output: Path, study: str, frame: pd.DataFrame, preamble: str = "", appendix: str = ""
 ) -> list[Path]:
-    """Write ``output/STUDY.csv`` and ``output/STUDY.md``, each whole or not at all.
+    """Writes ``output/STUDY.csv`` and ``output/STUDY.md``, each whole or not at all.
 
     Args:
         output: the study's output folder; created if need be.
@@ -228,7 +228,7 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
 
 
 def _setting(row: Row, finals: Sequence[CellRecord], trials: Sequence[CellRecord]) -> str:
-    """The row's own setting; of a searched row what the search found, and from how much."""
+    """Returns the row's own setting; of a searched row what the search found, and from how much."""
     if not trials or not finals:
         return row.setting
     values = {
@@ -244,7 +244,7 @@ def _compare(
     errors: Mapping[str, Mapping[int, float]],
     declared: Comparisons,
 ) -> None:
-    """Fill in the comparison with the best Beta of one data set and architecture."""
+    """Fills in the comparison with the best Beta of one data set and architecture."""
     if best_of(entries, ["beta"]) is None:
         return
     best = best_of(entries, ["none", "beta"])

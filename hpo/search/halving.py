@@ -27,7 +27,8 @@ class SuccessiveHalving(BasePruner):
         self._parallel = parallel
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial is behind the best 1/reduction (one at least) that came as far."""
+        """Returns whether the trial is behind the best 1/reduction (one at least) that came as
+        far."""
         epoch = trial.last_step
         rung = self._min_epochs
         while epoch is not None and rung < epoch:

@@ -48,7 +48,8 @@ class Heir:
 
 
 def first_alphas(population: Population, seed: int) -> list[float]:
-    """α of each member at the start, drawn evenly on the logarithmic scale it is searched on."""
+    """Returns α of each member at the start, drawn evenly on the logarithmic scale it is searched
+    on."""
     bounds = BETA_ALPHA["alpha"]
     random = np.random.default_rng((seed, 0))
     drawn = random.uniform(np.log(bounds.low), np.log(bounds.high), population.members)

@@ -120,7 +120,7 @@ class BucketStorage:
 
     @cached_property
     def _files(self) -> Any:
-        """The prefix as a file system of pyarrow."""
+        """Returns the prefix as a file system of pyarrow."""
         from pyarrow.fs import FileSystem, SubTreeFileSystem
 
         options: dict[str, str] = {}
@@ -197,6 +197,6 @@ def bucket_at(uri: str) -> BucketStorage:
 
 
 def _kind(uri: str) -> str:
-    """The key of `CREDENTIALS`: abfss is abfs, as gcs is gs."""
+    """Returns the key of `CREDENTIALS`: abfss is abfs, as gcs is gs."""
     scheme = urlsplit(uri).scheme
     return {"abfss": "abfs", "gcs": "gs"}.get(scheme, scheme)

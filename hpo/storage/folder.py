@@ -26,7 +26,7 @@ class FolderStorage:
 
     @property
     def uri(self) -> str:
-        """Its path."""
+        """Returns its path."""
         return str(self.root)
 
     def read(self, name: str) -> bytes:

@@ -19,7 +19,7 @@ class Storage(Protocol):
 
     @property
     def uri(self) -> str:
-        """The name that a user would give the place."""
+        """Returns the name that a user would give the place."""
 
     @property
     def relative(self) -> bool:

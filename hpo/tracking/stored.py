@@ -37,12 +37,12 @@ class StoredRun:
 
     @property
     def key(self) -> str:
-        """`run_key` of the run's tags."""
+        """Returns `run_key` of the run's tags."""
         return run_key(self.tags)
 
     @property
     def digest(self) -> str | None:
-        """The digest of the record that a cell's run has whole, and has ended with."""
+        """Returns the digest of the record that a cell's run has whole, and has ended with."""
         # The digest is written after everything else, and before the state that ends the run.
         is_ended = self.status == STATUS_OF.get(self.tags.get("status", ""))
         return self.tags.get(DIGEST) if is_ended else None

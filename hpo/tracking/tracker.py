@@ -140,7 +140,8 @@ class StudyTracker:
 
     @property
     def how_to_open(self) -> str:
-        """A command that shows this store in the MLflow UI, or the address of its server."""
+        """Returns a command that shows this store in the MLflow UI, or the address of its
+        server."""
         if is_database(self.uri):
             return f'mlflow ui --backend-store-uri "{shown_uri(self.uri)}"'
         return shown_uri(self.uri)

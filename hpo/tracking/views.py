@@ -53,7 +53,7 @@ class View:
 
     @property
     def tag(self) -> str:
-        """The experiment's tag that holds it."""
+        """Returns the experiment's tag that holds it."""
         return f"mlflow.sharedViewState.{self.key}"
 
     def state(self) -> dict[str, Any]:

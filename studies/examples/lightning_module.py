@@ -46,7 +46,7 @@ class Digits(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> CombinedLoader:
-        """{"train": batch, "meta": batch}; an epoch is one round of the training images."""
+        """Returns {"train": batch, "meta": batch}, for one round of the training images."""
         train, meta, *_ = self.parts
         loaders = {
             "train": DataLoader(train, batch_size=64, shuffle=True),

@@ -25,7 +25,7 @@ from tests.support.stores import results_of
 
 FLAGS = ["--preset", "smoke", "--seeds", "1", "--epochs", "4", "--budget", "5"]
 KEYS = "metamixup,tpe-joint,pbt-alpha"
-STUDY = ["contrast", *FLAGS, "--rows", KEYS]
+STUDY = ["contrast", *FLAGS, "--rows", KEYS, "--workers", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -54,72 +54,75 @@ def test_the_default_reading_has_its_controls_and_the_papers_has_none() -> None:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a study that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("calm")
-    done = run_calmly(*STUDY, "--output", folder / "out", cwd=folder)
-    (folder / "out" / "stdout.txt").write_text(done.stdout)
-    return folder / "out"
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a study under Ray that was killed while Ray starts, killed in the search,
+    interrupted among the trainings after it, and run again.
+
+    `tests/system/faults` kills drivers at other moments, without Ray.
+    """
+    folder = tmp_path_factory.mktemp("resumed")
+    out = folder / "out"
+    study = [*STUDY, "--output", out]
+    kill_when(lambda: any(out.glob(".ray-*")), *study, cwd=folder)
+    kill_when(lambda: len(results_of(out)) >= 2, *study, cwd=folder)
+    interrupt_when(lambda: len(results_of(out)) >= 12, *study, cwd=folder)
+    assert "RUNNING" not in {run.info.status for run in tracked_runs(out)}
+    before = results_of(out)
+    done = run_calmly(*study, cwd=folder)
+    assert before.items() <= results_of(out).items()
+    (out / "stdout.txt").write_text(done.stdout)
+    return out
 
 
 @pytest.mark.slow
-def test_all_rows_files_and_runs_are_there(calm: Path) -> None:
-    frame = pd.read_csv(calm / "table2.csv")
+def test_all_rows_files_and_runs_are_there(resumed: Path) -> None:
+    frame = pd.read_csv(resumed / "table2.csv")
     columns = ["dataset", "method", "setting", "n_seeds", "mean_error", "ci_low", "ci_high"]
     columns += ["paper_error", "train_seconds", "samples_seen"]
     assert list(frame.columns[: len(columns)]) == columns
     assert list(frame["method"]) == KEYS.split(",")
     assert (frame["n_seeds"] == 2).all()
-    assert (calm / "table2.png").stat().st_size > 10_000
-    text = (calm / "stdout.txt").read_text()
-    for row in (calm / "table2.md").read_text().splitlines():
+    assert (resumed / "table2.png").stat().st_size > 10_000
+    text = (resumed / "stdout.txt").read_text()
+    for row in (resumed / "table2.md").read_text().splitlines():
         if row.startswith("|"):
             assert row in text
     assert "mlflow ui --backend-store-uri" in text
     assert "## Does learning pay?" in text
-    controls = pd.read_csv(calm / "table2-controls.csv").set_index("control")
+    controls = pd.read_csv(resumed / "table2-controls.csv").set_index("control")
     assert controls["control_method"].isna().to_dict() == {
         "placebo": True, "frozen": False, "best beta": False,
     }  # fmt: skip
-    cells = cells_tracked(calm)
+    cells = cells_tracked(resumed)
     assert len(cells) == 7 * 2 + 4
     # KILLED are the trials that the search stopped early, and nothing else.
-    pruned = {r.cell.id for r in CellStore(calm).records() if r.status == "pruned"}
+    pruned = {r.cell.id for r in CellStore(resumed).records() if r.status == "pruned"}
     assert {cell for cell, status in cells.items() if status == "KILLED"} == pruned
-    assert [run.data.tags["kind"] for run in tracked_runs(calm)].count("summary") == 7
-    assert not list(calm.rglob("*.pt"))
+    assert [run.data.tags["kind"] for run in tracked_runs(resumed)].count("summary") == 7
+    assert not list(resumed.rglob("*.pt"))
+    assert not list(resumed.glob(".ray-*"))
 
 
 @pytest.mark.slow
-def test_run_again_it_trains_nothing_and_says_the_same(calm: Path) -> None:
-    stored, before = results_of(calm), pd.read_csv(calm / "table2.csv")
-    number_of_runs = len(tracked_runs(calm))
-    done = run_calmly(*STUDY, "--output", calm, cwd=calm)
-    assert results_of(calm) == stored
-    pd.testing.assert_frame_equal(pd.read_csv(calm / "table2.csv"), before)
-    assert len(tracked_runs(calm)) == number_of_runs
-    assert "18 kept from before" in done.stderr
-
-
-@pytest.mark.slow
-def test_killed_and_interrupted_at_any_stage_and_run_again_it_ends_the_same(
-    calm: Path, tmp_path: Path
+def test_run_again_it_trains_nothing_and_says_the_same(
+    resumed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While Ray starts, in the search, among the trainings after it.
+    stored, before = results_of(resumed), pd.read_csv(resumed / "table2.csv")
+    number_of_runs = len(tracked_runs(resumed))
+    assert table2.main([*STUDY[1:], "--output", str(resumed)]) == 0
+    assert results_of(resumed) == stored
+    pd.testing.assert_frame_equal(pd.read_csv(resumed / "table2.csv"), before)
+    assert len(tracked_runs(resumed)) == number_of_runs
+    assert "18 kept from before" in capsys.readouterr().err
 
-    `tests/system/faults` kills drivers at random moments, without Ray.
-    """
-    out = tmp_path / "out"
-    study = [*STUDY, "--output", out]
-    begun = time.monotonic()
-    kill_when(lambda: time.monotonic() - begun > 6, *study, cwd=tmp_path)
-    kill_when(lambda: len(results_of(out)) >= 2, *study, cwd=tmp_path)
-    interrupt_when(lambda: len(results_of(out)) >= 12, *study, cwd=tmp_path)
-    assert "RUNNING" not in {run.info.status for run in tracked_runs(out)}
-    run_calmly(*study, cwd=tmp_path)
-    pd.testing.assert_frame_equal(table(out), table(calm), check_exact=True)
-    assert cells_tracked(out) == cells_tracked(calm)
-    assert not list(out.glob(".ray-*"))
+
+@pytest.mark.slow
+def test_killed_and_interrupted_at_any_stage_it_ends_as_undisturbed_and_without_ray(
+    resumed: Path, tmp_path: Path
+) -> None:
+    assert table2.main([*STUDY[1:], "--output", str(tmp_path)]) == 0
+    pd.testing.assert_frame_equal(table(resumed), table(tmp_path), check_exact=True)
+    assert cells_tracked(resumed) == cells_tracked(tmp_path)
 
 
 def image_tree(root: Path, *, per_class: int = 30, size: int = 16) -> Path:

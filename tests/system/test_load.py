@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,24 +9,16 @@ import pandas as pd
 
 from hpo.tracking.store import mlflow_settings
 from mlflow import MlflowClient
+from studies.load import main
+from tests.support.scripts import run_script
 
-ROOT = Path(__file__).resolve().parents[2]
-CELLS = 8
-
-
-def load(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "studies" / "load.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+CELLS = 4
 
 
 def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     flags = ["--cells", CELLS, "--concurrent", 2, "--workers", 1, "--output", out]
-    done = load(*map(str, flags))
+    done = run_script("load", *map(str, flags), cwd=tmp_path)
     logs = [path.read_text() for path in out.glob("load-*/log.txt")]
     assert done.returncode == 0, (done.stderr, logs)
     assert len(logs) == 2
@@ -57,6 +47,5 @@ def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path) -> None
 
     # A record that is gone is noticed, without another measurement.
     next(out.glob("load-2/cells/*/result.json")).unlink()
-    again = load("--tracking-uri", uri, *flags)
-    assert again.returncode == 1, again.stderr
+    assert main(["--tracking-uri", uri, *map(str, flags)]) == 1
     assert list(pd.read_csv(out / "load.csv")["lost"]) == [0, 1]

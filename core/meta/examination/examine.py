@@ -82,12 +82,12 @@ def examine(
     deadline = float("inf") if seconds is None else started + seconds
     try:
         with torch.enable_grad(), replay():
-            batch, found = findings.usable(batch, "training")
+            batch, notes = findings.usable(batch, "training")
             val_batch, more = findings.usable(val_batch, "meta-validation")
             rates, about_rates = findings.usable_rates(module, optimizer, lr)
             plain = _plain(module, model, batch, val_batch, loss, mixing, rates, replay)
-            early = [*found, *more, *about_rates, *findings.mode(module), *findings.hooks(module)]
-            report = Passes(plain, passing, deadline, early).report()
+            notes += [*more, *about_rates, *findings.mode(module), *findings.hooks(module)]
+            report = Passes(plain, passing, deadline, notes).report()
     finally:
         snapshot.restore()
     return replace(report, seconds=time.perf_counter() - started)

@@ -25,7 +25,7 @@ _DRY_RATE = 0.01
 
 def usable(batch: Batch, name: str) -> tuple[Batch, list[Finding]]:
     """Returns a batch with 0 for what is not finite, and what is to be said of it."""
-    found: list[Finding] = []
+    notes: list[Finding] = []
     values: list[Tensor] = []
     for what, tensor in zip(("inputs", "labels"), batch, strict=True):
         bad = ~tensor.isfinite()
@@ -37,8 +37,8 @@ def usable(batch: Batch, name: str) -> tuple[Batch, list[Finding]]:
                 "hypergradients that are not finite move nothing, and the real step has no such "
                 "guard. Clean the data; 0 stands for them here."
             )
-            found.append(Finding("data", (f"{name} {what}",), text))
-    return (values[0], values[1]), found
+            notes.append(Finding("data", (f"{name} {what}",), text))
+    return (values[0], values[1]), notes
 
 
 def usable_rates(
@@ -51,7 +51,7 @@ def usable_rates(
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     dry = dict.fromkeys(trained, _DRY_RATE)
-    found: list[Finding] = []
+    notes: list[Finding] = []
     rates: Mapping[str, float]
     if lr is not None:
         rates = lr if isinstance(lr, Mapping) else dict.fromkeys(trained, float(lr))
@@ -62,15 +62,15 @@ def usable_rates(
             rates = current_rates(optimizer, dict(module.named_parameters()))
         except ValueError as error:
             return dry, [Finding("optimizer", (), f"{error}.")]
-        found += _lacking(trained, optimizer)
+        notes += _lacking(trained, optimizer)
     rates = {name: rates.get(name, 0.0) for name in trained}
     if not any(rates.values()):
         text = (
             "All learning rates are 0, as in the first step of a warm-up: the virtual step goes "
             f"nowhere, and λ is not moved. {_DRY_RATE} stands for them here."
         )
-        return dry, [*found, Finding("optimizer", (), text)]
-    return rates, found
+        return dry, [*notes, Finding("optimizer", (), text)]
+    return rates, notes
 
 
 def _lacking(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> Iterator[Finding]:

@@ -41,10 +41,10 @@ class Unseen(TorchFunctionMode):
         if self._first:
             self._found.append(tree_map_only(Tensor, _copy, (result, written)))
             return result
-        found, values = self._found[self._at]
+        logits, values = self._found[self._at]
         self._at += 1
         if written is None:
-            return found
+            return logits
         written.detach().copy_(values)
         return result
 

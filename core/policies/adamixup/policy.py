@@ -123,7 +123,7 @@ class AdaMixUp(Policy):
 
     @property
     def networks(self) -> nn.ModuleList:
-        """Generator and discriminator, if they are there: what learns beside the model."""
+        """Returns generator and discriminator, if they are there: what learns beside the model."""
         both = (self.policy_generator, self.discriminator)
         return nn.ModuleList(network for network in both if network is not None)
 

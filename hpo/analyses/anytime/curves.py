@@ -63,7 +63,7 @@ class Point:
 
 
 def replay(search: Search, records: Mapping[str, CellRecord]) -> list[CellRecord]:
-    """The records of a search's trainings in the order in which it asked for them.
+    """Returns the records of a search's trainings in the order in which it asked for them.
 
     Args:
         search: at its beginning.
@@ -83,7 +83,7 @@ def replay(search: Search, records: Mapping[str, CellRecord]) -> list[CellRecord
 
 
 def points(record: CellRecord) -> list[Point]:
-    """What a training leaves, one point at its end; of a population one for each segment.
+    """Returns what a training leaves, one point at its end; of a population one for each segment.
 
     The cost of a later point is what it adds to the one before.
     """
@@ -94,10 +94,10 @@ def points(record: CellRecord) -> list[Point]:
         if record.status != "finished":
             return [Point(*cost)]
         return [Point(*cost, record.trained.val_error, record.trained.test_error)]
-    found = []
+    segments = []
     epochs_before = seconds = samples = 0.0
     for segment in result.history:
-        found.append(
+        segments.append(
             Point(
                 units(training, segment["epochs_trained"] - epochs_before),
                 segment["train_seconds"] - seconds,
@@ -108,15 +108,16 @@ def points(record: CellRecord) -> list[Point]:
         )
         epochs_before = segment["epochs_trained"]
         seconds, samples = segment["train_seconds"], segment["samples_seen"]
-    return found
+    return segments
 
 
 def curve(trained: Iterable[Point], budget: float) -> list[Point]:
-    """Cumulative cost and the incumbent's errors after each point, to the end of the budget.
+    """Returns cumulative cost and the incumbent's errors after each point, to the end of the
+    budget.
 
     Errors are NaN until something has finished.
     """
-    found: list[Point] = []
+    incumbents: list[Point] = []
     spent = Point(0.0, 0.0, 0.0)
     for point in trained:
         better = not (math.isnan(point.val_error) or point.val_error >= spent.val_error)
@@ -130,12 +131,12 @@ def curve(trained: Iterable[Point], budget: float) -> list[Point]:
         )
         if spent.units > budget + ROUNDING:
             break
-        found.append(spent)
-    return found
+        incumbents.append(spent)
+    return incumbents
 
 
 def curves(plan: Plan, records: Iterable[CellRecord]) -> dict[SearchKey, list[Point]]:
-    """The curve of each strategy, data set and seed of a plan, in the order of its rows."""
+    """Returns the curve of each strategy, data set and seed of a plan, in the order of its rows."""
     by_id = {record.cell.id: record for record in records}
     searches, budget = plan.open_searches(), plan.budget or 0.0
     methods = [row.row.key for row in plan.rows if row.strategy is not None]
@@ -145,29 +146,33 @@ def curves(plan: Plan, records: Iterable[CellRecord]) -> dict[SearchKey, list[Po
     }
 
 
-def curve_table(found: Mapping[SearchKey, Sequence[Point]]) -> pd.DataFrame:
-    """All curves, one row for each point; see COLUMNS."""
+def curve_table(by_search: Mapping[SearchKey, Sequence[Point]]) -> pd.DataFrame:
+    """Returns all curves, one row for each point; see COLUMNS."""
     lines = [
         (dataset, method, seed, p.units, p.train_seconds, p.samples_seen, p.val_error, p.test_error)
-        for (method, dataset, seed), trained in found.items()
+        for (method, dataset, seed), trained in by_search.items()
         for p in trained
     ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def standing(trained: Sequence[Point], units_spent: float) -> float:
-    """Test error of the incumbent once so much is spent; NaN where there is none yet."""
+    """Returns the incumbent's test error once so much is spent; NaN where there is none yet."""
     reached = [point for point in trained if point.units <= units_spent + ROUNDING]
     return reached[-1].test_error if reached else _NAN
 
 
 def errors_at(
-    found: Mapping[SearchKey, Sequence[Point]], method: str, dataset: str, units_spent: float
+    by_search: Mapping[SearchKey, Sequence[Point]],
+    method: str,
+    dataset: str,
+    units_spent: float,
 ) -> dict[int, float]:
-    """Test error of a strategy's incumbent by seed; seeds that have none yet are left out."""
+    """Returns the test error of a strategy's incumbent by seed; seeds that have none yet are left
+    out."""
     at = {
         seed: standing(trained, units_spent)
-        for (key, name, seed), trained in found.items()
+        for (key, name, seed), trained in by_search.items()
         if (key, name) == (method, dataset)
     }
     return {seed: error for seed, error in at.items() if not math.isnan(error)}
@@ -191,15 +196,15 @@ class Line:
 
 
 def compare(
-    found: Mapping[SearchKey, Sequence[Point]],
+    by_search: Mapping[SearchKey, Sequence[Point]],
     budget: float,
     references: Sequence[str] = REFERENCES,
 ) -> list[Line]:
-    """Where the strategies stand, data set by data set; compared with each of `references`."""
+    """Says where the strategies stand, data set by data set; compared with each of `references`."""
     lines = []
-    for dataset in dict.fromkeys(dataset for _, dataset, _ in found):
-        methods = list(dict.fromkeys(method for method, name, _ in found if name == dataset))
-        ends = {method: errors_at(found, method, dataset, budget) for method in methods}
+    for dataset in dict.fromkeys(dataset for _, dataset, _ in by_search):
+        methods = list(dict.fromkeys(method for method, name, _ in by_search if name == dataset))
+        ends = {method: errors_at(by_search, method, dataset, budget) for method in methods}
         pairs = [(m, r) for m in methods for r in references if r in ends and m != r]
         # One difference, told from both sides, is one comparison.
         distinct = list({frozenset(pair): pair for pair in reversed(pairs)}.values())
@@ -207,7 +212,7 @@ def compare(
         for method in methods:
             at = []
             for fraction in FRACTIONS:
-                errors = errors_at(found, method, dataset, fraction * budget)
+                errors = errors_at(by_search, method, dataset, fraction * budget)
                 complete = errors.keys() == ends[method].keys()
                 at.append(mean_interval(list(errors.values()) if complete else []))
             against = {

@@ -28,24 +28,26 @@ _APART = 0.012
 """Of the axis: between the intervals at its end."""
 
 
-def anytime_figure(found: Mapping[SearchKey, Sequence[Point]], labels: Mapping[str, str]) -> Figure:
+def anytime_figure(
+    curves: Mapping[SearchKey, Sequence[Point]], labels: Mapping[str, str]
+) -> Figure:
     """Draws a row of panels for each data set: against training seconds, and against samples.
 
     Bands are 95 % intervals over seeds; nine of them would hide each other, so the references have
     theirs along the curve, and every strategy has its last one as a bar beside the end.
 
     Args:
-        found: of `hpo.analyses.anytime.curves.curves`.
+        curves: of `hpo.analyses.anytime.curves.curves`.
         labels: how strategies are called.
     """
-    datasets = list(dict.fromkeys(dataset for _, dataset, _ in found))
-    methods = list(dict.fromkeys(method for method, _, _ in found))
+    datasets = list(dict.fromkeys(dataset for _, dataset, _ in curves))
+    methods = list(dict.fromkeys(method for method, _, _ in curves))
     figure = canvas(13, 4.4 * len(datasets) + 0.9)
     axes = figure.subplots(len(datasets), len(_COSTS), squeeze=False, sharey="row")
     for row, dataset in zip(axes, datasets, strict=True):
         for ax, (cost, name) in zip(row, _COSTS.items(), strict=True):
             seeds = {
-                m: [t for (k, d, _), t in found.items() if (k, d) == (m, dataset)] for m in methods
+                m: [t for (k, d, _), t in curves.items() if (k, d) == (m, dataset)] for m in methods
             }
             _draw(ax, seeds, cost, labels)
             ax.set_xlabel(name)
@@ -58,7 +60,8 @@ def anytime_figure(found: Mapping[SearchKey, Sequence[Point]], labels: Mapping[s
 def band(
     seeds: Sequence[Sequence[Point]], cost: Cost, end: float
 ) -> list[tuple[float, float, float, float]]:
-    """Mean over seeds and its interval as steps: (cost, mean, low, high) from where it holds.
+    """Returns the mean over seeds and its interval as steps: (cost, mean, low, high) from where it
+    holds.
 
     Starts where every seed that comes to an incumbent has one; the last step is repeated at `end`.
     """

@@ -22,7 +22,8 @@ GRID = "grid"
 
 
 def grid_contrast(outcome: Outcome) -> Extra:
-    """`STUDY-search.csv`, `STUDY-search.png` and a table: the grid against each strategy.
+    """Writes `STUDY-search.csv` and `STUDY-search.png`; returns a table of the grid against each
+    strategy.
 
     Empty where the study has not both.
     """
@@ -32,19 +33,19 @@ def grid_contrast(outcome: Outcome) -> Extra:
     if not rows or not strategies or plan.budget is None:
         return Extra()
     labels = {GRID: f"grid of {len(rows)}"} | {row.row.key: row.row.label for row in strategies}
-    found = {
+    by_search = {
         (GRID, dataset, seed): _grid(outcome.records, rows, dataset, seed, plan.budget)
         for dataset in plan.datasets
         for seed in plan.seeds
     }
-    found |= curves(plan, outcome.records)
-    lines = compare(found, plan.budget, references=(GRID,))
+    by_search |= curves(plan, outcome.records)
+    lines = compare(by_search, plan.budget, references=(GRID,))
     text = anytime_markdown(lines, labels, plan.budget, references=(GRID,))
     csv, picture = (outcome.output / f"{plan.study}-search.{kind}" for kind in ("csv", "png"))
     outcome.output.mkdir(parents=True, exist_ok=True)
-    table = curve_table(found).round(6)
+    table = curve_table(by_search).round(6)
     write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
-    save_figure(anytime_figure(found, labels), picture)
+    save_figure(anytime_figure(by_search, labels), picture)
     heading = "## The grid against a search at equal cost"
     return Extra(f"{heading}\n\n{text.replace('## ', '### ')}", [csv, picture])
 

@@ -44,7 +44,7 @@ class AnytimeReport:
 def write_anytime_report(
     plan: Plan, records: Iterable[CellRecord], output: Path, preamble: str = ""
 ) -> AnytimeReport:
-    """Write ``STUDY.csv``, ``STUDY.md`` and ``STUDY.png`` into the folder `output`.
+    """Writes ``STUDY.csv``, ``STUDY.md`` and ``STUDY.png`` into the folder `output`.
 
     Args:
         plan: with rows that have strategies, and a budget.
@@ -54,18 +54,18 @@ def write_anytime_report(
     """
     output.mkdir(parents=True, exist_ok=True)
     budget = plan.budget or 0.0
-    found = curves(plan, records)
+    by_search = curves(plan, records)
     labels = {row.row.key: row.row.label for row in plan.rows}
     csv, markdown, picture = (output / f"{plan.study}.{kind}" for kind in ("csv", "md", "png"))
-    table = curve_table(found).round(6)
+    table = curve_table(by_search).round(6)
     write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
-    lines = compare(found, budget)
+    lines = compare(by_search, budget)
     text = anytime_markdown(lines, labels, budget)
     parts = [f"# {plan.study}", preamble, text]
     write_atomically(markdown, "\n\n".join(part.strip() for part in parts if part) + "\n")
-    save_figure(anytime_figure(found, labels), picture)
+    save_figure(anytime_figure(by_search, labels), picture)
     settings = {row.row.key: row.row.setting for row in plan.rows}
-    summary = [_summary(line, found, settings) for line in lines if line.at[-1].n > 0]
+    summary = [_summary(line, by_search, settings) for line in lines if line.at[-1].n > 0]
     return AnytimeReport(text, [csv, markdown, picture], summary)
 
 
@@ -114,9 +114,9 @@ def _against(line: Line, references: Sequence[str]) -> list[str]:
     return cells
 
 
-def _interval(found: MeanInterval) -> str:
-    half = found.high - found.mean
-    return number(found.mean, "{:.2f}") + number(half, " ± {:.2f}", missing="")
+def _interval(interval: MeanInterval) -> str:
+    half = interval.high - interval.mean
+    return number(interval.mean, "{:.2f}") + number(half, " ± {:.2f}", missing="")
 
 
 def _legend(budget: float) -> str:
@@ -138,11 +138,11 @@ def _legend(budget: float) -> str:
 
 
 def _summary(
-    line: Line, found: Mapping[SearchKey, Sequence[Point]], settings: Mapping[str, str]
+    line: Line, by_search: Mapping[SearchKey, Sequence[Point]], settings: Mapping[str, str]
 ) -> SummaryRow:
     ends = [
         trained[-1]
-        for (method, dataset, _), trained in found.items()
+        for (method, dataset, _), trained in by_search.items()
         if (method, dataset) == (line.method, line.dataset) and trained
     ]
     last = line.at[-1]

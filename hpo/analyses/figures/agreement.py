@@ -35,7 +35,7 @@ class Agreement:
 
 
 def agreement(maps: Sequence[np.ndarray], *, beyond_classes: bool = False) -> Agreement:
-    """Of maps [C, C], one a seed, over the cells that none of them has as NaN.
+    """Measures it of maps [C, C], one a seed, over the cells that none of them has as NaN.
 
     Args:
         maps: of any number of seeds.
@@ -53,11 +53,11 @@ def agreement(maps: Sequence[np.ndarray], *, beyond_classes: bool = False) -> Ag
     # Of each seed its own fit is taken off: a seed's level is no disagreement.
     basis, singular, _ = np.linalg.svd(removed, full_matrices=False)
     basis = basis[:, singular > 1e-9 * singular[0]]
-    kept = values[:, there]
-    rest = kept - (kept @ basis) @ basis.T
-    freedom = kept.shape[1] - basis.shape[1]
+    complete = values[:, there]
+    rest = complete - (complete @ basis) @ basis.T
+    freedom = complete.shape[1] - basis.shape[1]
     common = rest.mean(axis=0)
-    noise = 1e-12 * float(np.square(kept).sum())
+    noise = 1e-12 * float(np.square(complete).sum())
     between, within = n * float(np.square(common).sum()), float(np.square(rest - common).sum())
     if freedom < 1 or between + within <= noise:
         return Agreement(_NAN, _NAN, _NAN)
@@ -72,6 +72,6 @@ def agreement(maps: Sequence[np.ndarray], *, beyond_classes: bool = False) -> Ag
 
 
 def _class_columns(classes: int) -> np.ndarray:
-    """[C·C, 2·C]: for each cell which row and which column it is in."""
+    """Returns for each cell which row and which column it is in, [C·C, 2·C]."""
     one = np.eye(classes)
     return np.hstack([np.repeat(one, classes, axis=0), np.tile(one, (classes, 1))])

@@ -179,10 +179,10 @@ def _text(outcome: Outcome) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _agreement_text(found: Agreement) -> str:
-    if np.isnan(found.value):
+def _agreement_text(agreement: Agreement) -> str:
+    if np.isnan(agreement.value):
         return "–"
-    return f"{_signed(found.value)} [{_signed(found.low)}, {_signed(found.high)}]"
+    return f"{_signed(agreement.value)} [{_signed(agreement.low)}, {_signed(agreement.high)}]"
 
 
 def _signed(value: float) -> str:
@@ -198,15 +198,15 @@ def _verdicts(outcome: Outcome, dataset: str) -> Iterator[str]:
             seeds = list(maps[max(maps)].values())
             lasts[row.row.key] = [agreement(seeds, beyond_classes=beyond) for beyond in _BEYOND]
     for row in outcome.plan.rows:
-        found = lasts.get(row.row.key)
-        if row.row.family != "learned" or found is None or np.isnan(found[0].value):
+        agreements = lasts.get(row.row.key)
+        if row.row.family != "learned" or agreements is None or np.isnan(agreements[0].value):
             continue
         control = next(
             (r.row.key for r in outcome.plan.rows if r.row.control_of == row.row.key), ""
         )
         against = lasts.get(control)
         chance = [max(0.0, part.high) for part in against] if against else [0.0, 0.0]
-        whole, beyond = (part.low > limit for part, limit in zip(found, chance, strict=True))
+        whole, beyond = (part.low > limit for part, limit in zip(agreements, chance, strict=True))
         if whole and beyond:
             said = "is specific to the data, and to the pair of classes"
         elif whole:
@@ -214,7 +214,8 @@ def _verdicts(outcome: Outcome, dataset: str) -> Iterator[str]:
         else:
             said = "is not shown to be specific to the data"
         text = f"- {row.row.label}, last epoch: λ {said}. Between seeds it agrees by "
-        text += f"{_agreement_text(found[0])}, beyond the classes by {_agreement_text(found[1])}"
+        everywhere, specific = map(_agreement_text, agreements)
+        text += f"{everywhere}, beyond the classes by {specific}"
         if against:
             plain, beyond_classes = map(_agreement_text, against)
             text += f"; the placebo's by {plain} and {beyond_classes}"

@@ -142,7 +142,7 @@ def _cells(row: StudyRow, results: Results) -> list[str]:
 
 
 def _verdicts(rows: Sequence[StudyRow], by_row: Mapping[str, Results]) -> Iterator[str]:
-    """Whether the last epoch shows the paper's figure, each end against the exact part."""
+    """Says whether the last epoch shows the paper's figure, each end against the exact part."""
     ends = {
         (row.row.key, end): {
             seed: near(result.lam_histogram)[end] for seed, result in by_row[row.row.key].items()

@@ -108,7 +108,7 @@ def _draw(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
 
 
 def _curve(result: TrainingResult, quantity: str) -> list[float]:
-    """By epoch; NaN where it was not recorded."""
+    """Returns the values by epoch; NaN where one was not recorded."""
     history = result.history
     if quantity == "excess":
         return [m["train_loss"] - m.get("label_entropy", math.nan) for m in history]
@@ -137,7 +137,7 @@ def _text(outcome: Outcome) -> str:
 
 
 def _verdicts(rows: Sequence[StudyRow], lasts: Mapping[str, Mapping[str, Values]]) -> Iterator[str]:
-    """For each learned row whether its loss is lower than MixUp's, in all three senses."""
+    """Says for each learned row whether its loss is lower than MixUp's, in all three senses."""
     learned = [row.row for row in rows if row.row.family == "learned" and lasts[row.row.key]]
     against = contrasts(
         {

@@ -131,8 +131,8 @@ def collisions(features: np.ndarray, labels: np.ndarray) -> float:
     """
     # The nearest two: of an image that coincides with others it may be itself or not.
     _, nearest = cKDTree(features).query(features, k=2)
-    own = np.arange(len(features))
-    other = np.where(nearest[:, 0] == own, nearest[:, 1], nearest[:, 0])
+    rows = np.arange(len(features))
+    other = np.where(nearest[:, 0] == rows, nearest[:, 1], nearest[:, 0])
     return float(100 * np.mean(labels[other] != labels))
 
 
@@ -185,15 +185,15 @@ def _with_planes(results: Results) -> Results:
 def _text(outcome: Outcome) -> str:
     parts = ["## Features in the plane"]
     for dataset in outcome.plan.datasets:
-        found: dict[str, Values] = {}
+        by_row: dict[str, Values] = {}
         table = []
         for row in outcome.plan.rows:
             results = _with_planes(outcome.results(dataset, row))
-            found[row.row.key] = {
+            by_row[row.row.key] = {
                 seed: collisions(*_arrays(result)) for seed, result in results.items()
             }
             errors = [result.test_error for result in results.values()]
-            values = list(found[row.row.key].values())
+            values = list(by_row[row.row.key].values())
             table.append(
                 [
                     row.row.label,
@@ -204,7 +204,7 @@ def _text(outcome: Outcome) -> str:
             )
         head = ("policy", "n", "collisions (%)", "test error (%)")
         parts += [f"{dataset}:", padded_table(head, table)]
-        parts.append("\n".join(_verdicts(outcome.plan.rows, found)))
+        parts.append("\n".join(_verdicts(outcome.plan.rows, by_row)))
     parts.append(
         "- collisions: part of the images whose nearest other image in the plane has another "
         "label. The picture is of one seed; the numbers are of all.\n" + HOLM
@@ -212,12 +212,12 @@ def _text(outcome: Outcome) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _verdicts(rows: Sequence[StudyRow], found: Mapping[str, Values]) -> Iterator[str]:
+def _verdicts(rows: Sequence[StudyRow], by_row: Mapping[str, Values]) -> Iterator[str]:
     """Says for each other row whether it has fewer collisions than MixUp."""
-    labels = {row.row.key: row.row.label for row in rows if found[row.row.key]}
+    labels = {row.row.key: row.row.label for row in rows if by_row[row.row.key]}
     against = contrasts(
         {
-            key: (found[key], found[_REFERENCE])
+            key: (by_row[key], by_row[_REFERENCE])
             for key in labels
             if key != _REFERENCE and _REFERENCE in labels
         }

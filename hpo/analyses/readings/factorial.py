@@ -46,7 +46,7 @@ class DesignPoint:
 
 
 def main_effects(outcome: Outcome, design: Sequence[DesignPoint]) -> pd.DataFrame:
-    """Mean of each factor's levels over the factorial's combinations; see EFFECT_COLUMNS.
+    """Returns the means of each factor's levels over the design's combinations; see EFFECT_COLUMNS.
 
     Within a seed moves and error are averaged over the level's combinations, the mean over seeds
     has a Student-t interval. diff is the level's error minus that of all combinations, seed by
@@ -90,7 +90,7 @@ def main_effects(outcome: Outcome, design: Sequence[DesignPoint]) -> pd.DataFram
 
 
 def _levels(points: Sequence[DesignPoint]) -> list[tuple[str, str]]:
-    """Factor and level, by factor; of the factors of which there is more than one level."""
+    """Returns factor and level, by factor; of the factors of which there is more than one level."""
     levels_of: dict[str, dict[str, None]] = {}
     for point in points:
         for factor, level in point.levels.items():

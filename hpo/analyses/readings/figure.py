@@ -26,7 +26,7 @@ _LEAST = 1e-4
 
 
 def readings_figure(ranked: pd.DataFrame, records: Sequence[CellRecord]) -> Figure:
-    """For each data set a row: error against mean |change of λ|, and telling histograms of λ.
+    """Draws for each data set a row: error against mean |change of λ|, and telling histograms of λ.
 
     The axis of the error is that of the means: a wide interval of few seeds leaves the panel.
 
@@ -62,7 +62,8 @@ def readings_figure(ranked: pd.DataFrame, records: Sequence[CellRecord]) -> Figu
 
 
 def telling(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """At most TELLING lines whose histograms say most, of the lines of one data set by rank.
+    """Returns at most TELLING lines whose histograms say most, of the lines of one data set by
+    rank.
 
     The lowest error with each verdict on Fig. 6, then the one that moves λ least and the one that
     moves it most, then MixUp, then by rank.

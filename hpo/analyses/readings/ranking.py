@@ -82,7 +82,7 @@ _NAN = float("nan")
 
 
 def rank_readings(outcome: Outcome) -> pd.DataFrame:
-    """One line for each data set and row, by mean test error; see RANKED_COLUMNS.
+    """Returns one line for each data set and row, by mean test error; see RANKED_COLUMNS.
 
     - moves: |λ* − λ*(nothing learned)|, mean over samples, epochs and seeds; moves_last that of the
       last epoch.
@@ -122,7 +122,7 @@ def rank_readings(outcome: Outcome) -> pd.DataFrame:
 
 
 def start_share(projection: str, init_alpha: float) -> float:
-    """The part of λ* near 0, equal to that near 1, of a reading before it learns anything.
+    """Returns the part of λ* near 0, equal to that near 1, of a reading before it learns anything.
 
     By the sigmoid "after" λ* starts within [0.50, 0.73].
     """
@@ -164,14 +164,15 @@ def _line(
 
 
 def moves(result: TrainingResult, *, last: bool = False) -> float:
-    """Mean size of λ's change by learning, over epochs or in the last; NaN where none is told."""
+    """Returns how much learning changes λ, on the mean of the epochs or in the last one; NaN where
+    that was not recorded."""
     history = result.history[-1:] if last else result.history
     changes = [epoch["lam_change"] for epoch in history if "lam_change" in epoch]
     return math.fsum(changes) / len(changes) if changes else _NAN
 
 
 def _histogram(results: Results, name: str) -> list[int]:
-    """Summed over seeds."""
+    """Returns a histogram summed over seeds."""
     counts = [getattr(result, name) for result in results.values()]
     return [int(n) for n in np.sum(counts, axis=0)] if counts else [0] * 20
 
@@ -179,7 +180,7 @@ def _histogram(results: Results, name: str) -> list[int]:
 def _judge_histograms(
     readings: Mapping[str, dict[str, Any]], results: Mapping[str, Results]
 ) -> None:
-    """Fill in fig6; one family of tests for the first and the last epochs of a data set."""
+    """Fills in fig6; one family of tests for the first and the last epochs of a data set."""
     tests: dict[tuple[str, str], float] = {}
     for key, line in readings.items():
         reference = max(END, start_share(line["projection"], line["init_alpha"]))
@@ -201,7 +202,7 @@ def _judge_histograms(
 
 
 def _judge_order(readings: Mapping[str, dict[str, Any]], results: Mapping[str, Results]) -> None:
-    """Fill in the comparison with MixUp, and table1."""
+    """Fills in the comparison with MixUp, and table1."""
     errors = {key: {s: r.test_error for s, r in of.items()} for key, of in results.items()}
     suffixes = {key: META_SUFFIX if line["overlap"] else "" for key, line in readings.items()}
     pairs = {("", s): (MIXUP + s, NO_MIXUP + s) for s in ("", META_SUFFIX)}
@@ -228,6 +229,6 @@ def _count_cost(lines: Sequence[dict[str, Any]], table: pd.DataFrame) -> None:
         return
     unit = table.loc[NO_MIXUP]
     for line in lines:
-        own = table.loc[line["method"]]
-        line["time_ratio"] = own["train_seconds"] / unit["train_seconds"]
-        line["samples_ratio"] = own["samples_seen"] / unit["samples_seen"]
+        cost = table.loc[line["method"]]
+        line["time_ratio"] = cost["train_seconds"] / unit["train_seconds"]
+        line["samples_ratio"] = cost["samples_seen"] / unit["samples_seen"]

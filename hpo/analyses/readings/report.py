@@ -25,7 +25,7 @@ _NAMED = 12
 
 
 def readings_report(outcome: Outcome, design: Sequence[DesignPoint]) -> Extra:
-    """Rank the readings of a study, and average them over the factorial `design`.
+    """Ranks the readings of a study, and averages them over the factorial `design`.
 
     Writes STUDY-ranked.csv, STUDY-effects.csv (fractions and percent to six digits) and
     STUDY-lambda.png below the output folder.
@@ -41,7 +41,7 @@ def readings_report(outcome: Outcome, design: Sequence[DesignPoint]) -> Extra:
 
 
 def to_markdown(ranked: pd.DataFrame, effects: pd.DataFrame) -> str:
-    """The ranked table, what follows from it, and the main effects, for each data set."""
+    """Returns the ranked table, what follows from it, and the main effects, for each data set."""
     parts: list[str] = []
     for dataset in ranked["dataset"].unique():
         lines = ranked[ranked["dataset"] == dataset].to_dict("records")
@@ -89,7 +89,7 @@ def _effect(line: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _verdicts(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Which readings reproduce Fig. 6, and the order of Table I."""
+    """Says which readings reproduce Fig. 6, and the order of Table I."""
     readings = [line for line in lines if line["fig6"] or line["table1"]]
     moving = [line for line in readings if line["moves"] >= 0.01]
     shown = [line for line in readings if line["fig6"] == "yes"]
@@ -98,19 +98,19 @@ def _verdicts(lines: Sequence[Mapping[str, Any]]) -> str:
     # Where meta-validation images train, more images do than those of the best Beta.
     fair = [line for line in readings if not line["overlap"]]
     better = [line for line in fair if line["diff_ci_high"] < 0 and line["p_holm"] < SIGNIFICANT]
-    found = {
+    groups = {
         "move λ by 0.01 or more on average": moving,
         "show Fig. 6 in the last epoch": shown,
         "show it in the first epoch alone": [e for e in readings if e["fig6"] == "early"],
     }
     if any(line["table1"] for line in readings):  # else a row that it is about is missing
-        found |= {
+        groups |= {
             "have the order of Table I in their means": ordered,
             "have it with both differences at p < 0.05 (Holm)": supported,
             "show Fig. 6 and have that order": [line for line in shown if line in ordered],
         }
-    found["are below the best Beta at p < 0.05 (Holm), trained on as many images"] = better
-    said = [f"- {len(group)} {what}{_names(group)}" for what, group in found.items()]
+    groups["are below the best Beta at p < 0.05 (Holm), trained on as many images"] = better
+    said = [f"- {len(group)} {what}{_names(group)}" for what, group in groups.items()]
     return "\n".join([f"Of {len(readings)} readings", "", *said])
 
 

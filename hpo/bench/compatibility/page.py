@@ -79,12 +79,12 @@ def _table(rows: pd.DataFrame, *, network: bool) -> str:
             refusals.setdefault(text, []).append(str(name))
         auto = by_engine.loc["auto"]
         if network:
-            found = "" if pd.isna(auto["text"]) else auto["text"]
+            remark = "" if pd.isna(auto["text"]) else auto["text"]
             cells += [
                 f"{auto['times']:.1f}×",
                 f"{auto['memory']:.1f}×",
                 f"{auto['error']:.0e}",
-                found,
+                remark,
             ]
         lines.append([str(name), *cells])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

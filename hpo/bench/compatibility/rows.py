@@ -105,9 +105,9 @@ def _examined(name: str) -> Iterator[Row]:
         logits_of=case.logits_of,
         seconds=LIMIT,
     )
-    found = "; ".join(f"{f.subject}: {', '.join(f.names)}" for f in report.findings)
+    findings = "; ".join(f"{f.subject}: {', '.join(f.names)}" for f in report.findings)
     for engine, result in zip(ENGINES, sorted(report.engines, key=_place), strict=False):
-        verdict, text = _verdict("network", engine, result.error), found
+        verdict, text = _verdict("network", engine, result.error), findings
         if result.refusal is not None:
             verdict = "not tried" if result.refusal.startswith("not tried") else "refused"
             text = _line(result.refusal)

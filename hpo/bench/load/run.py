@@ -224,7 +224,8 @@ def usage(samples: pd.DataFrame, workers: int, alone: float) -> dict[str, float]
 
 
 def is_whole(line: dict[str, float | str]) -> bool:
-    """Whether a study came to its end, and every cell has its record and one run that has ended."""
+    """Returns whether a study came to its end, and every cell has its record and one run that has
+    ended."""
     none_lost = line["finished"] == line["mlflow_runs"] == line["cells"]
     one_each = line["duplicated_runs"] == line["runs_not_ended"] == 0
     return none_lost and one_each and "measured_cells" in line

@@ -17,7 +17,7 @@ from core.policies import Beta, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from hpo.cells.record import CellRecord
-from hpo.cells.result import PartialResult
+from hpo.cells.result import PartialResult, Result
 from hpo.cells.store import CellStore, StoreError
 from hpo.cluster.address import check_cluster
 from hpo.cluster.runner import run_on_ray
@@ -96,19 +96,16 @@ def study(
     return run.records
 
 
-def test_one_worker_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) -> None:
+def test_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) -> None:
     source = load_source("digits")
-    one = study(tmp_path / "one", 1, {"digits": source}, {"digits": BASE})
-    two = study(tmp_path / "two", 2, {"digits": source}, {"digits": BASE})
-    assert [r.cell.id for r in one] == [r.cell.id for r in two]
-    assert sum(r.cell.purpose == "search" for r in one) == 3
-    assert sum(r.cell.purpose == "final" for r in one) == 8
-    for a, b in zip(one, two, strict=True):
-        assert a.status == b.status
-        assert numbers(a.result) == numbers(b.result)
-        if a.status == "finished":
-            alone = fit(a.cell.training, source=source)
-            assert numbers(alone) == numbers(a.result)
+    records = study(tmp_path, 2, {"digits": source}, {"digits": BASE})
+    assert sum(r.cell.purpose == "search" for r in records) == 3
+    assert sum(r.cell.purpose == "final" for r in records) == 8
+    for record in records:
+        alone: Result = fit(record.cell.training, source=source)
+        if record.status == "pruned":
+            alone = PartialResult.of(alone.history[: len(record.result.history)])
+        assert numbers(alone) == numbers(record.result)
 
 
 def test_cells_that_fail_or_diverge_are_reported_and_the_others_go_on(tmp_path: Path) -> None:
@@ -165,12 +162,6 @@ def test_what_fails_in_the_driver_keeps_its_message(tmp_path: Path) -> None:
             device="cpu",
         )
     tracker.close("FAILED")
-
-
-def test_a_cell_that_fits_on_no_node_is_refused() -> None:
-    demand = Demand(address=None, workers=1, threads=1, gpus=2, data_bytes=0)
-    with pytest.raises(StudyError, match=r"2 GPU.*--gpus-per-cell"), session(demand):
-        pass
 
 
 def test_addresses_that_cannot_work_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from hpo.cluster.session import Demand, default_workers, session
+from hpo.cluster.session import Demand, default_workers, room, session
 from hpo.study.study_run import StudyError
 
 
@@ -42,3 +42,17 @@ def test_a_start_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) ->
     ):
         pass
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_cell_that_fits_on_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    resources: list[dict[str, float]] = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0}]
+    nodes = [{"Alive": True, "Resources": given} for given in resources]
+    nodes += [{"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert room(Demand(None, 1, threads=2, gpus=0, data_bytes=0)) == 6
+    assert room(Demand(None, 1, threads=1, gpus=0.5, data_bytes=0)) == 4
+    assert room(Demand(None, 1, threads=1, gpus=None, data_bytes=0)) == 2
+    with pytest.raises(
+        StudyError, match=r"1 CPU, 3 GPU, and no.*most 8 CPU, 2 GPU.*--gpus-per-cell"
+    ):
+        room(Demand(None, 1, threads=1, gpus=3, data_bytes=0))

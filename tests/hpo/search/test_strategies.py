@@ -98,11 +98,6 @@ def bench_on(output: Path, plan: Plan) -> StudyBench:
     return StudyBench(output, plan, made_up)
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 @pytest.fixture
 def complete(tmp_path: Path) -> StudyBench:
     bench = bench_on(tmp_path / "complete", make_plan())

@@ -91,11 +91,6 @@ def made_up_result(history: list[dict[str, float]], seed: int = 0) -> TrainingRe
     )
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 @pytest.fixture
 def complete(tmp_path: Path) -> StudyBench:
     bench = bench_on(tmp_path / "complete")

