@@ -25,7 +25,7 @@ if sys.version_info < (3, 11) and "$(CONSTRAINTS)" == "constraints.txt":
 endef
 export SUITABLE
 
-.PHONY: help install system-packages table2 paper test test-fast test-ends lint docs ui clean
+.PHONY: help install system-packages table2 paper test test-fast test-ends lint docs site ui clean
 ifneq "$(CHOICE)" "$(shell cat .venv/.installed 2>/dev/null)"
 .PHONY: .venv/.installed
 CLEAR = --clear
@@ -43,6 +43,7 @@ help:
 	@echo "make ui        MLflow UI, for this machine alone (OUTPUT=$(OUTPUT) is what it shows, PORT=$(PORT))"
 	@echo "make lint      ruff and mypy"
 	@echo "make docs      the tables of README.md and docs/ from docs/evidence"
+	@echo "make site      these pages, and one for each public name, as a site in site/"
 	@echo "make clean     remove .venv, .ends, builds and caches (results stay)"
 
 install: .venv/.installed
@@ -80,10 +81,15 @@ lint: install
 docs: install
 	$(BIN)/python -m studies pages
 
+site: install
+	@test -f .venv/.docs || { $(PIP) '.[docs]' && touch .venv/.docs; }
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
 ui: install
 	@test -f "$(OUTPUT)/mlflow.db" || { echo "$(OUTPUT)/mlflow.db is not there: run make table2 first, or name another folder with OUTPUT="; exit 1; }
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c '$(STORE)' "$(OUTPUT)")" --host 127.0.0.1 --port $(PORT)
 
 clean:
-	rm -rf .venv .ends .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .ends site .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -187,7 +187,7 @@ def metamixup_step(
     Raises:
         ValueError: as `hypergradient`; or `scaler` or several micro-batches are given beside LBFGS.
 
-    Example:
+    Examples:
         >>> import torch, core
         >>> model = torch.nn.Linear(2, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -17,8 +17,8 @@ How to read the table:
     error      of the hypergradient against the unroll in float64, relative, on a network trained
     cosine     for 100 steps on real images
 
-Measured on two CPU cores with torch 2.13.0 (the whole table is in the README): on PreActResNet-18,
-n = m = 64, auto 4.5 units (4.33 by FLOPs), unroll 5.7, higher 5.7, TorchOpt 5.6, Betty 5.8; on the
+Measured on two CPU cores with torch 2.13.0 (docs/step-cost.md): on PreActResNet-18, n = m = 64,
+auto 4.5 units (4.33 by FLOPs), unroll 5.7, higher 5.7, TorchOpt 5.6, Betty 5.8; on the
 CNN, n = 128, m = 100, auto, unroll, higher and TorchOpt all have quartiles within 4.1 to 4.9 (4.12
 by FLOPs). quick takes about ten minutes, with every contender named (`--contenders`) twenty.
 

@@ -24,7 +24,7 @@ is worth on clean balanced data.
         --imbalance 50 --train-size 8000 --lr 0.03 --seeds 10
 
 Cost on two CPU cores, loaded, without the rows of MetaMixUp (about half as much again): the first
-40 minutes, the second 26. What came of them is in the README and in `core.PersistentScores`.
+40 minutes, the second 26. What came of them is in docs/results.md and in `core.PersistentScores`.
 
 Run again, a command goes on where it was; finished cells are never trained twice.
 """

@@ -13,7 +13,7 @@ __all__ = ["label_entropy", "mean_by_class_pair"]
 def mean_by_class_pair(
     lam: Tensor, first: Tensor, second: Tensor, num_classes: int
 ) -> list[list[float | None]]:
-    """Returns the mean λ of each pair of classes, [C][C] to four digits: row the class of the
+    """Returns the mean λ of each pair of classes, [C, C] to four digits: row the class of the
     sample that has the weight λ, column that of its partner. A pair that never came up has None.
 
     Args:

@@ -25,9 +25,9 @@ class Findings:
     """What an analysis found. What was not asked for is empty.
 
     Attributes:
-        pair_epochs, pair_lam: epochs, and of each the mean λ by classes, [C][C]; see
+        pair_epochs, pair_lam: epochs, and of each the mean λ by classes, [C, C]; see
             `mean_by_class_pair`.
-        plane, plane_labels: of test images the two features, [n][2] to five digits, and labels [n].
+        plane, plane_labels: of test images the two features, [n, 2] to five digits, and labels [n].
         intrusion: the fields of `core.analysis.intrusion.Intrusion`.
     """
 

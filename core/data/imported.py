@@ -42,7 +42,7 @@ def named_arguments(name: str) -> tuple[str, dict[str, Any]]:
 
     `%26` stands for &, as in an address.
 
-    Example:
+    Examples:
         >>> named_arguments("mine:load?size=32&root=/data&gray=True")
         ('mine:load', {'size': 32, 'root': '/data', 'gray': True})
 

@@ -31,7 +31,7 @@ class HiddenMixing:
     Raises:
         ValueError: no layer is named, or `drawn` is not one of them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 3))
         >>> x, lam, partner = torch.randn(2, 2), torch.tensor([0.9, 0.6]), torch.tensor([1, 0])

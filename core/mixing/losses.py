@@ -53,7 +53,7 @@ class IndexLoss:
             `per_sample.weight`, which torch's own losses have, or ones.
         ignore_index: a label that counts for nothing; by default `per_sample.ignore_index`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import torch.nn.functional as F
         >>> loss = IndexLoss(lambda logits, y: F.cross_entropy(logits, y, reduction="none"))

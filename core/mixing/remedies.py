@@ -4,7 +4,7 @@ Each is a `MixedLoss`. Its `mixed` is what training descends, at λ = 1 the loss
 plain call, which a meta stage makes for the validation batch, is cross-entropy: that batch is clean
 and balanced, and stands for how the classifier is judged. Shapes: B batch, C classes.
 
-Example:
+Examples:
     >>> import torch, core
     >>> from core.mixing.remedies import LogitAdjusted, log_prior
     >>> model = torch.nn.Linear(2, 3)

@@ -4,7 +4,7 @@ A policy of one's own is one file: the policy, and beside it a `PolicyConfig` wi
 above. Everything else (cells and their ids, controls, costs, tables, figures) asks the
 configuration.
 
-Example:
+Examples:
     >>> from dataclasses import dataclass
     >>> from typing import ClassVar
     >>> from core.policies import Fixed, PolicyConfig, register_policy

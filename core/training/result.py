@@ -61,7 +61,7 @@ class TrainingResult:
         scores: of policies that keep them, the score of each training image, to five digits, in the
             order of `core.training.prepared_data.prepare_data(...).train`; of others, and in
             results that were stored before, None.
-        probabilities: of a training that holds out a fold, [M][C]: its prediction for each of these
+        probabilities: of a training that holds out a fold, [M, C]: its prediction for each of these
             images, to five digits, in the order of
             `core.training.prepared_data.draw_labels(...).held_out`; else None.
         policy_parameters: number of parameters of the policy's own networks.

@@ -62,7 +62,7 @@ def with_logits(model: nn.Module, logits_of: LogitsOf | None) -> nn.Module:
         ValueError: `logits_of` is something else. A call raises it where the output has no such
             part.
 
-    Example:
+    Examples:
         >>> import torch, core
         >>> class Net(torch.nn.Linear):
         ...     def forward(self, x):

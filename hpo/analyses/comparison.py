@@ -93,7 +93,7 @@ def compare(
         RuntimeError: a function failed with every seed.
         StudyError, TrackingError, OSError: Ray, MLflow or the folder cannot be used.
 
-    Example:
+    Examples:
         >>> import hpo, random, tempfile
         >>> def a(seed, report):
         ...     return random.Random(seed).gauss(10, 1)

@@ -87,7 +87,7 @@ def shared(*names: str, **changes: Mapping[str, Any]) -> ArgumentParser:
         names: which, in the order of the help.
         changes: of further flags, or of those named, what this command has otherwise.
 
-    Example:
+    Examples:
         >>> shared("output", "seeds", seeds={"default": 5}).parse_args([]).seeds
         5
     """

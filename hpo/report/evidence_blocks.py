@@ -14,6 +14,7 @@ CSV of controls: a line a comparison, a column a data set), `plain` (the CSV as 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,8 +52,13 @@ class _Table(NamedTuple):
     origin: Origin | None
 
 
-def fill(text: str, evidence: Path) -> str:
+def fill(text: str, evidence: Path, link: str = "evidence") -> str:
     """Returns a page with the tables of its blocks made anew.
+
+    Args:
+        text: of the page.
+        evidence: the folder of the evidence files.
+        link: how the page calls that folder.
 
     Raises:
         ValueError: a block is not closed, or names what is not there.
@@ -63,7 +69,7 @@ def fill(text: str, evidence: Path) -> str:
             "a block of evidence is not written as <!-- evidence: NAME view=... --> and, on a line "
             "of its own, <!-- end -->"
         )
-    return _BLOCK.sub(lambda block: _filled(block, evidence), text)
+    return _BLOCK.sub(lambda block: _filled(block, evidence, link), text)
 
 
 def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -> list[Path]:
@@ -81,7 +87,7 @@ def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -
     for path in pages:
         before = path.read_text(encoding="utf-8")
         try:
-            after = fill(before, evidence)
+            after = fill(before, evidence, _link(evidence, path.parent))
         except ValueError as wrong:
             raise ValueError(f"{path}: {wrong}") from wrong
         if after != before:
@@ -91,7 +97,11 @@ def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -
     return changed
 
 
-def _filled(block: re.Match[str], evidence: Path) -> str:
+def _link(evidence: Path, folder: Path) -> str:
+    return Path(os.path.relpath(evidence, folder)).as_posix()
+
+
+def _filled(block: re.Match[str], evidence: Path, link: str) -> str:
     options = dict(part.split("=", 1) for part in block["options"].split())
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
@@ -102,7 +112,7 @@ def _filled(block: re.Match[str], evidence: Path) -> str:
         raise ValueError(f"unknown view {view!r}; there are {', '.join(_VIEWS)}")
     parts = [_VIEWS[view](tables, options)]
     if options.get("origin") != "no":
-        parts += [line for table in tables for line in _told(table)]
+        parts += [line for table in tables for line in _told(table, link)]
     opening, end = block[0].partition("\n")[0], "<!-- end -->"
     return f"{opening}\n\n" + "\n\n".join(parts) + f"\n\n{end}"
 
@@ -120,12 +130,12 @@ def _read(name: str, evidence: Path) -> _Table:
     return _Table(name, frame, origin)
 
 
-def _told(table: _Table) -> list[str]:
+def _told(table: _Table, link: str) -> list[str]:
     if table.origin is None:
         return []
     origin = table.origin
     versions = ", ".join(f"{name} {of}" for name, of in origin.versions.items() if name == "torch")
-    source = f"[{table.name}.csv](evidence/{table.name}.csv)"
+    source = f"[{table.name}.csv]({link}/{table.name}.csv)"
     told = ", ".join(filter(None, [f"commit {origin.commit}", origin.date, versions]))
     return [f"`{origin.command}` ({told}; {source})"]
 

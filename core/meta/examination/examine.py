@@ -61,7 +61,7 @@ def examine(
     Raises:
         ValueError: as `hypergradient`, where plain training is not possible either.
 
-    Example:
+    Examples:
         >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -129,6 +129,9 @@ def test_pages_are_checked_and_made(evidence: Path, capsys: pytest.CaptureFixtur
     assert main(where) == 0
     assert main([*where, "--check"]) == 0
     assert write_pages([root / "README.md"], evidence) == []
+    (root / "README.md").write_text(block("tail"))
+    assert main(where) == 0
+    assert "[tail.csv](docs/evidence/tail.csv)" in (root / "README.md").read_text()
     (root / "README.md").write_text(block("nothing"))
     assert main(where) == 2
     assert "README.md: there is no evidence nothing" in capsys.readouterr().err
