@@ -9,7 +9,8 @@ from core.data.images import DeviceImages, ImageSet
 from core.data.imbalance import balanced_draws, long_tail
 from core.data.label_file import read_labels, with_fingerprint
 from core.data.label_noise import NOISE_KINDS, NoiseKind, flip_labels
-from core.data.sources import Source, load_source
+from core.data.source import Source
+from core.data.sources import load_source
 from core.data.splits import Splits, make_splits
 from core.data.streaming import StreamedImages
 from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding, Transform

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from core.data.sources import Source, make_source
+from core.data.source import Source
+from core.data.sources import make_source
 
 __all__ = ["source_from_arrays"]
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from core.data.source import hashes_of
+from core.data.streamed_items import DatasetItems, read_batches
 
 __all__ = ["read_own"]
 
-Part = tuple[np.ndarray, np.ndarray]
-"""uint8 images [N, C, S, S] or float32 features [N, ...], and int64 labels [N]."""
+Items = np.ndarray | DatasetItems
+"""uint8 images [N, C, S, S] or float32 features [N, ...], or what streams them."""
+
+Part = tuple[Items, np.ndarray]
+"""Items, and int64 labels [N]."""
 
 _CORE = "the bench is for one integer label an item; `core` takes soft targets and own losses"
 
@@ -22,7 +30,8 @@ def read_own(name: str, given: Any, memory_limit: int) -> tuple[Part, Part, tupl
     given is (train, test), each a `torch.utils.data.Dataset` of (PIL image or tensor, label), or a
     pair of arrays or tensors (x, y). What is uint8, or PIL, are square images [N, S, S] or
     [N, C, S, S]; floating point are features [N, ...] of any shape, which are normalized along
-    their first dimension and never flipped or moved.
+    their first dimension and never flipped or moved. Datasets of more bytes than memory_limit are
+    read once, for labels and hashes, and then streamed.
 
     Raises:
         ValueError: it is no data set with one label an item.
@@ -36,7 +45,7 @@ def read_own(name: str, given: Any, memory_limit: int) -> tuple[Part, Part, tupl
         _part(f"{name}: {which}", part, memory_limit)
         for which, part in zip(("train", "test"), given, strict=True)
     ]
-    shapes = [(x.dtype, x.shape[1:]) for x, _ in parts]
+    shapes = [_kind(x) for x, _ in parts]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"{name}: train items are {shapes[0]}, test items {shapes[1]}; they must agree"
@@ -52,53 +61,73 @@ def read_own(name: str, given: Any, memory_limit: int) -> tuple[Part, Part, tupl
     return parts[0], parts[1], names
 
 
+def _kind(items: Items) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    if isinstance(items, np.ndarray):
+        return items.dtype, items.shape[1:]
+    return np.dtype(np.uint8 if items.images else np.float32), items.shape
+
+
 def _part(what: str, given: Any, memory_limit: int) -> Part:
     if isinstance(given, (tuple, list)) and len(given) == 2:
         x, y = (part.numpy(force=True) if isinstance(part, Tensor) else part for part in given)
-        x = _checked(what, np.asarray(x))
+        items: Items = _checked(what, np.asarray(x))
+        count = len(np.asarray(x))
     elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        x, y = _read(what, given, memory_limit)
-        x = _checked(what, x)
+        items, y = _read(what, given, memory_limit)
+        count = len(given)
     else:
         raise ValueError(
             f"{what} is of type {type(given).__name__}; return a Dataset with a length, or (x, y)"
         )
     labels = _labels(what, y)
-    if len(labels) != len(x) or not len(x):
-        raise ValueError(f"{what} has {len(x)} items and {len(labels)} labels; give one each")
-    return x, labels
+    if len(labels) != count or not count:
+        raise ValueError(f"{what} has {count} items and {len(labels)} labels; give one each")
+    return items, labels
 
 
-def _read(what: str, items: Any, memory_limit: int) -> tuple[np.ndarray, list[Any]]:
-    """Returns all items of a Dataset, and their labels."""
-    out: np.ndarray | None = None
-    labels = []
-    for i in range(len(items)):
-        try:
-            item, label = items[i]
-        except Exception as error:  # a user's code may raise anything
-            raise ValueError(
-                f"{what}[{i}] gives no (item, label): {type(error).__name__}: {error}"
-            ) from error
-        value = _array(f"{what}[{i}]", item)
-        if out is None:
-            size = value.nbytes * len(items)
-            if size > memory_limit:
-                raise ValueError(
-                    f"{what} takes {size / 2**30:.1f} GiB, and {memory_limit / 2**30:.1f} are held "
-                    "in memory; write it as folder:PATH, which is streamed"
-                )
-            out = np.empty((len(items), *value.shape), value.dtype)
-        if (value.shape, value.dtype) != (out.shape[1:], out.dtype):
-            raise ValueError(
-                f"{what}[{i}] is {value.dtype} {value.shape}, item 0 is {out.dtype} "
-                f"{out.shape[1:]}; resize and convert all items alike in the Dataset"
-            )
-        out[i] = value
-        labels.append(label.item() if isinstance(label, Tensor) and label.ndim == 0 else label)
-    if out is None:
+def _read(what: str, items: Any, memory_limit: int) -> tuple[Items, list[Any]]:
+    """Returns all items of a Dataset, or what streams them, and their labels."""
+    if not len(items):
         raise ValueError(f"{what} is empty")
-    return out, labels
+    first = _item(what, items, 0)[0]
+    read = partial(_at, what, first.shape, first.dtype)
+    if first.nbytes * len(items) <= memory_limit:
+        return read(items, list(range(len(items))))
+    hashes, labels = [], []
+    for x, y in read_batches(items, read, torch.arange(len(items)).split(64), seed=0):
+        hashes.append(hashes_of(x))
+        labels += y
+    shape, images = _checked(what, first[None]).shape[1:], first.dtype == np.uint8
+    return DatasetItems(items, read, shape, images, np.concatenate(hashes)), labels
+
+
+def _at(
+    what: str, shape: tuple[int, ...], dtype: np.dtype[Any], items: Any, positions: list[int]
+) -> tuple[np.ndarray, list[Any]]:
+    """Returns items at these positions, checked, and their labels."""
+    out = np.empty((len(positions), *shape), dtype)
+    labels = []
+    for row, i in enumerate(positions):
+        value, label = _item(what, items, i)
+        if (value.shape, value.dtype) != (shape, dtype):
+            raise ValueError(
+                f"{what}[{i}] is {value.dtype} {value.shape}, item 0 is {dtype} {shape}; resize "
+                "and convert all items alike in the Dataset"
+            )
+        out[row] = value
+        labels.append(label)
+    return _checked(what, out), labels
+
+
+def _item(what: str, items: Any, i: int) -> tuple[np.ndarray, Any]:
+    try:
+        item, label = items[i]
+    except Exception as error:  # a user's code may raise anything
+        raise ValueError(
+            f"{what}[{i}] gives no (item, label): {type(error).__name__}: {error}"
+        ) from error
+    plain = isinstance(label, Tensor) and label.ndim == 0
+    return _array(f"{what}[{i}]", item), label.item() if plain else label
 
 
 def _array(what: str, item: Any) -> np.ndarray:

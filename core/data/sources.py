@@ -1,28 +1,21 @@
-"""A source is a data set: pixels and labels of a training and a test part, on no device.
-
-N images, C channels, S height and width.
-"""
+"""This module loads a data set by its name, or makes one of a user's own objects."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from core.data.catalog import DATASETS, default_root
 from core.data.decoding import Decoder, bits_used, decode_tree
-from core.data.images import DeviceImages, ImageSet, shrink, wrap
+from core.data.images import shrink, wrap
 from core.data.imported import called
 from core.data.own import read_own
 from core.data.published import load_published
-from core.data.streaming import StreamedImages
-from core.data.tree import Headers, Tree, printable, read_headers, scan_tree
+from core.data.source import FileImages, Source
+from core.data.tree import Headers, printable, read_headers, scan_tree
 
 __all__ = ["MEMORY_LIMIT", "Source", "load_source", "make_source", "own_source"]
 
@@ -30,121 +23,6 @@ MEMORY_LIMIT = 4 * 2**30
 """Bytes of pixels up to which a folder of images is loaded into memory."""
 
 _FOLDER = "folder:"
-
-
-@dataclass(frozen=True)
-class FileImages:
-    """These images stay in their files; here is how to decode them."""
-
-    tree: Tree
-    decoder: Decoder
-    random_crops: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A source is one data set, picklable and on no device.
-
-    classes name the labels; images are in_channels x image_size x image_size; train_labels and
-    test_labels are int64 [N], what `images` hands out: `dataclasses.replace` may give others.
-    Pixels come from `images`: they lie in memory (uint8 [N, C, S, S], which Ray's object store
-    shares between processes without a copy) or stay in their files, which every process must then
-    be able to read. train_files, of images that come from files, are the paths of the training ones
-    below the data set's folder, as bytes. passed_over says what else lay there.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    in_channels: int
-    image_size: int
-    train_labels: np.ndarray = field(repr=False)
-    test_labels: np.ndarray = field(repr=False)
-    train_data: np.ndarray | FileImages = field(repr=False)
-    test_data: np.ndarray | FileImages = field(repr=False)
-    train_files: np.ndarray | None = field(default=None, repr=False)
-    passed_over: tuple[str, ...] = field(default=(), repr=False)
-
-    @property
-    def description(self) -> str:
-        """Returns a line on what was read of the data set, and what was passed over."""
-        text = (
-            f"{self.name}: {self.num_classes} classes, {len(self.train_labels)} training and "
-            f"{len(self.test_labels)} test images"
-        )
-        untested = np.setdiff1d(np.arange(self.num_classes), self.test_labels).tolist()
-        if untested:
-            text += f"; no test image of class {_listed([self.classes[c] for c in untested])}"
-        if self.passed_over:
-            text += f"; passed over: {_listed(self.passed_over)}"
-        return text
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Returns the shape of an item: [C, S, S] of images, anything of features."""
-        if isinstance(self.train_data, np.ndarray):
-            return self.train_data.shape[1:]
-        return (self.in_channels, self.image_size, self.image_size)
-
-    @property
-    def holds_images(self) -> bool:
-        """Says whether items are uint8 images; else they are float32 features."""
-        return not isinstance(self.train_data, np.ndarray) or self.train_data.dtype == np.uint8
-
-    @property
-    def num_classes(self) -> int:
-        """Returns how many classes there are."""
-        return len(self.classes)
-
-    def fingerprint(self) -> str:
-        """Returns sixteen hexadecimal digits by which these data are recognized.
-
-        They are of labels and pixels; of images that stay in their files, of labels and names.
-        """
-        digest = hashlib.blake2b(digest_size=8)
-        for labels in (self.train_labels, self.test_labels):
-            digest.update(np.ascontiguousarray(labels).data)
-        for data in (self.train_data, self.test_data):
-            content = data if isinstance(data, np.ndarray) else data.tree.names
-            digest.update(str(content.shape).encode())
-            digest.update(np.ascontiguousarray(content).view(np.uint8).data)
-        return digest.hexdigest()
-
-    def images(
-        self,
-        part: Literal["train", "test"],
-        indices: Tensor | None = None,
-        device: torch.device | str = "cpu",
-    ) -> ImageSet:
-        """Returns the images of one part on a device, or those at indices (int64 [n]), in order.
-
-        Images in memory are copied to the device once, here; on the CPU they are not copied.
-        """
-        if part not in ("train", "test"):
-            raise ValueError(f"part must be 'train' or 'test', got {part!r}")
-        labels = self.train_labels if part == "train" else self.test_labels
-        data = self.train_data if part == "train" else self.test_data
-        if indices is not None and len(indices):
-            low, high = int(indices.min()), int(indices.max())
-            if low < 0 or high >= len(labels):
-                raise ValueError(
-                    f"indices must lie in 0..{len(labels) - 1} for {part}, span {low}..{high}"
-                )
-        if isinstance(data, np.ndarray):
-            return DeviceImages(data, labels, indices, device)
-        return StreamedImages(
-            data.tree,
-            labels,
-            data.decoder,
-            image_size=self.image_size,
-            random_crops=data.random_crops,
-            indices=indices,
-            device=device,
-        )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def load_source(
@@ -202,12 +80,15 @@ def own_source(
     Raises ValueError, with this name in its message, where they are no data set to classify.
     """
     train, test, classes = read_own(name, given, memory_limit)
-    if train[0].dtype == np.uint8:
-        return make_source(name, train, test, classes, image_size=image_size)
-    if image_size is not None:
-        raise ValueError(f"image_size={image_size}: {name} holds features, no images")
-    shape = train[0].shape[1:]
+    first = train[0]
+    shape = first.shape[1:] if isinstance(first, np.ndarray) else first.shape
     side = shape[1] if len(shape) > 1 else 1
+    images = first.dtype == np.uint8 if isinstance(first, np.ndarray) else first.images
+    if image_size is not None:
+        if not images:
+            raise ValueError(f"image_size={image_size}: {name} holds features, no images")
+        side = _smaller(name, side, image_size)
+        train, test = ((_shrunk(x, side), y) for x, y in (train, test))
     return Source(name, classes, shape[0], side, train[1], test[1], train[0], test[0])
 
 
@@ -220,18 +101,28 @@ def make_source(
     image_size: int | None = None,
 ) -> Source:
     """Makes a source of checked (uint8 [N, C, S, S], int64 [N]) pairs, shrunk to image_size."""
-    native = train[0].shape[-1]
-    size = native if image_size is None else image_size
+    size = train[0].shape[-1] if image_size is None else image_size
+    _smaller(name, train[0].shape[-1], size)
+    channels = train[0].shape[1]
+    pixels = [_shrunk(train[0], size), _shrunk(test[0], size)]
+    return Source(name, classes, channels, size, train[1], test[1], pixels[0], pixels[1])
+
+
+def _smaller(name: str, native: int, size: int) -> int:
+    """Returns size; raises ValueError where it is above the images' own."""
     if size > native:
         raise ValueError(
             f"image_size={size} is larger than the {native} pixels of {name}; "
             "images are only shrunk"
         )
-    pixels = [
-        part if size == native else shrink(wrap(part), size).numpy() for part in (train[0], test[0])
-    ]
-    channels = train[0].shape[1]
-    return Source(name, classes, channels, size, train[1], test[1], pixels[0], pixels[1])
+    return size
+
+
+def _shrunk(items: Any, size: int) -> Any:
+    """Returns arrays of images at this size; what is streamed is shrunk when its turn comes."""
+    if not isinstance(items, np.ndarray) or items.shape[-1] == size:
+        return items
+    return shrink(wrap(items), size).numpy()
 
 
 def _load_imagenet(root: Path, image_size: int | None) -> Source:
@@ -299,6 +190,7 @@ def _load_folder(name: str, image_size: int | None, memory_limit: int) -> Source
         test_data,
         train.names,
         train.passed_over + test.passed_over,
+        headers[0].turned + headers[1].turned,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ class Splits:
     meta_validation: Tensor
     labelled: Tensor | None = None
     unlabelled: Tensor | None = None
+
+    def at(self, positions: Tensor) -> Splits:
+        """Returns the splits of a part of which these were drawn, at positions, int64 ascending."""
+        drawn = {name: part for name, part in vars(self).items() if part is not None}
+        return replace(self, **{name: positions[part] for name, part in drawn.items()})
 
 
 def by_class(labels: np.ndarray | Tensor, num_classes: int) -> tuple[Tensor, ...]:

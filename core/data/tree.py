@@ -148,6 +148,8 @@ class Headers:
     deep: bool
     example: dict[tuple[int, int], str]
     """One file for each size."""
+    turned: tuple[str, ...] = ()
+    """Files that EXIF says to turn, below the tree's root."""
 
 
 def read_headers(tree: Tree) -> Headers:
@@ -156,12 +158,12 @@ def read_headers(tree: Tree) -> Headers:
     Raises `DataFileError` naming up to five files that are no images.
     """
 
-    def read(name: bytes) -> tuple[tuple[int, int], str] | str:
+    def read(name: bytes) -> tuple[tuple[int, int], str, int] | str:
         path = os.path.join(tree.root, os.fsdecode(name))
         try:
             with Image.open(path) as image:
-                turned = orientation(image) in SIDEWAYS
-                return image.size[:: -1 if turned else 1], image.mode
+                turn = orientation(image)
+                return image.size[:: -1 if turn in SIDEWAYS else 1], image.mode, turn
         # Damaged images make PIL raise nearly anything.
         except Exception as error:
             return f"{path} ({error})"
@@ -169,21 +171,23 @@ def read_headers(tree: Tree) -> Headers:
     sizes: Counter[tuple[int, int]] = Counter()
     example: dict[tuple[int, int], str] = {}
     gray, deep = True, False
-    failed = []
+    failed, turned = [], []
     names = tree.names.tolist()
     parts = in_threads(lambda chunk: [read(name) for name in names[chunk]], len(names))
     for name, header in zip(names, itertools.chain.from_iterable(parts), strict=True):
         if isinstance(header, str):
             failed.append(header)
             continue
-        size, mode = header
+        size, mode, turn = header
         sizes[size] += 1
+        if turn != 1:
+            turned.append(printable(os.fsdecode(name)))
         example.setdefault(size, os.path.join(tree.root, os.fsdecode(name)))
         gray = gray and (mode in _GRAY_MODES or mode.startswith("I;"))
         deep = deep or mode.startswith("I")
     if failed:
         raise failure(failed)
-    return Headers(sizes, gray, deep, example)
+    return Headers(sizes, gray, deep, example, tuple(turned))
 
 
 def orientation(image: Image.Image) -> int:

@@ -54,6 +54,7 @@ class TrainingConfig:
         dataset: a name of `core.data.DATASETS`, or `folder:PATH`.
         image_size: height and width after area averaging; None keeps the data's own.
         train_size: training images, class-balanced; None takes all that meta-validation leaves.
+        dedup: neither train on, nor hold out for meta-validation, what equals a test item.
         imbalance: largest over smallest class of the training images, which are cut to a long
             tail: see `core.data.long_tail`. 1 leaves them as they are.
         label_noise, label_noise_kind: part of the training images of each class, after that cut,
@@ -129,6 +130,7 @@ class TrainingConfig:
     stop_mixing: float = field(default=1.0, metadata=LATER)
     image_size: int | None = None
     train_size: int | None = None
+    dedup: bool = field(default=False, metadata=LATER)
     meta_size: int = 1000
     meta_in_training: bool = False
     width: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -204,8 +205,11 @@ def draw_splits(config: TrainingConfig, source: Source) -> Splits:
     Raises:
         ValueError: the source has too few images.
     """
+    left = np.arange(len(source.train_labels))
+    if config.dedup:
+        left = np.delete(left, source.train_in_test)
     splits = make_splits(
-        source.train_labels,
+        source.train_labels[left],
         source.num_classes,
         meta_size=config.meta_size,
         train_size=config.train_size,
@@ -218,6 +222,8 @@ def draw_splits(config: TrainingConfig, source: Source) -> Splits:
             f"labelled={len(splits.train)} leaves no unlabelled image; choose fewer labelled "
             "images, or a larger train_size"
         )
+    if config.dedup:
+        splits = splits.at(torch.from_numpy(left))
     positions = long_tail(
         source.train_labels[splits.train.numpy()],
         source.num_classes,

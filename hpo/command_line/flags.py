@@ -70,6 +70,10 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
         "help": "may be a fraction; auto measures what a cell needs (default with cuda: 1)",
     },
     "data_root": {"type": Path, "metavar": "DIR", "help": "data sets in torchvision's layout"},
+    "near_duplicates": {
+        "action": "store_true",
+        "help": "look for images that are alike, too, before the first training",
+    },
     "fresh": {"action": "store_true", "help": "train again what is finished in DIR"},
 }
 """What argparse is told of each flag, by its name in the parsed result."""
@@ -102,7 +106,8 @@ def program(name: str) -> str:
     started = Path(sys.argv[0])
     if started.stem == "metamixup":
         return f"metamixup {name}"
-    return f"python -m studies {name}" if started.stem == "__main__" else f"studies/{name}.py"
+    as_module = (started.parent.name, started.stem) == ("studies", "__main__")
+    return f"python -m studies {name}" if as_module else f"studies/{name}.py"
 
 
 def command(prog: str, description: str | None, *parents: ArgumentParser) -> ArgumentParser:

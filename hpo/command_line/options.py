@@ -43,6 +43,7 @@ class Options:
         data_root: where data sets lie; None is the default.
         fresh: train everything again.
         given: objects and data sets that Python code gave.
+        near_duplicates: look for them before the first training.
     """
 
     datasets: tuple[str, ...]
@@ -66,6 +67,7 @@ class Options:
     labels: int | None = None
     search_parallel: int = 1
     given: Given = field(default_factory=Given)
+    near_duplicates: bool = False
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
         """Returns the training all rows share on a data set, and the data.
@@ -143,7 +145,7 @@ def parse(
         description,
         shared("dataset", "seeds", preset={"choices": names}),
         shared("output", "storage", "tracking_uri", "address", "workers", "threads"),
-        shared("device", "gpus_per_cell", "data_root", "fresh"),
+        shared("device", "gpus_per_cell", "data_root", "near_duplicates", "fresh"),
     )
     add = parser.add_argument
     if semi_supervised:
@@ -201,6 +203,7 @@ def parse(
         gpus_per_cell=gpus_per_cell,
         data_root=args.data_root,
         fresh=args.fresh,
+        near_duplicates=args.near_duplicates,
         semi_supervised=semi_supervised,
         labels=args.labels if semi_supervised else None,
         search_parallel=args.search_parallel,

@@ -68,6 +68,7 @@ _HELP = {
     "sampling": "balanced draws each class as often, with replacement (default: uniform)",
     "class_weights": "of the loss, by the number of training labels (default: none)",
     "logit_adjustment": "τ of post-hoc logit adjustment of all predictions (default: 0)",
+    "dedup": "leave out of training and meta-validation what stands in the test part too",
     "imbalance": "cut the training images to a long tail: largest over smallest class (default: 1)",
 }
 

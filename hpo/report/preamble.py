@@ -56,6 +56,8 @@ def scenario(training: TrainingConfig) -> str:
     Sentences behind a space; "" where all is the default.
     """
     told = ""
+    if training.dedup:
+        told += " What equals a test item is left out of training and meta-validation."
     if training.imbalance > 1:
         told += (
             f" Training images cut to a long tail, largest over smallest class "

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from core.data import Source
-from core.data.duplicates import find_duplicates
 from core.data.imported import given
-from core.training.config import TrainingConfig
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
 from hpo.analyses.pseudo_labels import pseudo_labels
@@ -23,7 +20,6 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options
-from hpo.command_line.checks import check_training
 from hpo.command_line.printing import printed, shown
 from hpo.complete_tracking import send_missing
 from hpo.report import table
@@ -35,16 +31,14 @@ from hpo.report.positive_control import positive_control
 from hpo.report.preamble import memory_lines, preamble_of
 from hpo.report.study_figure import study_figure
 from hpo.report.style import save_figure
+from hpo.run.data import look_at_data, prepare
 from hpo.run.statuses import CRASHED, UNUSABLE
 from hpo.search.space_search import silence_optuna
 from hpo.storage import output_folder
-from hpo.study import presets
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
-from hpo.study.few_label_rows import with_presets
-from hpo.study.filtering import require_cleanlab
-from hpo.study.plan import Plan, SourceKey, source_key
+from hpo.study.plan import Plan, SourceKey
 from hpo.study.progress import Progress, clock
-from hpo.study.rows import StudyRow, grid_cost
+from hpo.study.rows import StudyRow
 from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.missing import Missing
 from hpo.tracking.tracker import (
@@ -187,11 +181,13 @@ def _run(
     with tracking as tracker, Progress() as progress:
         about = "about " if plan.budget is not None else ""
         progress.say(f"{study}: {about}{plan.size} trainings, results in {shown(options.output)}")
-        for source in sources.values():
-            progress.say(source.description)
-            duplicates = find_duplicates(source)
-            if duplicates is not None and duplicates.description:
-                progress.say(f"{source.name}: {duplicates.description}")
+        seen = look_at_data(
+            options.output / f"{study}-data.json",
+            plan,
+            sources,
+            near=options.near_duplicates,
+            say=progress.say,
+        )
         fingerprints = {
             dataset: source.fingerprint() + options.given.digest
             for (dataset, _), source in sources.items()
@@ -224,46 +220,7 @@ def _run(
         run.tidy()
         progress.close()
         seconds = time.monotonic() - begun
-        return _report(plan, run, sources, tracker, options, extras, table, seconds, tell)
-
-
-def prepare(
-    study: str,
-    rows: Sequence[StudyRow],
-    options: Options,
-    adapted: Adapted | None = None,
-    comparisons: Comparisons = NOTHING_DECLARED,
-) -> tuple[Plan, dict[SourceKey, Source]]:
-    """Loads the data sets and plans the study; raises what a training would later stumble over."""
-    if options.address is not None or os.environ.get("RAY_ADDRESS"):
-        from hpo.cluster.address import check_cluster
-
-        check_cluster(options.address)
-    base: dict[str, TrainingConfig] = {}
-    sources: dict[SourceKey, Source] = {}
-    for dataset in options.datasets:
-        base[dataset], source = options.load(dataset, adapted)
-        sources[source_key(base[dataset])] = source
-    rows = with_presets(rows, base, sources, options.preset, options.overrides)
-    if any(row.filtered_by is not None for row in rows):
-        require_cleanlab()
-    policies = [row.policy for row in rows if row.policy is not None]
-    for training in base.values():
-        source = sources[source_key(training)]
-        for row in rows:  # a policy may have no use for a setting
-            replace(row.training_of(training), policy=row.policy or training.policy)
-        for varied in dict.fromkeys(row.training_of(training) for row in rows):
-            device = options.device if options.address is None else None
-            check_training(varied, source, policies, device)
-    search = replace(presets.search(options.preset), parallel=options.search_parallel)
-    if options.search_trials is not None:
-        search = replace(search, trials=options.search_trials)
-    budget = None
-    if any(row.strategy is not None for row in rows):
-        budget = options.budget or grid_cost(rows) or presets.budget(options.preset)
-    seeds = range(options.seeds)
-    plan = Plan(study, rows, options.datasets, seeds, base, search, budget, comparisons)
-    return plan, sources
+        return _report(plan, run, sources, tracker, options, extras, table, seconds, tell, seen)
 
 
 def _report(
@@ -276,8 +233,9 @@ def _report(
     table: str,
     seconds: float,
     tell: Tell,
+    seen: Path,
 ) -> Ended:
-    """Writes, tracks and shows everything."""
+    """Writes, tracks and shows everything, with the file of what was seen of the data."""
     records = run.records
     data = [source.description for source in sources.values()]
     preamble = preamble_of(plan, records, options.preset, data)
@@ -289,6 +247,7 @@ def _report(
         written = write_anytime_report(plan, records, options.output, preamble)
         complete, frame, files = True, pd.DataFrame(), written.files
         text, summary = written.markdown, written.summary
+    files = [*files, seen]
     tracker.summarise(summary)
     tracker.log_figure_files(files)
     tracker.describe("\n\n".join([preamble.strip(), text]))

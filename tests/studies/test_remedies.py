@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from hpo.command_line import parse
-from hpo.run.work import prepare
+from hpo.run.data import prepare
 from hpo.study.recipes import Searched
 from studies import remedies
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpo.command_line import parse
-from hpo.run.work import prepare
+from hpo.run.data import prepare
 from hpo.study.rows import StudyRow
 
 CELLS = {

@@ -10,7 +10,7 @@ import pytest
 from core.policies import Beta
 from hpo.cells.store import CellStore
 from hpo.command_line import parse
-from hpo.run.work import prepare
+from hpo.run.data import prepare
 from studies import table3
 
 THIRTEEN = [

@@ -26,7 +26,7 @@ from hpo.cells.summary import SummaryRow
 from hpo.cluster.trainable import train
 from hpo.command_line import parse
 from hpo.run import run_study
-from hpo.run.work import prepare
+from hpo.run.data import prepare
 from hpo.storage.atomic import write_atomically
 from hpo.study.plan import source_key
 from hpo.study.rows import Row, StudyRow

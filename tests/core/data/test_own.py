@@ -15,6 +15,7 @@ from core.training.fit import fit
 from core.training.prepared_data import prepare_data
 
 MODULE = """
+import random
 import numpy as np
 import torch
 from PIL import Image
@@ -45,6 +46,8 @@ def gray(): return both(pixels(30, 8, 8))
 def pil(): return sets(image)
 def pil_gray(): return sets(lambda i: image(i, "L"))
 def tensors(): return sets(lambda i: torch.full((2, 5), float(i)), lambda i: torch.tensor(i % 3))
+def draw(i): return torch.tensor([torch.rand(()), np.random.rand(), random.random()])
+def random_items(): return sets(draw, lambda i: i % 3)
 def table(): return both(features(60, 4))
 def with_root(root): return both(torch.from_numpy(pixels(30, 3, 8, 8)), torch.arange(30) % 3)
 def net(in_channels, num_classes): return nn.Linear(in_channels, num_classes)
@@ -128,9 +131,69 @@ def test_bad_data_are_refused_in_a_line(name: str, message: str) -> None:
     assert f"data_of_mine:{name}" in str(refused.value)
 
 
-def test_more_than_memory_holds_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"and 0\.0 are held in memory"):
-        load_source("data_of_mine:pil", memory_limit=100)
+@pytest.mark.parametrize(("name", "shape"), [("pil_gray", (1, 8, 8)), ("tensors", (2, 5))])
+def test_more_than_memory_holds_is_streamed_alike(name: str, shape: tuple[int, ...]) -> None:
+    held = load_source(f"data_of_mine:{name}")
+    streamed = load_source(f"data_of_mine:{name}", memory_limit=100)
+    assert isinstance(held.train_data, np.ndarray)
+    assert not isinstance(streamed.train_data, np.ndarray)
+    assert (streamed.shape, streamed.holds_images) == (shape, held.holds_images)
+    assert streamed.classes == held.classes
+    before = torch.get_rng_state()
+    order = [torch.tensor([3, 1]), torch.tensor([0])]
+    rows = torch.tensor([9, 4, 7, 29])
+    for part in ("train", "test"):
+        pairs = (s.images(part, rows).batches(order) for s in (held, streamed))  # type: ignore[arg-type]
+        for (x, y), (x_streamed, y_streamed) in zip(*pairs, strict=True):
+            assert torch.equal(x, x_streamed)
+            assert torch.equal(y, y_streamed)
+        np.testing.assert_array_equal(held.hashes(part), streamed.hashes(part))  # type: ignore[arg-type]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_training_on_streamed_items_equals_one_on_held_items() -> None:
+    settings = {"flip": False, "meta_size": 6, "epochs": 1, "batch_size": 12}
+    own = TrainingConfig("data_of_mine:pil_gray", "cnn", LearnedConfig(), width=2, **settings)
+    held, streamed = (
+        fit(own, source=load_source("data_of_mine:pil_gray", **limit)).history[0]
+        for limit in ({}, {"memory_limit": 100})
+    )
+    assert {**held, "train_seconds": 0.0} == {**streamed, "train_seconds": 0.0}
+
+
+def test_streamed_images_are_shrunk() -> None:
+    held, streamed = (
+        load_source("data_of_mine:pil_gray", image_size=4, **limit)
+        for limit in ({}, {"memory_limit": 100})
+    )
+    assert streamed.shape == held.shape == (1, 4, 4)
+    for source in (held, streamed):
+        x, _ = next(source.images("train").batches([torch.tensor([5])]))
+        assert torch.equal(x, torch.full((1, 1, 4, 4), 5, dtype=torch.uint8))
+    np.testing.assert_array_equal(held.hashes("test"), streamed.hashes("test"))
+
+
+def test_draws_of_streamed_items_follow_the_generator() -> None:
+    """Two epochs differ, the same epoch does not, however many processes read it."""
+    drawn = load_source("data_of_mine:random_items", memory_limit=100).images("train")
+    order = torch.arange(30).split(4)
+
+    def epoch(seed: int) -> list[float]:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.cat([x for x, _ in drawn.batches(order, generator)]).flatten().tolist()
+
+    assert epoch(1) == epoch(1) != epoch(2)
+    assert len(set(epoch(1))) == 90
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("changing", r"train\[7\] is uint8"), ("failing", r"train\[4\] gives no")],
+)
+def test_bad_items_beyond_memory_are_refused_in_a_line(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        load_source(f"data_of_mine:{name}", memory_limit=10)
+    assert "\n" not in str(refused.value)
 
 
 def config(**settings: object) -> TrainingConfig:

@@ -62,6 +62,7 @@ OTHER_VALUES: dict[str, Any] = {
     "warmup_epochs": 5,
     "image_size": 8,
     "train_size": 100,
+    "dedup": True,
     "meta_size": 999,
     "meta_in_training": True,
     "width": 16,

@@ -45,6 +45,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "label_noise": ("--label-noise 0.4", 0.4),
     "label_noise_kind": ("--label-noise-kind pair", "pair"),
     "meta_noise": ("--meta-noise", True),
+    "dedup": ("--dedup", True),
     "loss": ("--loss elr", "elr"),
     "loss_strength": ("--loss-strength 0.25", 0.25),
     "sampling": ("--sampling balanced", "balanced"),

@@ -188,8 +188,8 @@ def test_a_study_has_parts_of_the_report_of_its_own(
     said = capsys.readouterr().out
     assert said.index("| None") < said.index("## Mine\n\nIt is so.\n\n## Last\n")
     [files] = [line for line in said.splitlines() if line.startswith("files: ")]
-    assert files.endswith("own.csv")
-    names = ["mine.csv", "mine.md", "mine.png", "own.csv"]
+    assert files.endswith("mine-data.json")
+    names = ["mine.csv", "mine.md", "mine.png", "own.csv", "mine-data.json"]
     assert [path.name for path in TRACKERS[0].files] == names
     assert [row.further for row in TRACKERS[0].summaries] == [{"own": 1.0, "other": 2.0}]
     described = TRACKERS[0].description
@@ -210,7 +210,7 @@ def test_a_part_of_the_report_that_fails_leaves_the_rest(
     assert "test_study.py:" in line
     assert "| None" in said.out
     assert (tmp_path / "mine.md").read_text().endswith("\n\n## Last\n")
-    assert len(TRACKERS[0].files) == 3
+    assert len(TRACKERS[0].files) == 4
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_the_table(
@@ -240,14 +240,14 @@ def test_standard_output_that_takes_nothing_loses_nothing(
 ) -> None:
     """In a process of its own, as Python writes once more at its end."""
     where, status, message = OUTPUTS[output]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     code = f"""
 import sys
 sys.path.insert(0, {str(root)!r})
 from tests.hpo.run import test_study
 test_study.work.StudyTracker = test_study.Tracker
 status = test_study.run.run_study("mine", test_study.ROWS, "", {settled!r})
-assert len(test_study.TRACKERS[0].files) == 3
+assert len(test_study.TRACKERS[0].files) == 4
 sys.exit(status)
 """
     if where == "closed":

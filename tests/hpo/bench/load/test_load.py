@@ -26,7 +26,7 @@ from hpo.bench.load.run import is_whole, parse, study_flags, to_markdown, usage
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.command_line import parse as parse_study
-from hpo.run.work import prepare
+from hpo.run.data import prepare
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.progress import Progress
