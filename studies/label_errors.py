@@ -7,7 +7,7 @@ among the first 100. The methods, and what each may use:
 
     scores                        one training with persistent scores, which reads the clean
                                   meta-validation images to learn
-    placebo                       the same with hypergradients permuted within the batch
+    placebo                       the same, each image with the learned score of another one
     cleanlab                      predictions for each image by a plain training of the same network
                                   and epochs that did not see it: 5 folds, 5 trainings; cleanlab's
                                   label quality in its default setting. Without the clean images

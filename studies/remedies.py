@@ -17,9 +17,11 @@ value, and a row together with scores for the training images (`core.PersistentS
 
 `scores+KEY` is compared with KEY: what learning adds to the remedy. `none-x5` trains five times as
 long, about what a row with scores costs. Beside them no MixUp, MixUp, and the scores with their
-controls. The primary comparison is what scores add to the logit-adjusted loss.
-Priors and weights of classes are those of the training labels as they are trained with.
-A meta stage judges by cross-entropy always, under the logits as they are adjusted.
+controls, and the rivals that learn weights of images from the same images by the same
+hypergradient: Learning to Reweight (`core.LearningToReweight`) and Meta-Weight-Net
+(`core.MetaWeightNet`). The primary comparison is what scores add to the logit-adjusted loss.
+Priors and weights of classes are those of the training labels as they are trained with. A meta
+stage judges by cross-entropy always, under the logits as they are adjusted.
 
 The preset `contest` has rows besides, or they are asked for, in which the same search that finds α
 finds the remedy's own knob by the meta-validation error: `KEY-searched`, of logit-adjusted,
@@ -53,7 +55,7 @@ from hpo.search.spaces import BETA_ALPHA, LOGIT_ADJUSTMENT, LOSS_STRENGTHS, Spac
 from hpo.study.comparisons import Comparisons
 from hpo.study.recipes import FilteredBy, Searched
 from hpo.study.rows import Row, StudyRow, controls
-from studies.rows import MIXUP, NONE, SEARCHED, beta, longer, row
+from studies.rows import L2RW, META_WEIGHT_NET, MIXUP, NONE, SEARCHED, beta, longer, row
 
 FOLDS = 5
 
@@ -144,6 +146,8 @@ def rows() -> list[StudyRow]:
         scores,
         *controls(scores),
         *map(with_scores, REMEDIES),
+        L2RW,
+        META_WEIGHT_NET,
     ]
 
 

@@ -2,11 +2,11 @@
 
 The paper has no such table. Rows: no MixUp; MixUp with α = 0.2, α = 1 and α found by search;
 MixUp with a score for each training image learned by hypergradient (`core.PersistentScores`), with
-its controls: the placebo (hypergradients permuted within the batch) and the frozen row (λ drawn
-from the distribution that learning ended with); the same with a meta stage at every fourth step;
-MetaMixUp in the default reading, with its controls. Two rows train on the meta-validation images
-too, which a doubting reader would do with them first: the scores, learned from images that train as
-well, and (quick preset) MixUp with the searched α.
+its controls: the placebo (each image is mixed by the learned score of another one) and the frozen
+row (λ drawn from the distribution that learning had at that time); the same with a meta stage at
+every fourth step; MetaMixUp in the default reading, with its controls. Two rows train on the
+meta-validation images too, for as many steps, which a doubting reader would do with them first: the
+scores, learned from images that train as well, and (quick preset) MixUp with the searched α.
 
 In the preset contest, or asked for (`--rows none,scores,l2rw,meta-weight-net`), the rivals that
 learn weights of samples from the same images by the same hypergradient: Learning to Reweight

@@ -19,9 +19,9 @@ Rows that the paper lacks: α found by search (TPE with successive halving on th
 images, its cost counted), in the quick preset the same with the meta-validation images added to
 training (`--rows none+meta,beta-1+meta` does so for others), MetaMixUp in the default reading, and
 its controls: the placebo (hypergradients permuted within the batch) and frozen λ (drawn from the
-distribution that learning ended with, nothing learned). A second table, `table2-controls.csv`, sets
-each learned row against its controls and the best Beta. The reading of the paper has none of its
-own: its λ do not move, so that there is nothing to take away. The test images are used once for
+distributions that learning had over time, nothing learned). A second table, `table2-controls.csv`,
+sets each learned row against its controls and the best Beta. The reading of the paper has none of
+its own: its λ do not move, so that there is nothing to take away. The test images are used once for
 each finished training and select nothing.
 
 The primary comparison is MetaMixUp in the default reading against the best constant Beta, no mixing

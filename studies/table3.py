@@ -25,7 +25,7 @@ as Algorithm 2 has one coefficient for each; MixMatch Beta(0.75, 0.75). MetaMixU
 reading (`core.Reading`), and starts from the distribution that it replaces.
 
 Rows that the paper lacks: the controls of the three learned rows, a placebo (hypergradients
-permuted within the batch) and frozen λ (drawn from the distribution that learning ended with).
+permuted within the batch) and frozen λ (drawn from the distributions that learning had).
 `table3-controls.csv` sets each learned row against both and against the same method with MixUp.
 All rows are compared with Supervised-Only, and those that are not better are named. The labels of
 the meta-validation images, which learned rows see, are counted in a column of their own;

@@ -5,6 +5,7 @@ from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.config import PolicyConfig, policy_from_dict, policy_kinds, register_policy
 from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
+from core.policies.frozen_schedule import FrozenSchedule, FrozenScheduleConfig, frozen_control
 from core.policies.learned import Learned
 from core.policies.learned_beta import LearnedBeta
 from core.policies.learned_beta_config import LearnedBetaConfig
@@ -23,6 +24,8 @@ __all__ = [
     "CutMix",
     "Fixed",
     "Frozen",
+    "FrozenSchedule",
+    "FrozenScheduleConfig",
     "L2RWConfig",
     "Learned",
     "LearnedBeta",
@@ -37,6 +40,7 @@ __all__ = [
     "PolicyConfig",
     "ScoresConfig",
     "StepInput",
+    "frozen_control",
     "lowest_scores",
     "policy_from_dict",
     "policy_kinds",

@@ -52,14 +52,18 @@ class PolicyConfig(ABC):
         kinds: the names under which it is stored, each with the fields that the name stands for.
         learns: whether it has a meta stage, which reads meta-validation images.
         needs_meta_labels: whether its λ rest on the labels of these images, now or earlier.
-        mixes_whole_batch: whether it gives every sample of a batch its λ, and nothing else, as
-            semi-supervised methods need it.
+        mixes_whole_batch: whether it gives every sample of a batch its λ, as semi-supervised
+            methods need it.
+        weights_samples: whether it gives samples weights in the loss, and mixes nothing.
+        placebo_setting: what its placebo does otherwise, in a few words.
     """
 
     kinds: ClassVar[Mapping[str, Mapping[str, Any]]]
     learns: ClassVar[bool] = False
     needs_meta_labels: ClassVar[bool] = False
     mixes_whole_batch: ClassVar[bool] = True
+    weights_samples: ClassVar[bool] = False
+    placebo_setting: ClassVar[str] = "hypergradients permuted"
 
     @abstractmethod
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> Policy:
@@ -92,7 +96,7 @@ class PolicyConfig(ABC):
         return 1.0
 
     def placebo(self) -> PolicyConfig:
-        """Returns the control that learns from the hypergradients of other samples.
+        """Returns the control in which no sample gets what was learned for it.
 
         Raises:
             ValueError: it has no hypergradients that could be permuted.
@@ -183,4 +187,4 @@ def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value

@@ -153,7 +153,8 @@ class Frozen(Drawn):
 
     Attributes:
         quantiles: of the distribution, at equally spaced levels from 0 to 1; linear in between.
-            `TrainingResult.lam_quantiles` are such.
+            `TrainingResult.lam_quantiles` are such. `FrozenSchedule` has one for each part of the
+            training.
     """
 
     quantiles: tuple[float, ...]

@@ -98,21 +98,29 @@ class ScoresConfig(MetaStageConfig):
 
     Attributes:
         mixing: "input" blends whole images, as MixUp; "area" pastes boxes, as CutMix.
+        exchange: the control: each sample is mixed by the score of another one.
     """
 
     reading: Reading = SCORES
     mixing: Literal["input", "area"] = "input"
+    exchange: bool = False
     kinds: ClassVar = {
-        "scores": {"permute": False, "mixing": "input"},
-        "scores-placebo": {"permute": True, "mixing": "input"},
-        "scores-area": {"permute": False, "mixing": "area"},
-        "scores-area-placebo": {"permute": True, "mixing": "area"},
+        f"scores{of_area}{control}": {"permute": permute, "mixing": mixing, "exchange": exchange}
+        for of_area, mixing in (("", "input"), ("-area", "area"))
+        for control, permute, exchange in (
+            ("", False, False),
+            ("-placebo", True, False),  # an earlier one
+            ("-exchanged", False, True),
+        )
     }
+    placebo_setting = "scores of other samples"
 
     def __post_init__(self) -> None:
         if self.mixing not in ("input", "area"):
             raise ValueError(f"mixing of scores must be input or area, got {self.mixing!r}")
         super().__post_init__()
+        if self.permute and self.exchange:
+            raise ValueError("scores have one placebo: permute or exchange; leave one of them out")
         self.build()
 
     def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
@@ -121,12 +129,19 @@ class ScoresConfig(MetaStageConfig):
             raise ValueError(f"policy {self.kind} has no frozen control, which blends whole images")
         return super().frozen(quantiles)
 
+    def placebo(self) -> ScoresConfig:
+        """See `PolicyConfig`."""
+        if self.permute or self.exchange:
+            raise ValueError(f"policy {self.kind} has no placebo: it is one")
+        return replace(self, exchange=True)
+
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> PersistentScores:
         """See `PolicyConfig`."""
         return PersistentScores(
             self.reading,
             every=self.every,
-            placebo=self.permute,
+            placebo=self.exchange,
+            permute=self.permute,
             mixing=INPUT if self.mixing == "input" else AreaMixing(),
             last_blocks=self.last_blocks,
             validation_gradient=self._kept_gradient(),

@@ -121,7 +121,7 @@ class SampleWeightsConfig(PolicyConfig):
     last_blocks: int | None = None
     learns: ClassVar[bool] = True
     needs_meta_labels: ClassVar[bool] = True
-    mixes_whole_batch: ClassVar[bool] = False
+    weights_samples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.last_blocks is not None and self.last_blocks < 1:

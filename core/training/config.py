@@ -27,6 +27,7 @@ _LABELED_ALONE = (
     "class_weights",
     "logit_adjustment",
     "stop_mixing",
+    "equal_steps",
     "folds",
 )
 """Settings that a training with few labels has no use for."""
@@ -67,6 +68,8 @@ class TrainingConfig:
             draws of their own, with labels those of the file.
         meta_size: meta-validation images, class-balanced, taken from the training part.
         meta_in_training: train on the meta-validation images too.
+        equal_steps: an epoch then draws as many of all these images as it has without them, at
+            random, and so takes as many steps.
         folds, fold: cross-validation. The training images are dealt into so many folds, class by
             class of the labels they train with, and this training holds out the one of this number
             (from 0) and ends with its predictions for it. 0 folds hold nothing out; 1 holds out all
@@ -133,6 +136,7 @@ class TrainingConfig:
     dedup: bool = field(default=False, metadata=LATER)
     meta_size: int = 1000
     meta_in_training: bool = False
+    equal_steps: bool = field(default=False, metadata=LATER)
     width: int | None = None
     weights: str | None = field(default=None, metadata=LATER)
     batchnorm_momentum: float | None = field(default=None, metadata=LATER)
@@ -246,6 +250,11 @@ class TrainingConfig:
             raise ValueError(
                 "folds=1 holds out every training image; give 2 or more, or meta_in_training"
             )
+        if self.equal_steps and (not self.meta_in_training or self.folds == 1):
+            raise ValueError(
+                "equal_steps is for a training on the meta-validation images beside others; give "
+                "meta_in_training and no folds=1, or leave it out"
+            )
         curvature = self.analysis is not None and self.analysis.curvature_pairs
         if curvature and not self.model.endswith("_smooth"):
             raise ValueError(
@@ -265,8 +274,13 @@ class TrainingConfig:
                 )
         if not self.policy.mixes_whole_batch:
             raise ValueError(
-                f"policy {self.policy.kind} does not give every sample of a batch its λ, and a "
+                f"policy {self.policy.kind} mixes half of a labeled batch within itself, and a "
                 "semi-supervised training cannot interpolate by it"
+            )
+        if self.policy.weights_samples:
+            raise ValueError(
+                f"policy {self.policy.kind} weights labeled samples and mixes none, and a "
+                "semi-supervised training has no use for it; leave it out"
             )
         if self.analysis is not None:
             raise ValueError("a semi-supervised training is not analysed; leave analysis out")

@@ -58,6 +58,9 @@ class TrainingResult:
             epochs, as MixMatch reports it; else None.
         lam_quantiles: λ of the last epoch at the levels 0, 0.01, …, 1, what `Frozen` draws from; in
             results that were stored before, empty.
+        lam_schedule: λ in each of at most 12 equal parts of the training at the levels 0, 0.02, …,
+            1, what `FrozenSchedule` draws from; see `core.training.statistics.LambdaSchedule`. In
+            results that were stored before, empty.
         scores: of policies that keep them, the score of each training image, to five digits, in the
             order of `core.training.prepared_data.prepare_data(...).train`; of others, and in
             results that were stored before, None.
@@ -80,6 +83,7 @@ class TrainingResult:
     lam_histogram: list[int]
     lam_histogram_first: list[int]
     lam_quantiles: list[float] = field(default_factory=list)
+    lam_schedule: list[list[float]] = field(default_factory=list)
     scores: list[float] | None = None
     probabilities: list[list[float]] | None = None
     median_error: float | None = None

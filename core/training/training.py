@@ -22,7 +22,7 @@ from core.training.objective import Objective
 from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult, check_convergence
-from core.training.statistics import LambdaStatistics
+from core.training.statistics import LambdaSchedule, LambdaStatistics
 from core.user_model.precision import Precision, outside_autocast, wide_dtype
 
 
@@ -67,6 +67,7 @@ class Training:
         self._streams = RandomStreams(config.seed)
         self._histograms: list[list[int]] = []
         self._quantiles: list[float] = []
+        self._schedule = LambdaSchedule(config.epochs)
 
     def _load(self, source: Source) -> Tensor:
         """Loads the images; returns the labels that it trains with, [N]."""
@@ -85,7 +86,8 @@ class Training:
         config, data, streams, begun = self.config, self._data, self._streams, time.perf_counter()
         mixes = len(self.history) < round(config.stop_mixing * config.epochs)
         policy = self.policy if mixes else _UNMIXED
-        order = _training_order(config, data.train.labels, streams["order"])
+        size = len(data.train) - (len(data.meta) if config.equal_steps else 0)
+        order = _training_order(config, data.train.labels, size, streams["order"])
         meta_batches = (
             data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
             if policy.needs_meta_validation
@@ -126,7 +128,7 @@ class Training:
         return self._end_epoch(
             begun,
             steps=len(order),
-            train_loss=float(total) / len(data.train),
+            train_loss=float(total) / size,
             samples=samples,
             lam=lam,
             meta_loss=float(meta_total) / meta_stages if meta_stages else None,
@@ -183,6 +185,7 @@ class Training:
         self.history.append(metrics)
         self._histograms = [*self._histograms[:1], lam.histogram()]
         self._quantiles = lam.quantile_function()
+        self._schedule.add(number, lam)
         return metrics
 
     def _observe(self) -> Metrics:
@@ -214,6 +217,7 @@ class Training:
             lam_histogram=self._histograms[-1],
             lam_histogram_first=self._histograms[0],
             lam_quantiles=self._quantiles,
+            lam_schedule=self._schedule.complete(),
             scores=None if self.policy.scores is None else _rounded(self.policy.scores),
             probabilities=probabilities,
             policy_parameters=sum(p.numel() for p in self.policy.networks.parameters()),
@@ -250,6 +254,7 @@ class Training:
             "history": self.history,
             "histograms": self._histograms,
             "quantiles": self._quantiles,
+            "schedule": self._schedule.parts,
             "observer": None if self._observer is None else self._observer.state_dict(),
             "objective": self._objective.state_dict(),
         }
@@ -268,6 +273,7 @@ class Training:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         self.history, self._histograms = state["history"], state["histograms"]
         self._quantiles = state["quantiles"]
+        self._schedule.parts = state.get("schedule", [])
         if self._observer is not None:
             self._observer.load_state_dict(state["observer"])
 
@@ -278,16 +284,18 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 
 
 def _training_order(
-    config: TrainingConfig, labels: Tensor, generator: torch.Generator
+    config: TrainingConfig, labels: Tensor, size: int, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
-    """Returns indices of the epoch's batches. A single image left over joins the batch before it:
-    on its own it has no partner, and BatchNorm no variance where the feature maps are down to a
-    pixel."""
+    """Returns indices of the epoch's batches, `size` in all, of the images with these labels [N].
+
+    A single image left over joins the batch before it: on its own it has no partner, and BatchNorm
+    no variance where the feature maps are down to a pixel.
+    """
     if config.sampling == "balanced":
         order = balanced_draws(labels, generator)
     else:
         order = torch.randperm(len(labels), generator=generator)
-    batches = order.split(config.batch_size)
+    batches = order[:size].split(config.batch_size)
     if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
         batches = (*batches[:-2], torch.cat(batches[-2:]))
     return batches

@@ -65,4 +65,5 @@ def _kind(cell: Cell) -> str:
         del training[name]
     for name in ("alpha", "lam", "quantiles"):
         del training["policy"][name]
+    training["policy"].pop("schedule", None)
     return json.dumps(training, sort_keys=True)

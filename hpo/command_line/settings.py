@@ -30,6 +30,7 @@ OWNED: Mapping[str, str] = {
     "seed": "the trainings of a row count theirs from 0; say how many with --seeds",
     "meta_in_training": "a row has it or not; choose such rows with --rows KEY+meta",
     "left_out": "a row that filters its images has its own; choose such rows with --rows",
+    "equal_steps": "a row with +meta behind its name has it",
     "semi.kind": "each row has its own method; choose rows with --rows",
     "semi.labelled": "say how many with --labels",
 }

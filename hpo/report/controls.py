@@ -261,8 +261,10 @@ def _legend(controls: Collection[str]) -> str:
     beta, rival = " ".join(betas), " or ".join(rivals)
     return "\n".join(
         [
-            "- placebo: the same training with hypergradients permuted within the batch. frozen λ: "
-            f"drawn from the distribution that learning ended with, nothing learned. {beta}",
+            "- placebo: the same training, moved by the hypergradients of other samples of the "
+            "batch, or mixed by the learned scores of other samples. frozen λ: drawn from the "
+            "distribution that learning had at that time of the training (of trainings that were "
+            f"stored without it: ended with), nothing learned. {beta}",
             "- differences of mean test error over the seeds that both have (negative: learning "
             "makes fewer errors), with 95 % interval; p of the paired t test. A placebo and a "
             "frozen row stand each alone, and their p is not adjusted; the others are as above.",

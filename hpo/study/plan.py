@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.policies import PolicyConfig
+from core.policies import PolicyConfig, frozen_control
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.search.configured import configured
@@ -104,11 +104,13 @@ class Plan:
             for seed in self.seeds
         ]
 
-    def frozen_cells(self, source: Cell, quantiles: Sequence[float]) -> list[Cell]:
-        """Returns the frozen cells that draw from what a training learned."""
+    def frozen_cells(
+        self, source: Cell, quantiles: Sequence[float], schedule: Sequence[Sequence[float]] = ()
+    ) -> list[Cell]:
+        """Returns the frozen cells that draw from what a training learned; see `frozen_control`."""
         policy, dataset, seed = source.training.policy, source.dataset, source.seed
         return [
-            self._cell(row, policy.frozen(tuple(quantiles)), dataset, seed)
+            self._cell(row, frozen_control(policy, quantiles, schedule), dataset, seed)
             for row in self.followers(source.method)
         ]
 

@@ -28,11 +28,11 @@ SEARCHED_ALPHA = Searched(Beta(alpha=1.0), BETA_ALPHA)
 
 @dataclass(frozen=True)
 class FrozenFrom:
-    """A recipe: λ is drawn from the distribution that another row's training ended with.
+    """A recipe: λ is drawn from the distributions that another row's training had over time.
 
     Attributes:
         source: key of that row of the same study; each training waits for the one of its own data
-            set and seed (see `core.Frozen`).
+            set and seed (see `core.policies.frozen_control`).
     """
 
     source: str

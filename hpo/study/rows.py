@@ -175,12 +175,16 @@ class StudyRow:
         """Returns what the trials of its search have: all but the images that they are chosen by,
         on which a row with more training images trains in the end."""
         settings = self.settings(dataset)
-        settings.pop("meta_in_training", None)
+        for name in ("meta_in_training", "equal_steps"):
+            settings.pop(name, None)
         return settings
 
 
 def with_meta_images(row: StudyRow) -> StudyRow:
     """Returns the row trained on the meta-validation images too, as a row of its own.
+
+    It takes as many steps as the row itself: an epoch has as many images, drawn from all of them.
+    (With few labels an epoch is a pass over the unlabeled ones, and so has as many anyway.)
 
     It is of no family that competes for the best Beta: its meta-validation error is a training
     error. A learned row then learns from images that train as well.
@@ -200,7 +204,8 @@ def with_meta_images(row: StudyRow) -> StudyRow:
         control_of=None,
         base=row.row.base or key,
     )
-    return replace(row, row=variant, training={**row.training, "meta_in_training": True})
+    own = {"meta_in_training": True} | ({} if row.semi else {"equal_steps": True})
+    return replace(row, row=variant, training={**row.training, **own})
 
 
 def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow]:
@@ -243,10 +248,12 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
 def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
     """Returns the controls of a learned row, which share all with it but what they take away.
 
-    The placebo moves λ, or weights, by the hypergradients of other samples of the batch. The frozen
-    row draws λ from the distribution that learning ended with, and learns nothing. (The third
-    control, the best Beta, is among a study's own rows.) AdaMixUp has no hypergradients, and the
-    frozen row alone; policies that learn weights of samples have no λ, and the placebo alone.
+    In the placebo no sample gets what was learned for it: it moves λ, or weights, by the
+    hypergradients of other samples of the batch, or mixes by the scores of others. The frozen row
+    draws λ from the distribution that learning had at that time of the training, and learns
+    nothing. (The third control, the best Beta, is among a study's own rows.) AdaMixUp has no
+    hypergradients, and the frozen row alone; policies that learn weights of samples have no λ, and
+    the placebo alone.
 
     Args:
         row: a row with a policy that learns.
@@ -268,15 +275,15 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
     rows = []
     try:
         if row.policy.learns:
-            setting = f"{row.row.setting}, hypergradients permuted"
+            setting = f"{row.row.setting}, {row.policy.placebo_setting}"
             rows.append(control("Placebo", "placebo", setting, row.policy.placebo()))
         row.policy.frozen(EVENLY)
     except ValueError as error:
         if not rows:
             raise ValueError(f"row {row.row.key} has no controls: {error}") from error
         return rows
-    ended = f"lam as {row.row.key} ended"
-    return [*rows, control("Frozen λ", "frozen", ended, FrozenFrom(row.row.key))]
+    held = f"lam as {row.row.key} had it"
+    return [*rows, control("Frozen λ", "frozen", held, FrozenFrom(row.row.key))]
 
 
 def check_sources(rows: Sequence[StudyRow]) -> None:

@@ -257,7 +257,8 @@ class StudyRun:
         if cell.purpose != "final" or not rows:
             return
         if record.status == "finished" and record.trained.lam_quantiles:
-            cells = self.plan.frozen_cells(cell, record.trained.lam_quantiles)
+            learned = record.trained
+            cells = self.plan.frozen_cells(cell, learned.lam_quantiles, learned.lam_schedule)
             self._queue += [cell for cell in cells if not self._keep(cell)]
             return
         why = f"{cell.id} {record.status}"

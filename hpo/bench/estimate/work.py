@@ -101,7 +101,7 @@ def training_flops(
         unlabeled = images - training.semi.labelled
         batch = training.semi.unlabelled_batch or training.batch_size
         images = unlabeled * (1 + training.batch_size / batch) * semi_weight
-    elif training.meta_in_training:
+    elif training.meta_in_training and not training.equal_steps:
         images += training.meta_size
     evaluated = training.epochs * training.meta_size + spec.test_size
     stepped = training.epochs * images * policy.cost_with(META_STAGE_STEP - 1.0)

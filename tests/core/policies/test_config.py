@@ -17,6 +17,7 @@ from core.policies import (
     CutMix,
     Fixed,
     Frozen,
+    FrozenScheduleConfig,
     L2RWConfig,
     Learned,
     LearnedBetaConfig,
@@ -99,6 +100,11 @@ STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
         {"kind": "scores-area-placebo", "reading": SMALL},
     ),
     (CutMix(probability=1.0), {"kind": "cutmix", "alpha": 1.0, "probability": 1.0}),
+    (ScoresConfig(exchange=True), {"kind": "scores-exchanged", "reading": SMALL}),
+    (
+        ScoresConfig(mixing="area", exchange=True),
+        {"kind": "scores-area-exchanged", "reading": SMALL},
+    ),
     (AdaMixUpConfig(), {"kind": "adamixup"}),
     (AdaMixUpConfig((0.2, 0.6)), {"kind": "adamixup", "quantiles": [0.2, 0.6]}),
     (AdaMixUpConfig(discriminator=False), {"kind": "adamixup-no-discriminator"}),
@@ -107,6 +113,8 @@ STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
 ]
 """Every kind, and what its stored JSON says beside what it has no use for."""
 
+
+SCHEDULE = FrozenScheduleConfig(((0.1, 1 / 3), (0.5, 0.5, 0.9)))
 
 NETS: list[tuple[PolicyConfig, dict[str, Any]]] = [
     (MetaWeightNetConfig(), {"kind": "meta-weight-net"}),
@@ -141,7 +149,18 @@ def test_stored_json_says_the_same_as_ever(config: PolicyConfig, stored: dict[st
 
 
 def test_every_kind_is_looked_at_here() -> None:
-    assert {config.kind for config, _ in (*STORED, *NETS)} == set(policy_kinds())
+    assert {config.kind for config, _ in (*STORED, *NETS)} | {SCHEDULE.kind} == set(policy_kinds())
+
+
+def test_a_schedule_is_stored_in_whole() -> None:
+    stored = {"kind": "frozen-schedule", "schedule": [[0.1, 1 / 3], [0.5, 0.5, 0.9]]}
+    assert SCHEDULE.to_dict() == {**UNUSED, **stored}
+    assert SCHEDULE.identity() == stored
+    again = policy_from_dict(json.loads(json.dumps(SCHEDULE.to_dict())))
+    assert again == SCHEDULE
+    assert hash(again) == hash(SCHEDULE)
+    assert SCHEDULE.cost == 1
+    assert SCHEDULE.needs_meta_labels
 
 
 @pytest.mark.parametrize(
@@ -178,7 +197,8 @@ def test_controls_take_away_one_thing_or_are_refused_by_name(config: PolicyConfi
         "l2rw",
         "meta-weight-net",
     ):
-        assert config.placebo() == replace(config, permute=True)  # type: ignore[call-arg]
+        change = "exchange" if config.kind.startswith("scores") else "permute"
+        assert config.placebo() == replace(config, **{change: True})
         assert config.placebo().cost == config.cost
     else:
         with pytest.raises(ValueError, match=f"policy {config.kind} has no placebo"):
@@ -186,7 +206,7 @@ def test_controls_take_away_one_thing_or_are_refused_by_name(config: PolicyConfi
     if config.kind.startswith("scores-area"):
         with pytest.raises(ValueError, match=f"policy {config.kind} has no frozen control"):
             config.frozen((0.0, 1.0))
-    elif config.learns and config.mixes_whole_batch:
+    elif config.learns and not config.weights_samples:
         assert config.frozen((0.2, 0.3)) == Frozen((0.2, 0.3))
     elif isinstance(config, AdaMixUpConfig):
         assert config.frozen((0.2, 0.3)) == replace(config, quantiles=(0.2, 0.3))
@@ -212,7 +232,9 @@ def test_builds_the_policy_that_it_describes(
     inner = [policy.learned if isinstance(policy, Amortised) else policy for policy in (one, other)]
     assert {type(p) for p in inner} == {Learned if kind is LearnedConfig else PersistentScores}
     assert (inner[0].reading, inner[0].last_blocks) == (DEFAULT, 2)
-    assert inner[0].placebo == permute
+    own = inner[0]
+    permutes = own.permute if isinstance(own, PersistentScores) else own.placebo
+    assert permutes == permute
     first, second = (policy.validation_gradient for policy in inner)
     assert (1 if first is None else first.refresh_every) == refresh_every
     # What a policy learns belongs to one training.
@@ -260,6 +282,11 @@ def test_adamixup_gets_a_network_of_its_own(
         ({"kind": "scores", "every": 0}, "every must be at least 1, got 0"),
         ({"kind": "scores", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
         ({"kind": "scores", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"kind": "frozen-schedule", "schedule": []}, "quantiles of 1 part or more; got none"),
+        (
+            {"kind": "frozen-schedule", "schedule": [[0, 1], [0.2, 0.1]]},
+            "part 1 of the schedule: quantiles must not fall",
+        ),
         ({"kind": "l2rw", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
         ({"kind": "l2rw", "every": 4}, "policy l2rw has no use for every=4"),
         ({"kind": "meta-weight-net", "hidden": 0}, "hidden must be at least 1, got 0"),
@@ -274,6 +301,13 @@ def test_values_without_a_use_or_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         policy_from_dict(values)
+
+
+def test_scores_have_one_placebo() -> None:
+    with pytest.raises(ValueError, match="one placebo: permute or exchange"):
+        ScoresConfig(permute=True, exchange=True)
+    built = ScoresConfig(exchange=True, every=2).build()
+    assert (built.placebo, built.permute, built.every) == (True, False, 2)
 
 
 def test_scores_need_a_reading_that_moves_a_logit() -> None:

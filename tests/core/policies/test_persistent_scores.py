@@ -130,16 +130,16 @@ READINGS = {
 }
 
 
-@pytest.mark.parametrize("placebo", [False, True])
+@pytest.mark.parametrize("permute", [False, True])
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
 def test_by_hand_on_a_linear_model(
-    reading: Reading, every: int, placebo: bool, toy: SimpleNamespace
+    reading: Reading, every: int, permute: bool, toy: SimpleNamespace
 ) -> None:
     """Seven steps of training, meta stages at each or at 0, 3 and 6; momentum stays outside."""
     net = nn.Linear(4, toy.CLASSES).double()
     optimizer = optim.SGD(net.parameters(), lr=0.2, momentum=0.9, weight_decay=0.01)
-    policy, slow = PersistentScores(reading, every=every, placebo=placebo), Slow(reading)
+    policy, slow = PersistentScores(reading, every=every, permute=permute), Slow(reading)
     s = SimpleNamespace(net=net, optimizer=optimizer, toy=toy)
     for t in range(7):
         d, indices = batch_of(s, t)
@@ -157,7 +157,7 @@ def test_by_hand_on_a_linear_model(
             slope = slopes(net, d, lam, partner.numpy())
             assert given.hypergradient is not None
             np.testing.assert_allclose(given.hypergradient.numpy(), slope, rtol=1e-4, atol=1e-8)
-            if placebo:
+            if permute:
                 slope = slope[draw_partners(N, generator=r).numpy()]
             slow.learn(slope, lam, first, second)
         expected = [slow.scores.get(i, 0.0) for i in range(len(policy.scores))]
@@ -171,6 +171,60 @@ def test_by_hand_on_a_linear_model(
         assert given.extra_samples == (0 if t % every else N + M)
         mixed_step(net, optimizer, d.batch, given)
     assert max(map(abs, slow.scores.values())) > 0.3
+
+
+def others(policy: PersistentScores) -> list[int]:
+    """Whose score each sample is mixed by, read off the scores, all of them different."""
+    own, shown = policy.state_dict()["scores"].tolist(), policy.scores.tolist()
+    assert len(set(own)) == len(own)
+    return [own.index(value) for value in shown]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_in_a_placebo_each_is_mixed_by_the_learned_score_of_another(
+    every: int, toy: SimpleNamespace
+) -> None:
+    """Scores are learned truly, at the λ that they give; the real batch has those of others."""
+    net = nn.Linear(4, toy.CLASSES).double()
+    optimizer = optim.SGD(net.parameters(), lr=0.2)
+    policy, slow = PersistentScores(every=every, placebo=True), Slow(SCORES)
+    s, seen = SimpleNamespace(net=net, optimizer=optimizer, toy=toy), set()
+    for t in range(7):
+        d, indices = batch_of(s, t)
+        indices[:TRAIN] = torch.arange(TRAIN)  # all of them, so that none joins later
+        given = ask(s, policy, t, indices=indices)
+        lam_init, partner = given.lam_init.numpy(), given.partner
+        epsilon = np.log(lam_init / (1 - lam_init))
+        first, second = indices.tolist(), indices[partner].tolist()
+        if t % every == 0:
+            lam = slow.lam(epsilon, first, second)
+            slow.learn(slopes(net, d, lam, partner.numpy()), lam, first, second)
+        learned = [slow.scores[i] for i in range(TRAIN)]
+        kept = policy.state_dict()["scores"].numpy()
+        np.testing.assert_allclose(kept, learned, rtol=1e-4, atol=1e-5)
+        other = others(policy)
+        seen.add(tuple(other))
+        moved = slow.lam(epsilon, [other[i] for i in first], [other[i] for i in second])
+        np.testing.assert_allclose(given.lam.numpy(), moved, rtol=1e-4, atol=1e-6)
+        mixed_step(net, optimizer, d.batch, given)
+    [other] = seen  # always the same
+    at, cycle = 0, []
+    for _ in range(TRAIN):
+        at = other[at]
+        cycle.append(at)
+    assert sorted(cycle) == list(range(TRAIN))  # one cycle through all: none is its own
+
+
+def test_who_is_seen_later_joins_the_placebo_and_the_others_stay(setup: SimpleNamespace) -> None:
+    policy = PersistentScores(placebo=True)
+    before: list[int] = []
+    for n in (5, 6, 8):
+        batch = setup.toy.make_data(n, M, seed=n)
+        policy(setup.net, setup.optimizer, batch.batch, batch.val_batch, indices=torch.arange(n))
+        after = others(policy)
+        assert sorted(after) == list(range(n))
+        assert sum(a != b for a, b in zip(before, after, strict=False)) <= n - len(before)
+        before = after
 
 
 @dataclass
@@ -245,8 +299,8 @@ def test_a_hypergradient_that_is_not_finite_moves_nothing(
 
 def test_scores_add_up_to_nothing(setup: SimpleNamespace) -> None:
     """Whatever one sample loses its partner gains. Rounding: of 20 steps, float32."""
-    for placebo in (False, True):
-        policy = PersistentScores(placebo=placebo)
+    for control in ({}, {"placebo": True}, {"permute": True}):
+        policy = PersistentScores(**control)
         for t in range(20):
             ask(setup, policy, t)
         assert float(policy.scores.abs().max()) > 0.5

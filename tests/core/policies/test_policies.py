@@ -22,6 +22,7 @@ from core.mixing.interpolation import Interpolation
 from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
 from core.policies.drawn import Beta, Fixed, Frozen, NoMix
+from core.policies.frozen_schedule import FrozenSchedule
 from core.policies.learned import Learned
 from core.policies.learned_beta import LearnedBeta
 from core.policies.meta_weight_net import MetaWeightNet
@@ -58,6 +59,8 @@ POLICIES: dict[str, Policy] = {
     "scores_refreshed": PersistentScores(every=2, validation_gradient=ValidationGradient(3)),
     "scores": PersistentScores(),
     "scores_placebo": PersistentScores(placebo=True, every=4),
+    "scores_permuted": PersistentScores(permute=True, every=4),
+    "frozen_schedule": FrozenSchedule([(0.0, 1.0), (0.2, 0.3, 0.9)]),
     "l2rw": LearningToReweight(),
     "l2rw_placebo": LearningToReweight(placebo=True),
     "meta_weight_net": MetaWeightNet(),
@@ -71,6 +74,7 @@ STATEFUL = [
     if name.startswith(
         ("learned_refreshed", "learned_beta", "amortised", "scores", "l2rw", "meta_weight")
     )
+    or name == "frozen_schedule"
 ]
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 

@@ -12,6 +12,13 @@ from torch import Tensor, nn, optim
 
 import core
 from core.meta.engines import ENGINES
+from core.mixing.remedies import (
+    EarlyLearning,
+    GeneralizedCrossEntropy,
+    LabelLoss,
+    LogitAdjusted,
+    Smoothed,
+)
 from core.mixing.weighting import sample_losses
 from core.policies import L2RWConfig, LearningToReweight, MetaWeightNet, MetaWeightNetConfig
 from core.training.config import TrainingConfig
@@ -189,6 +196,11 @@ LOSSES: dict[str, Any] = {
     "focal": core.IndexLoss(focal),
     "class weights": nn.CrossEntropyLoss(weight=CLASS_WEIGHTS),
     "ignored": nn.CrossEntropyLoss(ignore_index=1),
+    "balanced": LabelLoss(weight=CLASS_WEIGHTS),
+    "logit-adjusted": LogitAdjusted(torch.tensor([-0.5, -1.2, -2.0]), weight=CLASS_WEIGHTS),
+    "smoothed labels": Smoothed(0.2),
+    "gce": GeneralizedCrossEntropy(0.7),
+    "elr": EarlyLearning(torch.full((B, 3), 0.3, dtype=torch.float64)),
 }
 
 
@@ -206,7 +218,7 @@ def test_each_sample_has_its_share_of_every_loss(name: str, setup: Any) -> None:
     torch.testing.assert_close(given.loss(logits, y, loss), each[2] / B)
 
 
-@pytest.mark.parametrize("name", ["brier", "focal", "class weights"])
+@pytest.mark.parametrize("name", ["brier", "focal", "class weights", "logit-adjusted", "gce"])
 def test_policies_follow_the_loss(name: str, setup: Any) -> None:
     s = setup
     one, two = (
@@ -235,7 +247,7 @@ def test_a_loss_that_tells_no_samples_apart_is_refused(setup: Any) -> None:
 def test_few_labels_have_no_use_for_weights(policy: Any) -> None:
     from core.semi_supervised.config import SemiSupervisedConfig
 
-    with pytest.raises(ValueError, match=f"policy {policy.kind} does not give every sample"):
+    with pytest.raises(ValueError, match=f"policy {policy.kind} weights labeled samples"):
         TrainingConfig(
             "digits", "digits_cnn", policy, semi=SemiSupervisedConfig("pseudo-label", 20)
         )

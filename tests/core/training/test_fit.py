@@ -25,7 +25,16 @@ from torch import Tensor, nn
 import core
 from core.data import Source, Transform, load_source, make_splits
 from core.models import build_model
-from core.policies import AdaMixUpConfig, Beta, Fixed, Frozen, LearnedConfig, NoMix, ScoresConfig
+from core.policies import (
+    AdaMixUpConfig,
+    Beta,
+    Fixed,
+    Frozen,
+    LearnedConfig,
+    NoMix,
+    ScoresConfig,
+    frozen_control,
+)
 from core.training import training
 from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig
@@ -101,14 +110,14 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     taken: list[Step] = []
     real = training.mixed_step
 
-    def spy(model: nn.Module, optimizer: Any, batch: Any, interpolation: Any) -> Any:
+    def spy(model: nn.Module, optimizer: Any, batch: Any, interpolation: Any, **more: Any) -> Any:
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         (rate,) = {group["lr"] for group in optimizer.param_groups}
         taken.append(
             Step(weights, batch[0].clone(), batch[1].clone(), interpolation.lam.clone(),
                  interpolation.partner.clone(), rate, torch.get_rng_state())
         )  # fmt: skip
-        return real(model, optimizer, batch, interpolation)
+        return real(model, optimizer, batch, interpolation, **more)
 
     monkeypatch.setattr(training, "mixed_step", spy)
     return taken
@@ -413,7 +422,7 @@ def test_what_each_epoch_reports(policy: str) -> None:
     stored = json.loads(json.dumps(result.to_dict()))
     assert TrainingResult.from_dict(stored) == result
     # As they were stored before.
-    for name in ("lam_quantiles", "policy_parameters", "scores"):
+    for name in ("lam_quantiles", "lam_schedule", "policy_parameters", "scores"):
         del stored[name]
     earlier = TrainingResult.from_dict(stored)
     assert (earlier.lam_quantiles, earlier.policy_parameters, earlier.scores) == ([], 0, None)
@@ -540,6 +549,31 @@ def test_samples_seen_of_more_meta_steps_and_of_meta_in_training() -> None:
     assert run(config).samples_seen == 50 + 3 * (50 + 4 * 8)
     config = replace(CONFIG, epochs=1, meta_in_training=True)
     assert run(config).samples_seen == 50 + 20
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_as_many_steps_with_the_meta_images_as_without(sampling: Any, steps: list[Step]) -> None:
+    """Fifty of the seventy images an epoch, in the same steps at the same rates."""
+    config = replace(CONFIG, sampling=sampling)
+    plain = run(config)
+    taken, sizes = len(steps), [len(step.y) for step in steps]
+    more = run(replace(config, meta_in_training=True, equal_steps=True))
+    assert more.samples_seen == plain.samples_seen == 3 * 50
+    assert [len(step.y) for step in steps[taken:]] == sizes
+    assert [m["lr"] for m in more.history] == [m["lr"] for m in plain.history]
+    assert math.isfinite(more.train_loss)
+    assert 1 < more.train_loss < 4  # the mean over what was seen
+    assert not torch.equal(steps[0].x, steps[taken].x)
+
+
+def test_a_frozen_schedule_follows_what_learning_had_epoch_by_epoch() -> None:
+    learned = trained("learned")
+    assert len(learned.lam_schedule) == 3
+    policy = frozen_control(LearnedConfig(), learned.lam_quantiles, learned.lam_schedule)
+    frozen = run(replace(CONFIG, train_size=400, policy=policy))
+    for meant, found in zip(learned.lam_schedule, frozen.lam_schedule, strict=True):
+        for level in range(5, 46):  # as below, in levels of 0.02
+            assert meant[level - 5] - 1e-4 <= found[level] <= meant[level + 5] + 1e-4
 
 
 def test_a_frozen_policy_takes_up_what_learning_ended_with() -> None:

@@ -23,6 +23,7 @@ from core.policies import (
     AdaMixUpConfig,
     Beta,
     Frozen,
+    FrozenScheduleConfig,
     LearnedConfig,
     MetaWeightNetConfig,
     NoMix,
@@ -55,7 +56,8 @@ POLICIES = {
     "amortised": LearnedConfig(every=4),
     "amortised_placebo": LearnedConfig(permute=True, every=2, refresh_every=2, last_blocks=2),
     "scores": ScoresConfig(),
-    "scores_placebo": ScoresConfig(permute=True, every=2, refresh_every=2),
+    "scores_placebo": ScoresConfig(exchange=True, every=2, refresh_every=2),
+    "frozen_schedule": FrozenScheduleConfig(((0.0, 0.3, 1.0), (0.5, 0.9), (0.2, 0.2))),
     # Networks of their own.
     "meta_weight_net": MetaWeightNetConfig(),
     "adamixup": AdaMixUpConfig(),

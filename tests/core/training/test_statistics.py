@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from core.mixing.interpolation import Interpolation
-from core.training.statistics import BINS, LambdaStatistics
+from core.training.statistics import BINS, PART_LEVELS, LambdaSchedule, LambdaStatistics
 
 
 def given(lam: list[float], **learned: torch.Tensor) -> Interpolation:
@@ -89,3 +90,42 @@ def test_the_quantile_function_of_one_lam_is_that_lam() -> None:
     statistics = LambdaStatistics()
     statistics.add(given([0.3, 0.3]))
     assert statistics.quantile_function() == [0.3] * 101
+
+
+def epoch_of(*lam: float) -> LambdaStatistics:
+    statistics = LambdaStatistics()
+    statistics.add(given(list(lam)))
+    return statistics
+
+
+def test_a_schedule_has_a_part_an_epoch_where_epochs_are_few() -> None:
+    schedule = LambdaSchedule(3)
+    for epoch, lam in enumerate((0.25, 0.5, 0.75)):
+        assert schedule.complete() == []
+        schedule.add(epoch, epoch_of(lam))
+    assert schedule.complete() == [[lam] * PART_LEVELS for lam in (0.25, 0.5, 0.75)]
+
+
+def test_a_schedule_takes_the_mean_of_the_epochs_of_a_part() -> None:
+    """Of 27 epochs, with λ = 0 and epoch/32, parts begin at 0, 3, 5, 7, 9, 12, ..., 25."""
+    schedule, resumed = LambdaSchedule(27), LambdaSchedule(27)
+    for epoch in range(27):
+        resumed.parts = schedule.parts
+        schedule.add(epoch, epoch_of(0.0, epoch / 32))
+        resumed.add(epoch, epoch_of(0.0, epoch / 32))
+    starts = [0, 3, 5, 7, 9, 12, 14, 16, 18, 21, 23, 25, 27]
+    means = [(a + b - 1) / 2 / 32 for a, b in itertools.pairwise(starts)]
+    parts = schedule.complete()
+    assert [part[-1] for part in parts] == pytest.approx(means, abs=1e-4)
+    assert [part[25] for part in parts] == pytest.approx([m / 2 for m in means], abs=1e-4)
+    assert all(part[0] == 0 for part in parts)
+    assert resumed.complete() == parts
+
+
+def test_a_schedule_without_its_beginning_is_none() -> None:
+    late, nothing = LambdaSchedule(3), LambdaSchedule(3)
+    for epoch in range(3):
+        nothing.add(epoch, LambdaStatistics())
+        if epoch:
+            late.add(epoch, epoch_of(0.5))
+    assert late.complete() == nothing.complete() == []

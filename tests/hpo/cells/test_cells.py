@@ -17,6 +17,7 @@ from core.policies import (
     CutMix,
     Fixed,
     Frozen,
+    FrozenScheduleConfig,
     LearnedBetaConfig,
     LearnedConfig,
     NoMix,
@@ -65,6 +66,7 @@ OTHER_VALUES: dict[str, Any] = {
     "dedup": True,
     "meta_size": 999,
     "meta_in_training": True,
+    "equal_steps": True,
     "width": 16,
     "batchnorm_momentum": 0.01,
     "batchnorm_eps": 1e-3,
@@ -133,6 +135,9 @@ POLICIES = [
     ScoresConfig(mixing="area", permute=True),
     CutMix(),
     CutMix(probability=1.0),
+    ScoresConfig(exchange=True),
+    FrozenScheduleConfig(((0.1, 0.9),)),
+    FrozenScheduleConfig(((0.1, 0.9), (0.1, 0.9))),
 ]
 
 
@@ -194,6 +199,7 @@ def test_any_other_value_of_any_setting_gives_another_id() -> None:
         "label_noise_kind": {"label_noise": OTHER_VALUES["label_noise"]},
         "meta_noise": {"label_noise": 0.3},
         "loss_strength": {"loss": "gce"},
+        "equal_steps": {"meta_in_training": True},
         "fold": {"folds": OTHER_VALUES["folds"]},
         "padding": {"translate": OTHER_VALUES["translate"]},
     }

@@ -10,6 +10,7 @@ from core.policies import (
     AdaMixUpConfig,
     Beta,
     Frozen,
+    FrozenScheduleConfig,
     L2RWConfig,
     LearnedBetaConfig,
     LearnedConfig,
@@ -152,6 +153,7 @@ def test_a_row_trained_on_the_meta_images_too_is_another_row(key: str) -> None:
     cells = plan.fixed_cells() or of_search(plan)
     assert len({cell.id for cell in cells}) == len(cells)
     assert all(cell.training.meta_in_training == ("+meta" in cell.method) for cell in cells)
+    assert all(cell.training.equal_steps == ("+meta" in cell.method) for cell in cells)
 
 
 @pytest.mark.parametrize("key", ["metamixup", "placebo", "scores", "scores-placebo"])
@@ -195,7 +197,7 @@ def learned_row(policy: PolicyConfig) -> StudyRow:
         ),
         (
             ScoresConfig(last_blocks=2),
-            ScoresConfig(permute=True, last_blocks=2),
+            ScoresConfig(exchange=True, last_blocks=2),
         ),
         (LearnedBetaConfig(begin=0.5), LearnedBetaConfig(begin=0.5, permute=True)),
     ],
@@ -242,6 +244,10 @@ def test_frozen_cells_are_of_the_data_set_and_seed_of_their_source() -> None:
     assert plan.open_searches() == {}
     [of] = [c for c in plan.fixed_cells() if (c.method, c.dataset, c.seed) == ("mine", "mnist", 1)]
     [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
+    [over_time] = plan.frozen_cells(of, [0.1, 0.2, 0.9], [[0.0, 1.0], [0.1, 0.9]])
+    assert over_time.training.policy == FrozenScheduleConfig(((0.0, 1.0), (0.1, 0.9)))
+    assert replace(over_time, training=cell.training) == cell
+    assert over_time.id != cell.id
     assert (cell.method, cell.purpose) == ("mine-frozen", "final")
     expected = Frozen(quantiles=(0.1, 0.2, 0.9))
     assert cell.training == replace(of.training, policy=expected)
@@ -256,7 +262,7 @@ def test_a_frozen_adamixup_keeps_all_but_its_region(discriminator: bool) -> None
     assert frozen.row.control_of == frozen.frozen_from == "mine"
     plan = replace(make_plan(seeds=1), rows=[source, frozen])
     [of] = [cell for cell in plan.fixed_cells() if cell.dataset == "digits"]
-    [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9])
+    [cell] = plan.frozen_cells(of, [0.1, 0.2, 0.9], [[0.0, 1.0]])
     held = AdaMixUpConfig(discriminator=discriminator, quantiles=(0.1, 0.2, 0.9))
     assert cell.training == replace(of.training, policy=held)
     assert cell.id != replace(cell, training=of.training).id
