@@ -37,6 +37,12 @@ def check_training(
             f"training image; give {source.num_classes}, one a class, or more"
         )
     draw_labels(training, source)
+    for policy in policies:
+        if policy.kind.startswith(("cutmix", "scores-area")) and len(source.shape) < 2:
+            raise ValueError(
+                f"policy {policy.kind} pastes boxes, and an item of {source.name} is "
+                f"{list(source.shape)}; leave its row out by --rows"
+            )
     if device is not None:
         check_precision(training.precision, device)
 

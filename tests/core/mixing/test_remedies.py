@@ -21,6 +21,7 @@ from core.mixing.remedies import (
     class_weights,
     log_prior,
 )
+from core.policies.adamixup.interpolation import AdaMixUpInterpolation, Record
 
 LOGITS = torch.tensor([[1.0, 2.0, 5.0], [4.0, 4.0, 8.0]], dtype=torch.float64).log()
 """Probabilities 1/8, 1/4, 5/8 and 1/4, 1/4, 1/2."""
@@ -58,6 +59,13 @@ def test_values_by_hand(name: str) -> None:
 def test_the_validation_loss_is_cross_entropy(name: str) -> None:
     # (log 8 + log 2) / 2
     assert float(unmixed_loss(VALUES[name][0], LOGITS, Y)) == pytest.approx(1.3862944, abs=1e-7)
+
+
+def test_adamixup_trains_its_unmixed_images_by_the_remedy_too() -> None:
+    loss, _, plain = VALUES["adjusted"]
+    whole = torch.ones(2, dtype=torch.float64)
+    given = AdaMixUpInterpolation(whole, PARTNER, whole, discriminator=None, record=Record())
+    assert float(given.objective(nn.Identity(), (LOGITS, Y), loss)) == pytest.approx(plain)
 
 
 def test_an_adjustment_moves_the_validation_loss_alone() -> None:

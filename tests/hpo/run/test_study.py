@@ -37,6 +37,15 @@ NOISE = " {} % of the training labels of each class are wrong ({})."
         ({"label_noise": 0.4}, NOISE.format(40, "symmetric")),
         ({"label_noise": 0.125, "label_noise_kind": "pair"}, NOISE.format(12.5, "pair")),
         ({"imbalance": 50.0}, TAIL.format(50)),
+        (
+            {"labels": "far/away/worse.npy#0123456789abcdef", "meta_noise": True},
+            " Training labels are those of worse.npy#0123456789abcdef."
+            " Meta-validation labels are as noisy as those of training.",
+        ),
+        (
+            {"loss": "gce", "loss_strength": 0.5, "sampling": "balanced"},
+            " loss=gce. loss_strength=0.5. sampling=balanced.",
+        ),
         ({"precision": "bf16"}, " Computed in bf16, contiguous."),
         (
             {"imbalance": 2.5, "label_noise": 0.6},
