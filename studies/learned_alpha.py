@@ -9,7 +9,8 @@ step on, which the short horizon fools; MetaMixUp, which learns every λ.
 
 In the preset contest, or asked for (`--rows learned-beta,learned-beta-brier`), the learned row with
 the validation batch judged by what does not punish low confidence, the Brier score or
-cross-entropy at a fitted temperature, and with a later and an earlier beginning.
+cross-entropy at a fitted temperature, with a later and an earlier beginning, and with one λ for a
+batch and moves twice as far.
 
 The question has an answer only where MixUp itself pays, as in that preset:
 
@@ -57,6 +58,7 @@ def rows() -> list[StudyRow]:
 
 
 CONTENDERS = (
+    _variant("batch", "α learned, one λ a batch", per_sample=False, reach=12.0),
     _variant("brier", "α learned by the Brier score", objective="brier"),
     _variant("tempered", "α learned at a fitted temperature", objective="tempered"),
     _variant("0.4", "α learned from 0.4 on", begin=0.4),
