@@ -61,8 +61,8 @@ _NEEDED = (
 _MISSING = [name for name in _NEEDED if find_spec(name) is None]
 if _MISSING:
     raise ImportError(
-        f"hpo needs {', '.join(_MISSING)}, which `core` does without and which is not installed: "
-        "pip install 'metamixup-hpo[hpo]'"
+        f"hpo needs {', '.join(_MISSING)}, not installed here: pip install 'metamixup-hpo[hpo]' "
+        "(core needs none of it)"
     )
 
 _HOMES = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpo.cells.record import CellRecord
 from hpo.report.records import finished_finals
-from hpo.report.style import COLORS, FAMILIES, show_names_as_they_are
+from hpo.report.style import FAMILIES, show_names_as_they_are
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 Line = Mapping[str, Any]
 """One row of the table of `hpo.report.table.build_table`."""
 
-Histograms = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Counts of λ in equal bins of [0, 1] by method, in the first and in the last epoch."""
-
-LAMBDA_COLUMNS = 8
 _NAME_SIZE = 7.5
 _GREY = "#555555"
 
@@ -113,23 +109,13 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
 
 
 def draw_cost(ax: Axes, lines: Sequence[Line]) -> None:
-    """Draws error with interval against training time in seconds; `label_points` names the
-    points."""
+    """Draws mean error against training time in seconds; `label_points` names the points."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for line in lines:
         if line["n_seeds"] > 0:
             color, marker = FAMILIES[line["family"]]
-            ax.errorbar(
-                line["train_seconds"],
-                line["mean_error"],
-                yerr=_half(line),
-                fmt=marker,
-                ms=6,
-                color=color,
-                capsize=2,
-                elinewidth=0.8,
-            )
+            ax.plot(line["train_seconds"], line["mean_error"], marker, ms=7, color=color)
     ax.set_xscale("log")
     times = [line["train_seconds"] for line in lines if line["n_seeds"] > 0]
     if times:
@@ -158,48 +144,6 @@ def label_points(figure: Figure, panels: Mapping[Axes, Sequence[Line]]) -> None:
             taken.append(_place_name(figure, ax, line, point, taken))
 
 
-def lambda_histogram_sums(
-    records: Sequence[CellRecord], datasets: Sequence[str], methods: Mapping[str, Any]
-) -> dict[str, Histograms]:
-    """Returns the histograms of λ by data set, summed over the seeds of finished final cells.
-
-    Methods whose λ stays in one bin (none, fixed) and data sets without any other are left out.
-    """
-    by_dataset: dict[str, Histograms] = {}
-    for dataset in datasets:
-        sums: Histograms = {}
-        for method in methods:
-            results = [
-                record.trained
-                for record in finished_finals(records, method)
-                if record.cell.dataset == dataset and record.trained.lam_histogram
-            ]
-            if not results:
-                continue
-            first, last = (
-                np.sum([getattr(result, name) for result in results], axis=0)
-                for name in ("lam_histogram_first", "lam_histogram")
-            )
-            if np.count_nonzero(first) > 1 or np.count_nonzero(last) > 1:
-                sums[method] = (first, last)
-        if sums:
-            by_dataset[dataset] = sums
-    return by_dataset
-
-
-def draw_lambda(ax: Axes, title: str, first: np.ndarray, last: np.ndarray) -> None:
-    """Densities of λ in the first epoch (line) and in the last (filled)."""
-    edges = np.linspace(0.0, 1.0, len(last) + 1)
-    ax.stairs(_density(last), edges, fill=True, color=COLORS[0], alpha=0.55, label="last epoch")
-    ax.stairs(_density(first), edges, color="black", lw=1.0, ls="--", label="first epoch")
-    ax.set_title(_wrap(title, 22), fontsize=8)
-    ax.set_xlim(0.0, 1.0)
-    ax.set_ylim(bottom=0.0)
-    ax.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
-    ax.tick_params(labelsize=7)
-    ax.set_xlabel("λ", labelpad=1)
-
-
 def _wrap(label: str, width: int) -> str:
     return textwrap.fill(label, width, break_on_hyphens=False)
 
@@ -211,10 +155,6 @@ def _test_errors(records: Sequence[CellRecord], method: str) -> list[float]:
 def _half(line: Line) -> float | None:
     half = line["ci_high"] - line["mean_error"]
     return None if math.isnan(half) else half
-
-
-def _density(counts: np.ndarray) -> np.ndarray:
-    return np.asarray(counts * len(counts) / max(1, counts.sum()))
 
 
 def _place_name(

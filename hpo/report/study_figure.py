@@ -1,4 +1,4 @@
-"""This module draws a study: errors with intervals, error against cost, distributions of λ."""
+"""This module draws a study: errors with intervals, error against cost, λ over training."""
 
 from __future__ import annotations
 
@@ -6,31 +6,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.record import CellRecord
-from hpo.report.panels import (
-    LAMBDA_COLUMNS,
-    Histograms,
-    Line,
-    draw_cost,
-    draw_errors,
-    draw_lambda,
-    error_legend,
-    label_points,
-    lambda_histogram_sums,
-)
-from hpo.report.style import canvas, legend_below, short_name
+from hpo.report.lambda_panel import draw_lambda, lambda_curves
+from hpo.report.panels import Line, draw_cost, draw_errors, error_legend, label_points
+from hpo.report.style import WIDTH, canvas, short_name
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-_PANEL_WIDTH = 6.5  # inches
+_PANEL_WIDTH = 6.5  # inches, of one data set beside others
 _COST_HEIGHT = 4.6
-_LAMBDA_HEIGHT = 1.7
+_LAMBDA_HEIGHT = 3.4
 
 
 def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
-    """Errors, cost and distributions of λ of a study in one figure.
+    """Draws a study in one figure, a question a panel, a column a data set.
+
+    From the top: which row has the fewest errors, the best first; what an error costs; and, where
+    some λ moves, how it goes over training.
 
     Args:
         frame: of `hpo.report.table.build_table`.
@@ -38,17 +33,23 @@ def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
     """
     records = list(records)
     panels = _panels(frame)
-    labels = dict(zip(frame["method"], frame["label"], strict=True))
-    histograms = lambda_histogram_sums(records, list(panels), labels)
+    curves = {
+        dataset: lambda_curves(lines, [r for r in records if r.cell.dataset == dataset])
+        for dataset, lines in panels.items()
+    }
     heights = [_error_height(panels), _COST_HEIGHT]
-    if histograms:
-        heights.append(_LAMBDA_HEIGHT * _lambda_rows(histograms) + 0.6)
-    figure = canvas(_PANEL_WIDTH * max(2, len(panels)), sum(heights))
+    if any(curves.values()):
+        heights.append(_LAMBDA_HEIGHT)
+    width = WIDTH if len(panels) == 1 else _PANEL_WIDTH * len(panels)
+    figure = canvas(width, sum(heights))
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _error_panels(parts[0], panels, records)
+    parts[0].suptitle("Which row errs least?")
     cost_axes = _cost_panels(parts[1], panels)
-    if histograms:
-        _lambda_panels(parts[2], histograms, labels)
+    parts[1].suptitle("What does it cost?")
+    if any(curves.values()):
+        _lambda_panels(parts[2], panels, curves)
+        parts[2].suptitle("Where does λ go? Half of all λ lie between a row's two lines")
     label_points(figure, cost_axes)
     return figure
 
@@ -61,9 +62,13 @@ def _panels(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """
     if frame.empty:
         raise ValueError("nothing to draw: the table has no rows")
+    # The same order in every panel: by the mean over data sets of the place among the rows there.
+    places = frame.groupby("dataset")["mean_error"].rank(na_option="bottom")
+    order = places.groupby(frame["method"]).mean()
+    frame = frame.sort_values("method", key=lambda methods: methods.map(order), kind="stable")
     return {
         dataset: frame[frame["dataset"] == dataset].to_dict("records")
-        for dataset in frame["dataset"].unique()
+        for dataset in dict.fromkeys(frame.sort_index()["dataset"])
     }
 
 
@@ -97,25 +102,15 @@ def _cost_panels(
     return dict(zip(axes, panels.values(), strict=True))
 
 
-def _lambda_rows(histograms: Mapping[str, Histograms]) -> int:
-    return sum(-(-len(methods) // LAMBDA_COLUMNS) for methods in histograms.values())
-
-
 def _lambda_panels(
     figure: Figure | SubFigure,
-    histograms: Mapping[str, Histograms],
-    labels: Mapping[str, str],
+    panels: Mapping[str, Sequence[Line]],
+    curves: Mapping[str, dict[str, dict[str, np.ndarray]]],
 ) -> None:
-    columns = min(LAMBDA_COLUMNS, max(len(methods) for methods in histograms.values()))
-    axes = figure.subplots(_lambda_rows(histograms), columns, squeeze=False)
-    free = iter(axes)
-    for dataset, methods in histograms.items():
-        row: Sequence[Axes] = ()
-        for index, (method, counts) in enumerate(methods.items()):
-            if index % columns == 0:
-                row = list(next(free))
-                row[0].set_ylabel(f"{short_name(dataset, 18)}\ndensity")
-            draw_lambda(row[index % columns], labels[method], *counts)
-        for unused in row[len(methods) % columns or columns :]:
-            unused.set_axis_off()
-    legend_below(figure, axes[0][0], 2)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for ax, (dataset, lines) in zip(axes, panels.items(), strict=True):
+        for drawn in draw_lambda(ax, lines, curves[dataset]):
+            handles.setdefault(drawn.get_label(), drawn)
+        ax.set_title(short_name(dataset))
+    figure.legend(handles=[*handles.values()], loc="outside lower center", ncols=4, frameon=False)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from hpo.analyses.readings.histograms import draw_histogram, lambda_histogram_sums
 from hpo.cells.record import CellRecord
-from hpo.report.panels import draw_lambda, lambda_histogram_sums
 from hpo.report.style import COLORS, canvas, short_name
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def readings_figure(ranked: pd.DataFrame, records: Sequence[CellRecord]) -> Figu
         shown = [line for line in chosen if line["method"] in sums.get(dataset, {})]
         for panel, line in zip(panels, shown, strict=False):
             verdict = f"\nFig. 6: {line['fig6']}" if line["fig6"] else ""
-            draw_lambda(panel, line["method"], *sums[dataset][line["method"]])
+            draw_histogram(panel, line["method"], *sums[dataset][line["method"]])
             panel.set_title(panel.get_title() + verdict, fontsize=8)
         for panel in panels[len(shown) :]:
             panel.set_axis_off()

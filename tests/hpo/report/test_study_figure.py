@@ -26,8 +26,6 @@ ROWS = [
     Row("metamixup", "MetaMixUp", "reading=default", "learned"),
     Row("placebo", "Placebo", "reading=default", "placebo"),
 ]
-U_SHAPE = [9, *[1] * 18, 9]
-SPIKE = [28, *[0] * 19]
 
 
 @pytest.fixture
@@ -43,7 +41,6 @@ def records(make_record: MakeRecord) -> list[CellRecord]:
     for dataset, level in (("digits", 6.0), ("mnist", 60.0)):
         for index, (method, policy) in enumerate(policies.items()):
             for seed in range(1 if method == "fixed-0.3" else 3):
-                constant = method in ("none", "fixed-0.3")
                 found.append(
                     make_record(
                         method,
@@ -52,8 +49,14 @@ def records(make_record: MakeRecord) -> list[CellRecord]:
                         policy=policy,
                         test_error=level + 0.5 * index + 0.2 * seed,
                         train_seconds=10.0 * (4 if method == "metamixup" else 1) + index,
-                        lam_histogram=SPIKE if constant else U_SHAPE,
-                        lam_histogram_first=SPIKE if constant else [1] * 20,
+                        history=[
+                            {
+                                "epoch": epoch,
+                                "lam_q25": 0.4 - 0.1 * (method == "metamixup") * epoch,
+                                "lam_q75": 0.6 + 0.01 * seed,
+                            }
+                            for epoch in (1, 2, 3)
+                        ],
                     )
                 )
     return found
@@ -65,7 +68,7 @@ def frame(records: list[CellRecord]) -> pd.DataFrame:
 
 
 def parts_of(figure: Figure) -> list[Any]:
-    """Returns the errors, the cost and, where some λ varies, its distributions."""
+    """Returns the errors, the cost and, where some λ moves, λ over training."""
     return list(figure.subfigs)
 
 
@@ -137,32 +140,48 @@ def test_cost_is_logarithmic_and_every_point_is_named(frame: pd.DataFrame) -> No
         assert all(panel.contains(*corner) for box in boxes for corner in box.corners())
 
 
-def test_lambda_histograms_are_densities_of_varying_lambda(records: list[CellRecord]) -> None:
-    figure = parts_of(study_figure(build_table(records, ROWS, ["digits", "mnist"]), records))[2]
-    shown = axes_of(figure)
-    assert [ax.get_title() for ax in shown] == ["MixUp (α = 1)", "MetaMixUp"] * 2
-    assert {ax.get_xlabel() for ax in shown} == {"λ"}
-    last, first = shown[1].patches
-    # 9 of 36 in a bin of width 1/20: density 5; uniform: 1.
-    np.testing.assert_allclose(last.get_data().values, [5, *[20 / 36] * 18, 5])
-    np.testing.assert_allclose(first.get_data().values, np.ones(20))
-    assert figure.axes[0].get_ylabel() == "digits\ndensity"
-    [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["last epoch", "first epoch"]
+def test_lambda_is_drawn_over_training_where_it_moves(
+    frame: pd.DataFrame, records: list[CellRecord]
+) -> None:
+    """Not of rows whose λ is one number; quartiles are means over the seeds."""
+    digits, mnist = parts_of(study_figure(frame, records))[2].axes
+    assert (digits.get_title(), mnist.get_title()) == ("digits", "mnist")
+    assert (digits.get_xlabel(), digits.get_ylabel()) == ("epoch", "λ, quartiles")
+    drawn = {}
+    for line in digits.lines:
+        drawn.setdefault(line.get_label(), []).append(line)
+    assert set(drawn) == {"MixUp (α = 1)", "MetaMixUp"}
+    low, high = drawn["MetaMixUp"]
+    np.testing.assert_array_equal(low.get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(low.get_ydata(), [0.3, 0.2, 0.1])
+    np.testing.assert_allclose(high.get_ydata(), [0.61] * 3)
+    assert low.get_linestyle() != drawn["MixUp (α = 1)"][0].get_linestyle()
+    [legend] = parts_of(study_figure(frame, records))[2].legends
+    assert {text.get_text() for text in legend.get_texts()} == set(drawn)
 
 
-def test_many_methods_take_several_rows_of_histograms(make_record: MakeRecord) -> None:
-    records = [make_record(f"beta-{index}", lam_histogram=U_SHAPE) for index in range(10)]
-    rows = [Row(f"beta-{index}", f"beta-{index}", "", "beta") for index in range(10)]
-    figure = parts_of(study_figure(build_table(records, rows, ["digits"]), records))[2]
-    titles = [ax.get_title() for ax in axes_of(figure)]
-    assert titles == [f"beta-{index}" for index in range(10)]
-    assert len(figure.axes) == 16
-
-
-def test_constant_lambda_has_no_histogram(make_record: MakeRecord) -> None:
-    record = make_record("none", lam_histogram=SPIKE, lam_histogram_first=SPIKE)
+def test_without_quartiles_nothing_is_drawn_of_lambda(make_record: MakeRecord) -> None:
+    record = make_record("metamixup", policy=LearnedConfig(), history=[])
     assert len(parts_of(study_figure(build_table([record], ROWS, ["digits"]), [record]))) == 2
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_best_row_is_on_top_in_every_panel(swapped: bool, make_record: MakeRecord) -> None:
+    """One order for both data sets: 1st and 3rd, 2nd and 1st, 3rd and 2nd place."""
+    errors = {"none": (1.0, 9.0), "beta-1": (2.0, 7.0), "fixed-0.3": (3.0, 8.0)}
+    records = [
+        make_record(method, dataset=dataset, test_error=error)
+        for method, pair in errors.items()
+        for dataset, error in zip(("digits", "mnist"), pair, strict=True)
+    ]
+    rows = [row for row in ROWS if row.key in errors]
+    frame = build_table(records, rows[::-1] if swapped else rows, ["digits", "mnist"])
+    digits, mnist = parts_of(study_figure(frame, records))[0].axes
+    labels = [label.get_text() for label in digits.get_yticklabels()]
+    assert labels == ["MixUp (α = 1)", "No MixUp", "Fixed λ = 0.3"]
+    for ax, order in ((digits, [2.0, 1.0, 3.0]), (mnist, [7.0, 9.0, 8.0])):
+        bars = {bar.lines[0].get_ydata()[0]: bar.lines[0].get_xdata()[0] for bar in ax.containers}
+        assert [float(bars[place]) for place in range(3)] == order
 
 
 def test_the_study_figure_has_all_three_parts(
@@ -170,7 +189,7 @@ def test_the_study_figure_has_all_three_parts(
 ) -> None:
     figure = study_figure(frame, records)
     said = texts(figure)
-    for expected in ("test error (%)", "training time (s), search included", "λ", "MetaMixUp"):
+    for expected in ("test error (%)", "training time (s), search included", "epoch", "MetaMixUp"):
         assert expected in said
     path = save_figure(figure, tmp_path / "new" / "table2.png", dpi=60)
     image = imread(path)

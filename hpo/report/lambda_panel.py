@@ -1,0 +1,80 @@
+"""This module draws how λ of a study's rows goes over training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo.cells.record import CellRecord
+from hpo.report.history import epochs_table
+from hpo.report.records import finished_finals
+from hpo.report.style import DASHES, FAMILIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from hpo.report.panels import Line
+
+QUARTILES = ("lam_q25", "lam_q75")
+_MOVING = ("learned", "placebo", "frozen")
+"""Families whose λ may move. Of those that draw it, the best by validation is drawn beside them."""
+
+_POINTS = 25
+"""At most so many a line: epochs between are averaged, as a batch may share one λ."""
+
+
+def lambda_curves(
+    lines: Sequence[Line], records: Sequence[CellRecord]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns by method epochs and the quartiles of λ, means over seeds and epochs nearby.
+
+    Trainings that kept no quartiles are left out.
+
+    Args:
+        lines: of the table, one data set.
+        records: of that data set.
+    """
+    curves = {}
+    drawn = [line for line in lines if line["family"] == "beta" and line["n_seeds"] > 0]
+    beside = min(drawn, key=lambda line: line["mean_val_error"])["method"] if drawn else None
+    for line in lines:
+        moves = line["family"] in _MOVING or line["method"] == beside
+        table = epochs_table(finished_finals(records, line["method"]), QUARTILES)
+        table = table.dropna(subset=list(QUARTILES))
+        if moves and not table.empty:
+            width = -(-int(table["epoch"].max()) // _POINTS)
+            means = table.groupby((table["epoch"] - 1) // width)[["epoch", *QUARTILES]].mean()
+            curves[line["method"]] = {name: means[name].to_numpy() for name in means}
+    return curves
+
+
+def draw_lambda(
+    ax: Axes, lines: Sequence[Line], curves: dict[str, dict[str, np.ndarray]]
+) -> list[Any]:
+    """Draws both quartiles of λ over training for each row that has them; returns one line each.
+
+    Half of all λ lie between the two lines of a row: the nearer they are to 0 and 1, the less is
+    mixed.
+    """
+    shown = [line for line in lines if line["method"] in curves]
+    handles = []
+    for place, line in enumerate(shown):
+        curve = curves[line["method"]]
+        style: dict[str, Any] = {
+            "color": FAMILIES[line["family"]][0],
+            "ls": DASHES[place % len(DASHES)],
+            "lw": 1.6,
+        }
+        if len(curve["epoch"]) == 1:
+            style |= {"marker": FAMILIES[line["family"]][1], "ms": 5}
+        for name in QUARTILES:
+            [drawn] = ax.plot(curve["epoch"], curve[name], **style, label=line["label"])
+        handles.append(drawn)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("λ, quartiles")
+    ax.grid(lw=0.4, alpha=0.5)
+    return handles
