@@ -30,6 +30,7 @@ from functools import partial
 from typing import Any
 
 from core.policies import LearnedBetaConfig
+from hpo.analyses.figures.learned_alpha import learned_alpha
 from hpo.run import run_study
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.rows import Family, StudyRow, controls
@@ -72,6 +73,7 @@ main = partial(
     "learned_alpha",
     rows(),
     __doc__,
+    extras=[learned_alpha],
     contenders=CONTENDERS,
     comparisons=COMPARISONS,
 )

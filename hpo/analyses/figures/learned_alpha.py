@@ -1,0 +1,102 @@
+"""α learned in a training, over its epochs, and what each row's errors cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from hpo.report.contrasts import mean_text
+from hpo.report.history import epochs_table, finished_trainings
+from hpo.report.markdown import padded_table
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.style import COLORS, DASHES, FAMILIES, WIDTH, canvas, save_figure, short_name
+from hpo.storage.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STATISTICS = ("alpha", "alpha_signal")
+"""Metrics of an epoch, see `core.LearnedBeta.metrics`."""
+
+
+def learned_alpha(outcome: Outcome) -> Extra:
+    """Writes `STUDY-alpha.csv` (every epoch of every training that learns α) and `.png`, and says
+    where α ended.
+
+    A study without such a training has no such part.
+    """
+    frame = epochs_table(finished_trainings(outcome), STATISTICS)
+    if frame.empty:
+        return Extra()
+    labels = {row.row.key: row.row.label for row in outcome.plan.rows}
+    stem = f"{outcome.plan.study}-alpha"
+    csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
+    outcome.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(csv, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    save_figure(alpha_figure(frame, outcome.frame, labels), picture)
+    ends = frame.groupby(["dataset", "method", "seed"], sort=False)["alpha"].last()
+    lines = [
+        (dataset, labels[method], mean_text(alphas, 2))
+        for (dataset, method), alphas in ends.groupby(level=[0, 1], sort=False)
+    ]
+    table = padded_table(("data set", "row", "α at the end"), lines)
+    return Extra(f"## α over the training\n\n![α]({picture.name})\n\n{table}\n", [csv, picture])
+
+
+def alpha_figure(frame: pd.DataFrame, table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Draws for each data set α over the epochs, and the error of each row against its cost.
+
+    Thick lines are means over seeds on the logarithmic scale, thin ones single seeds. Bars are 95 %
+    intervals; the cost of a row bears that of its search.
+
+    Args:
+        frame: of `epochs_table` with STATISTICS, not empty.
+        table: of `hpo.report.table.build_table`.
+        labels: of the methods that learn α, by key.
+    """
+    datasets = list(frame["dataset"].unique())
+    figure = canvas(WIDTH, 4.2 * len(datasets))
+    axes = figure.subplots(len(datasets), 2, squeeze=False)
+    for (left, right), dataset in zip(axes, datasets, strict=True):
+        here = frame[frame["dataset"] == dataset]
+        for at, (method, part) in enumerate(here.groupby("method", sort=False)):
+            _draw_alpha(left, part, at, labels[str(method)])
+        left.set_yscale("log")
+        left.set(xlabel="epoch", ylabel="α of Beta(α, α)")
+        left.set_title(short_name(dataset), loc="left")
+        left.legend(frameon=False, fontsize=8)
+        _draw_costs(right, table[(table["dataset"] == dataset) & (table["n_seeds"] > 0)])
+        for ax in (left, right):
+            ax.grid(lw=0.4, alpha=0.5)
+    return figure
+
+
+def _draw_alpha(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
+    color, dashes = COLORS[at % len(COLORS)], DASHES[at % len(DASHES)]
+    mean = part.groupby("epoch")["alpha"].agg(lambda alphas: alphas.prod() ** (1 / len(alphas)))
+    ax.plot(mean.index, mean, dashes, color=color, lw=1.8, label=label)
+    for _, seed in part.groupby("seed"):
+        ax.plot(seed["epoch"], seed["alpha"], dashes, color=color, lw=0.5, alpha=0.4)
+
+
+def _draw_costs(ax: Axes, table: pd.DataFrame) -> None:
+    """Draws a point a row: samples sent through the network, in units of the cheapest row."""
+    unit = table["samples_seen"].min()
+    for _, line in table.iterrows():
+        color, marker = FAMILIES[line["family"]]
+        cost = line["samples_seen"] / unit
+        low, high = line["mean_error"] - line["ci_low"], line["ci_high"] - line["mean_error"]
+        bars = None if low != low else [[max(0.0, low)], [max(0.0, high)]]
+        ax.errorbar(cost, line["mean_error"], bars, color=color, marker=marker, capsize=2, lw=1)
+        ax.annotate(
+            line["label"],
+            (cost, line["mean_error"]),
+            xytext=(5, 3),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    ax.set_xscale("log")
+    ax.set(xlabel="samples seen, in those of the cheapest row", ylabel="test error (%)")
