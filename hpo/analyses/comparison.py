@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +17,7 @@ from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import detectable_difference, holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically
 from hpo.storage.output_folder import locked
+from hpo.study.progress import QuietLine
 from hpo.tracking.trials import TrackedComparison
 
 LEVEL = 0.05
@@ -75,7 +75,8 @@ def compare(
 
     Args:
         functions: by name; each ``function(seed, report) -> float``. They are pickled by value.
-            ``report(loss=0.3)`` notes numbers by step, which MLflow shows when the trial has ended.
+            ``report(loss=0.3)`` notes numbers by step: a line on standard error shows the latest,
+            and MLflow all of them when the trial has ended.
         seeds: 0 to seeds − 1; with ``until`` those of the first look. At least 2.
         output: folder of trials, ``compare.csv``, ``compare-values.csv`` and ``compare.md``.
         until: half the width of the interval, in units of the value; None looks once.
@@ -112,8 +113,18 @@ def compare(
         locked(folder),
         ExitStack() as stack,
         TrackedComparison(tracking_uri, folder, name) as tracked,
+        closing(QuietLine()) as line,
     ):
-        runner: Runner | None = in_this_process(functions) if workers == 0 else None
+
+        def told(key: Key, step: int, metrics: Mapping[str, float]) -> None:
+            if line.due():
+                numbers = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
+                said = (
+                    f"{name} {len(trials)} ended · {key[0]}, seed {key[1]}, step {step}: {numbers}"
+                )
+                line.show(said[: line.columns])
+
+        runner: Runner | None = in_this_process(functions, told) if workers == 0 else None
         look, n = 1, seeds
         while True:
             keys = [(function, seed) for seed in range(n) for function in functions]
@@ -125,15 +136,14 @@ def compare(
             if missing and runner is None:
                 from hpo.cluster.trials import under_ray
 
-                runner = stack.enter_context(under_ray(functions, workers, threads, gpus))
+                runner = stack.enter_context(under_ray(functions, workers, threads, gpus, told))
             for trial in runner(missing) if runner is not None else ():
                 store.save(trial)
                 trials[trial.key] = trial
                 tracked.trial(trial)
                 end = f"failed ({trial.error})" if trial.error else f"{trial.value:g}"
                 count = f"{len(trials)}/{len(keys)}"
-                said = f"{name} {count} · {trial.function}, seed {trial.seed}: {end}"
-                print(said, file=sys.stderr, flush=True)
+                line.say(f"{name} {count} · {trial.function}, seed {trial.seed}: {end}")
             trials = {key: trials[key] for key in keys}  # in this order, however they ended
             _check_some_ended(functions, trials)
             table = compared(values_by_function(trials), look if until is not None else None)

@@ -21,6 +21,51 @@ class _Line(tqdm):
     monitor_interval = 0  # no thread
 
 
+class QuietLine:
+    """A line that is rewritten where it stands, or in a log written anew now and then.
+
+    Args:
+        stream: where to; standard error by default, so that tables can be piped.
+    """
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream if stream is not None else sys.stderr
+        self._place = place_of(self._stream)
+        self._bar = _Line(
+            file=self._stream, bar_format="{desc}", position=0, disable=self._place == "log"
+        )
+        self._shown = 0.0
+
+    @property
+    def columns(self) -> int | None:
+        """Returns how many characters fit on the line, None if unknown or no matter."""
+        return _columns(self._stream, self._place)
+
+    def due(self, *, force: bool = False) -> bool:
+        """Says whether it is time for another line, or it is forced; the next is due later."""
+        now = time.monotonic()
+        if not force and now - self._shown < SECONDS[self._place]:
+            return False
+        self._shown = now
+        return True
+
+    def show(self, line: str) -> None:
+        """Writes the line."""
+        if self._place == "log":
+            self.say(line)
+        else:
+            self._bar.set_description_str(line)
+
+    def say(self, message: str) -> None:
+        """Prints a message on a line of its own."""
+        tqdm.write(message, file=self._stream)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Ends the line."""
+        self._bar.close()
+
+
 class Progress:
     """Counts cells and prints the line. A context manager, which ends the line.
 
@@ -40,13 +85,8 @@ class Progress:
     def __init__(self, stream: TextIO | None = None):
         self.workers = self.total = self.kept = self.running = self.done = self.failed = 0
         self.best: tuple[float, str] | None = None
-        self._stream = stream if stream is not None else sys.stderr
-        self._place = place_of(self._stream)
-        self._bar = _Line(
-            file=self._stream, bar_format="{desc}", position=0, disable=self._place == "log"
-        )
+        self._line = QuietLine(stream)
         self._begun = time.monotonic()
-        self._printed = 0.0
         self._closed = False
 
     def __enter__(self) -> Progress:
@@ -57,15 +97,8 @@ class Progress:
 
     def update(self, *, force: bool = False) -> None:
         """Prints the line if it is time to, or if forced."""
-        now = time.monotonic()
-        if not force and now - self._printed < SECONDS[self._place]:
-            return
-        self._printed = now
-        line = self.line(now - self._begun, _columns(self._stream, self._place))
-        if self._place == "log":
-            self.say(line)
-        else:
-            self._bar.set_description_str(line)
+        if self._line.due(force=force):
+            self._line.show(self.line(time.monotonic() - self._begun, self._line.columns))
 
     def line(self, elapsed: float, columns: int | None = None) -> str:
         """Returns the text after `elapsed` seconds.
@@ -94,15 +127,14 @@ class Progress:
 
     def say(self, message: str) -> None:
         """Prints a message on a line of its own."""
-        tqdm.write(message, file=self._stream)
-        self._stream.flush()
+        self._line.say(message)
 
     def close(self) -> None:
         """Prints the last state and ends the line; a second call does nothing."""
         if not self._closed:
             self._closed = True
             self.update(force=True)
-            self._bar.close()
+            self._line.close()
 
 
 def place_of(stream: TextIO) -> Place:

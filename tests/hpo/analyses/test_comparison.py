@@ -18,6 +18,7 @@ import hpo
 from hpo.analyses.comparison import Comparison, compared
 from hpo.cells.trials import Report
 from hpo.report.statistics import detectable_difference
+from hpo.study.progress import SECONDS
 from hpo.tracking.store import mlflow_settings
 from tests.support.stores import client_of
 
@@ -85,6 +86,22 @@ def test_what_ended_is_kept_and_everything_is_recorded_once(tmp_path: Path) -> N
     [parent] = [run for run in runs if run.data.tags["kind"] == "comparison"]
     assert parent.data.metrics["a minus c"] == 0.0
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+
+
+def test_reports_are_told_while_trials_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SECONDS, "log", 0.0)
+
+    def slow(seed: int, report: Report) -> float:
+        report(loss=0.125, epoch=1)
+        assert f"compare {2 * seed + 1} ended · b, seed {seed}, step 1: loss 0.125, epoch 1" in (
+            capsys.readouterr().err
+        )
+        return float(seed)
+
+    run({"a": calm, "b": slow}, tmp_path, seeds=2)
+    assert "compare 4/4 · b, seed 1: 1" in capsys.readouterr().err
 
 
 def test_a_trial_that_fails_is_named_and_run_again(tmp_path: Path) -> None:
@@ -195,6 +212,7 @@ def test_under_ray_processes_may_die_and_the_numbers_are_those_of_one_process(
     tmp_path: Path,
 ) -> None:
     def dies(seed: int, report: Report) -> float:
+        report(loss=0.5)
         if seed == 1 and not (tmp_path / "again").exists():
             os._exit(1)
         return other(seed, report)
