@@ -39,6 +39,12 @@ def check_remedies(config: Any) -> None:
         raise ValueError(
             f"logit_adjustment must be finite and at least 0, got {config.logit_adjustment}"
         )
+    objective = getattr(config.policy, "objective", "loss")
+    if config.logit_adjustment and objective != "loss":
+        raise ValueError(
+            f"policy {config.policy.kind} judges validation images by objective={objective}, which "
+            "logit_adjustment does not reach; leave one of them out"
+        )
     if config.loss == "elr" and config.policy.kind.startswith("adamixup"):
         raise ValueError(
             f"policy {config.policy.kind} mixes half of a batch within itself, and loss=elr needs "

@@ -12,7 +12,7 @@ from torch import nn
 from core.data import DeviceImages, Transform, balanced_draws
 from core.evaluation import evaluate, predict
 from core.mixing.batch import soft_cross_entropy
-from core.policies import AdaMixUpConfig, NoMix, ScoresConfig
+from core.policies import AdaMixUpConfig, LearnedBetaConfig, NoMix, ScoresConfig
 from core.semi_supervised import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from core.training.fit import fit
@@ -159,6 +159,10 @@ def test_trivial_augment_draws_for_each_image(size: int, channels: int) -> None:
         ({"logit_adjustment": -1.0}, "logit_adjustment must be finite and at least 0, got -1.0"),
         ({"logit_adjustment": float("nan")}, "must be finite and at least 0, got nan"),
         ({"loss": "elr", "policy": AdaMixUpConfig()}, "adamixup mixes half .* choose another loss"),
+        (
+            {"logit_adjustment": 1.0, "policy": LearnedBetaConfig(objective="brier")},
+            "learned-beta judges validation images by objective=brier, which logit_adjustment",
+        ),
         ({"labels": "f", "label_noise": 0.1}, "label_noise=0.1 would make labels wrong that"),
         ({"meta_noise": True}, "meta_noise has no use without label_noise or labels"),
         (
