@@ -20,8 +20,7 @@ from hpo.search.drive import Ending, run_through
 from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Evolved, Listed, Sampled
 from studies.contrast import rows
-from tests.support.scripts import kill_when, run_calmly
-from tests.support.stores import results_of
+from tests.support.scripts import run_calmly
 
 FLAGS = ["--preset", "smoke", "--seeds", "1", "--epochs", "4", "--budget", "5"]
 KEYS = "metamixup,tpe-joint,pbt-alpha"
@@ -29,16 +28,12 @@ STUDY = ["contrast", *FLAGS, "--rows", KEYS, "--workers", "1"]
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a study that was killed in the middle and run again."""
-    folder = tmp_path_factory.mktemp("resumed")
-    out = folder / "out"
-    kill_when(lambda: len(results_of(out)) >= 3, *STUDY, "--output", out, cwd=folder)
-    before = results_of(out)
-    done = run_calmly(*STUDY, "--output", out, cwd=folder)
-    assert before.items() <= results_of(out).items()
-    (out / "stdout.txt").write_text(done.stdout)
-    return out
+def trained_by_ray(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a study under Ray; `tests/hpo/search` kills its strategies at any moment."""
+    folder = tmp_path_factory.mktemp("contrast")
+    done = run_calmly(*STUDY, "--output", folder / "out", cwd=folder)
+    (folder / "out" / "stdout.txt").write_text(done.stdout)
+    return folder / "out"
 
 
 def test_the_strategies_are_those_of_the_issue() -> None:
@@ -67,8 +62,8 @@ def test_the_strategies_are_those_of_the_issue() -> None:
 
 
 @pytest.mark.slow
-def test_curves_text_figure_and_runs_are_there(resumed: Path) -> None:
-    found = pd.read_csv(resumed / "contrast.csv")
+def test_curves_text_figure_and_runs_are_there(trained_by_ray: Path) -> None:
+    found = pd.read_csv(trained_by_ray / "contrast.csv")
     assert list(dict.fromkeys(found["strategy"])) == [
         row.row.key for row in rows() if row.row.key in KEYS.split(",")
     ]
@@ -79,22 +74,22 @@ def test_curves_text_figure_and_runs_are_there(resumed: Path) -> None:
         errors = curve["val_error"].dropna()
         assert errors.is_monotonic_decreasing
         assert len(errors) > 0
-    assert (resumed / "contrast.png").stat().st_size > 10_000
-    text = (resumed / "stdout.txt").read_text()
-    for row in (resumed / "contrast.md").read_text().splitlines():
+    assert (trained_by_ray / "contrast.png").stat().st_size > 10_000
+    text = (trained_by_ray / "stdout.txt").read_text()
+    for row in (trained_by_ray / "contrast.md").read_text().splitlines():
         if row.startswith("|"):
             assert row in text
-    assert not list(resumed.rglob("*.pt"))
+    assert not list(trained_by_ray.rglob("*.pt"))
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_it_ends_as_a_plain_loop_that_trains_here(resumed: Path) -> None:
-    """Without Ray and without a kill, each search reported to epoch by epoch."""
-    flags = [*FLAGS, "--rows", KEYS, "--output", str(resumed)]
+def test_it_ends_as_a_plain_loop_that_trains_here(trained_by_ray: Path) -> None:
+    """Without Ray, each search reported to epoch by epoch."""
+    flags = [*FLAGS, "--rows", KEYS, "--output", str(trained_by_ray)]
     options = command_line.parse("contrast", "", flags, budgeted=True)
     plan, _ = work.prepare("contrast", options.chosen(rows()), options)
     source = load_source("digits")
-    stored = {record.cell.id: record for record in CellStore(resumed).records()}
+    stored = {record.cell.id: record for record in CellStore(trained_by_ray).records()}
     seen = set()
 
     def ended(cell: Cell) -> Ending:

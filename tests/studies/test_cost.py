@@ -11,7 +11,7 @@ from studies.cost import main
 from tests.support.scripts import interrupt_when, run_calmly
 from tests.support.stores import statuses
 
-SMALL = ["--preset", "smoke", "--threads", "1", "--contenders", "auto,amortised_4,torchopt"]
+SMALL = ["--preset", "smoke", "--threads", "1", "--contenders", "auto,amortised_4"]
 
 
 def measured(output: Path) -> dict[Path, int]:
@@ -43,7 +43,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_files_rows_and_runs_are_there(resumed: Path) -> None:
     frame = pd.read_csv(resumed / "cost.csv")
     main = frame[frame["part"] == "main"].set_index("contender")
-    assert list(main.index) == ["vanilla", "auto", "amortised_4", "torchopt"]
+    assert list(main.index) == ["vanilla", "auto", "amortised_4"]
     assert main.loc["auto", "flops_ratio"] > main.loc["amortised_4", "flops_ratio"] > 1
     assert main.loc["auto", "cosine"] == pytest.approx(1, abs=1e-6)
     assert set(frame["part"]) == {"main", "batch", "depth"}  # whole epochs were not asked for
@@ -55,8 +55,7 @@ def test_all_files_rows_and_runs_are_there(resumed: Path) -> None:
     runs = statuses(resumed)
     assert len(runs) == 1 + len(frame)
     assert runs["cost"] == "FINISHED"
-    expected = {"FINISHED", "FAILED"} if main["error"].notna().any() else {"FINISHED"}
-    assert set(runs.values()) == expected
+    assert set(runs.values()) == {"FINISHED"}
     printed = (resumed / "stdout.txt").read_text()
     assert "| auto " in printed
     assert "look at the runs: mlflow ui" in printed

@@ -144,9 +144,10 @@ def test_the_same_numbers_twice_whatever_the_callers_state(config: TrainingConfi
 
 
 def test_the_same_numbers_in_a_fresh_process(tmp_path: Path) -> None:
+    cells = CELLS[::3]
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        input="\n".join(json.dumps(cell.to_dict()) for cell in CELLS),
+        input="\n".join(json.dumps(cell.to_dict()) for cell in cells),
         env={
             **os.environ,
             "PYTHONPATH": str(Path(core.__file__).parents[1]),
@@ -158,7 +159,7 @@ def test_the_same_numbers_in_a_fresh_process(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    for cell, line in zip(CELLS, run.stdout.splitlines(), strict=True):
+    for cell, line in zip(cells, run.stdout.splitlines(), strict=True):
         assert numbers(json.loads(line)) == whole(cell)
 
 
