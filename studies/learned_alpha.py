@@ -38,9 +38,9 @@ from studies.rows import LEARNED_BETA, METAMIXUP, MIXUP, NONE, SEARCHED, renamed
 
 
 def _variant(name: str, label: str, family: Family = "learned", **settings: Any) -> StudyRow:
-    told = ", ".join(f"{key}={value}" for key, value in settings.items())
+    text = ", ".join(f"{key}={value}" for key, value in settings.items())
     policy = LearnedBetaConfig(**settings)
-    return row(f"{LEARNED_BETA.row.key}-{name}", label, f"alpha learned, {told}", family, policy)
+    return row(f"{LEARNED_BETA.row.key}-{name}", label, f"alpha learned, {text}", family, policy)
 
 
 def rows() -> list[StudyRow]:

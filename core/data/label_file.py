@@ -82,16 +82,16 @@ def _values(place: str) -> np.ndarray:
     """Returns the integers of a file as int64 [n]; raises ValueError where they are none."""
     path, _, name = place.partition("::")
     file = Path(path).expanduser()
-    found = _array(file, name) if file.suffix in (".npy", ".npz") else _column(file, name)
-    if found.ndim == 2 and found.shape[1] == 1:
-        found = found[:, 0]
-    whole = found.ndim == 1 and found.dtype.kind in "iuf"
-    if not whole or not (np.isfinite(found) & (found == np.floor(found))).all():
+    values = _array(file, name) if file.suffix in (".npy", ".npz") else _column(file, name)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    whole = values.ndim == 1 and values.dtype.kind in "iuf"
+    if not whole or not (np.isfinite(values) & (values == np.floor(values))).all():
         raise ValueError(
-            f"labels {path} must hold one integer a training image, got {found.dtype} "
-            f"{list(found.shape)}"
+            f"labels {path} must hold one integer a training image, got {values.dtype} "
+            f"{list(values.shape)}"
         )
-    return np.ascontiguousarray(found, dtype=np.int64)
+    return np.ascontiguousarray(values, dtype=np.int64)
 
 
 def _array(file: Path, name: str) -> np.ndarray:

@@ -96,8 +96,8 @@ class MetaWeightNet(SampleWeights):
         network = {name: value.clone() for name, value in self.network.state_dict().items()}
         optimizer = self._optimizer.state_dict()
         optimizer["state"] = {
-            at: {name: torch.as_tensor(value).clone() for name, value in kept.items()}
-            for at, kept in optimizer["state"].items()
+            at: {name: torch.as_tensor(value).clone() for name, value in of.items()}
+            for at, of in optimizer["state"].items()
         }
         return {"network": network, "optimizer": optimizer}
 

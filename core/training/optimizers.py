@@ -30,11 +30,11 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
     `learning_rate`, in every parameter group.
     """
     if ":" in config.optimizer:
-        own = named_arguments(config.optimizer)[1].get("lr", config.lr)
-        if own != config.lr:
+        named_rate = named_arguments(config.optimizer)[1].get("lr", config.lr)
+        if named_rate != config.lr:
             raise ValueError(
                 f"optimizer {config.optimizer} and lr={config.lr} name two learning rates, and the "
-                f"schedule begins with the second; give lr={own}"
+                f"schedule begins with the second; give lr={named_rate}"
             )
         made = called(
             config.optimizer,

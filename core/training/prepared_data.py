@@ -120,8 +120,9 @@ def augmentation(config: TrainingConfig) -> Augmentation | None:
     """
     if config.augment is None:
         return None
-    found = transform_of(config.augment)
-    return partial(_each, found) if config.augment.startswith("torchvision.") else found
+    transform = transform_of(config.augment)
+    each = config.augment.startswith("torchvision.")
+    return partial(_each, transform) if each else transform
 
 
 def _each(transform: Augmentation, x: Tensor) -> Tensor:

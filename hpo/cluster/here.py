@@ -33,11 +33,11 @@ def run_here(
     run.workers = 1
     while (cell := run.next()) is not None:
 
-        def report(told: dict[str, Any], cell_id: str = cell.id) -> None:
-            if run.report(cell_id, told["epochs"]):
+        def report(values: dict[str, Any], cell_id: str = cell.id) -> None:
+            if run.report(cell_id, values["epochs"]):
                 raise _Stopped
-            if "ending" in told:
-                run.end(cell_id, **ending_of(told))
+            if "ending" in values:
+                run.end(cell_id, **ending_of(values))
 
         with suppress(_Stopped):
             train_cell(

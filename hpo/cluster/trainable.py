@@ -57,9 +57,9 @@ def train(cell: Cell, **options: Any) -> TrainingResult:
     return fit(cell.training, **options)
 
 
-def ending_of(told: Mapping[str, Any]) -> dict[str, Any]:
+def ending_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the last report of `train_cell` says, as arguments of `StudyRun.end`."""
-    ending: dict[str, Any] = json.loads(told["ending"])
+    ending: dict[str, Any] = json.loads(report["ending"])
     return {**ending, "result": result_from_dict(ending["result"])}
 
 

@@ -181,13 +181,13 @@ def _labels(text: str) -> str:
 
 def _name(known: Sequence[str], text: str) -> str:
     if text not in known and ":" not in text:
-        own = (
+        of_the_user = (
             "torchvision:NAME or package.module:factory"
             if known is MODELS
             else "package.module:name"
         )
         names = "".join(f"{name}, " for name in known)
-        raise ArgumentTypeError(f"invalid choice: {text!r}; choose among {names}{own}")
+        raise ArgumentTypeError(f"invalid choice: {text!r}; choose among {names}{of_the_user}")
     return text
 
 

@@ -136,8 +136,8 @@ def _told(table: _Table, link: str) -> list[str]:
     origin = table.origin
     versions = ", ".join(f"{name} {of}" for name, of in origin.versions.items() if name == "torch")
     source = f"[{table.name}.csv]({link}/{table.name}.csv)"
-    told = ", ".join(filter(None, [f"commit {origin.commit}", origin.date, versions]))
-    return [f"`{origin.command}` ({told}; {source})"]
+    origins = ", ".join(filter(None, [f"commit {origin.commit}", origin.date, versions]))
+    return [f"`{origin.command}` ({origins}; {source})"]
 
 
 def _chosen(frame: pd.DataFrame, options: Mapping[str, str]) -> pd.DataFrame:
@@ -241,8 +241,8 @@ def _errors(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
 
 def _controls(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
     def cell(line: Line) -> str:
-        told = difference(line["difference"], line["ci_low"], line["ci_high"])
-        return f"{told}, p {probability(line['p_holm'])}"
+        text = difference(line["difference"], line["ci_low"], line["ci_high"])
+        return f"{text}, p {probability(line['p_holm'])}"
 
     def label(line: Line) -> str:
         return f"{line['method']} − {line['control']}"

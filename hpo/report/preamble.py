@@ -27,8 +27,8 @@ def preamble_of(
 ) -> str:
     """Returns preset, seeds, where it trained, what was read of each data set, its trainings, and
     what rows have for themselves; a control has what its row has."""
-    told = _DEMONSTRATION if preset in ("smoke", "quick") else ""
-    lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.{told}", *environments(records)]
+    warning = _DEMONSTRATION if preset in ("smoke", "quick") else ""
+    lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.{warning}", *environments(records)]
     lines += [f"Read of {text}." for text in data]
     lines += memory_lines(records)
     for dataset, t in plan.base.items():
@@ -55,31 +55,31 @@ def scenario(training: TrainingConfig) -> str:
 
     Sentences behind a space; "" where all is the default.
     """
-    told = ""
+    text = ""
     if training.dedup:
-        told += " What equals a test item is left out of training and meta-validation."
+        text += " What equals a test item is left out of training and meta-validation."
     if training.imbalance > 1:
-        told += (
+        text += (
             f" Training images cut to a long tail, largest over smallest class "
             f"{training.imbalance:g}, at least one of each."
         )
     if training.label_noise > 0:
-        told += (
+        text += (
             f" {100 * training.label_noise:g} % of the training labels of each class are wrong "
             f"({training.label_noise_kind})."
         )
     if training.labels is not None:
-        told += f" Training labels are those of {Path(training.labels).name}."
+        text += f" Training labels are those of {Path(training.labels).name}."
     if training.meta_noise:
-        told += " Meta-validation labels are as noisy as those of training."
+        text += " Meta-validation labels are as noisy as those of training."
     for setting in (f for f in fields(training) if f.name in _REMEDIES):
         value = getattr(training, setting.name)
-        told += "" if value == setting.default else f" {setting.name}={value}."
+        text += "" if value == setting.default else f" {setting.name}={value}."
     if (training.precision, training.memory_format) != ("float32", "contiguous"):
-        told += f" Computed in {training.precision}, {training.memory_format}."
+        text += f" Computed in {training.precision}, {training.memory_format}."
     if training.semi is not None:
-        told += f" {training.semi.labelled} training images are labelled, the others are not."
-    return told
+        text += f" {training.semi.labelled} training images are labelled, the others are not."
+    return text
 
 
 def environments(records: Sequence[CellRecord]) -> list[str]:

@@ -92,13 +92,13 @@ def _table(groups: Mapping[_Group, Values], reference: str | None) -> str:
         mark = " (reference)" if group == first else ""
         cells = [labels[group] + mark, mean_text(values.values(), 2), str(len(values))]
         if group in against:
-            found = against[group]
-            paired = found.paired
+            contrast = against[group]
+            paired = contrast.paired
             shared = sorted(values.keys() & groups[first].keys()) if first else []
             seen = detectable_difference([values[s] - pairs[group][1][s] for s in shared])
             cells += [
                 difference(paired.difference, paired.low, paired.high),
-                probability(found.p_holm),
+                probability(contrast.p_holm),
                 number(seen, "{:.2f}"),
             ]
         else:
@@ -114,12 +114,12 @@ def _labels(groups: Iterable[_Group]) -> dict[_Group, str]:
     labels = {}
     for group in all_groups:
         same = [json.loads(g.settings) for g in all_groups if g.method == group.method]
-        own = json.loads(group.settings)
-        differing = [name for name in own if any(own[name] != other.get(name) for other in same)]
+        settings = json.loads(group.settings)
+        differing = [n for n in settings if any(settings[n] != other.get(n) for other in same)]
         labels[group] = (
             (f"{group.folder}: " if several else "")
             + group.method
-            + "".join(f", {name}={_shown(own[name])}" for name in differing)
+            + "".join(f", {name}={_shown(settings[name])}" for name in differing)
         )
     return labels
 

@@ -122,8 +122,8 @@ def contrast(
     named: dict[str, str] = {}
     for role, thing in {"model": model, **recipe}.items():
         if thing is not None:
-            named[role], own = named_object(role, thing, name)
-            objects |= own
+            named[role], given = named_object(role, thing, name)
+            objects |= given
     objects |= {
         f"{GIVEN}policy.{row.policy.kind}": type(row.policy)
         for row in rows

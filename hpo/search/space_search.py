@@ -136,7 +136,7 @@ class SpaceSearch:
         trials = self._running_trials(cell)
         if self._budget is not None:
             self._budget.charge(self._base, status, result)
-        self._trials = {name: kept for name, kept in self._trials.items() if kept is not trials}
+        self._trials = {cell_id: of for cell_id, of in self._trials.items() if of is not trials}
         for trial in trials:
             self._end(trial, status, result)
 
@@ -158,20 +158,20 @@ class SpaceSearch:
     def _suggest_round(self) -> None:
         """Suggests the trials of a round, or goes on with those that a killed process left."""
         known = self._study.get_trials(deepcopy=False)
-        left = {t.number: t for t in known if t.state == TrialState.RUNNING}
+        running = {t.number: t for t in known if t.state == TrialState.RUNNING}
         size = self.settings.parallel
-        first = min(left, default=len(known)) // size * size
+        first = min(running, default=len(known)) // size * size
         numbers = range(first, first + size)
         if self.settings.trials is not None:
             numbers = range(first, min(first + size, self.settings.trials))
         for number in numbers:
-            if number < len(known) and number not in left:
+            if number < len(known) and number not in running:
                 continue  # it has ended
             # A seed of each trial's own: after a kill it draws what it would have.
             self._study.sampler = self._sampler(self._draws + number)
             trial = (
-                optuna.Trial(self._study, left[number]._trial_id)
-                if number in left
+                optuna.Trial(self._study, running[number]._trial_id)
+                if number in running
                 else self._study.ask()
             )
             training = configured(self._base, suggest(trial, self._space))
@@ -187,7 +187,7 @@ class SpaceSearch:
         errors = self._errors[trial.number]
         failed = {"pruned": TrialState.PRUNED}.get(status, TrialState.FAIL)
         errors.append(result.val_error if isinstance(result, TrainingResult) else math.nan)
-        if any(trial in kept for kept in self._trials.values()):
+        if any(trial in running for running in self._trials.values()):
             return
         del self._errors[trial.number]
         mean = math.fsum(errors) / len(errors)

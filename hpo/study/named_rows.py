@@ -128,8 +128,8 @@ def _named(name: str) -> StudyRow:
         try:
             return _NUMBERED[kind](float(number))
         except ValueError as error:
-            told = str(error) if number else "it lacks its number"
-            raise ValueError(f"policy {name!r}: {told}; write {kind}-0.5") from error
+            cause = str(error) if number else "it lacks its number"
+            raise ValueError(f"policy {name!r}: {cause}; write {kind}-0.5") from error
     if name not in policy_kinds():
         known = [*(each.row.key for each in _NAMED), "beta-ALPHA", "fixed-LAM"]
         known += [kind for kind in policy_kinds() if kind not in (*known, *_NUMBERED, "learned")]
@@ -151,9 +151,9 @@ def _of_kind(policy: PolicyConfig) -> StudyRow:
     if policy != plain:
         written = json.dumps(settings, sort_keys=True)
         key += f"-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
-    told = ", ".join(f"{n}={v}" for n, v in settings.items() if not isinstance(v, (dict, list)))
+    text = ", ".join(f"{n}={v}" for n, v in settings.items() if not isinstance(v, (dict, list)))
     family: Family = "learned" if policy.learns else "extra"
-    return row(key, f"{policy.kind} ({told})" if told else policy.kind, told or key, family, policy)
+    return row(key, f"{policy.kind} ({text})" if text else policy.kind, text or key, family, policy)
 
 
 def _needs_settings(kind: str) -> bool:

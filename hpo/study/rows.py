@@ -168,8 +168,8 @@ class StudyRow:
 
     def training_of(self, base: TrainingConfig) -> TrainingConfig:
         """Returns the training of its data set that all rows share, with this row's settings."""
-        own = replace(base, **self.settings(base.dataset))
-        return replace(own, epochs=round(self.longer * own.epochs))
+        training = replace(base, **self.settings(base.dataset))
+        return replace(training, epochs=round(self.longer * training.epochs))
 
     def search_settings(self, dataset: str) -> dict[str, Any]:
         """Returns what the trials of its search have: all but the images that they are chosen by,

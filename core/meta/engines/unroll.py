@@ -24,8 +24,8 @@ def unroll(problem: MetaProblem) -> MetaGradient:
             gradient, which an unroll never has; or there are several ranks; or something in the
             model or the loss is differentiable once only.
     """
-    kept = problem.validation_gradient is not None or problem.averaged is not None
-    if kept or problem.ranks.size > 1:
+    earlier = problem.validation_gradient is not None or problem.averaged is not None
+    if earlier or problem.ranks.size > 1:
         what = "several ranks" if problem.ranks.size > 1 else "a kept validation gradient"
         raise ValueError(f'engine "unroll" cannot work with {what}; use engine="auto"')
     return in_any_order(problem, Watch(), lambda mode: _stage(problem, mode))
