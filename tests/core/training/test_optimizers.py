@@ -140,9 +140,9 @@ def test_lam_is_learned_through_plain_descent_whatever_the_optimizer(
     steps: list[Tensor] = []
     real = training.mixed_step
 
-    def spy(model: Any, optimizer: Any, batch: Any, interpolation: Any) -> Any:
+    def spy(model: Any, optimizer: Any, batch: Any, interpolation: Any, **options: Any) -> Any:
         steps.append(interpolation.lam.clone())
-        return real(model, optimizer, batch, interpolation)
+        return real(model, optimizer, batch, interpolation, **options)
 
     monkeypatch.setattr(training, "mixed_step", spy)
 
