@@ -9,7 +9,6 @@ goes on after an interruption, and with more seeds.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 import hpo
+from hpo.command_line.flags import command, program
 
 Report = Callable[..., None]
 
@@ -58,9 +58,7 @@ def network(seed: int, report: Report) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compares and prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command(program("compare_functions"), __doc__)
     parser.add_argument("--seeds", type=int, default=10, help="of the first look (default: 10)")
     parser.add_argument("--until", type=float, help="add seeds until the interval is ± this")
     parser.add_argument("--workers", type=int, help="trials at a time; 0 without Ray")

@@ -10,18 +10,17 @@ optimizers take a minute on two cores, the networks of torchvision five. Nothing
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hpo.bench.compatibility.run import KINDS, write_page
+from hpo.command_line.flags import command, program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the study; returns the exit status, 1 where an entry is wrong."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = command(program("compatibility"), __doc__)
     every = ",".join(KINDS)
     parser.add_argument("--kinds", default=every, help=f"of {every}: what is tried anew")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
 
 _NAN = float("nan")
 
@@ -73,6 +72,8 @@ def paired_comparison(
     Raises:
         ValueError: the two have different lengths.
     """
+    from scipy import stats
+
     if len(first) != len(second):
         raise ValueError(
             f"a paired comparison needs equal lengths, got {len(first)} and {len(second)}; "
@@ -108,6 +109,8 @@ def detectable_difference(
     Returns:
         A positive number; 0 without any spread, NaN for fewer than two differences.
     """
+    from scipy import optimize, stats
+
     n = len(differences)
     if n < 2:
         return _NAN
@@ -146,5 +149,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _half_width(sample: np.ndarray, confidence: float) -> float:
+    from scipy import stats
+
     quantile = float(stats.t.ppf(0.5 + confidence / 2.0, len(sample) - 1))
     return quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample))

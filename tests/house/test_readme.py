@@ -91,6 +91,20 @@ def test_the_other_blocks_run(
     assert "mine" in told
 
 
+def test_the_loops_of_the_pages_run() -> None:
+    for page in ("your-own-loop.md", "tutorials/label-noise.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "for x" in b)
+        given = loop()
+        given["checked_batches"] = given["val_batches"]
+        if "for x, y, i" in block:
+            x, y = torch.randn(100, 1, 4, 4), torch.arange(100) % 2
+            given["train_loader"] = [(x, y, torch.arange(100))]
+        before = given["model"][1].weight.detach().clone()
+        exec(block, given)
+        assert not torch.equal(given["model"][1].weight, before)
+
+
 def small_net(in_channels: int, num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16 * in_channels, num_classes))
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 _NAN = float("nan")
 
@@ -43,6 +42,8 @@ def agreement(maps: Sequence[np.ndarray], *, beyond_classes: bool = False) -> Ag
             the row and one for that of the column. Without it a map in which every class has a λ
             of its own, whatever its partner, agrees as well as one that is specific to pairs.
     """
+    from scipy import stats
+
     n = len(maps)
     values = np.stack([np.ravel(lam) for lam in maps]) if n else np.zeros((0, 0))
     there = ~np.isnan(values).any(axis=0)

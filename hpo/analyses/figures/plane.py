@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from core.training.result import TrainingResult
 from hpo.report.contrasts import (
@@ -129,6 +128,8 @@ def collisions(features: np.ndarray, labels: np.ndarray) -> float:
         features: [n, 2], n at least 2.
         labels: [n].
     """
+    from scipy.spatial import cKDTree
+
     # The nearest two: of an image that coincides with others it may be itself or not.
     _, nearest = cKDTree(features).query(features, k=2)
     rows = np.arange(len(features))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score
 
 FEW = 100
 """Labels that a person looks through in one go."""
@@ -40,6 +39,8 @@ def detect(scores: ArrayLike, wrong: ArrayLike) -> Detection:
     Raises:
         ValueError: the lengths differ or a score is NaN.
     """
+    from sklearn.metrics import roc_auc_score
+
     values, truth = _checked(scores, wrong)
     count = int(truth.sum())
     mixed = 0 < count < len(truth)

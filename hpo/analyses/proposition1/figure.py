@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from scipy.stats import gmean
 
 from core.analysis.proposition1 import OUTPUTS
 from hpo.report.style import COLORS, MARKERS, WIDTH, canvas, short_name
@@ -78,6 +77,7 @@ def _draw(
     logarithmic: bool,
 ) -> None:
     from matplotlib.ticker import StrMethodFormatter
+    from scipy.stats import gmean
 
     epochs = sorted(looks["epoch"].unique())
     drawn = [key for key in labels if (looks["method"] == key).any()]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
@@ -126,6 +125,8 @@ def start_share(projection: str, init_alpha: float) -> float:
 
     By the sigmoid "after" λ* starts within [0.50, 0.73].
     """
+    from scipy import stats
+
     if projection == "sigmoid_after":
         return 0.0
     return float(stats.beta.cdf(END, init_alpha, init_alpha))
@@ -181,6 +182,8 @@ def _judge_histograms(
     readings: Mapping[str, dict[str, Any]], results: Mapping[str, Results]
 ) -> None:
     """Fills in fig6; one family of tests for the first and the last epochs of a data set."""
+    from scipy import stats
+
     tests: dict[tuple[str, str], float] = {}
     for key, line in readings.items():
         reference = max(END, start_share(line["projection"], line["init_alpha"]))
