@@ -79,7 +79,9 @@ def training(dataset: str, preset: str) -> TrainingConfig:
 
     `contest`: reduced sets, trained for as long as MixUp needs to pay, with a warm-up so that no
     training stays at the chance level; hours on two cores for ten seeds. 4,000 training and 500
-    meta-validation images, batch 64. Fashion-MNIST and MNIST: the 3-layer CNN of half its width at
+    meta-validation images, batch 64. (With the long tail of ratio 50, without mixing, 1 of 50 seeds
+    of the CNN was still at 62 % error after four epochs without the warm-up, and none of 50 four
+    epochs after it.) Fashion-MNIST and MNIST: the 3-layer CNN of half its width at
     14×14 for 90 epochs; digits: a small CNN, 300 images, 200 epochs; color images: PreActResNet-18
     of width 16 at 32×32, crop and flip, 60 epochs in bf16.
 
