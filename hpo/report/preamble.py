@@ -22,13 +22,18 @@ _DEMONSTRATION = (
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
+def preset_line(plan: Plan, preset: str) -> str:
+    """Returns the preset and the seeds, and what a demonstration is worth."""
+    warning = _DEMONSTRATION if preset in ("smoke", "quick") else ""
+    return f"Preset `{preset}`, {len(plan.seeds)} seeds.{warning}"
+
+
 def preamble_of(
     plan: Plan, records: Sequence[CellRecord], preset: str, data: Sequence[str] = ()
 ) -> str:
     """Returns preset, seeds, where it trained, what was read of each data set, its trainings, and
     what rows have for themselves; a control has what its row has."""
-    warning = _DEMONSTRATION if preset in ("smoke", "quick") else ""
-    lines = [f"Preset `{preset}`, {len(plan.seeds)} seeds.{warning}", *environments(records)]
+    lines = [preset_line(plan, preset), *environments(records)]
     lines += [f"Read of {text}." for text in data]
     lines += memory_lines(records)
     for dataset, t in plan.base.items():

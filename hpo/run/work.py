@@ -28,7 +28,7 @@ from hpo.report.few_label_table import semi_table, summary_metrics
 from hpo.report.markdown import to_markdown
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.positive_control import positive_control
-from hpo.report.preamble import memory_lines, preamble_of
+from hpo.report.preamble import memory_lines, preamble_of, preset_line
 from hpo.report.study_figure import study_figure
 from hpo.report.style import save_figure
 from hpo.run.data import look_at_data, prepare
@@ -254,7 +254,7 @@ def _report(
     trained = sum(record.result.train_seconds for record in records)
     lines = [
         text,
-        *(f"\n{line}" for line in memory_lines(records)),
+        *(f"\n{line}" for line in [preset_line(plan, options.preset), *memory_lines(records)]),
         f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
         f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else ""),
         "files: " + ", ".join(shown(path) for path in files),
