@@ -149,18 +149,70 @@ def meta_gradient(
 
     The rest, and what it promises, is as in `hypergradient`; `lam`'s values are not checked.
     """
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}; got {engine!r}")
+    name = AUTO if engine == "auto" else engine
+    with (
+        meta_problem(
+            model,
+            batch,
+            val_batch,
+            lam,
+            partner,
+            lr=lr,
+            optimizer=optimizer,
+            loss=loss,
+            mixing=mixing,
+            last_blocks=last_blocks,
+            scale=scale,
+            validation_gradient=validation_gradient,
+            validation_loss=validation_loss,
+            averaged=averaged,
+            logits_of=logits_of,
+        ) as problem,
+        named_refusals(name, lambda other: _works(other, problem)),
+    ):
+        result = _run(name, problem)
+    return MetaGradient(
+        # The joint loss is the mean over the ranks of each one's own.
+        result.hypergradient.detach() / problem.ranks.size,
+        result.meta_loss.detach(),
+        result.virtual_loss.detach(),
+        None if validation_gradient is not None else result.validation,
+    )
+
+
+@contextlib.contextmanager
+def meta_problem(
+    model: nn.Module,
+    batch: Batch,
+    val_batch: Batch,
+    lam: Tensor,
+    partner: Tensor,
+    *,
+    lr: LearningRate | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss: Loss = soft_cross_entropy,
+    mixing: Mixing = INPUT,
+    last_blocks: int | None = None,
+    scale: float = 1.0,
+    validation_gradient: Validation | None = None,
+    validation_loss: Loss | None = None,
+    averaged: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    logits_of: LogitsOf | None = None,
+) -> Iterator[MetaProblem]:
+    """Inside, passes at other parameters leave model and random streams as they stand.
+
+    Arguments as in `meta_gradient`.
+    """
     check_batch(val_batch, "meta-validation", tokens=mixing.hooks)
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "λ is learned by gradients, which torch.inference_mode forbids; leave it around this "
             "call (torch.no_grad does no harm)"
         )
-    if engine not in ("auto", *ENGINES):
-        raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}; got {engine!r}")
-    name = AUTO if engine == "auto" else engine
     model = with_logits(model, logits_of)
     module = unwrap(model)
-    ranks = ranks_of(model)
     originals: dict[str, Tensor] = dict(module.named_parameters())
     # Leaves of our own: hooks on the user's parameters do not fire, and a forward pass that writes
     # to a parameter (max-norm, clamping) writes to the copy.
@@ -178,9 +230,8 @@ def meta_gradient(
         torch.enable_grad(),
         torch.random.fork_rng(devices=devices),
         untouched(module),
-        named_refusals(name, lambda other: _works(other, problem)),
     ):
-        problem = MetaProblem(
+        yield MetaProblem(
             model=module,
             logits_of=logits_of_wrapped(model),
             theta=theta,
@@ -194,19 +245,11 @@ def meta_gradient(
             lr=_checked_rates(lr, optimizer, originals),
             optimizer=optimizer,
             scale=scale,
-            ranks=ranks,
+            ranks=ranks_of(model),
             validation_gradient=validation_gradient,
             validation_loss=validation_loss,
             averaged=averaged,
         )
-        result = _run(name, problem)
-    return MetaGradient(
-        # The joint loss is the mean over the ranks of each one's own.
-        result.hypergradient.detach() / ranks.size,
-        result.meta_loss.detach(),
-        result.virtual_loss.detach(),
-        None if validation_gradient is not None else result.validation,
-    )
 
 
 def _run(engine: str, problem: MetaProblem) -> MetaGradient:

@@ -3,6 +3,7 @@
 from core.policies.adamixup.config import AdaMixUpConfig
 from core.policies.adamixup.policy import AdaMixUp
 from core.policies.amortised import Amortised
+from core.policies.carried_beta import CarriedBeta
 from core.policies.config import PolicyConfig, policy_from_dict, policy_kinds, register_policy
 from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
 from core.policies.frozen_schedule import FrozenSchedule, FrozenScheduleConfig, frozen_control
@@ -21,6 +22,7 @@ __all__ = [
     "AdaMixUpConfig",
     "Amortised",
     "Beta",
+    "CarriedBeta",
     "CutMix",
     "Fixed",
     "Frozen",

@@ -150,8 +150,8 @@ class LearnedBeta(Policy):
         self._begun = begun
         self._travel += rate
         self._step += 1
-        lam, _ = self._lam(noise, self._log_alpha, x, pairing)
-        return Interpolation(
+        lam, along = self._lam(noise, self._log_alpha, x, pairing)
+        given = Interpolation(
             lam=lam,
             partner=partner,
             lam_init=start,
@@ -161,6 +161,7 @@ class LearnedBeta(Policy):
             extra_samples=0 if slope is None else slope.samples,
             mixing=mixing,
         )
+        return given if begun is None else self._followed(step, given, along)
 
     def metrics(self) -> dict[str, float]:
         """Returns `alpha` as it is now, and `alpha_signal`, the mean signal over noise of the
@@ -199,7 +200,24 @@ class LearnedBeta(Policy):
         self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
     ) -> Slope:
         """Moves log α by one meta stage."""
-        x, ranks = step.batch[0], ranks_of(step.model)
+        slope, signal = self._estimate(step, val_batch, noise, partner, mixing)
+        if self.placebo:
+            source = stream_device(step.generator)
+            turned = torch.randint(2, (), generator=step.generator, device=source)
+            signal *= 1 - 2 * int(turned)
+        self._signals.append(signal)
+        begun = self._step if self._begun is None else self._begun
+        stages = -(-(self._steps - begun) // self.every)
+        low, high = map(math.log, self.bounds)
+        moved = self._log_alpha - self.reach / stages * signal / math.hypot(1, signal)
+        self._log_alpha = max(low, min(high, moved))
+        return slope
+
+    def _estimate(
+        self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
+    ) -> tuple[Slope, float]:
+        """Returns what a meta stage found, and the derivative by log α in units of its noise."""
+        x = step.batch[0]
         lam, along = self._lam(noise, self._log_alpha, x, step.pairing)
         options = MetaOptions(
             Reading(inner_step=self.inner_step),
@@ -219,18 +237,18 @@ class LearnedBeta(Policy):
             loss=step.loss,
             generator=step.generator,
         )
-        signal = signal_over_noise(slope.moving * along, ranks)
-        if self.placebo:
-            source = stream_device(step.generator)
-            turned = torch.randint(2, (), generator=step.generator, device=source)
-            signal *= 1 - 2 * int(turned)
-        self._signals.append(signal)
-        begun = self._step if self._begun is None else self._begun
-        stages = -(-(self._steps - begun) // self.every)
-        low, high = map(math.log, self.bounds)
-        moved = self._log_alpha - self.reach / stages * signal / math.hypot(1, signal)
-        self._log_alpha = max(low, min(high, moved))
-        return slope
+        return slope, signal_over_noise(slope.moving * along, ranks_of(step.model))
+
+    def _followed(self, step: StepInput, given: Interpolation, along: Tensor) -> Interpolation:
+        """Returns what is given at a step after learning began; whoever looks further than a step
+        follows it first.
+
+        Args:
+            step: what the policy saw.
+            given: its answer.
+            along: [B], dλ/d(log α).
+        """
+        return given
 
     def _lam(
         self, noise: Tensor, log_alpha: float, x: Tensor, pairing: Pairing

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from core.meta.objectives import Objective
 from core.models import ImageClassifier
+from core.policies.carried_beta import CarriedBeta
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen
 from core.policies.learned_beta import Begin, LearnedBeta
 
 _LATE = 0.4
 """The part of a training in which it learns with `begin="auto"`, roughly: on a cosine schedule."""
+
+_CARRIED = 1.5
+"""What a step costs more whose derivative is carried along, in units of a plain step."""
 
 
 @register_policy
@@ -23,6 +27,8 @@ class LearnedBetaConfig(PolicyConfig):
 
     Attributes:
         permute: the control: the sign of each derivative is drawn at random.
+        carry: 0 looks one step ahead; above, the derivative of the weights is carried from step to
+            step; see `CarriedBeta`.
     """
 
     alpha: float = 1.0
@@ -35,6 +41,7 @@ class LearnedBetaConfig(PolicyConfig):
     per_sample: bool = True
     last_blocks: int | None = None
     permute: bool = False
+    carry: float = 0.0
     kinds: ClassVar = {
         "learned-beta": {"permute": False},
         "learned-beta-placebo": {"permute": True},
@@ -47,22 +54,20 @@ class LearnedBetaConfig(PolicyConfig):
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearnedBeta:
         """See `PolicyConfig`."""
-        return LearnedBeta(
-            self.alpha,
-            self.begin,
-            self.every,
-            self.reach,
-            self.bounds,
-            self.average_over,
-            self.objective,
-            self.per_sample,
-            self.permute,
-            last_blocks=self.last_blocks,
-        )
+        settings = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in ("permute", "carry")
+        }
+        if self.carry:
+            return CarriedBeta(**settings, placebo=self.permute, carry=self.carry)
+        return LearnedBeta(**settings, placebo=self.permute)
 
     def cost_with(self, meta_stage: float) -> float:
         """See `PolicyConfig`."""
         part = _LATE if isinstance(self.begin, str) else 1 - self.begin
+        if self.carry:
+            return 1.0 + part * (_CARRIED + 1 / self.every)
         return 1.0 + part * meta_stage / self.every
 
     def placebo(self) -> LearnedBetaConfig:

@@ -42,14 +42,14 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
     Raises:
         ValueError: an operation of the model or of the loss has no forward derivative in torch.
     """
-    _load_decompositions()
+    load_decompositions()
     return in_any_order(problem, Watch(), lambda mode: _stage(problem, mode))
 
 
 def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradient:
     replay = Replay(problem.tensors)
     w, validation = direction(problem)
-    with replay(), forward_ad.dual_level(), _NoTangents():
+    with replay(), forward_ad.dual_level(), NoTangents():
         dual = {
             name: forward_ad.make_dual(p.detach(), tangent)
             for (name, p), tangent in zip(problem.theta.items(), w, strict=True)
@@ -70,7 +70,7 @@ def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradi
     )
 
 
-class _NoTangents(TorchFunctionMode):
+class NoTangents(TorchFunctionMode):
     """Takes the tangents from what runs under `torch.no_grad`, which torch leaves on."""
 
     def __torch_function__(
@@ -87,7 +87,7 @@ def _primal(value: Tensor) -> Tensor:
 
 
 @functools.cache
-def _load_decompositions() -> None:
+def load_decompositions() -> None:
     """Loads what comes with the first dual number; some of it uses what torch deprecates."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*is deprecated")

@@ -25,6 +25,7 @@ from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.frozen_schedule import FrozenSchedule
 from core.policies.learned import Learned
 from core.policies.learned_beta import LearnedBeta
+from core.policies.learned_beta_config import LearnedBetaConfig
 from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import PersistentScores
 from core.policies.protocol import Policy
@@ -35,7 +36,7 @@ from core.testing.policy_contract import check_shapes_dtypes_and_ranges, scene
 
 
 def learned_beta(**settings: Any) -> LearnedBeta:
-    policy = LearnedBeta(begin=0.0, **settings)
+    policy = LearnedBetaConfig(begin=0.0, **settings).build()
     policy.at(0, 40)
     return policy
 
@@ -66,7 +67,7 @@ POLICIES: dict[str, Policy] = {
     "meta_weight_net": MetaWeightNet(),
     "meta_weight_net_placebo": MetaWeightNet(placebo=True, last_blocks=2),
     "learned_beta": learned_beta(every=2),
-    "learned_beta_placebo": learned_beta(every=1, placebo=True, per_sample=False),
+    "learned_beta_placebo": learned_beta(every=1, permute=True, per_sample=False),
 }
 STATEFUL = [
     name

@@ -1,0 +1,128 @@
+"""This module carries dθ/dh of a hyperparameter h through the steps of SGD, in forward mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from core.meta.engines.any_order import Watch
+from core.meta.engines.forward_reverse import NoTangents, load_decompositions
+from core.meta.engines.replay import Replay
+from core.meta.problem import MetaProblem, Validation
+from core.user_model.precision import wide_dtype
+
+Tangents = dict[str, Tensor]
+
+
+class CarriedTangent:
+    """ż = dθ/dh and ḃ = db/dh, b the momentum, of a hyperparameter that λ depends on.
+
+    A step of SGD is linear in what it is given, so the tangents take the same step (Franceschi et
+    al. 2017, "Forward and reverse gradient-based hyperparameter optimization", RTHO):
+
+        ġ = H ż + (∂g/∂λ) λ̇ + weight decay · ż,   ḃ ← μ ḃ + ġ,   ż ← ż − η ḃ
+
+    where H ż + (∂g/∂λ) λ̇ is one forward pass of dual numbers and its backward pass. After each
+    step both are multiplied by `carry`: what happened t steps ago counts carry^t.
+
+    Args:
+        carry: in [0, 1]; 1 is the whole horizon, 0 the last step alone.
+    """
+
+    def __init__(self, carry: float):
+        self.carry = carry
+        self._theta: Tangents = {}
+        self._momentum: Tangents = {}
+
+    @property
+    def empty(self) -> bool:
+        """Says whether no step was followed yet."""
+        return not self._theta
+
+    def derivative(self, problem: MetaProblem) -> tuple[float, Validation]:
+        """Returns d(validation loss)/dh at the present parameters, and that loss with its gradient
+        v, after at least one step."""
+        loss, v = problem.validation_at(list(problem.theta.values()))
+        terms = [
+            (self._theta[name] * g).sum(dtype=wide_dtype(g.device))
+            for name, g in zip(problem.theta, v, strict=True)
+            if name in self._theta
+        ]
+        return float(torch.stack(terms).sum()), (loss, v)
+
+    def follow(self, problem: MetaProblem, along: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Takes the step that the optimizer is about to take.
+
+        Args:
+            problem: at the parameters before the step, with its λ.
+            along: [B], dλ/dh.
+            optimizer: SGD.
+
+        Raises:
+            ValueError: it is not SGD, or one with dampening, or it maximizes.
+        """
+        check_sgd(optimizer)
+        start = {
+            name: self._theta.get(name, torch.zeros_like(p)) for name, p in problem.theta.items()
+        }
+        tangents = dict(zip(start, _tangent_of_gradient(problem, start, along), strict=True))
+        settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        for name, tangent in tangents.items():
+            group = settings.get(id(problem.originals[name]))
+            if group is None:
+                continue
+            g = tangent + group["weight_decay"] * start[name]
+            b = g
+            if group["momentum"]:
+                b = group["momentum"] * self._momentum[name] + g if name in self._momentum else g
+                self._momentum[name] = self.carry * b
+                b = g + group["momentum"] * b if group["nesterov"] else b
+            self._theta[name] = self.carry * (start[name] - float(group["lr"]) * b)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that a resumed training needs."""
+        return {"theta": dict(self._theta), "momentum": dict(self._momentum)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave."""
+        self._theta, self._momentum = dict(state["theta"]), dict(state["momentum"])
+
+
+def check_sgd(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError unless tangents can follow its step."""
+    way_out = "leave carry at 0, which looks one step ahead"
+    if not isinstance(optimizer, torch.optim.SGD):
+        raise ValueError(f"carry follows steps of SGD, got {type(optimizer).__name__}; {way_out}")
+    for group in optimizer.param_groups:
+        if group["dampening"] or group["maximize"]:
+            raise ValueError(f"carry follows SGD without dampening that descends; {way_out}")
+
+
+def _tangent_of_gradient(problem: MetaProblem, theta: Tangents, along: Tensor) -> Iterable[Tensor]:
+    """Returns the derivative of the mixed batch's gradient along ż and λ̇, averaged over ranks."""
+    load_decompositions()
+    leaves = [p.detach().requires_grad_() for p in problem.theta.values()]
+    with Replay(problem.tensors)(), forward_ad.dual_level(), NoTangents():
+        dual = {
+            name: forward_ad.make_dual(p, tangent)
+            for (name, tangent), p in zip(theta.items(), leaves, strict=True)
+        }
+        moving = replace(problem, lam=forward_ad.make_dual(problem.lam.detach(), along))
+
+        def differentiate() -> tuple[Tensor, ...]:
+            with Watch():
+                loss = moving.virtual_loss()
+            return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+
+        tangents = [forward_ad.unpack_dual(g).tangent for g in problem.at(dual, differentiate)]
+    return problem.ranks.mean(
+        [
+            torch.zeros_like(p) if t is None else t.detach()
+            for p, t in zip(leaves, tangents, strict=True)
+        ]
+    )

@@ -1,0 +1,111 @@
+"""`LearnedBeta` by a derivative that looks back over many steps instead of one."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from core.meta.carried import CarriedTangent, check_sgd
+from core.meta.gradient import meta_problem, moved_parameters
+from core.meta.objectives import OBJECTIVES
+from core.meta.problem import MetaProblem
+from core.meta.stage import Slope
+from core.mixing.batch import Batch
+from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import Mixing
+from core.policies.learned_beta import LearnedBeta
+from core.policies.protocol import StepInput
+from core.user_model.wrapped_models import unwrap
+
+_MEMORY = 0.95
+"""Of the mean square that a derivative is scaled by: half of it fades in 14 stages."""
+
+
+@dataclass
+class CarriedBeta(LearnedBeta):
+    """α learned by the derivative of what the steps since learning began have come to (RTHO).
+
+    From the step at which learning begins the derivative of all weights with respect to log α is
+    carried along, see `CarriedTangent`: each step costs two and a half. A meta stage takes the
+    validation loss at the weights as they are, and moves log α by the derivative over the root of
+    its mean square, as `LearnedBeta` moves it by signal over noise; the first stage, which has
+    nothing carried yet, is one of `LearnedBeta`. The real step must be one of
+    SGD, without gradient clipping and without a loss scale.
+
+    Attributes:
+        carry: in (0, 1]; a step t steps ago counts carry^t, so that the horizon is about
+            1/(1 − carry) steps. At 1 it is all steps since learning began.
+    """
+
+    carry: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.carry <= 1:
+            raise ValueError(f"carry must lie in (0, 1], got {self.carry}")
+        self._tangent = CarriedTangent(self.carry)
+        self._square, self._squares = 0.0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that a resumed training needs."""
+        return {
+            **super().state_dict(),
+            "tangent": self._tangent.state_dict(),
+            "square": self._square,
+            "squares": self._squares,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._tangent.load_state_dict(state["tangent"])
+        self._square, self._squares = state["square"], state["squares"]
+
+    def _estimate(
+        self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
+    ) -> tuple[Slope, float]:
+        if self._tangent.empty:
+            return super()._estimate(step, val_batch, noise, partner, mixing)
+        lam, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)
+        names = moved_parameters(unwrap(step.model), self.last_blocks)
+        with self._problem(step, val_batch, lam, partner, mixing) as problem:
+            averaged = partial(self._validation.averaged, names=names)
+            derivative, validation = self._tangent.derivative(replace(problem, averaged=averaged))
+        if math.isfinite(derivative):
+            self._validation.count(validation, names)
+            self._square = _MEMORY * self._square + (1 - _MEMORY) * derivative**2
+            self._squares += 1
+        else:
+            derivative = 0.0
+        mean_square = self._square / max(1 - _MEMORY**self._squares, 1 - _MEMORY)
+        signal = derivative / math.sqrt(mean_square) if mean_square > 0 else 0.0
+        found = Slope(along, along, validation[0], len(val_batch[0]))
+        return found, signal
+
+    def _followed(self, step: StepInput, given: Interpolation, along: Tensor) -> Interpolation:
+        with self._problem(step, step.batch, given.lam, given.partner, given.mixing) as problem:
+            self._tangent.follow(problem, along, step.optimizer)
+        samples = given.extra_samples + len(step.batch[0])
+        return replace(given, extra_samples=samples, hypergradient=None)
+
+    def _problem(
+        self, step: StepInput, val_batch: Batch, lam: Tensor, partner: Tensor, mixing: Mixing
+    ) -> AbstractContextManager[MetaProblem]:
+        check_sgd(step.optimizer)
+        return meta_problem(
+            step.model,
+            step.batch,
+            val_batch,
+            lam,
+            partner,
+            optimizer=step.optimizer,
+            loss=step.loss,
+            mixing=mixing,
+            last_blocks=self.last_blocks,
+            validation_loss=OBJECTIVES[self.objective],
+        )

@@ -1,0 +1,117 @@
+"""The derivative over a whole horizon against differences, and what carries it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, optim
+
+from core.policies.carried_beta import CarriedBeta
+from core.policies.learned_beta import LearnedBeta
+from core.real_step import mixed_step
+from core.testing import POLICY_CHECKS
+
+STEPS = 5
+
+
+def told(make: Any = CarriedBeta, **settings: Any) -> Any:
+    policy = make(**{"begin": 0.0, "every": STEPS, "average_over": 1, **settings})
+    policy.at(0, 40)
+    return policy
+
+
+def trained(
+    toy: SimpleNamespace, policy: Any, settings: dict[str, Any]
+) -> tuple[Any, optim.Optimizer]:
+    """A network after five steps, each on a batch and with noise of its own."""
+    net = toy.make_net(norm=True, drop=True, tied=True)
+    optimizer = optim.SGD(net.parameters(), **settings)
+    toy.warm_up(net, optimizer)
+    torch.manual_seed(4)  # dropout
+    for t in range(STEPS):
+        data = toy.make_data(9, 5, seed=50 + t)
+        generator = torch.Generator().manual_seed(t)
+        given = policy(net, optimizer, data.batch, data.val_batch, generator=generator)
+        mixed_step(net, optimizer, data.batch, given)
+    return net.eval(), optimizer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr": 0.2},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+        {"lr": 0.1, "momentum": 0.8, "nesterov": True},
+    ],
+    ids=["plain", "momentum", "nesterov"],
+)
+def test_the_whole_horizon_against_differences(
+    toy: SimpleNamespace, monkeypatch: Any, settings: dict[str, Any]
+) -> None:
+    """After five steps with α e^±h throughout and the same noise, in float64."""
+    alpha, h, data = 0.6, 1e-5, toy.make_data(9, 5, seed=99)
+    policy = told(alpha=alpha, carry=1.0, reach=0.0)
+    net, optimizer = trained(toy, policy, settings)
+    caught: list[float] = []
+    original = policy._tangent.derivative
+
+    def derivative(problem: Any) -> Any:
+        value = original(problem)
+        caught.append(value[0])
+        return value
+
+    monkeypatch.setattr(policy._tangent, "derivative", derivative)
+    policy(net, optimizer, data.batch, data.val_batch, generator=torch.Generator())
+    statistics = dict(net.norm.named_buffers())  # constants to the derivative
+
+    def after(log_alpha: float) -> float:
+        constant = told(LearnedBeta, alpha=math.exp(log_alpha), begin=1.0)
+        end, _ = trained(toy, constant, settings)
+        end.norm.load_state_dict({**end.norm.state_dict(), **statistics})
+        x, y = data.val_batch
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(end(x), y))
+
+    expected = (after(math.log(alpha) + h) - after(math.log(alpha) - h)) / (2 * h)
+    assert caught == [pytest.approx(expected, rel=1e-4)]
+    assert abs(expected) > 1e-6
+
+
+def test_what_was_long_ago_counts_less(toy: SimpleNamespace) -> None:
+    """At a rate so small that no curvature counts, ż is the sum of carry^t of each step's."""
+    net, data = nn.Linear(4, 3).double(), toy.make_data(9, 5)
+    optimizer = optim.SGD(net.parameters(), lr=1e-9)
+
+    def tangent(carry: float, steps: int) -> Any:
+        policy = told(carry=carry, reach=0.0)
+        for _ in range(steps):
+            generator = torch.Generator().manual_seed(1)
+            policy(net, optimizer, data.batch, data.val_batch, generator=generator)
+        return policy.state_dict()["tangent"]["theta"]["weight"]
+
+    one = tangent(1.0, 1)
+    torch.testing.assert_close(tangent(1.0, 3), 3 * one, rtol=1e-6, atol=0)
+    torch.testing.assert_close(tangent(0.5, 3), (0.5 + 0.25 + 0.125) * one, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("check", POLICY_CHECKS, ids=lambda check: check.__name__)
+def test_it_keeps_the_contract(check: Any) -> None:
+    check(partial(copy.deepcopy, told(carry=0.9, every=2)))
+
+
+def test_other_optimizers_are_refused_by_name(toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    for optimizer, message in [
+        (optim.Adam(net.parameters()), "carry follows steps of SGD, got Adam; leave carry at 0"),
+        (optim.SGD(net.parameters(), lr=1, momentum=0.9, dampening=0.1), "SGD without dampening"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            told()(net, optimizer, data.batch, data.val_batch)
+    with pytest.raises(ValueError, match=r"carry must lie in \(0, 1\], got 1.5"):
+        CarriedBeta(carry=1.5)
