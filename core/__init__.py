@@ -23,6 +23,7 @@ from core.policies.learned import Learned
 from core.policies.learned_beta import LearnedBeta
 from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
+from core.policies.persistent_weights import PersistentWeights
 from core.policies.protocol import Policy
 from core.policies.reweighting import LearningToReweight
 from core.real_step import StepResult, mixed_step
@@ -59,6 +60,7 @@ __all__ = [  # noqa: RUF022  (by subject)
     "AdaMixUp",
     "LearningToReweight",
     "MetaWeightNet",
+    "PersistentWeights",
     # Mixing: how a batch is blended, and its loss.
     "Interpolation",
     "Mixing",

@@ -13,6 +13,7 @@ from core.policies.learned_beta_config import LearnedBetaConfig
 from core.policies.learned_config import LearnedConfig, ScoresConfig
 from core.policies.meta_weight_net import MetaWeightNet, MetaWeightNetConfig
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
+from core.policies.persistent_weights import PersistentWeights
 from core.policies.protocol import Policy, StepInput
 from core.policies.reweighting import L2RWConfig, LearningToReweight
 
@@ -38,6 +39,7 @@ __all__ = [
     "MetaWeightNetConfig",
     "NoMix",
     "PersistentScores",
+    "PersistentWeights",
     "Policy",
     "PolicyConfig",
     "ScoresConfig",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.meta.gradient import Engine
 from core.meta.reading import Reading
@@ -20,6 +20,7 @@ from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import check_batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
+from core.policies.kept_scores import KeptScores
 from core.policies.protocol import Policy, StepInput
 from core.random_streams import stream_device
 from core.user_model.ranks import Ranks
@@ -28,9 +29,6 @@ from core.user_model.wrapped_models import ranks_of
 
 SCORES = Reading(step_size=0.5)
 """The reading of persistent scores: the default one, in smaller steps, for here they add up."""
-
-MOST = 2**30
-"""Indices lie below: each has a score of four bytes."""
 
 
 @dataclass
@@ -105,7 +103,7 @@ class PersistentScores(Policy):
                 f"got {self.reading.meta_steps}"
             )
         self._steps = 0
-        self._scores = torch.zeros(0)
+        self._kept = KeptScores()
         self._seed: int | None = None
         self._other = torch.zeros(0, dtype=torch.int64)
 
@@ -116,7 +114,7 @@ class PersistentScores(Policy):
 
         A copy: later steps leave this tensor as it is.
         """
-        return self._scores[self._others()] if self.placebo else self._scores.clone()
+        return self._kept.values[self._others() if self.placebo else slice(None)].clone()
 
     @untraced
     def interpolate(self, step: StepInput) -> Interpolation:
@@ -136,7 +134,7 @@ class PersistentScores(Policy):
         batch, val_batch, pairing = step.batch, step.val_batch, step.pairing
         check_batch(batch, "training", tokens=self.mixing.hooks)
         x = batch[0]
-        first = self._reach(_checked(step.indices, x.shape[0]), x.device)
+        first = self._kept.reach(step.indices, x.shape[0], x.device)
         learns = self._steps % self.every == 0
         if learns and val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
@@ -170,7 +168,7 @@ class PersistentScores(Policy):
             )
             moving = pairing.span * slope.moving
             move = self.reading.move(torch.zeros_like(share), share, moving, ranks)
-            self._move(first, second, move, ranks)
+            self._kept.add(torch.cat([first, second]), torch.cat([move, -move]), ranks)
         if self.placebo:
             other = self._others()
             first, second = other[first], other[second]
@@ -192,20 +190,20 @@ class PersistentScores(Policy):
         v = self.validation_gradient
         return {
             "steps": self._steps,
-            "scores": self._scores.clone(),
+            "scores": self._kept.values.clone(),
             "seed": self._seed,
             "validation_gradient": None if v is None else v.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what `state_dict` gave."""
-        self._steps, self._scores = int(state["steps"]), state["scores"].clone()
+        self._steps, self._kept.values = int(state["steps"]), state["scores"].clone()
         self._seed = state.get("seed")
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state["validation_gradient"])
 
     def _share(self, epsilon: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        difference = self._scores[first] - self._scores[second]
+        difference = self._kept.values[first] - self._kept.values[second]
         return self.reading.final(epsilon + difference.to(epsilon.dtype))
 
     def _others(self) -> Tensor:
@@ -214,40 +212,13 @@ class PersistentScores(Policy):
         A random cycle through all: none is its own. A sample that is first seen now joins in
         between two, and all others stay as they are.
         """
-        n = len(self._scores)
-        if len(self._other) != n or self._other.device != self._scores.device:
+        n = len(self._kept.values)
+        if len(self._other) != n or self._other.device != self._kept.values.device:
             order = torch.from_numpy(np.random.default_rng(self._seed).random(n)).argsort()
             other = torch.empty_like(order)
             other[order] = order.roll(1)
-            self._other = other.to(self._scores.device)
+            self._other = other.to(self._kept.values.device)
         return self._other
-
-    def _reach(self, indices: Tensor, device: torch.device) -> Tensor:
-        """Returns the indices on the device, where the scores are made to lie and to reach that
-        far."""
-        self._grow(int(indices.max()) + 1)
-        self._scores = self._scores.to(device)
-        return indices.to(device)
-
-    def _grow(self, size: int) -> None:
-        missing = size - len(self._scores)
-        if missing > 0:
-            self._scores = nn.functional.pad(self._scores, (0, missing))
-
-    def _move(self, first: Tensor, second: Tensor, move: Tensor, ranks: Ranks) -> None:
-        if ranks.size > 1:
-            # Samples of other ranks may lie further up than any seen here.
-            largest = torch.tensor(len(self._scores), device=move.device)
-            self._grow(int(ranks.largest(largest)))
-        if ranks.size > 1 or move.device.type != "cpu":  # `unique` would wait for the device
-            samples, n = torch.arange(len(self._scores), device=move.device), len(self._scores)
-        else:
-            samples, place = torch.cat([first, second]).unique(return_inverse=True)
-            (first, second), n = place.split(len(first)), len(samples)
-        total = torch.zeros(n, dtype=move.dtype, device=move.device)
-        total = total.index_add_(0, first, move).index_add_(0, second, -move)
-        (mean,) = ranks.mean([total])
-        self._scores[samples] += (mean * ranks.size).to(self._scores.dtype)
 
 
 def _seed(device: torch.device, generator: torch.Generator | None, ranks: Ranks) -> int:
@@ -276,29 +247,3 @@ def lowest_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"k must lie in [1, {len(scores)}], the number of scores; got {k}")
     values, indices = scores.sort(stable=True)
     return indices[:k], values[:k]
-
-
-def _checked(indices: Tensor | None, n: int) -> Tensor:
-    if indices is None:
-        raise ValueError(
-            f"persistent scores need `indices`, the position [{n}] of each sample of the batch in "
-            "the training set; got None"
-        )
-    if not isinstance(indices, Tensor):
-        raise ValueError(
-            f"indices must be a tensor of shape [{n}], got {type(indices).__name__}; "
-            "torch.as_tensor makes one"
-        )
-    if indices.dtype not in (torch.int64, torch.int32) or list(indices.shape) != [n]:
-        raise ValueError(
-            f"indices must be integer with shape [{n}], got {indices.dtype} {list(indices.shape)}"
-        )
-    off = (indices < 0) | (indices >= MOST)
-    if bool(off.any()):
-        at = int(off.int().argmax())
-        limit = "at least 0" if int(indices[at]) < 0 else f"below {MOST}"
-        raise ValueError(
-            f"indices must be {limit}, got {int(indices[at])} at index {at}: each is a position in "
-            "the training set and has a score, so number the samples from 0"
-        )
-    return indices

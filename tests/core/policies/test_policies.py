@@ -28,6 +28,7 @@ from core.policies.learned_beta import LearnedBeta
 from core.policies.learned_beta_config import LearnedBetaConfig
 from core.policies.meta_weight_net import MetaWeightNet
 from core.policies.persistent_scores import PersistentScores
+from core.policies.persistent_weights import PersistentWeights
 from core.policies.protocol import Policy
 from core.policies.reweighting import LearningToReweight
 from core.policies.sample_weights import SampleWeights
@@ -65,6 +66,7 @@ POLICIES: dict[str, Policy] = {
     "l2rw": LearningToReweight(),
     "l2rw_placebo": LearningToReweight(placebo=True),
     "meta_weight_net": MetaWeightNet(),
+    "persistent_weights": PersistentWeights(),
     "meta_weight_net_placebo": MetaWeightNet(placebo=True, last_blocks=2),
     "learned_beta": learned_beta(every=2),
     "learned_beta_placebo": learned_beta(every=1, permute=True, per_sample=False),
@@ -75,7 +77,7 @@ STATEFUL = [
     if name.startswith(
         ("learned_refreshed", "learned_beta", "amortised", "scores", "l2rw", "meta_weight")
     )
-    or name == "frozen_schedule"
+    or name in ("frozen_schedule", "persistent_weights")
 ]
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
@@ -119,7 +121,7 @@ def test_adamixup_keeps_it_too(
 @every_policy
 def test_batches_of_one_and_what_learned_policies_add(policy: Policy) -> None:
     check_shapes_dtypes_and_ranges(partial(copy.deepcopy, policy), sizes=(1,))
-    assert (policy.scores is not None) == isinstance(policy, PersistentScores)
+    assert (policy.scores is not None) == isinstance(policy, PersistentScores | PersistentWeights)
     given, learned = scene(partial(copy.deepcopy, policy)).ask(), policy.needs_meta_validation
     assert given.lam.shape == (9,)
     for value in (given.change, given.hypergradient, given.meta_loss):

@@ -20,7 +20,13 @@ from core.mixing.remedies import (
     Smoothed,
 )
 from core.mixing.weighting import sample_losses
-from core.policies import L2RWConfig, LearningToReweight, MetaWeightNet, MetaWeightNetConfig
+from core.policies import (
+    L2RWConfig,
+    LearningToReweight,
+    MetaWeightNet,
+    MetaWeightNetConfig,
+    PersistentWeights,
+)
 from core.training.config import TrainingConfig
 
 RATE, B = 0.3, 8
@@ -100,6 +106,24 @@ def test_meta_weight_net_is_algorithm_1_over_three_steps(setup: Any) -> None:
         core.mixed_step(s.net, s.optimizer, s.batch, given)
     for own, expected in zip(policy.network.parameters(), p, strict=True):
         torch.testing.assert_close(own.detach(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_persistent_weights_are_moved_by_the_hypergradient_and_kept(setup: Any) -> None:
+    """Five samples of which three come twice; s moves by 0.7 times d(meta loss)/ds over its RMS."""
+    s, indices = setup, torch.tensor([4, 1, 0, 1, 2, 3, 0, 4])
+    policy = PersistentWeights(reading=core.Reading(step_size=0.7), initial=-1.0)
+    scores = torch.full((5,), -1.0, dtype=torch.float64)
+    for _ in range(3):
+        weights = torch.sigmoid(scores[indices])
+        slope = unrolled(s, weights) * weights * (1 - weights)
+        slope = slope / slope.square().mean().sqrt()
+        for i, index in enumerate(indices.tolist()):
+            scores[index] -= 0.7 * slope[i]
+        given = policy(s.net, s.optimizer, s.batch, s.val_batch, indices=indices)
+        torch.testing.assert_close(policy.scores.double(), scores, rtol=1e-5, atol=1e-5)
+        expected = torch.sigmoid(scores[indices])
+        torch.testing.assert_close(given.weights, expected, rtol=1e-5, atol=1e-5)
+        core.mixed_step(s.net, s.optimizer, s.batch, given)
 
 
 def test_the_real_step_descends_the_weighted_mean(setup: Any) -> None:
