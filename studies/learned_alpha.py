@@ -19,7 +19,7 @@ The question has an answer only where MixUp itself pays, as in that preset:
     python studies/learned_alpha.py --dataset fashion_mnist --preset contest --seeds 10
 
 Cost of a seed in plain trainings: 1 of rows that learn nothing, about 1.2 of α learned late, 1.4 of
-α learned throughout, 1.7 of a derivative carried, 4.5 of MetaMixUp; and the search once.
+α learned throughout, 2 of a derivative carried, 4.5 of MetaMixUp; and the search once.
 
 Run again, a command goes on where it was; finished cells are never trained twice.
 """

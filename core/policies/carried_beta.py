@@ -31,7 +31,7 @@ class CarriedBeta(LearnedBeta):
     """α learned by the derivative of what the steps since learning began have come to (RTHO).
 
     From the step at which learning begins the derivative of all weights with respect to log α is
-    carried along, see `CarriedTangent`: each step costs two and a half. A meta stage takes the
+    carried along, see `CarriedTangent`: each step costs about 3.3. A meta stage takes the
     validation loss at the weights as they are, and moves log α by the derivative over the root of
     its mean square, as `LearnedBeta` moves it by signal over noise; the first stage, which has
     nothing carried yet, is one of `LearnedBeta`. The real step must be one of

@@ -16,7 +16,7 @@ from core.policies.learned_beta import Begin, LearnedBeta
 _LATE = 0.4
 """The part of a training in which it learns with `begin="auto"`, roughly: on a cosine schedule."""
 
-_CARRIED = 1.5
+_CARRIED = 2.3
 """What a step costs more whose derivative is carried along, in units of a plain step."""
 
 
@@ -48,6 +48,7 @@ class LearnedBetaConfig(PolicyConfig):
     }
     learns = True
     needs_meta_labels = True
+    placebo_setting = "sign of the derivative drawn"
 
     def __post_init__(self) -> None:
         self.build()

@@ -178,7 +178,7 @@ def test_a_schedule_is_stored_in_whole() -> None:
         (MetaWeightNetConfig(), 4.5 + 1 / 3),
         (LearnedBetaConfig(begin=0.5, every=7), 1.25),
         (LearnedBetaConfig(), 1.175),
-        (LearnedBetaConfig(begin=0.5, every=4, carry=0.9), 1.875),
+        (LearnedBetaConfig(begin=0.5, every=4, carry=0.9), 2.275),
         (AdaMixUpConfig(), 3.0),
         (AdaMixUpConfig(discriminator=False), 1.5),
         (AdaMixUpConfig(quantiles=(0.0, 1.0)), 2.5),
