@@ -7,7 +7,8 @@ controls: the placebo (the sign of each derivative drawn at random) and the froz
 the learned row had it); the draws of the learned row with nothing learned; α learned from the first
 step on, which the short horizon fools; MetaMixUp, which learns every λ.
 
-In the preset contest, or asked for (`--rows learned-beta,learned-beta-brier`), the learned row with
+In the preset contest, or asked for (`--rows learned-beta,learned-beta-brier`), MixUp at other
+constant α, which may be the best, and the learned row with
 the validation batch judged by what does not punish low confidence, the Brier score or
 cross-entropy at a fitted temperature, with a derivative carried over about a hundred steps
 (`core.policies.CarriedBeta`), with a later and an earlier beginning, and with one λ for a batch and
@@ -35,7 +36,7 @@ from hpo.analyses.figures.learned_alpha import learned_alpha
 from hpo.run import run_study
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.rows import Family, StudyRow, controls
-from studies.rows import LEARNED_BETA, METAMIXUP, MIXUP, NONE, SEARCHED, renamed, row, stopped
+from studies.rows import LEARNED_BETA, METAMIXUP, MIXUP, NONE, SEARCHED, beta, renamed, row, stopped
 
 
 def _variant(name: str, label: str, family: Family = "learned", **settings: Any) -> StudyRow:
@@ -60,6 +61,8 @@ def rows() -> list[StudyRow]:
 
 
 CONTENDERS = (
+    *map(beta, (0.2, 0.5, 2.0)),
+    stopped(beta(0.5)),
     _variant("batch", "α learned, one λ a batch", per_sample=False, reach=12.0),
     _variant("brier", "α learned by the Brier score", objective="brier"),
     _variant("tempered", "α learned at a fitted temperature", objective="tempered"),
