@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from core.data import ImageSet, Transform
 from core.mixing.batch import soft_cross_entropy
+
+if TYPE_CHECKING:
+    from core.data import ImageSet, Transform
 
 BATCH = 200  # larger ones leave the processor's caches: 500 took 1.6 times as long on the CNN
 

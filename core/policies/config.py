@@ -23,10 +23,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from core.models import ImageClassifier
 from core.policies.protocol import Policy
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
 
 META_STAGE_COST = 3.5
 """What a meta stage costs beside its step, roughly, in units of a plain step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,10 +13,12 @@ from torch import Tensor
 from core.mixing.area import AreaMixing
 from core.mixing.batch import check_alpha, check_batch, draw_beta
 from core.mixing.interpolation import Interpolation
-from core.models import ImageClassifier
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.protocol import Policy, StepInput
 from core.random_streams import stream_device
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
 
 
 class Drawn(Policy, PolicyConfig):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from core.meta.objectives import Objective
-from core.models import ImageClassifier
 from core.policies.carried_beta import CarriedBeta
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen
 from core.policies.learned_beta import Begin, LearnedBeta
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
 
 _LATE = 0.4
 """The part of a training in which it learns with `begin="auto"`, roughly: on a cosine schedule."""

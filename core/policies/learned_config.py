@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.meta.reading import DEFAULT, Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.area import AreaMixing
 from core.mixing.kinds import INPUT
-from core.models import ImageClassifier
 from core.policies.amortised import Amortised
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen
 from core.policies.learned import Learned
 from core.policies.persistent_scores import SCORES, PersistentScores
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from core.meta.sample_losses import losses_now
-from core.models import ImageClassifier
 from core.policies.config import register_policy
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights, SampleWeightsConfig
 from core.user_model.ranks import Ranks
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
 
 
 @dataclass

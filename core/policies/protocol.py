@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from core.data import ImageSet, Transform
 from core.mixing.batch import Batch, Loss, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
+
+if TYPE_CHECKING:
+    from core.data import ImageSet, Transform
 
 
 class StepInput(NamedTuple):

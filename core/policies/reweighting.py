@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from core.models import ImageClassifier
 from core.policies.config import register_policy
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights, SampleWeightsConfig
 from core.user_model.ranks import Ranks
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
 
 
 class LearningToReweight(SampleWeights):

@@ -173,6 +173,15 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
     assert not loaded & (FORBIDDEN["core"] - {"tests"})
 
 
+def test_a_loop_loads_no_data_sets_and_no_networks_of_ours() -> None:
+    """What `import core` takes beside torch is kept small."""
+    script = "import sys, core; print(*(name for name in sys.modules))"
+    loaded = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split()
+    heavy = {"PIL", "torchvision", "core.data", "core.models", "core.training", "core.analysis"}
+    assert "core.metamixup" in loaded
+    assert not heavy & set(loaded)
+
+
 @pytest.mark.parametrize("package", LAYERS)
 def test_the_top_level_is_small_and_every_entry_has_its_layer(package: str) -> None:
     entries = {path.stem for path in (ROOT / package).iterdir() if path.name != "__pycache__"}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from core.models import ImageClassifier
 from core.policies.adamixup.policy import AdaMixUp
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import check_quantiles
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
 
 
 @register_policy

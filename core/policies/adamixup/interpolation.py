@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from core.mixing.batch import Batch, Loss, mix_inputs, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.losses import mixed_form, mixed_loss
-from core.models.classifier import ImageClassifier
 from core.policies.adamixup.networks import IntrusionDiscriminator
 from core.user_model.held_statistics import statistics_held
 from core.user_model.precision import wide_dtype
 from core.user_model.wrapped_models import unwrap
+
+if TYPE_CHECKING:
+    from core.models.classifier import ImageClassifier
 
 REAL, MIXED = 1, 0
 """Classes of the intrusion discriminator."""
@@ -52,7 +54,7 @@ class AdaMixUpInterpolation(Interpolation):
         if self.discriminator is None:
             return value
         with statistics_held(model):
-            plain = cast(ImageClassifier, unwrap(model))
+            plain = cast("ImageClassifier", unwrap(model))
             features = plain.features(torch.cat([unseen, first, mixed]))
         verdicts = self.discriminator(features)
         n = x.shape[0]

@@ -26,12 +26,11 @@ from the whole batch, so "unseen" images may be mixed in.)
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from core.data import ImageSet, Transform
 from core.evaluation import BATCH, evaluating
 from core.mixing.batch import (
     Batch,
@@ -42,7 +41,6 @@ from core.mixing.batch import (
     soft_cross_entropy,
 )
 from core.mixing.pairing import ANY, Pairing
-from core.models.classifier import ImageClassifier
 from core.policies.adamixup.interpolation import (
     MIXED,
     REAL,
@@ -56,6 +54,10 @@ from core.policies.protocol import Policy, StepInput
 from core.real_step import StepResult, mixed_step
 from core.user_model.precision import autocast_region
 from core.user_model.wrapped_models import unwrap
+
+if TYPE_CHECKING:
+    from core.data import ImageSet, Transform
+    from core.models.classifier import ImageClassifier
 
 
 class AdaMixUp(Policy):
@@ -272,7 +274,7 @@ class AdaMixUp(Policy):
                 partner = torch.arange(len(x), device=x.device).roll(-1)
                 lam, _ = self.draw(x, partner, generator)
                 for shown, kind in ((x, REAL), (mix_inputs(x, lam, partner), MIXED)):
-                    features = cast(ImageClassifier, model).features(shown)
+                    features = cast("ImageClassifier", model).features(shown)
                     recognized += int((self.discriminator(features).argmax(dim=1) == kind).sum())
         return {"discriminator_held_out": 100 * recognized / (2 * len(images))}
 
