@@ -51,7 +51,7 @@ def test_configuration_and_refusals() -> None:
     with pytest.raises(ValueError, match=r"probability of CutMix must lie in \[0, 1\], got 1.5"):
         CutMix(probability=1.5)
     with pytest.raises(ValueError, match="alpha"):
-        CutMix(alpha=0.0)
+        CutMix(alpha=-1.0)
     with pytest.raises(ValueError, match="scores-area has no frozen control"):
         ScoresConfig(mixing="area").frozen((0.0, 1.0))
     with pytest.raises(ValueError, match="mixing of scores must be input or area, got 'box'"):
