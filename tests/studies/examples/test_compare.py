@@ -1,0 +1,33 @@
+"""Training code of other kinds is compared by the programs of `studies/examples/compare`."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "epochs"),
+    [("lightning_trainer", "lightning", 1), ("hugging_face_loop", "torch", 3)],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_it_compares_and_reports(
+    name: str, needs: str, epochs: int, tmp_path: Path, empty_store: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if importlib.util.find_spec(needs) is None:
+        pytest.skip(f"needs {needs} (pip install '.[examples]')")
+    program = importlib.import_module(f"studies.examples.compare.{name}")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    flags = f"--seeds 2 --epochs {epochs} --workers 0 --output {tmp_path}"
+    assert program.main(flags.split()) == 0
+    values = pd.read_csv(tmp_path / "compare-values.csv")
+    assert values["error"].isna().all()
+    assert ((values["value"] >= 0) & (values["value"] <= 100)).all()
+    assert values["value"].nunique() > 1
+    assert "difference" in capsys.readouterr().out
