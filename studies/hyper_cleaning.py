@@ -326,7 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     frame = pd.DataFrame(lines).round(4)
     print(f"{about}\n{given.dataset}, {given.ratio:g} of {given.train_size} labels replaced\n")
-    print(padded_table(list(frame.columns), [list(map(str, row)) for row in frame.to_numpy()]))
+    shown = frame.astype(object).where(frame.notna(), "–").astype(str)
+    print(padded_table(list(shown.columns), shown.to_numpy().tolist()))
     if given.output is not None:
         given.output.mkdir(parents=True, exist_ok=True)
         frame.to_csv(given.output / "hyper_cleaning.csv", index=False)

@@ -30,8 +30,15 @@ from core.meta.reading import Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing import pairing
-from core.policies import LearnedBeta, PersistentScores
+from core.policies import (
+    LearnedBeta,
+    LearningToReweight,
+    MetaWeightNet,
+    PersistentScores,
+    PersistentWeights,
+)
 from core.policies import learned_beta as beta
+from core.real_step import mixed_step
 
 RANKS, SHARE, SHARE_VAL, CLASSES = 2, 6, 4, 3
 ENGINES = ("double_backward", "forward_reverse", "finite_difference", "compiled")
@@ -295,6 +302,31 @@ def learned_beta(rank: int | None, wrap: Wrap) -> Results:
     return found
 
 
+def weights(rank: int | None, wrap: Wrap) -> Results:
+    """Three steps of each policy that weights samples; a network of its own begins otherwise on
+    each rank, but for the mean of both."""
+    found: Results = {"lam": []}
+    indices = torch.arange(RANKS * SHARE).view(RANKS, SHARE)
+    for make in (LearningToReweight, MetaWeightNet, PersistentWeights):
+        net = make_net()
+        model, optimizer = wrap(net), optimizer_of("plain", net)
+        torch.manual_seed(0)
+        policy = make()
+        if isinstance(policy, MetaWeightNet):
+            policy.network.double()
+            with torch.no_grad():
+                for p in policy.network.parameters():
+                    p += 0 if rank is None else 0.1 * (-1) ** rank
+        for step in range(3):
+            data = make_data(rank, step)
+            del data["lam"], data["partner"]
+            own = indices.flatten() if rank is None else indices[rank]
+            given = policy(model, optimizer, **data, indices=own)
+            found["lam"].append(given.weights)
+            mixed_step(model, optimizer, data["batch"], given)
+    return found
+
+
 def wrapped_twice(rank: int | None, wrap: Wrap) -> Results:
     """Three steps with `torch.compile` and the wrapper in both orders, and alone."""
 
@@ -410,6 +442,7 @@ SHARED = (
     placebo,
     scores,
     learned_beta,
+    weights,
     wrapped_twice,
 )
 RANKS_ONLY = (own_statistics, used_on_one_rank, overflow_on_one_rank, refusals)
@@ -551,6 +584,14 @@ def test_scores_are_those_of_the_joined_batch(ranks: list[Results]) -> None:
             torch.testing.assert_close(own, joined[: len(own)], rtol=1e-5, atol=1e-5)
             assert not joined[len(own) :].any()
     assert float(truth["scores"][-1].abs().max()) > 0.5
+
+
+def test_weights_are_those_of_the_joined_batch(ranks: list[Results]) -> None:
+    truth, found = alone(weights), [r["weights"] for r in ranks]
+    for i, expected in enumerate(truth["lam"]):
+        joined = torch.cat([f["lam"][i] for f in found])
+        torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-6)
+    assert any(bool((w == 0).any()) for w in truth["lam"][:3])  # of Learning to Reweight
 
 
 def test_placebo_permutes_within_each_rank(ranks: list[Results]) -> None:
