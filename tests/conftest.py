@@ -62,7 +62,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture
 def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    """The server, named and with credentials in the environment."""
+    """Returns the server, named and with credentials in the environment."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in s3_server.environment.items():
@@ -72,7 +72,8 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing else; creating one takes a second or two."""
+    """Returns a database with MLflow's tables and nothing else; creating one takes a second or
+    two."""
     from hpo.tracking.tracker import check_tracking_uri, default_tracking_uri
 
     output = tmp_path_factory.mktemp("store")
@@ -95,7 +96,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def without_ray_in_module() -> Iterator[None]:
-    """The same for the fixtures of a module."""
+    """Does the same for the fixtures of a module."""
     with pytest.MonkeyPatch.context() as patch:
         _train_here(patch)
         yield

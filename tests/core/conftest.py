@@ -57,7 +57,8 @@ def one_hot(y: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def masks(net: Net, sizes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Any]:
-    """The dropout masks that passes of these sizes will draw; the stream stands where it stood."""
+    """Returns the dropout masks that passes of these sizes will draw; the stream stands where it
+    stood."""
     if net.drop is None or not net.training:
         return [None] * len(sizes)
     with torch.random.fork_rng(devices=[]):
@@ -80,7 +81,7 @@ def _own_random_stream() -> None:
 
 @pytest.fixture(scope="session")
 def toy() -> SimpleNamespace:
-    """The helpers of this file, for tests that cannot import it."""
+    """Returns the helpers of this file, for tests that cannot import it."""
     return SimpleNamespace(
         CLASSES=CLASSES,
         Net=Net,

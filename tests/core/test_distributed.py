@@ -127,7 +127,7 @@ def parameters(model: nn.Module) -> list[Tensor]:
 
 
 def watch(net: nn.Module) -> list[list[Tensor]]:
-    """The parameters of `net` in each of its passes from now on."""
+    """Returns the parameters of `net` in each of its passes from now on."""
     seen: list[list[Tensor]] = []
 
     def look(module: nn.Module, args: object) -> None:
@@ -358,7 +358,8 @@ def own_statistics(rank: int) -> Results:
 
 
 def used_on_one_rank(rank: int) -> Results:
-    """A layer that only the batches of rank 1 go through, moved by the optimizer's own step."""
+    """Returns a layer that only the batches of rank 1 go through, moved by the optimizer's own
+    step."""
     net = make_net(sometimes=True)
     model = DistributedDataParallel(net, find_unused_parameters=True)
     optimizer = optimizer_of("momentum", net)
@@ -460,7 +461,7 @@ def main(rank: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
-    """What came out on each rank."""
+    """Returns what came out on each rank."""
     folder = tmp_path_factory.mktemp("ranks")
     workers = [
         subprocess.Popen(

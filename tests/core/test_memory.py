@@ -36,7 +36,7 @@ Step = Callable[[], object]
 
 
 def setting(**options: Any) -> SimpleNamespace:
-    """A network with BatchNorm and dropout, an optimizer with state, batches drawn anew."""
+    """Returns a network with BatchNorm and dropout, an optimizer with state, batches drawn anew."""
     net = nn.Sequential(
         nn.Conv2d(CHANNELS, WIDTH, 3, padding=1),
         nn.BatchNorm2d(WIDTH),

@@ -266,7 +266,8 @@ def hidden_by_hand(net: Any, x: Tensor, lam: Tensor, j: Tensor) -> Tensor:
 
 
 def case_of(kind: str, toy: SimpleNamespace) -> SimpleNamespace:
-    """A network, batches, options of the step, and `virtual(net, lam)`, `validation(net)`."""
+    """Returns a network, batches, options of the step, and `virtual(net, lam)`,
+    `validation(net)`."""
     net, data = toy.make_net(), toy.make_data(soft=kind == "soft labels")
     options: dict[str, Any] = {}
     loss: Any = brier if kind == "own loss" else F.cross_entropy

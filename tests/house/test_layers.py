@@ -119,7 +119,8 @@ def upward(imported: Iterable[Arrow], layers: tuple[str, ...]) -> list[str]:
 
 
 def circle(imported: Iterable[Arrow]) -> list[str]:
-    """A circle between the entries of one folder, as dotted names; empty where there is none."""
+    """Returns a circle between the entries of one folder, as dotted names; empty where there is
+    none."""
     graphs: dict[str, graphlib.TopologicalSorter[str]] = defaultdict(graphlib.TopologicalSorter)
     for source, target, _ in imported:
         shared = next(i for i, (a, b) in enumerate(zip(source, target, strict=False)) if a != b)
@@ -134,12 +135,12 @@ def circle(imported: Iterable[Arrow]) -> list[str]:
 
 
 def forbidden(file: str) -> set[str]:
-    """What the file of this name may not import."""
+    """Returns what the file of this name may not import."""
     return FORBIDDEN[max((p for p in FORBIDDEN if file.startswith(f"{p}/")), key=len)]
 
 
 def packages_of(path: Path) -> set[str]:
-    """The top-level packages that a file imports."""
+    """Returns the top-level packages that a file imports."""
     return {name.partition(".")[0] for _, name in imports(path)}
 
 

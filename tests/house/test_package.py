@@ -42,7 +42,7 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def python(*arguments: str, cwd: Path, path: Path, code: int = 0) -> str:
-    """What an interpreter says that takes the packages from ``path``."""
+    """Returns what an interpreter says that takes the packages from ``path``."""
     run = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -57,7 +57,7 @@ def python(*arguments: str, cwd: Path, path: Path, code: int = 0) -> str:
 
 
 def without_hpo(program: str, cwd: Path, code: int = 0) -> str:
-    """What a program says where nothing of the extra `hpo` is installed."""
+    """Returns what a program says where nothing of the extra `hpo` is installed."""
     hidden = [MODULES.get(name, name) for name in names(EXTRAS["hpo"])]
     hide = f"import sys; sys.modules |= dict.fromkeys({hidden!r})"
     return python("-c", f"{hide}\n{program}", cwd=cwd, path=ROOT, code=code)
@@ -111,7 +111,7 @@ def test_every_file_says_the_same_version() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that is built from what the sdist holds."""
+    """Returns a folder with the sdist, and the wheel that is built from what the sdist holds."""
     place = tmp_path_factory.mktemp("built")
     checkout = shutil.copytree(ROOT, place / "checkout", ignore=shutil.ignore_patterns(*LEFT_OUT))
     backend = "import setuptools.build_meta as b; b.build_{}({!r})"

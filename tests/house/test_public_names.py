@@ -36,7 +36,7 @@ TEXT = {".py", ".toml", ".md", ".txt", ".sh", ".cfg"}
 
 
 def python(*arguments: str, cwd: Path = ROOT, path: str = "") -> str:
-    """What a fresh interpreter prints."""
+    """Returns what a fresh interpreter prints."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     run = subprocess.run(
         [sys.executable, *arguments],

@@ -30,7 +30,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def loop() -> dict[str, Any]:
-    """What a loop has around it."""
+    """Returns what a loop has around it."""
     torch.manual_seed(0)
     x, y = torch.randn(8, 1, 4, 4), torch.arange(8) % 2
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))

@@ -41,7 +41,7 @@ def called(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 def unsafe(path: Path) -> Iterator[str]:
-    """The calls of the file that would run code of a file that they read."""
+    """Yields the calls of the file that would run code of a file that they read."""
     for name, call in called(path):
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         if (

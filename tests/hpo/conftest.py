@@ -77,7 +77,7 @@ def make_outcome(
 
 @pytest.fixture(scope="session")
 def make_record() -> Callable[..., CellRecord]:
-    """Build the record of one training; keyword arguments not named here go into its result."""
+    """Builds the record of one training; keyword arguments not named here go into its result."""
 
     def make(
         method: str = "beta-1",

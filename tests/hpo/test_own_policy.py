@@ -77,7 +77,7 @@ class BrightnessConfig(PolicyConfig):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The user's module. Its kind is unknown again afterwards."""
+    """Yields the user's module. Its kind is unknown again afterwards."""
     path = tmp_path_factory.mktemp("own") / "brightness.py"
     path.write_text(FILE)
     spec = importlib.util.spec_from_file_location("brightness", path)

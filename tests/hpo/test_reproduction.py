@@ -36,7 +36,8 @@ def leaves(output: Path, *names: str) -> None:
 
 
 def run(output: Path, bad: Study) -> tuple[dict[str, State], list[tuple[str, list[str]]]]:
-    """All parts, the second one as given; the states, and what was called with which flags."""
+    """Returns all parts, the second one as given; the states, and what was called with which
+    flags."""
     calls: list[tuple[str, list[str]]] = []
 
     def studies(part: Part) -> Study:

@@ -29,7 +29,8 @@ STUDY = ["contrast", *FLAGS, "--rows", KEYS, "--workers", "1"]
 
 @pytest.fixture(scope="module")
 def trained_by_ray(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a study under Ray; `tests/hpo/search` kills its strategies at any moment."""
+    """Returns the output of a study under Ray; `tests/hpo/search` kills its strategies at any
+    moment."""
     folder = tmp_path_factory.mktemp("contrast")
     done = run_calmly(*STUDY, "--output", folder / "out", cwd=folder)
     (folder / "out" / "stdout.txt").write_text(done.stdout)

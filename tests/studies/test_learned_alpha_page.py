@@ -20,7 +20,7 @@ LOOP, OPTUNA, RAY, LIGHTNING = re.findall(r"```python\n(.*?)```", PAGE, re.DOTAL
 
 @pytest.fixture
 def given() -> dict[str, Any]:
-    """What a reader has: a model, loaders, and a way to score."""
+    """Returns what a reader has: a model, loaders, and a way to score."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     loader = [(torch.randn(6, 4), torch.arange(6) % 3) for _ in range(60)]

@@ -24,7 +24,7 @@ def reading_of(key: str) -> Reading:
 
 
 def changed(reading: Reading, origin: Reading) -> dict[str, object]:
-    """The fields in which it differs."""
+    """Returns the fields in which it differs."""
     names = [field.name for field in fields(Reading)]
     return {n: getattr(reading, n) for n in names if getattr(reading, n) != getattr(origin, n)}
 

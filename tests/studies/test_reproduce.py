@@ -30,7 +30,7 @@ def test_every_part_is_a_study_and_every_study_of_the_paper_is_a_part() -> None:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """What each part's study is called with; table4 fails."""
+    """Returns what each part's study is called with; table4 fails."""
     calls: dict[str, list[str]] = {}
 
     def study(part: reproduce.Part) -> reproduce.Study:

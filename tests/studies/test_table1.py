@@ -105,7 +105,8 @@ def test_an_unknown_architecture_ends_with_the_names(capsys: pytest.CaptureFixtu
 
 
 def _told() -> dict[tuple[str, str], dict[str, float]]:
-    """The table of the docstring, typed a second time: by block and row, numbers by column."""
+    """Returns the table of the docstring, typed a second time: by block and row, numbers by
+    column."""
     assert table1.__doc__ is not None
     labels = {
         "Baseline": "none",
@@ -181,7 +182,7 @@ def test_a_smoke_run_of_two_architectures(
 
 
 def _imagenet(root: Path, classes: int, pixels: int) -> Path:
-    """A tree in ImageNet's layout: 3 training and 2 validation images of each class."""
+    """Returns a tree in ImageNet's layout: 3 training and 2 validation images of each class."""
     values = np.random.default_rng(0)
     for part, count in (("train", 3), ("val", 2)):
         for number in range(classes):

@@ -24,12 +24,13 @@ STUDY = ["table2", *SMALL, "--rows", KEYS]
 
 
 def table(output: Path) -> pd.DataFrame:
-    """The CSV without what a clock measured."""
+    """Returns the CSV without what a clock measured."""
     return pd.read_csv(output / "table2.csv").drop(columns=MEASURED)
 
 
 def cells_tracked(output: Path) -> dict[str, str]:
-    """The status of each training's run, by the cell's id; all runs have ended, one a training."""
+    """Returns the status of each training's run, by the cell's id; all runs have ended, one a
+    training."""
     runs = tracked_runs(output)
     kinds = [run.data.tags["kind"] for run in runs]
     assert kinds.count("study") == 1

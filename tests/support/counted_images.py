@@ -18,7 +18,7 @@ def numbered() -> Source:
 
 
 def read(images: ImageSet) -> dict[int, int]:
-    """Number of each image to the label it comes with, in order; every image once."""
+    """Returns the number of each image to the label it comes with, in order; every image once."""
     pixels, labels = next(images.batches([torch.arange(len(images))]))
     label_of = dict(zip(pixels[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))
     assert len(label_of) == len(images)

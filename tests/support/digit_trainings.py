@@ -18,14 +18,14 @@ from hpo.cells.result import PartialResult
 
 @functools.cache
 def digits() -> Source:
-    """The data, loaded once."""
+    """Returns the data, loaded once."""
     return load_source("digits")
 
 
 def numbers(
     result: TrainingResult | PartialResult | Mapping[str, Any], *, without: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Everything of a result but the time it took, and `without`."""
+    """Returns everything of a result but the time it took, and `without`."""
     left_out = ("train_seconds", *without)
     data = dict(result) if isinstance(result, Mapping) else result.to_dict()
     history = [{k: v for k, v in m.items() if k not in left_out} for m in data["history"]]

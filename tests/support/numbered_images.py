@@ -47,7 +47,7 @@ def numbered_outcome(
     base: TrainingConfig = BASE,
     source: Source | None = None,
 ) -> Outcome:
-    """What a study of these rows on the data set, or on another one, ended with."""
+    """Returns what a study of these rows on the data set, or on another one, ended with."""
     plan = Plan("study", rows, [base.dataset], [0, 1, 2], {base.dataset: base}, SearchSettings(3))
     sources = {(base.dataset, base.image_size): source or numbered()}
     return Outcome(plan, records, sources, pd.DataFrame(), output)

@@ -207,7 +207,7 @@ def test_a_look_leaves_model_and_random_streams_as_they_are() -> None:
 
 
 def numbers(result: TrainingResult) -> tuple[dict[str, object], list[dict[str, float]]]:
-    """A result without its history and without times, and the history."""
+    """Returns a result without its history and without times, and the history."""
     data = result.to_dict()
     history = data.pop("history")
     data.pop("train_seconds")

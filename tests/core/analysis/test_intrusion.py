@@ -70,7 +70,7 @@ def test_near_points_far_from_the_origin_keep_their_distance() -> None:
 
 
 def case(n: int, samples: int, classes: int) -> tuple[DeviceImages, MixedPairs, np.ndarray]:
-    """Images, pairs, and the normalised pixels [n, 4] by NumPy."""
+    """Returns images, pairs, and the normalised pixels [n, 4] by NumPy."""
     rng = np.random.default_rng(n)
     pixels = rng.integers(0, 256, (n, 1, 2, 2), dtype=np.uint8)
     images = DeviceImages(pixels, rng.integers(0, classes, n))

@@ -21,7 +21,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def symmetric(eigenvalues: list[float], seed: int = 0) -> Tensor:
-    """A dense symmetric matrix with these eigenvalues."""
+    """Returns a dense symmetric matrix with these eigenvalues."""
     n = len(eigenvalues)
     q, _ = torch.linalg.qr(torch.randn(n, n, generator=generator(seed), dtype=torch.float64))
     return q @ torch.diag(torch.tensor(eigenvalues, dtype=torch.float64)) @ q.T

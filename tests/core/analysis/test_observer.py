@@ -41,7 +41,7 @@ digits = functools.cache(lambda: load_source("digits"))
 
 @functools.cache
 def looked_at() -> tuple[TrainingResult, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """A training, and λ and the positions of both samples of all its pairs, by epoch."""
+    """Returns a training, and λ and the positions of both samples of all its pairs, by epoch."""
     steps = []
     real = training.LambdaStatistics.add
     orders = []

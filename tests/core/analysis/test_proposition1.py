@@ -52,7 +52,7 @@ class Squares(nn.Module):
 
 
 def known(name: str) -> tuple[ScalarFunction, float]:
-    """A function of 8 numbers and its κ."""
+    """Returns a function of 8 numbers and its κ."""
     torch.manual_seed(0)
     if name == "quadratic network":
         model = Squares(8, 20).double()

@@ -29,7 +29,7 @@ class Mute: pass
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's file, in the current folder."""
+    """Returns the user's file, in the current folder."""
     (tmp_path / "named_of_mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
 

@@ -16,7 +16,7 @@ both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def confusion(noisy: torch.Tensor, labels: np.ndarray = LABELS, classes: int = 4) -> list[Any]:
-    """Images by true label (rows) and given label (columns)."""
+    """Returns images by true label (rows) and given label (columns)."""
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels, noisy.numpy()), 1)
     return counts.tolist()

@@ -73,7 +73,7 @@ def shapes(): return both(pixels(30, 8, 8))[0], both(pixels(30, 9, 9))[0]
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's file, in the current folder."""
+    """Returns the user's file, in the current folder."""
     (tmp_path / "data_of_mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
 

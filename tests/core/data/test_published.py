@@ -234,7 +234,7 @@ def test_only_the_missing_file_is_asked_for(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server of the files in tmp_path/server."""
+    """Yields the address of a web server of the files in tmp_path/server."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:

@@ -39,7 +39,8 @@ def run(code: str, path: Path | None = None) -> str:
 
 
 def made_up(path: Path, declared: str, error: str) -> Path:
-    """A torchvision that declares its operators, or fails as the real one does without them."""
+    """Returns a torchvision that declares its operators, or fails as the real one does without
+    them."""
     (path / "torchvision.py").write_text(PREFIX.format(declared=declared, error=error))
     return path
 

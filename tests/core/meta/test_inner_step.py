@@ -52,7 +52,7 @@ def loss_of(net: nn.Module, toy: SimpleNamespace) -> torch.Tensor:
 
 
 def real_step(net: nn.Module, optimizer: optim.Optimizer, toy: SimpleNamespace) -> list[Any]:
-    """The parameters after the real optimizer's step, taken on a copy of both."""
+    """Returns the parameters after the real optimizer's step, taken on a copy of both."""
     net, optimizer = copy.deepcopy((net, optimizer))
     optimizer.zero_grad()
     loss_of(net, toy).backward()

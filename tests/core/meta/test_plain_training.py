@@ -53,7 +53,7 @@ def plain_step(
     training: Callable[[Data, Tensor, Tensor], Tensor],
     validation: LossOf,
 ) -> float:
-    """The validation loss after one step of plain training on the mixed batch."""
+    """Returns the validation loss after one step of plain training on the mixed batch."""
     model = copy.deepcopy(model)
     x = lam[:, None] * data.x + (1 - lam[:, None]) * data.x[data.partner]
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
@@ -277,7 +277,7 @@ def test_recurrent_layers_run_without_cudnn_kernels(data: Data) -> None:
 
 
 def weighted(data: Data, logits: Tensor, lam: Tensor, weight: Tensor) -> Tensor:
-    """The mix of torch's weighted losses over the mix of the weights, by hand."""
+    """Returns the mix of torch's weighted losses over the mix of the weights, by hand."""
     losses = -logits.log_softmax(1)
     y, z = data.y, data.y[data.partner]
     rows = torch.arange(len(y))

@@ -33,7 +33,7 @@ def stage_data(s: SimpleNamespace, stage: int) -> SimpleNamespace:
 
 
 def move_weights(s: SimpleNamespace, stage: int) -> None:
-    """What training does between two stages."""
+    """Returns what training does between two stages."""
     r = torch.Generator().manual_seed(stage)
     with torch.no_grad():
         for p in s.net.parameters():
@@ -65,7 +65,7 @@ def validation(s: SimpleNamespace, d: SimpleNamespace, prime: dict[str, Tensor])
 def by_hand(
     s: SimpleNamespace, d: SimpleNamespace, known: Any, step: Any = plain_step
 ) -> tuple[Tensor, Any]:
-    """The hypergradient, and (loss, v): `known`, or computed where that is None."""
+    """Returns the hypergradient, and (loss, v): `known`, or computed where that is None."""
     lam = d.lam.clone().requires_grad_()
     g = gradient(s, d, lam)
     leaves = {name: t.detach().requires_grad_() for name, t in g.items()}

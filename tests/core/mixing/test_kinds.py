@@ -74,7 +74,7 @@ def meta_loss(
     partner: Tensor,
     val: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """The validation loss after one step of plain descent, unrolled by hand."""
+    """Returns the validation loss after one step of plain descent, unrolled by hand."""
 
     def run(theta: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
         buffers = {name: b.clone() for name, b in net.named_buffers()}

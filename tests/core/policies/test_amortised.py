@@ -41,7 +41,7 @@ def learnt(stages: Sequence[Stage], **options: Any) -> MoveTable:
 
 
 def expectations(table: MoveTable, classes: int) -> Tensor:
-    """What the table says of each pair of classes, [C, C]."""
+    """Returns what the table says of each pair of classes, [C, C]."""
     first, second = torch.cartesian_prod(*[torch.arange(classes)] * 2).T
     return table.expected(first, second).view(classes, classes)
 
@@ -232,7 +232,7 @@ def setup(toy: SimpleNamespace) -> SimpleNamespace:
 
 
 def ask(s: SimpleNamespace, policy: Any, t: int, **more: Any) -> Interpolation:
-    """The answer for batch t; its draws depend on t alone."""
+    """Returns the answer for batch t; its draws depend on t alone."""
     d = s.toy.make_data(9, 4, seed=50 + t, soft=more.pop("soft", False))
     val_batch = more.pop("val_batch", d.val_batch)
     given: Interpolation = policy(

@@ -115,7 +115,7 @@ def stream(seed: int = 3) -> torch.Generator:
 
 
 def parts(policy: LearnedBeta, s: SimpleNamespace, monkeypatch: Any, **more: Any) -> Tensor:
-    """The terms of the derivative of a meta stage: their sum is d(meta loss)/d(log α)."""
+    """Returns the terms of the derivative of a meta stage: their sum is d(meta loss)/d(log α)."""
     caught: list[Tensor] = []
 
     def caught_terms(terms: Tensor, ranks: Any) -> float:
@@ -128,7 +128,7 @@ def parts(policy: LearnedBeta, s: SimpleNamespace, monkeypatch: Any, **more: Any
 
 
 def judged(net: nn.Module, val_batch: Any, objective: Objective, one_hot: Any) -> float:
-    """The validation loss, written out."""
+    """Returns the validation loss, written out."""
     x, y = val_batch
     with torch.no_grad():
         logits = net(x)

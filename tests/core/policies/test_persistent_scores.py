@@ -45,7 +45,7 @@ def batch_of(s: SimpleNamespace, t: int, **options: Any) -> tuple[SimpleNamespac
 
 
 def ask(s: SimpleNamespace, policy: Any, t: int, **more: Any) -> Interpolation:
-    """The answer for batch t; its draws depend on t alone."""
+    """Returns the answer for batch t; its draws depend on t alone."""
     d, indices = batch_of(s, t)
     given: Interpolation = policy(
         s.net,
@@ -574,7 +574,7 @@ digits = functools.cache(lambda: load_source("digits"))
 
 
 def flipped_digits(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Labels of the training images, 40 % of them moved to another class, and which."""
+    """Returns labels of the training images, 40 % of them moved to another class, and which."""
     r = np.random.default_rng(seed)
     splits = make_splits(digits().train_labels, 10, meta_size=META, train_size=TRAINED, seed=0)
     labels = digits().train_labels[splits.train.numpy()]
@@ -585,7 +585,7 @@ def flipped_digits(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def auc(scores: Tensor, low: Tensor) -> float:
-    """How often a sample of `low` is below one of the others, by counting all pairs."""
+    """Returns how often a sample of `low` is below one of the others, by counting all pairs."""
     below, above = scores[low][:, None], scores[~low][None]
     return float(((below < above).double() + 0.5 * (below == above)).mean())
 

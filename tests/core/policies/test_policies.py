@@ -91,7 +91,8 @@ def setup(toy: SimpleNamespace) -> SimpleNamespace:
 
 
 def ask(policy: Policy, s: SimpleNamespace, **arguments: Any) -> Interpolation:
-    """The answer at a first step, with a validation batch exactly where the policy needs one."""
+    """Returns the answer at a first step, with a validation batch exactly where the policy needs
+    one."""
     policy = copy.deepcopy(policy)
     arguments.setdefault("indices", torch.arange(len(s.batch[0])))
     arguments.setdefault("generator", torch.Generator().manual_seed(8))

@@ -11,7 +11,7 @@ from core.semi_supervised.averaging import MovingAverage
 
 
 def move(model: nn.Module, seed: int) -> None:
-    """Parameters and buffers as a training step would leave them: all of them changed."""
+    """Returns parameters and buffers as a training step would leave them: all of them changed."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():

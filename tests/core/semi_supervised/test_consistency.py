@@ -33,7 +33,7 @@ def make_batch(toy: SimpleNamespace, progress: float = 0.0) -> SemiBatch:
 def take_step(
     method: PiModel | MeanTeacher, net: nn.Module, batch: SemiBatch
 ) -> tuple[dict[str, Tensor], float]:
-    """The parameters before the step, and its loss."""
+    """Returns the parameters before the step, and its loss."""
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
     step = method.step(net, optimizer, batch, generator=torch.Generator())
@@ -51,7 +51,7 @@ def expected_step(
     weight: float,
     masks: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[dict[str, Tensor], float]:
-    """Parameters after one step of gradient descent, and the loss, from formulas."""
+    """Returns parameters after one step of gradient descent, and the loss, from formulas."""
     (x, y), (first, second) = batch.labelled, batch.views
     theta = {name: p.detach().clone().requires_grad_() for name, p in student.items()}
     logits = toy.explicit_logits(net, theta, torch.cat([x, first]), masks[0])

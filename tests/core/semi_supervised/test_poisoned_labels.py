@@ -78,7 +78,8 @@ def poisoned(source: Source, splits: Splits) -> Source:
 
 
 def trained(config: TrainingConfig, source: Source) -> tuple[Training, dict[str, Any]]:
-    """The training after its last epoch, and all numbers of its result but the time it took."""
+    """Returns the training after its last epoch, and all numbers of its result but the time it
+    took."""
     with reproducible(config.seed, device="cpu", threads=1):
         training = start(config, source, "cpu")
         for _ in range(config.epochs):

@@ -85,13 +85,13 @@ def images(config: TrainingConfig) -> SemiData:
 
 @functools.cache
 def whole(config: TrainingConfig) -> TrainingResult:
-    """The result of a training that nothing disturbs. Not to be changed."""
+    """Returns the result of a training that nothing disturbs. Not to be changed."""
     return run(config)
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SemiBatch, SemiStep]]:
-    """What each step was given and gave."""
+    """Returns what each step was given and gave."""
     taken: list[tuple[SemiBatch, SemiStep]] = []
     real = semi_training.build_method
 

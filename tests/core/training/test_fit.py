@@ -82,7 +82,7 @@ def run(config: TrainingConfig, **options: Any) -> TrainingResult:
 
 @functools.cache
 def trained(policy: str) -> TrainingResult:
-    """A training of CONFIG under one policy. Not to be changed."""
+    """Returns a training of CONFIG under one policy. Not to be changed."""
     seen: list[Metrics] = []
     result = run(replace(CONFIG, policy={**POLICIES, **ADAMIXUP}[policy]), on_epoch=seen.append)
     assert seen == result.history

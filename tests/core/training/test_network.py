@@ -52,7 +52,7 @@ def config(model: str, **settings: Any) -> TrainingConfig:
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's file, in the current folder."""
+    """Returns the user's file, in the current folder."""
     (tmp_path / "networks_of_mine.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -96,7 +96,7 @@ every_noise = pytest.mark.parametrize("changes", NOISE, ids=str)
 
 
 def wrong(found: dict[int, int]) -> Counter[int]:
-    """Images whose label is not their own, by their own."""
+    """Returns images whose label is not their own, by their own."""
     return Counter(number % 3 for number, label in found.items() if label != number % 3)
 
 
@@ -375,6 +375,6 @@ def test_what_is_left_out_does_not_train() -> None:
 
 
 def load_other() -> Source:
-    """A data set of another size."""
+    """Returns a data set of another size."""
     pixels, labels = np.zeros((100, 2, 2), np.uint8), np.arange(100) % 3
     return source_from_arrays("other", pixels, labels, pixels, labels)

@@ -34,7 +34,7 @@ def text(): return "adam"
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's file."""
+    """Returns the user's file."""
     (tmp_path / "recipe_of_mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
 

@@ -95,7 +95,7 @@ for line in sys.stdin:
 
 @functools.cache
 def whole(config: TrainingConfig) -> dict[str, Any]:
-    """The numbers of a training that nothing disturbs."""
+    """Returns the numbers of a training that nothing disturbs."""
     return numbers(fit(config, source=digits()))
 
 
@@ -118,7 +118,8 @@ def each_epoch_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resume(config: TrainingConfig, directory: Path) -> dict[str, Any]:
-    """The numbers of the resumed training; `on_epoch` must have seen all epochs in order."""
+    """Returns the numbers of the resumed training; `on_epoch` must have seen all epochs in
+    order."""
     seen: list[Metrics] = []
     result = fit(config, source=digits(), directory=directory, on_epoch=seen.append)
     assert [m["epoch"] for m in seen] == list(range(1, config.epochs + 1))

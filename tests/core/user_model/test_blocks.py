@@ -200,7 +200,7 @@ def setup(toy: SimpleNamespace) -> SimpleNamespace:
 
 
 def by_hand(s: SimpleNamespace, count: int, optimizer: optim.SGD | None = None) -> Tensor:
-    """The unroll as formulas: the parameters of the last blocks move, the others do not."""
+    """Returns the unroll as formulas: the parameters of the last blocks move, the others do not."""
     lam = s.lam.clone().requires_grad_()
     p = {name: t.detach().requires_grad_() for name, t in s.net.named_parameters()}
     moving = [name for name in p if name.split(".")[0] in BLOCKS[-count:]]

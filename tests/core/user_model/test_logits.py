@@ -56,7 +56,7 @@ class Net(nn.Module):
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> tuple[Net, Any, Net]:
-    """A model, how its logits are taken, and the same model returning them alone."""
+    """Returns a model, how its logits are taken, and the same model returning them alone."""
     output, logits_of = KINDS[request.param]
     torch.manual_seed(0)
     model = Net(output).double()

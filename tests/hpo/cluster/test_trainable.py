@@ -44,7 +44,7 @@ def too_much(device: str, share: float) -> Iterator[Read]:
 def ending(
     meter: Meter | None, gpus: float, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """What the worker says last."""
+    """Returns what the worker says last."""
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(trainable.tune, "report", reports.append)
     trainable.train_cell(

@@ -116,7 +116,7 @@ def options_of(flags: str, semi: bool = False) -> Options:
 
 
 def few_label_rows(flags: str, *methods: str, **settings: Any) -> list[StudyRow]:
-    """The rows of a study of few labels, a row for each method, under these flags."""
+    """Returns the rows of a study of few labels, a row for each method, under these flags."""
     options = options_of(flags, semi=True)
     training, source = options.load("mnist")
     rows = [StudyRow(Row(m, m, "", "none"), NoMix(), semi=SemiRow(m, settings)) for m in methods]

@@ -89,7 +89,7 @@ def table(extra: Extra) -> pd.DataFrame:
 
 
 def of(frame: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The lines of a method on digits, by control."""
+    """Returns the lines of a method on digits, by control."""
     return frame.xs("digits").xs(method)
 
 

@@ -79,7 +79,7 @@ def ended(search: SpaceSearch, *, bundle: int = 1, again: bool = False) -> Calla
 
 
 def trace(search: SpaceSearch) -> Trace:
-    """What became of each trial, as Optuna has it."""
+    """Returns what became of each trial, as Optuna has it."""
     return [
         (t.number, t.params["alpha"], t.state.name, dict(sorted(t.intermediate_values.items())))
         for t in search.study.get_trials()

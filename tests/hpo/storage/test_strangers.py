@@ -25,7 +25,7 @@ from tests.support.hostile import Hostile
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Iterator[bytes]:
-    """A pickle in letters, so that a column of text takes it too; it was never run."""
+    """Yields a pickle in letters, so that a column of text takes it too; it was never run."""
     mark = tmp_path / "ran"
     text = pickle.dumps(Hostile(mark), protocol=0)
     assert text.isascii()

@@ -43,7 +43,7 @@ SOURCES = {("digits", None): digits()}
 
 
 def knowing(cell: Cell) -> TrainingResult:
-    """What a network that knows the true labels predicts for the fold."""
+    """Returns what a network that knows the true labels predicts for the fold."""
     held_out = draw_labels(cell.training, digits()).held_out
     true = torch.from_numpy(digits().train_labels)[held_out]
     probabilities = torch.full((len(true), 10), 0.01).scatter(1, true[:, None], 0.91)

@@ -151,7 +151,7 @@ def test_the_line_never_wraps(columns: int, text: str) -> None:
 
 
 def screen(written: str, columns: int) -> list[str]:
-    """What stands on a terminal that knows line feed and carriage return."""
+    """Returns what stands on a terminal that knows line feed and carriage return."""
     rows, at = [""], 0
     for token in written:
         if token == "\r":

@@ -48,7 +48,7 @@ def make_plan(*datasets: str, rows: list[StudyRow] = ROWS, seeds: int = 2, trial
 def bench_on(
     output: Path, plan: Plan | None = None, data: str = "d0", **endings: Status
 ) -> StudyBench:
-    """A study whose cells end as `endings` say, by how their ids begin with _ for -."""
+    """Returns a study whose cells end as `endings` say, by how their ids begin with _ for -."""
 
     def made_up(cell: Cell) -> MadeUp:
         names = [name for name in endings if cell.id.startswith(name.replace("_", "-"))]

@@ -27,7 +27,7 @@ class Study:
     def open(
         self, uri: str | None = None, *, study_id: str = "1234", **options: Any
     ) -> StudyTracker:
-        """A tracker; ``params`` and whatever else it takes are among the options."""
+        """Returns a tracker; ``params`` and whatever else it takes are among the options."""
         options = {"experiment": "table2", "params": {}, **options}
         return StudyTracker(uri, output=self.output, study_id=study_id, **options)
 
@@ -126,7 +126,7 @@ class Outage:
 
     @contextmanager
     def __call__(self, *names: str, error: str = "no route to host") -> Iterator[None]:
-        """Make these calls fail, all by default."""
+        """Makes these calls fail, all by default."""
 
         def away(*_: Any, **__: Any) -> None:
             self.calls += 1

@@ -74,7 +74,7 @@ def complete(study: Study, *arguments: str) -> int:
 
 @pytest.fixture
 def calm(make_study: Callable[[str], Study], run_all: Any) -> dict[str, Any]:
-    """The store of a study that nothing disturbed."""
+    """Returns the store of a study that nothing disturbed."""
     study = make_study("calm")
     with open_study(study) as tracker:
         run_all(tracker, study)
@@ -85,7 +85,8 @@ def calm(make_study: Callable[[str], Study], run_all: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def message(study: Study, run_all: Any, outage: Outage) -> str:
-    """What a study says at its end whose store went away when it had begun, and stayed away."""
+    """Returns what a study says at its end whose store went away when it had begun, and stayed
+    away."""
     tracker = open_study(study)
     with outage():
         run_all(tracker, study)

@@ -39,7 +39,7 @@ def stored(output: Path, name: str = "table2") -> tuple[MlflowClient, Experiment
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """A study with a training of each kind, the learned ones with all that λ leaves."""
+    """Returns a study with a training of each kind, the learned ones with all that λ leaves."""
     folder = tmp_path_factory.mktemp("views")
     make_record: Callable[..., CellRecord] = request.getfixturevalue("make_record")
     epoch = {"epoch": 1, "val_error": 4.0, "train_loss": 1.0, "lam_q50": 0.4, "lam_mean": 0.5}
@@ -61,7 +61,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 @pytest.fixture(scope="module")
 def by_view(output: Path) -> dict[str, list[Run]]:
-    """The runs of each view, as the store finds and sorts them."""
+    """Returns the runs of each view, as the store finds and sorts them."""
     client, experiment = stored(output)
     with mlflow_settings():
         return {

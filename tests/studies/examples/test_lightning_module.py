@@ -28,7 +28,7 @@ BATCHES = math.ceil(1000 / 64)
 
 
 def fit(module: L.LightningModule, *, epochs: int = 1, resume: Any = None, **kw: Any) -> L.Trainer:
-    """A Trainer that writes nothing unless told to, after its fit."""
+    """Returns a Trainer that writes nothing unless told to, after its fit."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     quiet |= {"enable_checkpointing": "callbacks" in kw}
     trainer = L.Trainer(accelerator="cpu", devices=1, max_epochs=epochs, **{**quiet, **kw})
@@ -42,7 +42,8 @@ def seeded(kind: type[example.MetaMixUp] = example.MetaMixUp) -> example.MetaMix
 
 
 def error_of(state: dict[str, Tensor], part: int) -> float:
-    """Percent that the network with these weights gets wrong, computed without Lightning."""
+    """Returns the percentage that the network with these weights gets wrong, computed without
+    Lightning."""
     net = example.MetaMixUp().net
     net.load_state_dict({name.removeprefix("net."): value for name, value in state.items()})
     digits = example.Digits()

@@ -53,7 +53,7 @@ def cluster() -> Iterator[None]:
 
 
 def reports(output: Path) -> dict[float, list[dict[str, Any]]]:
-    """What each trial reported, by its init_alpha, from the files that Tune leaves."""
+    """Returns what each trial reported, by its init_alpha, from the files that Tune leaves."""
     trials = {}
     for file in output.rglob("result.json"):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -62,7 +62,7 @@ def reports(output: Path) -> dict[float, list[dict[str, Any]]]:
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, alpha: float, epochs: int) -> list[tuple[Any, ...]]:
-    """What the trainable reports in this process, without Ray."""
+    """Returns what the trainable reports in this process, without Ray."""
     seen: list[tuple[Any, ...]] = []
     with monkeypatch.context() as patch:
         patch.setattr(tune, "get_checkpoint", lambda: None)

@@ -12,7 +12,7 @@ import pytest
 
 
 def processes(home: Path) -> list[int]:
-    """All that run with this home folder in their environment, but for this process."""
+    """Returns all that run with this home folder in their environment, but for this process."""
     running = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
@@ -28,7 +28,8 @@ def processes(home: Path) -> list[int]:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home folder of a short name, as Ray's sockets lie below it; all that ran there is ended."""
+    """Yields a home folder of a short name, as Ray's sockets lie below it; all that ran there is
+    ended."""
     folder = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))
     try:
         yield folder

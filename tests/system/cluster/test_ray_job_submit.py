@@ -29,7 +29,7 @@ pytestmark = [
 
 
 def status(address: str, token: str | None) -> int:
-    """What the server of jobs says to someone who has this token, or none."""
+    """Returns what the server of jobs says to someone who has this token, or none."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     return http_status(f"{address}/api/jobs/", headers)
 

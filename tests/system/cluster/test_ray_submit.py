@@ -37,7 +37,8 @@ pytestmark = [
 
 @pytest.fixture
 def ssh(home: Path) -> Iterator[Path]:
-    """The folder of an `ssh` that reaches an sshd of our own, whose sessions live in `home`."""
+    """Yields the folder of an `ssh` that reaches an sshd of our own, whose sessions live in
+    `home`."""
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd insists
     folder = home / "bin"

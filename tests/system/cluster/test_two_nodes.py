@@ -63,14 +63,14 @@ def happened(s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Happen
 
 @pytest.fixture(scope="module")
 def calm(without_ray_in_module: None, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """The table of the same study in this process, one cell after another, without Ray."""
+    """Returns the table of the same study in this process, one cell after another, without Ray."""
     output = tmp_path_factory.mktemp("calm")
     assert run_study("nodes", two_nodes.ROWS, "", [*two_nodes.FLAGS, "--output", str(output)]) == 0
     return table(output)
 
 
 def table(output: Path) -> pd.DataFrame:
-    """The table without what a clock measured."""
+    """Returns the table without what a clock measured."""
     frame = pd.read_csv(output / "nodes.csv")
     return frame.drop(columns=[name for name in frame if name.endswith("_seconds")])
 

@@ -101,7 +101,7 @@ def notes_of(folder: Path) -> dict[str, list[list[Any]]]:
 
 
 def main(output: Path, uri: str) -> dict[str, Any]:
-    """Everything on one cluster, the node that goes last of all."""
+    """Runs everything on one cluster; a node goes last of all."""
     seen: dict[str, Any] = {}
     node = {"num_cpus": 1, "object_store_memory": 80 * MIB, "include_dashboard": False}
     ray._private.node.time = Patient()

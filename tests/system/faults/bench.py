@@ -53,7 +53,7 @@ class Bench:
         self._fault: Fault | None = None
 
     def study(self, output: Path, *flags: str, fault: Fault | None = None) -> int:
-        """Run it; `fault` is called after each epoch with the number of epochs told so far."""
+        """Runs it; `fault` is called after each epoch with the number of epochs told so far."""
         self._fault, self.told, self.trained = fault, 0, 0
         return run_study("faults", ROWS, "", [*FLAGS, *flags, "--output", str(output)])
 
@@ -93,7 +93,7 @@ class Bench:
 
     @staticmethod
     def at(epochs: int, act: Callable[[], None]) -> Fault:
-        """Act after so many epochs of the study."""
+        """Acts after so many epochs of the study."""
         return lambda told: act() if told == epochs else None
 
     @staticmethod
@@ -103,7 +103,7 @@ class Bench:
 
     @staticmethod
     def outcome(output: Path, study: str = "faults") -> tuple[str, dict[str, Any]]:
-        """The CSV, as text, and what each cell gave, both without what a clock measured."""
+        """Returns the CSV, as text, and what each cell gave, both without what a clock measured."""
         frame = pd.read_csv(output / f"{study}.csv", dtype=str)
         timed = [name for name in frame if name.endswith("_seconds")]
         cells = {r.cell.id: _untimed(r.result.to_dict()) for r in CellStore(output).records()}

@@ -20,7 +20,7 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 def output(tmp_path: Path, empty_store: Path) -> Path:
-    """The output folder of a study, with an empty store in it."""
+    """Returns the output folder of a study, with an empty store in it."""
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(empty_store, out / "mlflow.db")
@@ -29,7 +29,7 @@ def output(tmp_path: Path, empty_store: Path) -> Path:
 
 @pytest.fixture(scope="module")  # in a folder that is no package, "package" is the session
 def calm(tmp_path_factory: pytest.TempPathFactory, bench: Bench, empty_store: Path) -> Path:
-    """The output folder of a study that nothing disturbed."""
+    """Returns the output folder of a study that nothing disturbed."""
     out = tmp_path_factory.mktemp("calm")
     shutil.copy(empty_store, out / "mlflow.db")
     assert bench.study(out) == 0

@@ -23,7 +23,7 @@ ballast = disk / "ballast"
 
 
 def fill(leave: int = 0) -> None:
-    """Take all that is left of the disk but so many bytes."""
+    """Takes all that is left of the disk but so many bytes."""
     with open(ballast, "wb", buffering=0) as file:
         try:
             while True:

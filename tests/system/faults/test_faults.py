@@ -158,7 +158,7 @@ UNSHARE = ["unshare", "--mount", "--user", "--map-root-user"]
 
 
 def can_mount() -> bool:
-    """Whether a process here may have a small disk of its own."""
+    """Returns whether a process here may have a small disk of its own."""
     if shutil.which("unshare") is None:
         return False
     mount = ["sh", "-c", 'mount -t tmpfs none /mnt && "$0" -c pass', sys.executable]
@@ -244,7 +244,7 @@ def test_a_clock_that_goes_back(
 
 @pytest.fixture
 def folder(calm: Path, tmp_path: Path) -> Path:
-    """A copy of what a calm study left."""
+    """Returns a copy of what a calm study left."""
     return Path(shutil.copytree(calm, tmp_path / "folder"))
 
 
@@ -253,7 +253,7 @@ def one_record(folder: Path) -> Path:
 
 
 def error_of(bench: Bench, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which a study refuses to run."""
+    """Returns the one line with which a study refuses to run."""
     capsys.readouterr()
     assert bench.study(folder) == UNUSABLE
     [line] = [line for line in capsys.readouterr().err.splitlines() if "faults: error: " in line]
@@ -313,7 +313,7 @@ def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
 
 
 def lose_store(bench: Bench, output: Path) -> None:
-    """Run a study whose store goes away after four epochs and stays away."""
+    """Runs a study whose store goes away after four epochs and stays away."""
 
     def away(*_: Any, **__: Any) -> None:
         raise OSError("no route to host")

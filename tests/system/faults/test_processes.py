@@ -73,7 +73,7 @@ def test_a_worker_that_stands_still_is_waited_for_and_one_that_is_killed_replace
 
 
 def workers_of(driver: int) -> list[int]:
-    """The processes that train."""
+    """Returns the processes that train."""
     return [p for p in family(driver) if command_of(p).startswith("ray::ImplicitFunc")]
 
 

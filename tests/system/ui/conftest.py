@@ -65,7 +65,7 @@ class Browser:
         self.size(1600, 1000)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """What the browser answers to one command."""
+        """Returns what the browser answers to one command."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         if self._session is not None:
@@ -89,7 +89,7 @@ class Browser:
         )
 
     def open(self, url: str) -> None:
-        """Load a page afresh, whatever differs behind its #."""
+        """Loads a page afresh, whatever differs behind its #."""
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
 
@@ -102,7 +102,7 @@ class Browser:
         return answer["result"].get("value")
 
     def text(self) -> str:
-        """What a reader of the page sees."""
+        """Returns what a reader of the page sees."""
         return str(self.value("document.body ? document.body.innerText : ''"))
 
     def wait(self, condition: str) -> None:
@@ -115,7 +115,7 @@ class Browser:
             time.sleep(0.2)
 
     def press(self, selector: str) -> None:
-        """The left button, over the first element that a CSS selector finds."""
+        """Presses the left button over the first element that a CSS selector finds."""
         found = f"document.querySelector({json.dumps(selector)})"
         self.wait(found)
         x, y = self.value(
@@ -125,13 +125,13 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def picture(self, path: Path) -> Path:
-        """Save what is seen as a PNG."""
+        """Saves what is seen as a PNG."""
         data = self.call("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(data))
         return path
 
     def close(self) -> None:
-        """End it, and everything it started."""
+        """Ends it, and everything it started."""
         self._session = None
         try:
             self.call("Browser.close")
@@ -155,7 +155,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless browser."""
+    """Yields a headless browser."""
     if CHROMIUM is None:
         pytest.skip("needs chromium (Debian: chromium-headless-shell)")
     browser = Browser(tmp_path_factory.mktemp("chromium"))

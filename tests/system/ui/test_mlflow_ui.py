@@ -40,7 +40,7 @@ STUDY = ["--preset", "smoke", "--seeds", "2", "--search-trials", "4", "--epochs"
 def output(
     tmp_path_factory: pytest.TempPathFactory, browser: Any, without_ray_in_module: None
 ) -> Path:
-    """The folder of a finished Table II."""
+    """Returns the folder of a finished Table II."""
     if "UI_OUTPUT" in os.environ:
         return Path(os.environ["UI_OUTPUT"]).resolve()
     folder = tmp_path_factory.mktemp("table2")
@@ -50,7 +50,7 @@ def output(
 
 @pytest.fixture(scope="module")
 def frame(output: Path) -> pd.DataFrame:
-    """What the study's own table says, by method."""
+    """Returns what the study's own table says, by method."""
     return pd.read_csv(output / "table2.csv").set_index("method")
 
 
@@ -87,7 +87,7 @@ def address(output: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def runs(output: Path) -> Callable[[str], list[Run]]:
-    """The study's runs of a kind."""
+    """Returns the study's runs of a kind."""
     with mlflow_settings():
         client = MlflowClient(f"sqlite:///{output}/mlflow.db")
         experiment = client.get_experiment_by_name("table2")
@@ -101,13 +101,13 @@ def runs(output: Path) -> Callable[[str], list[Run]]:
 
 @pytest.fixture(scope="module")
 def experiment(address: str, runs: Callable[[str], list[Run]]) -> str:
-    """The address of the study's experiment."""
+    """Returns the address of the study's experiment."""
     return f"{address}/experiments/{runs('study')[0].info.experiment_id}"
 
 
 @pytest.fixture
 def keep(browser: Any, tmp_path: Path) -> Callable[[str], None]:
-    """Take a picture: a few colours do, and the bars over the charts are for a mouse."""
+    """Takes a picture: a few colours do, and the bars over the charts are for a mouse."""
 
     def take(name: str) -> None:
         # Where this machine keeps its files is nobody's business.
@@ -133,7 +133,7 @@ def keep(browser: Any, tmp_path: Path) -> Callable[[str], None]:
 
 
 def cells(browser: Any, column: str) -> dict[str, str]:
-    """The texts of a column of the list of runs, by row."""
+    """Returns the texts of a column of the list of runs, by row."""
     script = """Object.fromEntries([...document.querySelectorAll('.ag-row [col-id="COLUMN"]')]
         .map(cell => [cell.closest('.ag-row').getAttribute('row-id'), cell.innerText.trim()]))"""
     return dict(browser.value(script.replace("COLUMN", column)))

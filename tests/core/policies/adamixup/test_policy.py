@@ -60,7 +60,8 @@ def ask(s: SimpleNamespace, seed: int = 8) -> AdaMixUpInterpolation:
 
 
 def replay(x: Tensor, h: int, seed: int = 8) -> SimpleNamespace:
-    """What `ask` draws for h mixed rows like those of x: partners, levels of both masks, u."""
+    """Returns what `ask` draws for h mixed rows like those of x: partners, levels of both masks,
+    u."""
     g = torch.Generator().manual_seed(seed)
     partner = torch.randperm(h, generator=g)
     levels = [torch.rand(x[:h].shape, generator=g, dtype=torch.float64) for _ in range(2)]
@@ -70,7 +71,7 @@ def replay(x: Tensor, h: int, seed: int = 8) -> SimpleNamespace:
 
 
 def outputs(discriminator: Any, bias: tuple[float, ...]) -> None:
-    """Make a network with a head give the same whatever it sees."""
+    """Makes a network with a head give the same whatever it sees."""
     nn.init.zeros_(discriminator.output.weight)
     with torch.no_grad():
         discriminator.output.bias.copy_(torch.tensor(bias))

@@ -58,7 +58,8 @@ def outcome(
     told: Mapping[str, tuple[StudyRow, Sequence[float], dict[str, Any]]],
     datasets: Sequence[str] = ("digits",),
 ) -> Outcome:
-    """What a study of these rows ended with: test errors by seed, and more of each result."""
+    """Returns what a study of these rows ended with: test errors by seed, and more of each
+    result."""
     rows = [row for row, _, _ in told.values()]
     records = [
         make_record(row.row.key, seed, dataset=name, policy=row.policy, test_error=error, **more)
