@@ -19,7 +19,6 @@ import pytest
 import hpo.cluster.runner
 from core.policies import Beta, NoMix
 from core.training import training
-from hpo.cells.result import result_from_dict
 from hpo.cells.store import CellStore
 from hpo.cluster import trainable
 from hpo.report.style import canvas
@@ -70,18 +69,15 @@ class Bench:
 
         while (cell := run.next()) is not None:
 
-            def report(told: dict[str, Any], cell_id: str = cell.id) -> None:
-                self.told += len(told["epochs"])
-                run.report(cell_id, told["epochs"])
-                if "ending" in told:
-                    ending = json.loads(told["ending"])
-                    ending["result"] = result_from_dict(ending["result"])
-                    run.end(cell_id, **ending)
+            def report(values: dict[str, Any], cell_id: str = cell.id) -> None:
+                self.told += len(values["epochs"])
+                run.report(cell_id, values["epochs"])
+                if "ending" in values:
+                    run.end(cell_id, **trainable.ending_of(values))
                 elif self._fault is not None:
                     self._fault(self.told)
 
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(trainable.tune, "report", report)
                 patch.setattr(training.Training, "epoch", counted)
                 trainable.train_cell(
                     {"cell": cell.to_dict()},
@@ -89,6 +85,7 @@ class Bench:
                     storage=storage,
                     device=device,
                     threads=1,
+                    report=report,
                 )
 
     @staticmethod
@@ -179,5 +176,7 @@ def patched(patch: pytest.MonkeyPatch) -> Bench:
     patch.setattr(trainable, "REPORT_SECONDS", 0.0)
     patch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     patch.setattr(os, "fsync", lambda _: None)
-    patch.setattr("hpo.run.study_figure", lambda *_: canvas(1, 1))  # takes longer than the rest
+    patch.setattr(
+        "hpo.run.work.study_figure", lambda *_: canvas(1, 1)
+    )  # takes longer than the rest
     return bench
