@@ -73,7 +73,7 @@ def train_cell(
     gpus: float = 1.0,
     meter: Meter = gpu_meter,
     objects: OBJECTS = MappingProxyType({}),
-    report: Callable[[dict[str, Any]], None] = tune.report,
+    report: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Trains the cell in `config["cell"]`, with data that the driver has loaded once for all.
 
@@ -83,6 +83,7 @@ def train_cell(
     what Ray reserved for the cell; `meter` tells what it took. `objects` are what Python code gave:
     names of the configuration stand for them, and policies among them become known.
     """
+    report = tune.report if report is None else report
     waiting: list[Metrics] = []
     last = time.monotonic()
 
