@@ -34,13 +34,24 @@ class Streamed(Protocol):
     """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of an item."""
+        ...
+
     @property
-    def images(self) -> bool: ...
+    def images(self) -> bool:
+        """Says whether items are images."""
+        ...
+
     @property
-    def content(self) -> np.ndarray: ...
+    def content(self) -> np.ndarray:
+        """Returns that by which the data are recognized."""
+        ...
+
     @property
-    def hashes(self) -> np.ndarray | None: ...
+    def hashes(self) -> np.ndarray | None:
+        """Returns hashes of the items, or None."""
+        ...
 
     def open(
         self,

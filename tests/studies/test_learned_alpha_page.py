@@ -67,6 +67,7 @@ def test_a_trainable_of_ray_tune_reports_alpha(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_a_module_of_lightning(given: dict[str, Any], tmp_path: Path) -> None:
 
     lightning = pytest.importorskip("lightning")
