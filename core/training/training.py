@@ -52,6 +52,7 @@ class Training:
         self._observer: Observer | None = None
         self._precision = Precision(config.precision, self.device)
         labels = self._load(source)
+        self._size = len(labels)
         self._objective = Objective(config, labels, source.num_classes, self.device)
 
         def network() -> ImageClassifier:
@@ -218,11 +219,19 @@ class Training:
             lam_histogram_first=self._histograms[0],
             lam_quantiles=self._quantiles,
             lam_schedule=self._schedule.complete(),
-            scores=None if self.policy.scores is None else _rounded(self.policy.scores),
+            scores=self._scores(),
             probabilities=probabilities,
             policy_parameters=sum(p.numel() for p in self.policy.networks.parameters()),
             findings=findings,
         )
+
+    def _scores(self) -> list[float] | None:
+        """Returns the policy's score of each training image; 0 of one that never came up."""
+        scores = self.policy.scores
+        if scores is None:
+            return None
+        unseen = max(0, self._size - len(scores))
+        return _rounded(nn.functional.pad(scores, (0, unseen)))
 
     def _validate(self) -> Evaluation:
         return self._evaluated(self._data.meta)

@@ -32,10 +32,11 @@ def test_rivals_that_learn_weights_are_there_on_request():
 
 @pytest.mark.slow
 def test_a_smoke_run_compares_the_scores_with_each_of_their_controls(tmp_path, capsys):
-    rows = "beta-1,scores,scores-placebo,scores-frozen,scores-4+meta"
+    rows = "beta-1,scores,scores-placebo,scores-frozen,scores-4,scores-4+meta"
     command = ["--preset", "smoke", "--seeds", "2", "--rows", rows, "--label-noise", "0.4"]
     assert scenarios.main([*command, "--output", str(tmp_path)]) == 0
     controls = pd.read_csv(tmp_path / "scenarios-controls.csv")
+    controls = controls[controls["method"] == "scores"]
     found = controls.set_index("control")["control_method"].to_dict()
     assert found == {
         "placebo": "scores-placebo",
@@ -44,8 +45,7 @@ def test_a_smoke_run_compares_the_scores_with_each_of_their_controls(tmp_path, c
     }
     table = pd.read_csv(tmp_path / "scenarios.csv").set_index("method")
     assert (table["n_seeds"] == 2).all()
-    # The validation images train as well: 50 beside the 100, two epochs of each.
-    plain = table.loc["beta-1", "samples_seen"]
-    assert plain == 200
-    assert table.loc["scores-4+meta", "samples_seen"] >= plain + 100
+    # The validation images train as well, in as many steps.
+    seen = table["samples_seen"]
+    assert seen["scores-4+meta"] == seen["scores-4"] > seen["beta-1"] == 200
     assert "Scores" in capsys.readouterr().out
