@@ -45,7 +45,8 @@ def rows() -> list[StudyRow]:
 
 def adapted(training: TrainingConfig) -> TrainingConfig:
     """Returns the preset's training, looked at; for color images with the paper's ResNet-50."""
-    model = "resnet50" if training.model == "preact_resnet18" else training.model
+    whole = training.model == "preact_resnet18" and training.width is None
+    model = "resnet50" if whole else training.model
     return replace(training, model=model, analysis=AnalysisConfig(pair_epochs=EPOCHS))
 
 

@@ -303,9 +303,9 @@ def test_trains_on_the_wrong_labels_and_validates_on_right_ones(
     evaluated: list[list[int]] = []
     real = training.evaluate
 
-    def spy(model: nn.Module, images: Any, *more: Any) -> Any:
+    def spy(model: nn.Module, images: Any, *more: Any, **options: Any) -> Any:
         evaluated.append(images.labels.tolist())
-        return real(model, images, *more)
+        return real(model, images, *more, **options)
 
     monkeypatch.setattr(training, "evaluate", spy)
     run(config)

@@ -192,7 +192,8 @@ def test_searching_the_learning_rate_too_is_a_row_like_any_other(tmp_path: Path)
     ]
     for cell in cells:
         meta = cell.method == "joint+meta"
-        assert cell.training == replace(best, seed=cell.seed, meta_in_training=meta)
+        own = {"meta_in_training": meta, "equal_steps": meta}
+        assert cell.training == replace(best, seed=cell.seed, **own)
     lines = bench.table.set_index("method")
     found = f"alpha={best.policy.alpha:.3g}, lr={best.lr:.3g} (search of 5 trials)"
     assert list(lines.loc[["joint", "joint+meta"], "setting"]) == [found, found]
