@@ -247,7 +247,8 @@ def _controls(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
     def label(line: Line) -> str:
         return f"{line['method']} − {line['control']}"
 
-    return _across(tables, options, "p adjusted by Holm's method", label, cell)
+    there = [t._replace(frame=t.frame.dropna(subset=["difference"])) for t in tables]
+    return _across(there, options, "learned − control", label, cell)
 
 
 def _plain(tables: Sequence[_Table], options: Mapping[str, str]) -> str:

@@ -86,7 +86,7 @@ def block(head: str, body: str = "") -> str:
         (
             "controls view=controls",
             [
-                "| p adjusted by Holm's method | Fashion-MNIST |",
+                "| learned − control | Fashion-MNIST |",
                 "| scores − placebo | −2.00 [−3.00, −1.00], p <0.001 |",
             ],
         ),
