@@ -60,10 +60,11 @@ def with_paper(
 
 
 def stopped(original: StudyRow, part: float = 0.83) -> StudyRow:
-    """Returns the row without mixing after this part of the training."""
+    """Returns the row without mixing after this part of the training, compared with the row."""
     key = f"{original.row.key}-stop-{part:g}"
     label = f"{original.row.label}, the last {1 - part:.0%} unmixed"
-    shown = Row(key, label, f"{original.row.setting}, until {part:g}", "extra")
+    setting = f"{original.row.setting}, until {part:g}"
+    shown = Row(key, label, setting, "extra", counterpart=original.row.key)
     return replace(original, row=shown, training={**original.training, "stop_mixing": part})
 
 

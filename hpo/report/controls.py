@@ -1,6 +1,6 @@
 """Does learning pay? Every learned row against its placebo, its frozen row and the best Beta.
 
-In place of the best Beta a row may name its counterpart, which learns no λ and shares all else
+In place of the best Beta a row may name its counterpart, which shares all but what it adds
 (`hpo.study.rows.Row.counterpart`).
 
 Reads what the study's report reads; the test set selects nothing here either.
@@ -45,7 +45,7 @@ _NAMES = {
     "placebo": "placebo",
     "frozen": "frozen λ",
     "best beta": "best Beta",
-    "counterpart": "the same, not learned",
+    "counterpart": "its counterpart",
 }
 """Of the controls, for people."""
 
@@ -256,8 +256,8 @@ def _legend(controls: Collection[str]) -> str:
         betas.append("best Beta: as in the table above.")
         rivals.append("the best Beta, its search included")
     if "counterpart" in controls:
-        betas.append("the same, not learned: λ drawn or nothing mixed, all else equal.")
-        rivals.append("the same, not learned")
+        betas.append("its counterpart: the row without what this one adds, all else equal.")
+        rivals.append("its counterpart")
     beta, rival = " ".join(betas), " or ".join(rivals)
     return "\n".join(
         [

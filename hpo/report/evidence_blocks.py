@@ -245,10 +245,10 @@ def _controls(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
         return f"{text}, p {probability(line['p_holm'])}"
 
     def label(line: Line) -> str:
-        return f"{line['method']} − {line['control']}"
+        return f"{line['method']} − {line['control_method']}"
 
     there = [t._replace(frame=t.frame.dropna(subset=["difference"])) for t in tables]
-    return _across(there, options, "learned − control", label, cell)
+    return _across(there, options, "row − control", label, cell)
 
 
 def _plain(tables: Sequence[_Table], options: Mapping[str, str]) -> str:

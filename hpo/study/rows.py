@@ -33,8 +33,8 @@ class Row:
         paper_error: the paper's own number in percent, by data set.
         control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
             a frozen row bears the cost of that row's training, which it needs.
-        counterpart: of a learned row the key of the one that draws λ from a Beta distribution, or
-            mixes nothing, and shares all else, its third control; None: the best Beta is.
+        counterpart: key of the row that lacks what this one adds, such as a learned λ or an early
+            stop, and shares all else; it stands for the best Beta among its controls.
         architecture: of a study of several, in which rows are compared with rows of their own; ""
             where all rows have one.
         base: key of the row that it varies, in architecture or training images; "" of all others.

@@ -337,8 +337,7 @@ class StudyTracker:
         self._outbox.write_artifacts()
         self._outbox.attempt(self._settle)
         if not self._parent.ended:
-            note = self._missing.note
-            self._parent.finish(status, {}, {NOTE: note} if note else {})
+            self._parent.finish(status, {}, {NOTE: note} if (note := self._missing.note) else {})
             self._missing.runs[self._parent.key] = None
         self._write(self._parent)
 

@@ -41,6 +41,7 @@ def evidence(tmp_path: Path) -> Path:
     (place / "tail.json").write_text(json.dumps({"command": "run it", "setting": "long tail"}))
     control = {
         "dataset": "fashion_mnist", "method": "scores", "control": "placebo",
+        "control_method": "scores-placebo",
         "difference": -2.0, "ci_low": -3.0, "ci_high": -1.0, "p_holm": 0.0004,
     }  # fmt: skip
     pd.DataFrame([control]).to_csv(place / "controls.csv", index=False)
@@ -86,8 +87,8 @@ def block(head: str, body: str = "") -> str:
         (
             "controls view=controls",
             [
-                "| learned − control | Fashion-MNIST |",
-                "| scores − placebo | −2.00 [−3.00, −1.00], p <0.001 |",
+                "| row − control | Fashion-MNIST |",
+                "| scores − scores-placebo | −2.00 [−3.00, −1.00], p <0.001 |",
             ],
         ),
         (
