@@ -42,6 +42,13 @@ def learned_beta(**settings: Any) -> LearnedBeta:
     return policy
 
 
+def meta_weight_net(**settings: Any) -> MetaWeightNet:
+    """The same network whichever tests ran before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MetaWeightNet(**settings)
+
+
 POLICIES: dict[str, Policy] = {
     "none": NoMix(),
     "beta": Beta(0.7),
@@ -65,9 +72,9 @@ POLICIES: dict[str, Policy] = {
     "frozen_schedule": FrozenSchedule([(0.0, 1.0), (0.2, 0.3, 0.9)]),
     "l2rw": LearningToReweight(),
     "l2rw_placebo": LearningToReweight(placebo=True),
-    "meta_weight_net": MetaWeightNet(),
+    "meta_weight_net": meta_weight_net(),
     "persistent_weights": PersistentWeights(),
-    "meta_weight_net_placebo": MetaWeightNet(placebo=True, last_blocks=2),
+    "meta_weight_net_placebo": meta_weight_net(placebo=True, last_blocks=2),
     "learned_beta": learned_beta(every=2),
     "learned_beta_placebo": learned_beta(every=1, permute=True, per_sample=False),
 }
