@@ -72,8 +72,9 @@ class Plan:
 
     def search_key(self, trial: Cell) -> SearchKey:
         """Returns which search a trial belongs to: its method, data set and first seed."""
-        of_strategy = not self.waiting(trial.method)
-        return trial.method, trial.dataset, trial.seed if of_strategy else self.search.seed
+        waiting = self.waiting(trial.method)
+        seed = self._search_of(waiting[0]).seed if waiting else trial.seed
+        return trial.method, trial.dataset, seed
 
     def waiting(self, search: str) -> list[StudyRow]:
         """Returns the rows that take the result of a search, by the method of its trials."""
@@ -139,7 +140,7 @@ class Plan:
         searches: dict[SearchKey, Search] = {}
         for row in self.rows:
             for dataset in self.datasets if row.searched is not None else ():
-                key = row.row.search, dataset, self.search.seed
+                key = row.row.search, dataset, self._search_of(row).seed
                 if key not in searches:
                     searches[key] = self._open(row, dataset)
         strategies = [(row, row.strategy) for row in self.rows if row.strategy is not None]
@@ -170,13 +171,20 @@ class Plan:
     def _searched(self, row: StudyRow) -> tuple[object, ...]:
         return row.recipe, [row.search_settings(dataset) for dataset in self.datasets]
 
+    def _search_of(self, row: StudyRow) -> SearchSettings:
+        """Returns how the search of a searched row goes."""
+        assert row.searched is not None
+        return replace(self.search, seed=self.search.seed + row.searched.shift)
+
     def _open(self, row: StudyRow, dataset: str) -> SpaceSearch:
         from hpo.search.space_search import SpaceSearch  # Optuna
 
         assert row.searched is not None
-        settings, seed = row.search_settings(dataset), self.search.seed
-        tuned = replace(self.base[dataset], **settings, policy=row.searched.policy, seed=seed)
-        return SpaceSearch(tuned, self.search, row.searched.space, method=row.row.search)
+        settings, search = row.search_settings(dataset), self._search_of(row)
+        tuned = replace(
+            self.base[dataset], **settings, policy=row.searched.policy, seed=search.seed
+        )
+        return SpaceSearch(tuned, search, row.searched.space, method=row.row.search)
 
     def _cell(
         self,

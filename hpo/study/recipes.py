@@ -16,10 +16,13 @@ class Searched:
     Attributes:
         policy: what the values are put into, with those of the training.
         space: over which settings, see `hpo.search.configured`.
+        shift: added to the seed of the study's searches. Of several searches for the same, each
+            then has draws and trainings of its own.
     """
 
     policy: PolicyConfig
     space: Space
+    shift: int = 0
 
 
 SEARCHED_ALPHA = Searched(Beta(alpha=1.0), BETA_ALPHA)

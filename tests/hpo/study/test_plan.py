@@ -22,7 +22,7 @@ from core.policies import (
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.search.protocol import SearchSettings
-from hpo.search.spaces import OPTIMISATION
+from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
 from hpo.study.plan import Plan
 from hpo.study.recipes import SEARCHED_ALPHA, FrozenFrom, Recipe, Searched
 from hpo.study.rows import Row, StudyRow, chosen_rows, controls, with_meta_images
@@ -283,3 +283,17 @@ def test_a_control_that_trains_on_more_images_is_no_control() -> None:
     more = with_meta_images(frozen)
     assert (more.row.key, more.row.control_of) == ("mine-frozen+meta", None)
     assert (more.frozen_from, more.meta_in_training) == ("mine", True)
+
+
+def test_searches_for_the_same_share_neither_draws_nor_trainings() -> None:
+    row = ROWS["beta-search"]
+    shifted = Searched(Beta(alpha=1.0), BETA_ALPHA, shift=100)
+    other = replace(row, row=replace(row.row, key="other", search="other"), recipe=shifted)
+    plan = replace(make_plan(), rows=[row, other], datasets=("digits",))
+    (one, first), (two, second) = plan.open_searches().items()
+    assert (one[2] + 100, one[0]) == (two[2], "beta-search")
+    trials = [first.next(), second.next()]
+    assert trials[0].training.policy != trials[1].training.policy
+    assert [plan.search_key(trial) for trial in trials] == [one, two]
+    assert trials[1].seed == trials[0].seed + 100
+    assert plan.searched_cells(two, {"alpha": 0.3})[0].method == "other"

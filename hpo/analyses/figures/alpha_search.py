@@ -1,0 +1,158 @@
+"""What several searches for α found, beside the errors of constant α."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from core.policies import NoMix
+from hpo.report.contrasts import mean_line, paired, seeds_of
+from hpo.report.markdown import difference, padded_table
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import finished_finals
+from hpo.report.style import COLORS, WIDTH, canvas, legend_below, save_figure, short_name
+from hpo.storage.atomic import write_atomically
+from hpo.study.rows import StudyRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ZERO_AT = 0.05
+"""Where no mixing stands on a logarithmic axis, left of all α that are searched."""
+
+
+def alpha_search(outcome: Outcome) -> Extra:
+    """Writes `STUDY-curve.csv` (a line a row: its α, its error, what that is above the lowest error
+    of a constant α) and `.png`, and says how far apart the searches ended.
+
+    A study in which no search has ended has no such part.
+    """
+    frame = pd.DataFrame([line for data in outcome.plan.datasets for line in _lines(outcome, data)])
+    if frame.empty or not frame["searched"].any():
+        return Extra()
+    stem = f"{outcome.plan.study}-curve"
+    csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
+    outcome.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(csv, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    save_figure(curve_figure(frame), picture)
+    parts = [_text(here[here["searched"]]) for _, here in frame.groupby("dataset", sort=False)]
+    text = "\n\n".join(["## What the searches found", f"![α]({picture.name})", *parts])
+    return Extra(f"{text}\n", [csv, picture])
+
+
+def curve_figure(frame: pd.DataFrame) -> Figure:
+    """Draws for each data set the error over constant α, and what each search found.
+
+    Args:
+        frame: a line a row, with dataset, searched, alpha, n_seeds, mean, ci_low, ci_high.
+    """
+    datasets = list(frame["dataset"].unique())
+    figure = canvas(WIDTH, 0.6 + 3.2 * len(datasets))
+    axes = figure.subplots(len(datasets), 1, squeeze=False)[:, 0]
+    for ax, dataset in zip(axes, datasets, strict=True):
+        here = frame[frame["dataset"] == dataset]
+        _draw(ax, here[~here["searched"]], COLORS[0], "s-", "constant α")
+        _draw(ax, here[here["searched"]], COLORS[1], "D", "α of a search")
+        ax.set_xscale("log")
+        ticks = [ZERO_AT, 0.1, 0.2, 0.5, 1, 2, 4, 8]
+        ax.set_xticks(ticks, ["0", *(f"{tick:g}" for tick in ticks[1:])], minor=False)
+        ax.set_xticks([], minor=True)
+        ax.set(xlabel="α of Beta(α, α)", ylabel="test error (%)")
+        ax.set_title(short_name(dataset), loc="left")
+        ax.grid(lw=0.4, alpha=0.5)
+    legend_below(figure, axes[0], 2, seeds_of(frame, "bars"))
+    return figure
+
+
+def _draw(ax: Axes, lines: pd.DataFrame, color: str, style: str, label: str) -> None:
+    """Draws errors with intervals over α; `style` is a marker, and a line where they are joined."""
+    low, high = lines["mean"] - lines["ci_low"], lines["ci_high"] - lines["mean"]
+    ax.errorbar(
+        lines["alpha"].clip(lower=ZERO_AT),
+        lines["mean"],
+        [low.fillna(0), high.fillna(0)],
+        fmt=style,
+        color=color,
+        capsize=2,
+        lw=1,
+        label=label,
+    )
+
+
+def _lines(outcome: Outcome, dataset: str) -> list[dict[str, object]]:
+    """Returns a line for each row with a constant α and a finished training, the searched ones
+    last, each by α."""
+    errors = {
+        row.row.key: {seed: r.test_error for seed, r in outcome.results(dataset, row).items()}
+        for row in outcome.plan.rows
+    }
+    trained = [
+        (row, alpha)
+        for row in outcome.plan.rows
+        if errors[row.row.key] and (alpha := _alpha(outcome, dataset, row)) is not None
+    ]
+    means = {
+        row.row.key: math.fsum(values) / len(values)
+        for row, _ in trained
+        if row.searched is None and (values := errors[row.row.key].values())
+    }
+    if not means:
+        return []
+    best = errors[min(means, key=means.__getitem__)]
+    lines = []
+    for row, alpha in sorted(trained, key=lambda each: (each[0].searched is not None, each[1])):
+        own = errors[row.row.key]
+        against = paired(own, best)
+        lines.append(
+            mean_line(
+                dataset, row, own.values(), searched=row.searched is not None, alpha=alpha,
+                above_best=against.difference,
+                above_best_ci_low=against.low,
+                above_best_ci_high=against.high,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def _alpha(outcome: Outcome, dataset: str, row: StudyRow) -> float | None:
+    """Returns the α that a row's finished trainings drew with; None where it has none."""
+    for record in finished_finals(outcome.records, row.row.key, dataset):
+        policy = record.cell.training.policy
+        alpha = 0.0 if isinstance(policy, NoMix) else getattr(policy, "alpha", None)
+        return None if alpha is None else float(alpha)
+    return None
+
+
+def _text(searches: pd.DataFrame) -> str:
+    """Says what the searches of a data set found, and how far apart."""
+    if searches.empty:
+        return ""
+    table = padded_table(
+        ("data set", "row", "α", "error (%)", "− lowest of the curve"),
+        [
+            (
+                short_name(line["dataset"]),
+                line["label"],
+                f"{line['alpha']:.3g}",
+                f"{line['mean']:.2f}",
+                difference(
+                    line["above_best"], line["above_best_ci_low"], line["above_best_ci_high"]
+                ),
+            )
+            for line in searches.to_dict("records")
+        ],
+    )
+    name, n = short_name(searches["dataset"].iloc[0]), len(searches)
+    said = f"- {name}: {n} searches ended"
+    if n > 1:
+        low, high = searches["alpha"].min(), searches["alpha"].max()
+        mean, worst = searches["above_best"].mean(), searches["above_best"].max()
+        said += (
+            f" between α = {low:.3g} and {high:.3g}; in the mean they have {mean:.2f} points more "
+            f"than the lowest error of a constant α, at worst {worst:.2f}. The lowest is chosen by "
+            "test errors, which no search sees."
+        )
+    return f"{table}\n\n{said}"

@@ -1,0 +1,58 @@
+"""What searches for α found, from hand-made records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from core.policies import Beta, Fixed, NoMix
+from hpo.analyses.figures.alpha_search import alpha_search
+from hpo.cells.record import CellRecord
+from hpo.report.outcome import Outcome
+from studies.alpha_search import rows
+from studies.rows import fixed
+
+Make = Callable[..., CellRecord]
+
+
+@pytest.fixture
+def outcome(make_record: Make, outcome_of: Callable[..., Outcome]) -> Outcome:
+    trained = {
+        "none": (NoMix(), 8.0, 9.0),
+        "beta-0.5": (Beta(0.5), 6.0, 5.0),
+        "beta-1": (Beta(1.0), 7.0, 8.0),
+        "beta-search": (Beta(0.8), 6.0, 7.0),
+        "beta-search-3": (Beta(0.0), 9.0, 9.0),
+        "fixed-0.3": (Fixed(0.3), 1.0, 1.0),  # it has no α
+    }
+    records = [
+        make_record(key, seed, dataset=dataset, policy=policy, test_error=error)
+        for dataset in ("digits", "mnist")
+        for key, (policy, *errors) in trained.items()
+        for seed, error in enumerate(errors)
+        if dataset == "digits" or "search" not in key
+    ]
+    return outcome_of([*rows(), fixed(0.3)], records, ["digits", "mnist"])
+
+
+def test_each_search_is_set_beside_the_lowest_error_of_a_constant(outcome: Outcome) -> None:
+    extra = alpha_search(outcome)
+    csv, picture = extra.files
+    frame = pd.read_csv(csv)
+    here = frame[frame["dataset"] == "digits"]
+    assert list(here["method"]) == ["none", "beta-0.5", "beta-1", "beta-search-3", "beta-search"]
+    assert list(here["alpha"]) == [0.0, 0.5, 1.0, 0.0, 0.8]
+    assert list(here["above_best"]) == [3.0, 0.0, 2.0, 3.5, 1.0]
+    assert list(here["searched"]) == [False] * 3 + [True] * 2
+    assert picture.stat().st_size > 10_000
+    assert "digits: 2 searches ended between α = 0 and 0.8" in extra.markdown
+    assert "2.25 points more" in extra.markdown  # of 3.5 and 1
+    assert "at worst 3.50" in extra.markdown
+    assert "mnist" not in extra.markdown  # no search has ended there
+
+
+def test_nothing_is_said_where_no_search_has_ended(make_outcome: Callable[..., Outcome]) -> None:
+    extra = alpha_search(make_outcome(rows()[:2], {"none": [{}], "beta-0.1": [{}]}))
+    assert (extra.markdown, extra.files) == ("", [])
