@@ -65,6 +65,8 @@ class SearchSettings:
         replicates: trainings of each trial, with seeds in a row; a trial's value is their mean. Of
             several none is stopped early.
         with_zero: α may be 0 too, no mixing.
+        ties_by_loss: of trials with the same error the one with the lower meta-validation loss is
+            the best, not the first.
         own_draws: each data set has draws of its own. Without it all begin with the same α.
     """
 
@@ -78,6 +80,7 @@ class SearchSettings:
     parallel: int = 1
     replicates: int = 1
     with_zero: bool = False
+    ties_by_loss: bool = False
     own_draws: bool = False
 
     def __post_init__(self) -> None:

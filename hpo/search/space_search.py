@@ -33,12 +33,16 @@ from hpo.search.halving import SuccessiveHalving
 from hpo.search.protocol import SEARCH_METHOD, SearchError, SearchSettings
 from hpo.search.spaces import BETA_ALPHA, Space, suggest
 
+_LOSS = "val_loss"
+"""A trial's attribute: the mean meta-validation loss of its trainings."""
+
 _SEEDS_APART = 2**20
 """As many seeds of the sampler there are for a data set's draws to begin with."""
 
 
 class SpaceSearch:
-    """Finds the settings with the lowest meta-validation error; of equal ones the first.
+    """Finds the settings with the lowest meta-validation error; of equal ones the first, or the one
+    with the lowest meta-validation loss (`SearchSettings.ties_by_loss`).
 
     The test set is not used.
 
@@ -78,8 +82,8 @@ class SpaceSearch:
         """Of the present round, not handed out yet."""
         self._trials: dict[str, list[optuna.Trial]] = {}
         """Those of the present round, by a cell that is trained for them and has not ended."""
-        self._errors: dict[int, list[float]] = {}
-        """Of trials that have not ended, by number: of their finished trainings."""
+        self._ends: dict[int, list[tuple[float, float]]] = {}
+        """Of trials that have not ended, by number: error and loss of their finished trainings."""
         self._draws = settings.seed
         if settings.own_draws:
             self._draws += zlib.crc32(base.dataset.encode()) % _SEEDS_APART
@@ -141,7 +145,7 @@ class SpaceSearch:
             self._end(trial, status, result)
 
     def best(self) -> dict[str, float]:
-        """Returns the settings of the first finished trial with the lowest meta-validation error.
+        """Returns the settings of the finished trial with the lowest meta-validation error.
 
         Raises:
             SearchError: no trial finished.
@@ -152,7 +156,11 @@ class SpaceSearch:
                 f"none of the {self._ended()} trials of the search on "
                 f"{self._base.dataset} finished; see their errors above, lower --lr"
             )
-        best = min(finished, key=lambda t: (t.value, t.number))
+        by_loss = self.settings.ties_by_loss
+        best = min(
+            finished,
+            key=lambda t: (t.value, by_loss and t.user_attrs.get(_LOSS, math.inf), t.number),
+        )
         return {name: part.value(best.params[name]) for name, part in self._space.items()}
 
     def _suggest_round(self) -> None:
@@ -175,7 +183,7 @@ class SpaceSearch:
                 else self._study.ask()
             )
             training = configured(self._base, suggest(trial, self._space))
-            self._errors[trial.number] = []
+            self._ends[trial.number] = []
             for replicate in range(self.settings.replicates):
                 cell = self._cell(replace(training, seed=training.seed + replicate))
                 if cell.id not in self._trials:  # of equal ones one is trained
@@ -184,17 +192,19 @@ class SpaceSearch:
 
     def _end(self, trial: optuna.Trial, status: Status, result: Result) -> None:
         """Takes in that a training of a trial ended, which the trial does with its last."""
-        errors = self._errors[trial.number]
+        ends = self._ends[trial.number]
         failed = {"pruned": TrialState.PRUNED}.get(status, TrialState.FAIL)
-        errors.append(result.val_error if isinstance(result, TrainingResult) else math.nan)
+        finished = isinstance(result, TrainingResult)
+        ends.append((result.val_error, _last_loss(result)) if finished else (math.nan, math.nan))
         if any(trial in running for running in self._trials.values()):
             return
-        del self._errors[trial.number]
-        mean = math.fsum(errors) / len(errors)
-        if math.isnan(mean):
+        del self._ends[trial.number]
+        error, loss = (math.fsum(part) / len(ends) for part in zip(*ends, strict=True))
+        if math.isnan(error):
             self._study.tell(trial, state=failed)
         else:
-            self._study.tell(trial, mean)
+            trial.set_user_attr(_LOSS, loss)
+            self._study.tell(trial, error)
 
     def _report(self, trial: optuna.Trial, epochs: Iterable[Mapping[str, float]]) -> int | None:
         known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
@@ -249,6 +259,11 @@ def alpha_search(
     """
     tuned = replace(base, policy=Beta(1.0), seed=settings.seed)
     return SpaceSearch(tuned, settings, BETA_ALPHA, method=SEARCH_METHOD, storage=storage)
+
+
+def _last_loss(result: TrainingResult) -> float:
+    """Returns the meta-validation loss after the last epoch; infinite where none was stored."""
+    return result.history[-1].get("val_loss", math.inf) if result.history else math.inf
 
 
 def silence_optuna() -> None:

@@ -160,7 +160,13 @@ def search(preset: str) -> SearchSettings:
         return SearchSettings(trials=3, startup=2, min_epochs=1, reduction=2)
     if preset == "contest":
         return SearchSettings(
-            trials=12, startup=6, halving=False, replicates=3, with_zero=True, own_draws=True
+            trials=12,
+            startup=6,
+            halving=False,
+            replicates=3,
+            with_zero=True,
+            ties_by_loss=True,
+            own_draws=True,
         )
     if preset == "quick":
         return SearchSettings(trials=12, startup=4, min_epochs=5, reduction=3)

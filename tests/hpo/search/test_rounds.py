@@ -255,6 +255,22 @@ def test_a_trial_of_several_trainings_is_worth_their_mean() -> None:
     assert search.best() == {"alpha": alphas[2]}
 
 
+@pytest.mark.parametrize(("ties_by_loss", "best"), [(False, 0), (True, 1)])
+def test_of_equal_errors_the_lower_loss_may_decide(ties_by_loss: bool, best: int) -> None:
+    settings = replace(ROUNDS, trials=4, parallel=4, replicates=2, ties_by_loss=ties_by_loss)
+    search = alpha_search(BASE, settings)
+    cells: list[Cell] = []
+    while not search.running:
+        cells.append(search.next())
+    # Means: error 4, 4, 4, 5; loss 0.5, 0.3, 0.4, 0.1.
+    ends = [(3, 0.4), (5, 0.6), (4, 0.3), (4, 0.3), (4, 0.1), (4, 0.7), (5, 0.1), (5, 0.1)]
+    for cell, (error, loss) in zip(cells, ends, strict=True):
+        history = [{"epoch": 1.0, "val_loss": 9.0}, {"epoch": 2.0, "val_loss": loss}]
+        search.end("finished", result(val_error=float(error), history=history), cell)
+    alphas = [cell.training.policy.alpha for cell in cells[::2]]  # type: ignore[attr-defined]
+    assert search.best() == {"alpha": alphas[best]}
+
+
 def test_each_data_set_may_have_draws_of_its_own() -> None:
     def first(dataset: str, **settings: Any) -> float:
         base = replace(BASE, dataset=dataset)
