@@ -194,8 +194,7 @@ class SpaceSearch:
         """Takes in that a training of a trial ended, which the trial does with its last."""
         ends = self._ends[trial.number]
         failed = {"pruned": TrialState.PRUNED}.get(status, TrialState.FAIL)
-        finished = isinstance(result, TrainingResult)
-        ends.append((result.val_error, _last_loss(result)) if finished else (math.nan, math.nan))
+        ends.append(_validation(result))
         if any(trial in running for running in self._trials.values()):
             return
         del self._ends[trial.number]
@@ -261,9 +260,15 @@ def alpha_search(
     return SpaceSearch(tuned, settings, BETA_ALPHA, method=SEARCH_METHOD, storage=storage)
 
 
-def _last_loss(result: TrainingResult) -> float:
-    """Returns the meta-validation loss after the last epoch; infinite where none was stored."""
-    return result.history[-1].get("val_loss", math.inf) if result.history else math.inf
+def _validation(result: Result) -> tuple[float, float]:
+    """Returns the meta-validation error and loss after the last epoch; NaN of an unfinished one.
+
+    A result that stored no loss has an infinite one.
+    """
+    if not isinstance(result, TrainingResult):
+        return math.nan, math.nan
+    loss = result.history[-1].get("val_loss", math.inf) if result.history else math.inf
+    return result.val_error, loss
 
 
 def silence_optuna() -> None:
