@@ -12,7 +12,7 @@ constant α, which may be the best, and the learned row with
 the validation batch judged by what does not punish low confidence, the Brier score or
 cross-entropy at a fitted temperature, with a derivative carried over about a hundred steps
 (`core.policies.CarriedBeta`), with a later and an earlier beginning, and with one λ for a batch and
-moves twice as far.
+moves twice as far; and the learned row with the reach of α found by the search that finds α.
 
 The question has an answer only where MixUp itself pays, as in that preset:
 
@@ -34,9 +34,21 @@ from typing import Any
 from core.policies import LearnedBetaConfig
 from hpo.analyses.figures.learned_alpha import learned_alpha
 from hpo.run import run_study
+from hpo.search.spaces import ALPHA_REACH
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.rows import Family, StudyRow, controls
-from studies.rows import LEARNED_BETA, METAMIXUP, MIXUP, NONE, SEARCHED, beta, renamed, row, stopped
+from studies.rows import (
+    LEARNED_BETA,
+    METAMIXUP,
+    MIXUP,
+    NONE,
+    SEARCHED,
+    beta,
+    renamed,
+    row,
+    searched,
+    stopped,
+)
 
 
 def _variant(name: str, label: str, family: Family = "learned", **settings: Any) -> StudyRow:
@@ -69,6 +81,7 @@ CONTENDERS = (
     _variant("carried", "α learned over many steps", carry=0.99),
     _variant("0.4", "α learned from 0.4 on", begin=0.4),
     _variant("0.75", "α learned from 0.75 on", begin=0.75),
+    searched(LEARNED_BETA, ALPHA_REACH),
 )
 
 COMPARISONS = Comparisons(primary=(LEARNED_BETA.row.key, BEST_BETA))

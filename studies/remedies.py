@@ -25,7 +25,7 @@ stage judges by cross-entropy always, under the logits as they are adjusted.
 
 The preset `contest` has rows besides, or they are asked for, in which the same search that finds α
 finds the remedy's own knob by the meta-validation error: `KEY-searched`, of logit-adjusted,
-post-hoc, smoothed, gce, elr (its λ) and cutmix (its α).
+post-hoc, smoothed, gce, elr (its λ), cutmix (its α), and of scores (how far they move).
 
     python studies/remedies.py --dataset fashion_mnist --preset contest --imbalance 50
     python studies/remedies.py --dataset fashion_mnist --preset contest --label-noise 0.4
@@ -51,11 +51,11 @@ from typing import Any
 
 from core.policies import CutMix, NoMix, PolicyConfig, ScoresConfig
 from hpo.run import run_study
-from hpo.search.spaces import BETA_ALPHA, LOGIT_ADJUSTMENT, LOSS_STRENGTHS, Space
+from hpo.search.spaces import BETA_ALPHA, LOGIT_ADJUSTMENT, LOSS_STRENGTHS, SCORES_STEP, Space
 from hpo.study.comparisons import Comparisons
-from hpo.study.recipes import FilteredBy, Searched
+from hpo.study.recipes import FilteredBy
 from hpo.study.rows import Row, StudyRow, controls
-from studies.rows import L2RW, META_WEIGHT_NET, MIXUP, NONE, SEARCHED, beta, longer, row
+from studies.rows import L2RW, META_WEIGHT_NET, MIXUP, NONE, SEARCHED, beta, longer, row, searched
 
 FOLDS = 5
 
@@ -94,6 +94,9 @@ _SPACES: dict[str, Space] = {
 """Of the remedies that have a knob, where it is searched."""
 
 
+SCORES = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
+
+
 def with_scores(remedy: StudyRow) -> StudyRow:
     """Returns the remedy together with scores; it is compared with the remedy."""
     key, label = remedy.row.key, remedy.row.label
@@ -106,14 +109,6 @@ def with_scores(remedy: StudyRow) -> StudyRow:
         counterpart=key,
     )
     return replace(remedy, row=shown, recipe=scores)
-
-
-def searched(remedy: StudyRow) -> StudyRow:
-    """Returns the remedy with its knob found by a search."""
-    key, label = remedy.row.key, remedy.row.label
-    shown = Row(f"{key}-searched", f"{label}, searched", f"{key} searched", "extra")
-    assert remedy.policy is not None
-    return replace(remedy, row=shown, recipe=Searched(remedy.policy, _SPACES[key]))
 
 
 FILTERED = (
@@ -134,7 +129,6 @@ FILTERED = (
 
 def rows() -> list[StudyRow]:
     """Returns the rows of the table."""
-    scores = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
     return [
         NONE,
         beta(0.2),
@@ -143,16 +137,19 @@ def rows() -> list[StudyRow]:
         longer(NONE, 5),
         *REMEDIES,
         *FILTERED,
-        scores,
-        *controls(scores),
+        SCORES,
+        *controls(SCORES),
         *map(with_scores, REMEDIES),
         L2RW,
         META_WEIGHT_NET,
     ]
 
 
-CONTENDERS = tuple(searched(each) for each in REMEDIES if each.row.key in _SPACES)
-"""Remedies whose own knob is found as α is."""
+CONTENDERS = (
+    *(searched(each, _SPACES[each.row.key]) for each in REMEDIES if each.row.key in _SPACES),
+    searched(SCORES, SCORES_STEP),
+)
+"""Remedies, and scores, whose own knob is found as α is."""
 
 COMPARISONS = Comparisons(primary=("scores+logit-adjusted", "logit-adjusted"))
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from core.policies import AdaMixUpConfig, L2RWConfig, LearnedBetaConfig, MetaWeightNetConfig
+from hpo.search.spaces import Space
 from hpo.study.named_rows import ADAMIXUP as ADAMIXUP
 from hpo.study.named_rows import METAMIXUP as METAMIXUP
 from hpo.study.named_rows import METAMIXUP_PAPER as METAMIXUP_PAPER
@@ -19,7 +20,7 @@ from hpo.study.named_rows import SEARCHED as SEARCHED
 from hpo.study.named_rows import beta as beta
 from hpo.study.named_rows import fixed as fixed
 from hpo.study.named_rows import row as row
-from hpo.study.recipes import Recipe
+from hpo.study.recipes import Recipe, Searched
 from hpo.study.rows import Family, Row, SemiRow, StudyRow
 from studies.paper_numbers import FEW_LABELS
 
@@ -73,6 +74,14 @@ def longer(original: StudyRow, times: float) -> StudyRow:
     key, setting = f"{original.row.key}-x{times:g}", f"{original.row.setting}, {times:g} x epochs"
     shown = Row(key, f"{original.row.label}, {times:g} times as long", setting, "extra")
     return replace(original, row=shown, longer=times)
+
+
+def searched(original: StudyRow, space: Space) -> StudyRow:
+    """Returns the row with its own knob found by a search, as α is; see `hpo.search.spaces`."""
+    key, label = original.row.key, original.row.label
+    shown = Row(f"{key}-searched", f"{label}, searched", f"{key} searched", original.row.family)
+    assert original.policy is not None
+    return replace(original, row=shown, recipe=Searched(original.policy, space))
 
 
 MIXUP = beta(1.0)

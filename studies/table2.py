@@ -27,8 +27,9 @@ each finished training and select nothing.
 The primary comparison is MetaMixUp in the default reading against the best constant Beta, no mixing
 among them; the positive control that best Beta with α above 0 against no mixing.
 
-The preset `contest` has three rows more: a smaller α, mixing that stops before the last sixth of
-the training, and MixUp trained five times as long, which costs about what MetaMixUp does.
+The preset `contest` has four rows more: a smaller α, mixing that stops before the last sixth of the
+training, MixUp trained five times as long, which costs about what MetaMixUp does, and MetaMixUp
+with the size of its moves found by the search that finds α.
 
 Cost with three seeds on two CPU cores, installation apart: smoke on digits under a minute, quick
 on digits two minutes, on Fashion-MNIST eight, on CIFAR-10 ten to eleven (loaded). paper is for
@@ -49,6 +50,7 @@ import sys
 from functools import partial
 
 from hpo.run import run_study
+from hpo.search.spaces import LEARNED_STEP
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.rows import StudyRow, controls
 from studies.rows import (
@@ -61,6 +63,7 @@ from studies.rows import (
     fixed,
     longer,
     renamed,
+    searched,
     stopped,
     with_paper,
 )
@@ -95,9 +98,14 @@ def rows() -> list[StudyRow]:
     return with_paper(table, _PAPER)
 
 
-CONTENDERS = (beta(0.2), stopped(MIXUP), longer(MIXUP, 5))
+CONTENDERS = (
+    beta(0.2),
+    stopped(MIXUP),
+    longer(MIXUP, 5),
+    searched(METAMIXUP, LEARNED_STEP),
+)
 """What a practitioner would set against MetaMixUp: less mixing, an early end of it, and its cost in
-epochs."""
+epochs; and MetaMixUp with the size of its moves found as α is."""
 
 COMPARISONS = Comparisons(primary=("metamixup", BEST_BETA))
 
