@@ -39,6 +39,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     },
     "preset": {"default": "quick", "help": "default: %(default)s"},
     "seeds": {**_COUNT, "default": 3, "help": "trainings of each row (default: %(default)s)"},
+    "first_seed": {**_COUNT, "default": 0, "help": "the others follow (default: %(default)s)"},
     "epochs": {**_COUNT, "help": "overrides the preset"},
     "output": {
         "type": folder,

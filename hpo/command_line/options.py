@@ -11,6 +11,7 @@ from core.data import Source, load_source
 from core.training.config import TrainingConfig
 from hpo.command_line.flags import chosen_device, command, program, require_counts, shared
 from hpo.command_line.settings import add_settings, given_settings, with_settings
+from hpo.search.protocol import SearchSettings
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.study import few_label_presets, presets
@@ -44,6 +45,7 @@ class Options:
         fresh: train everything again.
         given: objects and data sets that Python code gave.
         near_duplicates: look for them before the first training.
+        first_seed: of the trainings of a row, whose seeds follow each other.
     """
 
     datasets: tuple[str, ...]
@@ -68,6 +70,7 @@ class Options:
     search_parallel: int = 1
     given: Given = field(default_factory=Given)
     near_duplicates: bool = False
+    first_seed: int = 0
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
         """Returns the training all rows share on a data set, and the data.
@@ -143,7 +146,7 @@ def parse(
     parser = command(
         program(study),
         description,
-        shared("dataset", "seeds", preset={"choices": names}),
+        shared("dataset", "seeds", "first_seed", preset={"choices": names}),
         shared("output", "storage", "tracking_uri", "address", "workers", "threads"),
         shared("device", "gpus_per_cell", "data_root", "near_duplicates", "fresh"),
     )
@@ -178,6 +181,9 @@ def parse(
         gpus_per_cell = args.gpus_per_cell
     counts = ("seeds", "workers", "threads", "search_trials", "search_parallel")
     require_counts(args, *counts, *(["labels"] if semi_supervised else []))
+    last = SearchSettings().seed - args.seeds  # from there on are the seeds of searches
+    if not 0 <= args.first_seed <= last:
+        raise ValueError(f"--first-seed must be in [0, {last}], got {args.first_seed}")
     if args.budget is not None and not 0 < args.budget < float("inf"):
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
@@ -207,6 +213,7 @@ def parse(
         semi_supervised=semi_supervised,
         labels=args.labels if semi_supervised else None,
         search_parallel=args.search_parallel,
+        first_seed=args.first_seed,
     )
 
 

@@ -27,7 +27,7 @@ from hpo.study.few_label_rows import semi_settings
 
 OWNED: Mapping[str, str] = {
     "policy": "each row has its own; choose rows with --rows",
-    "seed": "the trainings of a row count theirs from 0; say how many with --seeds",
+    "seed": "the trainings of a row count theirs from --first-seed; say how many with --seeds",
     "meta_in_training": "a row has it or not; choose such rows with --rows KEY+meta",
     "left_out": "a row that filters its images has its own; choose such rows with --rows",
     "equal_steps": "a row with +meta behind its name has it",

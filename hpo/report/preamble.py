@@ -25,7 +25,8 @@ _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 def preset_line(plan: Plan, preset: str) -> str:
     """Returns the preset and the seeds, and what a demonstration is worth."""
     warning = _DEMONSTRATION if preset in ("smoke", "quick") else ""
-    return f"Preset `{preset}`, {len(plan.seeds)} seeds.{warning}"
+    first = f" from {plan.seeds[0]} on" if plan.seeds[0] else ""
+    return f"Preset `{preset}`, {len(plan.seeds)} seeds{first}.{warning}"
 
 
 def preamble_of(

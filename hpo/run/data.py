@@ -61,7 +61,7 @@ def prepare(
     budget = None
     if any(row.strategy is not None for row in rows):
         budget = options.budget or grid_cost(rows) or presets.budget(options.preset)
-    seeds = range(options.seeds)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     plan = Plan(study, rows, options.datasets, seeds, base, search, budget, comparisons)
     return plan, sources
 

@@ -172,6 +172,7 @@ def _run(
         params={
             "preset": options.preset,
             "seeds": options.seeds,
+            **({"first_seed": options.first_seed} if options.first_seed else {}),
             **({} if options.labels is None else {"labels": options.labels}),
             **options.overrides,
         },

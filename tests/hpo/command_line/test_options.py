@@ -70,8 +70,8 @@ def test_without_flags_it_is_quick_on_digits(
 def test_every_flag_arrives(tmp_path: Path) -> None:
     given = (
         "--dataset mnist --dataset folder:/birds --dataset mnist --preset paper --seeds 5 "
-        "--rows none,beta-1 --search-trials 9 --tracking-uri http://host:5000 --address ray:1 "
-        "--workers 7 --threads 2 --gpus-per-cell 0.25 --data-root /data --fresh"
+        "--first-seed 20 --rows none,beta-1 --search-trials 9 --tracking-uri http://host:5000 "
+        "--address ray:1 --workers 7 --threads 2 --gpus-per-cell 0.25 --data-root /data --fresh"
     )
     options = parse(
         *given.split(),
@@ -98,6 +98,7 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
         gpus_per_cell=0.25,
         data_root=Path("/data"),
         fresh=True,
+        first_seed=20,
     )
 
 
@@ -188,6 +189,8 @@ def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("arguments", "message"),
     [
         ("--seeds 0", "--seeds must be at least 1, got 0"),
+        ("--first-seed -1", r"--first-seed must be in \[0, 9997\], got -1"),
+        ("--seeds 5 --first-seed 9996", r"--first-seed must be in \[0, 9995\], got 9996"),
         ("--workers 0", "--workers must be at least 1, got 0"),
         ("--workers -2", "--workers must be at least 1, got -2"),
         ("--threads 0", "--threads must be at least 1, got 0"),
