@@ -6,6 +6,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from core.models.classifier import ImageClassifier, initialize_he
+from core.models.pooling import MaxPool2d
 
 
 class PlainCNN(ImageClassifier):
@@ -69,12 +70,12 @@ class CNN(PlainCNN):
         self.trunk = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            MaxPool2d(2),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            MaxPool2d(2),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
             nn.Flatten(),
@@ -134,7 +135,7 @@ class DigitsCNN(PlainCNN):
             nn.ReLU(),
             nn.Conv2d(width, 2 * width, 3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(2 * width * pooled * pooled, 4 * width),
             nn.ReLU(),
