@@ -12,7 +12,9 @@ constant α, which may be the best, and the learned row with
 the validation batch judged by what does not punish low confidence, the Brier score or
 cross-entropy at a fitted temperature, with a derivative carried over about a hundred steps
 (`core.policies.CarriedBeta`), with a later and an earlier beginning, and with one λ for a batch and
-moves twice as far; and the learned row with the reach of α found by the search that finds α.
+moves twice as far; with both ends of a schedule of α, or α and the time to stop, learned by
+evolution (`core.policies.EvolvedBeta`); and the learned row with the reach of α found by the search
+that finds α.
 
 The question has an answer only where MixUp itself pays, as in that preset:
 
@@ -20,7 +22,8 @@ The question has an answer only where MixUp itself pays, as in that preset:
     python studies/learned_alpha.py --dataset fashion_mnist --preset contest --seeds 10
 
 Cost of a seed in plain trainings: 1 of rows that learn nothing, about 1.2 of α learned late, 1.4 of
-α learned throughout, 2 of a derivative carried, 4.5 of MetaMixUp; and the search once.
+α learned throughout, 2 of a derivative carried, 3 of evolution, 4.5 of MetaMixUp; and the search
+once.
 
 Run again, a command goes on where it was; finished cells are never trained twice.
 """
@@ -81,6 +84,15 @@ CONTENDERS = (
     _variant("carried", "α learned over many steps", carry=0.99),
     _variant("0.4", "α learned from 0.4 on", begin=0.4),
     _variant("0.75", "α learned from 0.75 on", begin=0.75),
+    _variant("evolved", "ends of α by evolution", begin=0.0, every=100, sigma=0.3),
+    _variant(
+        "evolved-stop",
+        "α and its stop by evolution",
+        begin=0.0,
+        every=100,
+        sigma=0.3,
+        path="stop",
+    ),
     searched(LEARNED_BETA, ALPHA_REACH),
 )
 

@@ -19,7 +19,7 @@ from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner
 from core.mixing.kinds import INPUT, Mixing
 from core.user_model.blocks import last_blocks as names_of_last_blocks
 from core.user_model.logits import LogitsOf, with_logits
-from core.user_model.untouched import untouched
+from core.user_model.untouched import aside
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import logits_of as logits_of_wrapped
 from core.user_model.wrapped_models import ranks_of, unwrap
@@ -223,14 +223,7 @@ def meta_problem(
     if not theta:
         what = "the model has" if last_blocks is None else f"its last {last_blocks} blocks have"
         raise ValueError(f"{what} no trainable parameter: the virtual step would be empty")
-    devices = sorted({p.device.index for p in originals.values() if p.is_cuda})
-    # Dropout in the virtual passes draws from a copy of the stream: the masks are those that the
-    # real step will draw, and the stream stands where it stood.
-    with (
-        torch.enable_grad(),
-        torch.random.fork_rng(devices=devices),
-        untouched(module),
-    ):
+    with torch.enable_grad(), aside(module):
         yield MetaProblem(
             model=module,
             logits_of=logits_of_wrapped(model),

@@ -6,6 +6,7 @@ from core.policies.amortised import Amortised
 from core.policies.carried_beta import CarriedBeta
 from core.policies.config import PolicyConfig, policy_from_dict, policy_kinds, register_policy
 from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
+from core.policies.evolved_beta import EvolvedBeta
 from core.policies.frozen_schedule import FrozenSchedule, FrozenScheduleConfig, frozen_control
 from core.policies.learned import Learned
 from core.policies.learned_beta import LearnedBeta
@@ -25,6 +26,7 @@ __all__ = [
     "Beta",
     "CarriedBeta",
     "CutMix",
+    "EvolvedBeta",
     "Fixed",
     "Frozen",
     "FrozenSchedule",

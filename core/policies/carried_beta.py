@@ -19,11 +19,9 @@ from core.mixing.batch import Batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import Mixing
 from core.policies.learned_beta import LearnedBeta
+from core.policies.mean_square import MeanSquare
 from core.policies.protocol import StepInput
 from core.user_model.wrapped_models import unwrap
-
-_MEMORY = 0.95
-"""Of the mean square that a derivative is scaled by: half of it fades in 14 stages."""
 
 
 @dataclass
@@ -49,22 +47,21 @@ class CarriedBeta(LearnedBeta):
         if not 0 < self.carry <= 1:
             raise ValueError(f"carry must lie in (0, 1], got {self.carry}")
         self._tangent = CarriedTangent(self.carry)
-        self._square, self._squares = 0.0, 0
+        self._scale = MeanSquare()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a resumed training needs."""
         return {
             **super().state_dict(),
             "tangent": self._tangent.state_dict(),
-            "square": self._square,
-            "squares": self._squares,
+            **self._scale.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what `state_dict` gave."""
         super().load_state_dict(state)
         self._tangent.load_state_dict(state["tangent"])
-        self._square, self._squares = state["square"], state["squares"]
+        self._scale.load_state_dict(state)
 
     def _estimate(
         self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
@@ -78,16 +75,11 @@ class CarriedBeta(LearnedBeta):
             derivative, validation = self._tangent.derivative(replace(problem, averaged=averaged))
         if math.isfinite(derivative):
             self._validation.count(validation, names)
-            self._square = _MEMORY * self._square + (1 - _MEMORY) * derivative**2
-            self._squares += 1
-        else:
-            derivative = 0.0
-        mean_square = self._square / max(1 - _MEMORY**self._squares, 1 - _MEMORY)
-        signal = derivative / math.sqrt(mean_square) if mean_square > 0 else 0.0
         found = Slope(along, along, validation[0], len(val_batch[0]))
-        return found, signal
+        return found, self._scale.scaled(derivative)
 
-    def _followed(self, step: StepInput, given: Interpolation, along: Tensor) -> Interpolation:
+    def _followed(self, step: StepInput, given: Interpolation, noise: Tensor) -> Interpolation:
+        _, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)
         with self._problem(step, step.batch, given.lam, given.partner, given.mixing) as problem:
             self._tangent.follow(problem, along, step.optimizer)
         samples = given.extra_samples + len(step.batch[0])

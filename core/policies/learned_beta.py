@@ -107,7 +107,7 @@ class LearnedBeta(Policy):
     @property
     def present_alpha(self) -> float:
         """α as it is now."""
-        return math.exp(self._log_alpha)
+        return math.exp(self._now())
 
     def at(self, step: int, steps: int) -> None:
         """See `Policy`."""
@@ -137,20 +137,18 @@ class LearnedBeta(Policy):
             )
         x, rate = batch[0], _rate(step.optimizer)
         begun = self._begun if self._begun is not None else self._begins(rate)
-        learns = begun is not None and (self._step - begun) % self.every == 0
-        if learns and step.val_batch is None:
+        since = None if begun is None else self._step - begun
+        if since is not None and self._reads(since) and step.val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
         noise = draw_noise(len(x) if self.per_sample else 1, step.generator)
         start, _ = self._lam(noise, math.log(self.alpha), x, pairing)
         partner = pairing.partners(len(x), generator=step.generator, device=x.device)
         mixing = self.mixing.draw(x, step.generator)
         slope = None
-        if learns and step.val_batch is not None:
-            slope = self._learn(step, step.val_batch, noise, partner, mixing)
+        if since is not None and since % self.every == 0:
+            slope = self._learn(step, noise, partner, mixing)
         self._begun = begun
-        self._travel += rate
-        self._step += 1
-        lam, along = self._lam(noise, self._log_alpha, x, pairing)
+        lam, _ = self._lam(noise, self._now(), x, pairing)
         given = Interpolation(
             lam=lam,
             partner=partner,
@@ -161,7 +159,11 @@ class LearnedBeta(Policy):
             extra_samples=0 if slope is None else slope.samples,
             mixing=mixing,
         )
-        return given if begun is None else self._followed(step, given, along)
+        if begun is not None:
+            given = self._followed(step, given, noise)
+        self._travel += rate
+        self._step += 1
+        return given
 
     def metrics(self) -> dict[str, float]:
         """Returns `alpha` as it is now, and `alpha_signal`, the mean signal over noise of the
@@ -196,22 +198,43 @@ class LearnedBeta(Policy):
             late = self._step >= self.begin * self._steps
         return self._step if late else None
 
+    def _now(self) -> float:
+        """Returns log α of the present step."""
+        return self._log_alpha
+
+    def _reads(self, since: int) -> bool:
+        """Says whether so many steps after the beginning of learning `val_batch` is read."""
+        return since % self.every == 0
+
     def _learn(
-        self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
-    ) -> Slope:
-        """Moves log α by one meta stage."""
-        slope, signal = self._estimate(step, val_batch, noise, partner, mixing)
-        if self.placebo:
-            source = stream_device(step.generator)
-            turned = torch.randint(2, (), generator=step.generator, device=source)
-            signal *= 1 - 2 * int(turned)
+        self, step: StepInput, noise: Tensor, partner: Tensor, mixing: Mixing
+    ) -> Slope | None:
+        """Moves log α by one meta stage; returns what it found for each sample, if it did."""
+        assert step.val_batch is not None  # which `interpolate` has seen to
+        slope, signal = self._estimate(step, step.val_batch, noise, partner, mixing)
+        signal *= self._turn(step)
         self._signals.append(signal)
-        begun = self._step if self._begun is None else self._begun
-        stages = -(-(self._steps - begun) // self.every)
-        low, high = map(math.log, self.bounds)
-        moved = self._log_alpha - self.reach / stages * signal / math.hypot(1, signal)
-        self._log_alpha = max(low, min(high, moved))
+        moved = self._log_alpha - self._pace() * signal / math.hypot(1, signal)
+        self._log_alpha = self._within_bounds(moved)
         return slope
+
+    def _turn(self, step: StepInput) -> int:
+        """Returns 1, and of the placebo -1 as often, the same on all ranks."""
+        if not self.placebo:
+            return 1
+        source, ranks = stream_device(step.generator), ranks_of(step.model)
+        coin = torch.randint(2, (), generator=step.generator, device=source)
+        (share,) = ranks.mean([coin.to(step.batch[0].device, torch.float32)])
+        return 1 - 2 * (round(float(share) * ranks.size) % 2)
+
+    def _pace(self) -> float:
+        """Returns how far a stage that is sure moves log α."""
+        begun = self._step if self._begun is None else self._begun
+        return self.reach / -(-(self._steps - begun) // self.every)
+
+    def _within_bounds(self, log_alpha: float) -> float:
+        low, high = map(math.log, self.bounds)
+        return max(low, min(high, log_alpha))
 
     def _estimate(
         self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
@@ -239,14 +262,14 @@ class LearnedBeta(Policy):
         )
         return slope, signal_over_noise(slope.moving * along, ranks_of(step.model))
 
-    def _followed(self, step: StepInput, given: Interpolation, along: Tensor) -> Interpolation:
+    def _followed(self, step: StepInput, given: Interpolation, noise: Tensor) -> Interpolation:
         """Returns what is given at a step after learning began; whoever looks further than a step
         follows it first.
 
         Args:
             step: what the policy saw.
             given: its answer.
-            along: [B], dλ/d(log α).
+            noise: what λ was made of; see `_lam`.
         """
         return given
 

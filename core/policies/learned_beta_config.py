@@ -10,6 +10,7 @@ from core.meta.objectives import Objective
 from core.policies.carried_beta import CarriedBeta
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen
+from core.policies.evolved_beta import EvolvedBeta, Path
 from core.policies.learned_beta import Begin, LearnedBeta
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class LearnedBetaConfig(PolicyConfig):
         permute: the control: the sign of each derivative is drawn at random.
         carry: 0 looks one step ahead; above, the derivative of the weights is carried from step to
             step; see `CarriedBeta`.
+        sigma: 0 takes a derivative; above, α is moved by evolution, see `EvolvedBeta`.
+        path: what `EvolvedBeta` learns, the two ends of a schedule or when to stop.
     """
 
     alpha: float = 1.0
@@ -44,6 +47,8 @@ class LearnedBetaConfig(PolicyConfig):
     last_blocks: int | None = None
     permute: bool = False
     carry: float = 0.0
+    sigma: float = 0.0
+    path: Path = "ends"
     kinds: ClassVar = {
         "learned-beta": {"permute": False},
         "learned-beta-placebo": {"permute": True},
@@ -57,20 +62,27 @@ class LearnedBetaConfig(PolicyConfig):
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearnedBeta:
         """See `PolicyConfig`."""
-        settings = {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if each.name not in ("permute", "carry")
-        }
+        own = ("permute", "carry", "sigma", "path")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
+        settings["placebo"] = self.permute
+        if self.sigma and self.carry:
+            raise ValueError(
+                f"carry={self.carry} and sigma={self.sigma} are two ways to look ahead; leave one "
+                "at 0"
+            )
         if self.carry:
-            return CarriedBeta(**settings, placebo=self.permute, carry=self.carry)
-        return LearnedBeta(**settings, placebo=self.permute)
+            return CarriedBeta(**settings, carry=self.carry)
+        if self.sigma:
+            return EvolvedBeta(**settings, sigma=self.sigma, path=self.path)
+        return LearnedBeta(**settings)
 
     def cost_with(self, meta_stage: float) -> float:
         """See `PolicyConfig`."""
         part = _LATE if isinstance(self.begin, str) else 1 - self.begin
         if self.carry:
             return 1.0 + part * (_CARRIED + 1 / self.every)
+        if self.sigma:
+            return 1.0 + 2 * part
         return 1.0 + part * meta_stage / self.every
 
     def placebo(self) -> LearnedBetaConfig:

@@ -59,6 +59,8 @@ LEARNED_BETA = {
     "average_over": 8,
     "objective": "loss",
     "carry": 0.0,
+    "sigma": 0.0,
+    "path": "ends",
 }
 STORED: list[tuple[PolicyConfig, dict[str, Any]]] = [
     (NoMix(), {"kind": "none"}),
@@ -179,6 +181,7 @@ def test_a_schedule_is_stored_in_whole() -> None:
         (LearnedBetaConfig(begin=0.5, every=7), 1.25),
         (LearnedBetaConfig(), 1.175),
         (LearnedBetaConfig(begin=0.5, every=4, carry=0.9), 2.275),
+        (LearnedBetaConfig(begin=0.0, sigma=0.3), 3.0),
         (AdaMixUpConfig(), 3.0),
         (AdaMixUpConfig(discriminator=False), 1.5),
         (AdaMixUpConfig(quantiles=(0.0, 1.0)), 2.5),

@@ -1,0 +1,93 @@
+"""This module holds a training beside the real one: a copy of network and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.mixing.batch import Batch, Loss
+from core.mixing.interpolation import Interpolation
+from core.mixing.losses import unmixed_loss
+from core.policies.protocol import StepInput
+from core.user_model.logits import with_logits
+from core.user_model.precision import loss_scale, outside_autocast
+from core.user_model.untouched import aside
+from core.user_model.wrapped_models import logits_of, ranks_of, unwrap
+
+
+class Particle:
+    """A particle takes the same steps as the training that it was copied from, but for λ.
+
+    It has weights, buffers and an optimizer of its own. Its passes draw dropout as the real step
+    will, and leave every random stream where it stands.
+
+    Args:
+        model, optimizer: to be copied, as they are handed to a policy.
+
+    Raises:
+        ValueError: they cannot be copied, or the optimizer is LBFGS.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("a particle cannot follow LBFGS; leave sigma at 0, or choose SGD")
+        try:
+            # Together, so that the copied optimizer holds the copied parameters.
+            self._module, self._optimizer = deepcopy((unwrap(model), optimizer))
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"the model or the optimizer cannot be copied: {error}; leave sigma at 0"
+            ) from error
+        self._model = with_logits(self._module, logits_of(model))
+        for p in self._module.parameters():
+            p.grad = None
+
+    def step(self, step: StepInput, given: Interpolation) -> None:
+        """Takes the step that the real training is about to take, at its rate, with λ as given.
+
+        Under DistributedDataParallel the gradient is averaged over the ranks. Gradients that are
+        not finite move nothing.
+        """
+        groups = self._optimizer.param_groups, step.optimizer.param_groups
+        for mine, real in zip(*groups, strict=True):
+            mine.update({name: value for name, value in real.items() if name != "params"})
+        scale = loss_scale()
+        moved = [p for p in self._module.parameters() if p.requires_grad]
+        with torch.enable_grad(), aside(self._module):
+            loss = given.objective(self._model, step.batch, step.loss) * scale
+            with outside_autocast(loss.device.type):
+                found = torch.autograd.grad(loss, moved, allow_unused=True)
+        used = [(p, g) for p, g in zip(moved, found, strict=True) if g is not None]
+        means = ranks_of(step.model).mean([g / scale for _, g in used])
+        if not all(bool(g.isfinite().all()) for g in means):
+            return
+        for (p, _), mean in zip(used, means, strict=True):
+            p.grad = mean
+        self._optimizer.step()
+        for p in moved:
+            p.grad = None
+
+    @torch.no_grad()
+    def judged(self, val_batch: Batch, loss: Loss) -> Tensor:
+        """Returns the loss of a validation batch in evaluation mode, a scalar."""
+        x, y = val_batch
+        modes = [(module, module.training) for module in self._module.modules()]
+        self._module.eval()
+        with aside(self._module):
+            value = unmixed_loss(loss, self._model(x), y)
+        for module, training in modes:
+            module.training = training
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns weights, buffers and the optimizer's state."""
+        return {"model": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Loads what `state_dict` gave."""
+        self._module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])

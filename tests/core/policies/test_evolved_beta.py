@@ -1,0 +1,221 @@
+"""Particles against trainings by themselves, stages by hand, and what only PES can see."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+
+from core.policies import evolved_beta
+from core.policies.evolved_beta import EvolvedBeta
+from core.policies.learned_beta import LearnedBeta
+from core.policies.learned_beta_config import LearnedBetaConfig
+from core.real_step import mixed_step
+from core.testing import POLICY_CHECKS
+
+STEPS = 20
+
+
+def told(**settings: Any) -> EvolvedBeta:
+    policy = EvolvedBeta(**{"begin": 0.0, "every": 2, "average_over": 1, **settings})
+    policy.at(0, STEPS)
+    return policy
+
+
+def stream(t: int) -> torch.Generator:
+    return torch.Generator().manual_seed(t)
+
+
+def trained(toy: SimpleNamespace, policy: Any, steps: int, make: Any) -> nn.Module:
+    """Returns a network after so many steps, each on a batch and with noise of its own."""
+    net = toy.make_net(norm=True, drop=True, tied=True)
+    optimizer = make(net.parameters())
+    toy.warm_up(net, optimizer)
+    torch.manual_seed(4)  # dropout
+    for t in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.1 / (1 + t)
+        data = toy.make_data(9, 5, seed=50 + t)
+        given = policy(net, optimizer, data.batch, data.val_batch, generator=stream(t))
+        mixed_step(net, optimizer, data.batch, given)
+    return net
+
+
+def loss_of(net: nn.Module, toy: SimpleNamespace, t: int) -> float:
+    x, y = toy.make_data(9, 5, seed=50 + t).val_batch
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(net.eval()(x), y))
+
+
+class Along(LearnedBeta):
+    """One whose log α at step t is given, and which learns nothing."""
+
+    def follow(self, logs: list[float]) -> Along:
+        self.logs = logs
+        return self
+
+    def _now(self) -> float:
+        return self.logs[self._step]
+
+
+def path(kind: str, place: Any, t: int) -> float:
+    u = t / STEPS
+    if kind == "ends":
+        return float((1 - u) * place[0] + u * place[1])
+    return float(place[0] + math.log(1 / (1 + math.exp((u - place[1]) / 0.05))))
+
+
+@pytest.mark.parametrize("kind", ["ends", "stop"])
+@pytest.mark.parametrize(
+    "make",
+    [partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01), partial(optim.Adam, lr=0.01)],
+    ids=["sgd", "adam"],
+)
+def test_two_stages_by_hand(toy: SimpleNamespace, make: Any, kind: Any) -> None:
+    """Two trainings by themselves, at places that are two apart in each unroll, end with the losses
+    that the particles have, and so with the moves of Algorithm 2."""
+    sigma, reach, unit = 0.4, 3.0, np.array([1.0, 1.0 if kind == "ends" else 0.1])
+    noises = [
+        sigma * unit * _normals(0, batch=9),
+        sigma * unit * _normals(2, batch=9),
+    ]
+    place, square = np.array([math.log(0.6), math.log(0.6) if kind == "ends" else 1.0]), 0.0
+    logs: list[list[float]] = [[], []]
+    before, travelled = 0.0, np.zeros(2)
+    for stage, noise in enumerate(noises):
+        ends = []
+        for sign, own in zip((1, -1), logs, strict=True):
+            own += [path(kind, place + sign * noise, t) for t in (2 * stage, 2 * stage + 1)]
+            constant = Along(alpha=0.6, begin=1.0).follow(own)
+            constant.at(0, STEPS)
+            net = trained(toy, constant, 2 * stage + 2, make)
+            ends.append(loss_of(net, toy, 2 * stage + 1))
+        travelled = travelled + noise
+        found = travelled / unit * (ends[0] - ends[1] - before) / (2 * sigma**2)
+        before = ends[0] - ends[1]
+        square = 0.95 * square + 0.05 * found**2
+        place = place - reach / 10 * unit * found / np.sqrt(square / (1 - 0.95 ** (stage + 1)))
+        place[1] = min(place[1], 1.0) if kind == "stop" else place[1]
+    policy = told(alpha=0.6, sigma=sigma, reach=reach, path=kind)
+    trained(toy, policy, 5, make)
+    end = policy.metrics()
+    assert math.log(end["alpha_start"]) == pytest.approx(place[0], rel=1e-6)
+    assert end["stop"] == pytest.approx(place[1], rel=1e-6) if kind == "stop" else True
+    assert kind == "stop" or math.log(end["alpha_end"]) == pytest.approx(place[1], rel=1e-6)
+    assert policy.present_alpha == pytest.approx(math.exp(path(kind, place, 5)), rel=1e-6)
+
+
+def _normals(t: int, batch: int) -> Any:
+    """The two numbers that a stage draws at step t, after the noise of λ and the pairs."""
+    g = stream(t)
+    torch.rand(2, batch, generator=g, dtype=torch.float64)
+    torch.randperm(batch, generator=g)
+    return torch.randn(2, generator=g).double().numpy()
+
+
+class Linear:
+    """A particle whose loss sums up each unroll's place, for as many unrolls as have been since."""
+
+    def __init__(self, *_: Any) -> None:
+        self.slope = self.loss = 0.0
+
+    def step(self, step: Any, given: Any) -> None:
+        self.slope += float(given.lam[0])
+        self.loss += self.slope
+
+    def judged(self, *_: Any) -> torch.Tensor:
+        return torch.tensor(self.loss)
+
+
+def test_it_sees_what_an_early_change_does_at_the_end(
+    toy: SimpleNamespace, monkeypatch: Any
+) -> None:
+    """Of log α at T = 4 steps the last loss is Σ_t (4 − t) log α_t: its derivative is 10. With each
+    unroll by itself, and ε forgotten, it would be taken for 4."""
+    monkeypatch.setattr(evolved_beta, "Particle", Linear)
+    monkeypatch.setattr(EvolvedBeta, "_lam", lambda self, _, log_alpha, x, __: _flat(x, log_alpha))
+    found: list[float] = []
+    monkeypatch.setattr(evolved_beta.MeanSquare, "scaled", lambda _, value: found.append(value))
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    monkeypatch.setattr(EvolvedBeta, "_pace", lambda _: 0.0)
+    monkeypatch.setattr(EvolvedBeta, "_turn", lambda _, __: _Nothing())
+    runs = 400
+    for run in range(runs):
+        policy = told(every=1, sigma=0.5, bounds=(1e-9, 1e9))
+        for t in range(5):
+            policy(net, optimizer, data.batch, data.val_batch, generator=stream(10 * run + t))
+    firsts = np.array(found).reshape(runs, 4, 2).sum((1, 2))
+    # A path's log α at step t is (1 − u) a + u b: both derivatives together are those of log α.
+    error = firsts.std() / math.sqrt(runs)
+    assert abs(firsts.mean() - 10) < 4 * error < 4
+
+
+class _Nothing:
+    def __mul__(self, other: Any) -> float:
+        return 0.0
+
+
+def _flat(x: torch.Tensor, value: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((len(x),), value).double(), torch.zeros(len(x))
+
+
+@pytest.mark.parametrize("check", POLICY_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("settings", [{"every": 1}, {"path": "stop", "every": 1}], ids=str)
+def test_it_keeps_the_contract(settings: dict[str, Any], check: Any) -> None:
+    check(partial(copy.deepcopy, told(**settings)))
+
+
+def test_it_costs_three_steps_and_reads_validation_batches_at_the_end_of_unrolls(
+    toy: SimpleNamespace,
+) -> None:
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    policy = told(every=4, average_over=2)
+    for t in range(8):
+        judged = t % 4 >= 2
+        val_batch = data.val_batch if judged else None
+        given = policy(net, optimizer, data.batch, val_batch, generator=stream(t))
+        assert given.extra_samples == 2 * 9 + (2 * 5 if judged else 0)
+        assert (given.meta_loss is None) != judged
+    with pytest.raises(ValueError, match="needs a meta-validation batch"):
+        told(every=1)(net, optimizer, data.batch, None)
+
+
+def test_particles_that_diverge_are_copied_anew(toy: SimpleNamespace) -> None:
+    """The path stays where it was at that stage, and moves at the next one."""
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    policy, places = told(every=1), []
+    for t in range(4):
+        if t == 1:
+            with torch.no_grad():
+                policy._particles[0]._module.out.weight.fill_(math.nan)
+        given = policy(net, optimizer, data.batch, data.val_batch, generator=stream(t))
+        places.append(policy.metrics()["alpha_start"])
+    assert given.meta_loss is not None
+    assert bool(given.meta_loss.isfinite())
+    assert places[1] == places[2] != places[3]
+
+
+def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    with pytest.raises(ValueError, match="cannot follow LBFGS; leave sigma at 0"):
+        told()(net, optim.LBFGS(net.parameters()), data.batch, data.val_batch)
+    net.grown = 2 * net.out.weight  # no leaf: torch refuses to copy it
+    with pytest.raises(ValueError, match=r"cannot be copied: .*; leave sigma at 0"):
+        told()(net, optim.SGD(net.parameters(), lr=0.1), data.batch, data.val_batch)
+    for settings, message in [
+        ({"sigma": -1.0}, "sigma must be positive and finite, got -1.0"),
+        ({"sigma": 0.3, "path": "middle"}, "path must be ends or stop, got 'middle'"),
+        ({"sigma": 0.3, "carry": 0.9}, "carry=0.9 and sigma=0.3 are two ways to look ahead"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            LearnedBetaConfig(**settings)
+    assert isinstance(LearnedBetaConfig(sigma=0.3, path="stop").build(), EvolvedBeta)
