@@ -15,7 +15,7 @@ from torch import nn
 import core
 
 PAGE = (Path(__file__).parents[2] / "docs" / "learned-alpha.md").read_text(encoding="utf-8")
-LOOP, OPTUNA, RAY, LIGHTNING = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+LOOP, OPTUNA, RAY, LIGHTNING, EVOLVED = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
@@ -48,6 +48,16 @@ def test_the_loop_learns_alpha_late(given: dict[str, Any]) -> None:
     exec(LOOP, given)
     assert not torch.equal(before, weights(given))
     assert given["policy"].metrics()["alpha"] != 1
+
+
+def test_when_to_stop_is_learned_by_evolution(given: dict[str, Any]) -> None:
+    exec(EVOLVED, given)
+    policy = given["policy"]
+    for x, y in given["loader"] * 2:
+        stepped = policy(given["model"], given["optimizer"], (x, y), (x, y))
+        core.mixed_step(given["model"], given["optimizer"], (x, y), stepped)
+    assert policy.metrics().keys() >= {"alpha", "alpha_start", "stop"}
+    assert policy.metrics()["alpha_start"] != 1
 
 
 def test_an_objective_of_optuna(given: dict[str, Any]) -> None:
