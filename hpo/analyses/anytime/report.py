@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpo.analyses.anytime.budgets import budget_markdown, budget_table
 from hpo.analyses.anytime.curves import (
     FRACTIONS,
     REFERENCES,
@@ -44,7 +45,8 @@ class AnytimeReport:
 def write_anytime_report(
     plan: Plan, records: Iterable[CellRecord], output: Path, preamble: str = ""
 ) -> AnytimeReport:
-    """Writes ``STUDY.csv``, ``STUDY.md`` and ``STUDY.png`` into the folder `output`.
+    """Writes ``STUDY.csv``, ``STUDY.md`` and ``STUDY.png`` into the folder `output`, and
+    ``STUDY-budgets.csv`` where a policy is trained once and another row searches.
 
     Args:
         plan: with rows that have strategies, and a budget.
@@ -61,12 +63,18 @@ def write_anytime_report(
     write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
     lines = compare(by_search, budget)
     text = anytime_markdown(lines, labels, budget)
+    files = [csv, markdown, picture]
+    budgets = budget_table(plan, by_search)
+    if not budgets.empty:
+        files.append(output / f"{plan.study}-budgets.csv")
+        write_atomically(files[-1], budgets.round(6).to_csv(index=False, lineterminator="\n"))
+        text += "\n\n" + budget_markdown(budgets, labels)
     parts = [f"# {plan.study}", preamble, text]
     write_atomically(markdown, "\n\n".join(part.strip() for part in parts if part) + "\n")
     save_figure(anytime_figure(by_search, labels), picture)
     settings = {row.row.key: row.row.setting for row in plan.rows}
     summary = [_summary(line, by_search, settings) for line in lines if line.at[-1].n > 0]
-    return AnytimeReport(text, [csv, markdown, picture], summary)
+    return AnytimeReport(text, files, summary)
 
 
 def anytime_markdown(

@@ -67,7 +67,8 @@ def test_files_text_and_summary_say_the_same(tmp_path: Path) -> None:
     plan = make_plan()
     output = tmp_path / "out"
     report = write_anytime_report(plan, records(plan), output, "What was run.")
-    assert report.files == [output / f"contrast.{kind}" for kind in ("csv", "md", "png")]
+    names = ("contrast.csv", "contrast.md", "contrast.png", "contrast-budgets.csv")
+    assert report.files == [output / name for name in names]
     table = pd.read_csv(report.files[0])
     assert tuple(table.columns) == COLUMNS
     assert len(table) == 2 * 2 * (1 + 3)
