@@ -24,8 +24,10 @@ Priors and weights of classes are those of the training labels as they are train
 stage judges by cross-entropy always, under the logits as they are adjusted.
 
 The preset `contest` has rows besides, or they are asked for, in which the same search that finds α
-finds the remedy's own knob by the meta-validation error: `KEY-searched`, of logit-adjusted,
-post-hoc, smoothed, gce, elr (its λ), cutmix (its α), and of scores (how far they move).
+finds a row's own knob by the meta-validation error: `KEY-searched`, of logit-adjusted, post-hoc,
+smoothed, gce, elr (its λ), cutmix (its α), of scores (how far they move), and of l2rw and
+meta-weight-net (the learning rate: without BatchNorm their steps may be too long at that of the
+others).
 
     python studies/remedies.py --dataset fashion_mnist --preset contest --imbalance 50
     python studies/remedies.py --dataset fashion_mnist --preset contest --label-noise 0.4
@@ -51,7 +53,14 @@ from typing import Any
 
 from core.policies import CutMix, NoMix, PolicyConfig, ScoresConfig
 from hpo.run import run_study
-from hpo.search.spaces import BETA_ALPHA, LOGIT_ADJUSTMENT, LOSS_STRENGTHS, SCORES_STEP, Space
+from hpo.search.spaces import (
+    BETA_ALPHA,
+    LEARNING_RATE,
+    LOGIT_ADJUSTMENT,
+    LOSS_STRENGTHS,
+    SCORES_STEP,
+    Space,
+)
 from hpo.study.comparisons import Comparisons
 from hpo.study.recipes import FilteredBy
 from hpo.study.rows import Row, StudyRow, controls
@@ -148,8 +157,10 @@ def rows() -> list[StudyRow]:
 CONTENDERS = (
     *(searched(each, _SPACES[each.row.key]) for each in REMEDIES if each.row.key in _SPACES),
     searched(SCORES, SCORES_STEP),
+    *(searched(each, LEARNING_RATE) for each in (L2RW, META_WEIGHT_NET)),
 )
-"""Remedies, and scores, whose own knob is found as α is."""
+"""Remedies, and scores, whose own knob is found as α is; learned weights, which have none and make
+steps of very different lengths, with a learning rate of their own."""
 
 COMPARISONS = Comparisons(primary=("scores+logit-adjusted", "logit-adjusted"))
 

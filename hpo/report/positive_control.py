@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hpo.cells.record import CellRecord
@@ -15,6 +16,7 @@ from hpo.report.records import errors_by_seed
 from hpo.report.statistics import detectable_difference
 from hpo.storage.atomic import write_atomically
 from hpo.study.comparisons import BEST_BETA, Comparisons
+from hpo.study.plan import source_key
 from hpo.study.rows import CONTROLS
 
 COLUMNS = (
@@ -32,6 +34,11 @@ COLUMNS = (
 )
 """Of the CSV. Differences in percent; `detectable` is the true one that so many seeds, spread as
 they are, would have shown at p < 0.05 with a chance of 80 %."""
+
+_HEADING = "## Can this setting answer?"
+
+_ROUNDING = 1e-6
+"""Of an error in percent."""
 
 POSITIVE, PRIMARY = "positive control", "primary"
 """The comparisons; see `hpo.study.comparisons.Comparisons`."""
@@ -85,15 +92,17 @@ def standing_alone(
 
 def positive_control(outcome: Outcome) -> Extra:
     """Returns what stands before the table: whether the setting can answer, and how much its seeds
-    could have shown. Writes `STUDY-setting.csv`; empty where neither comparison is there."""
+    could have shown; and which trainings ended no better than a guess. Writes `STUDY-setting.csv`;
+    empty where neither comparison is there, and no such training."""
     frame = settings_table(outcome.frame, outcome.records, outcome.plan.comparisons)
+    guessing = _no_better_than_a_guess(outcome)
     if frame.empty:
-        return Extra()
+        return Extra("\n".join([_HEADING, "", *guessing]) if guessing else "")
     path = outcome.output / f"{outcome.plan.study}-setting.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.4g"))
     labels = {row.row.key: row.row.label for row in outcome.plan.rows}
-    return Extra(settings_markdown(frame, labels), [path])
+    return Extra("\n".join([settings_markdown(frame, labels), *guessing]), [path])
 
 
 def settings_table(
@@ -153,7 +162,7 @@ def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
         frame: of `settings_table`, not empty.
         labels: of the rows, by key.
     """
-    text = ["## Can this setting answer?"]
+    text = []
     for line in frame.to_dict("records"):
         where = " ".join(filter(None, [line["dataset"], line["architecture"]]))
         shown = difference(line["difference"], line["ci_low"], line["ci_high"])
@@ -176,4 +185,23 @@ def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
                 f"- {where}, primary comparison: {said}. So many seeds show a difference of "
                 f"{shows} with 80 % power."
             )
-    return "\n".join([text[0], "", *text[1:]])
+    return "\n".join([_HEADING, "", *text])
+
+
+def _no_better_than_a_guess(outcome: Outcome) -> list[str]:
+    """Returns a line for each row with trainings that ended at the error of a network that always
+    gives the same class, or above: they never started, or broke down on the way."""
+    lines = []
+    for dataset, training in outcome.plan.base.items():
+        labels = outcome.sources[source_key(training)].test_labels
+        guess = 100 * (1 - np.bincount(labels).max() / len(labels))
+        for row in outcome.plan.rows:
+            errors = errors_by_seed(outcome.records, row.row.key, dataset).values()
+            lost = sum(error >= guess - _ROUNDING for error in errors)
+            if lost:
+                lines.append(
+                    f"- {dataset}: {lost} of {len(errors)} trainings of {row.row.label} ended no "
+                    f"better than a guess ({guess:.2f} %); a lower --lr or a longer "
+                    "--warmup-epochs may help."
+                )
+    return lines

@@ -51,8 +51,11 @@ BETA_ALPHA: Space = {"alpha": Float(0.05, 8.0, log=True)}
 """α of Beta(α, α): from nearly unmixed to λ close to 1/2."""
 
 
+LEARNING_RATE: Space = {"lr": Float(0.003, 0.3, log=True)}
+"""Learning rate of SGD."""
+
 OPTIMISATION: Space = {
-    "lr": Float(0.003, 0.3, log=True),
+    **LEARNING_RATE,
     "weight_decay": Float(1e-5, 1e-2, log=True),
 }
 """Learning rate and weight decay of SGD."""

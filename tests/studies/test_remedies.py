@@ -31,11 +31,11 @@ def test_each_remedy_has_its_row_with_scores_and_is_its_control() -> None:
 def test_a_search_varies_the_knob_of_its_remedy_alone(tmp_path: Path) -> None:
     flags = ["--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
     keys = ",".join(row.row.key for row in remedies.CONTENDERS)
-    assert keys.count("-searched") == 7
+    assert keys.count("-searched") == 9
     options = parse("remedies", "", [*flags, "--rows", keys])
     plan, _ = prepare("remedies", options.chosen(remedies.rows(), remedies.CONTENDERS), options)
     searches = plan.open_searches()
-    assert len(searches) == 7
+    assert len(searches) == 9
     for (method, _, _), search in searches.items():
         remedy = next(r for r in remedies.rows() if r.row.key == method.removesuffix("-searched"))
         training = search.next().training

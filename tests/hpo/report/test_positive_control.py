@@ -110,3 +110,11 @@ def test_a_study_may_name_its_own(make_outcome: MakeOutcome) -> None:
     assert standing_alone(entries, "beta-2", declared) == {"none", "metamixup"}
     assert standing_alone(entries, "beta-1", declared) == set()
     assert standing_alone(entries, "beta-1", DECLARED) == {"none", "metamixup"}
+
+
+def test_trainings_that_ended_no_better_than_a_guess_are_told(make_outcome: MakeOutcome) -> None:
+    guess = 200 / 3  # of three classes, each as often
+    rows = {"beta-1": results([5.0, guess, 80.0], 3.0), "beta-2": results([guess - 0.1], 3.0)}
+    told = positive_control(make_outcome([BETA, OTHER, LEARNED], rows)).markdown
+    assert "digits: 2 of 3 trainings of MixUp ended no better than a guess (66.67 %)" in told
+    assert told.count("ended no better") == 1
