@@ -72,13 +72,12 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a database with MLflow's tables and nothing else; creating one takes a second or
-    two."""
-    from hpo.tracking.tracker import check_tracking_uri, default_tracking_uri
+    """Returns a database with MLflow's tables and nothing else."""
+    from hpo.tracking.store import create_tables
 
-    output = tmp_path_factory.mktemp("store")
-    check_tracking_uri(default_tracking_uri(output))
-    return output / "mlflow.db"
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    create_tables(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture

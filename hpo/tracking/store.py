@@ -254,16 +254,20 @@ def _create_whole(uri: str, path: Path) -> None:
     MLflow makes dozens of them, one after another, and cannot go on where a kill stopped it.
     """
     import sqlalchemy
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     if path.exists() and path.stat().st_size > 0:
         return
     with in_place_of(path) as aside:
         aside.touch()  # where nothing can be written, MLflow would try for 100 seconds
-        url = sqlalchemy.make_url(uri).set(database=str(aside))
-        store = SqlAlchemyStore(str(url), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
-        store.engine.dispose()
+        create_tables(str(sqlalchemy.make_url(uri).set(database=str(aside))))
+
+
+def create_tables(uri: str) -> None:
+    """Creates MLflow's tables in the empty database at ``uri``."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
 
 
 def way_out(uri: str, error: Exception) -> str:

@@ -19,6 +19,9 @@ from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
+from tests.support.stores import copied_stores
+
+__all__ = ["copied_stores"]
 
 PARTIAL = [field.name for field in fields(PartialResult)]
 MakeOutcome = Callable[..., Outcome]

@@ -7,6 +7,9 @@ from types import FrameType
 import pytest
 
 from hpo.tracking import signals
+from tests.support.stores import copied_stores
+
+__all__ = ["copied_stores"]
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,14 +76,12 @@ LARGE = ("resnet18", "mobilenet", "timm")
 
 @pytest.fixture
 def run(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None
 ) -> Iterator[Callable[..., pd.DataFrame]]:
     """run(data set, network) makes a small Table II in this process, from the user's folder."""
     (tmp_path / "own_classifiers.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "results").mkdir()
-    shutil.copy(empty_store, tmp_path / "results" / "mlflow.db")
 
     def made(dataset: str, model: str) -> pd.DataFrame:
         flags = f"--rows {','.join(ROWS)} --preset smoke --seeds 1 --epochs 1 --train-size 20"

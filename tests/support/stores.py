@@ -1,13 +1,37 @@
-"""What a study left in its store of runs and in its folder of results."""
+"""What a study left in its store of runs and in its folder of results; stores for studies here."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from mlflow.entities import Run
 
+from hpo.tracking import store as stores
 from hpo.tracking.store import local_tracking_uri, mlflow_settings
 from mlflow import MlflowClient
+
+
+@pytest.fixture(autouse=True, scope="session")
+def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], None]]:
+    """Empty stores that this process makes are copies of one: MLflow takes a second for each.
+
+    Yields what creates one at a URI.
+    """
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    create = stores.create_tables
+
+    def copy(uri: str) -> None:
+        if not path.exists():
+            with mlflow_settings():
+                create(f"sqlite:///{path}")
+        shutil.copyfile(path, uri.removeprefix("sqlite:///"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "create_tables", copy)
+        yield create
 
 
 def client_of(store: Path | str) -> MlflowClient:

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.stores import copied_stores
+
+__all__ = ["copied_stores"]
+
 HERE = Path(__file__).parent
 
 

@@ -74,10 +74,26 @@ class BrokenSource(Source):
         raise RuntimeError("the disk of this worker is gone")
 
 
-def study(
-    output: Path, workers: int, sources: dict[str, Source], base: dict[str, TrainingConfig]
-) -> list[CellRecord]:
-    output.mkdir(exist_ok=True)
+@dataclass(frozen=True)
+class Studied:
+    """What a study with two workers left: its folder, and its records by data set."""
+
+    output: Path
+    records: dict[str, list[CellRecord]]
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    """A study of three data sets: of one a worker's disk is gone, with another all diverges."""
+    output, digits = tmp_path_factory.mktemp("studied"), load_source("digits")
+    fields = {name: getattr(digits, name) for name in Source.__dataclass_fields__}
+    sources = {
+        "digits": digits,
+        "broken": BrokenSource(**{**fields, "name": "broken"}),
+        "steep": replace(digits, name="steep"),
+    }
+    base = {name: replace(BASE, dataset=name) for name in sources}
+    base["steep"] = replace(base["steep"], lr=1e8)
     rows = [StudyRow(Row(key, key, key, "beta"), recipe) for key, recipe in RECIPES.items()]
     search = SearchSettings(trials=3, startup=2, min_epochs=1, reduction=2)
     plan = Plan("table2", rows, list(sources), [0, 1], base, search)
@@ -88,19 +104,20 @@ def study(
         fingerprints = {name: source.fingerprint() for name, source in sources.items()}
         run = StudyRun(plan, CellStore(output), tracker, Progress(stream), fingerprints)
         loaded = {source_key(base[name]): source for name, source in sources.items()}
-        demand = Demand(address=None, workers=workers, threads=1, gpus=0, data_bytes=10**6)
+        demand = Demand(address=None, workers=2, threads=1, gpus=0, data_bytes=10**6)
         storage = FolderStorage(output)
         run_on_ray(run, loaded, demand, output=output, storage=storage, device="cpu")
         assert run.finished
-        assert run.workers == workers
-    return run.records
+        assert run.workers == 2
+    of = {name: [r for r in run.records if r.cell.dataset == name] for name in sources}
+    return Studied(output, of)
 
 
-def test_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) -> None:
-    source = load_source("digits")
-    records = study(tmp_path, 2, {"digits": source}, {"digits": BASE})
+def test_two_workers_and_alone_give_the_same_numbers(studied: Studied) -> None:
+    records, source = studied.records["digits"], load_source("digits")
     assert sum(r.cell.purpose == "search" for r in records) == 3
     assert sum(r.cell.purpose == "final" for r in records) == 8
+    assert {r.status for r in records} <= {"finished", "pruned"}
     for record in records:
         alone: Result = fit(record.cell.training, source=source)
         if record.status == "pruned":
@@ -108,34 +125,21 @@ def test_two_workers_and_alone_give_the_same_numbers(tmp_path: Path) -> None:
         assert numbers(alone) == numbers(record.result)
 
 
-def test_cells_that_fail_or_diverge_are_reported_and_the_others_go_on(tmp_path: Path) -> None:
-    digits = load_source("digits")
-    fields = {name: getattr(digits, name) for name in Source.__dataclass_fields__}
-    sources = {
-        "digits": digits,
-        "broken": BrokenSource(**{**fields, "name": "broken"}),
-        "steep": replace(digits, name="steep"),
-    }
-    base = {
-        "digits": BASE,
-        "broken": replace(BASE, dataset="broken"),
-        "steep": replace(BASE, dataset="steep", lr=1e8),
-    }
-    records = study(tmp_path, 2, sources, base)
-    of = {name: [r for r in records if r.cell.dataset == name] for name in sources}
-    assert {r.status for r in of["digits"]} <= {"finished", "pruned"}
-    assert len(of["digits"]) == 11
-
-    assert {r.status for r in of["broken"]} == {"crashed"}
-    assert all("the disk of this worker is gone" in str(r.error) for r in of["broken"])
-    assert "the disk of this worker is gone" in (tmp_path / "progress.txt").read_text()
+def test_cells_that_fail_are_reported_and_the_others_go_on(studied: Studied) -> None:
+    broken = studied.records["broken"]
+    assert {r.status for r in broken} == {"crashed"}
+    assert all("the disk of this worker is gone" in str(r.error) for r in broken)
+    assert "the disk of this worker is gone" in (studied.output / "progress.txt").read_text()
     # Crashed cells are tried again next time, so they leave no record.
-    assert {r.cell.dataset for r in CellStore(tmp_path).records()} == {"digits", "steep"}
+    assert {r.cell.dataset for r in CellStore(studied.output).records()} == {"digits", "steep"}
 
-    assert {r.status for r in of["steep"]} == {"diverged"}
-    assert all("lower the learning rate" in str(r.error) for r in of["steep"])
-    assert all(isinstance(r.result, PartialResult) for r in of["steep"])
-    assert np.isfinite([r.result.train_seconds for r in of["steep"]]).all()
+
+def test_cells_that_diverge_keep_the_epochs_before(studied: Studied) -> None:
+    steep = studied.records["steep"]
+    assert {r.status for r in steep} == {"diverged"}
+    assert all("lower the learning rate" in str(r.error) for r in steep)
+    assert all(isinstance(r.result, PartialResult) for r in steep)
+    assert np.isfinite([r.result.train_seconds for r in steep]).all()
 
 
 class FullStore(CellStore):

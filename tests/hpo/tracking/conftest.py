@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -87,12 +86,11 @@ class Study:
 
 
 @pytest.fixture
-def make_study(tmp_path: Path, empty_store: Path) -> Callable[[str], Study]:
+def make_study(tmp_path: Path) -> Callable[[str], Study]:
     """make(name): a study whose output folder has the default store, empty."""
 
     def make(name: str) -> Study:
         (tmp_path / name).mkdir()
-        shutil.copy(empty_store, tmp_path / name / "mlflow.db")
         return Study(tmp_path / name)
 
     return make

@@ -284,11 +284,12 @@ def test_artifacts_lie_under_the_output_folder_and_nothing_is_printed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    copied_stores: Callable[[str], None],
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr("hpo.tracking.store.create_tables", copied_stores)  # which might print
     study = make_study(name)
-    (study.output / "mlflow.db").unlink()
     with study.open() as tracker:
         tracker.end_cell(make_record())
         (study.output / "table2.csv").write_text("a,b\n")

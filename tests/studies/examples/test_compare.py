@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,13 +16,12 @@ import pytest
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_it_compares_and_reports(
-    name: str, needs: str, epochs: int, tmp_path: Path, empty_store: Path,
+    name: str, needs: str, epochs: int, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     if importlib.util.find_spec(needs) is None:
         pytest.skip(f"needs {needs} (pip install '.[examples]')")
     program = importlib.import_module(f"studies.examples.compare.{name}")
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
     flags = f"--seeds 2 --epochs {epochs} --workers 0 --output {tmp_path}"
     assert program.main(flags.split()) == 0
     values = pd.read_csv(tmp_path / "compare-values.csv")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,19 +18,17 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.fixture
-def output(tmp_path: Path, empty_store: Path) -> Path:
-    """Returns the output folder of a study, with an empty store in it."""
+def output(tmp_path: Path) -> Path:
+    """Returns the output folder of a study."""
     out = tmp_path / "out"
     out.mkdir()
-    shutil.copy(empty_store, out / "mlflow.db")
     return out
 
 
 @pytest.fixture(scope="module")  # in a folder that is no package, "package" is the session
-def calm(tmp_path_factory: pytest.TempPathFactory, bench: Bench, empty_store: Path) -> Path:
+def calm(tmp_path_factory: pytest.TempPathFactory, bench: Bench) -> Path:
     """Returns the output folder of a study that nothing disturbed."""
     out = tmp_path_factory.mktemp("calm")
-    shutil.copy(empty_store, out / "mlflow.db")
     assert bench.study(out) == 0
     assert bench.told == bench.trained == Bench.cells * Bench.epochs
     bench.assert_as_calm(out, out)

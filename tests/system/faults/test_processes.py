@@ -29,9 +29,8 @@ FLAGS += ["--rows", "none,beta-search,metamixup,frozen", "--workers", "1"]
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, bench: Bench, empty_store: Path) -> Path:
+def calm(tmp_path_factory: pytest.TempPathFactory, bench: Bench) -> Path:
     out = tmp_path_factory.mktemp("calm")
-    shutil.copy(empty_store, out / "mlflow.db")
     assert run_study("table2", rows(), "", [*FLAGS, "--output", str(out)]) == 0
     bench.assert_as_calm(out, out, study="table2")
     return out

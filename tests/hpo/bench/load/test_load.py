@@ -6,7 +6,6 @@ import gc
 import io
 import itertools
 import os
-import shutil
 import subprocess
 import sys
 import weakref
@@ -102,15 +101,11 @@ class Study:
             yield
 
 
-@pytest.fixture
-def output(empty_store: Path, tmp_path: Path) -> Path:
-    shutil.copy(empty_store, tmp_path)
-    return tmp_path
-
-
-def test_every_cell_takes_the_same_few_calls(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_takes_the_same_few_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = 12
-    with (study := Study(output, cells)).tracker:
+    with (study := Study(tmp_path, cells)).tracker:
         assert study.store.loaded == cells  # looked for once, at the beginning
         calls = count_calls(monkeypatch)
         for _ in study.train():
@@ -123,10 +118,10 @@ def test_every_cell_takes_the_same_few_calls(output: Path, monkeypatch: pytest.M
 
 
 def test_nothing_of_a_cell_stays_in_the_driver(
-    output: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Results are read again for the report."""
-    study = Study(output, 20)
+    study = Study(tmp_path, 20)
     with study.tracker, monkeypatch.context() as silent:
         silence(silent)
         for _ in study.train():
@@ -147,20 +142,20 @@ def test_no_thread_of_mlflow_changes_the_environment() -> None:
 
 
 def test_samples_are_taken_of_cells_trained_here(
-    output: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (study := Study(output, 30)).tracker:
+    with (study := Study(tmp_path, 30)).tracker:
         for _ in study.train():
             pass
-    assert not (output / USAGE).exists()  # the ordinary writer takes none
+    assert not (tmp_path / USAGE).exists()  # the ordinary writer takes none
     more = 2 * EVERY + 7
-    study = Study(output, 30 + more, MeteredTracker)
+    study = Study(tmp_path, 30 + more, MeteredTracker)
     with study.tracker as tracker, monkeypatch.context() as silent:
         silence(silent)
         for _ in study.train():
             pass
         tracker.summarise([])
-    samples = run._samples(output)
+    samples = run._samples(tmp_path)
     assert samples["cells"].tolist() == [0, EVERY, 2 * EVERY, more]
     assert samples["seconds"].is_monotonic_increasing
     last = samples.iloc[-1]
