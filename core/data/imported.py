@@ -78,36 +78,36 @@ def imported(name: str) -> Callable[..., Any]:
             does not take these arguments.
     """
     path, arguments = named_arguments(name)
-    found = _OBJECTS.get(path) if path.startswith(GIVEN) else _found(path)
-    if found is None:
+    named = _OBJECTS.get(path) if path.startswith(GIVEN) else _named(path)
+    if named is None:
         raise ValueError(
             f"{path} is an object that Python code gave; give it again: hpo.contrast(...)"
         )
-    if not callable(found):
-        raise ValueError(f"{path} is of type {type(found).__name__}; name a function or a class")
-    taken = _taken(found)
+    if not callable(named):
+        raise ValueError(f"{path} is of type {type(named).__name__}; name a function or a class")
+    taken = _taken(named)
     unknown = [] if taken is None else [key for key in arguments if key not in taken]
     if taken is not None and unknown:
         raise ValueError(f"{path} takes no {unknown[0]}; it takes {', '.join(taken) or 'nothing'}")
-    return partial(found, **arguments) if arguments else found
+    return partial(named, **arguments) if arguments else named
 
 
-def _found(path: str) -> Any:
+def _named(path: str) -> Any:
     module_name, _, name = path.partition(":")
     if not (module_name and name):
         raise ValueError(f"{path!r} names nothing; write package.module:name")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # `python studies/table2.py` puts studies/ there alone
     try:
-        found: Any = _module(module_name)
+        thing: Any = _module(module_name)
         for part in name.split("."):
-            found = getattr(found, part)
+            thing = getattr(thing, part)
     except Exception as error:  # a user's module may raise anything
         raise ValueError(
             f"{path} cannot be imported: {type(error).__name__}: {_line(error)}; give "
             "package.module:name of an installed package or of a file in this folder"
         ) from error
-    return found
+    return thing
 
 
 def _module(name: str) -> ModuleType:
@@ -131,22 +131,22 @@ def called(name: str, **arguments: Any) -> Any:
     """
     factory = imported(name)
     path, _ = named_arguments(name)
-    own = factory.keywords if isinstance(factory, partial) else {}
+    bound = factory.keywords if isinstance(factory, partial) else {}
     taken = _taken(factory)
     arguments = {
         key: value
         for key, value in arguments.items()
-        if key not in own and (taken is None or key in taken)
+        if key not in bound and (taken is None or key in taken)
     }
     try:
         result = factory(**arguments)
     except Exception as error:  # as many kinds as users write
-        told = ", ".join(
+        listed = ", ".join(
             f"{key}={value}" if isinstance(value, (int, float, str)) else key
-            for key, value in {**own, **arguments}.items()
+            for key, value in {**bound, **arguments}.items()
         )
         raise ValueError(
-            f"{path}({told}) raised {type(error).__name__}: {_line(error)}; mend the factory"
+            f"{path}({listed}) raised {type(error).__name__}: {_line(error)}; mend the factory"
         ) from error
     if result is None:
         raise ValueError(f"{path} returned None; does it lack a return statement?")
@@ -159,9 +159,9 @@ def transform_of(name: str) -> Callable[..., Any]:
     Raises:
         ValueError: as `called`, or the instance cannot be called.
     """
-    found = imported(name)
-    if not inspect.isclass(getattr(found, "func", found)):
-        return found
+    named = imported(name)
+    if not inspect.isclass(getattr(named, "func", named)):
+        return named
     made = called(name)
     if not callable(made):
         raise ValueError(f"{name} makes a {type(made).__name__}, which cannot be called on a batch")

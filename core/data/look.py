@@ -70,7 +70,7 @@ class Look:
         )
         alike = {j for _, _, _, j in self.near or ()}
         alike |= {i for part, i, _, _ in self.near or () if part == "train"}
-        found = [
+        repeats = [
             f"{count} {what}"
             for count, what in (
                 (sum(len(group) - 1 for group in self.equal), "repeat another one"),
@@ -81,10 +81,12 @@ class Look:
             )
             if count
         ]
-        told = f"of the training items {', '.join(found)}" if found else "no two items are equal"
+        summary = (
+            f"of the training items {', '.join(repeats)}" if repeats else "no two items are equal"
+        )
         return [
             f"{self.dataset}: items a class: {', '.join(counts)}{files}",
-            f"{self.dataset}: {told}",
+            f"{self.dataset}: {summary}",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,10 +143,10 @@ def _near(source: Source) -> list[list[Any]]:
     pairs: list[list[Any]] = []
     parts: tuple[Part, ...] = ("train", "test")
     for part in parts:
-        own = train if part == "train" else _thumbnails(source, part)
+        thumbnails = train if part == "train" else _thumbnails(source, part)
         hashes, trained = source.hashes(part), source.hashes("train")
-        for start in range(0, len(own), _CHUNK):
-            alike = torch.nonzero(own[start : start + _CHUNK] @ train.T >= ALIKE)
+        for start in range(0, len(thumbnails), _CHUNK):
+            alike = torch.nonzero(thumbnails[start : start + _CHUNK] @ train.T >= ALIKE)
             for i, j in (alike + torch.tensor([start, 0])).tolist():
                 if (part == "test" or i < j) and bytes(hashes[i]) != bytes(trained[j]):
                     pairs.append([part, i, "train", j])
@@ -154,14 +156,14 @@ def _near(source: Source) -> list[list[Any]]:
 def _thumbnails(source: Source, part: Part) -> Tensor:
     """Returns gray thumbnails, float32 [N, S·S], of mean 0 and length 1; an even image's is 0."""
     side = min(_SIDE, source.image_size)
-    found = []
+    rows = []
     for items in source.all_items(part):
         gray = torch.from_numpy(items).float().mean(1, keepdim=True)
         values = adaptive_avg_pool2d(gray, side).flatten(1)
         values = values - values.mean(1, keepdim=True)
         length = values.norm(dim=1, keepdim=True)
-        found.append(torch.where(length > 1e-3, values / length.clamp(min=1e-3), 0.0))
-    return torch.cat(found)
+        rows.append(torch.where(length > 1e-3, values / length.clamp(min=1e-3), 0.0))
+    return torch.cat(rows)
 
 
 def _span(part: str, counts: Sequence[int], classes: Sequence[str]) -> str:

@@ -219,15 +219,15 @@ class Source:
     def train_in_test(self) -> np.ndarray:
         """Positions of the training items that stand in the test part too, int64, ascending."""
         tested = {bytes(item) for item in self.hashes("test")}
-        found = [i for i, item in enumerate(self.hashes("train")) if bytes(item) in tested]
-        return np.array(found, np.int64)
+        positions = [i for i, item in enumerate(self.hashes("train")) if bytes(item) in tested]
+        return np.array(positions, np.int64)
 
 
 def hashes_of(items: np.ndarray) -> np.ndarray:
     """Returns a hash of each item's values, uint8 [N, 16]."""
     flat = np.ascontiguousarray(items)
-    found = [hashlib.blake2b(item.data, digest_size=16).digest() for item in flat]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(len(flat), 16)
+    digests = [hashlib.blake2b(item.data, digest_size=16).digest() for item in flat]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(flat), 16)
 
 
 def _listed(names: Sequence[str]) -> str:

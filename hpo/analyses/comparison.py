@@ -116,7 +116,7 @@ def compare(
         closing(QuietLine()) as line,
     ):
 
-        def told(key: Key, step: int, metrics: Mapping[str, float]) -> None:
+        def notify(key: Key, step: int, metrics: Mapping[str, float]) -> None:
             if line.due():
                 numbers = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
                 said = (
@@ -124,7 +124,7 @@ def compare(
                 )
                 line.show(said[: line.columns])
 
-        runner: Runner | None = in_this_process(functions, told) if workers == 0 else None
+        runner: Runner | None = in_this_process(functions, notify) if workers == 0 else None
         look, n = 1, seeds
         while True:
             keys = [(function, seed) for seed in range(n) for function in functions]
@@ -136,7 +136,7 @@ def compare(
             if missing and runner is None:
                 from hpo.cluster.trials import under_ray
 
-                runner = stack.enter_context(under_ray(functions, workers, threads, gpus, told))
+                runner = stack.enter_context(under_ray(functions, workers, threads, gpus, notify))
             for trial in runner(missing) if runner is not None else ():
                 store.save(trial)
                 trials[trial.key] = trial

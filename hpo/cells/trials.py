@@ -21,8 +21,8 @@ Function = Callable[[int, Report], float]
 Key = tuple[str, int]
 """Name of the function, seed."""
 
-Told = Callable[[Key, int, Mapping[str, float]], None]
-"""told(key, step, metrics): hears what a running trial reports, at its step from 1."""
+Notify = Callable[[Key, int, Mapping[str, float]], None]
+"""notify(key, step, metrics): hears what a running trial reports, at its step from 1."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Trial:
         return self.function, self.seed
 
 
-def run_trial(name: str, function: Function, seed: int, told: Told) -> Trial:
+def run_trial(name: str, function: Function, seed: int, notify: Notify) -> Trial:
     """Runs the function in this process; whatever it raises becomes the trial's error."""
     reports: list[Mapping[str, float]] = []
 
     def report(**metrics: float) -> None:
         reports.append({metric: float(value) for metric, value in metrics.items()})
-        told((name, seed), len(reports), reports[-1])
+        notify((name, seed), len(reports), reports[-1])
 
     begun = time.monotonic()
     value: float | None = None
@@ -115,11 +115,11 @@ Runner = Callable[[Sequence[Key]], Iterator[Trial]]
 """Runs trials and gives each as it ends."""
 
 
-def in_this_process(functions: Mapping[str, Function], told: Told) -> Runner:
+def in_this_process(functions: Mapping[str, Function], notify: Notify) -> Runner:
     """Returns a runner that runs trials one after another, without Ray."""
 
     def run(keys: Sequence[Key]) -> Iterator[Trial]:
         for name, seed in keys:
-            yield run_trial(name, functions[name], seed, told)
+            yield run_trial(name, functions[name], seed, notify)
 
     return run

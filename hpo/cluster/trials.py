@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from hpo.cells.trials import Function, Key, Runner, Told, Trial, run_trial
+from hpo.cells.trials import Function, Key, Notify, Runner, Trial, run_trial
 from hpo.cluster.session import Demand, session
 
 REPORT_SECONDS = 0.5
@@ -35,18 +35,22 @@ def _run(name: str, function: Function, seed: int, latest: Any) -> Trial:
     """Runs a trial in a worker."""
     last = 0.0
 
-    def told(key: Key, step: int, metrics: Mapping[str, float]) -> None:
+    def notify(key: Key, step: int, metrics: Mapping[str, float]) -> None:
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
             latest.put.remote(key, step, metrics)
 
-    return run_trial(name, function, seed, told)
+    return run_trial(name, function, seed, notify)
 
 
 @contextmanager
 def under_ray(
-    functions: Mapping[str, Function], workers: int | None, threads: int, gpus: float, told: Told
+    functions: Mapping[str, Function],
+    workers: int | None,
+    threads: int,
+    gpus: float,
+    notify: Notify,
 ) -> Iterator[Runner]:
     """Yields a runner that runs several trials at a time, each in a process of its own.
 
@@ -70,7 +74,7 @@ def under_ray(
                 ended, _ = ray.wait(list(running), timeout=1.0)  # so that Ctrl-C is heard
                 with suppress(RayError):  # what is told meanwhile is no result
                     for key, (step, metrics) in ray.get(latest.take.remote()).items():
-                        told(key, step, metrics)
+                        notify(key, step, metrics)
                 for reference in ended:
                     name, seed = running.pop(reference)
                     try:

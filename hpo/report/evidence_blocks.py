@@ -112,7 +112,7 @@ def _filled(block: re.Match[str], evidence: Path, link: str) -> str:
         raise ValueError(f"unknown view {view!r}; there are {', '.join(_VIEWS)}")
     parts = [_VIEWS[view](tables, options)]
     if options.get("origin") != "no":
-        parts += [line for table in tables for line in _told(table, link)]
+        parts += [line for table in tables for line in _origin_lines(table, link)]
     opening, end = block[0].partition("\n")[0], "<!-- end -->"
     return f"{opening}\n\n" + "\n\n".join(parts) + f"\n\n{end}"
 
@@ -130,7 +130,7 @@ def _read(name: str, evidence: Path) -> _Table:
     return _Table(name, frame, origin)
 
 
-def _told(table: _Table, link: str) -> list[str]:
+def _origin_lines(table: _Table, link: str) -> list[str]:
     if table.origin is None:
         return []
     origin = table.origin

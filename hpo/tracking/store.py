@@ -96,7 +96,7 @@ def check_tracking_uri(uri: str) -> None:
         raise TrackingError(
             f"the MLflow store {shown_uri(uri)} cannot be used: {first_line(error)}. "
             f"{way_out(uri, error)}"
-        ) from told_cause(uri, error)
+        ) from shown_cause(uri, error)
 
 
 def open_experiment(client: Any, uri: str, name: str, output: Path, description: str = "") -> str:
@@ -203,9 +203,17 @@ def without_user(uri: str) -> str:
     return re.sub(r"://[^/?]*@", "://", uri)
 
 
-def told_cause(uri: str, error: Exception) -> Exception | None:
+def shown_cause(uri: str, error: Exception) -> Exception | None:
     """Returns what a traceback may show as the cause: nothing that may repeat a password."""
     return error if shown_uri(uri) == uri else None
+
+
+def opening_error(uri: str, experiment: str, error: Exception) -> TrackingError:
+    """Returns what is raised where a store fails while an experiment is opened."""
+    return TrackingError(
+        f"the MLflow store {shown_uri(uri)} failed while opening the experiment {experiment!r}: "
+        f"{first_line(error)}. {way_out(uri, error)}"
+    )
 
 
 def is_database(uri: str) -> bool:

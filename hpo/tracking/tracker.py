@@ -35,14 +35,13 @@ from hpo.tracking.store import (
     TrackingError,
     check_tracking_uri,
     default_tracking_uri,
-    first_line,
     is_database,
     mlflow_settings,
     open_experiment,
+    opening_error,
+    shown_cause,
     shown_uri,
     store_errors,
-    told_cause,
-    way_out,
 )
 from hpo.tracking.stored import (
     DIGEST,
@@ -132,10 +131,7 @@ class StudyTracker:
             restore_signals()
             if not isinstance(error, store_errors()):
                 raise
-            raise TrackingError(
-                f"the MLflow store {shown_uri(self.uri)} failed while opening the experiment "
-                f"{experiment!r}: {first_line(error)}. {way_out(self.uri, error)}"
-            ) from told_cause(self.uri, error)
+            raise opening_error(self.uri, experiment, error) from shown_cause(self.uri, error)
         self._outbox = Outbox(self._client, self._experiment_id, self.uri, self._missing)
 
     @property

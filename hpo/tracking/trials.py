@@ -10,16 +10,15 @@ from typing import Any
 from hpo.cells.trials import Trial
 from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import (
-    TrackingError,
     check_tracking_uri,
     default_tracking_uri,
     first_line,
     mlflow_settings,
     open_experiment,
+    opening_error,
+    shown_cause,
     shown_uri,
     store_errors,
-    told_cause,
-    way_out,
 )
 
 _logger = logging.getLogger(__name__)
@@ -54,10 +53,7 @@ class TrackedComparison:
                 self._parent = self._find_parent(str(output.resolve()), name)
                 self._written = self._find_trials()
         except store_errors() as error:
-            raise TrackingError(
-                f"the MLflow store {shown_uri(self.uri)} failed while opening the experiment "
-                f"{name!r}: {first_line(error)}. {way_out(self.uri, error)}"
-            ) from told_cause(self.uri, error)
+            raise opening_error(self.uri, name, error) from shown_cause(self.uri, error)
 
     def __enter__(self) -> TrackedComparison:
         exit_on_signals()

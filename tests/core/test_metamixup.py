@@ -220,15 +220,8 @@ def test_virtual_dropout_masks_are_those_of_the_real_step(toy: SimpleNamespace) 
     virtual = meta_gradient(
         net, data.batch, data.val_batch, data.lam, data.partner, lr=0.1
     ).virtual_loss
-    result = metamixup_step(
-        net,
-        optimizer,
-        data.batch,
-        data.val_batch,
-        lam=data.lam,
-        partner=data.partner,
-        step_size=0.0,
-    )
+    fixed = {"lam": data.lam, "partner": data.partner}
+    result = metamixup_step(net, optimizer, data.batch, data.val_batch, step_size=0.0, **fixed)
     torch.testing.assert_close(result.loss, virtual)
 
 

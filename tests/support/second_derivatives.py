@@ -1,11 +1,13 @@
-"""Value, first and second derivatives of a layer, and how two of them are compared."""
+"""Value, first and second derivatives of a layer, how two are compared, a layer that lacks one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def derivatives(
@@ -44,3 +46,12 @@ def assert_same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], sh
         assert actual[name].shape == value.shape, name
         scale = float(value.detach().abs().max()) or 1.0
         torch.testing.assert_close(actual[name], value, rtol=0, atol=share * scale, msg=name)
+
+
+class Flash(nn.Module):
+    """Attention by a kernel that has no second derivative; [n, 8] to [n, 8]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = x.view(len(x), 1, 2, 4)
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return F.scaled_dot_product_attention(q, q, q).flatten(1)

@@ -104,11 +104,11 @@ def _lines(outcome: Outcome, dataset: str) -> list[dict[str, object]]:
     best = errors[min(means, key=means.__getitem__)]
     lines = []
     for row, alpha in sorted(trained, key=lambda each: (each[0].searched is not None, each[1])):
-        own = errors[row.row.key]
-        against = paired(own, best)
+        row_errors = errors[row.row.key]
+        against = paired(row_errors, best)
         lines.append(
             mean_line(
-                dataset, row, own.values(), searched=row.searched is not None, alpha=alpha,
+                dataset, row, row_errors.values(), searched=row.searched is not None, alpha=alpha,
                 above_best=against.difference,
                 above_best_ci_low=against.low,
                 above_best_ci_high=against.high,

@@ -12,12 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations
 
 import core
 from core.meta.engines import ENGINES
 from core.meta.examination.tracked import Memory
+from tests.support.second_derivatives import Flash
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +67,6 @@ class Momentum(nn.Module):
             keys = self.key(x)
         out: Tensor = self.head(torch.tanh(self.query(x)) + keys)
         return out
-
-
-class Flash(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        q = x.view(len(x), 1, 2, 4)
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return F.scaled_dot_product_attention(q, q, q).flatten(1)
 
 
 class Recurrent(nn.Module):

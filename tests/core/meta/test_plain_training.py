@@ -21,11 +21,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import core
 from hpo.bench.compatibility.truth import Data
+from tests.support.second_derivatives import Flash
 
 LR, H = 0.3, 1e-6
 LossOf = Callable[[Tensor, Tensor], Tensor]
@@ -432,13 +432,6 @@ class InPlace(nn.Module):
 def test_operations_differentiated_twice(layer: nn.Module, data: Data) -> None:
     model = network(layer)
     assert_close(core.hypergradient(model, *data.arguments, lr=LR), differences(model, data))
-
-
-class Flash(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        q = x.view(len(x), 1, 2, 4)
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return F.scaled_dot_product_attention(q, q, q).flatten(1)
 
 
 class Distances(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from core.meta.reading import DEFAULT, PAPER, Reading
 from core.mixing.batch import draw_beta, draw_partners
@@ -221,14 +221,6 @@ def test_a_state_of_the_dense_table_is_taken_up() -> None:
 
 
 # ------------------------------------------------------------------------------------ the policy
-
-
-@pytest.fixture
-def setup(toy: SimpleNamespace) -> SimpleNamespace:
-    net = toy.make_net(norm=True)
-    optimizer = optim.SGD(net.parameters(), lr=0.2, momentum=0.9)
-    toy.warm_up(net, optimizer)
-    return SimpleNamespace(net=net, optimizer=optimizer, toy=toy)
 
 
 def ask(s: SimpleNamespace, policy: Any, t: int, **more: Any) -> Interpolation:

@@ -59,14 +59,6 @@ def ask(s: SimpleNamespace, policy: Any, t: int, **more: Any) -> Interpolation:
     return given
 
 
-@pytest.fixture
-def setup(toy: SimpleNamespace) -> SimpleNamespace:
-    net = toy.make_net(norm=True)
-    optimizer = optim.SGD(net.parameters(), lr=0.2, momentum=0.9)
-    toy.warm_up(net, optimizer)
-    return SimpleNamespace(net=net, optimizer=optimizer, toy=toy)
-
-
 # ------------------------------------------------------------------------------- by another road
 
 

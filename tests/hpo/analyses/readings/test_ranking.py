@@ -73,31 +73,20 @@ def outcome(
     return Outcome(plan, records, {}, frame, Path("out"))
 
 
+def moving(
+    moves: Sequence[float], first: list[int], last: list[int], seconds: float
+) -> dict[str, Any]:
+    """Returns what a learned row's result has of its own: λ moves and ends with a histogram."""
+    histograms = {"lam_histogram": last, "lam_histogram_first": first}
+    cost = {"train_seconds": seconds, "samples_seen": 3000}
+    return {"history": history(moves), **histograms, **cost}
+
+
 TOLD: dict[str, tuple[StudyRow, Sequence[float], dict[str, Any]]] = {
     "none": (NONE, [8.0, 9.0, 10.0], {"train_seconds": 10.0, "samples_seen": 1000}),
     "beta-1": (MIXUP, [7.0, 8.0, 9.2], {"train_seconds": 11.0, "samples_seen": 1000}),
-    "mover": (
-        MOVER,
-        [5.0, 6.1, 7.0],
-        {
-            "history": history([0.2, 0.3, 0.1]),
-            "lam_histogram": U_SHAPE,
-            "lam_histogram_first": FLAT,
-            "train_seconds": 40.0,
-            "samples_seen": 3000,
-        },
-    ),
-    "letter": (
-        LETTER,
-        [9.0, 9.5, 11.0],
-        {
-            "history": history([0.002, 0.001, 0.0]),
-            "lam_histogram": MIDDLE,
-            "lam_histogram_first": MIDDLE,
-            "train_seconds": 45.0,
-            "samples_seen": 3000,
-        },
-    ),
+    "mover": (MOVER, [5.0, 6.1, 7.0], moving([0.2, 0.3, 0.1], FLAT, U_SHAPE, 40.0)),
+    "letter": (LETTER, [9.0, 9.5, 11.0], moving([0.002, 0.001, 0.0], MIDDLE, MIDDLE, 45.0)),
 }
 
 
