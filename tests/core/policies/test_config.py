@@ -43,10 +43,14 @@ READING = {
 }
 SMALL = {**READING, "step_size": 0.5}
 UNUSED = {
-    **dict.fromkeys(["alpha", "lam", "reading", "last_blocks", "quantiles"]),
+    "alpha": None,
     "per_sample": False,
+    "lam": None,
+    "reading": None,
+    "last_blocks": None,
     "refresh_every": 1,
     "every": 1,
+    "quantiles": None,
 }
 LEARNED_BETA = {
     "begin": "auto",
