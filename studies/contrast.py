@@ -19,8 +19,9 @@ against what all its trainings have cost so far.
     metamixup-outer    MetaMixUp inside the same search: learning rate, weight decay, step size of λ
     scores-outer       the scores inside the same search
     learned-beta       one training with α learned late (`core.LearnedBeta`), of cost 1.2;
-    learned-beta-outer its α at the start and its reach inside the same search. Both in the preset
-                       contest, or asked for by --rows
+    learned-beta-outer its α at the start and its reach inside the same search
+    pbt-alpha-stop     the population, in which a quarter of the copies stop mixing. These three in
+                       the preset contest, or asked for by --rows
 
 All trainings of a seed share their split, initial weights, and order of data. The budget of each
 strategy and seed is counted in plain trainings, by expectation (a learned policy that acts at every
@@ -109,8 +110,9 @@ def _row(key: str, label: str, family: Family, strategy: Strategy) -> StudyRow:
     return row(key, label, key, family, strategy)
 
 
-CONTENDERS = tuple(
-    _learned("learned-beta", "α learned late", LearnedBetaConfig(), {**BETA_ALPHA, **ALPHA_REACH})
+CONTENDERS = (
+    *_learned("learned-beta", "α learned late", LearnedBetaConfig(), {**BETA_ALPHA, **ALPHA_REACH}),
+    _row("pbt-alpha-stop", "population, α and stop", "beta", Evolved(rest=0.25)),
 )
 
 main = partial(run_study, "contrast", rows(), __doc__, contenders=CONTENDERS)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ class Cell:
         policy = self.training.policy.identity()
         parts = [SCHEMA, self.method, self.purpose, settings, policy]
         if self.population is not None:
-            parts.append(asdict(self.population))
+            parts.append(self.population.to_dict())
         if self.parallel != 1:
             parts.append({"parallel": self.parallel})
         semi = self.training.semi
@@ -98,7 +98,7 @@ class Cell:
         """Returns what a dictionary says beside the training: nothing of an ordinary one."""
         fields: dict[str, Any] = {}
         if self.population is not None:
-            fields["population"] = asdict(self.population)
+            fields["population"] = self.population.to_dict()
         if self.parallel != 1:
             fields["parallel"] = self.parallel
         return fields

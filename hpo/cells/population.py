@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Population:
             worst, is replaced by copies of members drawn from the best so many.
         factor: a copy's α is that of its parent times or divided by it, within the bounds that α is
             searched in.
+        rest: in [0, 1), how likely a copy is trained unmixed instead, so that a population finds
+            when to stop. A copy of one that rests, and does not rest itself, mixes at the lowest α.
 
     Raises:
         ValueError: one of them is out of range.
@@ -25,6 +28,7 @@ class Population:
     segment: int = 2
     quantile: float = 0.2
     factor: float = 1.2
+    rest: float = 0.0
 
     def __post_init__(self) -> None:
         if self.members < 2:
@@ -35,6 +39,14 @@ class Population:
             raise ValueError(f"population quantile must lie in (0, 0.5], got {self.quantile}")
         if not 1 < self.factor < float("inf"):
             raise ValueError(f"population factor must be above 1, got {self.factor}")
+        if not 0 <= self.rest < 1:
+            raise ValueError(f"population rest must lie in [0, 1), got {self.rest}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types; without `rest` where it is 0, as populations were stored that
+        knew none."""
+        values = asdict(self)
+        return values if self.rest else {n: v for n, v in values.items() if n != "rest"}
 
     @property
     def replaced(self) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def select(
     """Returns for each member what it goes on with, by truncation selection.
 
     Args:
-        population: how many are replaced, and how far α moves.
+        population: how many are replaced, how far α moves, and how likely mixing stops.
         errors: meta-validation error of each member; of equal ones the first is the better.
         alphas: α of each.
         seed: of the draws.
@@ -79,6 +79,8 @@ def select(
         parent = best[int(random.integers(len(best)))]
         step = population.factor if random.random() < 0.5 else 1 / population.factor
         alpha = min(max(alphas[parent] * step, bounds.low), bounds.high)
+        if population.rest and random.random() < population.rest:
+            alpha = 0.0
         heirs[member] = Heir(parent, alpha)
     return heirs
 
@@ -133,7 +135,7 @@ def fit_population(
     """
     if not isinstance(config.policy, Beta):
         raise ValueError(f"a population tunes α of a beta policy, got {config.policy.kind}")
-    identity = {"config": config.to_dict(), "population": asdict(population)}
+    identity = {"config": config.to_dict(), "population": population.to_dict()}
     with reproducible(config.seed, device=device, threads=threads):
         training = Training(config, source, device)
         saved = load_checkpoint(directory, training.device) if directory is not None else None

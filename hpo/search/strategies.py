@@ -111,13 +111,20 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Evolved:
-    """Trains a population on α of Beta(α, α), of as many members as the budget is good for."""
+    """Trains a population on α of Beta(α, α), of as many members as the budget is good for.
+
+    Attributes:
+        rest: how likely a copy stops mixing; see `Population`.
+    """
+
+    rest: float = 0.0
 
     def search(
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
     ) -> Search:
         """See `Strategy`."""
-        population = Population(members=max(2, int(budget)), segment=max(1, base.epochs // 10))
+        members, segment = max(2, int(budget)), max(1, base.epochs // 10)
+        population = Population(members, segment, rest=self.rest)
         training = replace(base, policy=Beta(1.0))
         cell = Cell(method, training, purpose="search", population=population)
         return ListSearch([cell], Budget(budget))

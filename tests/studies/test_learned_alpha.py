@@ -30,7 +30,7 @@ def test_the_learned_row_is_a_strategy_of_contrast_where_it_is_asked_for() -> No
         return [each.row.key for each in options.chosen(contrast.rows(), contrast.CONTENDERS)]
 
     assert "learned-beta" not in keys()
-    assert {"learned-beta", "learned-beta-outer"} < {*keys("--preset", "contest")}
+    assert {"learned-beta", "learned-beta-outer", "pbt-alpha-stop"} < {*keys("--preset", "contest")}
     assert keys("--rows", "learned-beta,tpe-alpha") == ["tpe-alpha", "learned-beta"]
 
 

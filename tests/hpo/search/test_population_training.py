@@ -89,6 +89,18 @@ def test_alpha_stays_within_its_bounds() -> None:
     assert {round(alpha, 6) for alpha in found} == {0.05, 6.0, 0.07, 8.0}
 
 
+def test_a_copy_may_stop_mixing_and_its_own_copy_may_begin_again() -> None:
+    """Of 400 copies of a parent that rests a quarter rest, ± 5 standard deviations of 8.7; the
+    others mix at the lowest α. The draws of a population that knows no rest stay as they were."""
+    population = Population(members=2, rest=0.25)
+    for start, otherwise in ((0.0, {0.05}), (1.0, {1.2, 1 / 1.2})):
+        found = [select(population, [1.0, 2.0], [start, 1.0], s, 1)[1].alpha for s in range(400)]
+        assert 56 < found.count(0.0) < 144
+        assert {*found} - {0.0} == otherwise
+    assert "rest" not in Population(members=2).to_dict()
+    assert Population(**population.to_dict()) == population
+
+
 def test_all_members_that_diverged_are_replaced_by_the_living() -> None:
     """One of five would be replaced; three diverged, and the best of the two others is copied."""
     infinite = float("inf")
@@ -114,6 +126,7 @@ def test_the_first_alphas_spread_over_the_range_on_a_log_scale() -> None:
         ({"segment": 0}, "segment must be at least 1, got 0"),
         ({"quantile": 0.6}, r"quantile must lie in \(0, 0.5\], got 0.6"),
         ({"factor": 1.0}, "factor must be above 1, got 1.0"),
+        ({"rest": 1.0}, r"rest must lie in \[0, 1\), got 1.0"),
     ],
 )
 def test_impossible_populations_are_refused(values: dict[str, Any], message: str) -> None:
