@@ -8,13 +8,12 @@ the learned row had it); the draws of the learned row with nothing learned; α l
 step on, which the short horizon fools; MetaMixUp, which learns every λ.
 
 In the preset contest, or asked for (`--rows learned-beta,learned-beta-brier`), MixUp at other
-constant α, which may be the best, and the learned row with
-the validation batch judged by what does not punish low confidence, the Brier score or
-cross-entropy at a fitted temperature, with a derivative carried over about a hundred steps
-(`core.policies.CarriedBeta`), with a later and an earlier beginning, and with one λ for a batch and
-moves twice as far; with both ends of a schedule of α, or α and the time to stop, learned by
-evolution (`core.policies.EvolvedBeta`); and the learned row with the reach of α found by the search
-that finds α.
+constant α, which may be the best, and the learned row otherwise: the λ of a batch spread over their
+distribution instead of drawn one by one; the validation batch judged by what does not punish low
+confidence, the Brier score or cross-entropy at a fitted temperature; a derivative carried over
+about a hundred steps (`core.policies.CarriedBeta`); a later and an earlier beginning; one λ for a
+batch, and moves twice as far; both ends of a schedule of α, or α and the time to stop, learned by
+evolution (`core.policies.EvolvedBeta`); the reach of α found by the search that finds α.
 
 The question has an answer only where MixUp itself pays, as in that preset:
 
@@ -79,6 +78,7 @@ CONTENDERS = (
     *map(beta, (0.2, 0.5, 2.0)),
     stopped(beta(0.5)),
     _variant("batch", "α learned, one λ a batch", per_sample=False, reach=12.0),
+    _variant("stratified", "α learned late, λ stratified", stratified=True),
     _variant("brier", "α learned by the Brier score", objective="brier"),
     _variant("tempered", "α learned at a fitted temperature", objective="tempered"),
     _variant("carried", "α learned over many steps", carry=0.99),

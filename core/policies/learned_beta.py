@@ -75,6 +75,7 @@ class LearnedBeta(Policy):
         objective: what the validation batch is judged by; see `core.meta.objectives`. "loss" is
             that of the training, as other learned policies have it.
         per_sample: a λ for each sample; else one for the batch, whose derivative is noisier.
+        stratified: the λ of a batch are spread over their distribution; see `draw_noise`.
         placebo: the control.
         inner_step: see `Reading`.
         engine, mixing, last_blocks: as in `Learned`.
@@ -88,6 +89,7 @@ class LearnedBeta(Policy):
     average_over: int = 8
     objective: Objective = "loss"
     per_sample: bool = True
+    stratified: bool = False
     placebo: bool = False
     inner_step: Literal["gradient_descent", "optimizer"] = "gradient_descent"
     engine: Engine = "auto"
@@ -120,8 +122,8 @@ class LearnedBeta(Policy):
         """Draws λ at the present α, and learns α first at steps that learn.
 
         `change` of what it gives is λ minus λ at the α of the beginning, so all that learning has
-        done to it. At every step the stream advances by two uniform numbers for each λ, the pairing
-        and what the mixing draws, in this order; the placebo's sign comes after them at steps that
+        done to it. At every step the stream advances by `draw_noise` of each λ, the pairing and
+        what the mixing draws, in this order; the placebo's sign comes after them at steps that
         learn.
 
         Raises:
@@ -140,7 +142,8 @@ class LearnedBeta(Policy):
         since = None if begun is None else self._step - begun
         if since is not None and self._reads(since) and step.val_batch is None:
             raise ValueError("a learned policy needs a meta-validation batch, got None")
-        noise = draw_noise(len(x) if self.per_sample else 1, step.generator)
+        drawn = len(x) if self.per_sample else 1
+        noise = draw_noise(drawn, step.generator, stratified=self.stratified)
         start, _ = self._lam(noise, math.log(self.alpha), x, pairing)
         partner = pairing.partners(len(x), generator=step.generator, device=x.device)
         mixing = self.mixing.draw(x, step.generator)

@@ -44,6 +44,7 @@ class LearnedBetaConfig(PolicyConfig):
     average_over: int = 8
     objective: Objective = "loss"
     per_sample: bool = True
+    stratified: bool = False
     last_blocks: int | None = None
     permute: bool = False
     carry: float = 0.0

@@ -12,11 +12,22 @@ from core.random_streams import stream_device
 _LEAST = 2.0**-54
 
 
-def draw_noise(n: int, generator: torch.Generator | None) -> Tensor:
-    """Draws what n numbers of any Beta(α, α) are made of: [2, n], float64, where the stream is."""
-    return torch.rand(
-        2, n, generator=generator, device=stream_device(generator), dtype=torch.float64
-    )
+def draw_noise(n: int, generator: torch.Generator | None, *, stratified: bool = False) -> Tensor:
+    """Draws what n numbers of any Beta(α, α) are made of: [2, n], float64, where the stream is.
+
+    Args:
+        n: how many.
+        generator: the random stream.
+        stratified: each of both rows has one number in each of n equal parts of [0, 1), in random
+            order, as in a Latin square: every number is uniform by itself, and together they are
+            spread more evenly than chance spreads them. Two permutations more are drawn.
+    """
+    device = stream_device(generator)
+    noise = torch.rand(2, n, generator=generator, device=device, dtype=torch.float64)
+    if not stratified:
+        return noise
+    parts = [torch.randperm(n, generator=generator, device=device) for _ in range(2)]
+    return (torch.stack(parts) + noise) / n
 
 
 def symmetric_beta(noise: Tensor, log_alpha: float) -> tuple[Tensor, Tensor]:

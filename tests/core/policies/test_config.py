@@ -58,6 +58,7 @@ LEARNED_BETA = {
     "bounds": [0.01, 10.0],
     "average_over": 8,
     "objective": "loss",
+    "stratified": False,
     "carry": 0.0,
     "sigma": 0.0,
     "path": "ends",

@@ -88,6 +88,21 @@ def test_the_derivative_is_that_of_the_function_and_extreme_noise_does_no_harm()
         torch.testing.assert_close(along, (up - down) / (2 * h), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("n", [1, 7])
+def test_stratified_noise_has_one_number_in_each_part_and_is_uniform(n: int) -> None:
+    """Their mean has the variance of one part, 1/12/n², over n: by n² less than chance gives it."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = torch.stack([draw_noise(n, generator, stratified=True) for _ in range(2000)])
+    expected = torch.arange(n).expand(2000, 2, n)
+    assert torch.equal((drawn * n).long().sort(dim=2).values, expected)
+    for row in (0, 1):
+        for place in (0, n - 1):
+            assert stats.kstest(drawn[:, row, place].numpy(), "uniform").pvalue > 1e-3
+    assert stats.pearsonr(drawn[:, 0, 0].numpy(), drawn[:, 1, 0].numpy()).pvalue > 1e-3
+    variance = float(drawn[:, 0].mean(dim=1).var())
+    assert variance == pytest.approx(1 / 12 / n**3, rel=0.15)
+
+
 # ------------------------------------------------------------------------ the hypergradient itself
 
 
