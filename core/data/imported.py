@@ -127,7 +127,8 @@ def called(name: str, **arguments: Any) -> Any:
     Arguments in the name, or bound to it by `functools.partial`, go before these.
 
     Raises:
-        ValueError: it cannot be imported, raises, or returns None.
+        ValueError: it cannot be imported, raises, returns None, or changes for everybody how torch
+            computes, which is as before afterwards.
     """
     factory = imported(name)
     path, _ = named_arguments(name)
@@ -139,7 +140,10 @@ def called(name: str, **arguments: Any) -> Any:
         if key not in bound and (taken is None or key in taken)
     }
     try:
-        result = factory(**arguments)
+        with _alone(path):
+            result = factory(**arguments)
+    except _EverybodyError:
+        raise
     except Exception as error:  # as many kinds as users write
         listed = ", ".join(
             f"{key}={value}" if isinstance(value, (int, float, str)) else key
@@ -151,6 +155,34 @@ def called(name: str, **arguments: Any) -> Any:
     if result is None:
         raise ValueError(f"{path} returned None; does it lack a return statement?")
     return result
+
+
+class _EverybodyError(ValueError):
+    """A callable changed what is not its own."""
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Raises _EverybodyError where torch computes otherwise after the block, and undoes that."""
+    import torch
+
+    def state() -> tuple[torch.dtype, int, bool]:
+        return torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
+
+    before = state()
+    try:
+        yield
+    finally:
+        after = state()
+        if after != before:
+            torch.set_default_dtype(before[0])
+            torch.set_num_threads(before[1])
+            torch.set_grad_enabled(before[2])
+    if after != before:
+        raise _EverybodyError(
+            f"{path} changes torch's default dtype, threads or gradient mode for everybody "
+            f"({before} became {after}); have it leave them alone"
+        )
 
 
 def transform_of(name: str) -> Callable[..., Any]:

@@ -66,24 +66,14 @@ def check_network(
 
     `policies` are those that it is to be trained with.
 
-    torch's global random stream and default dtype are as before afterwards.
+    torch's global random stream is as before afterwards.
 
     Raises:
         ValueError: the network cannot be trained here; the line names it and the way out.
     """
-    before = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_network(config, source)
-    after = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
-    if after != before:
-        torch.set_default_dtype(before[0])
-        torch.set_num_threads(before[1])
-        torch.set_grad_enabled(before[2])
-        raise ValueError(
-            f"model {config.model} changes torch's default dtype, threads or gradient mode for "
-            f"everybody ({before} became {after}); have its factory leave them alone"
-        )
     if ":" in config.model:
         _check_parts(config, model, policies)
         _try(config.model, model, source)
@@ -209,7 +199,10 @@ def load_weights(model: nn.Module, file: Path) -> None:
     try:
         state = torch.load(file.expanduser(), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"weights {file} cannot be read: {_line(error)}") from error
+        raise ValueError(
+            f"weights {file} cannot be read: {_line(error)}; give a file that "
+            "torch.save(model.state_dict(), FILE) wrote"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

@@ -89,10 +89,14 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 
 def _scheduled(config: TrainingConfig, step: int, steps: int) -> float:
     if ":" in config.schedule:
-        rate: float = called(
-            config.schedule, step=step, steps=steps, epochs=config.epochs, lr=config.lr
-        )
-        return rate
+        rate = called(config.schedule, step=step, steps=steps, epochs=config.epochs, lr=config.lr)
+        try:
+            return float(rate)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"schedule {config.schedule} gives the rate {rate!r} at step {step} of {steps}; "
+                "return a number"
+            ) from error
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "cosine":

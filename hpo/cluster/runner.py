@@ -99,11 +99,20 @@ class _StudySearcher(Searcher):
 class _StudyScheduler(FIFOScheduler):
     """The scheduler gives the study each trial's reports and stops what it wants stopped."""
 
-    def __init__(self, run: StudyRun, searcher: _StudySearcher):
+    def __init__(self, run: StudyRun, searcher: _StudySearcher, keep: int = 0):
         super().__init__()
         self._run = run
         self._searcher = searcher
+        self._keep = keep
         self._epochs: dict[str, float] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Has Tune keep so many processes while nothing waits for them, as between two rounds of a
+        search; it would keep one, and the others would take seconds to start again."""
+        if self._keep:
+            processes = tune_controller._tune_controller._actor_cache
+            processes.increase_max(trial.placement_group_factory, by=self._keep)
+            self._keep = 0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Returns the first that waits of those that have not ended; Tune would look at all."""
@@ -198,9 +207,9 @@ def run_on_ray(
             gpus = measured_share(run, sources, threads=demand.threads, device=device, meter=meter)
             run.say(f"measured: a cell gets {gpus:g} of a GPU")
             run.workers = demand.workers or room(replace(demand, gpus=gpus))
-        # One cell ahead, so that Tune keeps a worker's process for it. Only where the CPUs are ours
-        # does it wait its turn; on a larger cluster it would run.
-        ahead = 1 if ray_session.started_here else 0
+        # Where the CPUs are ours, processes are kept, and one cell ahead waits for the next that
+        # is free; on a larger cluster it would run.
+        ahead, keep = (1, run.workers) if ray_session.started_here else (0, 0)
         searcher = _StudySearcher(run, ahead)
         # Or Tune starts the workers' processes one after another, which takes seconds for each.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(run.workers + ahead)
@@ -218,7 +227,7 @@ def run_on_ray(
             tune.with_resources(trainable, {"cpu": demand.threads, "gpu": gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_StudyScheduler(run, searcher),
+                scheduler=_StudyScheduler(run, searcher, keep),
                 num_samples=-1,
                 reuse_actors=True,
             ),

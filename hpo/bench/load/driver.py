@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,14 @@ EVERY = 50
 
 USAGE = "load-usage.json"
 """File of the samples in the study's folder."""
+
+_TINY = ("--preset", "smoke", "--train-size", "20", "--meta-size", "10", "--batch-size", "20")
+
+
+def study_flags(options: Namespace, folder: Path, seeds: int) -> list[str]:
+    """Returns the flags of a study of so many tiny cells."""
+    training = ("--dataset", "digits", *_TINY, "--epochs", str(options.epochs))
+    return [*training, "--seeds", str(seeds), "--output", str(folder)]
 
 
 class MeteredTracker(StudyTracker):

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hpo.bench.load.driver import STUDY, USAGE
+from hpo.bench.load.driver import STUDY, USAGE, study_flags
+from hpo.bench.load.search import TRIALS, run_search
 from hpo.cells.store import CellStore, StoreError
 from hpo.command_line.flags import command, cores, program, shared
 from hpo.report.markdown import padded_table
@@ -34,7 +35,6 @@ INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
 ALONE = 20
 """Trainings of each bare loop."""
 
-_TINY = ("--preset", "smoke", "--train-size", "20", "--meta-size", "10", "--batch-size", "20")
 _DRIVER = (sys.executable, "-m", "hpo.bench.load.driver")
 _SERVER_SECONDS = 300.0
 _LEGEND = """\
@@ -57,7 +57,7 @@ def run_load(description: str, arguments: Sequence[str] | None = None) -> int:
     options = parse(description, arguments)
     try:
         with output_folder.locked(options.output):
-            return _run(options)
+            return _run(options) if options.search is None else run_search(options)
     except (ValueError, OSError, StoreError, TrackingError) as error:
         print(f"{STUDY}: error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -84,8 +84,13 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Namespace
     add = parser.add_argument
     add("--cells", type=int, default=1000, metavar="N", help="of each study (default: 1000)")
     add("--concurrent", type=int, default=1, metavar="N", help="studies at a time (default: 1)")
+    rounds = (
+        f"instead: a search of {TRIALS} trials that sleep, so many at a time, and one at a time"
+    )
+    add("--search", type=int, metavar="K", help=rounds)
+    add("--asleep", type=float, default=10.0, metavar="S", help="seconds of a trial (default: 10)")
     options = parser.parse_args(arguments)
-    for name in ("cells", "concurrent", "workers", "epochs"):
+    for name in ("cells", "concurrent", "workers", "epochs", "search"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
@@ -117,12 +122,6 @@ def _run(options: Namespace) -> int:
     print(text)
     print("\nfiles: " + ", ".join(os.path.relpath(path) for path in files))
     return 0 if all(map(is_whole, lines)) else INCOMPLETE
-
-
-def study_flags(options: Namespace, folder: Path, seeds: int) -> list[str]:
-    """Returns the flags of a study of so many tiny cells."""
-    training = ("--dataset", "digits", *_TINY, "--epochs", str(options.epochs))
-    return [*training, "--seeds", str(seeds), "--output", str(folder)]
 
 
 def _seconds_alone(options: Namespace) -> float:

@@ -105,3 +105,20 @@ def test_arguments_reach_networks_and_are_part_of_the_identity() -> None:
     assert Cell("none", plain).id != Cell("none", other).id
     with pytest.raises(ValueError, match=r"cannot be built .*drop_out"):
         build_network(training("torchvision:squeezenet1_1?drop_out=0.25"), digits)
+
+
+def test_what_changes_torch_for_everybody_is_refused_and_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "changes_of_mine.py").write_text(
+        "import torch\n"
+        "def data(): torch.set_default_dtype(torch.float64); return 1\n"
+        "def failing(): torch.set_grad_enabled(False); raise OSError('no file')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="changes_of_mine:data changes torch's default dtype"):
+        called("changes_of_mine:data")
+    with pytest.raises(ValueError, match="raised OSError: no file"):
+        called("changes_of_mine:failing")
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()

@@ -29,6 +29,7 @@ def rate(step, steps, lr): return lr * (1 - step / steps)
 def negative(step): return -1.0
 def adam(params, lr): return torch.optim.Adam(params, lr=lr)
 def text(): return "adam"
+def word(step): return "slow"
 """
 
 
@@ -80,6 +81,7 @@ def test_optimizer_and_schedule_are_asked() -> None:
         ({"augment": "absent"}, "cannot be imported"),
         ({"optimizer": "text"}, "returned a str; return a torch.optim.Optimizer"),
         ({"schedule": "negative"}, "gives the rate -1.0 at step 0"),
+        ({"schedule": "word"}, "gives the rate 'slow' at step 0 of 100; return a number"),
     ],
 )
 def test_what_fails_is_refused_in_a_line(setting: dict[str, str], message: str) -> None:
