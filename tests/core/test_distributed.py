@@ -155,7 +155,7 @@ Wrap = Callable[..., nn.Module]
 
 
 def hypergradients(rank: int | None, wrap: Wrap) -> Results:
-    found = {}
+    results = {}
     for dtype in (torch.float64, torch.float32):
         for inner in INNER:
             net = make_net(dtype)
@@ -169,25 +169,25 @@ def hypergradients(rank: int | None, wrap: Wrap) -> Results:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", CompileFallback)
                     value = hypergradient(model, **data, **step, engine=engine)  # type: ignore[arg-type]
-                found[f"{inner} {engine} {dtype}"] = value
-    return found
+                results[f"{inner} {engine} {dtype}"] = value
+    return results
 
 
 def interpolations(rank: int | None, wrap: Wrap) -> Results:
-    found: Results = {}
+    results: Results = {}
     for name, reading in READINGS.items():
         net = make_net()
         given = learn_interpolation(
             wrap(net), **make_data(rank), reading=reading, optimizer=optimizer_of("momentum", net)
         )
-        found[name] = torch.stack([given.lam, given.lam_init, given.change])  # type: ignore[list-item]
-        found[f"{name} meta_loss"] = given.meta_loss
-    return found
+        results[name] = torch.stack([given.lam, given.lam_init, given.change])  # type: ignore[list-item]
+        results[f"{name} meta_loss"] = given.meta_loss
+    return results
 
 
 def trainings(rank: int | None, wrap: Wrap) -> Results:
     """Three steps; the parameters after each, and those that every pass saw."""
-    found: Results = {}
+    results: Results = {}
     for inner in ("gradient_descent", "optimizer"):
         for kind in ("momentum", "adamw"):
             net = make_net()
@@ -203,17 +203,17 @@ def trainings(rank: int | None, wrap: Wrap) -> Results:
                     reading=Reading(inner_step=inner),
                 )
                 after.append(parameters(net))
-            found[f"{inner} {kind}"] = {"after": after, "seen": seen}
-    return found
+            results[f"{inner} {kind}"] = {"after": after, "seen": seen}
+    return results
 
 
 def kept_validation_gradient(rank: int | None, wrap: Wrap) -> Results:
     net = make_net()
-    model, kept = wrap(net), ValidationGradient(2)
+    model, carried = wrap(net), ValidationGradient(2)
     optimizer = optimizer_of("momentum", net)
     for step in range(3):
         data = make_data(rank, step)
-        metamixup_step(model, optimizer, **data, validation_gradient=kept, last_blocks=1)
+        metamixup_step(model, optimizer, **data, validation_gradient=carried, last_blocks=1)
     return {"after": parameters(net)}
 
 
@@ -238,7 +238,7 @@ def accumulation(rank: int | None, wrap: Wrap) -> Results:
 
 
 def placebo(rank: int | None, wrap: Wrap) -> Results:
-    found = {}
+    results = {}
     reading = Reading(scale="rms", projection="clip", gradient="lam", step_size=0.01)
     for permute in (False, True):
         given = learn_interpolation(
@@ -249,14 +249,14 @@ def placebo(rank: int | None, wrap: Wrap) -> Results:
             permute=permute,
             generator=torch.Generator().manual_seed(3),
         )
-        found[f"permuted {permute}"] = given.change
-    return found
+        results[f"permuted {permute}"] = given.change
+    return results
 
 
 def scores(rank: int | None, wrap: Wrap) -> Results:
     """Three steps whose samples go from rank to rank; rank 1 sees further than rank 0, and at the
     last step, between two stages, the other way round."""
-    found: Results = {"lam": [], "scores": []}
+    results: Results = {"lam": [], "scores": []}
     for every in (1, 2):
         net = make_net()
         model, optimizer = wrap(net), optimizer_of("plain", net)
@@ -274,9 +274,9 @@ def scores(rank: int | None, wrap: Wrap) -> Results:
             ):
                 given = policy(model, optimizer, **data, indices=indices)
             metamixup_step(model, optimizer, **make_data(rank, step))
-            found["lam"].append(given.lam)
-            found["scores"].append(policy.scores)
-    return found
+            results["lam"].append(given.lam)
+            results["scores"].append(policy.scores)
+    return results
 
 
 def learned_beta(rank: int | None, wrap: Wrap) -> Results:
@@ -285,7 +285,7 @@ def learned_beta(rank: int | None, wrap: Wrap) -> Results:
     model, optimizer = wrap(net), optimizer_of("plain", net)
     policy = LearnedBeta(begin=0.0, every=1, reach=30.0)
     policy.at(0, 30)
-    found: Results = {"lam": [], "alpha": []}
+    results: Results = {"lam": [], "alpha": []}
     for step in range(3):
         data, g = make_data(rank, step), torch.Generator().manual_seed(step)
         noise = torch.rand(2, RANKS * SHARE, generator=g, dtype=torch.float64)
@@ -296,16 +296,16 @@ def learned_beta(rank: int | None, wrap: Wrap) -> Results:
             mock.patch.object(beta, "draw_noise", lambda *_, noise=noise: noise),
             mock.patch.object(pairing, "draw_partners", lambda *_, p=partner, **__: p),
         ):
-            found["lam"].append(policy(model, optimizer, **data).lam)
-        found["alpha"].append(torch.tensor(policy.present_alpha))
+            results["lam"].append(policy(model, optimizer, **data).lam)
+        results["alpha"].append(torch.tensor(policy.present_alpha))
         metamixup_step(model, optimizer, **make_data(rank, step))
-    return found
+    return results
 
 
 def weights(rank: int | None, wrap: Wrap) -> Results:
     """Three steps of each policy that weights samples; a network of its own begins otherwise on
     each rank, but for the mean of both."""
-    found: Results = {"lam": []}
+    results: Results = {"lam": []}
     indices = torch.arange(RANKS * SHARE).view(RANKS, SHARE)
     for make in (LearningToReweight, MetaWeightNet, PersistentWeights):
         net = make_net()
@@ -320,11 +320,11 @@ def weights(rank: int | None, wrap: Wrap) -> Results:
         for step in range(3):
             data = make_data(rank, step)
             del data["lam"], data["partner"]
-            own = indices.flatten() if rank is None else indices[rank]
-            given = policy(model, optimizer, **data, indices=own)
-            found["lam"].append(given.weights)
+            ours = indices.flatten() if rank is None else indices[rank]
+            given = policy(model, optimizer, **data, indices=ours)
+            results["lam"].append(given.weights)
             mixed_step(model, optimizer, data["batch"], given)
-    return found
+    return results
 
 
 def wrapped_twice(rank: int | None, wrap: Wrap) -> Results:
@@ -335,14 +335,14 @@ def wrapped_twice(rank: int | None, wrap: Wrap) -> Results:
         "outside": lambda net: compile_(wrap(net)),
         "inside": lambda net: wrap(compile_(net)),
     }
-    found: Results = {}
+    results: Results = {}
     for name, order in orders.items():
         net = make_net()
         model, optimizer = order(net), optimizer_of("momentum", net)
         for step in range(3):
             metamixup_step(model, optimizer, **make_data(rank, step))
-        found[name] = parameters(net)
-    return found
+        results[name] = parameters(net)
+    return results
 
 
 # These run on two ranks only.
@@ -391,27 +391,27 @@ def overflow_on_one_rank(rank: int) -> Results:
 
 def refusals(rank: int) -> Results:
     data = make_data(rank)
-    found = {}
+    results = {}
 
     def learn(model: nn.Module, **options: Any) -> Callable[[], object]:
         return lambda: learn_interpolation(model, **data, lr=0.1, **options)
 
     model = DistributedDataParallel(make_net(norm=True))
-    found["unroll"] = refusal(learn(model, engine="unroll"))
+    results["unroll"] = refusal(learn(model, engine="unroll"))
     # Wrapped first: on a CPU the wrapper itself refuses the layer, which nobody runs here.
     synchronised = DistributedDataParallel(make_net(norm=True))
     synchronised.module.norm = nn.SyncBatchNorm(5).double()
-    found["sync"] = refusal(learn(synchronised))
-    found["sync, compiled"] = refusal(learn(compile_(synchronised)))
-    found["sync, bare"] = refusal(learn(synchronised.module))
+    results["sync"] = refusal(learn(synchronised))
+    results["sync, compiled"] = refusal(learn(compile_(synchronised)))
+    results["sync, bare"] = refusal(learn(synchronised.module))
     synchronised.module.norm.eval()
-    found["sync in evaluation mode"] = refusal(learn(synchronised))
+    results["sync in evaluation mode"] = refusal(learn(synchronised))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations
-        found |= sharded(learn)
+        results |= sharded(learn)
     with pytest.warns(CompileFallback, match="several ranks exchange gradients"):
         learn(DistributedDataParallel(make_net()), engine="compiled")()
-    return found
+    return results
 
 
 def sharded(learn: Callable[..., Callable[[], object]]) -> dict[str, str]:
@@ -423,15 +423,15 @@ def sharded(learn: Callable[..., Callable[[], object]]) -> dict[str, str]:
     replicated = make_net()
     weight = distribute_tensor(replicated.out.weight.detach(), mesh, [Replicate()])
     replicated.out.weight = nn.Parameter(weight)
-    found = {
+    results = {
         "DTensor": refusal(learn(replicated)),
         "FSDP": refusal(learn(FullyShardedDataParallel(make_net(), device_id=torch.device("cpu")))),
     }
     with contextlib.suppress(ImportError):  # torch 2.6 and later
         from torch.distributed.fsdp import fully_shard
 
-        found["fully_shard"] = refusal(learn(fully_shard(make_net(), mesh=mesh)))
-    return found
+        results["fully_shard"] = refusal(learn(fully_shard(make_net(), mesh=mesh)))
+    return results
 
 
 SHARED = (
@@ -517,13 +517,13 @@ def test_hypergradient_is_that_of_the_joined_batch(ranks: list[Results]) -> None
 
 def test_lambda_is_that_of_the_joined_batch(ranks: list[Results]) -> None:
     truths = alone(interpolations)
-    found = [r["interpolations"] for r in ranks]
+    per_rank = [r["interpolations"] for r in ranks]
     for name in READINGS:
-        value, truth = torch.cat([f[name] for f in found], dim=1), truths[name]
+        value, truth = torch.cat([f[name] for f in per_rank], dim=1), truths[name]
         torch.testing.assert_close(value, truth, rtol=1e-9, atol=1e-12)
         assert float(truth[2].abs().max()) > 1e-3, name
-        torch.testing.assert_close(found[0][f"{name} meta_loss"], truths[f"{name} meta_loss"])
-        assert torch.equal(found[0][f"{name} meta_loss"], found[1][f"{name} meta_loss"])
+        torch.testing.assert_close(per_rank[0][f"{name} meta_loss"], truths[f"{name} meta_loss"])
+        assert torch.equal(per_rank[0][f"{name} meta_loss"], per_rank[1][f"{name} meta_loss"])
 
 
 def test_training_is_that_of_the_joined_batch_and_virtual_steps_are_shared(
@@ -547,50 +547,50 @@ def test_options_are_those_of_the_joined_batch(
     setup: Callable[..., Results], ranks: list[Results]
 ) -> None:
     truth = alone(setup)["after"]
-    found = [r[setup.__name__]["after"] for r in ranks]
-    assert same_bits(found[0], found[1])
+    per_rank = [r[setup.__name__]["after"] for r in ranks]
+    assert same_bits(per_rank[0], per_rank[1])
     if setup is accumulation:
         start = parameters(make_net())
-        assert same_bits(found[0][0], start)
-        assert not same_bits(found[0][1], start)
+        assert same_bits(per_rank[0][0], start)
+        assert not same_bits(per_rank[0][1], start)
         for i in range(4):
-            assert furthest(found[0][i], truth[i]) < 1e-10
+            assert furthest(per_rank[0][i], truth[i]) < 1e-10
     else:
-        assert furthest(found[0], truth) < 1e-10
+        assert furthest(per_rank[0], truth) < 1e-10
 
 
 def test_alpha_is_learned_from_the_joined_batch(ranks: list[Results]) -> None:
-    truth, found = alone(learned_beta), [r["learned_beta"] for r in ranks]
+    truth, per_rank = alone(learned_beta), [r["learned_beta"] for r in ranks]
     for i, alpha in enumerate(truth["alpha"]):
-        assert same_bits(found[0]["alpha"][i], found[1]["alpha"][i])
+        assert same_bits(per_rank[0]["alpha"][i], per_rank[1]["alpha"][i])
         assert abs(float(alpha) - 1) > 0.01
-        torch.testing.assert_close(found[0]["alpha"][i], alpha, rtol=1e-6, atol=0)
-        lam = torch.cat([f["lam"][i] for f in found])
+        torch.testing.assert_close(per_rank[0]["alpha"][i], alpha, rtol=1e-6, atol=0)
+        lam = torch.cat([f["lam"][i] for f in per_rank])
         torch.testing.assert_close(lam, truth["lam"][i], rtol=1e-6, atol=1e-7)
 
 
 def test_scores_are_those_of_the_joined_batch(ranks: list[Results]) -> None:
-    truth, found = alone(scores), [r["scores"] for r in ranks]
+    truth, per_rank = alone(scores), [r["scores"] for r in ranks]
     for i, lam in enumerate(truth["lam"]):
         # Scores are kept in float32.
         torch.testing.assert_close(
-            torch.cat([f["lam"][i] for f in found]), lam, rtol=1e-5, atol=1e-6
+            torch.cat([f["lam"][i] for f in per_rank]), lam, rtol=1e-5, atol=1e-6
         )
         learned = i < 4 or i % 2 == 0
         if learned:
-            assert same_bits(found[0]["scores"][i], found[1]["scores"][i])
-        for f in found:
-            own, joined = f["scores"][i], truth["scores"][i]
-            assert len(own) == len(joined) or not learned
-            torch.testing.assert_close(own, joined[: len(own)], rtol=1e-5, atol=1e-5)
-            assert not joined[len(own) :].any()
+            assert same_bits(per_rank[0]["scores"][i], per_rank[1]["scores"][i])
+        for f in per_rank:
+            ours, joined = f["scores"][i], truth["scores"][i]
+            assert len(ours) == len(joined) or not learned
+            torch.testing.assert_close(ours, joined[: len(ours)], rtol=1e-5, atol=1e-5)
+            assert not joined[len(ours) :].any()
     assert float(truth["scores"][-1].abs().max()) > 0.5
 
 
 def test_weights_are_those_of_the_joined_batch(ranks: list[Results]) -> None:
-    truth, found = alone(weights), [r["weights"] for r in ranks]
+    truth, per_rank = alone(weights), [r["weights"] for r in ranks]
     for i, expected in enumerate(truth["lam"]):
-        joined = torch.cat([f["lam"][i] for f in found])
+        joined = torch.cat([f["lam"][i] for f in per_rank])
         torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-6)
     assert any(bool((w == 0).any()) for w in truth["lam"][:3])  # of Learning to Reweight
 
@@ -598,38 +598,38 @@ def test_weights_are_those_of_the_joined_batch(ranks: list[Results]) -> None:
 def test_placebo_permutes_within_each_rank(ranks: list[Results]) -> None:
     for r in ranks:
         change = r["placebo"]
-        kept, permuted = change["permuted False"], change["permuted True"]
-        assert not torch.allclose(kept, permuted)
-        torch.testing.assert_close(kept.sort().values, permuted.sort().values)
+        plain, permuted = change["permuted False"], change["permuted True"]
+        assert not torch.allclose(plain, permuted)
+        torch.testing.assert_close(plain.sort().values, permuted.sort().values)
 
 
 def test_compiled_models_inside_and_outside(ranks: list[Results]) -> None:
     truth = alone(wrapped_twice)["alone"]
     for name in ("alone", "outside", "inside"):
-        found = [r["wrapped_twice"][name] for r in ranks]
-        assert same_bits(found[0], found[1]), name
-        assert furthest(found[0], truth) < 1e-10, name
+        per_rank = [r["wrapped_twice"][name] for r in ranks]
+        assert same_bits(per_rank[0], per_rank[1]), name
+        assert furthest(per_rank[0], truth) < 1e-10, name
 
 
 def test_batch_norm_of_each_ranks_own_statistics(ranks: list[Results]) -> None:
-    found = [r["own_statistics"] for r in ranks]
-    assert same_bits(found[0]["after"], found[1]["after"])
-    assert same_bits(found[0]["seen"], found[1]["seen"])
-    assert all(bool(p.isfinite().all()) for p in found[0]["after"])
+    per_rank = [r["own_statistics"] for r in ranks]
+    assert same_bits(per_rank[0]["after"], per_rank[1]["after"])
+    assert same_bits(per_rank[0]["seen"], per_rank[1]["seen"])
+    assert all(bool(p.isfinite().all()) for p in per_rank[0]["after"])
 
 
 def test_a_layer_that_one_rank_uses_moves_on_both(ranks: list[Results]) -> None:
-    found = [r["used_on_one_rank"] for r in ranks]
-    assert same_bits(found[0]["seen"], found[1]["seen"])
-    assert same_bits(found[0]["after"], found[1]["after"])
-    before, ahead, _ = found[0]["seen"]
+    per_rank = [r["used_on_one_rank"] for r in ranks]
+    assert same_bits(per_rank[0]["seen"], per_rank[1]["seen"])
+    assert same_bits(per_rank[0]["after"], per_rank[1]["after"])
+    before, ahead, _ = per_rank[0]["seen"]
     assert not any(torch.equal(a, b) for a, b in zip(before, ahead, strict=True))
 
 
 def test_overflow_on_one_rank_stops_the_step_on_both(ranks: list[Results]) -> None:
-    found = [r["overflow_on_one_rank"] for r in ranks]
-    assert not found[1]["finite"]
-    for r in found:
+    per_rank = [r["overflow_on_one_rank"] for r in ranks]
+    assert not per_rank[1]["finite"]
+    for r in per_rank:
         assert r["scale"] == 2.0**13
         assert same_bits(r["before"], r["after"])
         assert bool(r["lam"].isfinite().all())

@@ -257,7 +257,7 @@ def test_inner_step_by_the_optimizer_uses_its_state(toy: SimpleNamespace) -> Non
     optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     toy.warm_up(net, optimizer)
     common = {"lam": data.lam, "partner": data.partner, "optimizer": optimizer}
-    own, plain = (
+    ours, plain = (
         learn_interpolation(
             net, data.batch, data.val_batch, reading=Reading(inner_step=kind), **common
         ).hypergradient
@@ -266,7 +266,7 @@ def test_inner_step_by_the_optimizer_uses_its_state(toy: SimpleNamespace) -> Non
     truth = core.hypergradient(
         net, data.batch, data.val_batch, data.lam, data.partner, optimizer=optimizer
     )
-    torch.testing.assert_close(own, truth)
+    torch.testing.assert_close(ours, truth)
     assert not torch.allclose(plain, truth, rtol=1e-3)
 
 

@@ -373,17 +373,17 @@ def test_second_derivatives_agree_with_a_difference_of_gradients(name: str) -> N
 def test_nothing_works_in_place(name: str) -> None:
     """Outputs that a hook has kept are what they were, and full backward hooks are allowed."""
     model = narrow(name, 3, 10, 9)
-    kept: list[tuple[Tensor, int]] = []
+    collected: list[tuple[Tensor, int]] = []
     seen: list[nn.Module] = []
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kept.extend((tensor, tensor._version) for tensor in (*inputs, output))
+        collected.extend((tensor, tensor._version) for tensor in (*inputs, output))
 
     for module in model.modules():
         module.register_forward_hook(keep)
         module.register_full_backward_hook(lambda m, _grad_in, _grad_out: seen.append(m))
     model(images(4, 3, 9).requires_grad_()).sum().backward()
-    assert all(tensor._version == version for tensor, version in kept)
+    assert all(tensor._version == version for tensor, version in collected)
     assert len(seen) == len(list(model.modules()))
 
 

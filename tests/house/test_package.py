@@ -88,14 +88,14 @@ try:
 except ImportError as error:
     print(error)
 """
-    told = without_hpo(program, tmp_path)
-    assert "torch.Size([4])" in told
-    assert "the data set digits needs sklearn, which is not installed: pip install " in told
+    printed = without_hpo(program, tmp_path)
+    assert "torch.Size([4])" in printed
+    assert "the data set digits needs sklearn, which is not installed: pip install " in printed
 
 
 def test_a_missing_part_names_the_extra(tmp_path: Path) -> None:
-    told = without_hpo("try:\n    import hpo\nexcept ImportError as e: print(e)", tmp_path)
-    assert re.fullmatch(r"hpo needs ray, optuna, .*: pip install 'metamixup-hpo\[hpo\]' .*\n", told)
+    text = without_hpo("try:\n    import hpo\nexcept ImportError as e: print(e)", tmp_path)
+    assert re.fullmatch(r"hpo needs ray, optuna, .*: pip install 'metamixup-hpo\[hpo\]' .*\n", text)
     command = "from studies.__main__ import main; sys.exit(main(['table2']))"
     assert re.fullmatch(r"metamixup: error: hpo needs ray.*\n", without_hpo(command, tmp_path, 2))
 
@@ -103,9 +103,9 @@ def test_a_missing_part_names_the_extra(tmp_path: Path) -> None:
 def test_every_file_says_the_same_version() -> None:
     assert PROJECT["dynamic"] == ["version"]
     launchers = ROOT / "hpo/cluster/launchers"
-    told = [re.findall(r"metamixup-hpo:(\S+)", path.read_text()) for path in launchers.iterdir()]
-    told.append(re.findall(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
-    assert {version for versions in told for version in versions} == {core.__version__}
+    stated = [re.findall(r"metamixup-hpo:(\S+)", path.read_text()) for path in launchers.iterdir()]
+    stated.append(re.findall(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert {version for versions in stated for version in versions} == {core.__version__}
     assert f"## {core.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -150,9 +150,9 @@ def test_the_wheel_works_far_from_the_checkout(built: Path, tmp_path: Path) -> N
     where = python("-c", "import core, hpo, studies; print(core.__file__)", cwd=home, path=site)
     assert where.startswith(str(site))
     flags = ["--dataset", "digits", "--preset", "smoke", "--seeds", "1", "--rows", "none"]
-    told = python("-m", "studies", "table2", *flags, cwd=home, path=site)
-    assert "No MixUp" in told
-    told = python("-m", "studies", "compare-runs", "results", cwd=home, path=site)
-    assert "none (reference)" in told
+    printed = python("-m", "studies", "table2", *flags, cwd=home, path=site)
+    assert "No MixUp" in printed
+    printed = python("-m", "studies", "compare-runs", "results", cwd=home, path=site)
+    assert "none (reference)" in printed
     python("-m", "studies", "open", "--no-browser", cwd=home, path=site)
     assert "No MixUp" in (home / "results/index.html").read_text()

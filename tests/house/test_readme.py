@@ -85,10 +85,10 @@ def test_the_other_blocks_run(
     assert len(others) == 3
     for block in others:
         exec(block, given)
-    told = capsys.readouterr().out
-    assert 'Take engine="auto"' in told
-    assert "Placebo" in told
-    assert "mine" in told
+    printed = capsys.readouterr().out
+    assert 'Take engine="auto"' in printed
+    assert "Placebo" in printed
+    assert "mine" in printed
 
 
 def test_the_loops_of_the_pages_run() -> None:
@@ -128,8 +128,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_commands_are_there() -> None:
-    told = set(re.findall(r"`?metamixup ([a-z][\w-]*)", README))
-    assert told <= set(commands())
+    stated = set(re.findall(r"`?metamixup ([a-z][\w-]*)", README))
+    assert stated <= set(commands())
     targets = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z]\w*)", README)) - {"works"}:
         assert re.search(rf"^{target}:", targets, re.MULTILINE), target

@@ -56,7 +56,7 @@ def unsafe(path: Path) -> Iterator[str]:
 
 def test_nothing_of_ours_unpickles_or_runs_what_it_reads() -> None:
     assert len(SOURCES) > 100
-    assert [found for path in SOURCES for found in unsafe(path)] == []
+    assert [results for path in SOURCES for results in unsafe(path)] == []
     # Only the reader of CIFAR's files, which are pickles, may: with a class that allows arrays.
     users = [
         path.relative_to(ROOT).as_posix()

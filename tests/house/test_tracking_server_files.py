@@ -21,13 +21,13 @@ def settings(path: Path) -> dict[str, str]:
 def test_secrets_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
     file = tmp_path / "secrets.env"
     command = ["sh", str(ROOT / "mlflow/secrets.sh"), str(file)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     made = settings(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     secret = {name: v for name, v in made.items() if "PASSWORD" in name or "KEY" in name}
     assert len(secret) == len(set(secret.values())) == 4
     assert all(len(value) == 48 for value in secret.values())
-    assert not any(value in told for value in secret.values())
+    assert not any(value in printed for value in secret.values())
     subprocess.run(command, capture_output=True, check=True)
     assert settings(file) == made
     other = tmp_path / "other.env"

@@ -47,10 +47,10 @@ def trace(search: SpaceSearch) -> Trace:
 
 @pytest.fixture(scope="module")
 def in_memory(source: Source) -> Trace:
-    found = trace(search_alpha(BASE, SETTINGS, source=source))
-    assert len(found) == 4
-    assert {"COMPLETE", "PRUNED"} == {state for _, _, state, _ in found}
-    return found
+    actual = trace(search_alpha(BASE, SETTINGS, source=source))
+    assert len(actual) == 4
+    assert {"COMPLETE", "PRUNED"} == {state for _, _, state, _ in actual}
+    return actual
 
 
 @pytest.fixture(params=["alpha.db", "alpha.log"])
@@ -64,17 +64,17 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], BaseS
 def test_a_storage_gives_the_same_trials_as_memory(
     in_memory: Trace, source: Source, reopen: Callable[[], BaseStorage]
 ) -> None:
-    told: list[int] = []
+    stated: list[int] = []
     search = search_alpha(
-        BASE, SETTINGS, source=source, storage=reopen(), on_trial=lambda t: told.append(t.number)
+        BASE, SETTINGS, source=source, storage=reopen(), on_trial=lambda t: stated.append(t.number)
     )
     assert trace(search) == in_memory
-    assert told == [0, 1, 2, 3]
+    assert stated == [0, 1, 2, 3]
     again = search_alpha(
-        BASE, SETTINGS, source=source, storage=reopen(), on_trial=lambda t: told.append(t.number)
+        BASE, SETTINGS, source=source, storage=reopen(), on_trial=lambda t: stated.append(t.number)
     )
     assert trace(again) == in_memory
-    assert told == [0, 1, 2, 3]
+    assert stated == [0, 1, 2, 3]
     assert again.best()["alpha"] == search.best()["alpha"]
 
 

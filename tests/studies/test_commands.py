@@ -33,8 +33,8 @@ def test_every_script_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_command_is_told_a_near_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert metamixup.main(["tabel2"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("metamixup: error: no command 'tabel2'; did you mean table")
+    printed = capsys.readouterr().err
+    assert printed.startswith("metamixup: error: no command 'tabel2'; did you mean table")
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,11 @@ def test_the_strategies_are_those_of_the_issue() -> None:
 
 @pytest.mark.slow
 def test_curves_text_figure_and_runs_are_there(trained_by_ray: Path) -> None:
-    found = pd.read_csv(trained_by_ray / "contrast.csv")
-    assert list(dict.fromkeys(found["strategy"])) == [
+    table = pd.read_csv(trained_by_ray / "contrast.csv")
+    assert list(dict.fromkeys(table["strategy"])) == [
         row.row.key for row in rows() if row.row.key in KEYS.split(",")
     ]
-    for _, curve in found.groupby(["strategy", "seed"]):
+    for _, curve in table.groupby(["strategy", "seed"]):
         for cost in ("cost_units", "train_seconds", "samples_seen"):
             assert curve[cost].is_monotonic_increasing
         assert curve["cost_units"].max() <= 5

@@ -84,9 +84,9 @@ def test_what_is_looked_at() -> None:
     assert adapted("figure4", "digits", "quick").analysis == AnalysisConfig(plane_images=1000)
     assert adapted("figure5", "digits", "quick").analysis == AnalysisConfig(mixed_samples=2000)
     assert adapted("figure6", "digits", "quick").analysis is None
-    found = adapted("figure7", "digits", "paper").analysis
-    assert found is not None
-    assert found.pair_epochs == (3, 30, 90, 120)
+    actual = adapted("figure7", "digits", "paper").analysis
+    assert actual is not None
+    assert actual.pair_epochs == (3, 30, 90, 120)
 
 
 def test_figure_3_varies_the_number_of_images_and_nothing_else() -> None:

@@ -124,8 +124,8 @@ def test_solvers_come_near_the_exact_solution_of_a_tiny_problem() -> None:
     assert still["value"] == pytest.approx(at_start, abs=1e-6)
     assert at_start - least > 0.05
     policy = core.PersistentWeights(reading=core.Reading(step_size=0.3), initial=START)
-    for found in (trained(problem, policy, 60, rate=0.1), soba(problem, 300, 0.5, 0.01)):
-        line = report(problem, found)
+    for actual in (trained(problem, policy, 60, rate=0.1), soba(problem, 300, 0.5, 0.01)):
+        line = report(problem, actual)
         # It is least where weights are 0 and 1, beyond all bounds of x.
         assert least - 1e-3 < line["value"] < least + 0.1 * (at_start - least)
 

@@ -63,9 +63,9 @@ def test_without_cleanlab_nothing_is_trained_for_it(
     out = ["--output", str(tmp_path / "out")]
     for chosen in ([], ["--rows", "none,fold-2"]):
         assert main([*chosen, *out]) == 2
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1
-        assert "label_errors: error: cleanlab is not installed" in told
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert "label_errors: error: cleanlab is not installed" in printed
     assert not (tmp_path / "out").exists()
     # Other rows do not need it: this one is refused for another reason.
     assert main(["--rows", "none,scores", "--label-noise", "40", *out]) == 2

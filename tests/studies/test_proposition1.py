@@ -43,8 +43,8 @@ def test_a_network_of_ones_own_must_be_smooth(
 def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "smoke", "--seeds", "1", "--epochs", "1", "--rows", "none,beta-1"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "(P2): no pair violates it" in told
+    printed = capsys.readouterr().out
+    assert "(P2): no pair violates it" in printed
     looks = pd.read_csv(tmp_path / "proposition1-looks.csv")
     assert sorted(zip(looks["method"], looks["output"], strict=True)) == [
         (method, output) for method in ("beta-1", "none") for output in ("logit", "probability")

@@ -58,6 +58,6 @@ def test_a_smoke_run_compares_scores_with_the_remedy_that_they_add_to(
     controls = pd.read_csv(tmp_path / "remedies-controls.csv").set_index("control")
     assert set(controls.loc["counterpart", "control_method"]) == {"gce", "cutmix"}
     assert (controls.loc["counterpart", "n_seeds"] == 2).all()
-    told = capsys.readouterr().out
-    assert "Scores + Generalized cross-entropy" in told
+    printed = capsys.readouterr().out
+    assert "Scores + Generalized cross-entropy" in printed
     assert "Meta-validation labels are as noisy" in (tmp_path / "remedies.md").read_text()

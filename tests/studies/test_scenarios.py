@@ -37,8 +37,8 @@ def test_a_smoke_run_compares_the_scores_with_each_of_their_controls(tmp_path, c
     assert scenarios.main([*command, "--output", str(tmp_path)]) == 0
     controls = pd.read_csv(tmp_path / "scenarios-controls.csv")
     controls = controls[controls["method"] == "scores"]
-    found = controls.set_index("control")["control_method"].to_dict()
-    assert found == {
+    actual = controls.set_index("control")["control_method"].to_dict()
+    assert actual == {
         "placebo": "scores-placebo",
         "frozen": "scores-frozen",
         "best beta": "beta-1",

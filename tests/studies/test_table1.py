@@ -39,12 +39,12 @@ def test_the_rows_of_the_paper_in_its_order_and_ours_after_them() -> None:
 
 def test_adamixup_may_have_the_optimizer_of_its_authors_and_mixup_beside_it() -> None:
     rows = {row.row.key: row for row in table1.rows()}
-    own, mixup = rows["adamixup-own"], rows["beta-1-own"]
-    assert own.policy == rows["adamixup"].policy
+    adamixup, mixup = rows["adamixup-own"], rows["beta-1-own"]
+    assert adamixup.policy == rows["adamixup"].policy
     assert mixup.policy == rows["beta-1"].policy
-    assert own.row.counterpart == "beta-1-own"
+    assert adamixup.row.counterpart == "beta-1-own"
     for name in DATASETS:
-        settings = own.settings(name)
+        settings = adamixup.settings(name)
         assert settings == mixup.settings(name)
         trained = replace(presets.training(name, "paper"), **settings)
         rates = {epoch: learning_rate(trained, epoch, trained.epochs) for epoch in (0, 29, 30, 100)}
@@ -56,7 +56,7 @@ def test_adamixup_may_have_the_optimizer_of_its_authors_and_mixup_beside_it() ->
             expected, end = [0.1, 0.1, 0.1, 0.01], 1e-3
         assert list(rates.values()) == pytest.approx(expected)
         assert learning_rate(trained, 599, 600) == pytest.approx(end)
-    assert own.settings("folder:mine") == {}
+    assert adamixup.settings("folder:mine") == {}
 
 
 def test_every_architecture_has_all_rows_and_keeps_to_itself() -> None:
@@ -72,8 +72,8 @@ def test_every_architecture_has_all_rows_and_keeps_to_itself() -> None:
         assert name in row.row.label
     [frozen] = [row for row in rows if row.row.key == "frozen@wrn_28_10"]
     assert frozen.frozen_from == frozen.row.control_of == "metamixup@wrn_28_10"
-    [own] = [row for row in rows if row.row.key == "adamixup-own@wrn_28_10"]
-    assert own.row.counterpart == "beta-1-own@wrn_28_10"
+    [adamixup] = [row for row in rows if row.row.key == "adamixup-own@wrn_28_10"]
+    assert adamixup.row.counterpart == "beta-1-own@wrn_28_10"
 
 
 def test_the_command_line_names_architectures_and_rows_of_them() -> None:
@@ -99,9 +99,9 @@ def test_the_command_line_names_architectures_and_rows_of_them() -> None:
 def test_an_unknown_architecture_ends_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         table1.split_flags(["--architecture", "resnet18"])
-    told = capsys.readouterr().err
-    assert "resnet18" in told
-    assert "preact_resnet34" in told
+    printed = capsys.readouterr().err
+    assert "resnet18" in printed
+    assert "preact_resnet34" in printed
 
 
 def _told() -> dict[tuple[str, str], dict[str, float]]:
@@ -116,7 +116,7 @@ def _told() -> dict[tuple[str, str], dict[str, float]]:
         "MetaMixUp": "metamixup-paper",
     }
     columns = ["mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "imagenet", "top5"]
-    found: dict[tuple[str, str], dict[str, float]] = {}
+    results: dict[tuple[str, str], dict[str, float]] = {}
     block = ""
     for line in table1.__doc__.split("Without `--architecture`")[0].splitlines():
         label = next((name for name in labels if line.strip().startswith(f"{name} ")), None)
@@ -127,19 +127,19 @@ def _told() -> dict[tuple[str, str], dict[str, float]]:
         elif label is not None:
             numbers = line.strip()[len(label) :].split()
             names = columns[len(columns) - len(numbers) :]
-            found[block, labels[label]] = {
+            results[block, labels[label]] = {
                 name: float(value)
                 for name, value in zip(names, numbers, strict=True)
                 if value != "–"
             }
-    return found
+    return results
 
 
 def test_the_papers_numbers_are_those_of_the_docstring() -> None:
-    told = _told()
-    assert len(told) == 11
-    assert sum(map(len, told.values())) == 6 * 4 + 2 + 4 + 2 * 3 * 5
-    for (block, key), numbers in told.items():
+    stated = _told()
+    assert len(stated) == 11
+    assert sum(map(len, stated.values())) == 6 * 4 + 2 + 4 + 2 * 3 * 5
+    for (block, key), numbers in stated.items():
         top5 = numbers.pop("top5", None)
         assert table1.paper_errors(key, block) == numbers
         given = table1.paper_top5([block] if block else [])
@@ -178,10 +178,10 @@ def test_a_smoke_run_of_two_architectures(
     assert (epochs["region_low"] < epochs["region_high"]).all()
     assert epochs["discriminator_accuracy"].isna().sum() == 2
     assert (tmp_path / "table1-adamixup.png").stat().st_size > 10_000
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("## digits, digits_cnn", "## digits, cnn", "## AdaMixUp", "own parameters"):
-        assert part in told
-    assert "Top-5" not in told
+        assert part in printed
+    assert "Top-5" not in printed
 
 
 def _imagenet(root: Path, classes: int, pixels: int) -> Path:
@@ -209,8 +209,8 @@ def test_imagenet_is_streamed_in_crops_and_told_by_both_errors(
         "--meta-size", "100", "--output", str(out),
     ]  # fmt: skip
     assert table1.main(command) == 0
-    told = capsys.readouterr().out
-    assert "## Top-5 error" in told
+    printed = capsys.readouterr().out
+    assert "## Top-5 error" in printed
     frame = pd.read_csv(out / "table1-top5.csv").set_index("method")
     assert list(frame["paper_error"]) == [52.84, 49.17]
     assert list(frame["paper_top5_error"]) == [29.48, 25.78]

@@ -58,8 +58,8 @@ def test_methods_that_differ_in_one_thing_differ_in_nothing_else() -> None:
         ("pseudo-label", "mixup-pseudo-label", "metamixup-pseudo-label"),
         ("mixup-apl", "metamixup-apl", "metamixup-apl-placebo"),
     ):
-        told = [{**cells[method].to_dict(), "policy": None} for method in group]
-        assert all(one == told[0] for one in told), group
+        stated = [{**cells[method].to_dict(), "policy": None} for method in group]
+        assert all(one == stated[0] for one in stated), group
         assert len({cells[method].policy for method in group}) == len(group)
     assert cells["mixmatch"].policy == Beta(alpha=0.75, per_sample=True)
     assert cells["vat-em"].semi.entropy > 0 == cells["vat"].semi.entropy

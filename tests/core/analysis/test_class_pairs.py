@@ -24,12 +24,12 @@ def test_means_against_a_loop() -> None:
     lam = rng.random(500)
     first, second = rng.integers(0, 7, 500), rng.integers(0, 7, 500)
     first[first == 5] = 4  # a row that is empty
-    found = mean_by_class_pair(*map(torch.from_numpy, (lam, first, second)), 7)
+    actual = mean_by_class_pair(*map(torch.from_numpy, (lam, first, second)), 7)
     for a in range(7):
         for b in range(7):
             chosen = lam[(first == a) & (second == b)]
             expected = None if a == 5 else pytest.approx(chosen.mean(), abs=5.1e-5)
-            assert found[a][b] == expected
+            assert actual[a][b] == expected
 
 
 def test_entropy_is_that_of_the_mixed_labels() -> None:
@@ -41,5 +41,5 @@ def test_entropy_is_that_of_the_mixed_labels() -> None:
         label = weight * np.eye(3)[a] + (1 - weight) * np.eye(3)[b]
         entropies.append(-sum(p * math.log(p) for p in label if p > 0))
     assert entropies[4] == 0
-    found = label_entropy(torch.tensor(lam), torch.tensor(first), torch.tensor(second))
-    assert found == pytest.approx(np.mean(entropies), rel=1e-6)
+    actual = label_entropy(torch.tensor(lam), torch.tensor(first), torch.tensor(second))
+    assert actual == pytest.approx(np.mean(entropies), rel=1e-6)

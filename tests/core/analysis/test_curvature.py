@@ -68,8 +68,8 @@ def test_pairs_are_different_training_images_normalised_with_their_labels() -> N
     train = data().train
     everything, labels = next(iter(train.batches([torch.arange(len(train))])))
     everything = data().transform.evaluate(everything)
-    found = torch.cat([pairs.x, pairs.other])
-    equal = (found[:, None] == everything[None]).flatten(2).all(dim=2)
+    actual = torch.cat([pairs.x, pairs.other])
+    equal = (actual[:, None] == everything[None]).flatten(2).all(dim=2)
     assert equal.any(dim=0).all()  # 20 pairs of 40 images: each image is in one
     positions = equal.int().argmax(dim=1)
     assert torch.equal(torch.cat([pairs.labels, pairs.other_labels]), labels[positions])
@@ -107,7 +107,7 @@ def test_every_number_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curvature, "TOLERANCE", 1e-10)
     model, pairs = tiny().double(), tiny_pairs()
     pairs = replace(pairs, x=pairs.x.double(), other=pairs.other.double())
-    found = look(model, pairs)
+    actual = look(model, pairs)
     model.eval()
     lam = [i / 10 for i in range(1, 10)]
     for output in ("logit", "probability"):
@@ -156,9 +156,9 @@ def test_every_number_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
             expected["l1_above"] = 100 * np.mean(above)
             assert 0 < above.sum() < len(above)
         for name, value in expected.items():
-            assert found[f"{output}_{name}"] == pytest.approx(value, rel=1e-6), name
-        assert 0 <= found[f"{output}_growth"] < 1e-9
-    assert len(found) == 2 * 10 + 2
+            assert actual[f"{output}_{name}"] == pytest.approx(value, rel=1e-6), name
+        assert 0 <= actual[f"{output}_growth"] < 1e-9
+    assert len(actual) == 2 * 10 + 2
 
 
 def test_a_pair_above_its_estimate_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +174,9 @@ def test_a_pair_above_its_estimate_is_counted(monkeypatch: pytest.MonkeyPatch) -
     x = torch.zeros(2, 1, 2, 2)
     x[:, 0, 0, 0] = torch.tensor([1.0, 1.5])
     labels = torch.zeros(2, dtype=torch.int64)
-    found = look(Bump(), ImagePairs(x, -x, labels, labels))
-    assert found["logit_above"] == 2
-    assert found["logit_share"] > 1
+    actual = look(Bump(), ImagePairs(x, -x, labels, labels))
+    assert actual["logit_above"] == 2
+    assert actual["logit_share"] > 1
 
 
 def test_without_curvature_shares_are_zero() -> None:
@@ -184,12 +184,12 @@ def test_without_curvature_shares_are_zero() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 0 * x.flatten(1)[:, :3]
 
-    found = look(Constant(), tiny_pairs())
+    actual = look(Constant(), tiny_pairs())
     for output in ("logit", "probability"):
         for name in ("kappa", "share", "share_median", "along_median", "above", "growth"):
-            assert found[f"{output}_{name}"] == 0.0
-        assert found[f"{output}_ratio"] < 1e-7
-    assert found["probability_l1_above"] == 100.0
+            assert actual[f"{output}_{name}"] == 0.0
+        assert actual[f"{output}_ratio"] < 1e-7
+    assert actual["probability_l1_above"] == 100.0
 
 
 def test_a_look_leaves_model_and_random_streams_as_they_are() -> None:

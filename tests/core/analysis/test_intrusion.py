@@ -50,16 +50,16 @@ def by_loop(
 def test_distances_against_all_pairs(block: int, classes: int) -> None:
     rng = np.random.default_rng(classes)
     points, real = rng.normal(size=(13, 6)), rng.normal(size=(40, 6))
-    own, labels = rng.integers(0, classes, (13, 2)), rng.integers(0, classes, 40)
-    own[0] = (0, 1)
+    parents, labels = rng.integers(0, classes, (13, 2)), rng.integers(0, classes, 40)
+    parents[0] = (0, 1)
     blocks = zip(
         torch.from_numpy(real).split(block), torch.from_numpy(labels).split(block), strict=True
     )
-    found = distances_to_others(torch.from_numpy(points), torch.from_numpy(own), blocks)
-    for values, expected in zip(found, by_loop(points, own, real, labels), strict=True):
+    actual = distances_to_others(torch.from_numpy(points), torch.from_numpy(parents), blocks)
+    for values, expected in zip(actual, by_loop(points, parents, real, labels), strict=True):
         assert values.dtype == torch.float64
         np.testing.assert_allclose(values.numpy(), expected, rtol=1e-10)
-    assert bool(found[0][0].isinf()) == (classes == 2)
+    assert bool(actual[0][0].isinf()) == (classes == 2)
 
 
 def test_near_points_far_from_the_origin_keep_their_distance() -> None:
@@ -89,16 +89,16 @@ def test_intrusion_against_all_pairs(n: int, samples: int) -> None:
     images, pairs, x = case(n, samples, 4)
     labels = images.labels.numpy()
     i, j, lam = pairs.first.numpy(), pairs.second.numpy(), pairs.lam.double().numpy()[:, None]
-    own = np.stack([labels[i], labels[j]], 1)
-    nearest, _ = by_loop(lam * x[i] + (1 - lam) * x[j], own, x, labels)
+    parents = np.stack([labels[i], labels[j]], 1)
+    nearest, _ = by_loop(lam * x[i] + (1 - lam) * x[j], parents, x, labels)
     # The parents, compared with those that count for the mixed sample's first label alone.
-    real, mean = by_loop(x[i], own[:, :1], x, labels)
+    real, mean = by_loop(x[i], parents[:, :1], x, labels)
     model = Pixels().train()
-    found = intrusion(model, images, NORMALISE, pairs)
+    seen = intrusion(model, images, NORMALISE, pairs)
     assert model.drop.training
     expected = Intrusion(np.mean(nearest), min(nearest), np.mean(mean), np.mean(real), samples)
     for name, value in vars(expected).items():
-        assert getattr(found, name) == pytest.approx(value, rel=1e-5), name
+        assert getattr(seen, name) == pytest.approx(value, rel=1e-5), name
 
 
 def test_distances_double_with_the_features_and_their_ratio_stays() -> None:
@@ -111,8 +111,8 @@ def test_distances_double_with_the_features_and_their_ratio_stays() -> None:
 def test_unmixed_samples_are_the_real_ones() -> None:
     images, pairs, _ = case(60, 30, 3)
     unmixed = MixedPairs(pairs.first, pairs.first, torch.ones(30))
-    found = intrusion(Pixels(), images, NORMALISE, unmixed)
-    assert found.mean == pytest.approx(found.real_mean)
+    result = intrusion(Pixels(), images, NORMALISE, unmixed)
+    assert result.mean == pytest.approx(result.real_mean)
 
 
 def test_samples_without_a_third_class_do_not_count() -> None:
@@ -124,9 +124,9 @@ def test_samples_without_a_third_class_do_not_count() -> None:
     assert 0 < inside.sum() < 30
     mixed = (lam * x[i] + (1 - lam) * x[j])[inside]
     nearest, _ = by_loop(mixed, labels[i][inside][:, None], x, labels)
-    found = intrusion(Pixels(), images, NORMALISE, pairs)
-    assert found.samples == inside.sum()
-    assert (found.mean, found.minimum) == pytest.approx((np.mean(nearest), min(nearest)), rel=1e-5)
+    seen = intrusion(Pixels(), images, NORMALISE, pairs)
+    assert seen.samples == inside.sum()
+    assert (seen.mean, seen.minimum) == pytest.approx((np.mean(nearest), min(nearest)), rel=1e-5)
     across = torch.from_numpy(~inside)
     rest = MixedPairs(pairs.first[across], pairs.second[across], pairs.lam[across])
     nothing = intrusion(Pixels(), images, NORMALISE, rest)

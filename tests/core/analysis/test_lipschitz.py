@@ -75,14 +75,14 @@ def test_images_keep_their_shape() -> None:
         return model(inputs.view(-1, 2, 4, 4)).squeeze(1)
 
     expected = torch.linalg.eigvalsh(full_hessians(flat, x.flatten(1))).abs().amax(dim=1)
-    found = spectral_norms(
+    actual = spectral_norms(
         lambda inputs: model(inputs).squeeze(1),
         x,
         generator=generator(),
         iterations=3000,
         tolerance=1e-13,
     )
-    torch.testing.assert_close(found.values, expected, rtol=1e-8, atol=0)
+    torch.testing.assert_close(actual.values, expected, rtol=1e-8, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_images_keep_their_shape() -> None:
 )
 def test_a_known_outermost_eigenvalue_of_either_sign_is_found(eigenvalues: list[float]) -> None:
     x = torch.randn(5, 4, generator=generator(), dtype=torch.float64)
-    found = spectral_norms(
+    actual = spectral_norms(
         quadratic(symmetric(eigenvalues)), x, generator=generator(), iterations=300, tolerance=1e-14
     )
-    torch.testing.assert_close(found.values, torch.full((5,), 3.0, dtype=torch.float64))
+    torch.testing.assert_close(actual.values, torch.full((5,), 3.0, dtype=torch.float64))
 
 
 def test_estimates_never_fall_and_never_exceed_the_norm() -> None:
@@ -101,14 +101,14 @@ def test_estimates_never_fall_and_never_exceed_the_norm() -> None:
     x = torch.randn(6, 6, generator=generator(), dtype=torch.float64)
     before = torch.zeros(6, dtype=torch.float64)
     for iterations in range(1, 25):
-        found = spectral_norms(
+        actual = spectral_norms(
             function, x, generator=generator(7), iterations=iterations, tolerance=0.0
         )
-        assert found.iterations == iterations
-        assert bool((found.values > before).all())
-        assert bool((found.values <= 2.0 + 1e-12).all())
-        torch.testing.assert_close(found.growth, 1 - before / found.values)
-        before = found.values
+        assert actual.iterations == iterations
+        assert bool((actual.values > before).all())
+        assert bool((actual.values <= 2.0 + 1e-12).all())
+        torch.testing.assert_close(actual.growth, 1 - before / actual.values)
+        before = actual.values
 
 
 def test_the_error_shrinks_at_the_known_rate() -> None:
@@ -131,20 +131,20 @@ def test_the_error_shrinks_at_the_known_rate() -> None:
 def test_it_stops_when_nothing_grows() -> None:
     function = quadratic(torch.eye(4, dtype=torch.float64))
     x = torch.randn(3, 4, generator=generator(), dtype=torch.float64)
-    found = spectral_norms(function, x, generator=generator(), iterations=50)
-    assert found.iterations == 2
-    assert float(found.growth.max()) < 1e-12
+    actual = spectral_norms(function, x, generator=generator(), iterations=50)
+    assert actual.iterations == 2
+    assert float(actual.growth.max()) < 1e-12
 
 
 def test_the_seed_decides_and_the_global_stream_does_not() -> None:
     function = quadratic(symmetric([2.0, 1.5, 1.0, 0.5]))
     x = torch.randn(3, 4, generator=generator(), dtype=torch.float64)
-    found = []
+    results = []
     for noise, seed in ((0, 5), (1, 5), (1, 6)):
         torch.manual_seed(noise)
-        found.append(spectral_norms(function, x, generator=generator(seed), iterations=3).values)
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+        results.append(spectral_norms(function, x, generator=generator(seed), iterations=3).values)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("smooth", [True, False])
@@ -156,9 +156,9 @@ def test_without_curvature_everything_is_zero(smooth: bool) -> None:
     def function(inputs: Tensor) -> Tensor:
         return inputs.sum(dim=1) if smooth else model(inputs).squeeze(1)
 
-    found = spectral_norms(function, x, generator=generator())
-    assert torch.equal(found.values, torch.zeros(3))
-    assert torch.equal(found.growth, torch.zeros(3))
+    actual = spectral_norms(function, x, generator=generator())
+    assert torch.equal(actual.values, torch.zeros(3))
+    assert torch.equal(actual.growth, torch.zeros(3))
     assert torch.equal(directional_curvature(function, x, torch.ones_like(x)), torch.zeros(3))
 
 

@@ -82,14 +82,14 @@ def test_mean_lam_by_class_at_the_scaled_epochs() -> None:
     assert result.findings is not None
     assert result.findings.pair_epochs == [1, 3]
     labels = prepare_data(CONFIG, digits(), "cpu").train.labels.numpy()
-    for number, found in zip((1, 3), result.findings.pair_lam, strict=True):
+    for number, actual in zip((1, 3), result.findings.pair_lam, strict=True):
         lam, first, second = epochs[number - 1]
-        assert np.shape(found) == (10, 10)
+        assert np.shape(actual) == (10, 10)
         for a in range(10):
             for b in range(10):
                 chosen = lam[(labels[first] == a) & (labels[second] == b)]
                 expected = pytest.approx(chosen.mean(), abs=1e-4) if len(chosen) else None
-                assert found[a][b] == expected
+                assert actual[a][b] == expected
 
 
 def test_the_least_loss_of_the_mixed_labels() -> None:
@@ -125,8 +125,8 @@ def test_features_loss_and_distances_are_those_of_the_trained_network(tmp_path: 
         loss = nn.functional.cross_entropy(model(train[every]), data.train.labels[every])
         assert result.history[-1]["unmixed_loss"] == pytest.approx(float(loss), rel=1e-4)
         # 11 of 3 epochs: 3, 4 and 4, the first of each.
-        kept = [part[: (3, 4, 4)[e]] for e, parts in enumerate(epochs) for part in parts]
-        lam, first, second = (np.concatenate(kept[at::3]) for at in range(3))
+        remaining = [part[: (3, 4, 4)[e]] for e, parts in enumerate(epochs) for part in parts]
+        lam, first, second = (np.concatenate(remaining[at::3]) for at in range(3))
         weight = torch.from_numpy(lam).double().view(-1, 1, 1, 1)
         mixed = model.features(weight * train[first] + (1 - weight) * train[second])
         real = model.features(train)
@@ -178,13 +178,13 @@ def test_a_resumed_training_finds_the_same(
 
 def test_nothing_is_found_of_what_was_not_asked_for() -> None:
     config = replace(CONFIG, model="digits_cnn", epochs=1)
-    found = fit(replace(config, analysis=AnalysisConfig(pair_epochs=(1,))), source=digits())
-    assert found.findings is not None
-    assert found.findings.pair_epochs == [1]
-    assert not found.findings.plane
-    assert not found.findings.plane_labels
-    assert not found.findings.intrusion
-    assert "unmixed_loss" not in found.history[0]
+    result = fit(replace(config, analysis=AnalysisConfig(pair_epochs=(1,))), source=digits())
+    assert result.findings is not None
+    assert result.findings.pair_epochs == [1]
+    assert not result.findings.plane
+    assert not result.findings.plane_labels
+    assert not result.findings.intrusion
+    assert "unmixed_loss" not in result.history[0]
     empty = fit(replace(config, analysis=AnalysisConfig()), source=digits())
     assert empty.findings == Findings()
 
@@ -197,17 +197,17 @@ def test_a_plane_needs_two_features() -> None:
 
 def test_more_images_than_there_are_is_all_of_them() -> None:
     """50 training images, 500 test images, 3 epochs of 50 pairs."""
-    found = [
+    results = [
         fit(replace(CONFIG, analysis=analysis), source=digits())
         for analysis in (
             AnalysisConfig(50, (), 500, 150),
             AnalysisConfig(51, (), 501, 1000),
         )
     ]
-    assert numbers(found[0]) == numbers(found[1])
-    assert found[0].findings is not None
-    assert found[0].findings.intrusion["samples"] == 150
-    assert found[0].findings.plane_labels == digits().test_labels.tolist()
+    assert numbers(results[0]) == numbers(results[1])
+    assert results[0].findings is not None
+    assert results[0].findings.intrusion["samples"] == 150
+    assert results[0].findings.plane_labels == digits().test_labels.tolist()
 
 
 def test_pairs_have_a_length() -> None:

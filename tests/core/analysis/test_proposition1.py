@@ -123,8 +123,8 @@ def test_the_left_side_is_a_weighted_mean_of_curvature_on_the_segment() -> None:
     simpson = np.array([1, *[4, 2] * 999, 4, 1]) / 6000
     expected = abs(float((simpson * weights * second).sum()))
     assert math.isclose(float((simpson * weights).sum()), lam * (1 - lam) / 2, rel_tol=1e-6)
-    found = left_side(function, x, other, [lam])
-    assert math.isclose(float(found), expected, rel_tol=1e-6)
+    actual = left_side(function, x, other, [lam])
+    assert math.isclose(float(actual), expected, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("output", ["logit", "probability"])

@@ -16,8 +16,8 @@ def labels_of(*sizes: int) -> np.ndarray:
 
 
 def sizes_kept(labels: np.ndarray, classes: int, ratio: float) -> list[int]:
-    kept = long_tail(labels, classes, ratio=ratio, seed=0)
-    return np.bincount(labels[kept.numpy()], minlength=classes).tolist()
+    remaining = long_tail(labels, classes, ratio=ratio, seed=0)
+    return np.bincount(labels[remaining.numpy()], minlength=classes).tolist()
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_sizes_by_hand(sizes: list[int], ratio: float, kept: list[int]) -> None:
 
 
 def test_positions_ascend_without_repetition() -> None:
-    kept = long_tail(labels_of(40, 40, 40), 3, ratio=5, seed=0)
-    assert kept.dtype == torch.int64
-    assert kept.tolist() == sorted(set(kept.tolist()))
+    remaining = long_tail(labels_of(40, 40, 40), 3, ratio=5, seed=0)
+    assert remaining.dtype == torch.int64
+    assert remaining.tolist() == sorted(set(remaining.tolist()))
     everything = long_tail(labels_of(40, 50), 2, ratio=1, seed=0)
     assert everything.tolist() == list(range(90))
 

@@ -153,9 +153,9 @@ def test_more_than_memory_holds_is_streamed_alike(name: str, shape: tuple[int, .
 
 def test_a_training_on_streamed_items_equals_one_on_held_items() -> None:
     settings = {"flip": False, "meta_size": 6, "epochs": 1, "batch_size": 12}
-    own = TrainingConfig("data_of_mine:pil_gray", "cnn", LearnedConfig(), width=2, **settings)
+    ours = TrainingConfig("data_of_mine:pil_gray", "cnn", LearnedConfig(), width=2, **settings)
     held, streamed = (
-        fit(own, source=load_source("data_of_mine:pil_gray", **limit)).history[0]
+        fit(ours, source=load_source("data_of_mine:pil_gray", **limit)).history[0]
         for limit in ({}, {"memory_limit": 100})
     )
     assert {**held, "train_seconds": 0.0} == {**streamed, "train_seconds": 0.0}

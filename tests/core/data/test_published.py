@@ -114,10 +114,10 @@ def test_the_system_copy_of_fashion_mnist_serves_where_the_root_has_none(
     source = load_source("fashion_mnist", root=tmp_path / "root")
     assert isinstance(source.train_data, np.ndarray)
     np.testing.assert_array_equal(source.train_data[:, 0], system["train-images-idx3"])
-    own = write_idx(tmp_path / "root" / "FashionMNIST" / "raw")
+    ours = write_idx(tmp_path / "root" / "FashionMNIST" / "raw")
     source = load_source("fashion_mnist", root=tmp_path / "root")
     assert isinstance(source.train_data, np.ndarray)
-    np.testing.assert_array_equal(source.train_data[:, 0], own["train-images-idx3"])
+    np.testing.assert_array_equal(source.train_data[:, 0], ours["train-images-idx3"])
 
 
 def test_real_fashion_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

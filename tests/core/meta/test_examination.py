@@ -348,8 +348,8 @@ def test_nothing_is_changed(fails: bool) -> None:
     def state() -> dict[str, Any]:
         values: dict[str, Any] = {f"model.{k}": v for k, v in model.state_dict().items()}
         values |= {f"grad.{n}": p.grad for n, p in model.named_parameters()}
-        for i, kept in enumerate(optimizer.state.values()):
-            values |= {f"optimizer.{i}.{k}": v for k, v in kept.items()}
+        for i, remaining in enumerate(optimizer.state.values()):
+            values |= {f"optimizer.{i}.{k}": v for k, v in remaining.items()}
         values["torch"] = torch.get_rng_state()
         values["numpy"] = torch.tensor(np.random.get_state()[1].astype(np.int64))  # noqa: NPY002
         return {k: v if v is None else v.clone() for k, v in values.items()}

@@ -91,13 +91,13 @@ def learn(
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_seven_stages_by_hand(k: int, engine: Any, setup: SimpleNamespace) -> None:
-    kept, known = ValidationGradient(k), None
+    carried, known = ValidationGradient(k), None
     for t in range(7):
         d = stage_data(setup, t)
         if t % k == 0:
             known = None
         expected, known = by_hand(setup, d, known)
-        given = learn(setup, d, kept, engine=engine)
+        given = learn(setup, d, carried, engine=engine)
         assert given.hypergradient is not None
         torch.testing.assert_close(given.hypergradient, expected, rtol=1e-10, atol=1e-13)
         torch.testing.assert_close(given.meta_loss, known[0], rtol=1e-12, atol=1e-13)
@@ -133,11 +133,11 @@ def test_through_the_optimizers_own_step(kind: str, setup: SimpleNamespace) -> N
         setup.optimizer, step = optim.SGD(parameters, lr=RATE, **settings), momentum_step
     setup.toy.warm_up(setup.net, setup.optimizer)
     reading = replace(DEFAULT, inner_step="optimizer")
-    kept, known = ValidationGradient(2), None
+    carried, known = ValidationGradient(2), None
     for t in range(4):
         d = stage_data(setup, t)
         expected, known = by_hand(setup, d, known if t % 2 else None, step)
-        given = learn(setup, d, kept, optimizer=setup.optimizer, reading=reading)
+        given = learn(setup, d, carried, optimizer=setup.optimizer, reading=reading)
         torch.testing.assert_close(given.hypergradient, expected, rtol=1e-9, atol=1e-12)
         move_weights(setup, t)
 
@@ -145,10 +145,10 @@ def test_through_the_optimizers_own_step(kind: str, setup: SimpleNamespace) -> N
 def test_updates_of_one_iteration_are_stages_of_their_own(setup: SimpleNamespace) -> None:
     """Two updates an iteration, v at every third: | new old | old new | old old | new ..."""
     passes = forward_passes(setup)
-    reading, kept, n, m = replace(DEFAULT, meta_steps=2), ValidationGradient(3), 6, 5
+    reading, carried, n, m = replace(DEFAULT, meta_steps=2), ValidationGradient(3), 6, 5
     for t, fresh in enumerate([1, 1, 0, 1]):
         passes.clear()
-        given = learn(setup, stage_data(setup, t), kept, reading=reading)
+        given = learn(setup, stage_data(setup, t), carried, reading=reading)
         assert sorted(passes) == sorted([n, n] + [m] * fresh)
         assert given.extra_samples == 2 * n + fresh * m
 
@@ -172,11 +172,11 @@ def forward_passes(s: SimpleNamespace) -> list[int]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_validation_pass_is_left_out(engine: Any, setup: SimpleNamespace) -> None:
-    passes, kept = forward_passes(setup), ValidationGradient(3)
+    passes, carried = forward_passes(setup), ValidationGradient(3)
     samples = []
     for t in range(5):
         passes.clear()
-        samples.append(learn(setup, stage_data(setup, t), kept, engine=engine).extra_samples)
+        samples.append(learn(setup, stage_data(setup, t), carried, engine=engine).extra_samples)
         assert passes.count(5) == (1 if t % 3 == 0 else 0)
         # Dual numbers go through the mixed batch once more, and once where v is there.
         assert passes.count(6) == (2 if engine == "forward_reverse" and t % 3 == 0 else 1)
@@ -205,15 +205,15 @@ def test_the_whole_step_and_the_policy_count_the_same_stages(setup: SimpleNamesp
     actual = []
     for road in ("step", "policy"):
         setup.net.load_state_dict(before)
-        kept = ValidationGradient(2)
-        policy = Learned(validation_gradient=kept)
+        carried = ValidationGradient(2)
+        policy = Learned(validation_gradient=carried)
         losses = []
         for t in range(4):
             d = stage_data(setup, t)
             generator = torch.Generator().manual_seed(t)
             if road == "step":
                 result = metamixup_step(
-                    setup.net, optimizer, d.batch, d.val_batch, validation_gradient=kept,
+                    setup.net, optimizer, d.batch, d.val_batch, validation_gradient=carried,
                     generator=generator,
                 )  # fmt: skip
                 losses.append(result.meta_loss)

@@ -190,7 +190,7 @@ def test_an_unknown_name_is_refused_before_it_is_drawn_and_a_long_list_cut() -> 
 
 def test_no_hook_is_left_after_an_exception() -> None:
     model, x, lam, partner = make()
-    own = model.stem[0].register_forward_hook(lambda *_: None)
+    hook = model.stem[0].register_forward_hook(lambda *_: None)
 
     def broken(x: Tensor) -> Tensor:
         model(x)
@@ -199,7 +199,7 @@ def test_no_hook_is_left_after_an_exception() -> None:
     with pytest.raises(RuntimeError, match="the user's own"):
         HiddenMixing("stem.0").logits(broken, model, x, lam, partner)
     hooks = [id_ for module in model.modules() for id_ in module._forward_hooks]
-    assert hooks == [own.id]
+    assert hooks == [hook.id]
 
 
 class Checkpointed(nn.Module):

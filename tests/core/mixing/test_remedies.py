@@ -173,6 +173,6 @@ def test_the_hypergradient_is_that_of_plain_training(name: str) -> None:
     steps = 1e-6 * torch.eye(N, dtype=torch.float64)
     slopes = [(validation(lam + h) - validation(lam - h)) / 2e-6 for h in steps]
     truth = torch.tensor(slopes, dtype=torch.float64)
-    found = core.hypergradient(model, (x, y), (x_val, y_val), lam, partner, lr=0.3, loss=loss)
+    actual = core.hypergradient(model, (x, y), (x_val, y_val), lam, partner, lr=0.3, loss=loss)
     assert float(truth.norm()) > 1e-4
-    assert float((found - truth).norm() / truth.norm()) < 1e-6
+    assert float((actual - truth).norm() / truth.norm()) < 1e-6

@@ -69,9 +69,9 @@ class Slow:
     def entry(self, i: int, j: int) -> float:
         kind = [row for row in self.rests if (row[1][0] == row[1][1]) == (i == j)]
         mean = sum(w * r for w, _, r in kind) / sum(w for w, _, _ in kind) if kind else 0.0
-        own = [row for row in kind if row[1] == (i, j)]
-        total = sum(w for w, _, _ in own)
-        return float((sum(w * r for w, _, r in own) + self.prior * mean) / (total + self.prior))
+        ours = [row for row in kind if row[1] == (i, j)]
+        total = sum(w for w, _, _ in ours)
+        return float((sum(w * r for w, _, r in ours) + self.prior * mean) / (total + self.prior))
 
 
 # ------------------------------------------------------------------------------------- the table
@@ -95,9 +95,9 @@ def test_many_stages_by_the_slow_road(memory: float, prior: float) -> None:
         n = 2000
         zeros = torch.zeros(n, dtype=torch.int64)
         z = torch.full((n,), 0.7, dtype=torch.float64)
-        found = table.predict(z, zeros, zeros + 1, torch.Generator().manual_seed(seed))
+        actual = table.predict(z, zeros, zeros + 1, torch.Generator().manual_seed(seed))
         base = 0.7 * slow.slope + slow.entry(0, 1)
-        seen = sorted(set((found - base).numpy().round(8).tolist()))
+        seen = sorted(set((actual - base).numpy().round(8).tolist()))
         np.testing.assert_allclose(seen, sorted(slow.residuals), atol=1e-7)
 
 
@@ -105,8 +105,8 @@ def test_residuals_are_drawn_alike_often() -> None:
     table = learnt([a_stage(0)])
     n = 12_000
     zeros = torch.zeros(n, dtype=torch.int64)
-    found = table.predict(torch.zeros(n), zeros, zeros, torch.Generator().manual_seed(1))
-    _, counts = found.unique(return_counts=True)
+    actual = table.predict(torch.zeros(n), zeros, zeros, torch.Generator().manual_seed(1))
+    _, counts = actual.unique(return_counts=True)
     assert len(counts) == 12
     # χ² of 11 degrees of freedom; 45 is passed once in 200,000.
     assert float(((counts - 1000.0) ** 2 / 1000).sum()) < 45
@@ -118,12 +118,12 @@ def test_pairs_never_seen_take_the_mean_of_their_kind() -> None:
     slow.learn(z, move, first, second)
     r = torch.Generator().manual_seed(0)
     zero = torch.zeros(3, dtype=torch.float64)
-    found = table.predict(zero, torch.tensor([7, 7, 0]), torch.tensor([7, 5, 9]), r)
+    actual = table.predict(zero, torch.tensor([7, 7, 0]), torch.tensor([7, 5, 9]), r)
     r.manual_seed(0)
     noise = torch.tensor(slow.residuals)[torch.randint(60, (3,), generator=r)]
     same, other = slow.entry(7, 7), slow.entry(7, 5)
     assert abs(same - other) > 0.1
-    assert (found - noise).tolist() == pytest.approx([same, other, other])
+    assert (actual - noise).tolist() == pytest.approx([same, other, other])
 
 
 def test_what_was_learned_fades() -> None:
@@ -212,9 +212,9 @@ def test_a_state_of_the_dense_table_is_taken_up() -> None:
     state = table.state_dict()
     dense = torch.zeros(2, 3, 3, dtype=torch.float64)
     dense[:, state["pairs"] // 2**31, state["pairs"] % 2**31] = state["weight_and_sum"]
-    kept = {name: state[name] for name in ("moments", "residuals")}
+    remaining = {name: state[name] for name in ("moments", "residuals")}
     other = MoveTable()
-    other.load_state_dict({**kept, "weight": dense[0], "sum": dense[1]})
+    other.load_state_dict({**remaining, "weight": dense[0], "sum": dense[1]})
     for each in (table, other):
         each.learn(*a_stage(2))
     torch.testing.assert_close(expectations(other, 4), expectations(table, 4))
@@ -285,9 +285,9 @@ def test_steps_between_by_hand(reading: Reading, soft: bool, setup: SimpleNamesp
         # The default reading moves the logit by a slope that holds the factor λ(1 − λ).
         reach = at * (1 - at) if reading.gradient == "logit" and reading.scale != "sign" else at**0
         if t % 3 == 0:
-            kept = reach >= 0.01
+            remaining = reach >= 0.01
             stage = (z, (logit(given.lam) - z) / reach, first, second)
-            slow.learn(*(part[kept] for part in stage))
+            slow.learn(*(part[remaining] for part in stage))
             continue
         r = torch.Generator().manual_seed(t)
         lam_init = draw_beta(9, reading.init_alpha, generator=r, dtype=torch.float64)
@@ -395,8 +395,8 @@ def test_predictions_follow_the_pairs_and_the_spread_of_what_was_learned() -> No
     learned, between, moves, effects = simulate()
     # Moves are effect + noise: even the true effect correlates by √(3² / (3² + 0.5²)) = 0.99.
     best = float(effects.std() / (effects.var() + 0.25).sqrt())
-    found = float(torch.corrcoef(torch.stack([moves, effects]))[0, 1])
-    assert best - 0.03 < found < best + 0.01
+    actual = float(torch.corrcoef(torch.stack([moves, effects]))[0, 1])
+    assert best - 0.03 < actual < best + 0.01
     # A pair has been seen 128 / 100 times a stage, over the last 1 / (1 − 0.95) of them, against
     # the prior of 2: it is predicted at 25.6 / 27.6 of its effect.
     slope = np.polyfit(effects.numpy(), moves.numpy(), 1)[0]

@@ -134,8 +134,8 @@ NETS: list[tuple[PolicyConfig, dict[str, Any]]] = [
 def test_settings_of_its_own_are_stored_and_identify(
     config: PolicyConfig, identity: dict[str, Any]
 ) -> None:
-    own = {"hidden": 100, "net_lr": 1e-3, "net_weight_decay": 1e-4}
-    assert config.to_dict() == {**UNUSED, **own, **identity}
+    settings = {"hidden": 100, "net_lr": 1e-3, "net_weight_decay": 1e-4}
+    assert config.to_dict() == {**UNUSED, **settings, **identity}
     assert config.identity() == identity
     for data in (config.to_dict(), identity):
         assert policy_from_dict(json.loads(json.dumps(data))) == config
@@ -143,8 +143,8 @@ def test_settings_of_its_own_are_stored_and_identify(
 
 @pytest.mark.parametrize(("config", "stored"), STORED, ids=str)
 def test_stored_json_says_the_same_as_ever(config: PolicyConfig, stored: dict[str, Any]) -> None:
-    own = LEARNED_BETA if isinstance(config, LearnedBetaConfig) else {}
-    assert json.dumps(config.to_dict()) == json.dumps({"kind": "", **UNUSED, **own, **stored})
+    settings = LEARNED_BETA if isinstance(config, LearnedBetaConfig) else {}
+    assert json.dumps(config.to_dict()) == json.dumps({"kind": "", **UNUSED, **settings, **stored})
     assert config.identity() == stored
     for data in (config.to_dict(), stored):
         again = policy_from_dict(json.loads(json.dumps(data)))
@@ -238,8 +238,8 @@ def test_builds_the_policy_that_it_describes(
     inner = [policy.learned if isinstance(policy, Amortised) else policy for policy in (one, other)]
     assert {type(p) for p in inner} == {Learned if kind is LearnedConfig else PersistentScores}
     assert (inner[0].reading, inner[0].last_blocks) == (DEFAULT, 2)
-    own = inner[0]
-    permutes = own.permute if isinstance(own, PersistentScores) else own.placebo
+    inside = inner[0]
+    permutes = inside.permute if isinstance(inside, PersistentScores) else inside.placebo
     assert permutes == permute
     first, second = (policy.validation_gradient for policy in inner)
     assert (1 if first is None else first.refresh_every) == refresh_every

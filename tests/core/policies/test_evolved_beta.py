@@ -90,17 +90,17 @@ def test_two_stages_by_hand(toy: SimpleNamespace, make: Any, kind: Any) -> None:
     before, travelled = 0.0, np.zeros(2)
     for stage, noise in enumerate(noises):
         ends = []
-        for sign, own in zip((1, -1), logs, strict=True):
-            own += [path(kind, place + sign * noise, t) for t in (2 * stage, 2 * stage + 1)]
-            constant = Along(alpha=0.6, begin=1.0).follow(own)
+        for sign, ours in zip((1, -1), logs, strict=True):
+            ours += [path(kind, place + sign * noise, t) for t in (2 * stage, 2 * stage + 1)]
+            constant = Along(alpha=0.6, begin=1.0).follow(ours)
             constant.at(0, STEPS)
             net = trained(toy, constant, 2 * stage + 2, make)
             ends.append(loss_of(net, toy, 2 * stage + 1))
         travelled = travelled + noise
-        found = travelled / unit * (ends[0] - ends[1] - before) / (2 * sigma**2)
+        actual = travelled / unit * (ends[0] - ends[1] - before) / (2 * sigma**2)
         before = ends[0] - ends[1]
-        square = 0.95 * square + 0.05 * found**2
-        place = place - reach / 10 * unit * found / np.sqrt(square / (1 - 0.95 ** (stage + 1)))
+        square = 0.95 * square + 0.05 * actual**2
+        place = place - reach / 10 * unit * actual / np.sqrt(square / (1 - 0.95 ** (stage + 1)))
         place[1] = min(place[1], 1.0) if kind == "stop" else place[1]
     policy = told(alpha=0.6, sigma=sigma, reach=reach, path=kind)
     trained(toy, policy, 5, make)
@@ -140,8 +140,8 @@ def test_it_sees_what_an_early_change_does_at_the_end(
     unroll by itself, and ε forgotten, it would be taken for 4."""
     monkeypatch.setattr(evolved_beta, "Particle", Linear)
     monkeypatch.setattr(EvolvedBeta, "_lam", lambda self, _, log_alpha, x, __: _flat(x, log_alpha))
-    found: list[float] = []
-    monkeypatch.setattr(evolved_beta.MeanSquare, "scaled", lambda _, value: found.append(value))
+    results: list[float] = []
+    monkeypatch.setattr(evolved_beta.MeanSquare, "scaled", lambda _, value: results.append(value))
     net, data = toy.make_net(), toy.make_data(9, 5)
     optimizer = optim.SGD(net.parameters(), lr=0.1)
     monkeypatch.setattr(EvolvedBeta, "_pace", lambda _: 0.0)
@@ -151,7 +151,7 @@ def test_it_sees_what_an_early_change_does_at_the_end(
         policy = told(every=1, sigma=0.5, bounds=(1e-9, 1e9))
         for t in range(5):
             policy(net, optimizer, data.batch, data.val_batch, generator=stream(10 * run + t))
-    firsts = np.array(found).reshape(runs, 4, 2).sum((1, 2))
+    firsts = np.array(results).reshape(runs, 4, 2).sum((1, 2))
     # A path's log α at step t is (1 − u) a + u b: both derivatives together are those of log α.
     error = firsts.std() / math.sqrt(runs)
     assert abs(firsts.mean() - 10) < 4 * error < 4

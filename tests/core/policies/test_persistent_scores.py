@@ -167,9 +167,9 @@ def test_by_hand_on_a_linear_model(
 
 def others(policy: PersistentScores) -> list[int]:
     """Whose score each sample is mixed by, read off the scores, all of them different."""
-    own, shown = policy.state_dict()["scores"].tolist(), policy.scores.tolist()
-    assert len(set(own)) == len(own)
-    return [own.index(value) for value in shown]
+    ours, shown = policy.state_dict()["scores"].tolist(), policy.scores.tolist()
+    assert len(set(ours)) == len(ours)
+    return [ours.index(value) for value in shown]
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -192,8 +192,8 @@ def test_in_a_placebo_each_is_mixed_by_the_learned_score_of_another(
             lam = slow.lam(epsilon, first, second)
             slow.learn(slopes(net, d, lam, partner.numpy()), lam, first, second)
         learned = [slow.scores[i] for i in range(TRAIN)]
-        kept = policy.state_dict()["scores"].numpy()
-        np.testing.assert_allclose(kept, learned, rtol=1e-4, atol=1e-5)
+        remaining = policy.state_dict()["scores"].numpy()
+        np.testing.assert_allclose(remaining, learned, rtol=1e-4, atol=1e-5)
         other = others(policy)
         seen.add(tuple(other))
         moved = slow.lam(epsilon, [other[i] for i in first], [other[i] for i in second])
@@ -606,21 +606,21 @@ def test_scores_find_flipped_labels_and_the_placebos_do_not(
         return replace(data, train=DeviceImages(source.train_data[rows], labels.numpy()))
 
     monkeypatch.setattr(training, "prepare_data", noisy)
-    found = {}
+    results = {}
     for policy in (ScoresConfig(), ScoresConfig(every=2), ScoresConfig(permute=True)):
         config = replace(DIGITS, policy=policy)
         directory = tmp_path / f"{policy.kind}-{policy.every}"
         fit(config, source=digits(), directory=directory)
-        kept = load_checkpoint(directory)
-        assert kept is not None
-        scores = kept["policy"]["scores"]
+        checkpoint = load_checkpoint(directory)
+        assert checkpoint is not None
+        scores = checkpoint["policy"]["scores"]
         assert scores.shape == (TRAINED,)
         lowest, _ = lowest_scores(scores, 100)
-        found[policy.kind, policy.every] = (
+        results[policy.kind, policy.every] = (
             auc(scores, flipped),
             float(flipped[lowest].double().mean()),
         )
-    assert found["scores", 1][0] > 0.8
-    assert found["scores", 2][0] > 0.75
-    assert abs(found["scores-placebo", 1][0] - 0.5) < 5 * deviation
-    assert found["scores", 1][1] > 0.85
+    assert results["scores", 1][0] > 0.8
+    assert results["scores", 2][0] > 0.75
+    assert abs(results["scores-placebo", 1][0] - 0.5) < 5 * deviation
+    assert results["scores", 1][1] > 0.85

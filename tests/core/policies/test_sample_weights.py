@@ -104,8 +104,8 @@ def test_meta_weight_net_is_algorithm_1_over_three_steps(setup: Any) -> None:
         given = policy(s.net, s.optimizer, s.batch, s.val_batch)
         torch.testing.assert_close(given.weights, net(losses, p), rtol=1e-10, atol=1e-12)
         core.mixed_step(s.net, s.optimizer, s.batch, given)
-    for own, expected in zip(policy.network.parameters(), p, strict=True):
-        torch.testing.assert_close(own.detach(), expected, rtol=1e-9, atol=1e-12)
+    for parameter, expected in zip(policy.network.parameters(), p, strict=True):
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_persistent_weights_are_moved_by_the_hypergradient_and_kept(setup: Any) -> None:

@@ -119,8 +119,8 @@ def test_a_mixed_step_by_hand() -> None:
         (u, label, partner[B:] - B, 0.5),
     ):
         logits = model(0.3 * images + 0.7 * images[at])
-        own = F.cross_entropy(logits, target)
-        loss = loss + weight * (0.3 * own + 0.7 * F.cross_entropy(logits, target[at]))
+        labelled_loss = F.cross_entropy(logits, target)
+        loss = loss + weight * (0.3 * labelled_loss + 0.7 * F.cross_entropy(logits, target[at]))
     (gradient,) = torch.autograd.grad(loss, model.weight)
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-6)
     torch.testing.assert_close(stepped.weight, model.weight - 0.5 * gradient, rtol=1e-6, atol=1e-8)

@@ -172,8 +172,8 @@ def test_all_passes_have_the_masks_and_the_mixture_of_the_clean_one(toy: SimpleN
     with torch.random.fork_rng(devices=[]):
         copy.deepcopy(net)(torch.cat([x, unlabelled]))
         stream = torch.get_rng_state()
-    kept: list[Tensor] = []
-    net.drop.register_forward_hook(lambda module, given, out: kept.append(out.detach() != 0))
+    seen: list[Tensor] = []
+    net.drop.register_forward_hook(lambda module, given, out: seen.append(out.detach() != 0))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     (mask,) = toy.masks(net, (B + U,))
     loss = toy.explicit_loss(
@@ -185,7 +185,7 @@ def test_all_passes_have_the_masks_and_the_mixture_of_the_clean_one(toy: SimpleN
     method = vat(weight=1e6, epsilon=1e-9, power_iterations=2)
     step = method.step(net, optimizer, make_batch(x, unlabelled), generator=torch.Generator())
     assert step.samples == 4 * (B + U)
-    assert len(kept) == 4
-    assert all(torch.equal(mask, kept[0]) for mask in kept)
+    assert len(seen) == 4
+    assert all(torch.equal(mask, seen[0]) for mask in seen)
     assert float(step.loss) == pytest.approx(loss.item(), rel=1e-9)
     assert torch.equal(torch.get_rng_state(), stream)  # one pass's draws

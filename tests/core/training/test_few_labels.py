@@ -161,9 +161,9 @@ def test_indices_name_the_images_that_come(steps: list[tuple[SemiBatch, SemiStep
         assert torch.equal(view, x[batch.indices[B:]])
         assert batch.val is not None
         assert len(batch.val[0]) == M
-        found = (batch.val[0][:, None] == meta[None]).flatten(2).all(2)
-        assert found.sum(1).tolist() == [1] * M
-        assert torch.equal(batch.val[1], meta_y[found.long().argmax(1)])
+        actual = (batch.val[0][:, None] == meta[None]).flatten(2).all(2)
+        assert actual.sum(1).tolist() == [1] * M
+        assert torch.equal(batch.val[1], meta_y[actual.long().argmax(1)])
 
 
 @pytest.mark.parametrize("name", ["pi-model", "mixmatch"])
@@ -278,13 +278,13 @@ def test_the_threshold_falls_by_epoch() -> None:
 @pytest.mark.parametrize("name", AVERAGED)
 def test_the_moving_average_is_what_is_evaluated(name: str, tmp_path: Path) -> None:
     result = run(CASES[name], directory=tmp_path)
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None
-    (average,) = kept["method"].values()
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    (average,) = checkpoint["method"].values()
     model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8, width=4)
     data = images(CASES[name])
     losses = []
-    for weights in (average, kept["model"]):
+    for weights in (average, checkpoint["model"]):
         model.load_state_dict(weights)
         losses.append(evaluate(model, data.meta, data.transform).loss)
     assert losses[0] != losses[1]
@@ -305,11 +305,11 @@ def test_the_median_is_over_the_networks_of_the_last_20_epochs(
     real = semi_training.evaluate
 
     def spy(network: nn.Module, given: Any, transform: Any) -> Any:
-        found = real(network, given, transform)
+        actual = real(network, given, transform)
         model.append(network)
         if len(given) == len(digits().test_labels):
-            errors.append((trained, found.error))
-        return found
+            errors.append((trained, actual.error))
+        return actual
 
     def count(_: Metrics) -> None:
         nonlocal trained

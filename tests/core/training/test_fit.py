@@ -240,10 +240,10 @@ def test_against_a_plain_loop(policy: str, steps: list[Step], tmp_path: Path) ->
             for p, v, g in zip(model.parameters(), velocity, gradients, strict=True):
                 v.mul_(0.9).add_(g + 0.01 * p)
                 p.sub_(rate * v)
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
     for name, p in model.named_parameters():
-        torch.testing.assert_close(kept["model"][name], p.detach(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(checkpoint["model"][name], p.detach(), rtol=1e-4, atol=1e-6)
     assert [m["train_loss"] for m in result.history] == pytest.approx(
         [sum(losses[:STEPS]), sum(losses[STEPS:])], rel=1e-5
     )
@@ -352,11 +352,11 @@ def test_policies_are_told_which_images_they_get(
     source = load_source(name, memory_limit=0 if streamed else 2**20)
     pixels = load_source(name).train_data
     assert isinstance(pixels, np.ndarray)
-    told: list[Tensor] = []
+    received: list[Tensor] = []
     real = core.NoMix.__call__
 
     def spy(self: Any, *arguments: Any, indices: Tensor, **more: Any) -> Any:
-        told.append(indices)
+        received.append(indices)
         return real(self, *arguments, indices=indices, **more)
 
     monkeypatch.setattr(core.NoMix, "__call__", spy)
@@ -364,12 +364,12 @@ def test_policies_are_told_which_images_they_get(
     config = replace(config, flip=False, translate=0, seed=3)
     fit(config, source=source)
     rows = make_splits(source.train_labels, 2, meta_size=4, train_size=13, seed=3).train
-    assert [len(indices) for indices in told] == [2, 2, 2, 2, 2, 3] * epochs
+    assert [len(indices) for indices in received] == [2, 2, 2, 2, 2, 3] * epochs
     for epoch in range(epochs):
-        of_epoch = torch.cat(told[6 * epoch : 6 * epoch + 6])
+        of_epoch = torch.cat(received[6 * epoch : 6 * epoch + 6])
         assert sorted(of_epoch.tolist()) == list(range(13))
     transform = Transform.fit(source.images("train", rows), flip=False, translate=0)
-    for indices, step in zip(told, steps, strict=True):
+    for indices, step in zip(received, steps, strict=True):
         assert indices.dtype == torch.int64
         images = rows[indices].numpy()
         assert step.y.tolist() == source.train_labels[images].tolist()
@@ -451,9 +451,9 @@ def test_the_distribution_of_lam(policy: str, steps: list[Step]) -> None:
 
 def test_scores_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     result = run(replace(CONFIG, policy=POLICIES["scores"]), directory=tmp_path)
-    kept = load_checkpoint(tmp_path)
-    assert kept is not None
-    scores = kept["policy"]["scores"]
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    scores = checkpoint["policy"]["scores"]
     assert scores.shape == (50,)
     assert bool((scores != 0).all())
     assert result.scores == pytest.approx(scores.tolist(), rel=5e-5)
@@ -571,19 +571,19 @@ def test_a_frozen_schedule_follows_what_learning_had_epoch_by_epoch() -> None:
     assert len(learned.lam_schedule) == 3
     policy = frozen_control(LearnedConfig(), learned.lam_quantiles, learned.lam_schedule)
     frozen = run(replace(CONFIG, train_size=400, policy=policy))
-    for meant, found in zip(learned.lam_schedule, frozen.lam_schedule, strict=True):
+    for meant, actual in zip(learned.lam_schedule, frozen.lam_schedule, strict=True):
         for level in range(5, 46):  # as below, in levels of 0.02
-            assert meant[level - 5] - 1e-4 <= found[level] <= meant[level + 5] + 1e-4
+            assert meant[level - 5] - 1e-4 <= actual[level] <= meant[level + 5] + 1e-4
 
 
 def test_a_frozen_policy_takes_up_what_learning_ended_with() -> None:
     learned = trained("learned")
     policy = Frozen(quantiles=tuple(learned.lam_quantiles))
     frozen = run(replace(CONFIG, train_size=400, policy=policy))
-    found, meant = frozen.lam_quantiles, learned.lam_quantiles
+    actual, meant = frozen.lam_quantiles, learned.lam_quantiles
     # 400 draws: the standard error of a quantile is at most 0.025 in its level.
     for level in range(10, 91):
-        assert meant[level - 10] <= found[level] <= meant[level + 10]
+        assert meant[level - 10] <= actual[level] <= meant[level + 10]
     assert frozen.samples_seen == 3 * 400
 
 

@@ -42,10 +42,10 @@ def test_priors_are_those_of_the_labels_that_are_trained_with() -> None:
     data = prepare_data(config, digits(), "cpu")
     counts = torch.bincount(data.train.labels)
     assert counts.tolist() != torch.bincount(data.true_labels).tolist()
-    found = Objective(replace(config, logit_adjustment=2.0), data.train.labels, 10, CPU).adjustment
-    assert found is not None
+    actual = Objective(replace(config, logit_adjustment=2.0), data.train.labels, 10, CPU).adjustment
+    assert actual is not None
     expected = [(count / len(data.train)) ** 2 for count in counts.tolist()]
-    assert found.exp().tolist() == pytest.approx(expected, rel=1e-5)
+    assert actual.exp().tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_classes_are_drawn_alike_and_so_are_the_images_of_one() -> None:
@@ -82,9 +82,9 @@ def test_early_learning_asks_for_unmixed_predictions_and_changes_nothing() -> No
     torch.testing.assert_close(loss.averages, 0.3 * p / p.sum(1, keepdim=True))  # type: ignore[attr-defined]
     again = objective([0] * 9, 3, loss="elr")
     again.load_state_dict(elr.state_dict())
-    kept = again.state_dict()["averages"]
-    torch.testing.assert_close(kept[rows], 0.3 * p / p.sum(1, keepdim=True))
-    assert float(kept[[1, 4, 5, 6, 7]].abs().sum()) == 0
+    remaining = again.state_dict()["averages"]
+    torch.testing.assert_close(remaining[rows], 0.3 * p / p.sum(1, keepdim=True))
+    assert float(remaining[[1, 4, 5, 6, 7]].abs().sum()) == 0
 
 
 class Constant(nn.Module):
@@ -120,12 +120,12 @@ def test_predictions_are_adjusted() -> None:
 )
 def test_a_remedy_changes_the_training_and_what_scores_learn(remedy: dict[str, Any]) -> None:
     base = replace(CONFIG, policy=ScoresConfig(), epochs=1, imbalance=remedy.get("imbalance", 1.0))
-    plain, found = (fit(c, source=digits()) for c in (base, replace(base, **remedy)))
-    assert numbers(plain)["history"][0]["val_loss"] != numbers(found)["history"][0]["val_loss"]
-    assert plain.scores != found.scores
+    plain, result = (fit(c, source=digits()) for c in (base, replace(base, **remedy)))
+    assert numbers(plain)["history"][0]["val_loss"] != numbers(result)["history"][0]["val_loss"]
+    assert plain.scores != result.scores
     passes = plain.samples_seen - len(plain.scores or []) if remedy.get("loss") == "elr" else None
     if passes is not None:
-        assert found.samples_seen == plain.samples_seen + len(plain.scores or [])
+        assert result.samples_seen == plain.samples_seen + len(plain.scores or [])
 
 
 @pytest.mark.parametrize("size", [14, 32])

@@ -157,17 +157,17 @@ def test_the_tail_is_cut_before_labels_are_made_wrong(seed: int) -> None:
     config = replace(CONFIG, seed=seed)
     balanced = prepare_data(config, numbered(), "cpu")
     tail = prepare_data(replace(config, imbalance=5.0), numbered(), "cpu")
-    kept = read(tail.train)
-    assert Counter(kept.values()) == {0: 10, 1: 4, 2: 2}  # 10, 10 / sqrt(5), 10 / 5
-    assert kept.items() <= read(balanced.train).items()
+    remaining = read(tail.train)
+    assert Counter(remaining.values()) == {0: 10, 1: 4, 2: 2}  # 10, 10 / sqrt(5), 10 / 5
+    assert remaining.items() <= read(balanced.train).items()
     assert read(tail.meta) == read(balanced.meta)
     assert read(tail.test) == read(balanced.test)
     noisy = prepare_data(replace(config, imbalance=5.0, label_noise=0.5), numbered(), "cpu")
-    assert read(noisy.train).keys() == kept.keys()
+    assert read(noisy.train).keys() == remaining.keys()
     assert wrong(read(noisy.train)) == {0: 5, 1: 2, 2: 1}
     with_meta = replace(config, imbalance=5.0, meta_in_training=True)
     added = read(prepare_data(with_meta, numbered(), "cpu").train)
-    assert added == kept | read(tail.meta)
+    assert added == remaining | read(tail.meta)
 
 
 def test_the_seed_alone_decides_tail_and_labels() -> None:
@@ -218,9 +218,9 @@ def test_folds_part_the_training_images(folds: int, changes: dict[str, Any]) -> 
         # Trained on are the others, under the labels that they have without folds.
         assert train == {n: label for n, label in every.items() if n not in held_out}
         assert read(data.meta) == read(whole.meta)
-        told = draw_labels(config, numbered())
-        assert told.held_out.tolist() == sorted(held_out) == list(held_out)
-        assert told.indices.tolist() == list(train)
+        labels = draw_labels(config, numbered())
+        assert labels.held_out.tolist() == sorted(held_out) == list(held_out)
+        assert labels.indices.tolist() == list(train)
         assert len(every) // folds <= len(held_out) <= -(-len(every) // folds)
         here = Counter(every[number] for number in held_out)
         assert all(here[c] in (given[c] // folds, -(-given[c] // folds)) for c in given)
@@ -361,11 +361,11 @@ def test_what_is_left_out_does_not_train() -> None:
     assert torch.equal(unpack_mask("10204080", 30), mask)
     config = replace(CONFIG, left_out=pack_mask(mask), folds=3, meta_in_training=True)
     folds = draw_labels(replace(CONFIG, folds=3), numbered())
-    found = draw_labels(config, numbered())
-    kept = {*plain.indices[~mask].tolist()} & {*folds.indices.tolist()}
+    actual = draw_labels(config, numbered())
+    remaining = {*plain.indices[~mask].tolist()} & {*folds.indices.tolist()}
     meta = read(prepare_data(CONFIG, numbered(), "cpu").meta)
-    assert {*found.indices.tolist()} == kept | meta.keys()
-    assert found.held_out.tolist() == folds.held_out.tolist()
+    assert {*actual.indices.tolist()} == remaining | meta.keys()
+    assert actual.held_out.tolist() == folds.held_out.tolist()
     with pytest.raises(ValueError, match="left_out leaves no training image"):
         draw_labels(replace(CONFIG, left_out=pack_mask(mask | True)), numbered())
     with pytest.raises(ValueError, match="mask of 16 images at most does not fit 30"):

@@ -41,10 +41,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(epochs: int = 1, **settings: str) -> TrainingConfig:
-    own = {name: f"recipe_of_mine:{value}" for name, value in settings.items()}
+    names = {name: f"recipe_of_mine:{value}" for name, value in settings.items()}
     return TrainingConfig(
         "digits", "digits_cnn", NoMix(), train_size=20, meta_size=10, epochs=epochs, batch_size=10,
-        flip=False, **own,
+        flip=False, **names,
     )  # fmt: skip
 
 
@@ -66,11 +66,11 @@ def test_random_augmentation_follows_the_training_and_leaves_the_global_stream()
 
 
 def test_optimizer_and_schedule_are_asked() -> None:
-    own = config(optimizer="adam", schedule="rate", epochs=2)
+    ours = config(optimizer="adam", schedule="rate", epochs=2)
     digits = load_source("digits")
-    assert isinstance(build_optimizer(own, build_network(own, digits)), torch.optim.Adam)
-    assert learning_rate(own, 1, 4) == own.lr * 0.75
-    assert [m["lr"] for m in fit(own, source=digits).history] == [own.lr, own.lr / 2]
+    assert isinstance(build_optimizer(ours, build_network(ours, digits)), torch.optim.Adam)
+    assert learning_rate(ours, 1, 4) == ours.lr * 0.75
+    assert [m["lr"] for m in fit(ours, source=digits).history] == [ours.lr, ours.lr / 2]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_optimizer_and_schedule_are_asked() -> None:
     ],
 )
 def test_what_fails_is_refused_in_a_line(setting: dict[str, str], message: str) -> None:
-    digits, own = load_source("digits"), config(**setting)
+    digits, ours = load_source("digits"), config(**setting)
     with pytest.raises(ValueError, match=message):
-        check_recipe(own, digits, build_network(own, digits))
+        check_recipe(ours, digits, build_network(ours, digits))
 
 
 def test_a_transform_of_torchvision_is_found_in_a_new_process(tmp_path: Path) -> None:
@@ -99,5 +99,5 @@ def test_a_transform_of_torchvision_is_found_in_a_new_process(tmp_path: Path) ->
         "print(imported('crops_of_mine:crop')(torch.zeros(2, 1, 8, 8)).shape)"
     )
     path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])}
-    told = subprocess.check_output([sys.executable, "-c", script], env=os.environ | path, text=True)
-    assert told.strip() == "torch.Size([2, 1, 8, 8])"
+    text = subprocess.check_output([sys.executable, "-c", script], env=os.environ | path, text=True)
+    assert text.strip() == "torch.Size([2, 1, 8, 8])"

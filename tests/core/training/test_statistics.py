@@ -78,12 +78,12 @@ def test_the_quantile_function_by_hand() -> None:
     statistics = LambdaStatistics()
     statistics.add(given([1.0, 0.2]))
     statistics.add(given([0.4]))
-    found = statistics.quantile_function()
-    assert len(found) == 101
+    actual = statistics.quantile_function()
+    assert len(actual) == 101
     expected = [0.2 + 0.4 * p / 100 if p <= 50 else 0.4 + 1.2 * (p - 50) / 100 for p in range(101)]
-    assert found == pytest.approx(expected, abs=1e-6)
-    assert found == sorted(found)
-    assert all(value == round(value, 6) for value in found)
+    assert actual == pytest.approx(expected, abs=1e-6)
+    assert actual == sorted(actual)
+    assert all(value == round(value, 6) for value in actual)
 
 
 def test_the_quantile_function_of_one_lam_is_that_lam() -> None:

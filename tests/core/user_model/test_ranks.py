@@ -59,16 +59,16 @@ def test_mean_in_one_message_for_each_dtype(others: Others) -> None:
     scalar = torch.tensor(7.0, dtype=torch.float64)
     empty = torch.zeros(0, 3)
     bias = torch.tensor([1.0, 8.0])
-    kept = [t.detach().clone() for t in (weight, scalar, empty, bias)]
+    remaining = [t.detach().clone() for t in (weight, scalar, empty, bias)]
     means = ranks.mean([weight, scalar, empty, bias])
     assert ranks.size == 3
     assert [len(m) for m in others.messages] == [6, 1]
-    for mean, own in zip(means, kept, strict=True):
-        assert mean.dtype == own.dtype
+    for mean, ours in zip(means, remaining, strict=True):
+        assert mean.dtype == ours.dtype
         assert not mean.requires_grad
-        torch.testing.assert_close(mean, own * 2)
-    for given, own in zip((weight, scalar, empty, bias), kept, strict=True):
-        assert torch.equal(given, own)
+        torch.testing.assert_close(mean, ours * 2)
+    for given, ours in zip((weight, scalar, empty, bias), remaining, strict=True):
+        assert torch.equal(given, ours)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_messages_follow_the_order_of_the_tensors(
 
 
 def test_largest_of_all_ranks(others: Others) -> None:
-    own = torch.tensor([2.0, -1.0, 0.0])
-    kept = own.clone()
-    assert Ranks(GROUP).largest(own).tolist() == [8.0, -1.0, 0.0]
-    assert torch.equal(own, kept)
+    values = torch.tensor([2.0, -1.0, 0.0])
+    remaining = values.clone()
+    assert Ranks(GROUP).largest(values).tolist() == [8.0, -1.0, 0.0]
+    assert torch.equal(values, remaining)

@@ -303,9 +303,9 @@ def test_records_are_sorted_and_cells_without_a_result_left_out(
     store.directory("a-training-that-runs").mkdir()
     (store.directory("a-training-that-runs") / "checkpoint.pt").write_bytes(b"...")
     (tmp_path / "cells" / "notes.txt").write_text("of the user's own")
-    found = store.records()
-    assert [r.cell.id for r in found] == sorted(r.cell.id for r in saved)
-    assert {(r.cell.method, r.cell.seed) for r in found} == {
+    records = store.records()
+    assert [r.cell.id for r in records] == sorted(r.cell.id for r in saved)
+    assert {(r.cell.method, r.cell.seed) for r in records} == {
         (method, seed) for method in ("none", "beta-2") for seed in range(3)
     }
     assert store.load("never-trained") is None

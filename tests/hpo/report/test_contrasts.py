@@ -32,8 +32,8 @@ def test_results_are_the_finished_final_ones_of_a_row(
         {"test_error": 4.0},
     ]
     outcome = make_outcome([MIXUP, NONE], {"beta-1": given}, ["digits", "mnist"])
-    found = outcome.results("mnist", MIXUP)
-    assert {seed: result.test_error for seed, result in found.items()} == {0: 1.0, 3: 4.0}
+    actual = outcome.results("mnist", MIXUP)
+    assert {seed: result.test_error for seed, result in actual.items()} == {0: 1.0, 3: 4.0}
     assert outcome.results("mnist", NONE) == {}
 
 
@@ -56,7 +56,7 @@ def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> Non
     """
     first = {0: 2.0, 1: 3.1, 2: 4.9, 9: 100.0}
     second = {0: 1.0, 1: 2.0, 2: 4.0, 7: -50.0}
-    found = contrasts.contrasts(
+    actual = contrasts.contrasts(
         {
             "above": (first, second),
             "below": (second, first),
@@ -66,12 +66,12 @@ def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> Non
         }
     )
     p = 0.0033185  # of t = 17.32 with two degrees of freedom
-    assert found["above"].p_holm == pytest.approx(3 * p, rel=1e-3)
-    assert found["equal"].p_holm == 1.0
-    assert found["above"].text(2) == "+1.00 [+0.75, +1.25], p (Holm) = 0.010, n = 3"
-    assert found["alone"].text(1) == "−1.0, no test, n = 1"
-    assert found["apart"].text() == "no seed in common"
-    assert {key: contrast.direction for key, contrast in found.items()} == {
+    assert actual["above"].p_holm == pytest.approx(3 * p, rel=1e-3)
+    assert actual["equal"].p_holm == 1.0
+    assert actual["above"].text(2) == "+1.00 [+0.75, +1.25], p (Holm) = 0.010, n = 3"
+    assert actual["alone"].text(1) == "−1.0, no test, n = 1"
+    assert actual["apart"].text() == "no seed in common"
+    assert {key: contrast.direction for key, contrast in actual.items()} == {
         "above": 1, "below": -1, "equal": 0, "alone": 0, "apart": 0,
     }  # fmt: skip
     assert contrasts.contrasts({}) == {}
@@ -88,8 +88,8 @@ def test_what_is_told_apart_alone_may_not_be_among_many() -> None:
 
 def test_a_small_p_is_told_as_such() -> None:
     values = {seed: 1.0 + seed * 1e-6 for seed in range(3)}
-    (found,) = contrasts.contrasts({0: (values, dict.fromkeys(values, 0.0))}).values()
-    assert found.text(1) == "+1.0 [+1.0, +1.0], p (Holm) < 0.001, n = 3"
+    (actual,) = contrasts.contrasts({0: (values, dict.fromkeys(values, 0.0))}).values()
+    assert actual.text(1) == "+1.0 [+1.0, +1.0], p (Holm) < 0.001, n = 3"
 
 
 @pytest.mark.parametrize(

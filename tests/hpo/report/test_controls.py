@@ -144,16 +144,16 @@ def test_each_comparison_has_one_p_and_controls_are_in_no_family(
     other = make_records("mnist", **{"mine-placebo": [5.9, 7.0, 8.2], "alone": [6.2, 7.5, 8.4]})
     made = outcome(tmp_path, make_records() + other)
     frame = table(controls_report(made))
-    told = made.frame.set_index(["dataset", "method"])
+    stated = made.frame.set_index(["dataset", "method"])
     for (dataset, method, control), line in frame.iterrows():
-        expected = told.loc[(dataset, method), "p_holm"] if control == "best beta" else None
+        expected = stated.loc[(dataset, method), "p_holm"] if control == "best beta" else None
         expected = line["p_value"] if expected is None else expected
         assert line["p_holm"] == pytest.approx(expected, nan_ok=True), (dataset, method, control)
     # On digits two differences from the best Beta have a p, the family: mine and beta-1.
     mine, beta = (paired_by_hand(d)["p_value"] for d in ([-0.3, -0.5, -0.4], [-1.3, -2.5, -3.4]))
     assert mine < beta
     assert frame.loc[("digits", "mine", "best beta"), "p_holm"] == pytest.approx(2 * mine)
-    assert told.loc[("digits", "beta-1"), "p_holm"] == pytest.approx(max(beta, 2 * mine))
+    assert stated.loc[("digits", "beta-1"), "p_holm"] == pytest.approx(max(beta, 2 * mine))
 
 
 def test_a_setting_that_cannot_answer_gives_no_verdict(
@@ -289,8 +289,8 @@ def test_any_row_with_a_control_or_a_counterpart_is_held_against_it(
     assert list(of(frame, "mine")["control_method"]) == ["", "mine-frozen", "beta-search"]
     assert list(of(frame, "alone")["control_method"]) == ["", "", "beta-1"]
     assert of(frame, "alone").loc["counterpart", "difference"] == pytest.approx(3.4)
-    for told in ("best Beta: as in", "its counterpart: the row", "its search included or its"):
-        assert told in extra.markdown
+    for stated in ("best Beta: as in", "its counterpart: the row", "its search included or its"):
+        assert stated in extra.markdown
 
 
 def test_a_study_that_learns_nothing_has_no_such_table(

@@ -99,8 +99,8 @@ def block(head: str, body: str = "") -> str:
 )
 def test_a_block_has_the_numbers_of_its_file(head: str, table: list[str], evidence: Path) -> None:
     page = fill(block(head, "old\n"), evidence)
-    told = [line for line in lines(page) if "---" not in line]
-    assert told == ["before", f"<!-- evidence: {head} -->", *table, "<!-- end -->", "after"]
+    shown = [line for line in lines(page) if "---" not in line]
+    assert shown == ["before", f"<!-- evidence: {head} -->", *table, "<!-- end -->", "after"]
     assert fill(page, evidence) == page
 
 
@@ -152,13 +152,13 @@ def test_a_table_is_taken_with_its_origin(tmp_path: Path, evidence: Path) -> Non
     csv, origin = take(output / "table2.csv", "new", "metamixup table2", "", evidence)
     assert str(tmp_path) not in csv.read_text() + origin.read_text()
     assert "folder:CIFAR10" in csv.read_text()
-    told = json.loads(origin.read_text())
-    assert list(told["cells"]) == [cells[1].id]
-    assert {"python", "torch", "metamixup-hpo"} <= set(told["versions"])
+    stated = json.loads(origin.read_text())
+    assert list(stated["cells"]) == [cells[1].id]
+    assert {"python", "torch", "metamixup-hpo"} <= set(stated["versions"])
     page = fill(block("new datasets=digits origin=no"), evidence)
     assert "earlier version" not in page
-    told["cells"] = {"none-digits-s0-00000000": next(iter(told["cells"].values()))}
-    origin.write_text(json.dumps(told))
+    stated["cells"] = {"none-digits-s0-00000000": next(iter(stated["cells"].values()))}
+    origin.write_text(json.dumps(stated))
     page = fill(block("new datasets=digits origin=no"), evidence)
     assert "| No MixUp (of an earlier version)" in page
     assert "| MixUp †" in page

@@ -49,14 +49,14 @@ POLICIES = {
 @pytest.fixture
 def records(make_record: MakeRecord) -> list[CellRecord]:
     semi = SemiSupervisedConfig("pseudo-label", 100)
-    found = []
+    results = []
     for method, errors in ERRORS.items():
         for seed, error in enumerate(errors):
             record = make_record(method, seed, test_error=error, median_error=error + seed)
             policy = POLICIES.get(method, NoMix())
             training = replace(record.cell.training, semi=semi, policy=policy, meta_size=30)
-            found.append(replace(record, cell=replace(record.cell, training=training)))
-    return found
+            results.append(replace(record, cell=replace(record.cell, training=training)))
+    return results
 
 
 def table(records: list[CellRecord], reference: str | None = "sup") -> pd.DataFrame:
@@ -70,15 +70,15 @@ def test_the_reference_is_what_the_others_are_compared_with(records: list[CellRe
     assert list(table(records).columns) == list(COLUMNS)
     p_values = {}
     for method in ("good", "mixup", "meta", "meta-placebo"):
-        found = stats.ttest_rel(ERRORS[method], ERRORS["sup"])
+        truth = stats.ttest_rel(ERRORS[method], ERRORS["sup"])
         line = frame.loc[method]
         differences = np.subtract(ERRORS[method], ERRORS["sup"])
         assert line["diff_vs_reference"] == pytest.approx(differences.mean())
-        low, high = found.confidence_interval()
+        low, high = truth.confidence_interval()
         assert (line["diff_ci_low"], line["diff_ci_high"]) == pytest.approx((low, high))
-        assert line["p_value"] == pytest.approx(found.pvalue)
+        assert line["p_value"] == pytest.approx(truth.pvalue)
         assert line["reference"] == "sup"
-        p_values[method] = found.pvalue
+        p_values[method] = truth.pvalue
     # Holm by hand, the control apart: the smallest of three times 3, the next times 2.
     ranked = sorted(p_values[method] for method in ("good", "mixup", "meta"))
     steps = np.maximum.accumulate([min(1.0, (3 - i) * p) for i, p in enumerate(ranked)])

@@ -100,7 +100,7 @@ def test_text_is_never_markup() -> None:
     body = read(f"{text} **b**\n\n- {text}\n\n| {text} |\n| - |\n\n`{text}`\n\n# {text}")
     tags = {"p", "strong", "ul", "li", "div", "table", "thead", "tr", "th", "code", "h1"}
     assert {tag for tag, _ in body.tags} == tags
-    assert [told for tag, told in body.texts if tag != "strong"] == [text] * 5
+    assert [stated for tag, stated in body.texts if tag != "strong"] == [text] * 5
 
 
 def test_pictures_become_part_of_the_page(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def test_both_comparisons_by_hand(make_outcome: MakeOutcome) -> None:
     assert primary["difference"] == pytest.approx(-2 / 3)
     shift = primary["detectable"] * math.sqrt(3) * math.sqrt(12)
     bound = 4.302653
-    found = stats.nct.sf(bound, 2, shift) + stats.nct.cdf(-bound, 2, shift)
-    assert found == pytest.approx(0.8, abs=2e-3)
+    truth = stats.nct.sf(bound, 2, shift) + stats.nct.cdf(-bound, 2, shift)
+    assert truth == pytest.approx(0.8, abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,6 @@ def test_a_study_may_name_its_own(make_outcome: MakeOutcome) -> None:
 def test_trainings_that_ended_no_better_than_a_guess_are_told(make_outcome: MakeOutcome) -> None:
     guess = 200 / 3  # of three classes, each as often
     rows = {"beta-1": results([5.0, guess, 80.0], 3.0), "beta-2": results([guess - 0.1], 3.0)}
-    told = positive_control(make_outcome([BETA, OTHER, LEARNED], rows)).markdown
-    assert "digits: 2 of 3 trainings of MixUp ended no better than a guess (66.67 %)" in told
-    assert told.count("ended no better") == 1
+    text = positive_control(make_outcome([BETA, OTHER, LEARNED], rows)).markdown
+    assert "digits: 2 of 3 trainings of MixUp ended no better than a guess (66.67 %)" in text
+    assert text.count("ended no better") == 1

@@ -37,11 +37,11 @@ def records(make_record: MakeRecord) -> list[CellRecord]:
         "fixed-0.3": Fixed(lam=0.3),
         "metamixup": LearnedConfig(),
     }
-    found = []
+    results = []
     for dataset, level in (("digits", 6.0), ("mnist", 60.0)):
         for index, (method, policy) in enumerate(policies.items()):
             for seed in range(1 if method == "fixed-0.3" else 3):
-                found.append(
+                results.append(
                     make_record(
                         method,
                         seed,
@@ -59,7 +59,7 @@ def records(make_record: MakeRecord) -> list[CellRecord]:
                         ],
                     )
                 )
-    return found
+    return results
 
 
 @pytest.fixture

@@ -57,8 +57,8 @@ def records(make_record: MakeRecord) -> list[CellRecord]:
 
 
 def line(frame: pd.DataFrame, method: str, dataset: str = "digits") -> dict[str, object]:
-    [found] = frame[(frame.method == method) & (frame.dataset == dataset)].to_dict("records")
-    return found
+    [actual] = frame[(frame.method == method) & (frame.dataset == dataset)].to_dict("records")
+    return actual
 
 
 def test_columns_begin_as_the_csv_promises(records: list[CellRecord]) -> None:
@@ -248,11 +248,11 @@ def test_two_configurations_of_one_cell_are_refused(make_record: MakeRecord) -> 
 
 def test_records_come_from_the_store(tmp_path: Path, make_record: MakeRecord) -> None:
     store = CellStore(tmp_path)
-    kept, other = make_record("beta-1", 0), make_record("beta-1", 0, epochs=3)
-    store.save(kept)
+    short, other = make_record("beta-1", 0), make_record("beta-1", 0, epochs=3)
+    store.save(short)
     store.save(other)
-    assert {record.cell.id for record in load_records(tmp_path)} == {kept.cell.id, other.cell.id}
-    assert [record.cell for record in load_records(tmp_path, {kept.cell.id})] == [kept.cell]
+    assert {record.cell.id for record in load_records(tmp_path)} == {short.cell.id, other.cell.id}
+    assert [record.cell for record in load_records(tmp_path, {short.cell.id})] == [short.cell]
     assert load_records(tmp_path / "nothing") == []
 
 
@@ -334,8 +334,8 @@ def test_each_architecture_is_compared_with_its_own_best_beta(
     errors = {"beta-1": [9.0, 9.5], "mine": [8.0, 7.5], "none": [9.5, 9.0]}
     lower = {key: [value - 5 for value in values] for key, values in errors.items()}
     records, rows = [], []
-    for name, own in (("small", errors), ("large", lower)):
-        for key, values in own.items():
+    for name, ours in (("small", errors), ("large", lower)):
+        for key, values in ours.items():
             family = {"beta-1": "beta", "none": "none"}.get(key, "extra")
             rows.append(Row(f"{key}@{name}", key, "", family, architecture=name))  # type: ignore[arg-type]
             records += [

@@ -58,16 +58,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_it_returns_records_and_table_and_goes_on(run: Any, trained: list[str]) -> None:
     first = run(seeds=1)
     assert len(trained) == 2
-    found = run()
+    result = run()
     assert len(trained) == 4 == len(set(trained))
-    assert [r.cell.id for r in found.records] == sorted(trained)
-    assert found.table["method"].tolist() == ["none", "beta-1"]
-    assert found.table["n_seeds"].tolist() == [2, 2]
-    assert str(found) == found.text
-    assert "No MixUp" in found.text
-    assert {path.name for path in found.files} >= {"contrast.csv", "contrast.md", "contrast.png"}
+    assert [r.cell.id for r in result.records] == sorted(trained)
+    assert result.table["method"].tolist() == ["none", "beta-1"]
+    assert result.table["n_seeds"].tolist() == [2, 2]
+    assert str(result) == result.text
+    assert "No MixUp" in result.text
+    assert {path.name for path in result.files} >= {"contrast.csv", "contrast.md", "contrast.png"}
     for record in first.records:
-        assert record.to_dict() in [r.to_dict() for r in found.records]
+        assert record.to_dict() in [r.to_dict() for r in result.records]
 
 
 def test_a_module_begins_with_its_weights_and_others_are_refused(
@@ -79,13 +79,13 @@ def test_a_module_begins_with_its_weights_and_others_are_refused(
     run(model=module, seeds=1, lr=1e-9, policies=["none"])
     again = nn.Linear(5, 2)
     again.load_state_dict(module.state_dict())
-    found = run(model=again, seeds=1, lr=1e-9, policies=["none"])
+    result = run(model=again, seeds=1, lr=1e-9, policies=["none"])
     assert len(trained) == 1  # the same weights are the same model
     assert torch.equal(module.weight, before)
     with torch.no_grad():
         z = torch.from_numpy((X - X.mean(0)) / X.std(0))
         errors = (module(z).argmax(1).numpy() != Y).mean() * 100
-    assert abs(found.records[0].trained.test_error - errors) < 3  # normalized on fewer items
+    assert abs(result.records[0].trained.test_error - errors) < 3  # normalized on fewer items
     with pytest.raises(StoreError, match="or from other weights"):
         run(model=nn.Linear(5, 2), seeds=1, lr=1e-9, policies=["none"])
     run(model=nn.Sequential(nn.Linear(5, 2)), seeds=1, policies=["none"])  # another network
@@ -102,7 +102,7 @@ def test_objects_of_each_kind_take_part(run: Any) -> None:
     def double(x: torch.Tensor) -> torch.Tensor:
         return 2 * x
 
-    found = run(
+    result = run(
         model=lambda in_channels: nn.Linear(in_channels, 2),
         train=Items(),
         test=TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),
@@ -113,11 +113,11 @@ def test_objects_of_each_kind_take_part(run: Any) -> None:
         seeds=1,
         policies=[Beta(alpha=0.3), LearnedConfig(), LearnedConfig(permute=True), NoMix()],
     )
-    assert found.table["method"].tolist() == ["beta-0.3", "metamixup", "placebo", "none"]
-    training = found.records[0].cell.training
+    assert result.table["method"].tolist() == ["beta-0.3", "metamixup", "placebo", "none"]
+    training = result.records[0].cell.training
     assert training.optimizer == "given:optimizer.mine"
     assert training.lr == 0.03  # the factory's own
-    assert {metrics["lr"] for metrics in found.records[0].trained.history} == {0.03}
+    assert {metrics["lr"] for metrics in result.records[0].trained.history} == {0.03}
 
 
 def test_a_partial_is_known_by_its_arguments(run: Any) -> None:

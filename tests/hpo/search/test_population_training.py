@@ -81,12 +81,12 @@ def test_of_equal_errors_the_first_is_the_better() -> None:
 
 def test_alpha_stays_within_its_bounds() -> None:
     population = Population(members=2, factor=100.0)
-    found = {
+    results = {
         select(population, [1.0, 2.0], [alpha, 1.0], seed, 1)[1].alpha
         for alpha in (0.06, 7.0)
         for seed in range(20)
     }
-    assert {round(alpha, 6) for alpha in found} == {0.05, 6.0, 0.07, 8.0}
+    assert {round(alpha, 6) for alpha in results} == {0.05, 6.0, 0.07, 8.0}
 
 
 def test_a_copy_may_stop_mixing_and_its_own_copy_may_begin_again() -> None:
@@ -271,10 +271,10 @@ def test_a_copy_goes_on_from_its_parents_weights_optimizer_and_streams(source: S
 def test_killed_after_any_segment_it_ends_the_same(source: Source, tmp_path: Path) -> None:
     population = Population(members=3, segment=1)
     config = replace(CONFIG, epochs=3)
-    told: list[dict[str, float]] = []
-    undisturbed = fit_population(config, population, source=source, on_epoch=told.append)
-    assert told == undisturbed.history
-    assert [m["epoch"] for m in told] == [1, 2, 3]
+    stated: list[dict[str, float]] = []
+    undisturbed = fit_population(config, population, source=source, on_epoch=stated.append)
+    assert stated == undisturbed.history
+    assert [m["epoch"] for m in stated] == [1, 2, 3]
     lives, most, again = 1, 0, []
 
     def mortal(metrics: dict[str, float]) -> None:
@@ -303,8 +303,8 @@ def test_a_checkpoint_of_another_population_is_passed_over(source: Source, tmp_p
     config = replace(CONFIG, epochs=2)
     fit_population(config, Population(members=2, segment=1), source=source, directory=tmp_path)
     other = Population(members=2, segment=1, factor=3.0)
-    found = fit_population(config, other, source=source, directory=tmp_path)
-    assert numbers(found) == numbers(fit_population(config, other, source=source))
+    result = fit_population(config, other, source=source, directory=tmp_path)
+    assert numbers(result) == numbers(fit_population(config, other, source=source))
 
 
 def test_nothing_outside_moves(source: Source) -> None:

@@ -49,12 +49,12 @@ def interleaved(search: SpaceSearch, seed: int) -> tuple[Trace, int]:
 
 
 def test_the_order_in_which_trials_end_decides_nothing() -> None:
-    found = [interleaved(alpha_search(BASE, ROUNDS), seed) for seed in range(6)]
-    calm = found[0][0]
+    actual = [interleaved(alpha_search(BASE, ROUNDS), seed) for seed in range(6)]
+    calm = actual[0][0]
     assert [number for number, *_ in calm] == list(range(10))
     assert {state for _, _, state, _ in calm} == {"COMPLETE", "PRUNED"}
-    assert all(others == calm for others, _ in found)
-    assert max(most for _, most in found) == 4
+    assert all(others == calm for others, _ in actual)
+    assert max(most for _, most in actual) == 4
 
 
 def test_a_round_is_stopped_by_the_rounds_before_alone() -> None:

@@ -67,9 +67,9 @@ def ended(search: SpaceSearch, *, bundle: int = 1, again: bool = False) -> Calla
     def train(cell: Cell) -> Ending:
         epochs = curve(cell)
         for start in range(0, EPOCHS, bundle):
-            told = epochs[0 if again else start : start + bundle]
-            stop = search.report(told)
-            assert search.report(told) == stop  # whoever asks again hears the same
+            stated = epochs[0 if again else start : start + bundle]
+            stop = search.report(stated)
+            assert search.report(stated) == stop  # whoever asks again hears the same
             if stop is not None:
                 assert start < stop <= start + bundle
                 return "pruned", NOTHING
@@ -94,10 +94,10 @@ def complete(settings: SearchSettings = SETTINGS, **more: Any) -> SpaceSearch:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> Trace:
-    found = trace(complete())
-    states = [state for _, _, state, _ in found]
+    actual = trace(complete())
+    states = [state for _, _, state, _ in actual]
     assert {"COMPLETE", "PRUNED"} == set(states)  # otherwise the tests below would show little
-    return found
+    return actual
 
 
 # The trials
@@ -162,11 +162,11 @@ def halve_by_hand(alphas: list[float], min_epochs: int, reduction: int) -> list[
 @pytest.mark.parametrize(("min_epochs", "reduction"), [(1, 2), (1, 3), (2, 2), (3, 2), (2, 4)])
 def test_trials_are_stopped_as_by_hand(min_epochs: int, reduction: int) -> None:
     settings = SearchSettings(trials=14, startup=10, min_epochs=min_epochs, reduction=reduction)
-    found = trace(complete(settings))
-    by_hand = halve_by_hand([alpha for _, alpha, _, _ in found], min_epochs, reduction)
-    assert [max(values) for *_, values in found] == by_hand
+    actual = trace(complete(settings))
+    by_hand = halve_by_hand([alpha for _, alpha, _, _ in actual], min_epochs, reduction)
+    assert [max(values) for *_, values in actual] == by_hand
     states = ["COMPLETE" if epochs == EPOCHS else "PRUNED" for epochs in by_hand]
-    assert [state for _, _, state, _ in found] == states
+    assert [state for _, _, state, _ in actual] == states
     assert len(set(by_hand)) > 1
 
 

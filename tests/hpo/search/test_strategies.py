@@ -147,11 +147,11 @@ def test_every_training_of_a_seed_is_of_that_seed_and_of_no_table(complete: Stud
         assert cell.purpose == "search"
         assert cell.seed in (0, 1)
         policy, plain = cell.training.policy, replace(BASE, seed=cell.seed)
-        own = {
+        ours = {
             "joint": {"lr": cell.training.lr, "weight_decay": cell.training.weight_decay},
             "outer": {"lr": cell.training.lr, "weight_decay": cell.training.weight_decay},
         }.get(cell.method, {})
-        assert cell.training == replace(plain, policy=policy, **own)
+        assert cell.training == replace(plain, policy=policy, **ours)
         kind = {"once": "learned", "outer": "learned", "grid": "fixed"}.get(cell.method, "beta")
         assert policy.kind == kind
 
@@ -267,22 +267,22 @@ def test_a_crashed_trial_stops_its_own_strategy_alone(
 
 
 def test_settings_go_where_they_belong() -> None:
-    found = configured(
+    actual = configured(
         replace(BASE, policy=LEARNED),
         {"lr": 0.3, "weight_decay": 0.01, "step_size": 7.0, "every": 2},
     )
     reading = replace(LEARNED.reading, step_size=7.0)  # type: ignore[type-var]
     expected = LearnedConfig(reading=reading, every=2)
-    assert found == replace(BASE, lr=0.3, weight_decay=0.01, policy=expected)
+    assert actual == replace(BASE, lr=0.3, weight_decay=0.01, policy=expected)
     assert configured(replace(BASE, policy=BETA), {"alpha": 0.3}).policy.alpha == 0.3
 
 
 def test_settings_of_a_semi_supervised_method_go_there_and_nowhere_else() -> None:
     semi = SemiSupervisedConfig("pseudo-label", 50, threshold_step=0.05)
     apl = replace(BASE, policy=BETA, semi=semi)
-    found = configured(apl, {"threshold_step": 0.2, "threshold_period": 7, "alpha": 0.3})
+    actual = configured(apl, {"threshold_step": 0.2, "threshold_period": 7, "alpha": 0.3})
     expected = replace(semi, threshold_step=0.2, threshold_period=7)
-    assert found == replace(apl, semi=expected, policy=Beta(alpha=0.3))
+    assert actual == replace(apl, semi=expected, policy=Beta(alpha=0.3))
     for name in ("labelled", "semi"):
         with pytest.raises(ValueError, match=f"cannot search over '{name}'"):
             configured(apl, {name: 1})
@@ -298,10 +298,10 @@ def test_a_space_can_follow_from_the_length_of_a_training() -> None:
 
     base = replace(BASE, semi=semi)
     search = Sampled(BETA, space).search(base, "apl", SearchSettings(), 3.0)
-    found = search.next().training.semi
+    actual = search.next().training.semi
     assert seen == [base.epochs]
-    assert found is not None
-    assert found.threshold_period in (base.epochs, base.epochs + 1)
+    assert actual is not None
+    assert actual.threshold_period in (base.epochs, base.epochs + 1)
 
 
 @pytest.mark.parametrize(

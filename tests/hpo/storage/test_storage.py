@@ -291,7 +291,7 @@ def test_uploads_take_a_tenth_of_the_time_at_most(s3: Any, monkeypatch: pytest.M
 
     monkeypatch.setattr(BucketStorage, "write", slow)
     monkeypatch.setattr(bucket.time, "monotonic", lambda: seconds)
-    kept = []
+    seen = []
     with storage.checkpoints("cells/a") as (directory, keep):
         for epoch in range(1, 50):
             seconds += 1.0
@@ -301,8 +301,8 @@ def test_uploads_take_a_tenth_of_the_time_at_most(s3: Any, monkeypatch: pytest.M
             with storage.checkpoints("cells/a") as (elsewhere, _):
                 state = load_checkpoint(elsewhere)
             assert state is not None
-            kept.append(state["epoch"])
-    assert sorted(set(kept)) == [1, 21, 41]
+            seen.append(state["epoch"])
+    assert sorted(set(seen)) == [1, 21, 41]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

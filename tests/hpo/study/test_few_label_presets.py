@@ -18,8 +18,8 @@ ALL = [*DATASETS, "folder:/data/birds"]
 
 
 def semi(name: str, dataset: str, preset: str, values: int = 3072) -> SemiSupervisedConfig:
-    found = method(name, training(dataset, preset), preset, values)
-    return SemiSupervisedConfig(labelled=1000, **found.semi)
+    actual = method(name, training(dataset, preset), preset, values)
+    return SemiSupervisedConfig(labelled=1000, **actual.semi)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -30,10 +30,10 @@ def test_every_method_of_every_preset_makes_a_training(dataset: str, preset: str
     assert base.semi is not None
     assert base.semi.kind == "supervised"
     for name, kind in METHODS.items():
-        found = method(name, base, preset, 3072)
-        own = replace(base, **found.training, semi=semi(name, dataset, preset))
-        assert own.semi is not None
-        assert own.semi.kind == kind
+        actual = method(name, base, preset, 3072)
+        ours = replace(base, **actual.training, semi=semi(name, dataset, preset))
+        assert ours.semi is not None
+        assert ours.semi.kind == kind
 
 
 def test_paper_is_the_papers_own_setting() -> None:
@@ -80,8 +80,8 @@ def test_oliver_has_the_rates_and_weights_of_its_code() -> None:
         "pi-model": 20, "mean-teacher": 8, "vat": 0.3, "vat-em": 0.3, "pseudo-label": 1,
     }  # fmt: skip
     for name in weights:
-        found = semi(name, "cifar10", "oliver")
-        assert (found.ramp, found.ramp_share) == ("sigmoid", 200_000 / 500_000)
+        actual = semi(name, "cifar10", "oliver")
+        assert (actual.ramp, actual.ramp_share) == ("sigmoid", 200_000 / 500_000)
     assert semi("mean-teacher", "cifar10", "oliver").ema == 0.95
     assert semi("vat-em", "cifar10", "oliver").entropy == 0.1
     assert semi("vat", "cifar10", "oliver").epsilon == 6.0
@@ -103,18 +103,18 @@ def test_mixmatch_has_the_settings_of_its_code() -> None:
     assert (base.optimizer, base.lr, base.weight_decay) == ("adamw", 2e-3, 0.02)
     assert (base.batch_size, base.schedule, base.normalisation) == (64, "constant", "unit")
     assert (base.padding, base.translate, base.flip) == ("reflect", 4, True)
-    found = semi("mixmatch", "cifar10", "mixmatch")
-    assert (found.weight, found.ema, found.temperature) == (75.0, 0.999, 0.5)
-    assert (found.augmentations, found.dominant) == (2, True)
-    assert (found.ramp, found.ramp_share) == ("linear", 1 / 64)
+    actual = semi("mixmatch", "cifar10", "mixmatch")
+    assert (actual.weight, actual.ema, actual.temperature) == (75.0, 0.999, 0.5)
+    assert (actual.augmentations, actual.dominant) == (2, True)
+    assert (actual.ramp, actual.ramp_share) == ("linear", 1 / 64)
     assert semi("mixmatch", "svhn", "mixmatch").weight == 250.0
     assert semi("mean-teacher", "cifar10", "mixmatch").weight == 50.0
     assert semi("pi-model", "cifar10", "mixmatch").weight == 10.0
     # 2^16 kimg of 64 unlabelled images.
     assert base.epochs * (45_500 // 64) == pytest.approx(1024 * 1024, rel=0.01)
     # Among Oliver's methods it keeps its own optimiser.
-    own = method("mixmatch", training("cifar10", "oliver"), "oliver", 3072).training
-    assert (own["optimizer"], own["lr"], own["weight_decay"]) == ("adamw", 2e-3, 0.02)
+    ours = method("mixmatch", training("cifar10", "oliver"), "oliver", 3072).training
+    assert (ours["optimizer"], ours["lr"], ours["weight_decay"]) == ("adamw", 2e-3, 0.02)
 
 
 @pytest.mark.parametrize(("values", "epsilon"), [(3072, 6.05), (196, 1.53), (768, 3.02)])
@@ -132,8 +132,8 @@ def test_a_shorter_training_does_everything_at_the_same_share(preset: str) -> No
     assert short.epochs == whole.epochs // 10
     assert short.milestones == tuple(m // 10 for m in whole.milestones)
     assert method("apl", whole, preset, 3072).semi["threshold_period"] == round(0.15 * whole.epochs)
-    found = method("apl", short, preset, 3072).semi["threshold_period"]
-    assert found == pytest.approx(0.015 * whole.epochs, abs=0.5)
+    actual = method("apl", short, preset, 3072).semi["threshold_period"]
+    assert actual == pytest.approx(0.015 * whole.epochs, abs=0.5)
     assert method("apl", replace(short, epochs=2), preset, 3072).semi["threshold_period"] == 1
 
 
@@ -149,10 +149,10 @@ def test_a_small_data_set_has_fewer_labels(classes: int, each: int, labels: int)
     truth = np.repeat(np.arange(classes), each)
     images = np.zeros((len(truth), 4, 4), np.uint8)
     source = source_from_arrays("mine", images, truth, images[:2], truth[:2])
-    found = few_label_presets.fit_to(training("mine", "quick"), source)
-    assert found.semi is not None
-    assert found.semi.labelled == labels
-    assert found.meta_size <= max(classes, len(truth) // 5)
+    actual = few_label_presets.fit_to(training("mine", "quick"), source)
+    assert actual.semi is not None
+    assert actual.semi.labelled == labels
+    assert actual.meta_size <= max(classes, len(truth) // 5)
 
 
 def test_an_unknown_preset_is_named_with_those_there_are() -> None:

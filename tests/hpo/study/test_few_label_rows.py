@@ -51,8 +51,8 @@ def test_the_papers_number_is_of_the_same_data_set_labels_and_images(
     sources: dict[SourceKey, Source],
 ) -> None:
     rows = [LEARNED, *controls(LEARNED), SUPERVISED, with_meta_images(SUPERVISED)]
-    found = with_presets(rows, BASE, sources, "quick", {})
-    shown = {row.row.key: row.row.paper_error for row in found}
+    actual = with_presets(rows, BASE, sources, "quick", {})
+    shown = {row.row.key: row.row.paper_error for row in actual}
     assert shown == {
         "meta": {"digits": 9.0},
         "meta-placebo": {},

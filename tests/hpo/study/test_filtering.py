@@ -89,9 +89,9 @@ def test_folds_that_fail_cost_the_training_once(
     assert bench.drive()
     assert [c.seed for c in bench.cells if c.method == "cleanlab"] == [0]
     assert (bench.progress.failed, bench.progress.done) == (3, 5)
-    told = [line for line in capsys.readouterr().err.splitlines() if "filtered" in line]
-    assert len(told) == 1
-    assert told[0].endswith("what is filtered by it is left out: cleanlab")
+    printed = [line for line in capsys.readouterr().err.splitlines() if "filtered" in line]
+    assert len(printed) == 1
+    assert printed[0].endswith("what is filtered by it is left out: cleanlab")
 
 
 def test_its_folds_are_asked_for() -> None:

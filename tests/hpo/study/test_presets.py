@@ -44,9 +44,9 @@ def test_paper_is_the_papers_own_setting(dataset: str) -> None:
         expected["model"] = "cnn"
     if dataset == "digits":  # not in the paper, 1297 images in all
         expected |= {"model": "digits_cnn", "meta_size": 200}
-    found = asdict(presets.training(dataset, "paper"))
-    assert {name: found[name] for name in expected} == expected
-    assert found["dataset"] == dataset
+    actual = asdict(presets.training(dataset, "paper"))
+    assert {name: actual[name] for name in expected} == expected
+    assert actual["dataset"] == dataset
 
 
 @pytest.mark.parametrize("dataset", ALL)

@@ -192,11 +192,11 @@ def test_searching_the_learning_rate_too_is_a_row_like_any_other(tmp_path: Path)
     ]
     for cell in cells:
         meta = cell.method == "joint+meta"
-        own = {"meta_in_training": meta, "equal_steps": meta}
-        assert cell.training == replace(best, seed=cell.seed, **own)
+        ours = {"meta_in_training": meta, "equal_steps": meta}
+        assert cell.training == replace(best, seed=cell.seed, **ours)
     lines = bench.table.set_index("method")
-    found = f"alpha={best.policy.alpha:.3g}, lr={best.lr:.3g} (search of 5 trials)"
-    assert list(lines.loc[["joint", "joint+meta"], "setting"]) == [found, found]
+    actual = f"alpha={best.policy.alpha:.3g}, lr={best.lr:.3g} (search of 5 trials)"
+    assert list(lines.loc[["joint", "joint+meta"], "setting"]) == [actual, actual]
     assert lines.loc["joint+meta", "search_seconds"] == lines.loc["joint", "search_seconds"] > 0
     alone = [c.training for c in bench.cells if c.method == "beta-search" and c.purpose == "final"]
     assert {(t.lr, t.width) for t in alone} == {(BASE.lr, None)}
@@ -226,12 +226,12 @@ def test_every_epoch_is_tracked_once_however_often_it_is_told(
     assert bench.drive(again=True)
     assert bench.records == complete.records
     for tracker in (bench.tracker, complete.tracker):
-        told = Counter(tracker.epochs)
+        stated = Counter(tracker.epochs)
         expected = {
             (r.cell.id, int(m["epoch"])) for r in complete.run.records for m in r.result.history
         }
-        assert set(told) == expected
-        assert set(told.values()) == {1}
+        assert set(stated) == expected
+        assert set(stated.values()) == {1}
         assert sorted(tracker.started) == sorted(c.id for c in complete.cells)
         assert sorted(r.cell.id for r in tracker.ended) == sorted(tracker.started)
 
@@ -252,9 +252,9 @@ def test_epochs_told_after_a_stop_are_left_out(tmp_path: Path) -> None:
         assert record is not None
         statuses.append(record.status)
         assert record.status == ("pruned" if stopped else "finished")
-        told = [epoch for cell_id, epoch in bench.tracker.epochs if cell_id == cell.id]
-        assert told == [int(m["epoch"]) for m in record.result.history]
-        assert (len(told) < EPOCHS) == stopped
+        stated = [epoch for cell_id, epoch in bench.tracker.epochs if cell_id == cell.id]
+        assert stated == [int(m["epoch"]) for m in record.result.history]
+        assert (len(stated) < EPOCHS) == stopped
     assert set(statuses) == {"pruned", "finished"}
     assert len(bench.tracker.ended) == 5
 

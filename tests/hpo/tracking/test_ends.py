@@ -182,8 +182,8 @@ def test_a_signal_while_a_run_is_created_leaves_it_once(
         run()
     assert study.statuses() == {"table2": "KILLED", record.cell.id: "KILLED"}
     # A signal waits until the run's id is here; what cuts in all the same leaves one to delete.
-    kept, *others = study.stages(record.cell.id)
-    assert kept == ("active", "KILLED")
+    remaining, *others = study.stages(record.cell.id)
+    assert remaining == ("active", "KILLED")
     assert set(others) <= {("deleted", "KILLED")}
 
 

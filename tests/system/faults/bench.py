@@ -158,8 +158,8 @@ class Bench:
         assert table == calm_table
         assert cells == calm_cells
         cls.assert_tracked(output, store, study=study)
-        left = ("*.pt", ".checkpoint.pt.*", ".result.json.*", f".{study}.*", "mlflow-pending*")
-        assert not [path for pattern in left for path in output.rglob(pattern)]
+        leftovers = ("*.pt", ".checkpoint.pt.*", ".result.json.*", f".{study}.*", "mlflow-pending*")
+        assert not [path for pattern in leftovers for path in output.rglob(pattern)]
 
 
 def _untimed(value: Any) -> Any:

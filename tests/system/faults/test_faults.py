@@ -205,10 +205,10 @@ def test_a_second_study_on_the_folder_refuses_and_disturbs_nothing(
     output: Path, calm: Path, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def second() -> None:
-        fault, told, trained = bench._fault, bench.told, bench.trained
+        fault, stated, trained = bench._fault, bench.told, bench.trained
         assert bench.study(output) == UNUSABLE
         assert f"another study (process {os.getpid()}) is running" in capsys.readouterr().err
-        bench._fault, bench.told, bench.trained = fault, told, trained
+        bench._fault, bench.told, bench.trained = fault, stated, trained
 
     assert bench.study(output, fault=bench.at(4, second)) == 0
     assert bench.trained == bench.cells * bench.epochs
@@ -280,9 +280,9 @@ def test_a_store_that_was_cut_short_is_named_with_the_way_out(
 ) -> None:
     database = folder / "mlflow.db"
     database.write_bytes(database.read_bytes()[:50_000])
-    told = error_of(bench, folder, capsys)
-    assert f"{database} cannot be used" in told
-    assert "Move that file away and run the same command again" in told
+    message = error_of(bench, folder, capsys)
+    assert f"{database} cannot be used" in message
+    assert "Move that file away and run the same command again" in message
     database.rename(folder / "mlflow.db.damaged")
     again = Path(shutil.copytree(folder, folder.with_name("again")))  # MLflow has the other open
     assert bench.study(again) == 0
@@ -302,10 +302,10 @@ def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
         path.write_text(json.dumps(record))
     else:
         path.write_text(text[: 0 if damage == "nothing in it" else len(text) // 2])
-    told = error_of(bench, folder, capsys)
-    assert f"{path} is not a readable result" in told
-    assert f"delete {path.parent} to train that cell again" in told
-    assert ("invented_later" in told) == (damage == "a later version's")
+    message = error_of(bench, folder, capsys)
+    assert f"{path} is not a readable result" in message
+    assert f"delete {path.parent} to train that cell again" in message
+    assert ("invented_later" in message) == (damage == "a later version's")
     shutil.rmtree(path.parent)
     assert bench.study(folder) == 0
     assert bench.trained == bench.epochs

@@ -124,11 +124,11 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
         assert bench.study(out, *flags, fault=bench.at(2, server.kill)) == UNUSABLE
         captured = capfd.readouterr()
         [last] = [line for line in captured.err.splitlines() if "faults: error" in line]
-        found = re.search(r"`python (-m hpo.complete_tracking .*?)`", last)
-        assert found is not None
+        actual = re.search(r"`python (-m hpo.complete_tracking .*?)`", last)
+        assert actual is not None
         server.start()
-        assert "***" in found[1]
-        command = found[1].replace("***", SECRET).replace("'", "").split()
+        assert "***" in actual[1]
+        command = actual[1].replace("***", SECRET).replace("'", "").split()
         done = subprocess.run(
             [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
         )

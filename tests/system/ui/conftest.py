@@ -116,10 +116,10 @@ class Browser:
 
     def press(self, selector: str) -> None:
         """Presses the left button over the first element that a CSS selector finds."""
-        found = f"document.querySelector({json.dumps(selector)})"
-        self.wait(found)
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.wait(element)
         x, y = self.value(
-            f"(r => [r.x + r.width / 2, r.y + r.height / 2])({found}.getBoundingClientRect())"
+            f"(r => [r.x + r.width / 2, r.y + r.height / 2])({element}.getBoundingClientRect())"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

@@ -152,8 +152,8 @@ def test_trainings_are_grouped_by_method_with_the_tables_means(
     browser.wait(f"document.querySelectorAll('.ag-row [col-id]').length > {7 * len(frame)}")
     names = cells(browser, "attributes.`Run Name`")
     shown = cells(browser, "metrics.`test_error`")
-    found = {row: re.search(r"Group: (\S+)\s+(\d+)", name) for row, name in names.items()}
-    groups = {match[1]: (row, int(match[2])) for row, match in found.items() if match}
+    actual = {row: re.search(r"Group: (\S+)\s+(\d+)", name) for row, name in names.items()}
+    groups = {match[1]: (row, int(match[2])) for row, match in actual.items() if match}
     assert set(groups) == set(frame.index)
     for method, (row, members) in groups.items():
         assert members == n_seeds

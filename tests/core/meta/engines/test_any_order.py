@@ -95,9 +95,9 @@ class Case:
 
     def after_a_step(self, lam: Tensor) -> float:
         model = copy.deepcopy(self.model)
-        own, classes = lam[:, None], F.one_hot(self.y).double()
-        y = own * classes + (1 - own) * classes[self.partner]
-        logits = model(own * self.x + (1 - own) * self.x[self.partner])
+        ours, classes = lam[:, None], F.one_hot(self.y).double()
+        y = ours * classes + (1 - ours) * classes[self.partner]
+        logits = model(ours * self.x + (1 - ours) * self.x[self.partner])
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
         (-(y * logits.log_softmax(1)).sum(1).mean()).backward()
         optimizer.step()

@@ -75,8 +75,8 @@ def test_it_trains(network: type[Plain], discriminator: bool) -> None:
     with torch.no_grad():
         error = (model(transform.evaluate(images)).argmax(dim=1) != labels).double().mean()
     assert float(error) < 0.15  # chance: 0.9
-    told = policy.metrics()
-    assert 0 < told["region_low"] < told["region_high"] < 1
+    metrics = policy.metrics()
+    assert 0 < metrics["region_low"] < metrics["region_high"] < 1
     after = policy.held_out_metrics(model, held_out, transform)  # type: ignore[arg-type]
     assert set(after) == ({"discriminator_held_out"} if discriminator else set())
     if discriminator:

@@ -84,9 +84,9 @@ def outputs(discriminator: Any, bias: tuple[float, ...]) -> None:
 def test_half_of_the_batch_is_mixed_and_more_where_it_is_odd(n: int, h: int) -> None:
     s = tiny(n=n)
     assert first_half(n) == h
-    found = ask(s)
-    assert found.lam.shape == found.partner.shape == (h,)
-    assert sorted(found.partner.tolist()) == list(range(h))
+    interpolation = ask(s)
+    assert interpolation.lam.shape == interpolation.partner.shape == (h,)
+    assert sorted(interpolation.partner.tolist()) == list(range(h))
 
 
 @pytest.mark.parametrize(("bias", "region"), [((90.0, 0, 0), 1.0), ((0, 0, 90.0), 0.0)])
@@ -96,10 +96,10 @@ def test_lambda_stays_in_the_unit_interval(bias: Any, region: float, dtype: torc
     outputs(s.ada.policy_generator, bias)
     s.ada.networks.to(dtype)
     s.batch = (s.batch[0].to(dtype), s.batch[1])
-    found = ask(s)
-    assert found.lam.dtype == dtype
-    torch.testing.assert_close(found.lam, torch.full((32,), region, dtype=dtype))
-    assert float(found.lam.detach().max()) <= 1
+    interpolation = ask(s)
+    assert interpolation.lam.dtype == dtype
+    torch.testing.assert_close(interpolation.lam, torch.full((32,), region, dtype=dtype))
+    assert float(interpolation.lam.detach().max()) <= 1
 
 
 class Given(nn.Module):
@@ -141,7 +141,7 @@ def test_a_lambda_of_one_itself_still_moves() -> None:
 
 def test_each_pair_has_a_region_of_its_own() -> None:
     s = tiny()
-    found = ask(s)
+    interpolation = ask(s)
     drawn = replay(s.batch[0], 4)
     x, seen = s.batch[0][:4], []
     s.ada.policy_generator.backbone.register_forward_pre_hook(lambda _, given: seen.append(given))
@@ -157,7 +157,7 @@ def test_each_pair_has_a_region_of_its_own() -> None:
     z = (hundred @ net.output.weight.T + net.output.bias).detach().numpy()
     abc = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     expected = abc[:, 0] + drawn.u.numpy() * abc[:, 1]
-    np.testing.assert_allclose(found.lam.detach().numpy(), expected)
+    np.testing.assert_allclose(interpolation.lam.detach().numpy(), expected)
     assert len(np.unique(abc.round(6), axis=0)) == 4
     s.ada.metrics()
     ask(s)
@@ -224,15 +224,15 @@ def by_hand(s: SimpleNamespace, lam: np.ndarray, partner: np.ndarray) -> tuple[f
 
     seen = np.concatenate([mixed, x[:h]])
     logits = features(seen) @ w["classifier.weight"].T + w["classifier.bias"]
-    own = -(np.concatenate([mixed_y, y[:h]]) * log_softmax(logits)).sum() / (2 * h)
+    ours = -(np.concatenate([mixed_y, y[:h]]) * log_softmax(logits)).sum() / (2 * h)
     if s.ada.discriminator is None:
-        return own, math.nan
+        return ours, math.nan
     d = {name: p.detach().numpy() for name, p in s.ada.discriminator.named_parameters()}
     rows = np.concatenate([x[h:], x[:h], mixed])
     truth = [1] * len(x) + [0] * h
     hidden = features(rows) @ d["hidden.weight"].T + d["hidden.bias"]
-    told = log_softmax(hidden @ d["output.weight"].T + d["output.bias"])
-    return own, -sum(told[i, kind] for i, kind in enumerate(truth)) / len(rows)
+    stated = log_softmax(hidden @ d["output.weight"].T + d["output.bias"])
+    return ours, -sum(stated[i, kind] for i, kind in enumerate(truth)) / len(rows)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -240,10 +240,10 @@ def by_hand(s: SimpleNamespace, lam: np.ndarray, partner: np.ndarray) -> tuple[f
 @pytest.mark.parametrize("discriminator", [True, False])
 def test_the_loss_is_that_of_both_networks(n: int, discriminator: bool, soft: bool) -> None:
     s = tiny(n=n, discriminator=discriminator, soft=soft)
-    found = ask(s)
-    own, intrusion = by_hand(s, found.lam.detach().numpy(), found.partner.numpy())
-    expected = own + (intrusion if discriminator else 0)
-    objective = found.objective(s.model, s.batch)
+    interpolation = ask(s)
+    ours, intrusion = by_hand(s, interpolation.lam.detach().numpy(), interpolation.partner.numpy())
+    expected = ours + (intrusion if discriminator else 0)
+    objective = interpolation.objective(s.model, s.batch)
     torch.testing.assert_close(float(objective.detach()), expected)
     metrics = s.ada.metrics()
     if discriminator:
@@ -254,10 +254,10 @@ def test_the_loss_is_that_of_both_networks(n: int, discriminator: bool, soft: bo
 
 def test_a_loss_of_integer_labels_is_mixed_by_its_values() -> None:
     s = tiny(discriminator=False)
-    found = ask(s)
+    interpolation = ask(s)
     loss = core.IndexLoss(lambda f, y: F.cross_entropy(f, y, reduction="none"))
     torch.testing.assert_close(
-        found.objective(s.model, s.batch, loss), found.objective(s.model, s.batch)
+        interpolation.objective(s.model, s.batch, loss), interpolation.objective(s.model, s.batch)
     )
 
 
@@ -284,9 +284,9 @@ def test_accuracy_is_the_mean_of_both_kinds() -> None:
     s.optimizer = sgd(s.model, s.ada)
     x = s.batch[0][:4, 0]
     for seed in range(3):
-        found = ask(s, seed)
-        found.objective(s.model, s.batch)
-        seen = float((x != x[found.partner]).double().mean())
+        interpolation = ask(s, seed)
+        interpolation.objective(s.model, s.batch)
+        seen = float((x != x[interpolation.partner]).double().mean())
         assert s.ada.metrics()["discriminator_accuracy"] == pytest.approx(50 * (1 + seen))
 
 
@@ -360,24 +360,24 @@ def held(**options: Any) -> SimpleNamespace:
 
 def test_a_region_that_is_not_learned_gives_its_quantiles() -> None:
     s = held()
-    found = ask(s)
+    interpolation = ask(s)
     g = torch.Generator().manual_seed(8)
-    assert torch.equal(found.partner, torch.randperm(4, generator=g))
+    assert torch.equal(interpolation.partner, torch.randperm(4, generator=g))
     levels = torch.rand(4, generator=g, dtype=torch.float64).numpy()
-    np.testing.assert_allclose(found.lam.numpy(), np.interp(levels, [0, 0.5, 1], QUANTILES))
-    assert not found.lam.requires_grad
+    np.testing.assert_allclose(interpolation.lam.numpy(), np.interp(levels, [0, 0.5, 1], QUANTILES))
+    assert not interpolation.lam.requires_grad
     assert s.ada.metrics() == {}
 
 
 @pytest.mark.parametrize("discriminator", [True, False])
 def test_all_but_the_region_is_as_it_was(discriminator: bool) -> None:
     s, learning = held(discriminator=discriminator), tiny(discriminator=discriminator)
-    found = ask(s)
-    own, intrusion = by_hand(s, found.lam.numpy(), found.partner.numpy())
-    expected = own + (intrusion if discriminator else 0)
-    torch.testing.assert_close(float(found.objective(s.model, s.batch).detach()), expected)
+    interpolation = ask(s)
+    ours, intrusion = by_hand(s, interpolation.lam.numpy(), interpolation.partner.numpy())
+    expected = ours + (intrusion if discriminator else 0)
+    torch.testing.assert_close(float(interpolation.objective(s.model, s.batch).detach()), expected)
     # The generator, which sees the four mixed pairs, is all that is not there.
-    assert found.extra_samples == ask(learning).extra_samples - 4
+    assert interpolation.extra_samples == ask(learning).extra_samples - 4
     saved = sum(p.numel() for p in learning.ada.policy_generator.parameters())
     counts = [sum(p.numel() for p in each.ada.parameters()) for each in (s, learning)]
     assert counts[0] == counts[1] - saved
@@ -426,9 +426,9 @@ def test_samples_are_those_sent_forward() -> None:
                 trunk.register_forward_hook(
                     lambda _, given, __, rows=rows: rows.append(len(given[0]))
                 )
-            found = ask(s)
-            found.objective(s.model, s.batch)
-            assert sum(rows) == n + found.extra_samples
+            interpolation = ask(s)
+            interpolation.objective(s.model, s.batch)
+            assert sum(rows) == n + interpolation.extra_samples
             if n == 8:
                 assert sum(rows) == (24 if discriminator else 12)
 
@@ -441,10 +441,10 @@ def test_only_the_classifiers_own_pass_moves_batchnorm() -> None:
     model, reference = network().double(), network().double()
     ada = core.AdaMixUp(network().double())
     batch = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.arange(6) % 3
-    found = ada(model, sgd(model, ada), batch, generator=torch.Generator().manual_seed(0))
-    mixed = found.mix_inputs(batch[0][:3]).detach()
+    actual = ada(model, sgd(model, ada), batch, generator=torch.Generator().manual_seed(0))
+    mixed = actual.mix_inputs(batch[0][:3]).detach()
     reference(torch.cat([mixed, batch[0][:3]]))
-    core.mixed_step(model, sgd(model, ada), batch, found)
+    core.mixed_step(model, sgd(model, ada), batch, actual)
     moved = dict(model.named_buffers())
     for name, value in reference.named_buffers():
         torch.testing.assert_close(moved[name], value)

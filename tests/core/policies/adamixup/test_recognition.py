@@ -75,7 +75,7 @@ def seen(policy: core.AdaMixUp, values: Tensor) -> dict[str, float]:
 def test_accuracy_is_the_mean_of_both_kinds(n: int) -> None:
     """A pair of two signs is seen to be mixed where λ is not near an end; no pair is one image."""
     values = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
-    found = seen(looking(0.99, quantiles=(0.3, 0.7)), values)["discriminator_held_out"]
+    actual = seen(looking(0.99, quantiles=(0.3, 0.7)), values)["discriminator_held_out"]
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     parts = 1 if n <= 200 else (2 if n <= 400 else 3)
     mixed = 0
@@ -84,7 +84,7 @@ def test_accuracy_is_the_mean_of_both_kinds(n: int) -> None:
         signs = values[part].tolist()
         mixed += sum(a != b for a, b in zip(signs, [*signs[1:], signs[0]], strict=True))
     assert 0 < mixed <= n
-    assert found == pytest.approx(50 + 50 * mixed / n)
+    assert actual == pytest.approx(50 + 50 * mixed / n)
 
 
 def test_all_of_different_images_are_recognised_and_nothing_by_guessing() -> None:

@@ -81,8 +81,8 @@ def test_sums_of_units_are_within_a_budget_that_they_reach() -> None:
 
 
 def test_where_a_curve_stands() -> None:
-    found = [Point(1.0, 1, 1), Point(2.0, 2, 2, 9.0, 8.0), Point(4.0, 4, 4, 5.0, 6.0)]
-    at = [standing(found, spent) for spent in (0.5, 1.5, 2.0, 3.9, 4.0, 99.0)]
+    actual = [Point(1.0, 1, 1), Point(2.0, 2, 2, 9.0, 8.0), Point(4.0, 4, 4, 5.0, 6.0)]
+    at = [standing(actual, spent) for spent in (0.5, 1.5, 2.0, 3.9, 4.0, 99.0)]
     assert at == pytest.approx([NAN, NAN, 8.0, 8.0, 6.0, 6.0], nan_ok=True)
     assert math.isnan(standing([], 1.0))
 
@@ -147,12 +147,12 @@ def trained(plan: Plan) -> list[CellRecord]:
 
 def test_curves_follow_the_order_of_the_search_whatever_the_order_of_the_records() -> None:
     plan = make_plan()
-    found = curves(plan, trained(plan))
-    assert list(found) == [(m, "digits", s) for m in ("short", "grid") for s in (0, 1)]
-    assert [p.test_error for p in found["grid", "digits", 1]] == pytest.approx([11, 21, 31])
-    assert [p.units for p in found["grid", "digits", 1]] == [1, 2, 3]
-    assert [p.test_error for p in found["short", "digits", 0]] == pytest.approx([10])
-    table = curve_table(found)
+    actual = curves(plan, trained(plan))
+    assert list(actual) == [(m, "digits", s) for m in ("short", "grid") for s in (0, 1)]
+    assert [p.test_error for p in actual["grid", "digits", 1]] == pytest.approx([11, 21, 31])
+    assert [p.units for p in actual["grid", "digits", 1]] == [1, 2, 3]
+    assert [p.test_error for p in actual["short", "digits", 0]] == pytest.approx([10])
+    table = curve_table(actual)
     assert list(table["strategy"]) == ["short"] * 2 + ["grid"] * 6
     assert list(table["train_seconds"]) == [2, 2, 2, 4, 6, 2, 4, 6]
     assert list(table.iloc[-1]) == ["digits", "grid", 1, 3.0, 6.0, 30, 1.0, pytest.approx(31.0)]
@@ -187,7 +187,7 @@ def test_differences_over_seeds_with_holm_over_all_of_the_data_set() -> None:
         "other": [11.0, 12.5, 12.5, 15.0],
         "tpe-alpha-asha": [10.5, 11.0, 11.0, 12.0],
     }
-    found = {line.method: line for line in compare(make_curves(ends), 4.0)}
+    actual = {line.method: line for line in compare(make_curves(ends), 4.0)}
     # Three pairs of methods: each counted once, from whichever side it is told.
     pairs = [
         ("other", "metamixup"),
@@ -200,28 +200,28 @@ def test_differences_over_seeds_with_holm_over_all_of_the_data_set() -> None:
     by_hand[middle] = max(by_hand[smallest], 2 * p[middle])
     by_hand[largest] = max(by_hand[middle], p[largest])
     for (method, reference), expected in by_hand.items():
-        contrast = found[method].against[reference]
+        contrast = actual[method].against[reference]
         assert contrast.p_holm == pytest.approx(min(1.0, expected))
         assert contrast.paired.p_value == pytest.approx(p[method, reference])
-    assert found["other"].against["metamixup"].paired.difference == pytest.approx(1.25)
-    mirrored = found["metamixup"].against["tpe-alpha-asha"]
+    assert actual["other"].against["metamixup"].paired.difference == pytest.approx(1.25)
+    mirrored = actual["metamixup"].against["tpe-alpha-asha"]
     assert mirrored.paired.difference == pytest.approx(0.375)
-    assert mirrored.p_holm == found["tpe-alpha-asha"].against["metamixup"].p_holm
-    assert set(found["metamixup"].against) == {"tpe-alpha-asha"}
+    assert mirrored.p_holm == actual["tpe-alpha-asha"].against["metamixup"].p_holm
+    assert set(actual["metamixup"].against) == {"tpe-alpha-asha"}
 
 
 def test_a_study_can_have_another_reference() -> None:
     ends = {"grid": [1.0, 2.0, 4.0], "search": [2.0, 2.5, 4.0], "metamixup": [3.0, 2.0, 1.0]}
-    found = {line.method: line for line in compare(make_curves(ends), 4.0, references=("grid",))}
-    assert {method: set(line.against) for method, line in found.items()} == {
+    actual = {line.method: line for line in compare(make_curves(ends), 4.0, references=("grid",))}
+    assert {method: set(line.against) for method, line in actual.items()} == {
         "grid": set(), "search": {"grid"}, "metamixup": {"grid"},
     }  # fmt: skip
-    assert found["search"].against["grid"].paired.difference == pytest.approx(0.5)
+    assert actual["search"].against["grid"].paired.difference == pytest.approx(0.5)
 
 
 def test_data_sets_are_families_of_their_own() -> None:
     one = make_curves({"metamixup": [1.0, 2.0, 3.0], "other": [2.0, 2.5, 4.0]})
-    both = one | {(m, "mnist", s): found for (m, _, s), found in one.items()}
+    both = one | {(m, "mnist", s): actual for (m, _, s), actual in one.items()}
     lines = compare(both, 4.0)
     assert [(line.dataset, line.method) for line in lines] == [
         (d, m) for d in ("digits", "mnist") for m in ("metamixup", "other")
@@ -232,12 +232,12 @@ def test_data_sets_are_families_of_their_own() -> None:
 
 def test_a_mean_is_over_all_seeds_or_is_not_told() -> None:
     """At half the budget one of two seeds has an incumbent: its mean would be of the lucky one."""
-    found: Curves = {
+    results: Curves = {
         ("a", "digits", 0): [Point(1.0, 1, 1, 5.0, 6.0)],
         ("a", "digits", 1): [Point(3.0, 1, 1, 5.0, 8.0)],
         ("a", "digits", 2): [],  # all of it failed
     }
-    assert errors_at(found, "a", "digits", 2.0) == {0: 6.0}
-    [line] = compare(found, 4.0)
+    assert errors_at(results, "a", "digits", 2.0) == {0: 6.0}
+    [line] = compare(results, 4.0)
     assert [interval.n for interval in line.at] == [0, 0, 2]
     assert line.at[2].mean == 7.0

@@ -38,23 +38,23 @@ def outcome(output: Path, records: list[CellRecord], rows: list[StudyRow]) -> Ou
 @pytest.fixture
 def records(make_record: MakeRecord) -> list[CellRecord]:
     """By seed and row: validation error, test error. Seed 1 takes the second of the grid."""
-    told = {
+    stated = {
         "first": [(10.0, 31.0), (12.0, 33.0)],
         "second": [(11.0, 1.0), (9.0, 30.0)],
     }
     plan = outcome(Path(), [], [FIRST, SECOND, SEARCH]).plan
-    found = []
+    results = []
     for cell in plan.fixed_cells():
-        val, test = told[cell.method][cell.seed]
+        val, test = stated[cell.method][cell.seed]
         made = make_record(epochs=2, val_error=val, test_error=test)
-        found.append(replace(made, cell=cell))
+        results.append(replace(made, cell=cell))
     for seed in (0, 1):
         for policy, (val, test) in zip(TRIED, [(8.0, 28.0), (7.0, 26.0 + seed)], strict=True):
             made = make_record(epochs=2, val_error=val, test_error=test)
             training = replace(BASE, policy=policy, seed=seed)
             cell = replace(made.cell, method="search", training=training, purpose="search")
-            found.append(replace(made, cell=cell))
-    return found
+            results.append(replace(made, cell=cell))
+    return results
 
 
 def test_the_grid_takes_its_best_by_validation_and_so_does_the_search(

@@ -97,12 +97,12 @@ def test_files_text_and_summary_say_the_same(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_told_is_a_dash() -> None:
-    found: Curves = {
+    results: Curves = {
         ("metamixup", "digits", 0): [Point(4.5, 1, 1, 5.0, 6.0)],
         ("grid", "digits", 0): [Point(1.0, 1, 1, 5.0, 8.0)],
         ("nothing", "digits", 0): [Point(1.0, 1, 1)],
     }
-    text = anytime_markdown(compare(found, 6.0), LABELS, 6.0)
+    text = anytime_markdown(compare(results, 6.0), LABELS, 6.0)
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in text.splitlines()
@@ -138,14 +138,14 @@ def test_a_band_starts_when_every_seed_has_an_incumbent_and_is_carried_on() -> N
 
 
 def test_the_figure_has_a_step_line_for_each_strategy_and_cost() -> None:
-    found: Curves = {
+    results: Curves = {
         ("metamixup", "digits", 0): [Point(4.5, 9.0, 240, 5.0, 6.0)],
         ("metamixup", "digits", 1): [Point(4.5, 10.0, 240, 5.0, 7.0)],
         ("grid", "digits", 0): [Point(1, 2.0, 80, 5.0, 8.0), Point(2, 12.0, 160, 4.0, 5.0)],
         ("grid", "digits", 1): [Point(1, 3.0, 80, 5.0, 8.0)],
         ("nothing", "digits", 0): [],
     }
-    axes = anytime_figure(found, LABELS).axes
+    axes = anytime_figure(results, LABELS).axes
     assert [ax.get_xlabel() for ax in axes] == [
         "training time (s)",
         "samples sent forward in training",

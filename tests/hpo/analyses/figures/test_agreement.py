@@ -18,10 +18,10 @@ RATINGS = np.array(
 def test_the_published_example() -> None:
     """F is 11.03 with 5 and 15 degrees of freedom; its quantiles there are 3.576 and 6.428."""
     maps = [np.array([*judge, *[math.nan] * 3]).reshape(3, 3) for judge in RATINGS.T]
-    found = agreement(maps)
-    assert found.value == pytest.approx(0.71, abs=0.005)
-    assert found.low == pytest.approx((11.03 / 3.576 - 1) / (11.03 / 3.576 + 3), abs=0.002)
-    assert found.high == pytest.approx((11.03 * 6.428 - 1) / (11.03 * 6.428 + 3), abs=0.002)
+    actual = agreement(maps)
+    assert actual.value == pytest.approx(0.71, abs=0.005)
+    assert actual.low == pytest.approx((11.03 / 3.576 - 1) / (11.03 / 3.576 + 3), abs=0.002)
+    assert actual.high == pytest.approx((11.03 * 6.428 - 1) / (11.03 * 6.428 + 3), abs=0.002)
 
 
 def simulated(rng: np.random.Generator, shared: float, seeds: int = 3) -> list[np.ndarray]:
@@ -36,10 +36,10 @@ def simulated(rng: np.random.Generator, shared: float, seeds: int = 3) -> list[n
 def test_the_interval_has_the_truth_in_19_of_20_cases(shared: float, beyond: bool) -> None:
     """Of 1000 draws 950 are expected, with a standard deviation of 7."""
     rng = np.random.default_rng(0)
-    found = [agreement(simulated(rng, shared), beyond_classes=beyond) for _ in range(1000)]
-    inside = sum(one.low <= shared <= one.high for one in found)
+    actual = [agreement(simulated(rng, shared), beyond_classes=beyond) for _ in range(1000)]
+    inside = sum(one.low <= shared <= one.high for one in actual)
     assert 922 <= inside <= 978
-    assert np.mean([one.value for one in found]) == pytest.approx(shared, abs=0.03)
+    assert np.mean([one.value for one in actual]) == pytest.approx(shared, abs=0.03)
 
 
 def test_between_two_seeds_of_equal_spread_it_is_their_correlation() -> None:
@@ -67,10 +67,10 @@ def test_cells_that_a_seed_has_not_do_not_count() -> None:
     cut = [lam.copy() for lam in maps]
     cut[1][-1], cut[1][:, -1] = math.nan, math.nan
     for beyond in (False, True):
-        found = agreement(cut, beyond_classes=beyond)
+        actual = agreement(cut, beyond_classes=beyond)
         smaller = agreement([lam[:-1, :-1] for lam in maps], beyond_classes=beyond)
-        assert found.value == pytest.approx(smaller.value)
-        assert found.low == pytest.approx(smaller.low)
+        assert actual.value == pytest.approx(smaller.value)
+        assert actual.low == pytest.approx(smaller.low)
 
 
 def test_where_nothing_can_be_said() -> None:

@@ -30,18 +30,18 @@ def outcome(make_outcome: Callable[..., Outcome]) -> Outcome:
 
 def test_one_line_a_size_and_the_reference(outcome: Outcome) -> None:
     lines = size_table(outcome, CURVES).to_dict("records")
-    told = [(e["method"], e["meta_size"], e["per_class"], e["mean"], e["n_seeds"]) for e in lines]
+    stated = [(e["method"], e["meta_size"], e["per_class"], e["mean"], e["n_seeds"]) for e in lines]
     # Three classes; the base training has 60 images; no row has 300.
-    assert told == [("m", 3, 1, 9, 3), ("m", 30, 10, 8, 3), ("beta-1", 60, 20, 10, 2)]
+    assert stated == [("m", 3, 1, 9, 3), ("m", 30, 10, 8, 3), ("beta-1", 60, 20, 10, 2)]
 
 
 def test_the_figure(outcome: Outcome) -> None:
     (ax,) = size_figure(size_table(outcome, CURVES)).axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["3\n(1)", "30\n(10)"]
-    found = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    assert set(found) == {"MixUp (α = 1)", "MetaMixUp"}
-    assert list(found["MixUp (α = 1)"].get_ydata()) == [10, 10]
-    curve = found["MetaMixUp"].lines[0]
+    actual = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    assert set(actual) == {"MixUp (α = 1)", "MetaMixUp"}
+    assert list(actual["MixUp (α = 1)"].get_ydata()) == [10, 10]
+    curve = actual["MetaMixUp"].lines[0]
     assert list(curve.get_ydata()) == [9, 8]
     assert list(curve.get_xdata()) == pytest.approx([3, 30], rel=0.1)
 

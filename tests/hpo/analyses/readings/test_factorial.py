@@ -59,14 +59,14 @@ def effects(given: Outcome) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_means_over_the_combinations_of_a_level(make_record: MakeRecord) -> None:
-    found = effects(outcome(make_record))
-    assert list(found) == [
+    actual = effects(outcome(make_record))
+    assert list(actual) == [
         ("color", "red"),
         ("color", "blue"),
         ("size", "small"),
         ("size", "large"),
     ]
-    red, small, large = found["color", "red"], found["size", "small"], found["size", "large"]
+    red, small, large = actual["color", "red"], actual["size", "small"], actual["size", "large"]
     # Red: 2 and 6, 12 and 18 are 4 and 15 by seed; s = 11/√2, half width t·s/√2.
     assert red["mean_error"] == pytest.approx(9.5)
     assert red["ci_high"] - red["mean_error"] == pytest.approx(T_1 * 5.5, rel=1e-6)
@@ -79,27 +79,27 @@ def test_means_over_the_combinations_of_a_level(make_record: MakeRecord) -> None
 
 
 def test_the_difference_is_paired_over_seeds(make_record: MakeRecord) -> None:
-    found = effects(outcome(make_record))
+    actual = effects(outcome(make_record))
     # All four combinations: 4.5 and 16 by seed. Red − all: −0.5 and −1; blue is its mirror image.
-    red = found["color", "red"]
+    red = actual["color", "red"]
     assert red["diff"] == pytest.approx(-0.75)
     assert red["diff_high"] == pytest.approx(-0.75 + T_1 * 0.25, rel=1e-6)
-    assert found["color", "blue"]["diff"] == pytest.approx(0.75)
-    assert found["size", "large"]["diff"] == pytest.approx(1.75)
+    assert actual["color", "blue"]["diff"] == pytest.approx(0.75)
+    assert actual["size", "large"]["diff"] == pytest.approx(1.75)
 
 
 def test_a_combination_that_lacks_a_seed_is_left_out(make_record: MakeRecord) -> None:
     given = outcome(make_record)
-    kept = [r for r in given.records if (r.cell.method, r.cell.seed) != ("red-small", 1)]
-    found = effects(replace(given, records=kept))
-    assert found["color", "red"]["mean_error"] == pytest.approx(12.0)
-    assert found["size", "small"]["mean_error"] == pytest.approx(10.0)
+    remaining = [r for r in given.records if (r.cell.method, r.cell.seed) != ("red-small", 1)]
+    actual = effects(replace(given, records=remaining))
+    assert actual["color", "red"]["mean_error"] == pytest.approx(12.0)
+    assert actual["size", "small"]["mean_error"] == pytest.approx(10.0)
 
 
 def test_a_factor_with_one_level_has_no_effect(make_record: MakeRecord) -> None:
     given = outcome(make_record)
-    kept = [r for r in given.records if r.cell.method != "large"]
-    assert list(effects(replace(given, records=kept))) == [("color", "red"), ("color", "blue")]
+    remaining = [r for r in given.records if r.cell.method != "large"]
+    assert list(effects(replace(given, records=remaining))) == [("color", "red"), ("color", "blue")]
 
 
 def test_no_results_no_effects(make_record: MakeRecord) -> None:
@@ -108,8 +108,8 @@ def test_no_results_no_effects(make_record: MakeRecord) -> None:
 
 def test_one_seed_has_no_intervals(make_record: MakeRecord) -> None:
     given = outcome(make_record)
-    kept = [r for r in given.records if r.cell.seed == 0]
-    red = effects(replace(given, records=kept))["color", "red"]
+    remaining = [r for r in given.records if r.cell.seed == 0]
+    red = effects(replace(given, records=remaining))["color", "red"]
     assert red["mean_error"] == pytest.approx(4.0)
     assert red["diff"] == pytest.approx(-0.5)
     assert all(math.isnan(red[end]) for end in ("ci_low", "diff_low", "moves_high"))

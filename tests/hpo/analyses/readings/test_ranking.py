@@ -103,16 +103,16 @@ def test_one_line_a_row_by_mean_error(make_record: MakeRecord) -> None:
 
 
 def test_a_row_without_results_comes_last(make_record: MakeRecord) -> None:
-    found = lines_of(outcome(make_record, {**TOLD, "mover": (MOVER, [], {})}))
-    assert list(found) == ["beta-1", "none", "letter", "mover"]
-    mover = found["mover"]
+    actual = lines_of(outcome(make_record, {**TOLD, "mover": (MOVER, [], {})}))
+    assert list(actual) == ["beta-1", "none", "letter", "mover"]
+    mover = actual["mover"]
     assert (mover["n_seeds"], mover["fig6"], mover["table1"]) == (0, "", "")
     assert all(math.isnan(mover[name]) for name in ("moves", "near_0", "mean_error", "time_ratio"))
 
 
 def test_what_a_reading_is_and_how_far_it_moves(make_record: MakeRecord) -> None:
-    found = lines_of(outcome(make_record, {**TOLD, "overlap": (OVERLAP, [4.0, 5.0, 6.0], {})}))
-    letter = found["letter"]
+    actual = lines_of(outcome(make_record, {**TOLD, "overlap": (OVERLAP, [4.0, 5.0, 6.0], {})}))
+    letter = actual["letter"]
     assert [letter[f] for f in ("projection", "gradient", "scale", "step_size")] == [
         "sigmoid_after", "lam", "mean", 5.0
     ]  # fmt: skip
@@ -120,18 +120,18 @@ def test_what_a_reading_is_and_how_far_it_moves(make_record: MakeRecord) -> None
         1.0, "gradient_descent", 1
     ]  # fmt: skip
     assert (letter["meta_size"], letter["overlap"]) == (200, False)
-    assert (found["overlap"]["meta_size"], found["overlap"]["overlap"]) == (50, True)
-    assert found["mover"]["moves"] == pytest.approx(0.2)
-    assert found["mover"]["moves_last"] == pytest.approx(0.1)
+    assert (actual["overlap"]["meta_size"], actual["overlap"]["overlap"]) == (50, True)
+    assert actual["mover"]["moves"] == pytest.approx(0.2)
+    assert actual["mover"]["moves_last"] == pytest.approx(0.1)
     assert letter["moves"] == pytest.approx(0.001)
     assert letter["moves_last"] == 0.0
-    assert math.isnan(found["none"]["moves"])
-    assert found["none"]["scale"] == ""
+    assert math.isnan(actual["none"]["moves"])
+    assert actual["none"]["scale"] == ""
 
 
 def test_errors_and_cost_by_hand(make_record: MakeRecord) -> None:
-    found = lines_of(outcome(make_record, TOLD))
-    none, mover = found["none"], found["mover"]
+    actual = lines_of(outcome(make_record, TOLD))
+    none, mover = actual["none"], actual["mover"]
     assert (none["mean_error"], none["n_seeds"]) == (pytest.approx(9.0), 3)
     assert none["ci_high"] - none["mean_error"] == pytest.approx(T_2 / math.sqrt(3))
     assert (mover["time_ratio"], mover["samples_ratio"]) == (4.0, 3.0)
@@ -160,8 +160,8 @@ def test_what_a_reading_starts_with(alpha: float) -> None:
 def verdict(make_record: MakeRecord, last: list[int], first: list[int], alpha: float = 1.0) -> str:
     policy = LearnedConfig(reading=replace(DEFAULT, init_alpha=alpha))
     more = {"lam_histogram": last, "lam_histogram_first": first, "history": history([0.1])}
-    told = (replace(MOVER, recipe=policy), [5.0, 6.0, 7.0], more)
-    return str(lines_of(outcome(make_record, {**TOLD, "mover": told}))["mover"]["fig6"])
+    stated = (replace(MOVER, recipe=policy), [5.0, 6.0, 7.0], more)
+    return str(lines_of(outcome(make_record, {**TOLD, "mover": stated}))["mover"]["fig6"])
 
 
 def test_more_near_both_ends_than_mixup_is_figure_6(make_record: MakeRecord) -> None:
@@ -185,16 +185,16 @@ def test_the_test_is_binomial_and_corrected_for_all_readings(make_record: MakeRe
     # 300 λ, 45 near 0 and 48 near 1: P(at least 45 of 300 at 0.1) decides.
     last = [10, 5, *[4] * 11, *[5] * 5, 5, 11]
     more = {**TOLD["mover"][2], "lam_histogram": last}
-    found = lines_of(outcome(make_record, {**TOLD, "mover": (MOVER, [5.0, 6.0, 7.0], more)}))
+    actual = lines_of(outcome(make_record, {**TOLD, "mover": (MOVER, [5.0, 6.0, 7.0], more)}))
     below = math.fsum(math.comb(300, k) * 0.1**k * 0.9 ** (300 - k) for k in range(45))
     # Holm: the smallest of four tests (two readings, first and last epoch).
-    assert found["mover"]["fig6_p_holm"] == pytest.approx(4 * (1 - below), rel=1e-6)
-    assert found["letter"]["fig6_p_holm"] == 1.0
+    assert actual["mover"]["fig6_p_holm"] == pytest.approx(4 * (1 - below), rel=1e-6)
+    assert actual["letter"]["fig6_p_holm"] == 1.0
 
 
 def table1(make_record: MakeRecord, **errors: Sequence[float]) -> str:
-    told = {key: (row, errors.get(key, e), more) for key, (row, e, more) in TOLD.items()}
-    return str(lines_of(outcome(make_record, told))["mover"]["table1"])
+    stated = {key: (row, errors.get(key, e), more) for key, (row, e, more) in TOLD.items()}
+    return str(lines_of(outcome(make_record, stated))["mover"]["table1"])
 
 
 def test_the_order_of_table_1(make_record: MakeRecord) -> None:
@@ -213,19 +213,19 @@ def test_the_order_of_table_1(make_record: MakeRecord) -> None:
 
 def test_who_trains_on_the_meta_images_is_held_against_who_does(make_record: MakeRecord) -> None:
     more = TOLD["mover"][2]
-    told = {
+    stated = {
         **TOLD,
         "overlap": (OVERLAP, [4.0, 5.0, 6.0], more),
         "none+meta": (with_meta_images(NONE), [4.0, 5.0, 6.1], {}),
         "beta-1+meta": (with_meta_images(MIXUP), [3.5, 4.5, 5.5], {}),
     }
-    found = lines_of(outcome(make_record, told))
-    assert found["overlap"]["diff_vs_mixup"] == pytest.approx(0.5)
-    assert found["overlap"]["table1"] == "no"
-    assert found["mover"]["diff_vs_mixup"] == pytest.approx(-6.1 / 3)
-    assert found["mover"]["table1"] != "no"
-    del told["none+meta"]
-    assert lines_of(outcome(make_record, told))["overlap"]["table1"] == ""
+    actual = lines_of(outcome(make_record, stated))
+    assert actual["overlap"]["diff_vs_mixup"] == pytest.approx(0.5)
+    assert actual["overlap"]["table1"] == "no"
+    assert actual["mover"]["diff_vs_mixup"] == pytest.approx(-6.1 / 3)
+    assert actual["mover"]["table1"] != "no"
+    del stated["none+meta"]
+    assert lines_of(outcome(make_record, stated))["overlap"]["table1"] == ""
 
 
 def test_only_finished_final_cells_count(make_record: MakeRecord) -> None:

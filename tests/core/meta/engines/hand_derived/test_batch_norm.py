@@ -225,9 +225,9 @@ def test_rounding_errors_are_no_larger_than_torchs(
 def test_running_statistics_move_as_torchs(momentum: float) -> None:
     x = torch.randn(4, 3, 5)
     results = []
-    for own in (True, False):
+    for ours in (True, False):
         mean, variance = torch.full((3,), 2.0), torch.full((3,), 3.0)
-        if own:
+        if ours:
             BatchNorm.apply(x, None, None, (mean, variance), momentum, EPS)
         else:
             F.batch_norm(x, mean, variance, None, None, True, momentum, EPS)

@@ -204,19 +204,19 @@ def modules(n: int) -> list[Any]:
 def test_batch_norm_modules_do_what_they_did(i: int, replaced: list[str]) -> None:
     """Statistics included: a model may read them in the same pass."""
     x = leaf(4, 3, 5)
-    own, native = (copy.deepcopy(modules(3)[i]).double() for _ in range(2))
+    ours, native = (copy.deepcopy(modules(3)[i]).double() for _ in range(2))
     for _ in range(2):
         with HandDerived():
-            y = own(x)
+            y = ours(x)
         expected = native(x)
         torch.testing.assert_close(y, expected, rtol=1e-14, atol=1e-14)
     assert replaced == ["norm", "norm"]
-    for a, b in zip(own.buffers(), native.buffers(), strict=True):
+    for a, b in zip(ours.buffers(), native.buffers(), strict=True):
         assert torch.equal(a, b)
-    own.eval()
-    tracked = own.running_mean is not None
+    ours.eval()
+    tracked = ours.running_mean is not None
     with HandDerived():
-        y = own(x)
+        y = ours(x)
     assert replaced == ["norm"] * (2 if tracked else 3)
     torch.testing.assert_close(y, native.eval()(x), rtol=1e-14, atol=1e-14)
 
@@ -257,10 +257,10 @@ def test_dtypes_under_autocast_are_torchs(
     assert replaced == ["conv", "norm", "conv"]
     assert [t.dtype for t in results[0]] == [t.dtype for t in results[1]]
     assert torch.equal(results[0][0], results[1][0])
-    for own, native in zip(*results, strict=True):
+    for ours, native in zip(*results, strict=True):
         # Both are rounded results of the same formulas.
         scale = float(native.detach().abs().max())
-        torch.testing.assert_close(own, native, rtol=0, atol=0.02 * scale)
+        torch.testing.assert_close(ours, native, rtol=0, atol=0.02 * scale)
 
 
 def test_operations_that_come_after_may_work_in_place(replaced: list[str]) -> None:
