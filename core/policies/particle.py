@@ -61,12 +61,17 @@ class Particle:
             loss = given.objective(self._model, step.batch, step.loss) * scale
             with outside_autocast(loss.device.type):
                 found = torch.autograd.grad(loss, moved, allow_unused=True)
-        used = [(p, g) for p, g in zip(moved, found, strict=True) if g is not None]
-        means = ranks_of(step.model).mean([g / scale for _, g in used])
+        # A layer may be used on one rank alone: all exchange the same, and whether it was used.
+        used = torch.tensor([g is not None for g in found], device=loss.device).to(loss.dtype)
+        filled = [
+            torch.zeros_like(p) if g is None else g / scale
+            for p, g in zip(moved, found, strict=True)
+        ]
+        used, *means = ranks_of(step.model).mean([used, *filled])
         if not all(bool(g.isfinite().all()) for g in means):
             return
-        for (p, _), mean in zip(used, means, strict=True):
-            p.grad = mean
+        for p, mean, somewhere in zip(moved, means, used.tolist(), strict=True):
+            p.grad = mean if somewhere else None
         self._optimizer.step()
         for p in moved:
             p.grad = None

@@ -31,6 +31,7 @@ from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing import pairing
 from core.policies import (
+    EvolvedBeta,
     LearnedBeta,
     LearningToReweight,
     MetaWeightNet,
@@ -293,7 +294,7 @@ def learned_beta(rank: int | None, wrap: Wrap) -> Results:
         partner = data.pop("partner")
         del data["lam"]
         with (
-            mock.patch.object(beta, "draw_noise", lambda *_, noise=noise: noise),
+            mock.patch.object(beta, "draw_noise", lambda *_, noise=noise, **__: noise),
             mock.patch.object(pairing, "draw_partners", lambda *_, p=partner, **__: p),
         ):
             results["lam"].append(policy(model, optimizer, **data).lam)
@@ -368,6 +369,20 @@ def used_on_one_rank(rank: int) -> Results:
     data = make_data(rank, shift=3.0)
     metamixup_step(model, optimizer, **data, reading=Reading(inner_step="optimizer"))
     return {"after": parameters(net), "seen": seen}
+
+
+def evolved(rank: int) -> Results:
+    """Four stages, for which each rank draws by itself; a layer is used on rank 1 alone."""
+    net = make_net(sometimes=True)
+    model = DistributedDataParallel(net, find_unused_parameters=True)
+    optimizer, generator = optimizer_of("momentum", net), torch.Generator().manual_seed(rank)
+    policy = EvolvedBeta(begin=0.0, every=1, average_over=1)
+    policy.at(0, 20)
+    for step in range(5):
+        data = make_data(rank, step, shift=3.0)
+        given = policy(model, optimizer, data["batch"], data["val_batch"], generator=generator)
+        mixed_step(model, optimizer, data["batch"], given)
+    return {"path": policy.metrics(), "particles": policy.state_dict()["particles"]}
 
 
 def overflow_on_one_rank(rank: int) -> Results:
@@ -446,7 +461,7 @@ SHARED = (
     weights,
     wrapped_twice,
 )
-RANKS_ONLY = (own_statistics, used_on_one_rank, overflow_on_one_rank, refusals)
+RANKS_ONLY = (own_statistics, used_on_one_rank, evolved, overflow_on_one_rank, refusals)
 
 
 def main(rank: int, folder: Path) -> None:
@@ -624,6 +639,15 @@ def test_a_layer_that_one_rank_uses_moves_on_both(ranks: list[Results]) -> None:
     assert same_bits(per_rank[0]["after"], per_rank[1]["after"])
     before, ahead, _ = per_rank[0]["seen"]
     assert not any(torch.equal(a, b) for a, b in zip(before, ahead, strict=True))
+
+
+def test_particles_evolve_alike_on_both_ranks(ranks: list[Results]) -> None:
+    first, second = (found["evolved"] for found in ranks)
+    assert first["path"] == second["path"]
+    assert first["path"]["alpha_start"] != 1
+    for one, other in zip(first["particles"], second["particles"], strict=True):
+        assert one["model"].keys() == other["model"].keys()
+        assert all(same_bits(value, other["model"][key]) for key, value in one["model"].items())
 
 
 def test_overflow_on_one_rank_stops_the_step_on_both(ranks: list[Results]) -> None:
