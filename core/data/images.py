@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["DeviceImages", "ImageSet", "shrink"]
+__all__ = ["Device", "DeviceImages", "ImageSet", "shrink"]
+
+Device = torch.device | str
+"""A device, or its name."""
 
 
 class ImageSet(Protocol):
@@ -78,7 +81,7 @@ class DeviceImages:
         pixels: np.ndarray,
         labels: np.ndarray,
         indices: Tensor | None = None,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> None:
         device = torch.device(device)
         self._rows: Tensor | None = None

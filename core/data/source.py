@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from core.data.decoding import Decoder
-from core.data.images import DeviceImages, ImageSet
+from core.data.images import Device, DeviceImages, ImageSet
 from core.data.streaming import StreamedImages
 from core.data.tree import Tree
 
@@ -54,11 +54,7 @@ class Streamed(Protocol):
         ...
 
     def open(
-        self,
-        labels: np.ndarray,
-        image_size: int,
-        indices: Tensor | None,
-        device: torch.device | str,
+        self, labels: np.ndarray, image_size: int, indices: Tensor | None, device: Device
     ) -> ImageSet:
         """Returns the items, or those at indices, with these labels, int64 [N]."""
         ...
@@ -85,11 +81,7 @@ class FileImages:
         return self.tree.names
 
     def open(
-        self,
-        labels: np.ndarray,
-        image_size: int,
-        indices: Tensor | None,
-        device: torch.device | str,
+        self, labels: np.ndarray, image_size: int, indices: Tensor | None, device: Device
     ) -> StreamedImages:
         """See `Streamed`."""
         return StreamedImages(
@@ -180,7 +172,7 @@ class Source:
         self,
         part: Part,
         indices: Tensor | None = None,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> ImageSet:
         """Returns the images of one part on a device, or those at indices (int64 [n]), in order.
 

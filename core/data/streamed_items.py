@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core.data.images import shrink
+from core.data.images import Device, shrink
 from core.data.tree import num_threads
 
 __all__ = ["Batch", "DatasetItems", "read_batches"]
@@ -88,11 +88,7 @@ class DatasetItems:
         return self.hashes
 
     def open(
-        self,
-        labels: np.ndarray,
-        image_size: int,
-        indices: Tensor | None,
-        device: torch.device | str,
+        self, labels: np.ndarray, image_size: int, indices: Tensor | None, device: Device
     ) -> StreamedItems:
         """See `core.data.source.Streamed`."""
         rows = torch.arange(len(labels)) if indices is None else indices.cpu()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.data.decoding import CROP_DRAWS, Decoder, decode_chunk
-from core.data.images import shrink
+from core.data.images import Device, shrink
 from core.data.tree import Tree, failure, num_threads
 
 __all__ = ["StreamedImages"]
@@ -40,7 +40,7 @@ class StreamedImages:
         image_size: int,
         random_crops: bool,
         indices: Tensor | None = None,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> None:
         rows = slice(None) if indices is None else indices.cpu().numpy()
         self._root = tree.root

@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from core.data import Source, load_source
+from core.policies import NoMix
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.result import Metrics, TrainingResult
 from hpo.cells.result import PartialResult
+
+TINY = TrainingConfig("digits", "cnn", NoMix(), train_size=60, epochs=4)
+"""A training of a second or less, once the rest of it is as small."""
 
 
 @functools.cache

@@ -14,10 +14,7 @@ from core.analysis.lipschitz import (
     hessian,
     spectral_norms,
 )
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.support.streams import generator
 
 
 def symmetric(eigenvalues: list[float], seed: int = 0) -> Tensor:

@@ -21,10 +21,7 @@ from core.analysis.proposition1 import (
     mixup_l1,
 )
 from core.models import build_model
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.support.streams import generator
 
 
 def pairs(number: int, size: int, seed: int = 0, spread: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -9,16 +9,13 @@ import pytest
 import torch
 
 from core.data import DeviceImages, Padding, Transform
+from tests.support.streams import generator
 
 rng = np.random.default_rng(0)
 
 
 def random_images(count: int, channels: int, size: int) -> torch.Tensor:
     return torch.from_numpy(rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8))
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_statistics_equal_numpy_in_float64() -> None:

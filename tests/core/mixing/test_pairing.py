@@ -15,6 +15,7 @@ from core.policies.drawn import Beta, Fixed, Frozen, NoMix
 from core.policies.learned import Learned
 from core.policies.persistent_scores import PersistentScores
 from core.policies.protocol import Policy
+from tests.support.streams import generator
 
 GROUPS = Pairing(groups=(5, 3))
 MIXING = [
@@ -26,10 +27,6 @@ MIXING = [
     Learned(placebo=True),
     PersistentScores(),
 ]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def problem() -> tuple[nn.Module, Batch, Batch]:

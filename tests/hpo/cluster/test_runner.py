@@ -14,7 +14,6 @@ import torch
 
 from core.data import ImageSet, Source, load_source
 from core.policies import Beta, LearnedConfig, NoMix
-from core.training.config import TrainingConfig
 from core.training.fit import fit
 from hpo.cells.record import CellRecord
 from hpo.cells.result import PartialResult, Result
@@ -30,7 +29,7 @@ from hpo.study.recipes import SEARCHED_ALPHA
 from hpo.study.rows import Row, StudyRow
 from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.tracker import StudyTracker
-from tests.support.digit_trainings import numbers
+from tests.support.digit_trainings import TINY, numbers
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,17 +41,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:ray.*"),
 ]
 
-BASE = TrainingConfig(
-    dataset="digits",
-    model="cnn",  # has dropout, which draws from the process's global stream
-    policy=NoMix(),
-    train_size=60,
-    meta_size=50,
-    epochs=4,
-    batch_size=25,
-    meta_batch_size=25,
-    lr=0.02,
-)
+# The network has dropout, which draws from the process's global stream.
+BASE = replace(TINY, meta_size=50, batch_size=25, meta_batch_size=25, lr=0.02)
 RECIPES = {
     "none": NoMix(),
     "beta-1": Beta(alpha=1.0),

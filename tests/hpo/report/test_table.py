@@ -114,15 +114,10 @@ def test_paired_difference_by_hand(records: list[CellRecord]) -> None:
 def test_holm_is_applied_within_a_data_set(make_record: MakeRecord) -> None:
     # Differences to beta-1 (all 0): beta-2 1, 2, 3 and metamixup 2, 3, 5, on two data sets.
     errors = {"beta-1": [0.0, 0.0, 0.0], "beta-2": [1.0, 2.0, 3.0], "metamixup": [2.0, 3.0, 5.0]}
+    validation = {method: len(method) + values[0] for method, values in errors.items()}
     records = [
-        make_record(
-            method,
-            seed,
-            dataset=dataset,
-            test_error=error,
-            val_error=len(method) + errors[method][0],
-        )
-        for dataset in ("digits", "mnist")
+        make_record(method, seed, dataset=data, test_error=error, val_error=validation[method])
+        for data in ("digits", "mnist")
         for method, values in errors.items()
         for seed, error in enumerate(values)
     ]

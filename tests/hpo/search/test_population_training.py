@@ -18,22 +18,12 @@ from core.training.training import Training
 from hpo.cells.population import Population
 from hpo.search import population_training as module
 from hpo.search.population_training import first_alphas, fit_population, select
-from tests.support.digit_trainings import numbers
+from tests.support.digit_trainings import TINY, numbers
 from tests.support.results import result
 
 BETA = Beta(alpha=1.0)
-CONFIG = TrainingConfig(
-    "digits",
-    "cnn",  # has dropout, which draws from the process's global stream
-    BETA,
-    seed=3,
-    train_size=60,
-    meta_size=100,
-    epochs=4,
-    batch_size=30,
-    lr=0.05,
-    flip=False,
-)
+# The network has dropout, which draws from the process's global stream.
+CONFIG = replace(TINY, policy=BETA, seed=3, meta_size=100, batch_size=30, lr=0.05, flip=False)
 
 
 class Killed(BaseException):

@@ -13,7 +13,6 @@ from optuna.pruners import MedianPruner
 from optuna.trial import TrialState
 from torch import Tensor
 
-import core
 from studies.examples import optuna_pruning as example
 
 Names = Callable[[Tensor], set[int]]
@@ -63,38 +62,17 @@ def test_a_trial_that_learns_too_slowly_is_pruned_at_once() -> None:
     assert [*slow.intermediate_values] == [1, 2]
 
 
-def test_what_teaches_lambda_scores_no_trial(
-    monkeypatch: pytest.MonkeyPatch, names_of: Names
-) -> None:
-    seen: dict[str, set[int]] = {"train": set(), "meta": set(), "score": set()}
-    given = []
-    step, error = core.metamixup_step, example.error
-
-    def spied_step(model: Any, optimizer: Any, batch: Any, val_batch: Any, **kw: Any) -> Any:
-        seen["train"] |= names_of(batch[0])
-        seen["meta"] |= names_of(val_batch[0])
-        given.append((optimizer.param_groups[0]["lr"], kw))
-        return step(model, optimizer, batch, val_batch, **kw)
-
-    def spied_error(model: Any, images: Any) -> float:
-        seen["score"] |= names_of(torch.stack([x for x, _ in images]))
-        return error(model, images)
-
-    monkeypatch.setattr(core, "metamixup_step", spied_step)
-    monkeypatch.setattr(example, "error", spied_error)
+def test_what_teaches_lambda_scores_no_trial(watch: Callable[[Any], Any], names_of: Names) -> None:
+    watched = watch(example)
     study = optuna.create_study()
     study.enqueue_trial({"lr": 0.02, "step_size": 1.5})
-    trial = study.ask()
-    example.objective(trial, 1)
-    assert {name: len(images) for name, images in seen.items()} == {
-        "train": 1000,
-        "meta": 200,
-        "score": 297,
-    }
-    assert len(set().union(*seen.values())) == 1497
+    example.objective(study.ask(), 1)
+    assert list(map(len, (watched.train, watched.meta, watched.score))) == [1000, 200, 297]
+    used = watched.train | watched.meta | watched.score
+    assert len(used) == 1497
     test = names_of(torch.stack([x for x, _ in example.split_digits()[3]]))
-    assert len(test - set().union(*seen.values())) == 300
-    assert given == [(0.02, {"step_size": 1.5})] * 16
+    assert len(test - used) == 300
+    assert watched.steps == [(0.02, {"step_size": 1.5})] * 16
 
 
 def test_a_trial_is_worth_its_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,6 @@ from ray import tune
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-import core
 from studies.examples import ray_tune_trainable as example
 
 pytestmark = [
@@ -152,30 +151,17 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 
 
 def test_what_teaches_lambda_scores_no_trial(
-    monkeypatch: pytest.MonkeyPatch, names_of: Callable[[Tensor], set[int]]
+    watch: Callable[[Any], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    names_of: Callable[[Tensor], set[int]],
 ) -> None:
-    seen: dict[str, set[int]] = {"train": set(), "meta": set(), "score": set()}
-    alphas = []
-    step, error = core.metamixup_step, example.error
-
-    def spied_step(model: Any, optimizer: Any, batch: Any, val_batch: Any, **kw: Any) -> Any:
-        seen["train"] |= names_of(batch[0])
-        seen["meta"] |= names_of(val_batch[0])
-        alphas.append(kw["reading"].init_alpha)
-        return step(model, optimizer, batch, val_batch, **kw)
-
-    def spied_error(model: Any, part: Any) -> float:
-        seen["score"] |= names_of(part[0])
-        return error(model, part)
-
-    monkeypatch.setattr(core, "metamixup_step", spied_step)
-    monkeypatch.setattr(example, "error", spied_error)
+    watched = watch(example)
     alone(monkeypatch, 0.3, 1)
-    assert alphas == [0.3] * STEPS
+    assert [settings["reading"].init_alpha for _, settings in watched.steps] == [0.3] * STEPS
     parts = [names_of(x) for x, _ in example.split_digits()]
-    assert [seen["train"], seen["score"]] == [parts[0], parts[2]]
-    assert seen["meta"] <= parts[1]
-    assert len(seen["meta"]) > 190  # of 200, drawn with replacement
+    assert [watched.train, watched.score] == [parts[0], parts[2]]
+    assert watched.meta <= parts[1]
+    assert len(watched.meta) > 190  # of 200, drawn with replacement
 
 
 def test_the_four_parts_share_no_image() -> None:
