@@ -34,6 +34,7 @@ from functools import partial
 from typing import Any
 
 from core.policies import LearnedBetaConfig
+from hpo.analyses.anytime import constants_tried
 from hpo.analyses.figures.learned_alpha import learned_alpha
 from hpo.run import run_study
 from hpo.search.spaces import ALPHA_REACH
@@ -103,7 +104,7 @@ main = partial(
     "learned_alpha",
     rows(),
     __doc__,
-    extras=[learned_alpha],
+    extras=[learned_alpha, constants_tried],
     contenders=CONTENDERS,
     comparisons=COMPARISONS,
 )

@@ -1,0 +1,149 @@
+"""What learns α in one training, against a search that tries the constant α of a table by turns.
+
+The table has trained them anyway, so this trains nothing. Of k constants that were tried, the
+search takes the one with the lowest meta-validation error, of equals the one with the lowest
+meta-validation loss. Which come first is chance: its error is the mean over all choices of k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from core.training.result import TrainingResult
+from hpo.report.contrasts import paired
+from hpo.report.markdown import difference, padded_table, probability
+from hpo.report.outcome import Extra, Outcome
+from hpo.report.statistics import mean_interval
+from hpo.report.style import COLORS, WIDTH, canvas, save_figure, short_name
+from hpo.storage.atomic import write_atomically
+from hpo.study.rows import StudyRow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = (
+    "dataset", "method", "label", "trainings", "n_seeds", "error", "ci_low", "ci_high",
+    "search_error", "difference", "diff_ci_low", "diff_ci_high", "p_value",
+)  # fmt: skip
+"""Errors in percent; `difference` is that of the row minus that of the search."""
+
+
+def constants_tried(outcome: Outcome) -> Extra:
+    """Writes `STUDY-tried.csv` and `.png`, and says how the rows that learn stand against a search
+    that has tried 1, 2, ... of the constants.
+
+    Empty where there are not two constants, or nothing that learns.
+    """
+    frame = tried_table(outcome)
+    if frame.empty:
+        return Extra()
+    csv, picture = (outcome.output / f"{outcome.plan.study}-tried.{k}" for k in ("csv", "png"))
+    outcome.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(csv, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    save_figure(_figure(frame), picture)
+    lines = [
+        (
+            short_name(line["dataset"]),
+            line["label"],
+            str(line["trainings"]),
+            f"{line['search_error']:.2f}",
+            difference(line["difference"], line["diff_ci_low"], line["diff_ci_high"]),
+            probability(line["p_value"]),
+        )
+        for line in frame.to_dict("records")
+    ]
+    header = ("data set", "row", "constants tried", "error of the search", "row − search", "p")
+    note = (
+        "- The search takes the constant with the lowest meta-validation error of those tried, in "
+        "random order; the difference is paired over seeds, with 95 % interval, each by itself."
+    )
+    text = f"## Against constants tried one after another\n\n![errors]({picture.name})\n\n"
+    return Extra(text + f"{padded_table(header, lines)}\n\n{note}\n", [csv, picture])
+
+
+def tried_table(outcome: Outcome) -> pd.DataFrame:
+    """Returns a line for each data set, row that learns, and number of constants tried; see
+    COLUMNS."""
+    rows = [row for row in outcome.plan.rows if row.policy is not None]
+    constants = [row for row in rows if row.row.family in ("none", "beta")]
+    learned = [row for row in rows if row.row.family == "learned"]
+    lines = []
+    for dataset in outcome.plan.datasets:
+        for row in learned:
+            lines += _lines(outcome, dataset, row, constants)
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _lines(
+    outcome: Outcome, dataset: str, row: StudyRow, constants: Sequence[StudyRow]
+) -> list[tuple[object, ...]]:
+    by_row = [outcome.results(dataset, constant) for constant in constants]
+    by_row = [results for results in by_row if results]
+    mine = outcome.results(dataset, row)
+    seeds = [s for s in mine if all(s in results for results in by_row)]
+    if len(by_row) < 2 or not seeds:
+        return []
+    errors = {seed: mine[seed].test_error for seed in seeds}
+    own, lines = mean_interval(list(errors.values())), []
+    for k in range(1, len(by_row) + 1):
+        found = {seed: search_error([results[seed] for results in by_row], k) for seed in seeds}
+        at = paired(errors, found)
+        lines.append(
+            (
+                dataset,
+                row.row.key,
+                row.row.label,
+                k,
+                at.n,
+                own.mean,
+                own.low,
+                own.high,
+                fmean(found.values()),
+                at.difference,
+                at.low,
+                at.high,
+                at.p_value,
+            )
+        )
+    return lines
+
+
+def search_error(trained: Sequence[TrainingResult], k: int) -> float:
+    """Returns the mean test error, in percent, of what is taken of k of these trainings, over all
+    choices of k."""
+    taken = [min(some, key=_judged) for some in combinations(trained, k)]
+    return fmean(result.test_error for result in taken)
+
+
+def _judged(result: TrainingResult) -> tuple[float, float]:
+    last: Mapping[str, float] = result.history[-1] if result.history else {}
+    return result.val_error, last.get("val_loss", 0.0)
+
+
+def _figure(frame: pd.DataFrame) -> Figure:
+    datasets = list(frame["dataset"].unique())
+    figure = canvas(WIDTH, 3.6 * len(datasets))
+    axes = figure.subplots(len(datasets), 1, squeeze=False)
+    for (ax,), dataset in zip(axes, datasets, strict=True):
+        here = frame[frame["dataset"] == dataset]
+        search = here.drop_duplicates("trainings")
+        ax.plot(search["trainings"], search["search_error"], "ko-", lw=1.8, label="search")
+        for at, (_, line) in enumerate(here.drop_duplicates("method").iterrows()):
+            color, beside = COLORS[at % len(COLORS)], 1.1 + 0.06 * at
+            bar = [[line["error"] - line["ci_low"]], [line["ci_high"] - line["error"]]]
+            ax.axhline(line["error"], color=color, lw=1.0, alpha=0.6)
+            ax.errorbar(
+                beside, line["error"], yerr=bar, fmt="o", capsize=2, color=color,
+                label=line["label"],
+            )  # fmt: skip
+        ax.set(xlabel="constants tried", ylabel="test error (%)")
+        ax.set_xticks(list(search["trainings"]))
+        ax.set_title(short_name(dataset), loc="left")
+        ax.legend(frameon=False, fontsize=8)
+        ax.grid(lw=0.4, alpha=0.5)
+    return figure
