@@ -72,16 +72,18 @@ def tried_table(outcome: Outcome) -> pd.DataFrame:
     rows = [row for row in outcome.plan.rows if row.policy is not None]
     constants = [row for row in rows if row.row.family in ("none", "beta")]
     learned = [row for row in rows if row.row.family == "learned"]
-    lines = []
-    for dataset in outcome.plan.datasets:
-        for row in learned:
-            lines += _lines(outcome, dataset, row, constants)
+    lines = [
+        line
+        for dataset in outcome.plan.datasets
+        for row in learned
+        for line in _lines(outcome, dataset, row, constants)
+    ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def _lines(
     outcome: Outcome, dataset: str, row: StudyRow, constants: Sequence[StudyRow]
-) -> list[tuple[object, ...]]:
+) -> Sequence[tuple[object, ...]]:
     by_row = [outcome.results(dataset, constant) for constant in constants]
     by_row = [results for results in by_row if results]
     mine = outcome.results(dataset, row)
