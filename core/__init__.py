@@ -3,32 +3,45 @@
 The centre is `metamixup_step`: one training step whose λ are learned by hypergradient.
 """
 
-from core.meta.engines.compiled import CompileFallback
-from core.meta.examination import Examination, examine
-from core.meta.gradient import hypergradient
-from core.meta.reading import DEFAULT, PAPER, READINGS, Reading
-from core.meta.validation_gradient import ValidationGradient
-from core.metamixup import learn_interpolation, metamixup_step
-from core.mixing.area import AreaMixing
-from core.mixing.batch import draw_beta, draw_partners, mix_inputs, mix_labels, soft_cross_entropy
-from core.mixing.hidden import HiddenMixing
-from core.mixing.interpolation import Interpolation
-from core.mixing.kinds import InputMixing, Mixing
-from core.mixing.losses import IndexLoss, MixedLoss
-from core.mixing.pairing import Pairing
-from core.policies.adamixup.policy import AdaMixUp
-from core.policies.amortised import Amortised
-from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
-from core.policies.learned import Learned
-from core.policies.learned_beta import LearnedBeta
-from core.policies.meta_weight_net import MetaWeightNet
-from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
-from core.policies.persistent_weights import PersistentWeights
-from core.policies.protocol import Policy
-from core.policies.reweighting import LearningToReweight
-from core.real_step import StepResult, mixed_step
-from core.user_model.blocks import blocks
-from core.user_model.logits import with_logits
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.lazy import lazily
+
+if TYPE_CHECKING:
+    from core.meta.engines.compiled import CompileFallback
+    from core.meta.examination import Examination, examine
+    from core.meta.gradient import hypergradient
+    from core.meta.reading import DEFAULT, PAPER, READINGS, SCORES, Reading
+    from core.meta.validation_gradient import ValidationGradient
+    from core.metamixup import learn_interpolation, metamixup_step
+    from core.mixing.area import AreaMixing
+    from core.mixing.batch import (
+        draw_beta,
+        draw_partners,
+        mix_inputs,
+        mix_labels,
+        soft_cross_entropy,
+    )
+    from core.mixing.hidden import HiddenMixing
+    from core.mixing.interpolation import Interpolation
+    from core.mixing.kinds import InputMixing, Mixing
+    from core.mixing.losses import IndexLoss, MixedLoss
+    from core.mixing.pairing import Pairing
+    from core.mixing.real_step import StepResult, mixed_step
+    from core.policies.adamixup.policy import AdaMixUp
+    from core.policies.amortised import Amortised
+    from core.policies.drawn import Beta, CutMix, Fixed, Frozen, NoMix
+    from core.policies.learned import Learned
+    from core.policies.learned_beta import LearnedBeta
+    from core.policies.meta_weight_net import MetaWeightNet
+    from core.policies.persistent_scores import PersistentScores, lowest_scores
+    from core.policies.persistent_weights import PersistentWeights
+    from core.policies.protocol import Policy
+    from core.policies.reweighting import LearningToReweight
+    from core.user_model.blocks import blocks
+    from core.user_model.logits import with_logits
 
 __version__ = "0.1.0"
 
@@ -82,3 +95,6 @@ __all__ = [  # noqa: RUF022  (by subject)
     "draw_beta",
     "draw_partners",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__)

@@ -16,7 +16,7 @@ from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import ANY, Pairing
-from core.real_step import StepResult, check_real_step, mixed_step
+from core.mixing.real_step import StepResult, check_real_step, mixed_step
 from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.precision import autocast_region
 from core.user_model.untraced import untraced

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+from core.lazy import numpy as np
+from core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAMES = ("order", "augmentation", "policy", "meta", "unlabelled_order", "unlabelled_augmentation")
 

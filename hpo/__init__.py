@@ -18,9 +18,10 @@ are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from core.lazy import lazily
 
 if TYPE_CHECKING:
     from hpo.analyses.comparison import compare
@@ -65,26 +66,5 @@ if _MISSING:
         "(core needs none of it)"
     )
 
-_HOMES = {
-    "hpo.analyses.comparison": ("compare",),
-    "hpo.cells.record": ("CellRecord",),
-    "hpo.optuna_study": ("search_alpha",),
-    "hpo.report.outcome": ("Extra", "Outcome"),
-    "hpo.report.records": ("load_records",),
-    "hpo.report.statistics": ("holm", "paired_comparison"),
-    "hpo.run.contrast": ("contrast",),
-    "hpo.run.study": ("run_study",),
-    "hpo.study.recipes": ("SEARCHED_ALPHA", "FilteredBy", "FrozenFrom", "Searched"),
-    "hpo.study.rows": ("Row", "StudyRow", "controls"),
-}  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__)

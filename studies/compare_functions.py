@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-
-import numpy as np
-import torch
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from torch import nn
+from typing import TYPE_CHECKING
 
 import hpo
 from hpo.command_line.flags import command, program
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Report = Callable[..., None]
 
 
 def data(seed: int) -> list[np.ndarray]:
     """Returns train and test images, train and test labels: another split for each seed."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     x, y = load_digits(return_X_y=True)
     parts: list[np.ndarray] = train_test_split(x / 16, y, test_size=0.5, random_state=seed)
     return parts
@@ -34,6 +34,8 @@ def data(seed: int) -> list[np.ndarray]:
 
 def logistic_regression(seed: int, report: Report) -> float:
     """Returns the test error in percent."""
+    from sklearn.linear_model import LogisticRegression
+
     x, x_test, y, y_test = data(seed)
     predicted = LogisticRegression(max_iter=500).fit(x, y).predict(x_test)
     return float(100 * (predicted != y_test).mean())
@@ -41,6 +43,9 @@ def logistic_regression(seed: int, report: Report) -> float:
 
 def network(seed: int, report: Report) -> float:
     """Returns the test error in percent; reports the loss of each epoch."""
+    import torch
+    from torch import nn
+
     torch.manual_seed(seed)
     x, x_test, y, y_test = (torch.from_numpy(part) for part in data(seed))
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))

@@ -42,11 +42,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hpo.bench.cost.run import run_cost
+from hpo.bench.cost.command_line import flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the study; returns the exit status."""
+    flags(__doc__).parse_args(arguments)  # a flag that there is not is told at once
+    from hpo.bench.cost.run import run_cost  # torch
+
     return run_cost(__doc__, arguments)
 
 

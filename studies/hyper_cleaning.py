@@ -38,19 +38,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
-import torch
-import torch.nn.functional as F
-from scipy.optimize import minimize
-from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 import core
-from core.data import DATASETS, load_source
+import core.data
+from core.lazy import functional as F
+from core.lazy import numpy as np
+from core.lazy import pandas as pd
+from core.lazy import torch
 from core.policies import Policy
 from hpo.report.markdown import padded_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUITE_SEED, REGULARIZATION, START, BATCH = 32, 0.2, -2.0, 64
 """Of the suite."""
@@ -132,6 +132,8 @@ def draw_problem(
             f"{train_size} training and {val_size} validation images are more than the "
             f"{len(train[1])} there are; lower --train-size or --val-size"
         )
+    from sklearn.model_selection import train_test_split
+
     rng = np.random.RandomState(seed)
     x, x_val, true, y_val = train_test_split(
         train[0].reshape(len(train[0]), -1).astype(np.float64),
@@ -162,6 +164,8 @@ def draw_problem(
 
 def inner_solution(problem: Problem, weights: Tensor) -> Tensor:
     """Returns W* [C, D] in float64 at these weights [N], by L-BFGS; g is strongly convex."""
+    from scipy.optimize import minimize
+
     exact, weights = problem.double(), weights.double()
     shape = problem.classes, exact.train[0].shape[1]
 
@@ -188,8 +192,8 @@ def trained(
         val_batch: validation images of each step.
     """
     (x, y), (x_val, y_val) = problem.train, problem.validation
-    model = nn.Linear(x.shape[1], problem.classes, bias=False).to(x.dtype)
-    nn.init.zeros_(model.weight)
+    model = torch.nn.Linear(x.shape[1], problem.classes, bias=False).to(x.dtype)
+    torch.nn.init.zeros_(model.weight)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=2 * REGULARIZATION)
     r = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(x), generator=r).split(BATCH) for _ in range(epochs)]
@@ -296,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add(
         "--dataset",
         default="fashion_mnist",
-        choices=sorted(DATASETS),
+        choices=sorted(core.data.DATASETS),
         help="(default: %(default)s)",
     )
     add("--data-root", type=Path, help="the folder of data sets, in torchvision's own layout")
@@ -310,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = given.solvers.split(",")
     try:
         _check(given, names)
-        source = load_source(given.dataset, root=given.data_root)
+        source = core.data.load_source(given.dataset, root=given.data_root)
         whole = source.images("train"), source.images("test")
         parts = [next(iter(part.batches([torch.arange(len(part))]))) for part in whole]
         train, test = ((x.numpy(), y.numpy()) for x, y in parts)

@@ -15,8 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.bench.estimate import Table, plan_report, planned_jobs
 from hpo.command_line.flags import command, program, shared
 from hpo.study import few_label_presets, presets

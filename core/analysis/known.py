@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from core.analysis.lipschitz import ScalarFunction
 from core.analysis.proposition1 import examine
+from core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.analysis.lipschitz import ScalarFunction
 
 SIZE, HIDDEN = 32, 64
 PAIRS = 200

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
+from core.lazy import torch
 
-ScalarFunction = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ScalarFunction: TypeAlias = "Callable[[Tensor], Tensor]"
 """From inputs [N, ...] to one number each, [N]; number i depends on input i alone (so no BatchNorm
 in training mode, and no dropout), and twice differentiably."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,30 +12,13 @@ from torch import Tensor
 from core.analysis.class_pairs import label_entropy, mean_by_class_pair
 from core.analysis.config import AnalysisConfig
 from core.analysis.curvature import draw_pairs, look, looks_at
+from core.analysis.findings import Findings
 from core.analysis.intrusion import MixedPairs, intrusion
 from core.data import ImageSet
 from core.data.prepared import CellData
 from core.evaluation import BATCH, evaluate, evaluating
 from core.mixing.interpolation import Interpolation
 from core.models import ImageClassifier
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What an analysis found. What was not asked for is empty.
-
-    Attributes:
-        pair_epochs, pair_lam: epochs, and of each the mean λ by classes, [C, C]; see
-            `mean_by_class_pair`.
-        plane, plane_labels: of test images the two features, [n, 2] to five digits, and labels [n].
-        intrusion: the fields of `core.analysis.intrusion.Intrusion`.
-    """
-
-    pair_epochs: list[int] = field(default_factory=list)
-    pair_lam: list[list[list[float | None]]] = field(default_factory=list)
-    plane: list[list[float]] = field(default_factory=list)
-    plane_labels: list[int] = field(default_factory=list)
-    intrusion: dict[str, float] = field(default_factory=dict)
 
 
 class Observer:

@@ -42,12 +42,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal, get_args
 
 from core.analysis.lipschitz import ScalarFunction, directional_curvature, spectral_norms
+from core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Output = Literal["logit", "probability"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)

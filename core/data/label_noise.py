@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from core.data.names import NOISE_KINDS, NoiseKind
 from core.data.splits import by_class
 from core.random_streams import LABEL_NOISE, derived_generator
 
-__all__ = ["NOISE_KINDS", "NoiseKind", "flip_labels"]
-
-NoiseKind = Literal["symmetric", "pair"]
-NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
+__all__ = ["flip_labels"]
 
 
 def flip_labels(

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from core.data.images import ImageSet, evenly_spaced
+from core.data.names import NORMALISATIONS, PADDINGS, Normalisation, Padding
 from core.data.whitening import Whitening
 
-__all__ = ["NORMALISATIONS", "PADDINGS", "Normalisation", "Padding", "Transform"]
-
-Normalisation = Literal["standard", "unit", "gcn-zca"]
-NORMALISATIONS: tuple[Normalisation, ...] = ("standard", "unit", "gcn-zca")
-"""Mean 0 and variance 1 in each channel; [-1, 1]; contrast and ZCA, see `core.data.whitening`."""
-
-Padding = Literal["zero", "reflect"]
-PADDINGS: tuple[Padding, ...] = ("zero", "reflect")
+__all__ = ["Transform"]
 
 Augmentation = Callable[[Tensor], Tensor]
 """The user's own, of a batch as the data set has it to one of the same dtype and shape."""

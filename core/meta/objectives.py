@@ -7,12 +7,13 @@ prediction changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
+from core.lazy import torch
 from core.mixing.batch import Loss, soft_cross_entropy, soft_labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Objective = Literal["loss", "cross-entropy", "brier", "tempered"]
 

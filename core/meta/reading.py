@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
+from core.lazy import torch
 from core.mixing.batch import check_alpha
 from core.user_model.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOGIT_MARGIN = 1e-6
 """λ0 is kept this far from 0 and 1 where a logit is taken of it."""
@@ -125,6 +126,9 @@ DEFAULT = Reading()
 
 PAPER = Reading(projection="sigmoid_after", gradient="lam", scale="mean", step_size=5.0)
 """MetaMixUp to the letter: λ0 ~ U(0, 1), Eq. 10 with α = 5, then the sigmoid of Eq. 11."""
+
+SCORES = Reading(step_size=0.5)
+"""The reading of persistent scores: the default one, in smaller steps, for here they add up."""
 
 READINGS = {"default": DEFAULT, "paper": PAPER}
 """Named presets."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ValidationGradient:

@@ -6,21 +6,23 @@ Shapes here and in the rest of `core`: B batch, M meta-validation batch, C class
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from core.lazy import functional as F
+from core.lazy import numpy as np
+from core.lazy import torch
 from core.random_streams import stream_device
 
-Batch = tuple[Tensor, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch: TypeAlias = "tuple[Tensor, Tensor]"
 """(x [B, ...] floating, y [B] integer class indices or [B, C] floating soft labels)."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """loss(logits [B, C], target [B] or [B, C]) -> scalar, the mean over the batch."""
 
-Call = Callable[[Tensor], Tensor]
+Call: TypeAlias = "Callable[[Tensor], Tensor]"
 """Runs a network on an input [B, ...], plainly or by `functional_call`."""
 
 
@@ -41,9 +43,9 @@ def draw_beta(
     *,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Draws n independent numbers of Beta(alpha, alpha): [n], floating, on `device`.
+    """Draws n independent numbers of Beta(alpha, alpha): [n], dtype (None: float32), on `device`.
 
     The stream advances by one integer whatever n and alpha are: `torch.distributions.Beta` takes no
     generator, so the integer seeds NumPy's.
@@ -54,7 +56,9 @@ def draw_beta(
     check_alpha(alpha)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=stream_device(generator))
     values = np.random.default_rng(int(seed)).beta(alpha, alpha, size=n)
-    return torch.from_numpy(values).to(dtype).to(device)  # not every device has float64
+    return (
+        torch.from_numpy(values).to(dtype or torch.float32).to(device)
+    )  # not every device has float64
 
 
 def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
@@ -97,8 +101,9 @@ def mix_labels(y: Tensor, lam: Tensor, partner: Tensor, num_classes: int) -> Ten
     return torch.where((one_hot == 0) & (others == 0), 0, weight * one_hot + (1 - weight) * others)
 
 
-def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Returns labels as rows [B, C]: integer ones one-hot, soft ones as they are.
+def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Returns labels as rows [B, C]: integer ones one-hot, in dtype (None: float32), soft ones as
+    they are.
 
     Raises:
         ValueError: a label lies outside [0, C), or soft labels do not have C columns. (Range is
@@ -118,7 +123,7 @@ def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype = torch.float
             raise ValueError(
                 f"labels must lie in [0, {num_classes - 1}], got {int(y[at])} at index {at}"
             )
-    return F.one_hot(y.long(), num_classes).to(dtype)
+    return F.one_hot(y.long(), num_classes).to(dtype or torch.float32)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -171,7 +176,7 @@ def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
         )
     x, y = batch
     for what, value in (("inputs", x), ("labels", y)):
-        if not isinstance(value, Tensor):
+        if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"{name} {what} must be one tensor, got {type(value).__name__}; a model of several "
                 "inputs takes them as one tensor through a small module of your own"

@@ -18,13 +18,14 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from core.lazy import functional as F
+from core.lazy import torch
 from core.mixing.batch import mix_labels, soft_cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ClassWeights = Literal["none", "inverse", "effective"]
 CLASS_WEIGHTS: tuple[ClassWeights, ...] = get_args(ClassWeights)

@@ -19,6 +19,7 @@ from core.mixing.batch import Batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import Mixing
 from core.policies.learned_beta import LearnedBeta
+from core.policies.limits import check_carry
 from core.policies.mean_square import MeanSquare
 from core.policies.protocol import StepInput
 from core.user_model.wrapped_models import unwrap
@@ -44,8 +45,7 @@ class CarriedBeta(LearnedBeta):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.carry <= 1:
-            raise ValueError(f"carry must lie in (0, 1], got {self.carry}")
+        check_carry(self.carry)
         self._tangent = CarriedTangent(self.carry)
         self._scale = MeanSquare()
 

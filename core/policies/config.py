@@ -25,10 +25,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from core.policies.protocol import Policy
-
 if TYPE_CHECKING:
     from core.models import ImageClassifier
+    from core.policies.protocol import Policy
 
 META_STAGE_COST = 3.5
 """What a meta stage costs beside its step, roughly, in units of a plain step."""

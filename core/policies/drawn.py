@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
+import core.mixing
+from core.lazy import torch
 from core.mixing.area import AreaMixing
 from core.mixing.batch import check_alpha, check_batch, draw_beta
-from core.mixing.interpolation import Interpolation
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.protocol import Policy, StepInput
 from core.random_streams import stream_device
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.mixing import Interpolation
     from core.models import ImageClassifier
 
 
@@ -31,7 +32,7 @@ class Drawn(Policy, PolicyConfig):
         dtype = torch.promote_types(x.dtype, torch.float32)
         lam = step.pairing.fold(self.draw(len(x), generator, x.device, dtype)).expand(len(x))
         partner = step.pairing.partners(len(x), generator=generator, device=x.device)
-        return Interpolation(lam, partner, lam)
+        return core.mixing.Interpolation(lam, partner, lam)
 
     @abstractmethod
     def draw(
@@ -56,7 +57,7 @@ class NoMix(Drawn):
         check_batch(step.batch, "training")
         x = step.batch[0]
         lam = self.draw(len(x), None, x.device, torch.promote_types(x.dtype, torch.float32))
-        return Interpolation(lam, torch.arange(len(x), device=x.device), lam)
+        return core.mixing.Interpolation(lam, torch.arange(len(x), device=x.device), lam)
 
     def draw(
         self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
@@ -179,9 +180,9 @@ def draw_quantiles(
     *,
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Returns [n] draws from the distribution with these quantiles; see `Frozen`.
+    """Returns [n] draws from the distribution with these quantiles, of dtype (None: float32).
 
     In double precision and where the stream is: the same λ on every device.
     """
@@ -191,7 +192,7 @@ def draw_quantiles(
     place = levels * (len(values) - 1)
     below = place.long().clamp(max=len(values) - 2)
     drawn = torch.lerp(values[below], values[below + 1], place - below)
-    return drawn.to(dtype).to(device)
+    return drawn.to(dtype or torch.float32).to(device)
 
 
 def check_quantiles(quantiles: tuple[float, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from core.meta.stage import Slope
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import Mixing
 from core.policies.learned_beta import LearnedBeta
+from core.policies.limits import Path, check_evolution
 from core.policies.mean_square import MeanSquare
 from core.policies.particle import Particle
 from core.policies.protocol import StepInput
@@ -21,8 +22,6 @@ from core.random_streams import stream_device
 from core.user_model.precision import wide_dtype
 from core.user_model.ranks import Ranks
 from core.user_model.wrapped_models import ranks_of
-
-Path = Literal["ends", "stop"]
 
 _WIDTH = 0.05
 """Of the fall at the stop, as a part of the way from the beginning of learning to the end."""
@@ -79,10 +78,7 @@ class EvolvedBeta(LearnedBeta):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
-        if self.path not in get_args(Path):
-            raise ValueError(f"path must be {' or '.join(get_args(Path))}, got {self.path!r}")
+        check_evolution(self.sigma, self.path)
         self._place = [self._log_alpha, 1.0 if self.path == "stop" else self._log_alpha]
         self._scales = MeanSquare(), MeanSquare()
         self._particles: list[Particle] = []

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from core.mixing.interpolation import Interpolation
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen, check_quantiles
 from core.policies.protocol import Policy, StepInput
 
 if TYPE_CHECKING:
+    from core.mixing.interpolation import Interpolation
     from core.models import ImageClassifier
 
 

@@ -18,6 +18,7 @@ from core.mixing.batch import Batch, check_batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import Pairing
+from core.policies.limits import Begin, check_learned_beta
 from core.policies.protocol import Policy, StepInput
 from core.policies.symmetric_beta import draw_noise, symmetric_beta
 from core.random_streams import stream_device
@@ -25,8 +26,6 @@ from core.user_model.precision import wide_dtype
 from core.user_model.ranks import Ranks
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
-
-Begin = float | Literal["auto"]
 
 TRUSTED_REST = 0.25
 """With `begin="auto"`: of the way that learning rates make for the weights, the part ahead below
@@ -305,25 +304,6 @@ def signal_over_noise(terms: Tensor, ranks: Ranks) -> float:
     terms = terms / largest.clamp_min(torch.finfo(terms.dtype).tiny)
     total, squares = map(float, ranks.mean([terms.sum(), terms.square().sum()]))
     return total * math.sqrt(ranks.size / squares) if squares > 0 else 0.0
-
-
-def check_learned_beta(settings: Any) -> None:
-    """Raises ValueError where a setting of a `LearnedBeta` is out of range."""
-    low, high = settings.bounds
-    if not 0 < low < high < float("inf"):
-        raise ValueError(f"bounds of alpha must be positive and rising, got {settings.bounds}")
-    if not low <= settings.alpha <= high:
-        raise ValueError(f"alpha must lie within bounds [{low}, {high}], got {settings.alpha}")
-    begin = settings.begin
-    if begin != "auto" and (isinstance(begin, str) or not 0 <= begin <= 1):
-        raise ValueError(f'begin must be "auto" or lie in [0, 1], got {begin!r}')
-    for name in ("every", "average_over"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    if not 0 <= settings.reach < float("inf"):
-        raise ValueError(f"reach must be finite and at least 0, got {settings.reach}")
-    if settings.objective not in OBJECTIVES:
-        raise ValueError(f"objective must be {', '.join(OBJECTIVES)}; got {settings.objective!r}")
 
 
 def _rate(optimizer: torch.optim.Optimizer) -> float:

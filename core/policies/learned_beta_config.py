@@ -7,14 +7,13 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from core.meta.objectives import Objective
-from core.policies.carried_beta import CarriedBeta
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen
-from core.policies.evolved_beta import EvolvedBeta, Path
-from core.policies.learned_beta import Begin, LearnedBeta
+from core.policies.limits import Begin, Path, check_carry, check_evolution, check_learned_beta
 
 if TYPE_CHECKING:
     from core.models import ImageClassifier
+    from core.policies.learned_beta import LearnedBeta
 
 _LATE = 0.4
 """The part of a training in which it learns with `begin="auto"`, roughly: on a cosine schedule."""
@@ -59,18 +58,26 @@ class LearnedBetaConfig(PolicyConfig):
     placebo_setting = "sign of the derivative drawn"
 
     def __post_init__(self) -> None:
-        self.build()
-
-    def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearnedBeta:
-        """See `PolicyConfig`."""
-        own = ("permute", "carry", "sigma", "path")
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
-        settings["placebo"] = self.permute
+        check_learned_beta(self)
         if self.sigma and self.carry:
             raise ValueError(
                 f"carry={self.carry} and sigma={self.sigma} are two ways to look ahead; leave one "
                 "at 0"
             )
+        if self.carry:
+            check_carry(self.carry)
+        if self.sigma:
+            check_evolution(self.sigma, self.path)
+
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearnedBeta:
+        """See `PolicyConfig`."""
+        from core.policies.carried_beta import CarriedBeta
+        from core.policies.evolved_beta import EvolvedBeta
+        from core.policies.learned_beta import LearnedBeta
+
+        own = ("permute", "carry", "sigma", "path")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
+        settings["placebo"] = self.permute
         if self.carry:
             return CarriedBeta(**settings, carry=self.carry)
         if self.sigma:

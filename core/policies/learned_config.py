@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from core.meta.reading import DEFAULT, Reading
+from core.meta.reading import DEFAULT, SCORES, Reading
 from core.meta.validation_gradient import ValidationGradient
-from core.mixing.area import AreaMixing
-from core.mixing.kinds import INPUT
-from core.policies.amortised import Amortised
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen
-from core.policies.learned import Learned
-from core.policies.persistent_scores import SCORES, PersistentScores
+from core.policies.limits import check_scores
 
 if TYPE_CHECKING:
     from core.models import ImageClassifier
+    from core.policies.amortised import Amortised
+    from core.policies.learned import Learned
+    from core.policies.persistent_scores import PersistentScores
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,9 @@ class LearnedConfig(MetaStageConfig):
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> Learned | Amortised:
         """See `PolicyConfig`."""
+        from core.policies.amortised import Amortised
+        from core.policies.learned import Learned
+
         learned = Learned(
             self.reading,
             placebo=self.permute,
@@ -123,7 +125,7 @@ class ScoresConfig(MetaStageConfig):
         super().__post_init__()
         if self.permute and self.exchange:
             raise ValueError("scores have one placebo: permute or exchange; leave one of them out")
-        self.build()
+        check_scores(self.reading, self.every)
 
     def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
         """See `PolicyConfig`."""
@@ -139,6 +141,9 @@ class ScoresConfig(MetaStageConfig):
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> PersistentScores:
         """See `PolicyConfig`."""
+        from core.mixing import INPUT, AreaMixing
+        from core.policies.persistent_scores import PersistentScores
+
         return PersistentScores(
             self.reading,
             every=self.every,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.meta.sample_losses import losses_now
-from core.policies.config import register_policy
+from core.policies.limits import check_net
 from core.policies.protocol import StepInput
-from core.policies.sample_weights import SampleWeights, SampleWeightsConfig
+from core.policies.sample_weights import SampleWeights
 from core.user_model.ranks import Ranks
-
-if TYPE_CHECKING:
-    from core.models import ImageClassifier
 
 
 @dataclass
@@ -119,51 +115,3 @@ class MetaWeightNet(SampleWeights):
         if next(self.network.parameters()).device != device:
             self.network.to(device)
             self._optimizer.load_state_dict(self._optimizer.state_dict())  # which follows
-
-
-def check_net(hidden: int, lr: float, weight_decay: float) -> None:
-    """Raises ValueError unless they are a width, a rate and a decay."""
-    if hidden < 1:
-        raise ValueError(f"hidden must be at least 1, got {hidden}")
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr of Meta-Weight-Net must be positive and finite, got {lr}")
-    if not 0 <= weight_decay < float("inf"):
-        raise ValueError(
-            f"weight_decay of Meta-Weight-Net must be finite and at least 0, got {weight_decay}"
-        )
-
-
-@register_policy
-@dataclass(frozen=True)
-class MetaWeightNetConfig(SampleWeightsConfig):
-    """A network from a sample's loss to its weight; see `MetaWeightNet`.
-
-    Attributes:
-        hidden, net_lr, net_weight_decay: `hidden`, `lr` and `weight_decay` of `MetaWeightNet`.
-    """
-
-    hidden: int = 100
-    net_lr: float = 1e-3
-    net_weight_decay: float = 1e-4
-    kinds: ClassVar = {
-        "meta-weight-net": {"permute": False},
-        "meta-weight-net-placebo": {"permute": True},
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_net(self.hidden, self.net_lr, self.net_weight_decay)
-
-    def cost_with(self, meta_stage: float) -> float:
-        """See `PolicyConfig`. Its own forward pass is about a third of a step."""
-        return super().cost_with(meta_stage) + 1 / 3
-
-    def build(self, network: Callable[[], ImageClassifier] | None = None) -> MetaWeightNet:
-        """See `PolicyConfig`."""
-        return MetaWeightNet(
-            placebo=self.permute,
-            last_blocks=self.last_blocks,
-            hidden=self.hidden,
-            lr=self.net_lr,
-            weight_decay=self.net_weight_decay,
-        )

@@ -14,21 +14,19 @@ import torch
 from torch import Tensor
 
 from core.meta.gradient import Engine
-from core.meta.reading import Reading
+from core.meta.reading import SCORES, Reading
 from core.meta.stage import MetaOptions
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import check_batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.policies.kept_scores import KeptScores
+from core.policies.limits import check_scores
 from core.policies.protocol import Policy, StepInput
 from core.random_streams import stream_device
 from core.user_model.ranks import Ranks
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
-
-SCORES = Reading(step_size=0.5)
-"""The reading of persistent scores: the default one, in smaller steps, for here they add up."""
 
 
 @dataclass
@@ -90,18 +88,7 @@ class PersistentScores(Policy):
     needs_meta_validation = True
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
-        if self.reading.projection != "sigmoid_before":
-            raise ValueError(
-                "persistent scores are added to a logit: their reading needs "
-                f'projection="sigmoid_before", got {self.reading.projection!r}'
-            )
-        if self.reading.meta_steps != 1:
-            raise ValueError(
-                "persistent scores move once in a meta stage: their reading needs meta_steps=1, "
-                f"got {self.reading.meta_steps}"
-            )
+        check_scores(self.reading, self.every)
         self._steps = 0
         self._kept = KeptScores()
         self._seed: int | None = None

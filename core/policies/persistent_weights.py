@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.meta.reading import Reading
+from core.meta.reading import SCORES, Reading
 from core.policies.kept_scores import KeptScores
-from core.policies.persistent_scores import SCORES
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights
 from core.user_model.ranks import Ranks

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor, nn
-
+from core.lazy import torch
 from core.mixing.batch import Batch, Loss, soft_cross_entropy
-from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import ANY, Pairing
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from core.data import ImageSet, Transform
+    from core.mixing.interpolation import Interpolation
 
 
 class StepInput(NamedTuple):
@@ -64,7 +64,7 @@ class Policy(Protocol):
     @property
     def networks(self) -> nn.ModuleList:
         """Networks of its own, which learn with the model; the optimizer holds their parameters."""
-        return nn.ModuleList()
+        return torch.nn.ModuleList()
 
     def metrics(self) -> dict[str, float]:
         """Returns what it says of the steps since the last call, by name."""

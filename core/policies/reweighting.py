@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
 import torch
 from torch import Tensor
 
-from core.policies.config import register_policy
 from core.policies.protocol import StepInput
-from core.policies.sample_weights import SampleWeights, SampleWeightsConfig
+from core.policies.sample_weights import SampleWeights
 from core.user_model.ranks import Ranks
-
-if TYPE_CHECKING:
-    from core.models import ImageClassifier
 
 
 class LearningToReweight(SampleWeights):
@@ -44,15 +36,3 @@ class LearningToReweight(SampleWeights):
         helpful = helpful / ranks.largest(helpful.max()).clamp_min(tiny)
         (mean,) = ranks.mean([helpful.mean()])
         return torch.where(mean > 0, helpful / mean.clamp_min(tiny), 0.0)
-
-
-@register_policy
-@dataclass(frozen=True)
-class L2RWConfig(SampleWeightsConfig):
-    """Learning to Reweight; see `LearningToReweight`."""
-
-    kinds: ClassVar = {"l2rw": {"permute": False}, "l2rw-placebo": {"permute": True}}
-
-    def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearningToReweight:
-        """See `PolicyConfig`."""
-        return LearningToReweight(placebo=self.permute, last_blocks=self.last_blocks)

@@ -7,8 +7,7 @@ another parametrization, and comes from the same engines.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from core.meta.stage import MetaOptions
 from core.mixing.batch import check_batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.weighting import UNMIXED, WeightedLoss
-from core.policies.config import PolicyConfig
 from core.policies.protocol import Policy, StepInput
 from core.user_model.ranks import Ranks
 from core.user_model.untraced import untraced
@@ -103,36 +101,3 @@ class SampleWeights(Policy):
             moving: [B]; d(meta loss)/d(start_i), permuted in a placebo, 0 where any is not finite.
             ranks: the processes whose batches together are the batch.
         """
-
-
-Config = TypeVar("Config", bound="SampleWeightsConfig")
-
-
-@dataclass(frozen=True)
-class SampleWeightsConfig(PolicyConfig):
-    """What the configurations of policies that learn weights have in common.
-
-    Attributes:
-        permute: the control: see `SampleWeights`.
-        last_blocks: see `SampleWeights`.
-    """
-
-    permute: bool = False
-    last_blocks: int | None = None
-    learns: ClassVar[bool] = True
-    needs_meta_labels: ClassVar[bool] = True
-    weights_samples: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.last_blocks is not None and self.last_blocks < 1:
-            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
-
-    def cost_with(self, meta_stage: float) -> float:
-        """See `PolicyConfig`."""
-        return 1.0 + meta_stage
-
-    def placebo(self: Config) -> Config:
-        """See `PolicyConfig`."""
-        if self.permute:
-            raise ValueError(f"policy {self.kind} has no placebo: it is one")
-        return replace(self, permute=True)

@@ -17,15 +17,22 @@ One contract for all: a `SemiSupervisedMethod` takes a step on a `SemiBatch`. In
 torch.Size([16])
 """
 
-from core.semi_supervised.build import build_method
-from core.semi_supervised.config import SEMI_KINDS, SemiSupervisedConfig
-from core.semi_supervised.consistency import MeanTeacher, PiModel
-from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
-from core.semi_supervised.mixmatch import MixMatch
-from core.semi_supervised.pseudo_label import PseudoLabel
-from core.semi_supervised.supervised import SupervisedOnly
-from core.semi_supervised.threshold import threshold_at
-from core.semi_supervised.vat import VAT
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.lazy import lazily
+
+if TYPE_CHECKING:
+    from core.semi_supervised.build import build_method
+    from core.semi_supervised.config import SEMI_KINDS, SemiSupervisedConfig
+    from core.semi_supervised.consistency import MeanTeacher, PiModel
+    from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
+    from core.semi_supervised.mixmatch import MixMatch
+    from core.semi_supervised.pseudo_label import PseudoLabel
+    from core.semi_supervised.supervised import SupervisedOnly
+    from core.semi_supervised.threshold import threshold_at
+    from core.semi_supervised.vat import VAT
 
 __all__ = [
     "SEMI_KINDS",
@@ -42,3 +49,6 @@ __all__ = [
     "build_method",
     "threshold_at",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(__name__)

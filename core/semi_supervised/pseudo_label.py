@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from core.mixing.batch import soft_labels
 from core.mixing.pairing import Pairing
+from core.mixing.real_step import mixed_step
 from core.policies.protocol import Policy
-from core.real_step import mixed_step
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.semi_supervised.threshold import threshold_at

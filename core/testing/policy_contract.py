@@ -12,8 +12,8 @@ from torch import Tensor
 
 from core.mixing.batch import Batch
 from core.mixing.interpolation import Interpolation
+from core.mixing.real_step import mixed_step
 from core.policies.protocol import Policy
-from core.real_step import mixed_step
 from core.testing.small_network import (
     CLASSES,
     Net,

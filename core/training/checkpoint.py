@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from core.lazy import torch
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 

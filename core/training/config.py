@@ -7,8 +7,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from core.analysis.config import AnalysisConfig
-from core.data.label_noise import NOISE_KINDS, NoiseKind
-from core.data.transforms import NORMALISATIONS, PADDINGS, Normalisation, Padding
+from core.data.names import (
+    NOISE_KINDS,
+    NORMALISATIONS,
+    PADDINGS,
+    NoiseKind,
+    Normalisation,
+    Padding,
+)
 from core.mixing.remedies import ClassWeights
 from core.policies import PolicyConfig, policy_from_dict
 from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from core.analysis.observer import Findings
+from core.analysis.findings import Findings
 
 if TYPE_CHECKING:  # in typing itself from Python 3.11 on
     from typing_extensions import Self

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from core.analysis.observer import Observer
 from core.data import ImageSet, Source, balanced_draws
 from core.evaluation import Evaluation, evaluate, predict
+from core.mixing.real_step import mixed_step
 from core.models import ImageClassifier
 from core.policies import NoMix
 from core.random_streams import RandomStreams
-from core.real_step import mixed_step
 from core.training.config import TrainingConfig
 from core.training.network import build_network
 from core.training.objective import Objective

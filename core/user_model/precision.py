@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
+from core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PrecisionName = Literal["float32", "bf16", "fp16"]
 PRECISIONS: tuple[PrecisionName, ...] = ("float32", "bf16", "fp16")
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 _SCALER: ContextVar[torch.amp.GradScaler | None] = ContextVar("scaler", default=None)
 
@@ -42,7 +44,7 @@ class Precision:
     def __init__(self, name: PrecisionName, device: torch.device):
         check_precision(name, device)
         self._device_type = device.type
-        self.dtype = _DTYPES.get(name)
+        self.dtype: torch.dtype | None = getattr(torch, _DTYPES.get(name, ""), None)
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
     @contextlib.contextmanager
@@ -157,6 +159,6 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
-    if not isinstance(output, Tensor) or not output.is_floating_point():
+    if not isinstance(output, torch.Tensor) or not output.is_floating_point():
         return output
     return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Ranks:
     @property
     def size(self) -> int:
         """Returns how many they are."""
-        return 1 if self.group is None else dist.get_world_size(self.group)
+        return 1 if self.group is None else torch.distributed.get_world_size(self.group)
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Returns each tensor averaged over the ranks, in one message for each dtype; detached.
@@ -38,7 +39,7 @@ class Ranks:
         for dtype in dict.fromkeys(t.dtype for t in means):  # a set's order differs between ranks
             places = [i for i, t in enumerate(means) if t.dtype == dtype]
             flat = torch.cat([means[i].reshape(-1) for i in places])
-            dist.all_reduce(flat, group=self.group)
+            torch.distributed.all_reduce(flat, group=self.group)
             flat /= self.size
             parts = flat.split([means[i].numel() for i in places])
             for i, part in zip(places, parts, strict=True):
@@ -50,7 +51,7 @@ class Ranks:
         if self.group is None:
             return value
         value = value.clone()
-        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.group)
+        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=self.group)
         return value
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.cells.trials import Function, Key, Runner, Trial, TrialStore, in_this_process
 from hpo.report.contrasts import Values
 from hpo.report.markdown import difference, number, padded_table, probability

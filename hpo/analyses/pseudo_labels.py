@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import COLORS, DASHES, canvas, legend_below, save_figure, short_name

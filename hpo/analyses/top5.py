@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.report.markdown import error, number, padded_table
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.statistics import mean_interval

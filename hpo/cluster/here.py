@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.data import Source
 from hpo.cluster.session import Demand
 from hpo.cluster.trainable import ending_of, train_cell
 from hpo.storage.protocol import Storage
 from hpo.study.given import OBJECTS
 from hpo.study.plan import SourceKey
 from hpo.study.study_run import StudyRun
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 
 class _Stopped(BaseException):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from core.data import Source
 from core.policies import Beta
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
@@ -16,6 +15,9 @@ from hpo.cluster.gpu_memory import Meter, to_measure
 from hpo.cluster.trainable import train
 from hpo.study.plan import Plan, SourceKey, source_key
 from hpo.study.study_run import StudyError, StudyRun
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 
 def measured_share(

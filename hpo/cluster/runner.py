@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray import cloudpickle, tune
@@ -24,7 +24,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from core.data import Source
 from hpo.cells.result import PartialResult
 from hpo.cluster.gpu_memory import Meter, gpu_meter
 from hpo.cluster.nodes import check_nodes
@@ -35,6 +34,9 @@ from hpo.storage.protocol import Storage
 from hpo.study.given import OBJECTS
 from hpo.study.plan import SourceKey
 from hpo.study.study_run import StudyError, StudyRun
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 MAX_FAILURES = 1
 """A worker that dies is started again so often without having got on; it goes on from its

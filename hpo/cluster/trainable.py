@@ -9,13 +9,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 from ray import tune
 
-from core.data import Source
 from core.data.imported import given
 from core.policies import PolicyConfig, register_policy
 from core.training.fit import fit
@@ -28,6 +27,9 @@ from hpo.search.population_training import fit_population
 from hpo.storage.protocol import Keep, Storage
 from hpo.study.given import OBJECTS
 from hpo.study.plan import SourceKey, source_key
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 REPORT_SECONDS = 0.5
 """Epochs are reported together, at most so often: a report waits for the driver."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from core.data import Source
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
 from core.training.network import check_network
@@ -15,6 +15,9 @@ from core.training.prepared_data import draw_labels
 from core.training.recipe import check_recipe
 from core.user_model.precision import check_precision
 from hpo.command_line.flags import flag
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 
 def check_training(

@@ -10,9 +10,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from core.data import DATASETS
+from core.lazy import torch
 
 
 def _gpus(text: str) -> float | str:

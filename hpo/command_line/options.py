@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.data import Source, load_source
+import core.data
 from core.training.config import TrainingConfig
 from hpo.command_line.flags import chosen_device, command, program, require_counts, shared
 from hpo.command_line.settings import add_settings, given_settings, with_settings
@@ -17,6 +17,9 @@ from hpo.storage.protocol import Storage
 from hpo.study import few_label_presets, presets
 from hpo.study.given import Given
 from hpo.study.rows import StudyRow, chosen_rows, with_meta_images
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 Adapted = Callable[[TrainingConfig], TrainingConfig]
 """What a study makes of a preset's training, before the user's own settings."""
@@ -89,7 +92,7 @@ class Options:
         if adapted is not None:
             training = adapted(training)
         size = self.overrides.get("image_size", training.image_size)
-        source = self.given.sources.get(dataset) or load_source(
+        source = self.given.sources.get(dataset) or core.data.load_source(
             dataset, root=self.data_root, image_size=size
         )
         fit_to = few_label_presets.fit_to if self.semi_supervised else presets.fit_to

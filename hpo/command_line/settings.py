@@ -17,8 +17,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import core.data
 from core.analysis.config import AnalysisConfig
-from core.data import with_fingerprint
 from core.models import MODELS
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
@@ -174,7 +174,7 @@ def _file(text: str) -> str:
 
 def _labels(text: str) -> str:
     try:
-        return with_fingerprint(text)
+        return core.data.with_fingerprint(text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
 

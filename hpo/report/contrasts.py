@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pandas as pd
 
+from core.lazy import pandas as pd
 from hpo.report.markdown import adjusted
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import (

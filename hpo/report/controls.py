@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import LEVEL, Contrast, contrasts
 from hpo.report.markdown import difference, number, padded_table, probability

@@ -18,9 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 import core
+from core.lazy import pandas as pd
 from hpo.cells.cell import Cell
 from hpo.report.records import final_trainings, load_records
 from hpo.storage.atomic import write_atomically

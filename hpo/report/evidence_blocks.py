@@ -20,8 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.report.evidence import Origin, read_origin, read_table, shown_dataset
 from hpo.report.markdown import difference, error, number, padded_table, probability
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import contrasts

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
 from hpo.report.records import finished_finals

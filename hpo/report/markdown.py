@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+from core.lazy import pandas as pd
 
 _HEADER = ("method", "error (%)", "n", "− best Beta †", "p", "p (Holm)", "cost", "samples", "paper")
 _SEMI_HEADER = (

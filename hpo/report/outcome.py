@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from core.data import Source
+from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.records import Results, results_by_seed
 from hpo.study.plan import Plan, SourceKey
 from hpo.study.rows import StudyRow
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 
 @dataclass(frozen=True)

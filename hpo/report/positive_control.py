@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import LEVEL, paired
 from hpo.report.markdown import difference, number, probability

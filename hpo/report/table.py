@@ -11,8 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
 from hpo.report.contrasts import contrasts

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
 from core.data.imported import GIVEN, called, given
 from core.data.sources import own_source
+from core.lazy import pandas as pd
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord

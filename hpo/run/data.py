@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.data import Source
 from core.data.look import Look, look
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_splits
@@ -25,6 +24,9 @@ from hpo.study.few_label_rows import with_presets
 from hpo.study.filtering import require_cleanlab
 from hpo.study.plan import Plan, SourceKey, source_key
 from hpo.study.rows import StudyRow, grid_cost
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 
 def prepare(

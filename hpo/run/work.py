@@ -8,11 +8,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from core.data import Source
 from core.data.imported import given
+from core.lazy import pandas as pd
 from hpo.analyses.anytime.report import write_anytime_report
 from hpo.analyses.labels.errors import label_errors
 from hpo.analyses.pseudo_labels import pseudo_labels
@@ -47,6 +46,9 @@ from hpo.tracking.tracker import (
     check_tracking_uri,
     default_tracking_uri,
 )
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 Tell = Callable[[str, Sequence[str], Sequence[Path]], bool]
 """Shows the lines of a study's report, which the files hold too; returns whether that worked."""

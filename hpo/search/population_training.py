@@ -19,12 +19,11 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from core.data import Source
 from core.policies import Beta
 from core.training.checkpoint import load_checkpoint, save_checkpoint
 from core.training.config import TrainingConfig
@@ -34,6 +33,9 @@ from core.training.training import Training
 from hpo.cells.population import Population
 from hpo.cells.result import PopulationResult
 from hpo.search.spaces import BETA_ALPHA
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 _DEAD = float("inf")
 """Error of a member that diverged; infinite, it is the first to be replaced."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.data import Source
 from core.policies import NoMix
 from core.semi_supervised.config import SemiKind, SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.study import presets
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 PRESETS: tuple[str, ...] = (*presets.PRESETS, "oliver", "mixmatch")
 

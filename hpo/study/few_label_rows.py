@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.data import Source
 from core.semi_supervised.config import NEEDED, SemiKind, SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from hpo.study import few_label_presets
 from hpo.study.plan import SourceKey, source_key
 from hpo.study.rows import StudyRow
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 _SEMI = "semi."
 """The names of settings of few labels begin with it on the command line."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from core.data import Source
-from core.data.masks import pack_mask
-from core.training.prepared_data import TrainingLabels, draw_labels
+from core.lazy import torch
 from hpo.cells.record import CellRecord
+
+if TYPE_CHECKING:
+    from core.data import Source
+    from core.training.prepared_data import TrainingLabels
 
 
 def require_cleanlab() -> None:
@@ -39,6 +41,8 @@ def out_of_sample(
         Labels of the N images of `Splits.train`, and the probabilities of their classes, float64
         [N, C], whose sum may be off by rounding; None if the folds are not all N.
     """
+    from core.training.prepared_data import draw_labels
+
     training = records[0].cell.training
     whole = draw_labels(replace(training, folds=0, fold=0, meta_in_training=False), source)
     if any(record.trained.probabilities is None for record in records):
@@ -68,6 +72,8 @@ def suspected(
     """
     require_cleanlab()
     from cleanlab.filter import find_label_issues
+
+    from core.data.masks import pack_mask
 
     training = records[0].cell.training
     joined = out_of_sample(records, sources[training.dataset, training.image_size])

@@ -9,14 +9,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import torch
-from torch import nn
-
-from core.data import Source
 from core.data.imported import GIVEN, imported, named_arguments
+from core.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from core.data import Source
 
 OBJECTS = Mapping[str, Callable[..., Any]]
 
@@ -76,7 +78,7 @@ def named_object(role: str, thing: Any, name: str | None) -> tuple[str, OBJECTS]
         )
     full = f"{GIVEN}{role}.{re.sub(r'[^A-Za-z0-9_.-]+', '_', label)}"
     return full, {
-        full: Copies(thing) if role == "model" and isinstance(thing, nn.Module) else thing
+        full: Copies(thing) if role == "model" and isinstance(thing, torch.nn.Module) else thing
     }
 
 
@@ -114,7 +116,7 @@ _SAFE = " /:;,.!*()[]{}'\"=<>@$^|~`-_"
 
 def _label(thing: Any) -> str | None:
     """Returns a name that tells the object from others, or None."""
-    if isinstance(thing, nn.Module):
+    if isinstance(thing, torch.nn.Module):
         return f"{type(thing).__name__}-{_hash(repr(thing))}"
     if inspect.isclass(thing):
         return thing.__name__

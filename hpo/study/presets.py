@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from core.data import Source
 from core.policies import NoMix
 from core.training.config import TrainingConfig
 from hpo.search.protocol import SearchSettings
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 Preset = Literal["smoke", "quick", "contest", "paper"]
 PRESETS: tuple[str, ...] = get_args(Preset)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from core.data import Source
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord, Status
 from hpo.cells.result import PartialResult, Result
@@ -22,6 +22,9 @@ from hpo.study.plan import Plan, SearchKey, SourceKey
 from hpo.study.progress import Progress
 from hpo.study.rows import StudyRow
 from hpo.tracking.tracker import StudyTracker
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 Epoch = Mapping[str, float]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hpo.command_line.examination import examined
 from hpo.command_line.flags import command, program, shared
 from hpo.command_line.settings import add_settings
 from hpo.study.presets import PRESETS
@@ -33,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=8, metavar="N", help=text)
     add_settings(parser)
     options = parser.parse_args(arguments)
+    from hpo.command_line.examination import examined  # torch
+
     try:
         print(examined(options))
     except (ValueError, OSError) as error:

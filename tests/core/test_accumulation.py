@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, optim
 
 from core.metamixup import metamixup_step
-from core.real_step import StepResult
+from core.mixing.real_step import StepResult
 
 COUNT = 3
 

@@ -30,6 +30,7 @@ from core.meta.reading import Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing import pairing
+from core.mixing.real_step import mixed_step
 from core.policies import (
     EvolvedBeta,
     LearnedBeta,
@@ -39,7 +40,6 @@ from core.policies import (
     PersistentWeights,
 )
 from core.policies import learned_beta as beta
-from core.real_step import mixed_step
 
 RANKS, SHARE, SHARE_VAL, CLASSES = 2, 6, 4, 3
 ENGINES = ("double_backward", "forward_reverse", "finite_difference", "compiled")

@@ -20,10 +20,10 @@ from core.meta.validation_gradient import ValidationGradient
 from core.metamixup import metamixup_step
 from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing
+from core.mixing.real_step import mixed_step
 from core.policies.amortised import Amortised
 from core.policies.learned import Learned
 from core.policies.persistent_scores import PersistentScores
-from core.real_step import mixed_step
 
 CHANNELS, WIDTH, SIDE, CLASSES, N = 2, 8, 12, 3, 12
 

@@ -14,7 +14,7 @@ import core
 from core.meta.gradient import meta_gradient
 from core.meta.reading import DEFAULT, PAPER, Reading
 from core.metamixup import learn_interpolation, metamixup_step
-from core.real_step import StepResult
+from core.mixing.real_step import StepResult
 
 
 def draws_by_hand(n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from core.mixing.hidden import HiddenMixing
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT
 from core.mixing.losses import IndexLoss
-from core.real_step import mixed_step
+from core.mixing.real_step import mixed_step
 
 
 def optimizer_classes() -> list[Any]:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from core.policies.adamixup.policy import AdaMixUp
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import check_quantiles
 
 if TYPE_CHECKING:
     from core.models import ImageClassifier
+    from core.policies.adamixup.policy import AdaMixUp
 
 
 @register_policy
@@ -48,6 +48,8 @@ class AdaMixUpConfig(PolicyConfig):
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> AdaMixUp:
         """See `PolicyConfig`."""
+        from core.policies.adamixup.policy import AdaMixUp
+
         if network is None:
             raise ValueError(f"policy {self.kind} has a network of its own and needs `network`")
         return AdaMixUp(network(), discriminator=self.discriminator, quantiles=self.quantiles)

@@ -41,6 +41,7 @@ from core.mixing.batch import (
     soft_cross_entropy,
 )
 from core.mixing.pairing import ANY, Pairing
+from core.mixing.real_step import StepResult, mixed_step
 from core.policies.adamixup.interpolation import (
     MIXED,
     REAL,
@@ -51,7 +52,6 @@ from core.policies.adamixup.interpolation import (
 from core.policies.adamixup.networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.policies.drawn import check_quantiles, draw_quantiles
 from core.policies.protocol import Policy, StepInput
-from core.real_step import StepResult, mixed_step
 from core.user_model.precision import autocast_region
 from core.user_model.wrapped_models import unwrap
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.report.style import COLORS, canvas, short_name
 
 if TYPE_CHECKING:

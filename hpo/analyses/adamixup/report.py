@@ -4,8 +4,7 @@ what both cost. It reads the history of stored records.
 
 from __future__ import annotations
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from core.policies import AdaMixUpConfig
 from hpo.analyses.adamixup.figure import CHANCE, region_figure
 from hpo.report.contrasts import interval_text

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.analyses.anytime.curves import Point, errors_at
 from hpo.report.contrasts import paired
 from hpo.report.markdown import difference, padded_table

@@ -12,8 +12,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from core.training.result import TrainingResult
 from hpo.report.contrasts import paired
 from hpo.report.markdown import difference, padded_table, probability

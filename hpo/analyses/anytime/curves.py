@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import Contrast, contrasts, paired

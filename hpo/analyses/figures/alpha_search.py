@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from core.policies import NoMix
 from hpo.report.contrasts import mean_line, paired, seeds_of
 from hpo.report.markdown import difference, padded_table

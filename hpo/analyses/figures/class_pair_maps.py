@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from core.lazy import pandas as pd
 from hpo.analyses.figures.agreement import Agreement, agreement
 from hpo.report.contrasts import (
     interval_table,

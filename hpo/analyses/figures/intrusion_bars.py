@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from core.policies import LearnedConfig
 from hpo.report.contrasts import (
     HOLM,

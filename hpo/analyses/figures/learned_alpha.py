@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.report.contrasts import mean_text
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import padded_table

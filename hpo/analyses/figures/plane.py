@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from core.lazy import pandas as pd
 from core.training.result import TrainingResult
 from hpo.report.contrasts import (
     HOLM,

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.report.contrasts import (
     HOLM,
     Values,

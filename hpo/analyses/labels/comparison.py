@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from core.data import Source
-from core.training.prepared_data import TrainingLabels, draw_labels
+from core.lazy import pandas as pd
 from hpo.analyses.labels.curves import Curves, curve_figure
 from hpo.analyses.labels.detection import detect, precision_curve
 from hpo.analyses.labels.errors import LEGEND, MEASURES
@@ -28,6 +26,10 @@ from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically
 from hpo.study.filtering import out_of_sample, require_cleanlab
 from hpo.study.plan import source_key
+
+if TYPE_CHECKING:
+    from core.data import Source
+    from core.training.prepared_data import TrainingLabels
 
 _TESTED = ("auc", "precision_at_wrong")
 _COSTS = ("train_seconds", "samples_seen")
@@ -120,6 +122,8 @@ def suspicion(
         Labels of N images and a score of each, float64 [N], low where the label is suspected; None
         if the trainings gave neither scores nor predictions for all N.
     """
+    from core.training.prepared_data import draw_labels
+
     scores = records[0].trained.scores
     if scores is not None:
         training = replace(records[0].cell.training, folds=0, fold=0, meta_in_training=False)

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
 
-from core.data import Source
-from core.policies.persistent_scores import lowest_scores
-from core.training.prepared_data import TrainingLabels, draw_labels
+import core
+from core.lazy import pandas as pd
+from core.lazy import torch
 from hpo.analyses.labels.contact_sheet import contact_sheet
 from hpo.analyses.labels.detection import FEW, detect
 from hpo.cells.record import CellRecord
@@ -33,6 +31,9 @@ from hpo.study.rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from core.data import Source
+    from core.training.prepared_data import TrainingLabels
 
 LISTED = 200
 """Images of each seed in a list, but at most a tenth of the training images."""
@@ -111,7 +112,7 @@ def suspects(record: CellRecord, source: Source, k: int) -> pd.DataFrame:
     """
     labels = training_labels(record, source)
     scores = torch.tensor(_scores(record), dtype=torch.float64)
-    positions, values = lowest_scores(scores, k)
+    positions, values = core.lowest_scores(scores, k)
     indices = labels.indices[positions].numpy()
     given, true = labels.given[positions].numpy(), labels.true[positions].numpy()
     names = np.array(source.classes, dtype=object)
@@ -141,6 +142,8 @@ def training_labels(record: CellRecord, source: Source) -> TrainingLabels:
     Raises:
         ValueError: it has another number of scores than of training images.
     """
+    from core.training.prepared_data import draw_labels
+
     labels = draw_labels(record.cell.training, source)
     if len(labels.indices) != len(_scores(record)):
         raise ValueError(

@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import pandas as pd
-
 from core.analysis.proposition1 import OUTPUTS
+from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import Contrast, contrasts
 from hpo.report.statistics import mean_interval

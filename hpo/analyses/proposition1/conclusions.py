@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.analyses.proposition1.comparison import REFERENCE
 from hpo.report.contrasts import LEVEL
 from hpo.report.markdown import adjusted

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from core.analysis.proposition1 import OUTPUTS
+from core.lazy import pandas as pd
 from hpo.report.style import COLORS, MARKERS, WIDTH, canvas, short_name
 
 if TYPE_CHECKING:

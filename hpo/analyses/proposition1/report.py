@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from core.analysis.known import Known, known_networks
+from core.lazy import pandas as pd
 from hpo.analyses.proposition1.comparison import (
     REFERENCE,
     compare_curvature,

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
+from core.lazy import pandas as pd
 from hpo.analyses.readings.ranking import moves
 from hpo.report.contrasts import Values, paired
 from hpo.report.outcome import Outcome

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.analyses.readings.histograms import draw_histogram, lambda_histogram_sums
 from hpo.cells.record import CellRecord
 from hpo.report.style import COLORS, canvas, short_name

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from core.lazy import pandas as pd
 from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
 from core.training.result import TrainingResult

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.analyses.readings.factorial import DesignPoint, main_effects
 from hpo.analyses.readings.figure import readings_figure
 from hpo.analyses.readings.ranking import SIGNIFICANT, rank_readings

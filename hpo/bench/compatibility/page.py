@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.bench.compatibility.rows import ENGINES, RIGHT, SAMPLES
 
 _INTRODUCTION = """# What works

@@ -18,7 +18,6 @@ from hpo.bench.compatibility.optimizers import OPTIMIZERS
 from hpo.bench.compatibility.truth import Data, MakeOptimizer, error, network, sgd, slope, warm
 
 ENGINES = ("auto", "unroll", "forward_reverse", "finite_difference")
-KINDS = ("network", "layer", "loss", "optimizer")
 
 RIGHT = {"network": 1e-2, "layer": 1e-6, "loss": 1e-6, "optimizer": 1e-6}
 """What is nearer to plain training is right. A ReLU of thousands may switch within a difference."""

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
 import torch
 
+from core.lazy import pandas as pd
+from hpo.bench.compatibility.kinds import KINDS
 from hpo.bench.compatibility.page import page
-from hpo.bench.compatibility.rows import KINDS, tried
+from hpo.bench.compatibility.rows import tried
 from hpo.storage.atomic import write_atomically
-
-__all__ = ["KINDS", "write_page"]
 
 
 def write_page(kinds: Sequence[str], docs: Path) -> int:

@@ -9,16 +9,19 @@ import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 import core
-from core.data import Source, Transform
+import core.data
+import core.models
+from core.lazy import functional as F
+from core.lazy import torch
 from core.mixing.batch import Batch
-from core.models import build_model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from core.data import Source
 
 TRAINING_BATCH = 64
 """The batch of the steps before the measurement: larger ones would only take longer."""
@@ -184,7 +187,7 @@ class Bench:
         """Returns a function that puts weights, buffers and momentum back to what they are now."""
         state = [*self.model.state_dict().values()]
         for entry in self.optimizer.state.values():
-            state += [value for value in entry.values() if isinstance(value, Tensor)]
+            state += [value for value in entry.values() if isinstance(value, torch.Tensor)]
         saved = [tensor.clone() for tensor in state]
 
         def rewind() -> None:
@@ -208,7 +211,7 @@ def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
     draw = _Images(case, setting, source, generator)
     with torch.random.fork_rng(devices=[0] if device.type == "cuda" else []):
         torch.manual_seed(setting.seed)
-        model: nn.Module = build_model(
+        model: nn.Module = core.models.build_model(
             case.model,
             in_channels=case.channels,
             num_classes=source.num_classes,
@@ -247,7 +250,7 @@ class _Images:
     ) -> None:
         pool = torch.randperm(len(source.train_labels), generator=generator)[:_POOL]
         self._images = source.images("train", pool.sort().values, setting.device)
-        self._transform = Transform.fit(self._images)
+        self._transform = core.data.Transform.fit(self._images)
         self._case, self._setting, self._generator = case, setting, generator
 
     def __call__(self, n: int) -> Batch:

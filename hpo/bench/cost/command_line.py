@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction
+from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.data import DATASETS
 from hpo.bench.cost.bench import Case, Setting
-from hpo.bench.cost.contenders import Contender, contenders
-from hpo.bench.cost.presets import REPEATS, SKIPPED, cases
-from hpo.bench.cost.whole_fit import FIT
+from hpo.bench.cost.presets import FIT, REPEATS, SKIPPED, cases
 from hpo.command_line.flags import chosen_device, command, cores, program, require_counts, shared
+
+if TYPE_CHECKING:
+    from hpo.bench.cost.contenders import Contender
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,8 @@ class CostOptions:
     fresh: bool
 
 
-def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptions:
-    """Reads the command line. Exits with a message on a flag it does not know.
-
-    Raises:
-        ValueError: a value is out of range or unknown.
-    """
+def flags(description: str) -> ArgumentParser:
+    """Returns the parser of the flags."""
     parser = command(
         program("cost"),
         description,
@@ -67,7 +65,18 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
     add("--autocast", choices=("bf16", "off"), help=precision)
     layout = "memory format of weights and images (default: for paper on cuda)"
     add("--channels-last", action=BooleanOptionalAction, help=layout)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptions:
+    """Reads the command line. Exits with a message on a flag it does not know.
+
+    Raises:
+        ValueError: a value is out of range or unknown.
+    """
+    from hpo.bench.cost.contenders import contenders
+
+    args = flags(description).parse_args(arguments)
     device = chosen_device(args.device)
     require_counts(args, "threads", "repeats")
     named = _listed(args.contenders)

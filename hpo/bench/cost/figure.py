@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.bench.cost.report import title
 from hpo.report.style import COLORS, canvas
 

@@ -11,18 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 import core
-from core.data import Source
 from hpo.bench.cost import counting, memory, timing
 from hpo.bench.cost.bench import Bench, Case, Setting, build_bench
 from hpo.bench.cost.contenders import Contender, Step
 from hpo.bench.cost.peers import PACKAGES
 from hpo.bench.cost.records import Group, Measurement
+
+if TYPE_CHECKING:
+    from core.data import Source
 
 T = TypeVar("T")
 

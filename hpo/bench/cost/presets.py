@@ -8,6 +8,9 @@ from dataclasses import replace
 from core.models import MODELS
 from hpo.bench.cost.bench import Case
 
+FIT = "fit"
+"""The part of the table, and what names it among the contenders."""
+
 REPEATS = {"smoke": 3, "quick": 3, "paper": 15}
 """How many rounds the interleaved timing has."""
 
@@ -23,8 +26,8 @@ _CNN = Case("cnn", 28, 1, 128, 100)
 _RESNET = Case("preact_resnet18", 32, 3, 64, 64)
 _TINY = Case("digits_cnn", 8, 1, 16, 8, train_steps=5)
 _FITS = [
-    Case("cnn", 14, 1, 64, 64, part="fit"),
-    replace(_RESNET, width=16, part="fit"),
+    Case("cnn", 14, 1, 64, 64, part=FIT),
+    replace(_RESNET, width=16, part=FIT),
 ]
 _TINY_RESNET = Case("preact_resnet18", 8, 3, 4, 4, width=4)
 
@@ -48,7 +51,7 @@ def cases(
     Raises:
         ValueError: a model is unknown.
     """
-    table = [case for case in _cases(preset, device) if fits or case.part != "fit"]
+    table = [case for case in _cases(preset, device) if fits or case.part != FIT]
     if models is None:
         return table
     for name in models:
@@ -62,14 +65,14 @@ def cases(
 def _cases(preset: str, device: str) -> list[Case]:
     if preset == "smoke":
         growth = [*_growth("batch", _TINY, (8, 16)), *_growth("depth", _TINY_RESNET, (4,))]
-        return [_TINY, *growth, replace(_TINY, part="fit")]
+        return [_TINY, *growth, replace(_TINY, part=FIT)]
     if preset == "quick":
         return [_CNN, _RESNET, *_FITS]
     sizes = (16, 32, 64, 128, 256, 512)
     table, fits, batch = [_CNN, _RESNET], _FITS, 64
     if device == "cuda":
         table, batch = _squares(_RESNET, (128, 512), ("preact_resnet18", "wrn_28_10")), 128
-        fits = [replace(case, part="fit") for case in table]
+        fits = [replace(case, part=FIT) for case in table]
     depths = _growth("depth", _RESNET, (batch,), ("preact_resnet18", "preact_resnet34"))
     growth = [*_growth("batch", _CNN, sizes), *_growth("batch", _RESNET, sizes), *depths]
     return [*table, *growth, *fits]

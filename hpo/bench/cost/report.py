@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from hpo.bench.cost.contenders import VANILLA
 from hpo.bench.cost.counting import floor
 from hpo.bench.cost.records import Group, Measurement

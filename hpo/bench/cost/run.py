@@ -15,9 +15,10 @@ from hpo.bench.cost.command_line import CostOptions, parse
 from hpo.bench.cost.contenders import VANILLA, Contender, peer_versions
 from hpo.bench.cost.figure import cost_figure
 from hpo.bench.cost.measure import measure
+from hpo.bench.cost.presets import FIT
 from hpo.bench.cost.records import Group, GroupStore, group_id
 from hpo.bench.cost.report import title
-from hpo.bench.cost.whole_fit import FIT, measure_fit, rows
+from hpo.bench.cost.whole_fit import measure_fit, rows
 from hpo.cells.store import StoreError
 from hpo.report.style import save_figure
 from hpo.storage import output_folder

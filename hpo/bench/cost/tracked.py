@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
-
+from core.lazy import pandas as pd
 from core.policies import Beta, LearnedConfig
 from core.training.config import TrainingConfig
 from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY

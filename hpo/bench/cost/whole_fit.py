@@ -22,10 +22,8 @@ from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY, Case, Setting
 from hpo.bench.cost.contenders import Kind
 from hpo.bench.cost.measure import machine, reason, synchronize
 from hpo.bench.cost.plain_loop import plain_epochs
+from hpo.bench.cost.presets import FIT
 from hpo.bench.cost.records import Group, Measurement
-
-FIT = "fit"
-"""The part of the table, and what names it among the contenders."""
 
 STEPS = 8
 """Steps of an epoch."""

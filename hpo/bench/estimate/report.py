@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from core.data import DATASETS
+from core.lazy import pandas as pd
 from hpo.bench.estimate.work import HALVED, META_STAGE_STEP, Table
 from hpo.report.markdown import padded_table
 

@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import pandas as pd
-import torch
-
-from core import soft_cross_entropy
+import core.models
 from core.data import DATASETS
-from core.models import build_model
+from core.lazy import pandas as pd
+from core.lazy import torch
+from core.mixing.batch import soft_cross_entropy
 from core.policies import NoMix, PolicyConfig
 from core.training.config import TrainingConfig
-from hpo.bench.cost.counting import flops
 from hpo.search.protocol import SearchSettings
 from hpo.study.rows import EVENLY, StudyRow, grid_cost
 
@@ -61,7 +59,7 @@ def plain_step(
     Counted where the operations are dispatched, on tensors without data: nothing is computed.
     """
     with torch.device("meta"):
-        network = build_model(
+        network = core.models.build_model(
             model, in_channels=channels, num_classes=classes, image_size=size, width=width
         )
         x, y = torch.empty(2, channels, size, size), torch.empty(2, classes)
@@ -70,6 +68,8 @@ def plain_step(
         soft_cross_entropy(network(x), y).backward()
 
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    from hpo.bench.cost.counting import flops
+
     return flops(step) / 2, parameters
 
 

@@ -14,13 +14,13 @@ import os
 import resource
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from core.policies import NoMix
+from hpo.bench.load.flags import STUDY, USAGE
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
@@ -33,23 +33,11 @@ from hpo.study.plan import source_key
 from hpo.study.rows import Row, StudyRow
 from hpo.tracking.tracker import StudyTracker
 
-STUDY = "load"
 ROWS = (StudyRow(Row("none", "No MixUp", "", "none"), NoMix()),)
 """The study's only row, so that each seed is a cell."""
 
 EVERY = 50
 """Cells between two samples."""
-
-USAGE = "load-usage.json"
-"""File of the samples in the study's folder."""
-
-_TINY = ("--preset", "smoke", "--train-size", "20", "--meta-size", "10", "--batch-size", "20")
-
-
-def study_flags(options: Namespace, folder: Path, seeds: int) -> list[str]:
-    """Returns the flags of a study of so many tiny cells."""
-    training = ("--dataset", "digits", *_TINY, "--epochs", str(options.epochs))
-    return [*training, "--seeds", str(seeds), "--output", str(folder)]
 
 
 class MeteredTracker(StudyTracker):

@@ -16,9 +16,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from hpo.bench.load.driver import STUDY, USAGE, study_flags
+from core.lazy import pandas as pd
+from hpo.bench.load.flags import STUDY, USAGE, study_flags
 from hpo.bench.load.search import TRIALS, run_search
 from hpo.cells.store import CellStore, StoreError
 from hpo.command_line.flags import command, cores, program, shared

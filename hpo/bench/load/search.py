@@ -9,12 +9,10 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from torch import Tensor
-
-from hpo.bench.load.driver import STUDY, study_flags
+from core.lazy import pandas as pd
+from hpo.bench.load.flags import STUDY, study_flags
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
@@ -22,6 +20,9 @@ from hpo.run import run_study
 from hpo.storage.atomic import write_atomically
 from hpo.study.named_rows import SEARCHED
 from hpo.tracking.tracker import StudyTracker
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRIALS = 12
 """Trials of the search."""

@@ -14,7 +14,7 @@ from core.mixing.area import AreaMixing, mix_areas
 from core.mixing.hidden import HiddenMixing
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
-from core.real_step import mixed_step
+from core.mixing.real_step import mixed_step
 
 N, CLASSES = 5, 3
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn, optim
 
+from core.mixing.real_step import mixed_step
 from core.policies.carried_beta import CarriedBeta
 from core.policies.learned_beta import LearnedBeta
-from core.real_step import mixed_step
 from core.testing import POLICY_CHECKS
 
 STEPS = 5

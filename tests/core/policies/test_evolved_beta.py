@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn, optim
 
+from core.mixing.real_step import mixed_step
 from core.policies import evolved_beta
 from core.policies.evolved_beta import EvolvedBeta
 from core.policies.learned_beta import LearnedBeta
 from core.policies.learned_beta_config import LearnedBetaConfig
-from core.real_step import mixed_step
 from core.testing import POLICY_CHECKS
 
 STEPS = 20

@@ -19,10 +19,10 @@ from torch import Tensor, nn, optim
 from core.meta.objectives import OBJECTIVES, Objective
 from core.mixing.batch import draw_partners
 from core.mixing.pairing import Pairing
+from core.mixing.real_step import mixed_step
 from core.policies import LearnedBetaConfig
 from core.policies.learned_beta import LearnedBeta, signal_over_noise
 from core.policies.symmetric_beta import draw_noise, symmetric_beta
-from core.real_step import mixed_step
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.user_model.ranks import ALONE

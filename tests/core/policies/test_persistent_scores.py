@@ -24,10 +24,10 @@ from core.meta.validation_gradient import ValidationGradient
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
+from core.mixing.real_step import mixed_step
 from core.policies import ScoresConfig
 from core.policies.learned import Learned
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
-from core.real_step import mixed_step
 from core.training import training
 from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig

@@ -108,7 +108,7 @@ def test_semi_supervised_studies_have_labels_and_more_presets(
     def semi(*arguments: str) -> Options:
         return command_line.parse("table3", "", arguments, semi_supervised=True)
 
-    monkeypatch.setattr("hpo.command_line.options.load_source", lambda name, root, image_size: MANY)
+    monkeypatch.setattr("core.data.load_source", lambda name, root, image_size: MANY)
     for preset in ("paper", "oliver", "mixmatch"):
         training, _ = semi("--preset", preset, "--epochs", "20", "--lr", "0.5").load("mnist")
         expected = few_label_presets.training("mnist", preset, epochs=20)
@@ -160,7 +160,7 @@ def test_a_study_changes_the_preset_and_the_user_has_the_last_word(
     def adapted(training: TrainingConfig) -> TrainingConfig:
         return replace(training, model="cnn_smooth", lr=0.3, image_size=9, meta_size=60)
 
-    monkeypatch.setattr("hpo.command_line.options.load_source", load_source)
+    monkeypatch.setattr("core.data.load_source", load_source)
     training, _ = parse("--lr", "0.7").load("mnist", adapted)
     # Its sizes are cut to a small data set as the preset's are.
     assert (training.model, training.lr) == ("cnn_smooth", 0.7)
@@ -171,7 +171,7 @@ def test_a_study_changes_the_preset_and_the_user_has_the_last_word(
 def test_a_small_data_set_cuts_the_preset_and_not_the_flags(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hpo.command_line.options.load_source", lambda name, root, image_size: FEW)
+    monkeypatch.setattr("core.data.load_source", lambda name, root, image_size: FEW)
     training, _ = parse().load("mnist")
     assert (training.train_size, training.meta_size) == (None, 20)
     training, _ = parse("--train-size", "500", "--meta-size", "90").load("mnist")

@@ -106,9 +106,7 @@ def source_of(per_class: int) -> Source:
 
 @pytest.fixture(autouse=True)
 def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "hpo.command_line.options.load_source", lambda name, root, image_size: source_of(500)
-    )
+    monkeypatch.setattr("core.data.load_source", lambda name, root, image_size: source_of(500))
 
 
 def options_of(flags: str, semi: bool = False) -> Options:

@@ -9,12 +9,13 @@ import pytest
 from torch import nn
 
 from hpo.bench.compatibility import rows
+from hpo.bench.compatibility.kinds import KINDS
 from hpo.bench.compatibility.layers import LAYERS
 from hpo.bench.compatibility.losses import LOSSES
 from hpo.bench.compatibility.networks import Network
 from hpo.bench.compatibility.optimizers import OPTIMIZERS
 from hpo.bench.compatibility.page import page
-from hpo.bench.compatibility.rows import ENGINES, KINDS
+from hpo.bench.compatibility.rows import ENGINES
 from studies.compatibility import main
 
 

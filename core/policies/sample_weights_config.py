@@ -1,0 +1,99 @@
+"""The configurations of the policies that weight samples, and of their placebos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from core.policies.config import PolicyConfig, register_policy
+from core.policies.limits import check_net
+
+if TYPE_CHECKING:
+    from core.models import ImageClassifier
+    from core.policies.meta_weight_net import MetaWeightNet
+    from core.policies.reweighting import LearningToReweight
+
+Config = TypeVar("Config", bound="SampleWeightsConfig")
+
+
+@dataclass(frozen=True)
+class SampleWeightsConfig(PolicyConfig):
+    """What the configurations of policies that learn weights have in common.
+
+    Attributes:
+        permute: the control: see `SampleWeights`.
+        last_blocks: see `SampleWeights`.
+    """
+
+    permute: bool = False
+    last_blocks: int | None = None
+    learns: ClassVar[bool] = True
+    needs_meta_labels: ClassVar[bool] = True
+    weights_samples: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.last_blocks is not None and self.last_blocks < 1:
+            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
+
+    def cost_with(self, meta_stage: float) -> float:
+        """See `PolicyConfig`."""
+        return 1.0 + meta_stage
+
+    def placebo(self: Config) -> Config:
+        """See `PolicyConfig`."""
+        if self.permute:
+            raise ValueError(f"policy {self.kind} has no placebo: it is one")
+        return replace(self, permute=True)
+
+
+@register_policy
+@dataclass(frozen=True)
+class L2RWConfig(SampleWeightsConfig):
+    """Learning to Reweight; see `LearningToReweight`."""
+
+    kinds: ClassVar = {"l2rw": {"permute": False}, "l2rw-placebo": {"permute": True}}
+
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearningToReweight:
+        """See `PolicyConfig`."""
+        from core.policies.reweighting import LearningToReweight
+
+        return LearningToReweight(placebo=self.permute, last_blocks=self.last_blocks)
+
+
+@register_policy
+@dataclass(frozen=True)
+class MetaWeightNetConfig(SampleWeightsConfig):
+    """A network from a sample's loss to its weight; see `MetaWeightNet`.
+
+    Attributes:
+        hidden, net_lr, net_weight_decay: `hidden`, `lr` and `weight_decay` of `MetaWeightNet`.
+    """
+
+    hidden: int = 100
+    net_lr: float = 1e-3
+    net_weight_decay: float = 1e-4
+    kinds: ClassVar = {
+        "meta-weight-net": {"permute": False},
+        "meta-weight-net-placebo": {"permute": True},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_net(self.hidden, self.net_lr, self.net_weight_decay)
+
+    def cost_with(self, meta_stage: float) -> float:
+        """See `PolicyConfig`. Its own forward pass is about a third of a step."""
+        return super().cost_with(meta_stage) + 1 / 3
+
+    def build(self, network: Callable[[], ImageClassifier] | None = None) -> MetaWeightNet:
+        """See `PolicyConfig`."""
+        from core.policies.meta_weight_net import MetaWeightNet
+
+        return MetaWeightNet(
+            placebo=self.permute,
+            last_blocks=self.last_blocks,
+            hidden=self.hidden,
+            lr=self.net_lr,
+            weight_decay=self.net_weight_decay,
+        )

@@ -1,0 +1,5 @@
+"""The kinds of things that people bring."""
+
+from __future__ import annotations
+
+KINDS = ("network", "layer", "loss", "optimizer")

@@ -1,0 +1,69 @@
+"""What loads when: a study's flags are read without PyTorch, and lazy packages act as others do."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import core
+import hpo
+from studies.__main__ import commands
+from tests.support.scripts import ROOT
+
+HEAVY = {"torch", "pandas", "scipy", "sklearn", "matplotlib", "ray", "mlflow", "optuna"}
+NAMES = ["core", "hpo", *(f"core.{m.name}" for m in pkgutil.iter_modules(core.__path__) if m.ispkg)]
+LAZY = [m for m in map(importlib.import_module, NAMES) if "__getattr__" in vars(m)]
+
+
+def test_no_help_loads_what_takes_seconds() -> None:
+    """In one process: what one command loads would be the next one's too."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in commands().values()
+    ]
+    script = f"""
+import contextlib, importlib, io, sys
+from studies.__main__ import main
+main(["--help"])
+for name in {modules!r}:
+    command = importlib.import_module(name)
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        command.main(["--help"])
+    assert "usage:" in said.getvalue(), name
+    assert not {HEAVY!r} & set(sys.modules), (name, {HEAVY!r} & set(sys.modules))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert {"studies.table2", "studies.cost", "studies.commands.open"} <= set(modules)
+
+
+def test_the_lazy_packages_are_those_that_say_so() -> None:
+    assert {"core", "core.policies", "core.data", "core.models", "hpo"} <= {
+        package.__name__ for package in LAZY
+    }
+
+
+@pytest.mark.parametrize("package", LAZY, ids=lambda package: package.__name__)
+def test_a_lazy_package_has_its_names(package: ModuleType) -> None:
+    assert set(package.__all__) <= set(dir(package))
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'no'"):
+        package.no  # noqa: B018
+    # Python binds a submodule to its name in the package: a name of both would be either.
+    assert not {m.name for m in pkgutil.iter_modules(package.__path__)} & set(package.__all__)
+
+
+def test_submodules_are_found_too() -> None:
+    script = "import core; print(core.testing.__name__, core.data.DATASETS['digits'].num_classes)"
+    said = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
+    assert said == "core.testing 10\n"
+
+
+def test_all_policies_are_known_whatever_was_imported() -> None:
+    script = "from core.policies.config import policy_kinds as k; print(*k())"
+    kinds = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split()
+    assert {"none", "learned", "scores", "learned-beta", "adamixup", "l2rw", "frozen"} <= set(kinds)
+    assert hpo.Row is not None
