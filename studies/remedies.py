@@ -19,7 +19,9 @@ value, and a row together with scores for the training images (`core.PersistentS
 long, about what a row with scores costs. Beside them no MixUp, MixUp, and the scores with their
 controls, and the rivals that learn weights of images from the same images by the same
 hypergradient: Learning to Reweight (`core.LearningToReweight`) and Meta-Weight-Net
-(`core.MetaWeightNet`). The primary comparison is what scores add to the logit-adjusted loss.
+(`core.MetaWeightNet`). The primary comparison is what scores add to the logit-adjusted loss. The
+positive control is a remedy that is known to help: on a long tail the logit-adjusted loss, and with
+wrong labels generalized cross-entropy, against none.
 Priors and weights of classes are those of the training labels as they are trained with. A meta
 stage judges by cross-entropy always, under the logits as they are adjusted.
 
@@ -162,7 +164,10 @@ CONTENDERS = (
 """Remedies, and scores, whose own knob is found as α is; learned weights, which have none and make
 steps of very different lengths, with a learning rate of their own."""
 
-COMPARISONS = Comparisons(primary=("scores+logit-adjusted", "logit-adjusted"))
+COMPARISONS = Comparisons(
+    primary=("scores+logit-adjusted", "logit-adjusted"),
+    positive_where={"imbalance": ("logit-adjusted", "none"), "label_noise": ("gce", "none")},
+)
 
 main = partial(
     run_study, "remedies", rows(), __doc__, contenders=CONTENDERS, comparisons=COMPARISONS

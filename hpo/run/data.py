@@ -64,6 +64,7 @@ def prepare(
     if any(row.strategy is not None for row in rows):
         budget = options.budget or grid_cost(rows) or presets.budget(options.preset)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
+    comparisons = comparisons.of(next(iter(base.values())), [row.row.key for row in rows])
     plan = Plan(study, rows, options.datasets, seeds, base, search, budget, comparisons)
     return plan, sources
 

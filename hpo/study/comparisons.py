@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.training.config import TrainingConfig
+
+Pair = tuple[str, str]
+"""Keys of two rows; the first is compared with the second."""
 
 BEST_BETA = ""
 """In place of a row's key: the best constant Beta, no mixing among them."""
@@ -21,11 +29,24 @@ class Comparisons:
         positive: keys of a row that is known to have fewer errors than another, and of that one;
             None: the best Beta with α above 0, and no mixing, unless there is a reference.
         reference: key of the row that all are compared with; None: the best Beta.
+        positive_where: what is positive instead where a setting is not its default, by the name of
+            a field of `TrainingConfig`; the first whose two rows are there.
     """
 
-    primary: tuple[str, str] | None = None
-    positive: tuple[str, str] | None = None
+    primary: Pair | None = None
+    positive: Pair | None = None
     reference: str | None = None
+    positive_where: Mapping[str, Pair] = field(default_factory=dict)
+
+    def of(self, training: TrainingConfig, keys: Collection[str]) -> Comparisons:
+        """Returns what is declared of a study with these rows that share these settings."""
+        for setting in fields(training):
+            pair = self.positive_where.get(setting.name)
+            if pair is None or getattr(training, setting.name) == setting.default:
+                continue
+            if {*pair} <= {*keys}:
+                return replace(self, positive=pair)
+        return self
 
 
 NOTHING_DECLARED = Comparisons()
