@@ -32,7 +32,7 @@ def algorithm_1(
     toy: SimpleNamespace,
     generator: torch.Generator | None,
 ) -> SimpleNamespace:
-    """One iteration of Algorithm 1 in formulas; `net` and `optimizer` take the real step."""
+    """Takes one iteration of Algorithm 1 in formulas; `net` and `optimizer` take the real step."""
     x, y = data.batch[0], toy.one_hot(data.batch[1])
     n = len(x)
     lam_init, j = draws_by_hand(n, generator)

@@ -85,8 +85,8 @@ def named(path: Path) -> str:
 
 
 def module_of(root: Path, name: str) -> tuple[str, ...] | None:
-    """The module that an imported name belongs to: ("core", "mixing", "batch"), and for a name of
-    a package ("core", "mixing", "__init__")."""
+    """Returns the module that an imported name belongs to: ("core", "mixing", "batch"), and for
+    a name of a package ("core", "mixing", "__init__")."""
     parts = tuple(name.split("."))
     while parts:
         path = root.joinpath(*parts)

@@ -54,7 +54,7 @@ def run(output: Path, bad: Study) -> tuple[dict[str, State], list[tuple[str, lis
 
 
 def ends_with(end: int | BaseException) -> Study:
-    """A study that prints an error and ends so: with a status, or by raising."""
+    """Returns a study that prints an error and ends so: with a status, or by raising."""
 
     def study(arguments: Sequence[str]) -> int:
         print("warming up\nbad: error: no such data\nlater", file=sys.stderr)

@@ -15,13 +15,13 @@ SMALL = ["--preset", "smoke", "--threads", "1", "--contenders", "auto,amortised_
 
 
 def measured(output: Path) -> dict[Path, int]:
-    """The files of what is measured, and when each was written."""
+    """Returns the files of what is measured, and when each was written."""
     return {path: path.stat().st_mtime_ns for path in output.glob("groups/*.json")}
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a smoke run that was interrupted after its first group and run again.
+    """Returns the output of a smoke run that was interrupted after its first group and run again.
 
     What was measured is kept, and no run stays open.
     """

@@ -107,7 +107,7 @@ def test_figure_5_has_all_policies() -> None:
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all: each store that MLflow makes takes seconds."""
+    """Returns one folder for all studies, whose store they share."""
     return tmp_path_factory.mktemp("figures") / "out"
 
 

@@ -71,7 +71,7 @@ def test_it_is_drawn_as_the_suite_draws() -> None:
 
 
 def tiny(train: int = 12, seed: int = 3) -> Problem:
-    """Two clusters on a plane; a third of the training labels are wrong."""
+    """Returns two clusters on a plane; a third of the training labels are wrong."""
     r = torch.Generator().manual_seed(seed)
 
     def part(n: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ NETWORKS = ["preact_resnet34", "wrn_28_10"]
 
 
 def _keys(arguments: list[str]) -> list[str]:
-    """Of the rows that a command line trains."""
+    """Returns the keys of the rows that a command line trains."""
     architectures, rest = table1.split_flags(arguments)
     return [row.row.key for row in parse("table1", "", rest).chosen(table1.rows(architectures))]
 

@@ -29,7 +29,7 @@ class S3:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which a process finds the server and proves who it is."""
+        """Returns the variables by which a process finds the server and proves who it is."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.key,

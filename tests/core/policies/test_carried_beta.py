@@ -29,7 +29,7 @@ def told(make: Any = CarriedBeta, **settings: Any) -> Any:
 def trained(
     toy: SimpleNamespace, policy: Any, settings: dict[str, Any]
 ) -> tuple[Any, optim.Optimizer]:
-    """A network after five steps, each on a batch and with noise of its own."""
+    """Returns a network after five steps, each on a batch and with noise of its own."""
     net = toy.make_net(norm=True, drop=True, tied=True)
     optimizer = optim.SGD(net.parameters(), **settings)
     toy.warm_up(net, optimizer)

@@ -112,7 +112,7 @@ def test_two_stages_by_hand(toy: SimpleNamespace, make: Any, kind: Any) -> None:
 
 
 def _normals(t: int, batch: int) -> Any:
-    """The two numbers that a stage draws at step t, after the noise of λ and the pairs."""
+    """Returns the two numbers that a stage draws at step t, after the noise of λ and the pairs."""
     g = stream(t)
     torch.rand(2, batch, generator=g, dtype=torch.float64)
     torch.randperm(batch, generator=g)

@@ -235,7 +235,7 @@ class Stub:
 def on_paper(
     monkeypatch: pytest.MonkeyPatch, setup: Any, hypergradient: list[float], **draws: list[Any]
 ) -> tuple[PersistentScores, Interpolation]:
-    """One stage at λ = ½ of three samples whose moves by sign or size can be read off."""
+    """Returns one stage at λ = ½ of three samples whose moves by sign or size can be read off."""
     monkeypatch.setattr(module, "meta_gradient", Stub(torch.tensor(hypergradient)))
     monkeypatch.setattr(module, "draw_beta", lambda n, *_, **__: torch.full((n,), 0.5))
     partner = torch.tensor(draws["partner"])

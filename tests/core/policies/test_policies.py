@@ -43,7 +43,7 @@ def learned_beta(**settings: Any) -> LearnedBeta:
 
 
 def meta_weight_net(**settings: Any) -> MetaWeightNet:
-    """The same network whichever tests ran before."""
+    """Returns the same network whichever tests ran before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MetaWeightNet(**settings)

@@ -41,7 +41,7 @@ def setup(toy: SimpleNamespace) -> SimpleNamespace:
 
 
 def losses_at(s: Any, theta: Any, batch: Any, mask: Tensor | None) -> Tensor:
-    """Each sample's cross-entropy, from formulas alone."""
+    """Returns each sample's cross-entropy, from formulas alone."""
     x, y = batch
     logits = s.toy.explicit_logits(s.net, theta, x, mask)
     return torch.logsumexp(logits, 1) - logits[torch.arange(len(y)), y]

@@ -66,7 +66,7 @@ def make_method(net: nn.Module, policy: Policy, **settings: Any) -> MixMatch:
 def take(
     net: nn.Module, policy: Policy, batch: SemiBatch, seed: int = 8, **options: Any
 ) -> tuple[SemiStep, nn.Module, MixMatch]:
-    """One step of a copy of the network: its report, the copy, the method."""
+    """Returns of one step of a copy of the network its report, the copy, the method."""
     net = copy.deepcopy(net)
     method = make_method(
         net, copy.deepcopy(policy), **{"augmentations": len(batch.views), **options}

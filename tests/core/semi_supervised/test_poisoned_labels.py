@@ -69,7 +69,7 @@ def configured(name: str) -> TrainingConfig:
 
 
 def poisoned(source: Source, splits: Splits) -> Source:
-    """Each unlabelled image as the class after its own."""
+    """Returns a source whose unlabelled images each have the class after their own."""
     assert splits.unlabelled is not None
     labels = source.train_labels.copy()
     rows = splits.unlabelled.numpy()

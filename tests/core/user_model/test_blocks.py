@@ -25,7 +25,7 @@ def flat(actual: list[list[str]]) -> list[str]:
 
 
 def heads(actual: list[list[str]]) -> list[str]:
-    """The module that each block is, from the common beginning of its names."""
+    """Returns the module that each block is, from the common beginning of its names."""
     heads = []
     for names in actual:
         common = names[0].rpartition(".")[0]

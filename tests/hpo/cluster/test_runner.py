@@ -74,7 +74,8 @@ class Studied:
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
-    """A study of three data sets: of one a worker's disk is gone, with another all diverges."""
+    """Returns what is left of a study of three data sets: of one a worker's disk is gone, with
+    another all diverges."""
     output, digits = tmp_path_factory.mktemp("studied"), load_source("digits")
     fields = {name: getattr(digits, name) for name in Source.__dataclass_fields__}
     sources = {

@@ -15,7 +15,7 @@ ALL = [*DATASETS, "folder:/data/birds"]
 
 
 def source_of(*counts: int) -> Source:
-    """One class for each number of training images."""
+    """Returns a source with one class for each number of training images."""
     labels = np.repeat(np.arange(len(counts)), counts)
     images = np.zeros((len(labels), 4, 4), np.uint8)
     return source_from_arrays("mine", images, labels, images[:2], labels[:2])

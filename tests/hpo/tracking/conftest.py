@@ -32,7 +32,7 @@ class Study:
 
     @contextmanager
     def interrupted(self, error: BaseException) -> Iterator[StudyTracker]:
-        """A tracker whose block is ended by the error, after what the test does in it."""
+        """Yields a tracker whose block is ended by the error, after what the test does in it."""
         with suppress(type(error)), self.open() as tracker:
             yield tracker
             raise error
@@ -70,7 +70,7 @@ class Study:
         return [(metric.step, metric.value) for metric in history]
 
     def content(self) -> dict[str, Any]:
-        """All that the store says of runs that are not deleted, without ids and times."""
+        """Returns all that the store says of runs that are not deleted, without ids and times."""
         self.statuses()
         content = {}
         for run in self.runs():

@@ -46,7 +46,7 @@ def closed_port() -> Iterator[int]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds of each pause that is asked for, and not made."""
+    """Returns the seconds of each pause that is asked for, and not made."""
     asked: list[float] = []
     monkeypatch.setattr(time, "sleep", asked.append)
     return asked

@@ -33,7 +33,8 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def names_of() -> Callable[[Tensor], set[int]]:
-    """Which of scikit-learn's digits a batch [n, 1, 8, 8] in [0, 1] holds, by their pixels."""
+    """Tells which of scikit-learn's digits a batch [n, 1, 8, 8] in [0, 1] holds, by their
+    pixels."""
 
     def key(pixels: np.ndarray) -> str:
         return hashlib.sha256(np.rint(pixels * 16).astype(np.uint8).tobytes()).hexdigest()

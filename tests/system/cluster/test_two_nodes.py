@@ -76,7 +76,8 @@ def table(output: Path) -> pd.DataFrame:
 
 
 def tags(output: Path, key: str) -> dict[str, str]:
-    """Of each run of a training the value of a tag; runs are complete and each is there once."""
+    """Returns the value of a tag of each run of a training; runs are complete and each is there
+    once."""
     runs = tracked_runs(output)
     names = {str(run.info.run_name) for run in runs}
     assert len(names) == len(runs) == 1 + len(CELLS) + 2

@@ -169,8 +169,8 @@ def _untimed(value: Any) -> Any:
 
 
 def patched(patch: pytest.MonkeyPatch) -> Bench:
-    """A bench whose studies train here, report each epoch, keep a checkpoint of each and draw
-    nothing."""
+    """Returns a bench whose studies train here, report each epoch, keep a checkpoint of each and
+    draw nothing."""
     bench = Bench()
     patch.setattr(hpo.cluster.runner, "run_on_ray", bench.run)
     patch.setattr(trainable, "REPORT_SECONDS", 0.0)

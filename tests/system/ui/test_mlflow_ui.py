@@ -56,7 +56,7 @@ def frame(output: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def address(output: Path) -> Iterator[str]:
-    """Of the UI that `make ui` and the study's last line start."""
+    """Yields the address of the UI that `make ui` and the study's last line start."""
     port = free_port()
     store = f"sqlite:///{output}/mlflow.db"
     command = ["ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", f"{port}"]

@@ -41,7 +41,7 @@ def compare(model: nn.Module, data: Any, relative: float = 1e-10, **options: Any
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One entry for each graph that was made."""
+    """Returns a list that gets an entry for each graph that is made."""
     made: list[None] = []
     aot_eager = torch._dynamo.lookup_backend("aot_eager")
 

@@ -136,7 +136,7 @@ def report(
 
 
 def cells(markdown: str, label: str) -> list[list[str]]:
-    """Of each line of a table whose first cell this is, the others."""
+    """Returns the other cells of each line of a table whose first cell this is."""
     table = [[cell.strip() for cell in line.split("|")] for line in markdown.splitlines()]
     return [line[2:-1] for line in table if len(line) > 2 and line[1] == label]
 

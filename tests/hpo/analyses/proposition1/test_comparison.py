@@ -45,7 +45,7 @@ KNOWN = [Known("squares", 10.0, 9.999, 9.998, 0, 1800)]
 
 
 def metrics(epoch: int, kappa: float, above: int = 0) -> dict[str, float]:
-    """An epoch that was looked at: the logit has κ, the probability a hundredth of it."""
+    """Returns an epoch that was looked at: the logit has κ, the probability a hundredth of it."""
     numbers: dict[str, float] = {"epoch": float(epoch)}
     for output, factor in (("logit", 1.0), ("probability", 0.01)):
         numbers |= {

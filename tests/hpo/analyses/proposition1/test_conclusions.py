@@ -34,7 +34,7 @@ def compared(**changes: Any) -> pd.DataFrame:
 def changed(
     loss: tuple[float, float], probability: tuple[float, float], logit: tuple[float, float]
 ) -> pd.DataFrame:
-    """Of MixUp: each quotient with its adjusted p."""
+    """Returns MixUp's quotients, each with its adjusted p."""
     lines = [
         {
             "dataset": "digits",

@@ -86,7 +86,7 @@ class Study:
         self.results: list[weakref.ref[Any]] = []
 
     def train(self) -> Iterator[None]:
-        """One cell, and the next."""
+        """Trains one cell, and the next."""
         while (cell := self.run.next()) is not None:
             history = [
                 {"epoch": e, "train_loss": 1 / e, "train_seconds": 0.5 * e, "samples_seen": e}

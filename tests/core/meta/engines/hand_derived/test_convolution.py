@@ -84,7 +84,7 @@ def torchs(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case) -> Tensor
 
 
 def by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-    """Two spatial dimensions: a matrix product for each group."""
+    """Computes a matrix product for each group; two spatial dimensions."""
     patches = F.unfold(x, case.kernel, case.dilation, case.padding, case.stride)
     n, _, places = patches.shape
     patches = patches.view(n, case.groups, -1, places)
