@@ -23,7 +23,8 @@ CNN, n = 128, m = 100, auto, unroll, higher and TorchOpt all have quartiles with
 by FLOPs). quick takes about ten minutes, with every contender named (`--contenders`) twenty.
 
 Whole epochs follow: `core.training.fit` by precision and memory format, plain and with λ learned,
-beside a loop of thirty lines that trains the same network by plain MixUp (docs/step-cost.md).
+beside a loop of thirty lines that trains the same network by plain MixUp (docs/step-cost.md), and
+beside the code of an earlier commit that `--before` names.
 
 Compare times within one table only: the next one may have met a busier machine.
 
@@ -32,6 +33,7 @@ Compare times within one table only: the next one may have met a busier machine.
     python studies/cost.py --preset paper --device cuda          (bf16, channels_last; WRN-28-10)
     python studies/cost.py --models cnn --contenders auto,higher --repeats 21
     python studies/cost.py --contenders fit --repeats 15                      (whole epochs too)
+    git worktree add ../before COMMIT; python studies/cost.py --contenders fit --before ../before
 
 Run again, a command goes on where it was; a model and size that is measured is not measured again
 unless a contender, a peer's version or a setting is another. --fresh measures all of them.

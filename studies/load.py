@@ -12,9 +12,9 @@ and times every 50 cells. Something lost makes the exit status 1.
 
     python studies/load.py                                 (1000 cells: minutes on two cores)
     python studies/load.py --cells 30 --concurrent 8       (eight studies on one server)
-    python studies/load.py --search 4                      (rounds of a search: three minutes)
+    python studies/load.py --search 4                      (rounds of a search: six minutes)
 
-`--search K` measures something else: a search of twelve trials that sleep ten seconds each, in
+`--search K` measures something else: a search of twelve trials that sleep twenty seconds each, in
 rounds of K on K workers, beside the same search with one at a time (`load-search.csv`).
 
 Run again, a command reports what it has measured; --fresh measures again. What an interrupted

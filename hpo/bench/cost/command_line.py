@@ -29,6 +29,7 @@ class CostOptions:
         tracking_uri: of MLflow; None is a SQLite file in the output folder.
         data_root: where data sets lie; None is the default.
         fresh: measure everything again.
+        before: absolute path of a working tree of an earlier commit, or None.
     """
 
     preset: str
@@ -39,6 +40,7 @@ class CostOptions:
     tracking_uri: str | None
     data_root: Path | None
     fresh: bool
+    before: Path | None
 
 
 def flags(description: str) -> ArgumentParser:
@@ -61,6 +63,7 @@ def flags(description: str) -> ArgumentParser:
     who = "only these, and vanilla; fit means whole epochs (default: all)"
     add("--contenders", metavar="NAME,NAME", help=who)
     add("--repeats", type=int, metavar="N", help="rounds of the timing (default: the preset's)")
+    add("--before", type=Path, metavar="DIR", help="whole epochs of this working tree's code too")
     precision = "forward passes under autocast (default: off; bf16 for paper on cuda)"
     add("--autocast", choices=("bf16", "off"), help=precision)
     layout = "memory format of weights and images (default: for paper on cuda)"
@@ -75,6 +78,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
         ValueError: a value is out of range or unknown.
     """
     from hpo.bench.cost.contenders import contenders
+    from hpo.bench.cost.earlier import check_tree
 
     args = flags(description).parse_args(arguments)
     device = chosen_device(args.device)
@@ -102,6 +106,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
         tracking_uri=args.tracking_uri,
         data_root=args.data_root,
         fresh=args.fresh,
+        before=None if args.before is None else check_tree(args.before),
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from core.data import Source, load_source
 from hpo.bench.cost import presets, report, tracked
@@ -73,12 +74,13 @@ class _Planned:
     case: Case
     setting: Setting
     contenders: tuple[Contender, ...] = ()
+    before: Path | None = None
 
     @property
     def id(self) -> str:
         names = [contender.name for contender in self.contenders]
         if self.case.part == FIT:
-            names = [row.name for row in rows(self.setting.device)]
+            names = [row.name for row in rows(self.setting.device, self.before)]
         return group_id(self.case, self.setting, names, peer_versions(names))
 
 
@@ -88,7 +90,10 @@ def plan(options: CostOptions) -> list[_Planned]:
     growing = tuple(c for c in options.contenders if c.name in (VANILLA, *presets.GROWTH))
     fit = replace(options.setting, autocast=None, channels_last=False)
     parts = {"main": (options.setting, options.contenders), FIT: (fit, ())}
-    return [_Planned(case, *parts.get(case.part, (few, growing))) for case in options.cases]
+    return [
+        _Planned(case, *parts.get(case.part, (few, growing)), before=options.before)
+        for case in options.cases
+    ]
 
 
 def _run(options: CostOptions) -> int:
@@ -140,7 +145,7 @@ def _measured(
     if group is None:
         if planned.case.part == FIT:
             progress.say(f"{place} {what}: whole epochs")
-            group = measure_fit(planned.case, planned.setting, source)
+            group = measure_fit(planned.case, planned.setting, source, before=planned.before)
         else:
             group = measure(
                 planned.case,

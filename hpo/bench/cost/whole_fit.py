@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from core.user_model.precision import PrecisionName, check_precision
 from hpo.bench.cost import timing
 from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY, Case, Setting
 from hpo.bench.cost.contenders import Kind
+from hpo.bench.cost.earlier import earlier_epochs
 from hpo.bench.cost.measure import machine, reason, synchronize
 from hpo.bench.cost.plain_loop import plain_epochs
 from hpo.bench.cost.presets import FIT
@@ -31,11 +34,16 @@ STEPS = 8
 
 @dataclass(frozen=True)
 class Row:
-    """A row is one way to train: by a plain loop, where there is no policy, or by `fit`."""
+    """A row is one way to train: by a plain loop, where there is no policy, or by `fit`.
+
+    Attributes:
+        before: a working tree whose code trains; None: that of now.
+    """
 
     policy: PolicyConfig | None
     precision: PrecisionName = "float32"
     memory_format: MemoryFormat = "contiguous"
+    before: Path | None = None
 
     @property
     def kind(self) -> Kind:
@@ -44,14 +52,20 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Says what differs from a plain loop in float32: "fit-bf16-channels_last"."""
+        """Says what differs from a plain loop in float32: "fit-bf16-channels_last"; "fit-of-TREE"
+        of code of before."""
         base = "loop" if self.policy is None else "metamixup" if self.policy.learns else FIT
         chosen = {"precision": self.precision, "memory_format": self.memory_format}
+        if self.before is not None:
+            return f"{base}-of-{self.before.name}"
         return "-".join([base, *(v for v in chosen.values() if v not in ("float32", "contiguous"))])
 
 
-def rows(device: str) -> list[Row]:
-    """Returns those that the device computes, the plain loop in float32 first: it is the unit."""
+def rows(device: str, before: Path | None = None) -> list[Row]:
+    """Returns those that the device computes, the plain loop in float32 first: it is the unit.
+
+    Those of code of before, in a working tree, come last.
+    """
     policies = (Beta(1.0), LearnedConfig())
     precisions: tuple[PrecisionName, ...] = ("float32", "bf16", "fp16")
     formats: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
@@ -59,7 +73,8 @@ def rows(device: str) -> list[Row]:
     table += [
         Row(*key) for key in [(p, c, m) for p in policies for c in precisions for m in formats]
     ]
-    return [row for row in table if _computes(row.precision, device)]
+    table = [row for row in table if _computes(row.precision, device)]
+    return table + [Row(policy, before=before) for policy in policies if before is not None]
 
 
 def measure_fit(
@@ -67,6 +82,7 @@ def measure_fit(
     setting: Setting,
     source: Source,
     *,
+    before: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Group:
     """Times an epoch of each row in turns, after one that is not timed. One that raises says why.
@@ -75,19 +91,25 @@ def measure_fit(
         case: network, images, B and M; M meta-validation images are evaluated after each epoch.
         setting: device, threads and rounds; precision and memory format are those of the rows.
         source: whose images are used.
-        clock: seconds; `time.process_time` where other work disturbs the wall clock.
+        before: a working tree of an earlier commit, whose code takes part.
+        clock: seconds; `time.process_time` where other work disturbs the wall clock, and nothing
+            of before takes part.
     """
     images = resized(case, source)
-    table = rows(setting.device)
+    table = rows(setting.device, before)
     errors: dict[str, str] = {}
 
     def failed(name: str, error: Exception) -> None:
         errors[name] = reason(error)
 
-    with reproducible(setting.seed, device=setting.device, threads=setting.threads):
+    with (
+        reproducible(setting.seed, device=setting.device, threads=setting.threads),
+        ExitStack() as begun,
+    ):
         steps: dict[str, timing.Step] = {}
         for row in table:
             epochs = _epochs(row, case, setting, images)
+            begun.callback(epochs.close)
             try:
                 next(epochs)
                 steps[row.name] = partial(next, epochs)
@@ -134,9 +156,15 @@ def resized(case: Case, source: Source) -> Source:
     return source_from_arrays(source.name, train_x, train_y, test_x, test_y, source.classes)
 
 
-def _epochs(row: Row, case: Case, setting: Setting, source: Source) -> Iterator[object]:
+def _epochs(
+    row: Row, case: Case, setting: Setting, source: Source
+) -> Generator[object, None, None]:
     """Yields after each epoch of one training."""
     epochs = setting.repeats + 1
+    if row.before is not None:
+        config = _config(row, case, setting, epochs)
+        device, threads = setting.device, setting.threads
+        yield from earlier_epochs(row.before, config, source, device=device, threads=threads)
     if row.policy is not None:
         training = Training(_config(row, case, setting, epochs), source, setting.device)
         for _ in range(epochs):

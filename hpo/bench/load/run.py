@@ -88,7 +88,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Namespace
         f"instead: a search of {TRIALS} trials that sleep, so many at a time, and one at a time"
     )
     add("--search", type=int, metavar="K", help=rounds)
-    add("--asleep", type=float, default=10.0, metavar="S", help="seconds of a trial (default: 10)")
+    add("--asleep", type=float, default=20.0, metavar="S", help="seconds of a trial (default: 20)")
     options = parser.parse_args(arguments)
     for name in ("cells", "concurrent", "workers", "epochs", "search"):
         value = getattr(options, name)

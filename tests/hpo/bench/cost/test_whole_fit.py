@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ import torch.nn.functional as F
 
 from core.data import Source, load_source
 from core.models import build_model
+from core.policies import Beta
+from core.training.config import TrainingConfig
 from core.training.training import Training
 from core.user_model import precision
+from hpo.bench.cost import whole_fit
 from hpo.bench.cost.bench import Case, Setting
+from hpo.bench.cost.earlier import check_tree, earlier_epochs
 from hpo.bench.cost.plain_loop import plain_epochs
 from hpo.bench.cost.report import build_table, to_markdown
-from hpo.bench.cost.whole_fit import STEPS, measure_fit, resized, rows
+from hpo.bench.cost.whole_fit import STEPS, Row, measure_fit, resized, rows
 
 CASE = Case("digits_cnn", 10, 3, 8, 4, width=4, part="fit")
 ON_A_CPU = [
@@ -74,6 +79,29 @@ def test_a_round_is_an_epoch_of_each_by_the_clock_and_the_first_is_not_timed(
     text = to_markdown(frame)
     assert "## A whole epoch: digits_cnn width 4 10×10×3, n = 8, m = 4" in text
     assert "| fit-bf16-channels_last       | 1.00× | 1.00–1.00 |          1 |       64 |" in text
+
+
+def test_code_of_before_takes_turns(digits: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of now stands in for it, and trains what the row of now trains."""
+    before = Path(__file__).parents[4]
+    row, of_before = Row(Beta(1.0)), Row(Beta(1.0), before=before)
+    monkeypatch.setattr(whole_fit, "rows", lambda device, before: [row, of_before])
+    group = measure_fit(CASE, Setting(repeats=1), digits, before=before)
+    assert [m.name for m in group.measurements] == ["fit", f"fit-of-{before.name}"]
+    assert [m.error for m in group.measurements] == [None, None]
+    assert all(m.seconds[0] > 0 for m in group.measurements)
+
+
+def test_code_of_before_that_fails_says_why(digits: Source, tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "__init__.py").write_text("raise ImportError('older than that')")
+    config = TrainingConfig("digits", "digits_cnn", Beta(1.0))
+    epochs = earlier_epochs(tmp_path, config, digits, device="cpu", threads=1)
+    with pytest.raises(RuntimeError, match="failed: ImportError: older than that"):
+        next(epochs)
+    epochs.close()
+    with pytest.raises(ValueError, match=r"has no core/training/training\.py; name a working tree"):
+        check_tree(tmp_path)
 
 
 def test_the_plain_loop_learns(digits: Source) -> None:
