@@ -196,6 +196,11 @@ def load_weights(model: nn.Module, file: Path) -> None:
     Raises:
         ValueError: the file is missing, holds no state dict, or that of another network.
     """
+    if not file.expanduser().is_file():
+        raise ValueError(
+            f"weights {file}: there is no such file; give one that "
+            "torch.save(model.state_dict(), FILE) wrote, or leave --weights out"
+        )
     try:
         state = torch.load(file.expanduser(), map_location="cpu", weights_only=True)
     except Exception as error:

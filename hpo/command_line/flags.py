@@ -74,6 +74,11 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
         "action": "store_true",
         "help": "look for images that are alike, too, before the first training",
     },
+    "theme": {
+        "default": "light",
+        "choices": ("light", "dark"),
+        "help": "of the figures (default: %(default)s)",
+    },
     "fresh": {"action": "store_true", "help": "train again what is finished in DIR"},
 }
 """What argparse is told of each flag, by its name in the parsed result."""

@@ -48,6 +48,7 @@ class Options:
         fresh: train everything again.
         given: objects and data sets that Python code gave.
         near_duplicates: look for them before the first training.
+        theme: of the figures, light or dark.
         first_seed: of the trainings of a row, whose seeds follow each other.
     """
 
@@ -73,6 +74,7 @@ class Options:
     search_parallel: int = 1
     given: Given = field(default_factory=Given)
     near_duplicates: bool = False
+    theme: str = "light"
     first_seed: int = 0
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
@@ -151,7 +153,7 @@ def parse(
         description,
         shared("dataset", "seeds", "first_seed", preset={"choices": names}),
         shared("output", "storage", "tracking_uri", "address", "workers", "threads"),
-        shared("device", "gpus_per_cell", "data_root", "near_duplicates", "fresh"),
+        shared("device", "gpus_per_cell", "data_root", "near_duplicates", "theme", "fresh"),
     )
     add = parser.add_argument
     if semi_supervised:
@@ -213,6 +215,7 @@ def parse(
         data_root=args.data_root,
         fresh=args.fresh,
         near_duplicates=args.near_duplicates,
+        theme=args.theme,
         semi_supervised=semi_supervised,
         labels=args.labels if semi_supervised else None,
         search_parallel=args.search_parallel,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo.report.theme import in_theme
 from hpo.storage.atomic import in_place_of
 
 if TYPE_CHECKING:
@@ -79,13 +80,14 @@ def legend_below(
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
-    """Writes the figure as PNG, whole or not at all; parent folders are created.
+    """Writes the figure as PNG in the theme, whole or not at all; parent folders are created.
 
     Returns:
         ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     show_names_as_they_are(figure)
+    in_theme(figure)
     with in_place_of(path) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box says so
         figure.savefig(aside, format="png", dpi=dpi)

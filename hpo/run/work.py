@@ -30,6 +30,7 @@ from hpo.report.positive_control import positive_control
 from hpo.report.preamble import memory_lines, preamble_of, preset_line
 from hpo.report.study_figure import study_figure
 from hpo.report.style import save_figure
+from hpo.report.theme import themed
 from hpo.run.data import look_at_data, prepare
 from hpo.run.statuses import CRASHED, UNUSABLE
 from hpo.search.space_search import silence_optuna
@@ -88,17 +89,18 @@ def worked(
     """Runs a study whose flags are read; returns the exit status. See `run_study`."""
     try:
         figures = [] if figure is None else [figure]
-        ended = run_rows(
-            study,
-            rows,
-            options,
-            extras=[*figures, controls_report, label_errors, pseudo_labels, *extras],
-            table=f"{study}-errors" if figures else study,
-            about=about,
-            adapted=adapted,
-            comparisons=comparisons,
-            tracker=tracker or StudyTracker,
-        )
+        with themed(options.theme):
+            ended = run_rows(
+                study,
+                rows,
+                options,
+                extras=[*figures, controls_report, label_errors, pseudo_labels, *extras],
+                table=f"{study}-errors" if figures else study,
+                about=about,
+                adapted=adapted,
+                comparisons=comparisons,
+                tracker=tracker or StudyTracker,
+            )
         return 0 if ended.whole else CRASHED
     except (ValueError, ImportError, OSError, StoreError, StudyError, TrackingError) as error:
         print(f"{study}: error: {error}{_way_out(error)}", file=sys.stderr)

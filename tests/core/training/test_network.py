@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,6 @@ def test_weights_are_loaded_but_for_a_head_of_other_classes(tmp_path: Path) -> N
     file.write_text("no weights")
     with pytest.raises(ValueError, match="cannot be read"):
         build_network(tuned, digits)
+    for missing in (tmp_path / "none.pt", tmp_path):
+        with pytest.raises(ValueError, match=rf"^weights {missing}: there is no such file"):
+            build_network(replace(tuned, weights=str(missing)), digits)
