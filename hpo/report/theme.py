@@ -41,7 +41,9 @@ def in_theme(figure: Figure) -> None:
     """Gives a figure that is drawn the colors of the theme."""
     if _THEME.get() != "dark":
         return
+    halos: dict[int, Any] = {}  # of labels, which may share one
     for artist in figure.findobj():
+        halos |= {id(effect): effect for effect in artist.get_path_effects() or ()}
         if hasattr(artist, "patch") or getattr(artist, "get_array", lambda: None)() is not None:
             continue  # a patch is an artist too, and colors of an array are those of a scale
         parts = ("facecolor", "edgecolor") if hasattr(artist, "get_facecolor") else _OF_LINES
@@ -49,6 +51,9 @@ def in_theme(figure: Figure) -> None:
         for part, color in colors.items():
             with suppress(ValueError):  # what is no color, such as "none" of a marker
                 getattr(artist, f"set_{part}")(_turned(color))
+    for settings in (getattr(halo, "_gc", {}) for halo in halos.values()):
+        if "foreground" in settings:
+            settings["foreground"] = _turned(settings["foreground"])
 
 
 def _turned(color: Any) -> Any:
