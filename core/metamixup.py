@@ -93,6 +93,19 @@ def learn_interpolation(
 
     Raises:
         ValueError: as `hypergradient`.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> interpolation = core.learn_interpolation(
+        ...     model, (x, y), (x_val, y_val), optimizer=optimizer
+        ... )
+        >>> interpolation.lam.shape
+        torch.Size([8])
     """
     check_batch(batch, "training", tokens=mixing.hooks)
     if step_size is not None:

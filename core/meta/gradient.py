@@ -97,6 +97,16 @@ def hypergradient(
         ValueError: shapes, dtypes or values are off; neither `lr` nor `optimizer` is given; the
             model's parameters are split over devices; nothing in it is trainable; the engine
             cannot do what is asked.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> lam, partner = torch.full((8,), 0.5), torch.arange(8).flip(0)
+        >>> core.hypergradient(model, (x, y), (x, y), lam, partner, lr=0.1).shape
+        torch.Size([8])
     """
     check_batch(batch, "training", tokens=mixing.hooks)
     check_lam(lam, batch[0].shape[0])

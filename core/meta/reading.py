@@ -48,6 +48,11 @@ class Reading:
         meta_steps: updates of λ in one iteration, each through its own virtual step from θ.
         inner_step: "gradient_descent": Eq. 7 at each group's current learning rate; "optimizer":
             the optimizer's own step, with its momentum, weight decay and state.
+
+    Examples:
+        >>> from core import Reading
+        >>> Reading(step_size=2.0).projection
+        'sigmoid_before'
     """
 
     init_alpha: float = 1.0

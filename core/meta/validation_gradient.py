@@ -25,6 +25,18 @@ class ValidationGradient:
     Attributes:
         refresh_every: k ≥ 1; 1 is the exact hypergradient.
         average_over: n ≥ 1; 1 takes each v as it is.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.Learned(validation_gradient=core.ValidationGradient(4))
+        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
+        >>> interpolation.lam.shape
+        torch.Size([8])
     """
 
     def __init__(self, refresh_every: int = 1, average_over: int = 1):

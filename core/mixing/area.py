@@ -31,6 +31,16 @@ class AreaMixing:
         position: [B, d], in [0, 1], for d spatial dimensions: 0 puts the box at the start of the
             axis, 1 at its end. None is drawn for each batch, by `torch.rand(B, d)` on the
             generator's own device.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 3, 4, 4), torch.arange(8) % 3
+        >>> policy = core.Learned(mixing=core.AreaMixing())
+        >>> policy(model, optimizer, (x, y), (x, y)).lam.shape
+        torch.Size([8])
     """
 
     position: Tensor | None = field(default=None, compare=False)

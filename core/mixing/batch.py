@@ -32,6 +32,11 @@ def draw_partners(
     """Draws a random permutation of the batch, as MixUp pairs it: [n], int64, on `device`.
 
     Drawn on the generator's own device, so that a CPU generator gives the same pairs everywhere.
+
+    Examples:
+        >>> import core
+        >>> sorted(core.draw_partners(4).tolist())
+        [0, 1, 2, 3]
     """
     order = torch.randperm(n, generator=generator, device=stream_device(generator))
     return order.to(device)
@@ -52,6 +57,11 @@ def draw_beta(
 
     Raises:
         ValueError: alpha is not a positive finite number.
+
+    Examples:
+        >>> import core
+        >>> core.draw_beta(5, alpha=0.2).shape
+        torch.Size([5])
     """
     check_alpha(alpha)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=stream_device(generator))
@@ -74,6 +84,14 @@ def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
 
     Raises:
         ValueError: x is not floating.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> x = torch.tensor([[0.0], [4.0]])
+        >>> core.mix_inputs(x, torch.tensor([0.75, 0.5]), torch.tensor([1, 0]))
+        tensor([[1.],
+                [2.]])
     """
     if not x.is_floating_point():
         raise ValueError(_NOT_FLOATING.format("the", x.dtype))
@@ -92,6 +110,14 @@ def mix_labels(y: Tensor, lam: Tensor, partner: Tensor, num_classes: int) -> Ten
 
     Returns:
         [B, C], the dtype of lam (integer y) or of y (soft y).
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> y, lam, partner = torch.tensor([0, 1]), torch.tensor([0.75, 0.5]), torch.tensor([1, 0])
+        >>> core.mix_labels(y, lam, partner, num_classes=2)
+        tensor([[0.7500, 0.2500],
+                [0.5000, 0.5000]])
     """
     one_hot = soft_labels(y, num_classes, dtype=lam.dtype)
     others = one_hot[partner]
@@ -138,6 +164,12 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         Scalar.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> core.soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]))
+        tensor(0.6931)
     """
     log_probabilities = F.log_softmax(logits, dim=1)
     if target.is_floating_point():

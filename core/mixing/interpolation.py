@@ -29,6 +29,14 @@ class Interpolation:
         weights: [B], floating, at least 0; what each sample counts in the loss of the real step,
             `(1/B) Σ_i weights_i ℓ_i`, so that weights of 1 are no weights. None: no weights. Of a
             policy that learns weights, `hypergradient` is d(meta loss)/d(weights_i).
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> lam, partner = torch.tensor([0.75, 0.5]), torch.tensor([1, 0])
+        >>> core.Interpolation(lam=lam, partner=partner, lam_init=lam).mix_labels(partner, 2)
+        tensor([[0.2500, 0.7500],
+                [0.5000, 0.5000]])
     """
 
     lam: Tensor

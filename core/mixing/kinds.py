@@ -16,6 +16,12 @@ class Mixing(Protocol):
 
     The kinds are `InputMixing`, `AreaMixing` and `HiddenMixing`. Whatever is random in one is drawn
     once for each batch, so that the virtual and the real pass differ in λ alone.
+
+    Examples:
+        >>> import core
+        >>> mixing: core.Mixing = core.AreaMixing()
+        >>> core.Learned(mixing=mixing).mixing.hooks
+        False
     """
 
     @property
@@ -49,7 +55,18 @@ class Mixing(Protocol):
 
 @dataclass(frozen=True)
 class InputMixing:
-    """This is MixUp (Eq. 4), `lam_i·x_i + (1 − lam_i)·x_partner_i`. It draws nothing."""
+    """This is MixUp (Eq. 4), `lam_i·x_i + (1 − lam_i)·x_partner_i`. It draws nothing.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> policy = core.Learned(mixing=core.InputMixing())
+        >>> policy(model, optimizer, (x, y), (x, y)).lam.shape
+        torch.Size([8])
+    """
 
     hooks = False
 

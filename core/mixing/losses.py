@@ -18,6 +18,20 @@ class MixedLoss(Protocol):
     """This is a loss whose value on a mixed batch is not that of a mixed label.
 
     It may treat the rows of a mixed batch differently, as semi-supervised losses do.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> class Absolute:
+        ...     def __call__(self, outputs, target):
+        ...         return (outputs - target).abs().mean()
+        ...     def mixed(self, outputs, y, lam, partner):
+        ...         return self(outputs, torch.lerp(y[partner], y, lam.unsqueeze(1)))
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batch = torch.randn(8, 4), torch.randn(8, 2)
+        >>> core.metamixup_step(model, optimizer, batch, batch, loss=Absolute()).lam.shape
+        torch.Size([8])
     """
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ class Pairing:
             labelled and the unlabelled samples (Algorithm 2, lines 8 and 12). None: one part.
         dominant: the sample outweighs its partner: a drawn λ becomes max(λ, 1 − λ) (MixMatch,
             Berthelot et al. 2019, Eq. 9), a learned one moves within [1/2, 1].
+
+    Examples:
+        >>> import core
+        >>> core.Pairing(dominant=True).dominant
+        True
     """
 
     groups: tuple[int, ...] | None = None

@@ -27,6 +27,16 @@ class StepResult:
         lam, lam_init, hypergradient: [B]; see `Interpolation`.
         partner: [B], int64.
         meta_loss: scalar; validation loss after the virtual step (Eq. 8).
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> result = core.metamixup_step(model, optimizer, (x, y), (x, y))
+        >>> result.lam.shape, result.hypergradient.shape
+        (torch.Size([8]), torch.Size([8]))
     """
 
     loss: Tensor
@@ -54,6 +64,16 @@ def mixed_step(
     """Takes the real step on the batch mixed as `interpolation` says (Algorithm 1, lines 7 and 8).
 
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Beta(0.2)(model, optimizer, (x, y))
+        >>> bool(core.mixed_step(model, optimizer, (x, y), interpolation).loss > 0)
+        True
     """
     scaler = loss_scaler() if scaler is None else scaler
     check_real_step(optimizer, scaler, micro_batch)

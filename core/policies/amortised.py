@@ -170,6 +170,19 @@ class Amortised(Policy):
         every: k ≥ 1; the first step learns.
         memory: of the table, see `MoveTable`; half of what it knows fades in log ½ / log memory
             meta stages.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.Amortised(core.Learned(), every=4)
+        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
+        >>> loss = core.mixed_step(model, optimizer, (x, y), interpolation).loss
+        >>> bool(loss.isfinite())
+        True
     """
 
     learned: Learned = field(default_factory=Learned)

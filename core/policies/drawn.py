@@ -48,7 +48,18 @@ class Drawn(Policy, PolicyConfig):
 @register_policy
 @dataclass(frozen=True)
 class NoMix(Drawn):
-    """Training without MixUp: λ = 1, every sample its own partner. Draws nothing."""
+    """Training without MixUp: λ = 1, every sample its own partner. Draws nothing.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.NoMix()(model, optimizer, (x, y))
+        >>> interpolation.lam.tolist()
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
 
     kinds: ClassVar = {"none": {}}
 
@@ -74,6 +85,16 @@ class Beta(Drawn):
     Attributes:
         alpha: 1 is the uniform distribution; towards 0 the samples stay unmixed, and at 0 they do.
         per_sample: draw λ for each sample, as Eq. 4 writes it.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Beta(0.2, per_sample=True)(model, optimizer, (x, y))
+        >>> interpolation.lam.shape
+        torch.Size([8])
     """
 
     alpha: float = 1.0
@@ -106,6 +127,16 @@ class CutMix(Beta):
     Attributes:
         alpha: as in `Beta`; the source takes 1.
         probability: that a batch is mixed, in [0, 1]; the source takes 0.5 on CIFAR, 1 on ImageNet.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 3, 4, 4), torch.arange(8) % 3
+        >>> interpolation = core.CutMix()(model, optimizer, (x, y))
+        >>> bool(((0 <= interpolation.lam) & (interpolation.lam <= 1)).all())
+        True
     """
 
     probability: float = 0.5
@@ -130,7 +161,18 @@ class CutMix(Beta):
 @register_policy
 @dataclass(frozen=True)
 class Fixed(Drawn):
-    """The same λ for every pair (Table II, lower half)."""
+    """The same λ for every pair (Table II, lower half).
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Fixed(0.25)(model, optimizer, (x, y))
+        >>> interpolation.lam[:2].tolist()
+        [0.25, 0.25]
+    """
 
     lam: float
     kinds: ClassVar = {"fixed": {}}
@@ -158,6 +200,16 @@ class Frozen(Drawn):
         quantiles: of the distribution, at equally spaced levels from 0 to 1; linear in between.
             `TrainingResult.lam_quantiles` are such. `FrozenSchedule` has one for each part of the
             training.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Frozen((0.0, 0.5, 1.0))(model, optimizer, (x, y))
+        >>> bool(((0 <= interpolation.lam) & (interpolation.lam <= 1)).all())
+        True
     """
 
     quantiles: tuple[float, ...]

@@ -27,6 +27,19 @@ class Learned(Policy):
         last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
         validation_gradient: keeps the validation gradient for several steps; its state is the
             policy's, and it belongs to one training.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.Learned()
+        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
+        >>> loss = core.mixed_step(model, optimizer, (x, y), interpolation).loss
+        >>> bool(loss.isfinite())
+        True
     """
 
     reading: Reading = DEFAULT

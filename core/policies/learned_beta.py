@@ -78,6 +78,20 @@ class LearnedBeta(Policy):
         placebo: the control.
         inner_step: see `Reading`.
         engine, mixing, last_blocks: as in `Learned`.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.LearnedBeta()
+        >>> policy.at(0, steps=100)
+        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
+        >>> loss = core.mixed_step(model, optimizer, (x, y), interpolation).loss
+        >>> bool(loss.isfinite())
+        True
     """
 
     alpha: float = 1.0

@@ -36,6 +36,18 @@ class MetaWeightNet(SampleWeights):
         network: V itself, losses [B, 1] → weights [B, 1].
 
     See `SampleWeights` for the rest.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.MetaWeightNet()
+        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
+        >>> interpolation.weights.shape
+        torch.Size([8])
     """
 
     hidden: int = 100

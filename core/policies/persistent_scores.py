@@ -75,6 +75,20 @@ class PersistentScores(Policy):
         permute: an earlier control: hypergradients are permuted within the batch before they move
             scores, which so become random walks, and spread further than learned ones.
         engine, mixing, last_blocks, validation_gradient: as in `Learned`.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.PersistentScores()
+        >>> interpolation = policy(
+        ...     model, optimizer, (x, y), (x_val, y_val), indices=torch.arange(8)
+        ... )
+        >>> policy.scores.shape
+        torch.Size([8])
     """
 
     reading: Reading = SCORES
@@ -229,6 +243,13 @@ def lowest_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: k is out of range.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> positions, scores = core.lowest_scores(torch.tensor([0.5, -2.0, -0.25]), k=2)
+        >>> positions.tolist(), scores.tolist()
+        ([1, 2], [-2.0, -0.25])
     """
     if not 1 <= k <= len(scores):
         raise ValueError(f"k must lie in [1, {len(scores)}], the number of scores; got {k}")

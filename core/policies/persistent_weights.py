@@ -30,6 +30,20 @@ class PersistentWeights(SampleWeights):
         initial: s at first.
 
     See `SampleWeights` for the rest.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.PersistentWeights()
+        >>> interpolation = policy(
+        ...     model, optimizer, (x, y), (x_val, y_val), indices=torch.arange(8)
+        ... )
+        >>> interpolation.weights.shape
+        torch.Size([8])
     """
 
     reading: Reading = SCORES

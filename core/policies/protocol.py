@@ -51,6 +51,11 @@ class Policy(Protocol):
 
     Attributes:
         needs_meta_validation: whether `val_batch` is read. If not, it may be None.
+
+    Examples:
+        >>> import core
+        >>> core.Beta(0.5).needs_meta_validation, core.Learned().needs_meta_validation
+        (False, True)
     """
 
     needs_meta_validation: bool = False

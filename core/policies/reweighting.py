@@ -22,6 +22,18 @@ class LearningToReweight(SampleWeights):
     helps all are 0, and the real step has the optimizer's momentum and weight decay alone.
 
     See `SampleWeights` for what it takes.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> policy = core.LearningToReweight()
+        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
+        >>> interpolation.weights.shape
+        torch.Size([8])
     """
 
     def start(self, step: StepInput, like: Tensor, ranks: Ranks) -> Tensor:

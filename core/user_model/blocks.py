@@ -15,6 +15,13 @@ def blocks(model: nn.Module) -> list[list[str]]:
     the model, or of such a child. A `PreActResNet` so gives its stem, its residual blocks and the
     classifier. Parameters that an opened module holds itself come before its children, as one
     block. A tied parameter counts where it first appears.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+        >>> core.blocks(net)
+        [['0.weight', '0.bias'], ['2.weight', '2.bias']]
     """
     known = {name for name, _ in model.named_parameters()}  # of a tied one, its first name
     walk = _walk(model, "", whole=True)

@@ -154,3 +154,8 @@ def test_the_examples_in_docstrings_run(monkeypatch: pytest.MonkeyPatch) -> None
             attempted[name] = outcome.attempted
     assert attempted["core.metamixup"] >= 6
     assert core.metamixup_step.__module__ == "core.metamixup"
+
+
+@pytest.mark.parametrize("name", [n for n in core.__all__ if callable(getattr(core, n))])
+def test_every_public_name_of_core_has_an_example(name: str) -> None:
+    assert ">>>" in (inspect.getdoc(getattr(core, name)) or "")

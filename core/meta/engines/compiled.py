@@ -33,7 +33,13 @@ MOST_SHAPES = 4
 
 
 class CompileFallback(UserWarning):
-    """The meta stage is not compiled as asked; the engine "double_backward" does it instead."""
+    """The meta stage is not compiled as asked; the engine "double_backward" does it instead.
+
+    Examples:
+        >>> import core
+        >>> issubclass(core.CompileFallback, UserWarning)  # which filters of warnings take
+        True
+    """
 
 
 def compiled(problem: MetaProblem) -> MetaGradient:

@@ -69,6 +69,16 @@ class Examination:
         plain_mebibytes: its peak memory above what was there before.
         differences: precision of the central differences, or None where there are none.
         seconds: of the whole examination.
+
+    Examples:
+        >>> import torch
+        >>> import core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> examination = core.examine(model, (x, y), (x, y), optimizer=optimizer)
+        >>> examination.engine
+        'auto'
     """
 
     subject: str
