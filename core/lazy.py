@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 
 class _Late(ModuleType):
-    """A module that is imported when the first of its names is read; it then has them all."""
+    """A module that is imported when the first of its names is read.
+
+    It keeps none of them, so that a name that is replaced there is replaced here.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # those who look at modules ask for them
             raise AttributeError(name)
-        module = import_module(self.__name__)
-        vars(self).update(vars(module))
-        return getattr(module, name)
+        return getattr(import_module(self.__name__), name)
 
 
 if not TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from mlflow.entities import Run
@@ -27,7 +28,7 @@ def copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         if not path.exists():
             with mlflow_settings():
                 create(f"sqlite:///{path}")
-        shutil.copyfile(path, uri.removeprefix("sqlite:///"))
+        shutil.copyfile(path, unquote(uri.removeprefix("sqlite:///")))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stores, "create_tables", copy)
