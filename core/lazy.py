@@ -30,9 +30,12 @@ class _Late(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_module":
+            self._module = import_module(self.__name__)
+            return self._module
         if name.startswith("__"):  # those who look at modules ask for them
             raise AttributeError(name)
-        return getattr(import_module(self.__name__), name)
+        return getattr(self._module, name)
 
 
 if not TYPE_CHECKING:
