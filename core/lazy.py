@@ -26,16 +26,27 @@ if TYPE_CHECKING:
 class _Late(ModuleType):
     """A module that is imported when the first of its names is read.
 
-    It keeps none of them, so that a name that is replaced there is replaced here.
+    It then gives its place in the modules of this project to the module itself, so that reading a
+    name costs what it costs there, and sees what is replaced there.
     """
 
     def __getattr__(self, name: str) -> Any:
         if name == "_module":
             self._module = import_module(self.__name__)
+            self._give_way()
             return self._module
         if name.startswith("__"):  # those who look at modules ask for them
             raise AttributeError(name)
         return getattr(self._module, name)
+
+    def _give_way(self) -> None:
+        for holder, module in list(sys.modules.items()):
+            if holder.partition(".")[0] in _PROJECT:
+                held = [name for name, value in list(vars(module).items()) if value is self]
+                vars(module).update(dict.fromkeys(held, self._module))
+
+
+_PROJECT = ("core", "hpo", "studies")
 
 
 if not TYPE_CHECKING:

@@ -95,14 +95,13 @@ def learn_interpolation(
         ValueError: as `hypergradient`.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
         >>> interpolation = core.learn_interpolation(
-        ...     model, (x, y), (x_val, y_val), optimizer=optimizer
+        ...     model, batch, val_batch, optimizer=optimizer
         ... )
         >>> interpolation.lam.shape
         torch.Size([8])

@@ -20,8 +20,9 @@ from hpo.storage import output_folder
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.tracking.missing import Missing
-from hpo.tracking.store import check_tracking_uri, first_line, shown_uri, store_errors
+from hpo.tracking.store import check_tracking_uri, store_errors
 from hpo.tracking.tracker import StudyTracker, TrackingError, default_tracking_uri
+from hpo.tracking.uris import first_line, shown_uri
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from hpo.command_line.flags import command, program, shared
 from hpo.reproduction import INTERRUPTED, Part, Study, run_parts, write_report
-from hpo.tracking.store import default_tracking_uri
+from hpo.tracking.uris import default_tracking_uri
 
 FAILED, UNUSABLE = 1, 2
 """Exit statuses: a part failed; nothing could be run. (`INTERRUPTED` is the third.)"""

@@ -99,13 +99,12 @@ def hypergradient(
             cannot do what is asked.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
         >>> lam, partner = torch.full((8,), 0.5), torch.arange(8).flip(0)
-        >>> core.hypergradient(model, (x, y), (x, y), lam, partner, lr=0.1).shape
+        >>> core.hypergradient(model, batch, batch, lam, partner, lr=0.1).shape
         torch.Size([8])
     """
     check_batch(batch, "training", tokens=mixing.hooks)

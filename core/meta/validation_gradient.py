@@ -27,15 +27,14 @@ class ValidationGradient:
         average_over: n ≥ 1; 1 takes each v as it is.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
+        >>> policy = core.Learned(validation_gradient=core.ValidationGradient(4))
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
-        >>> policy = core.Learned(validation_gradient=core.ValidationGradient(4))
-        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
-        >>> interpolation.lam.shape
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
+        >>> interpolation = policy(model, optimizer, batch, val_batch)
+        >>> interpolation.hypergradient.shape
         torch.Size([8])
     """
 

@@ -33,13 +33,12 @@ class AreaMixing:
             generator's own device.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 3, 4, 4), torch.arange(8) % 3
+        >>> batch = torch.randn(8, 3, 4, 4), torch.arange(8) % 3
         >>> policy = core.Learned(mixing=core.AreaMixing())
-        >>> policy(model, optimizer, (x, y), (x, y)).lam.shape
+        >>> policy(model, optimizer, batch, batch).lam.shape
         torch.Size([8])
     """
 

@@ -66,9 +66,8 @@ def draw_beta(
     check_alpha(alpha)
     seed = torch.randint(2**63 - 1, (), generator=generator, device=stream_device(generator))
     values = np.random.default_rng(int(seed)).beta(alpha, alpha, size=n)
-    return (
-        torch.from_numpy(values).to(dtype or torch.float32).to(device)
-    )  # not every device has float64
+    drawn = torch.from_numpy(values).to(dtype or torch.float32)  # not every device has float64
+    return drawn.to(device)
 
 
 def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
@@ -86,8 +85,7 @@ def mix_inputs(x: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
         ValueError: x is not floating.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> x = torch.tensor([[0.0], [4.0]])
         >>> core.mix_inputs(x, torch.tensor([0.75, 0.5]), torch.tensor([1, 0]))
         tensor([[1.],
@@ -112,8 +110,7 @@ def mix_labels(y: Tensor, lam: Tensor, partner: Tensor, num_classes: int) -> Ten
         [B, C], the dtype of lam (integer y) or of y (soft y).
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> y, lam, partner = torch.tensor([0, 1]), torch.tensor([0.75, 0.5]), torch.tensor([1, 0])
         >>> core.mix_labels(y, lam, partner, num_classes=2)
         tensor([[0.7500, 0.2500],
@@ -166,8 +163,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         Scalar.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> core.soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]))
         tensor(0.6931)
     """

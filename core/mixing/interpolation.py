@@ -31,8 +31,7 @@ class Interpolation:
             policy that learns weights, `hypergradient` is d(meta loss)/d(weights_i).
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> lam, partner = torch.tensor([0.75, 0.5]), torch.tensor([1, 0])
         >>> core.Interpolation(lam=lam, partner=partner, lam_init=lam).mix_labels(partner, 2)
         tensor([[0.2500, 0.7500],

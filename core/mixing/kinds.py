@@ -58,13 +58,12 @@ class InputMixing:
     """This is MixUp (Eq. 4), `lam_i·x_i + (1 − lam_i)·x_partner_i`. It draws nothing.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
         >>> policy = core.Learned(mixing=core.InputMixing())
-        >>> policy(model, optimizer, (x, y), (x, y)).lam.shape
+        >>> policy(model, optimizer, batch, batch).lam.shape
         torch.Size([8])
     """
 

@@ -20,8 +20,7 @@ class MixedLoss(Protocol):
     It may treat the rows of a mixed batch differently, as semi-supervised losses do.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> class Absolute:
         ...     def __call__(self, outputs, target):
         ...         return (outputs - target).abs().mean()

@@ -29,12 +29,11 @@ class StepResult:
         meta_loss: scalar; validation loss after the virtual step (Eq. 8).
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> result = core.metamixup_step(model, optimizer, (x, y), (x, y))
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> result = core.metamixup_step(model, optimizer, batch, batch)
         >>> result.lam.shape, result.hypergradient.shape
         (torch.Size([8]), torch.Size([8]))
     """
@@ -66,13 +65,12 @@ def mixed_step(
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.Beta(0.2)(model, optimizer, (x, y))
-        >>> bool(core.mixed_step(model, optimizer, (x, y), interpolation).loss > 0)
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Beta(0.2)(model, optimizer, batch)
+        >>> bool(core.mixed_step(model, optimizer, batch, interpolation).loss > 0)
         True
     """
     scaler = loss_scaler() if scaler is None else scaler

@@ -51,12 +51,11 @@ class NoMix(Drawn):
     """Training without MixUp: λ = 1, every sample its own partner. Draws nothing.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.NoMix()(model, optimizer, (x, y))
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.NoMix()(model, optimizer, batch)
         >>> interpolation.lam.tolist()
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
@@ -87,12 +86,11 @@ class Beta(Drawn):
         per_sample: draw λ for each sample, as Eq. 4 writes it.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.Beta(0.2, per_sample=True)(model, optimizer, (x, y))
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Beta(0.2, per_sample=True)(model, optimizer, batch)
         >>> interpolation.lam.shape
         torch.Size([8])
     """
@@ -129,12 +127,11 @@ class CutMix(Beta):
         probability: that a batch is mixed, in [0, 1]; the source takes 0.5 on CIFAR, 1 on ImageNet.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 3, 4, 4), torch.arange(8) % 3
-        >>> interpolation = core.CutMix()(model, optimizer, (x, y))
+        >>> batch = torch.randn(8, 3, 4, 4), torch.arange(8) % 3
+        >>> interpolation = core.CutMix()(model, optimizer, batch)
         >>> bool(((0 <= interpolation.lam) & (interpolation.lam <= 1)).all())
         True
     """
@@ -164,12 +161,11 @@ class Fixed(Drawn):
     """The same λ for every pair (Table II, lower half).
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.Fixed(0.25)(model, optimizer, (x, y))
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Fixed(0.25)(model, optimizer, batch)
         >>> interpolation.lam[:2].tolist()
         [0.25, 0.25]
     """
@@ -202,12 +198,11 @@ class Frozen(Drawn):
             training.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.Frozen((0.0, 0.5, 1.0))(model, optimizer, (x, y))
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> interpolation = core.Frozen((0.0, 0.5, 1.0))(model, optimizer, batch)
         >>> bool(((0 <= interpolation.lam) & (interpolation.lam <= 1)).all())
         True
     """

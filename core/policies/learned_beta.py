@@ -80,18 +80,16 @@ class LearnedBeta(Policy):
         engine, mixing, last_blocks: as in `Learned`.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
+        >>> policy = core.LearnedBeta()
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
-        >>> policy = core.LearnedBeta()
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
         >>> policy.at(0, steps=100)
-        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
-        >>> loss = core.mixed_step(model, optimizer, (x, y), interpolation).loss
-        >>> bool(loss.isfinite())
-        True
+        >>> interpolation = policy(model, optimizer, batch, val_batch)
+        >>> sorted(policy.metrics())
+        ['alpha']
     """
 
     alpha: float = 1.0

@@ -38,16 +38,15 @@ class MetaWeightNet(SampleWeights):
     See `SampleWeights` for the rest.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
+        >>> policy = core.MetaWeightNet()
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
-        >>> policy = core.MetaWeightNet()
-        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
-        >>> interpolation.weights.shape
-        torch.Size([8])
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
+        >>> interpolation = policy(model, optimizer, batch, val_batch)
+        >>> sorted(policy.metrics())
+        ['weight_at_high_loss', 'weight_at_low_loss']
     """
 
     hidden: int = 100

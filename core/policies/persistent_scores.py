@@ -77,15 +77,14 @@ class PersistentScores(Policy):
         engine, mixing, last_blocks, validation_gradient: as in `Learned`.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
+        >>> policy = core.PersistentScores()
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
-        >>> policy = core.PersistentScores()
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
         >>> interpolation = policy(
-        ...     model, optimizer, (x, y), (x_val, y_val), indices=torch.arange(8)
+        ...     model, optimizer, batch, val_batch, indices=torch.arange(8)
         ... )
         >>> policy.scores.shape
         torch.Size([8])
@@ -245,8 +244,7 @@ def lowest_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ValueError: k is out of range.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> positions, scores = core.lowest_scores(torch.tensor([0.5, -2.0, -0.25]), k=2)
         >>> positions.tolist(), scores.tolist()
         ([1, 2], [-2.0, -0.25])

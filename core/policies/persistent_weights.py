@@ -32,15 +32,14 @@ class PersistentWeights(SampleWeights):
     See `SampleWeights` for the rest.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
+        >>> policy = core.PersistentWeights()
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
-        >>> policy = core.PersistentWeights()
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
         >>> interpolation = policy(
-        ...     model, optimizer, (x, y), (x_val, y_val), indices=torch.arange(8)
+        ...     model, optimizer, batch, val_batch, indices=torch.arange(8)
         ... )
         >>> interpolation.weights.shape
         torch.Size([8])

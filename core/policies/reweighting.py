@@ -24,14 +24,13 @@ class LearningToReweight(SampleWeights):
     See `SampleWeights` for what it takes.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
+        >>> policy = core.LearningToReweight()
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> x_val, y_val = torch.randn(6, 4), torch.arange(6) % 3
-        >>> policy = core.LearningToReweight()
-        >>> interpolation = policy(model, optimizer, (x, y), (x_val, y_val))
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
+        >>> interpolation = policy(model, optimizer, batch, val_batch)
         >>> interpolation.weights.shape
         torch.Size([8])
     """

@@ -17,8 +17,7 @@ def blocks(model: nn.Module) -> list[list[str]]:
     block. A tied parameter counts where it first appears.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
         >>> core.blocks(net)
         [['0.weight', '0.bias'], ['2.weight', '2.bias']]

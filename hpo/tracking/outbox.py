@@ -11,7 +11,8 @@ from typing import Any
 
 from hpo.tracking.missing import Missing
 from hpo.tracking.run import TrackedRun
-from hpo.tracking.store import Patience, first_line, mlflow_settings, shown_uri, store_errors
+from hpo.tracking.store import Patience, mlflow_settings, store_errors
+from hpo.tracking.uris import first_line, shown_uri
 
 RETRY_SECONDS = 60.0
 """A store that failed is asked again after so long."""

@@ -1,4 +1,4 @@
-"""Where MLflow records go: the default store, a check that fails within seconds, and patience.
+"""How an MLflow store is opened: a check that fails within seconds, and patience.
 
 MLflow's own patience suits a service that must ride out rate limits: seven retries of 120 seconds
 over HTTP, ten growing pauses for a database. A mistyped address would hold a study for minutes
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import sqlite3
 import warnings
@@ -17,10 +16,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 from hpo.storage.atomic import in_place_of
 from hpo.tracking.signals import signals_held_back
+from hpo.tracking.uris import (
+    DATABASES,
+    TrackingError,
+    first_line,
+    is_database,
+    local_tracking_uri,
+    needs_quotes,
+    scheme,
+    shown_cause,
+    shown_uri,
+    way_out,
+)
 from hpo.tracking.views import experiment_tags, missing_tags
 
 Patience = Literal["brief", "running", "patient"]
@@ -37,41 +47,7 @@ _SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 # Before anything imports MLflow: its telemetry sets a variable of this process for a moment, from a
 # thread of its own, and a request that reads the environment meanwhile fails with a KeyError.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 4
-# What is said of a SQLite file that was cut short or written over, or has half of MLflow's tables.
-_DAMAGED = ("is malformed", "is not a database", "already exists", "duplicate column")
-
-
-class TrackingError(RuntimeError):
-    """The MLflow store cannot be used. The message names its URI and the way out."""
-
-
-def default_tracking_uri(output: Path) -> str:
-    """Returns ``MLFLOW_TRACKING_URI``, as everywhere in MLflow, or else `local_tracking_uri`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(output)
-
-
-def local_tracking_uri(output: Path) -> str:
-    """Returns ``sqlite:///`` and the absolute path of ``mlflow.db`` in the folder ``output``.
-
-    As SQLAlchemy reads it: for a path with ``%`` or ``?`` in it plain text would be another file.
-
-    Raises:
-        TrackingError: SQLAlchemy is older than 2.1 and cannot open such a path.
-    """
-    path = (output.resolve() / "mlflow.db").as_posix()
-    if not _needs_quotes(path):
-        return f"sqlite:///{path}"
-    import sqlalchemy
-
-    for uri in (f"sqlite:///{quote(path)}", f"sqlite:///{path}"):
-        if sqlalchemy.make_url(uri).database == path:
-            return uri
-    raise TrackingError(
-        f"the output folder {output} has a name that SQLAlchemy {sqlalchemy.__version__} cannot "
-        "open; choose one without '?', or give --tracking-uri"
-    )
 
 
 def check_tracking_uri(uri: str) -> None:
@@ -89,7 +65,7 @@ def check_tracking_uri(uri: str) -> None:
 
     try:
         with _environment(_limits("brief")), _quiet():
-            if _scheme(uri) in _DATABASES:
+            if scheme(uri) in DATABASES:
                 _connect_once(uri)
             MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:  # MLflow, SQLAlchemy, a missing database driver: all end here
@@ -109,7 +85,7 @@ def open_experiment(client: Any, uri: str, name: str, output: Path, description:
     """
     stored = client.get_experiment_by_name(name)
     artifacts = output.resolve() / "mlartifacts"
-    location = artifacts.as_uri() if _needs_quotes(str(artifacts)) else str(artifacts)
+    location = artifacts.as_uri() if needs_quotes(str(artifacts)) else str(artifacts)
     if stored is None:
         # A database says nothing about artifacts, and MLflow's default is the current folder.
         folder = location if is_database(uri) else None
@@ -135,10 +111,6 @@ def open_experiment(client: Any, uri: str, name: str, output: Path, description:
     for key, value in missing_tags(stored.tags, description).items():
         client.set_experiment_tag(stored.experiment_id, key, value)
     return str(stored.experiment_id)
-
-
-def _needs_quotes(path: str) -> bool:
-    return "%" in path or "?" in path
 
 
 def _move_artifacts(database: Path, experiment_id: str, old: str, new: str) -> None:
@@ -185,70 +157,17 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (MlflowException, OSError)
 
 
-def shown_uri(text: str) -> str:
-    """Returns a URI, or a text with URIs in it, with ``***`` in place of passwords.
-
-    A password that contains ``@`` or ``/`` unquoted is hidden to its end.
-    """
-    text = re.sub(r"(://[^\s'\"/:@]*):[^\s'\"]*@", r"\1:***@", text)
-    return re.sub(
-        r"(?i)([?&][^\s'\"=&]*(?:passw|pwd|secret|token|key)[^\s'\"=&]*)=[^\s'\"&]*",
-        r"\1=***",
-        text,
-    )
-
-
-def without_user(uri: str) -> str:
-    """Returns ``uri`` without user and password: what tells one store from another."""
-    return re.sub(r"://[^/?]*@", "://", uri)
-
-
-def shown_cause(uri: str, error: Exception) -> Exception | None:
-    """Returns what a traceback may show as the cause: nothing that may repeat a password."""
-    return error if shown_uri(uri) == uri else None
-
-
-def opening_error(uri: str, experiment: str, error: Exception) -> TrackingError:
-    """Returns what is raised where a store fails while an experiment is opened."""
-    return TrackingError(
-        f"the MLflow store {shown_uri(uri)} failed while opening the experiment {experiment!r}: "
-        f"{first_line(error)}. {way_out(uri, error)}"
-    )
-
-
-def is_database(uri: str) -> bool:
-    """Returns whether this process itself opens ``uri``, without a server between."""
-    return _scheme(uri) in _DATABASES
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or its class name, without a final full stop.
-
-    MLflow's own texts repeat the whole address; passwords in them are replaced as in `shown_uri`.
-    SQLAlchemy may say first what it was about, in brackets, which nobody needs.
-    """
-    lines = shown_uri(str(error)).strip().splitlines()
-    if len(lines) > 1 and lines[0].startswith("(raised as a result of"):
-        lines = lines[1:]
-    return (lines[0] if lines else type(error).__name__).rstrip(". ")
-
-
-def _scheme(uri: str) -> str:
-    # postgresql+psycopg2://... names the driver after the plus sign.
-    return uri.split(":", 1)[0].split("+", 1)[0].lower() if ":" in uri else ""
-
-
 def _connect_once(uri: str) -> None:
     """Opens the database a single time; MLflow itself would try ten times over 100 seconds."""
     import sqlalchemy
 
     path = sqlalchemy.make_url(uri).database
-    if _scheme(uri) == "sqlite" and path:
+    if scheme(uri) == "sqlite" and path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         if not path.startswith((":", "file:")):
             _create_whole(uri, Path(path))
     timeout = {"connect_timeout": _CONNECT_SECONDS}
-    arguments = timeout if _scheme(uri) in ("postgresql", "mysql") else {}
+    arguments = timeout if scheme(uri) in ("postgresql", "mysql") else {}
     engine = sqlalchemy.create_engine(uri, connect_args=arguments)
     try:
         sqlalchemy.inspect(engine).get_table_names()
@@ -276,35 +195,6 @@ def create_tables(uri: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
-
-
-def way_out(uri: str, error: Exception) -> str:
-    """Returns what a user can do about a store that does not work."""
-    default = "or leave out --tracking-uri to record in a SQLite file under the output folder"
-    if os.environ.get("MLFLOW_TRACKING_URI") == uri:
-        default = default.replace("leave out --tracking-uri", "unset MLFLOW_TRACKING_URI")
-    elif _scheme(uri) == "sqlite":
-        default = "or choose another --output or --tracking-uri"
-    if _scheme(uri) == "sqlite" and "is locked" in str(error):
-        return (
-            "Another process holds that file; wait until it has ended, or end it, and run the same "
-            "command again: finished cells are kept."
-        )
-    if _scheme(uri) == "sqlite" and any(text in str(error) for text in _DAMAGED):
-        return (
-            "Move that file away and run the same command again: it records what the output "
-            "folder holds in a new one."
-        )
-    if _scheme(uri) == "sqlite" and "is full" in str(error):
-        return "Free space and run the same command again: finished cells are kept."
-    if _scheme(uri) in ("http", "https"):
-        port = uri.rstrip("/").rsplit(":", 1)[-1]
-        port = port if port.isdigit() else "5000"
-        return f"Start the server (mlflow server --port {port}) and try again, {default}."
-    if _scheme(uri) in _DATABASES:
-        return f"Check the path or address, the permissions and the database's driver, {default}."
-    kinds = "http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or another database"
-    return f"A tracking URI is {kinds}; give one of these, {default}."
 
 
 def _limits(patience: Patience) -> dict[str, str]:

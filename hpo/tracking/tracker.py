@@ -31,18 +31,7 @@ from hpo.tracking.missing import Missing
 from hpo.tracking.outbox import Artifact, Outbox
 from hpo.tracking.run import TrackedRun, flatten
 from hpo.tracking.signals import exit_on_signals, restore_signals
-from hpo.tracking.store import (
-    TrackingError,
-    check_tracking_uri,
-    default_tracking_uri,
-    is_database,
-    mlflow_settings,
-    open_experiment,
-    opening_error,
-    shown_cause,
-    shown_uri,
-    store_errors,
-)
+from hpo.tracking.store import check_tracking_uri, mlflow_settings, open_experiment, store_errors
 from hpo.tracking.stored import (
     DIGEST,
     RunStatus,
@@ -51,6 +40,14 @@ from hpo.tracking.stored import (
     settle,
     stored_runs,
     surplus_summaries,
+)
+from hpo.tracking.uris import (
+    TrackingError,
+    default_tracking_uri,
+    is_database,
+    opening_error,
+    shown_cause,
+    shown_uri,
 )
 from hpo.tracking.views import NOTE, whole_lines
 

@@ -9,16 +9,13 @@ from typing import Any
 
 from hpo.cells.trials import Trial
 from hpo.tracking.signals import exit_on_signals, restore_signals
-from hpo.tracking.store import (
-    check_tracking_uri,
+from hpo.tracking.store import check_tracking_uri, mlflow_settings, open_experiment, store_errors
+from hpo.tracking.uris import (
     default_tracking_uri,
     first_line,
-    mlflow_settings,
-    open_experiment,
     opening_error,
     shown_cause,
     shown_uri,
-    store_errors,
 )
 
 _logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ import pytest
 from hpo.tracking.missing import Missing
 from hpo.tracking.outbox import Artifact, Outbox
 from hpo.tracking.run import TrackedRun
-from hpo.tracking.store import first_line, shown_uri
 from hpo.tracking.stored import StoredRun
 from hpo.tracking.tracker import StudyTracker, TrackingError, check_tracking_uri
+from hpo.tracking.uris import first_line, shown_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for folder in ("core", "hpo", "studies") for path in (ROOT / folder).rglob("*.py")]

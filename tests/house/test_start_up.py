@@ -9,9 +9,12 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 
 import core
 import hpo
+from core import lazy
+from core.mixing import batch
 from studies.__main__ import commands
 from tests.support.scripts import ROOT
 
@@ -67,3 +70,9 @@ def test_all_policies_are_known_whatever_was_imported() -> None:
     kinds = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split()
     assert {"none", "learned", "scores", "learned-beta", "adamixup", "l2rw", "frozen"} <= set(kinds)
     assert hpo.Row is not None
+
+
+def test_a_library_that_was_imported_late_stands_in_its_own_place() -> None:
+    """Reading a name costs what it costs there, and what is replaced there is seen."""
+    assert lazy.torch.float32 is torch.float32
+    assert lazy.torch is batch.torch is torch

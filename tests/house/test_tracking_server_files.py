@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpo.tracking.store import default_tracking_uri
+from hpo.tracking.uris import default_tracking_uri
 from tests.support.scripts import ROOT
 
 

@@ -17,17 +17,17 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 import core
-from studies.hyper_cleaning import (
+from hpo.bench.hyper_cleaning import (
     START,
     Found,
     Problem,
     draw_problem,
     inner_solution,
-    main,
     report,
     soba,
     trained,
 )
+from studies.hyper_cleaning import main
 
 
 def test_the_losses_by_hand() -> None:

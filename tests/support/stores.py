@@ -11,7 +11,8 @@ import pytest
 from mlflow.entities import Run
 
 from hpo.tracking import store as stores
-from hpo.tracking.store import local_tracking_uri, mlflow_settings
+from hpo.tracking.store import mlflow_settings
+from hpo.tracking.uris import local_tracking_uri
 from mlflow import MlflowClient
 
 

@@ -71,12 +71,11 @@ class Examination:
         seconds: of the whole examination.
 
     Examples:
-        >>> import torch
-        >>> import core
+        >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> x, y = torch.randn(8, 4), torch.arange(8) % 3
-        >>> examination = core.examine(model, (x, y), (x, y), optimizer=optimizer)
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> examination = core.examine(model, batch, batch, optimizer=optimizer)
         >>> examination.engine
         'auto'
     """

@@ -25,9 +25,9 @@ from hpo.command_line.flags import command, cores, program, shared
 from hpo.report.markdown import padded_table
 from hpo.storage import output_folder
 from hpo.storage.atomic import write_atomically
-from hpo.tracking.store import local_tracking_uri
 from hpo.tracking.stored import runs_of_study
 from hpo.tracking.tracker import TrackingError, check_tracking_uri
+from hpo.tracking.uris import local_tracking_uri
 
 INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: something was lost; the load could not run; it was interrupted."""

@@ -86,7 +86,8 @@ CREATE = """
 import os, sys
 from pathlib import Path
 from mlflow.store.db import utils
-from hpo.tracking.store import check_tracking_uri, local_tracking_uri
+from hpo.tracking.store import check_tracking_uri
+from hpo.tracking.uris import local_tracking_uri
 utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # some tables are there by then
 check_tracking_uri(local_tracking_uri(Path(sys.argv[1])))
 """
