@@ -38,9 +38,8 @@ class PersistentWeights(SampleWeights):
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batch = torch.randn(8, 4), torch.arange(8) % 3
         >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
-        >>> interpolation = policy(
-        ...     model, optimizer, batch, val_batch, indices=torch.arange(8)
-        ... )
+        >>> indices = torch.arange(8)
+        >>> interpolation = policy(model, optimizer, batch, val_batch, indices=indices)
         >>> interpolation.weights.shape
         torch.Size([8])
     """
