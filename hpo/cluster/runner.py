@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -112,8 +112,9 @@ class _StudyScheduler(FIFOScheduler):
         """Has Tune keep so many processes while nothing waits for them, as between two rounds of a
         search; it would keep one, and the others would take seconds to start again."""
         if self._keep:
-            processes = tune_controller._tune_controller._actor_cache
-            processes.increase_max(trial.placement_group_factory, by=self._keep)
+            with suppress(AttributeError):  # of a Ray that names it otherwise: a round starts later
+                processes = tune_controller._tune_controller._actor_cache
+                processes.increase_max(trial.placement_group_factory, by=self._keep)
             self._keep = 0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
