@@ -13,6 +13,7 @@ from core.data import Source, load_source
 from core.training.checkpoint import checkpoints, save_checkpoint
 from core.training.config import TrainingConfig
 from core.training.few_labels import SemiSupervisedTraining
+from core.training.freed_memory import keep_freed_memory
 from core.training.result import Metrics, TrainingResult
 from core.training.training import Training
 
@@ -113,9 +114,12 @@ def _continued(
 def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iterator[None]:
     """What is trained inside depends on the seed and the threads, and on nothing before it.
 
-    torch's global random stream and thread count are as before afterwards.
+    torch's global random stream and thread count are as before afterwards. On the CPU, what is
+    freed stays with the process (`keep_freed_memory`).
     """
     device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
