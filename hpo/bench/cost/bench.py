@@ -236,7 +236,8 @@ def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
         generator=generator,
     )
     for _ in range(case.train_steps):
-        small = replace(bench, batch=draw(min(n, TRAINING_BATCH)))
+        fewer = min(n, TRAINING_BATCH)
+        small = replace(bench, batch=draw(fewer), lam=bench.lam[:fewer])
         small.real_step(*small.draw())
     optimizer.zero_grad(set_to_none=True)
     return bench

@@ -100,7 +100,11 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> CostOptio
             channels_last=fast if args.channels_last is None else args.channels_last,
             repeats=args.repeats or REPEATS[args.preset],
         ),
-        cases=tuple(cases(args.preset, device, _listed(args.models), fits=fits)),
+        cases=tuple(
+            case
+            for case in cases(args.preset, device, _listed(args.models), fits=fits)
+            if named != [FIT] or case.part == FIT
+        ),
         contenders=tuple(chosen),
         output=args.output.expanduser().absolute(),
         tracking_uri=args.tracking_uri,

@@ -168,8 +168,9 @@ def _report(
 ) -> None:
     frame = report.build_table(groups)
     files = report.write_report(options.output, frame, preamble(groups, options.preset))
-    if frame["time_ratio"].notna().any():
-        files.append(save_figure(cost_figure(frame), options.output / f"{STUDY}.png"))
+    steps = frame[frame["part"] != FIT]
+    if steps["time_ratio"].notna().any():
+        files.append(save_figure(cost_figure(steps), options.output / f"{STUDY}.png"))
     tracker.log_figure_files(files)
     print(report.to_markdown(frame))
     measured = int(frame["time_ratio"].notna().sum())

@@ -74,7 +74,12 @@ def test_growth_covers_batch_and_depth_with_few_rounds_and_contenders() -> None:
 def test_models_are_chosen_and_others_added() -> None:
     assert [c.part for c in cases("quick", "cpu", ["cnn"])] == ["main", "fit"]
     assert [c.part for c in cases("quick", "cpu", ["cnn"], fits=False)] == ["main"]
-    for flags, parts in ((), {"main", "fit"}), (("--contenders", "auto"), {"main"}):
+    for flags, parts in (
+        ((), {"main", "fit"}),
+        (("--contenders", "auto"), {"main"}),
+        (("--contenders", "auto,fit"), {"main", "fit"}),
+        (("--contenders", "fit"), {"fit"}),
+    ):
         assert {c.part for c in parse("", flags).cases} == parts
     (added,) = cases("quick", "cpu", ["wrn_28_2"])
     assert (added.model, added.batch_size, added.image_size) == ("wrn_28_2", 64, 32)

@@ -14,7 +14,7 @@ from torch import Tensor
 from core.data import Source, load_source
 from hpo.bench.cost import measure as measuring
 from hpo.bench.cost import memory
-from hpo.bench.cost.bench import Bench, Case, Setting, build_bench
+from hpo.bench.cost.bench import TRAINING_BATCH, Bench, Case, Setting, build_bench
 from hpo.bench.cost.contenders import OPTIONS, Contender, contenders
 from hpo.bench.cost.measure import compare, measure, reason
 
@@ -173,6 +173,12 @@ def test_every_step_starts_from_the_same_trained_state(source: Source) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(state(), before, strict=True))
     rewind()
     assert all(torch.equal(a, b) for a, b in zip(state(), before, strict=True))
+
+
+def test_a_network_is_trained_for_a_case_of_whatever_batch(source: Source) -> None:
+    """Training takes smaller batches than a large case has."""
+    bench = build_bench(replace(TINY, batch_size=TRAINING_BATCH + 6), SETTING, source)
+    assert len(bench.batch[1]) == len(bench.lam) == len(bench.partner) == TRAINING_BATCH + 6
 
 
 def test_batches_have_the_size_of_the_case_whatever_the_images_are(source: Source) -> None:
