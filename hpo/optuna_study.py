@@ -90,6 +90,13 @@ def search_alpha(
 
     Returns:
         The finished search; `best()` is its result, `study` the Optuna study.
+
+    Examples:
+        >>> import hpo
+        >>> from hpo.study import presets
+        >>> search = hpo.search_alpha(presets.training("digits", "smoke"), presets.search("smoke"))
+        >>> 0.05 <= search.best()["alpha"] <= 8
+        True
     """
     search = alpha_search(base, settings, storage=storage)
     if source is None:

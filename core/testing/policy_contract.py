@@ -245,6 +245,10 @@ def check_policy(make: Make) -> None:
 
     Raises:
         AssertionError: a promise is broken.
+
+    Examples:
+        >>> import core
+        >>> core.testing.check_policy(core.NoMix)
     """
     for check in POLICY_CHECKS:
         check(make)

@@ -232,6 +232,11 @@ def check_method(make: Make, policy: Policy | None = None) -> None:
 
     Raises:
         AssertionError: a promise is broken.
+
+    Examples:
+        >>> import core
+        >>> from core.semi_supervised import SupervisedOnly
+        >>> core.testing.check_method(lambda model, policy: SupervisedOnly())
     """
     for check in METHOD_CHECKS:
         check(make, policy or NoMix())

@@ -29,6 +29,16 @@ class CellRecord:
             a `PartialResult`.
         error: why it is not finished, or None.
         environment: versions, device and machine it was trained with.
+
+    Examples:
+        >>> import core, hpo
+        >>> from hpo.cells import Cell
+        >>> from hpo.cells.result import PartialResult
+        >>> training = core.training.TrainingConfig("digits", "digits_cnn", core.NoMix(), lr=50.0)
+        >>> cell, nothing = Cell("none", training), PartialResult.of([])
+        >>> record = hpo.CellRecord(cell, "diverged", nothing, "the loss became NaN", {})
+        >>> hpo.CellRecord.from_dict(record.to_dict()) == record
+        True
     """
 
     cell: Cell

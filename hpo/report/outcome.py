@@ -27,6 +27,19 @@ class Outcome:
         sources: the loaded data; `hpo.study.plan.source_key` of a training finds its own.
         frame: of `hpo.report.table.build_table`.
         output: its output folder, where files of its own go.
+
+    Examples:
+        >>> import hpo
+        >>> def most_certain(outcome: hpo.Outcome) -> hpo.Extra:
+        ...     widths = outcome.frame["ci_high"] - outcome.frame["ci_low"]
+        ...     return hpo.Extra(f"Most certain: {outcome.frame['label'][widths.idxmin()]}.")
+
+        ``run_study(..., extras=[most_certain])`` prints it below the table. Tried on a table alone:
+
+        >>> import pandas, types
+        >>> frame = pandas.DataFrame({"label": ["a", "b"], "ci_low": [1, 2], "ci_high": [3, 3]})
+        >>> most_certain(types.SimpleNamespace(frame=frame)).markdown
+        'Most certain: b.'
     """
 
     plan: Plan
@@ -48,6 +61,12 @@ class Extra:
         markdown: printed after the table and appended to the report; may be empty.
         files: what it wrote; listed, and stored in MLflow as artifacts.
         metrics: numbers for the summary run of a (method, data set); NaN is left out.
+
+    Examples:
+        >>> import hpo
+        >>> part = hpo.Extra("Two of ten.", metrics={("beta-1", "digits"): {"stuck": 2.0}})
+        >>> part.files
+        []
     """
 
     markdown: str = ""

@@ -19,6 +19,20 @@ def load_records(output: Path, cell_ids: Collection[str] | None = None) -> list[
     Args:
         output: a study's output folder.
         cell_ids: keep these only; a folder may hold cells of other configurations too.
+
+    Examples:
+        >>> import tempfile, hpo
+        >>> from pathlib import Path
+        >>> from core.training.fit import fit
+        >>> from hpo.cells import Cell, CellStore
+        >>> from hpo.study import presets
+        >>> training = presets.training("digits", "smoke")
+        >>> record = hpo.CellRecord(Cell("none", training), "finished", fit(training), None, {})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     CellStore(Path(folder)).save(record)  # as a study does
+        ...     found = hpo.load_records(Path(folder))
+        >>> [(r.cell.method, r.cell.seed, r.trained.test_error < 100) for r in found]
+        [('none', 0, True)]
     """
     records = CellStore(output).records()
     return [record for record in records if cell_ids is None or record.cell.id in cell_ids]

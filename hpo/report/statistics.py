@@ -71,6 +71,12 @@ def paired_comparison(
 
     Raises:
         ValueError: the two have different lengths.
+
+    Examples:
+        >>> import hpo
+        >>> found = hpo.paired_comparison([3.0, 4.0, 5.0], [2.0, 3.5, 3.5])
+        >>> found.difference, round(found.low, 2), round(found.high, 2), round(found.p_value, 3)
+        (1.0, -0.24, 2.24, 0.074)
     """
     from scipy import stats
 
@@ -138,6 +144,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Returns:
         The adjusted values in the given order, at most 1; NaN stays NaN. Rejecting what is below
         0.05 keeps the chance of any false rejection in the family below 0.05.
+
+    Examples:
+        >>> import hpo
+        >>> hpo.holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
     """
     adjusted = [_NAN] * len(p_values)
     tested = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))

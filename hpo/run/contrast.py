@@ -115,6 +115,20 @@ def contrast(
         ValueError: an object, setting or data set does not fit; the line names it.
         StudyError: every training failed, or Ray cannot be used.
         TrackingError, StoreError, OSError: MLflow or the folder cannot be used.
+
+    Examples:
+        >>> import hpo, tempfile, torch
+        >>> def linear():
+        ...     return torch.nn.Linear(4, 3)
+        >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+        >>> data = {"train": (x[:45], y[:45]), "test": (x[45:], y[45:])}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = hpo.contrast(
+        ...         model=linear, **data, policies=["none", "beta-1"], seeds=1, epochs=1,
+        ...         output=folder, workers=0,
+        ...     )
+        >>> found.table["method"].tolist()
+        ['none', 'beta-1']
     """
     rows = rows_of(policies)
     recipe = {"augment": augment, "optimizer": optimizer, "schedule": schedule}

@@ -54,6 +54,14 @@ def run_study(
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
+
+    Examples:
+        >>> import core, hpo
+        >>> row = hpo.StudyRow(hpo.Row("none", "No MixUp", "none", "none"), core.NoMix())
+        >>> def main(arguments=None):
+        ...     return hpo.run_study("mine", [row], "A study of my own.", arguments)
+        >>> main(["--rows", "beta-1"])  # the line on standard error says that there is no such row
+        2
     """
     try:
         budgeted = any(row.strategy is not None for row in rows)

@@ -18,6 +18,14 @@ class Searched:
         space: over which settings, see `hpo.search.configured`.
         shift: added to the seed of the study's searches. Of several searches for the same, each
             then has draws and trainings of its own.
+
+    Examples:
+        >>> import core, hpo
+        >>> from hpo.search import Float
+        >>> recipe = hpo.Searched(core.Beta(alpha=1.0), {"alpha": Float(0.1, 4.0, log=True)})
+        >>> row = hpo.Row("mine", "α searched", "alpha searched", "beta")
+        >>> hpo.StudyRow(row, recipe).row.searched
+        ('alpha',)
     """
 
     policy: PolicyConfig
@@ -36,6 +44,12 @@ class FrozenFrom:
     Attributes:
         source: key of that row of the same study; each training waits for the one of its own data
             set and seed (see `core.policies.frozen_control`).
+
+    Examples:
+        >>> import hpo
+        >>> row = hpo.Row("frozen", "Frozen λ", "lam as metamixup had it", "frozen")
+        >>> hpo.StudyRow(row, hpo.FrozenFrom("metamixup")).frozen_from
+        'metamixup'
     """
 
     source: str
@@ -49,6 +63,13 @@ class FilteredBy:
         folds: keys of the rows of the same study that each hold out one fold; each training waits
             for those of its own data set and seed.
         policy: how it trains then.
+
+    Examples:
+        >>> import core, hpo
+        >>> row = hpo.Row("clean", "Without suspects", "filtered", "extra")
+        >>> recipe = hpo.FilteredBy(("fold-0", "fold-1"), core.NoMix())
+        >>> hpo.StudyRow(row, recipe).row.needs
+        ('fold-0', 'fold-1')
     """
 
     folds: tuple[str, ...]

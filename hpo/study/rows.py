@@ -42,6 +42,11 @@ class Row:
         searched: names of the settings that they search.
         needs: keys of rows whose trainings it needs and whose cost it bears; a frozen row needs the
             one that it is a control of in any case.
+
+    Examples:
+        >>> import hpo
+        >>> hpo.Row("beta-1", "MixUp (α = 1)", "alpha=1", "beta", {"cifar10": 4.57}).key
+        'beta-1'
     """
 
     key: str
@@ -90,6 +95,12 @@ class StudyRow:
     Raises:
         ValueError: training names what is no setting, or one that all rows share; a row that
             competes for the best Beta trains on the images that it is chosen by.
+
+    Examples:
+        >>> import core, hpo
+        >>> row = hpo.Row("slow", "Half the rate", "lr=0.05", "extra")
+        >>> hpo.StudyRow(row, core.Beta(alpha=1.0), {"lr": 0.05}, longer=2.0).settings("digits")
+        {'lr': 0.05}
     """
 
     row: Row
@@ -262,6 +273,13 @@ def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
 
     Raises:
         ValueError: the row's policy learns nothing that could be taken away.
+
+    Examples:
+        >>> import core, hpo
+        >>> row = hpo.Row("metamixup", "MetaMixUp", "learned λ", "learned")
+        >>> learned = hpo.StudyRow(row, core.policies.LearnedConfig())
+        >>> [control.row.key for control in hpo.controls(learned)]
+        ['metamixup-placebo', 'metamixup-frozen']
     """
     if row.policy is None:
         raise ValueError(f"row {row.row.key} has no controls: it has no policy of its own")

@@ -156,6 +156,12 @@ def test_the_examples_in_docstrings_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert core.metamixup_step.__module__ == "core.metamixup"
 
 
-@pytest.mark.parametrize("name", [n for n in core.__all__ if callable(getattr(core, n))])
-def test_every_public_name_of_core_has_an_example(name: str) -> None:
-    assert ">>>" in (inspect.getdoc(getattr(core, name)) or "")
+WITH_EXAMPLES = ("core", "core.testing", "hpo")
+
+
+@pytest.mark.parametrize("package", WITH_EXAMPLES)
+def test_every_public_name_has_an_example(package: str) -> None:
+    module = importlib.import_module(package)
+    called = {name: thing for name in module.__all__ if callable(thing := getattr(module, name))}
+    assert len(called) >= 2
+    assert [n for n, thing in called.items() if ">>>" not in (inspect.getdoc(thing) or "")] == []
