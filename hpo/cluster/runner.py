@@ -118,9 +118,11 @@ class _StudyScheduler(FIFOScheduler):
             self._keep = 0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Returns the first that waits of those that have not ended; Tune would look at all."""
-        waiting = (t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING)
-        return next(waiting, None)
+        """Returns the first that waits, in the study's order; Tune would look at all trials."""
+        waiting = {
+            t.trial_id: t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING
+        }
+        return next((waiting[i] for i in self._searcher.cell_ids if i in waiting), None)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         cell_id = self._searcher.cell_ids.get(trial.trial_id)

@@ -47,11 +47,13 @@ def test_nothing_of_what_a_trial_reported_stays(scheduler: _StudyScheduler) -> N
     assert trial.last_result["trial_id"] == trial.trial_id
 
 
-def test_the_next_trial_is_found_without_a_look_at_those_that_have_ended(
-    scheduler: _StudyScheduler,
-) -> None:
-    running, waiting = SimpleNamespace(status=Trial.RUNNING), SimpleNamespace(status=Trial.PENDING)
-    controller = SimpleNamespace(get_live_trials=lambda: {1: running, 2: waiting}.values())
-    assert scheduler.choose_trial_to_run(controller) is waiting
-    controller = SimpleNamespace(get_live_trials=lambda: [running])
+def test_the_next_trial_is_the_first_of_the_study_that_waits(scheduler: _StudyScheduler) -> None:
+    """Tune's live trials are a set, in no order."""
+    names = ("ran", "first", "second", "third")
+    scheduler._searcher.cell_ids = {name: name for name in names}
+    trials = [SimpleNamespace(trial_id=name, status=Trial.PENDING) for name in names]
+    trials[0].status = Trial.RUNNING
+    controller = SimpleNamespace(get_live_trials=lambda: reversed(trials))
+    assert scheduler.choose_trial_to_run(controller) is trials[1]
+    controller = SimpleNamespace(get_live_trials=lambda: trials[:1])
     assert scheduler.choose_trial_to_run(controller) is None
