@@ -79,6 +79,12 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
         "choices": ("light", "dark"),
         "help": "of the figures (default: %(default)s)",
     },
+    "cost": {
+        "default": "seconds",
+        "choices": ("seconds", "samples"),
+        "help": "of the figure: samples where trainings shared their machine with other work, or "
+        "ran on several kinds (default: %(default)s)",
+    },
     "fresh": {"action": "store_true", "help": "train again what is finished in DIR"},
 }
 """What argparse is told of each flag, by its name in the parsed result."""

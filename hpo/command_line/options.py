@@ -49,6 +49,7 @@ class Options:
         given: objects and data sets that Python code gave.
         near_duplicates: look for them before the first training.
         theme: of the figures, light or dark.
+        cost: of the figure of a table, in seconds or samples.
         first_seed: of the trainings of a row, whose seeds follow each other.
     """
 
@@ -75,6 +76,7 @@ class Options:
     given: Given = field(default_factory=Given)
     near_duplicates: bool = False
     theme: str = "light"
+    cost: str = "seconds"
     first_seed: int = 0
 
     def load(self, dataset: str, adapted: Adapted | None = None) -> tuple[TrainingConfig, Source]:
@@ -153,7 +155,7 @@ def parse(
         description,
         shared("dataset", "seeds", "first_seed", preset={"choices": names}),
         shared("output", "storage", "tracking_uri", "address", "workers", "threads"),
-        shared("device", "gpus_per_cell", "data_root", "near_duplicates", "theme", "fresh"),
+        shared("device", "gpus_per_cell", "data_root", "near_duplicates", "theme", "cost", "fresh"),
     )
     add = parser.add_argument
     if semi_supervised:
@@ -216,6 +218,7 @@ def parse(
         fresh=args.fresh,
         near_duplicates=args.near_duplicates,
         theme=args.theme,
+        cost=args.cost,
         semi_supervised=semi_supervised,
         labels=args.labels if semi_supervised else None,
         search_parallel=args.search_parallel,

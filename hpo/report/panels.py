@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hpo.cells.record import CellRecord
 from hpo.report.records import finished_finals
 from hpo.report.style import FAMILIES, show_names_as_they_are
@@ -22,6 +20,12 @@ if TYPE_CHECKING:
 
 Line = Mapping[str, Any]
 """One row of the table of `hpo.report.table.build_table`."""
+
+COSTS: Mapping[str, tuple[str, str]] = {
+    "seconds": ("train_seconds", "training time (s), search included"),
+    "samples": ("samples_seen", "samples sent forward, search included"),
+}
+"""By what a panel of costs measures: the table's column, and the name of the axis."""
 
 _NAME_SIZE = 7.5
 _GREY = "#555555"
@@ -108,28 +112,32 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
     return [mean, *(handle for mark, handle in handles.items() if mark in marks)]
 
 
-def draw_cost(ax: Axes, lines: Sequence[Line]) -> None:
-    """Draws mean error against training time in seconds; `label_points` names the points."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def draw_cost(ax: Axes, lines: Sequence[Line], cost: str = "seconds") -> None:
+    """Draws mean error against one of COSTS; `label_points` names the points."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
+    column, title = COSTS[cost]
     for line in lines:
         if line["n_seeds"] > 0:
             color, marker = FAMILIES[line["family"]]
-            ax.plot(line["train_seconds"], line["mean_error"], marker, ms=7, color=color)
+            ax.plot(line[column], line["mean_error"], marker, ms=7, color=color)
     ax.set_xscale("log")
-    times = [line["train_seconds"] for line in lines if line["n_seeds"] > 0]
-    if times:
-        # Half a decade to the right of the last point is for its name.
-        ax.set_xlim(min(times) / 1.4, max(times) * 2.5)
+    costs = [line[column] for line in lines if line["n_seeds"] > 0]
+    if costs:
+        # What is beyond the first and the last point is for their names.
+        ax.set_xlim(min(costs) / 1.8, max(costs) * 2.5)
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    counted = EngFormatter(sep="") if cost == "samples" else StrMethodFormatter("{x:g}")
+    ax.xaxis.set_major_formatter(counted)
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("training time (s), search included")
+    ax.set_xlabel(title)
     ax.set_ylabel("test error (%)")
     ax.grid(which="both", lw=0.4, alpha=0.4)
 
 
-def label_points(figure: Figure, panels: Mapping[Axes, Sequence[Line]]) -> None:
+def label_points(
+    figure: Figure, panels: Mapping[Axes, Sequence[Line]], cost: str = "seconds"
+) -> None:
     """Names the points of `draw_cost` panels where names overlap least, with a thin line to each.
 
     The figure must be complete otherwise: names are placed by where the points are drawn.
@@ -138,10 +146,10 @@ def label_points(figure: Figure, panels: Mapping[Axes, Sequence[Line]]) -> None:
     figure.draw_without_rendering()
     for ax, lines in panels.items():
         shown = sorted((e for e in lines if e["n_seeds"] > 0), key=lambda e: e["mean_error"])
-        points = [ax.transData.transform((e["train_seconds"], e["mean_error"])) for e in shown]
-        taken = [_box(x, y, 10, 10) for x, y in points]
-        for line, point in zip(shown, points, strict=True):
-            taken.append(_place_name(figure, ax, line, point, taken))
+        places = [(e[COSTS[cost][0]], e["mean_error"]) for e in shown]
+        taken = [_box(x, y, 10, 10) for x, y in map(ax.transData.transform, places)]
+        for line, place in zip(shown, places, strict=True):
+            taken.append(_place_name(figure, ax, line, place, taken))
 
 
 def _wrap(label: str, width: int) -> str:
@@ -158,11 +166,12 @@ def _half(line: Line) -> float | None:
 
 
 def _place_name(
-    figure: Figure, ax: Axes, line: Line, point: np.ndarray, taken: Sequence[Bbox]
+    figure: Figure, ax: Axes, line: Line, at: tuple[float, float], taken: Sequence[Bbox]
 ) -> Bbox:
-    """Writes one name beside its point (in pixels); returns the name's box."""
+    """Writes one name beside its point; returns the name's box in pixels."""
     from matplotlib.patheffects import withStroke
 
+    point = ax.transData.transform(at)
     name = _wrap(line["label"], 24)
     ruler = ax.text(0, 0, name, fontsize=_NAME_SIZE, parse_math=False)
     size, frame = ruler.get_window_extent(), ax.get_window_extent()
@@ -188,7 +197,7 @@ def _place_name(
     color = FAMILIES[line["family"]][0]
     text = ax.annotate(
         name,
-        (line["train_seconds"], line["mean_error"]),
+        at,
         xytext=((near - point[0]) / pixels, ((box.y0 + box.y1) / 2 - point[1]) / pixels),
         textcoords="offset points",
         fontsize=_NAME_SIZE,

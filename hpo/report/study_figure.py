@@ -21,7 +21,9 @@ _COST_HEIGHT = 4.6
 _LAMBDA_HEIGHT = 3.4
 
 
-def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
+def study_figure(
+    frame: pd.DataFrame, records: Iterable[CellRecord], cost: str = "seconds"
+) -> Figure:
     """Draws a study in one figure, a question a panel, a column a data set.
 
     From the top: which row has the fewest errors, the best first; what an error costs; and, where
@@ -30,6 +32,7 @@ def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
     Args:
         frame: of `hpo.report.table.build_table`.
         records: the records that the frame was built from.
+        cost: what the second panel measures, one of `hpo.report.panels.COSTS`.
     """
     records = list(records)
     panels = _panels(frame)
@@ -45,12 +48,12 @@ def study_figure(frame: pd.DataFrame, records: Iterable[CellRecord]) -> Figure:
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _error_panels(parts[0], panels, records)
     parts[0].suptitle("Which row errs least?")
-    cost_axes = _cost_panels(parts[1], panels)
+    cost_axes = _cost_panels(parts[1], panels, cost)
     parts[1].suptitle("What does it cost?")
     if any(curves.values()):
         _lambda_panels(parts[2], panels, curves)
         parts[2].suptitle("Where does λ go? Half of all λ lie between a row's two lines")
-    label_points(figure, cost_axes)
+    label_points(figure, cost_axes, cost)
     return figure
 
 
@@ -93,11 +96,11 @@ def _error_panels(
 
 
 def _cost_panels(
-    figure: Figure | SubFigure, panels: Mapping[str, Sequence[Line]]
+    figure: Figure | SubFigure, panels: Mapping[str, Sequence[Line]], cost: str
 ) -> dict[Axes, Sequence[Line]]:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (dataset, lines) in zip(axes, panels.items(), strict=True):
-        draw_cost(ax, lines)
+        draw_cost(ax, lines, cost)
         ax.set_title(short_name(dataset))
     return dict(zip(axes, panels.values(), strict=True))
 

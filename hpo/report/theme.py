@@ -21,6 +21,9 @@ _GRAY = 0.06
 _LEAST_CONTRAST = 3.0
 """Of a color with the paper, by WCAG; what is darker is lightened."""
 
+_LESS_FAINT = 0.6
+"""The power of the opacity of points and lines: what is faint on white is lost on black."""
+
 _OF_LINES = ("color", "markerfacecolor", "markeredgecolor")
 """Of lines and their markers; text has the first."""
 
@@ -51,6 +54,8 @@ def in_theme(figure: Figure) -> None:
         for part, color in colors.items():
             with suppress(ValueError):  # what is no color, such as "none" of a marker
                 getattr(artist, f"set_{part}")(_turned(color))
+        if hasattr(artist, "get_marker") and (alpha := artist.get_alpha()):
+            artist.set_alpha(alpha**_LESS_FAINT)
     for settings in (getattr(halo, "_gc", {}) for halo in halos.values()):
         if "foreground" in settings:
             settings["foreground"] = _turned(settings["foreground"])

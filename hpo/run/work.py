@@ -287,8 +287,8 @@ def _table(
     outcome = Outcome(plan, records, sources, frame, options.output)
 
     def figure(outcome: Outcome) -> Extra:
-        picture = options.output / f"{name}.png"
-        return Extra(files=[save_figure(study_figure(outcome.frame, outcome.records), picture)])
+        drawn = study_figure(outcome.frame, outcome.records, options.cost)
+        return Extra(files=[save_figure(drawn, options.output / f"{name}.png")])
 
     parts = [positive_control, figure, *extras]
     ahead, *made = (_made(report_of, outcome) for report_of in parts)

@@ -125,11 +125,22 @@ def test_the_legend_names_what_is_drawn(frame: pd.DataFrame, records: list[CellR
     assert [text.get_text() for text in legend.get_texts()] == ["mean"]  # of one seed
 
 
-def test_cost_is_logarithmic_and_every_point_is_named(frame: pd.DataFrame) -> None:
-    figure = study_figure(frame, [])
+@pytest.mark.parametrize(
+    ("cost", "column", "title"),
+    [
+        ("seconds", "train_seconds", "training time (s), search included"),
+        ("samples", "samples_seen", "samples sent forward, search included"),
+    ],
+)
+def test_cost_is_logarithmic_and_every_point_is_named(
+    cost: str, column: str, title: str, frame: pd.DataFrame
+) -> None:
+    figure = study_figure(frame, [], cost)
     for ax in parts_of(figure)[1].axes:
         assert ax.get_xscale() == "log"
-        assert ax.get_xlabel() == "training time (s), search included"
+        assert ax.get_xlabel() == title
+        here = frame[(frame["dataset"] == ax.get_title()) & (frame["n_seeds"] > 0)]
+        assert sorted(line.get_xdata()[0] for line in ax.lines) == sorted(here[column])
         assert ax.get_ylabel() == "test error (%)"
         names = [text for text in ax.texts if isinstance(text, Annotation)]
         assert {name.get_text() for name in names} == {row.label for row in ROWS[:4]}

@@ -51,3 +51,15 @@ def test_no_line_is_too_dark_to_see(color: str, tmp_path: Path) -> None:
         seen = np.asarray(Image.open(save_figure(figure, tmp_path / "a.png")).convert("RGB"))
     linear = (seen[75, 75] / 255) ** 2.2  # near enough to sRGB
     assert (linear @ [0.2126, 0.7152, 0.0722] + 0.05) / (0.0056 + 0.05) > 2.9
+
+
+def test_points_are_less_faint_on_dark_paper(tmp_path: Path) -> None:
+    """Of a white point on black as much is seen as its opacity says: 0.3 to the power of 0.6."""
+    figure = canvas(1, 1)
+    ax = figure.add_subplot()
+    ax.plot(0, 0, "s", ms=30, color="black", alpha=0.3, mew=0)
+    ax.set_axis_off()
+    with themed("dark"):
+        seen = np.asarray(Image.open(save_figure(figure, tmp_path / "a.png")).convert("RGB"))
+    paper, ink = (255 * np.array(color) for color in (PAPER, INK))
+    np.testing.assert_allclose((seen[75, 75] - paper) / (ink - paper), 0.4856, atol=0.01)
