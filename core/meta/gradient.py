@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.meta.engines import ENGINES, FIRST_ORDER
 from core.meta.inner_step import LearningRate, current_rates
-from core.meta.problem import MetaGradient, MetaProblem, Validation
+from core.meta.problem import MetaGradient, MetaProblem, ProblemSettings
 from core.meta.refusals import named_refusals
 from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
@@ -23,6 +23,9 @@ from core.user_model.untouched import aside
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import logits_of as logits_of_wrapped
 from core.user_model.wrapped_models import ranks_of, unwrap
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Engine = Literal[
     "auto", "unroll", "double_backward", "forward_reverse", "finite_difference", "compiled"
@@ -134,21 +137,16 @@ def meta_gradient(
     lam: Tensor,
     partner: Tensor,
     *,
-    lr: LearningRate | None = None,
     engine: Engine = "auto",
-    optimizer: torch.optim.Optimizer | None = None,
-    loss: Loss = soft_cross_entropy,
-    mixing: Mixing = INPUT,
+    lr: LearningRate | None = None,
     last_blocks: int | None = None,
-    scale: float = 1.0,
-    validation_gradient: Validation | None = None,
-    validation_loss: Loss | None = None,
-    averaged: Callable[[list[Tensor]], list[Tensor]] | None = None,
     logits_of: LogitsOf | None = None,
+    **settings: Unpack[ProblemSettings],
 ) -> MetaGradient:
     """Returns the `hypergradient` with the losses that it passes on its way.
 
     Args:
+        settings: those of `hypergradient`, and
         scale: both losses are multiplied by it before their backward passes and the derivatives
             divided again, against underflow in float16 (`GradScaler.get_scale()`).
         validation_gradient: validation loss and gradient of an earlier stage, used in place of a
@@ -169,15 +167,9 @@ def meta_gradient(
             lam,
             partner,
             lr=lr,
-            optimizer=optimizer,
-            loss=loss,
-            mixing=mixing,
             last_blocks=last_blocks,
-            scale=scale,
-            validation_gradient=validation_gradient,
-            validation_loss=validation_loss,
-            averaged=averaged,
             logits_of=logits_of,
+            **settings,
         ) as problem,
         named_refusals(name, lambda other: _works(other, problem)),
     ):
@@ -187,7 +179,7 @@ def meta_gradient(
         result.hypergradient.detach() / problem.ranks.size,
         result.meta_loss.detach(),
         result.virtual_loss.detach(),
-        None if validation_gradient is not None else result.validation,
+        None if problem.validation_gradient is not None else result.validation,
     )
 
 
@@ -199,22 +191,16 @@ def meta_problem(
     lam: Tensor,
     partner: Tensor,
     *,
-    lr: LearningRate | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    loss: Loss = soft_cross_entropy,
-    mixing: Mixing = INPUT,
     last_blocks: int | None = None,
-    scale: float = 1.0,
-    validation_gradient: Validation | None = None,
-    validation_loss: Loss | None = None,
-    averaged: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    lr: LearningRate | None = None,
     logits_of: LogitsOf | None = None,
+    **settings: Unpack[ProblemSettings],
 ) -> Iterator[MetaProblem]:
     """Inside, passes at other parameters leave model and random streams as they stand.
 
     Arguments as in `meta_gradient`.
     """
-    check_batch(val_batch, "meta-validation", tokens=mixing.hooks)
+    check_batch(val_batch, "meta-validation", tokens=settings.get("mixing", INPUT).hooks)
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "λ is learned by gradients, which torch.inference_mode forbids; leave it around this "
@@ -242,15 +228,9 @@ def meta_problem(
             val_batch=val_batch,
             lam=lam.detach().requires_grad_(),
             partner=partner,
-            loss=loss,
-            mixing=mixing,
-            lr=_checked_rates(lr, optimizer, originals),
-            optimizer=optimizer,
-            scale=scale,
+            lr=_checked_rates(lr, settings.get("optimizer"), originals),
             ranks=ranks_of(model),
-            validation_gradient=validation_gradient,
-            validation_loss=validation_loss,
-            averaged=averaged,
+            **settings,
         )
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from core.meta.inner_step import LearningRate
-from core.mixing.batch import Batch, Loss
-from core.mixing.kinds import Mixing
+from core.mixing.batch import Batch, Loss, soft_cross_entropy
+from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
 from core.user_model.logits import LogitsOf, taken
 from core.user_model.ranks import Ranks
@@ -37,6 +37,18 @@ class MetaGradient:
     validation: Validation | None = None
 
 
+class ProblemSettings(TypedDict, total=False):
+    """These are the settings of a `MetaProblem` that are the caller's, with its defaults."""
+
+    loss: Loss
+    mixing: Mixing
+    optimizer: torch.optim.Optimizer | None
+    scale: float
+    validation_gradient: Validation | None
+    validation_loss: Loss | None
+    averaged: Callable[[list[Tensor]], list[Tensor]] | None
+
+
 @dataclass(frozen=True)
 class MetaProblem:
     """This is one bilevel problem, its model already a function of the trained parameters.
@@ -48,12 +60,12 @@ class MetaProblem:
         originals: all of the model's parameters by name, as the optimizer knows them.
         batch, val_batch: see `hypergradient`.
         lam: [B], a leaf that requires its gradient; partner: [B], int64.
+        lr: rate of the plain virtual step; None where `optimizer` takes it.
+        ranks: the processes whose batches together are the batch.
         loss: of the mixed and of the validation batch.
         mixing: where the pairs are blended, with all it draws fixed.
-        lr: rate of the plain virtual step; None where `optimizer` takes it.
         optimizer: whose own step is the virtual one, or None.
         scale: of both losses in their backward passes.
-        ranks: the processes whose batches together are the batch.
         validation_gradient: validation loss and gradient of an earlier stage, used as they are; or
             None.
         validation_loss: of the validation batch; None: `loss`.
@@ -68,13 +80,13 @@ class MetaProblem:
     val_batch: Batch
     lam: Tensor
     partner: Tensor
-    loss: Loss
-    mixing: Mixing
     lr: LearningRate | None
-    optimizer: torch.optim.Optimizer | None
-    scale: float
     ranks: Ranks
-    validation_gradient: Validation | None
+    loss: Loss = soft_cross_entropy
+    mixing: Mixing = INPUT
+    optimizer: torch.optim.Optimizer | None = None
+    scale: float = 1.0
+    validation_gradient: Validation | None = None
     validation_loss: Loss | None = None
     averaged: Callable[[list[Tensor]], list[Tensor]] | None = None
 

@@ -103,7 +103,6 @@ class LogitAdjusted(LabelLoss):
     tau: float = 1.0
 
     def costs(self, logits: Tensor) -> Tensor:
-        """See `LabelLoss`."""
         return super().costs(logits + self.tau * self.log_prior.to(logits))
 
 
@@ -120,7 +119,6 @@ class Smoothed(LabelLoss):
     epsilon: float = 0.1
 
     def spread(self, costs: Tensor) -> Tensor:
-        """See `LabelLoss`."""
         return (1 - self.epsilon) * costs + self.epsilon * costs.mean(dim=1, keepdim=True)
 
 
@@ -138,7 +136,6 @@ class GeneralizedCrossEntropy(LabelLoss):
     q: float = 0.7
 
     def costs(self, logits: Tensor) -> Tensor:
-        """See `LabelLoss`."""
         return -torch.expm1(self.q * F.log_softmax(logits, dim=1)) / self.q
 
 
@@ -160,7 +157,6 @@ class EarlyLearning(LabelLoss):
     strength: float = 3.0
 
     def mixed_each(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
-        """See `LabelLoss`."""
         share = lam.unsqueeze(1)
         t = share * self.averages + (1 - share) * self.averages[partner]
         p = torch.softmax(_wide(logits), dim=1).clamp(_LEAST, 1 - _LEAST)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from core.mixing.batch import Call, Loss, mix_labels, soft_cross_entropy
+from core.mixing.kinds import InputMixing
 from core.mixing.losses import at_soft_labels, mixed_form, unmixed_loss
 
 
@@ -90,14 +91,8 @@ class WeightedLoss:
 
 
 @dataclass(frozen=True)
-class Unmixed:
+class Unmixed(InputMixing):
     """This is a `core.mixing.kinds.Mixing` that mixes nothing, whatever λ is. It draws nothing."""
-
-    hooks = False
-
-    def draw(self, x: Tensor, generator: torch.Generator | None) -> Unmixed:
-        """Returns itself."""
-        return self
 
     def logits(
         self, call: Call, model: nn.Module, x: Tensor, lam: Tensor, partner: Tensor

@@ -215,7 +215,6 @@ class Amortised(Policy):
         return given
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that a resumed training needs."""
         return {
             "steps": self._steps,
             "moves": self._moves.state_dict(),
@@ -223,7 +222,6 @@ class Amortised(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         self._steps = int(state["steps"])
         self._moves.load_state_dict(state["moves"])
         self.learned.load_state_dict(state["learned"])

@@ -50,7 +50,6 @@ class CarriedBeta(LearnedBeta):
         self._scale = MeanSquare()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that a resumed training needs."""
         return {
             **super().state_dict(),
             "tangent": self._tangent.state_dict(),
@@ -58,25 +57,24 @@ class CarriedBeta(LearnedBeta):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         super().load_state_dict(state)
         self._tangent.load_state_dict(state["tangent"])
         self._scale.load_state_dict(state)
 
     def _estimate(
-        self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
+        self, step: StepInput, noise: Tensor, partner: Tensor, mixing: Mixing
     ) -> tuple[Slope, float]:
         if self._tangent.empty:
-            return super()._estimate(step, val_batch, noise, partner, mixing)
+            return super()._estimate(step, noise, partner, mixing)
         lam, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)
-        names = moved_parameters(unwrap(step.model), self.last_blocks)
+        val_batch, names = step.validation(), moved_parameters(unwrap(step.model), self.last_blocks)
         with self._problem(step, val_batch, lam, partner, mixing) as problem:
             averaged = partial(self._validation.averaged, names=names)
             derivative, validation = self._tangent.derivative(replace(problem, averaged=averaged))
         if math.isfinite(derivative):
             self._validation.count(validation, names)
-        found = Slope(along, along, validation[0], len(val_batch[0]))
-        return found, self._scale.scaled(derivative)
+        slope = Slope(along, along, validation[0], len(val_batch[0]))
+        return slope, self._scale.scaled(derivative)
 
     def _followed(self, step: StepInput, given: Interpolation, noise: Tensor) -> Interpolation:
         _, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)

@@ -22,10 +22,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from core.models import ImageClassifier
     from core.policies.protocol import Policy
 
@@ -136,6 +138,29 @@ class PolicyConfig(ABC):
     def from_values(cls, values: Mapping[str, Any]) -> PolicyConfig:
         """Returns the configuration with fields as JSON has them. Override it for nested ones."""
         return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
+
+class MetaConfig(PolicyConfig):
+    """What policies with a meta stage have in common, each of which declares these fields.
+
+    Attributes:
+        permute: the control.
+        last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
+    """
+
+    permute: bool
+    last_blocks: int | None
+    learns = True
+    needs_meta_labels = True
+
+    def __post_init__(self) -> None:
+        if self.last_blocks is not None and self.last_blocks < 1:
+            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
+
+    def placebo(self) -> Self:
+        if self.permute:
+            raise ValueError(f"policy {self.kind} has no placebo: it is one")
+        return replace(self, permute=True)  # type: ignore[call-arg]
 
 
 Config = TypeVar("Config", bound=type[PolicyConfig])

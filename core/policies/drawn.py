@@ -63,7 +63,6 @@ class NoMix(Drawn):
     kinds: ClassVar = {"none": {}}
 
     def interpolate(self, step: StepInput) -> Interpolation:
-        """See `Policy`."""
         check_batch(step.batch, "training")
         x = step.batch[0]
         lam = self.draw(len(x), None, x.device, torch.promote_types(x.dtype, torch.float32))
@@ -145,7 +144,6 @@ class CutMix(Beta):
             raise ValueError(f"probability of CutMix must lie in [0, 1], got {self.probability}")
 
     def interpolate(self, step: StepInput) -> Interpolation:
-        """See `Policy`."""
         given, generator = super().interpolate(step), step.generator
         mixing = AreaMixing().draw(step.batch[0], generator)
         chance = torch.rand((), generator=generator, device=stream_device(generator))
@@ -180,7 +178,6 @@ class Fixed(Drawn):
     def draw(
         self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
-        """See `Drawn`."""
         return torch.full((n,), self.lam, device=device, dtype=dtype)
 
 
@@ -217,7 +214,6 @@ class Frozen(Drawn):
     def draw(
         self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
-        """See `Drawn`."""
         return draw_quantiles(n, self.quantiles, generator=generator, device=device, dtype=dtype)
 
 

@@ -112,7 +112,6 @@ class EvolvedBeta(LearnedBeta):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         super().load_state_dict(state)
         for scale, saved in zip(self._scales, state["scales"], strict=True):
             scale.load_state_dict(saved)

@@ -32,7 +32,6 @@ class FrozenSchedule(Policy):
         self._step, self._steps = 1, 1
 
     def at(self, step: int, steps: int) -> None:
-        """See `Policy`."""
         self._step, self._steps = step, steps
 
     def interpolate(self, step: StepInput) -> Interpolation:
@@ -47,7 +46,6 @@ class FrozenSchedule(Policy):
         return {"step": self._step, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         self._step, self._steps = int(state["step"]), int(state["steps"])
 
 
@@ -68,12 +66,10 @@ class FrozenScheduleConfig(PolicyConfig):
         check_schedule(self.schedule)
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> FrozenSchedule:
-        """See `PolicyConfig`."""
         return FrozenSchedule(self.schedule)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> PolicyConfig:
-        """See `PolicyConfig`."""
         return cls(**{**values, "schedule": tuple(map(tuple, values["schedule"]))})
 
 

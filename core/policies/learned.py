@@ -50,12 +50,10 @@ class Learned(Policy):
 
     def interpolate(self, step: StepInput) -> Interpolation:
         """Learns λ on the batch; see `learn_interpolation`."""
-        if step.val_batch is None:
-            raise ValueError("a learned policy needs a meta-validation batch, got None")
         return learn_interpolation(
             step.model,
             step.batch,
-            step.val_batch,
+            step.validation(),
             optimizer=step.optimizer,
             reading=self.reading,
             engine=self.engine,
@@ -73,6 +71,5 @@ class Learned(Policy):
         return {} if self.validation_gradient is None else self.validation_gradient.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state)

@@ -14,7 +14,7 @@ from core.meta.objectives import OBJECTIVES, Objective
 from core.meta.reading import Reading
 from core.meta.stage import MetaOptions, Slope
 from core.meta.validation_gradient import ValidationGradient
-from core.mixing.batch import Batch, check_batch
+from core.mixing.batch import check_batch
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import Pairing
@@ -123,7 +123,6 @@ class LearnedBeta(Policy):
         return math.exp(self._now())
 
     def at(self, step: int, steps: int) -> None:
-        """See `Policy`."""
         if not 0 <= step < steps:
             raise ValueError(f"step must lie in [0, {steps}), the training's steps; got {step}")
         self._step, self._steps = step, steps
@@ -151,8 +150,8 @@ class LearnedBeta(Policy):
         x, rate = batch[0], _rate(step.optimizer)
         begun = self._begun if self._begun is not None else self._begins(rate)
         since = None if begun is None else self._step - begun
-        if since is not None and self._reads(since) and step.val_batch is None:
-            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        if since is not None and self._reads(since):
+            step.validation()
         drawn = len(x) if self.per_sample else 1
         noise = draw_noise(drawn, step.generator, stratified=self.stratified)
         start, _ = self._lam(noise, math.log(self.alpha), x, pairing)
@@ -187,7 +186,6 @@ class LearnedBeta(Policy):
         return said | ({"alpha_signal": sum(signals) / len(signals)} if signals else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that a resumed training needs."""
         return {
             "step": self._step,
             "steps": self._steps,
@@ -198,7 +196,6 @@ class LearnedBeta(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         self._step, self._steps, self._begun = state["step"], state["steps"], state["begun"]
         self._travel, self._log_alpha = state["travel"], state["log_alpha"]
         self._validation.load_state_dict(state["validation_gradient"])
@@ -224,8 +221,7 @@ class LearnedBeta(Policy):
         self, step: StepInput, noise: Tensor, partner: Tensor, mixing: Mixing
     ) -> Slope | None:
         """Moves log α by one meta stage; returns what it found for each sample, if it did."""
-        assert step.val_batch is not None  # which `interpolate` has seen to
-        slope, signal = self._estimate(step, step.val_batch, noise, partner, mixing)
+        slope, signal = self._estimate(step, noise, partner, mixing)
         signal *= self._turn(step)
         self._signals.append(signal)
         moved = self._log_alpha - self._pace() * signal / math.hypot(1, signal)
@@ -251,7 +247,7 @@ class LearnedBeta(Policy):
         return max(low, min(high, log_alpha))
 
     def _estimate(
-        self, step: StepInput, val_batch: Batch, noise: Tensor, partner: Tensor, mixing: Mixing
+        self, step: StepInput, noise: Tensor, partner: Tensor, mixing: Mixing
     ) -> tuple[Slope, float]:
         """Returns what a meta stage found, and the derivative by log α in units of its noise."""
         x = step.batch[0]
@@ -264,16 +260,7 @@ class LearnedBeta(Policy):
             self._validation,
             validation_loss=OBJECTIVES[self.objective],
         )
-        slope = options.slope(
-            step.model,
-            step.batch,
-            val_batch,
-            lam,
-            partner,
-            optimizer=step.optimizer,
-            loss=step.loss,
-            generator=step.generator,
-        )
+        slope = step.slope(options, lam, partner)
         return slope, signal_over_noise(slope.moving * along, ranks_of(step.model))
 
     def _followed(self, step: StepInput, given: Interpolation, noise: Tensor) -> Interpolation:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from core.meta.objectives import Objective
-from core.policies.config import PolicyConfig, register_policy
+from core.policies.config import MetaConfig, register_policy
 from core.policies.drawn import Frozen
 from core.policies.limits import Begin, Path, check_carry, check_evolution, check_learned_beta
 
@@ -24,7 +24,7 @@ _CARRIED = 2.3
 
 @register_policy
 @dataclass(frozen=True)
-class LearnedBetaConfig(PolicyConfig):
+class LearnedBetaConfig(MetaConfig):
     """α of Beta(α, α) learned late in the training; see `LearnedBeta`.
 
     Attributes:
@@ -53,11 +53,10 @@ class LearnedBetaConfig(PolicyConfig):
         "learned-beta": {"permute": False},
         "learned-beta-placebo": {"permute": True},
     }
-    learns = True
-    needs_meta_labels = True
     placebo_setting = "sign of the derivative drawn"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_learned_beta(self)
         if self.sigma and self.carry:
             raise ValueError(
@@ -70,7 +69,6 @@ class LearnedBetaConfig(PolicyConfig):
             check_evolution(self.sigma, self.path)
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearnedBeta:
-        """See `PolicyConfig`."""
         from core.policies.carried_beta import CarriedBeta
         from core.policies.evolved_beta import EvolvedBeta
         from core.policies.learned_beta import LearnedBeta
@@ -85,7 +83,6 @@ class LearnedBetaConfig(PolicyConfig):
         return LearnedBeta(**settings)
 
     def cost_with(self, meta_stage: float) -> float:
-        """See `PolicyConfig`."""
         part = _LATE if isinstance(self.begin, str) else 1 - self.begin
         if self.carry:
             return 1.0 + part * (_CARRIED + 1 / self.every)
@@ -93,12 +90,5 @@ class LearnedBetaConfig(PolicyConfig):
             return 1.0 + 2 * part
         return 1.0 + part * meta_stage / self.every
 
-    def placebo(self) -> LearnedBetaConfig:
-        """See `PolicyConfig`."""
-        if self.permute:
-            raise ValueError(f"policy {self.kind} has no placebo: it is one")
-        return replace(self, permute=True)
-
     def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
-        """See `PolicyConfig`."""
         return Frozen(quantiles)

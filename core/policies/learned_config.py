@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from core.meta.reading import DEFAULT, SCORES, Reading
 from core.meta.validation_gradient import ValidationGradient
-from core.policies.config import PolicyConfig, register_policy
+from core.policies.config import MetaConfig, PolicyConfig, register_policy
 from core.policies.drawn import Frozen
 from core.policies.limits import check_scores
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MetaStageConfig(PolicyConfig):
+class MetaStageConfig(MetaConfig):
     """What the policies with a meta stage have in common.
 
     Attributes:
@@ -38,33 +38,21 @@ class MetaStageConfig(PolicyConfig):
     refresh_every: int = 1
     every: int = 1
     permute: bool = False
-    learns = True
-    needs_meta_labels = True
 
     def __post_init__(self) -> None:
-        if self.last_blocks is not None and self.last_blocks < 1:
-            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
+        super().__post_init__()
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
         ValidationGradient(self.refresh_every)
 
     def cost_with(self, meta_stage: float) -> float:
-        """See `PolicyConfig`."""
         return 1.0 + meta_stage / self.every
 
-    def placebo(self) -> MetaStageConfig:
-        """See `PolicyConfig`."""
-        if self.permute:
-            raise ValueError(f"policy {self.kind} has no placebo: it is one")
-        return replace(self, permute=True)
-
     def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
-        """See `PolicyConfig`."""
         return Frozen(quantiles)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> PolicyConfig:
-        """See `PolicyConfig`."""
         given = dict(values)
         if given.get("reading") is not None:
             given["reading"] = Reading(**given["reading"])
@@ -82,7 +70,6 @@ class LearnedConfig(MetaStageConfig):
     kinds: ClassVar = {"learned": {"permute": False}, "placebo": {"permute": True}}
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> Learned | Amortised:
-        """See `PolicyConfig`."""
         from core.policies.amortised import Amortised
         from core.policies.learned import Learned
 
@@ -128,19 +115,16 @@ class ScoresConfig(MetaStageConfig):
         check_scores(self.reading, self.every)
 
     def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
-        """See `PolicyConfig`."""
         if self.mixing != "input":
             raise ValueError(f"policy {self.kind} has no frozen control, which blends whole images")
         return super().frozen(quantiles)
 
     def placebo(self) -> ScoresConfig:
-        """See `PolicyConfig`."""
         if self.permute or self.exchange:
             raise ValueError(f"policy {self.kind} has no placebo: it is one")
         return replace(self, exchange=True)
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> PersistentScores:
-        """See `PolicyConfig`."""
         from core.mixing import INPUT, AreaMixing
         from core.policies.persistent_scores import PersistentScores
 

@@ -111,7 +111,6 @@ class MetaWeightNet(SampleWeights):
         return {"network": network, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._agreed = True

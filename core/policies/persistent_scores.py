@@ -131,13 +131,13 @@ class PersistentScores(Policy):
             ValueError: `indices` are missing or off; `val_batch` is None at a step that learns; as
                 `hypergradient`.
         """
-        batch, val_batch, pairing = step.batch, step.val_batch, step.pairing
+        batch, pairing = step.batch, step.pairing
         check_batch(batch, "training", tokens=self.mixing.hooks)
         x = batch[0]
         first = self._kept.reach(step.indices, x.shape[0], x.device)
         learns = self._steps % self.every == 0
-        if learns and val_batch is None:
-            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        if learns:
+            step.validation()
 
         options = MetaOptions(
             self.reading,
@@ -155,17 +155,8 @@ class PersistentScores(Policy):
         share = self._share(epsilon, first, second)
         lam = pairing.lam(share)
         slope = None
-        if learns and val_batch is not None:
-            slope = options.slope(
-                step.model,
-                batch,
-                val_batch,
-                lam,
-                partner,
-                optimizer=step.optimizer,
-                loss=step.loss,
-                generator=step.generator,
-            )
+        if learns:
+            slope = step.slope(options, lam, partner)
             moving = pairing.span * slope.moving
             move = self.reading.move(torch.zeros_like(share), share, moving, ranks)
             self._kept.add(torch.cat([first, second]), torch.cat([move, -move]), ranks)
@@ -196,7 +187,6 @@ class PersistentScores(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         self._steps, self._kept.values = int(state["steps"]), state["scores"].clone()
         self._seed = state.get("seed")
         if self.validation_gradient is not None:

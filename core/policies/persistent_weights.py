@@ -72,7 +72,6 @@ class PersistentWeights(SampleWeights):
         return {"scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
         self._kept.values = state["scores"].clone()
 
     def _weights(self) -> Tensor:

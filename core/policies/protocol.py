@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from core.data import ImageSet, Transform
+    from core.meta.stage import MetaOptions, Slope
     from core.mixing.interpolation import Interpolation
 
 
@@ -38,6 +39,31 @@ class StepInput(NamedTuple):
     loss: Loss
     indices: Tensor | None
     pairing: Pairing
+
+    def validation(self) -> Batch:
+        """Returns the meta-validation batch.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.val_batch is None:
+            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        return self.val_batch
+
+    def slope(
+        self, options: MetaOptions, lam: Tensor, partner: Tensor, loss: Loss | None = None
+    ) -> Slope:
+        """Takes the hypergradient of this step at `lam` [B]; see `MetaOptions.slope`."""
+        return options.slope(
+            self.model,
+            self.batch,
+            self.validation(),
+            lam,
+            partner,
+            optimizer=self.optimizer,
+            loss=loss or self.loss,
+            generator=self.generator,
+        )
 
 
 class Policy(Protocol):

@@ -53,8 +53,7 @@ class SampleWeights(Policy):
                 `core.mixing.weighting.sample_losses`; as `core.hypergradient`.
         """
         check_batch(step.batch, "training")
-        if step.val_batch is None:
-            raise ValueError("a learned policy needs a meta-validation batch, got None")
+        step.validation()
         x = step.batch[0]
         lam = torch.ones(len(x), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         alone = torch.arange(len(x), device=x.device)
@@ -63,16 +62,7 @@ class SampleWeights(Policy):
         options = MetaOptions(
             engine=self.engine, mixing=UNMIXED, last_blocks=self.last_blocks, permute=self.placebo
         )
-        slope = options.slope(
-            step.model,
-            step.batch,
-            step.val_batch,
-            start.detach(),
-            alone,
-            optimizer=step.optimizer,
-            loss=WeightedLoss(step.loss),
-            generator=step.generator,
-        )
+        slope = step.slope(options, start.detach(), alone, WeightedLoss(step.loss))
         return Interpolation(
             lam=lam,
             partner=alone,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from core.policies.config import PolicyConfig, register_policy
+from core.policies.config import MetaConfig, register_policy
 from core.policies.limits import check_net
 
 if TYPE_CHECKING:
@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from core.policies.meta_weight_net import MetaWeightNet
     from core.policies.reweighting import LearningToReweight
 
-Config = TypeVar("Config", bound="SampleWeightsConfig")
-
 
 @dataclass(frozen=True)
-class SampleWeightsConfig(PolicyConfig):
+class SampleWeightsConfig(MetaConfig):
     """What the configurations of policies that learn weights have in common.
 
     Attributes:
@@ -28,23 +26,10 @@ class SampleWeightsConfig(PolicyConfig):
 
     permute: bool = False
     last_blocks: int | None = None
-    learns: ClassVar[bool] = True
-    needs_meta_labels: ClassVar[bool] = True
     weights_samples: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.last_blocks is not None and self.last_blocks < 1:
-            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
-
     def cost_with(self, meta_stage: float) -> float:
-        """See `PolicyConfig`."""
         return 1.0 + meta_stage
-
-    def placebo(self: Config) -> Config:
-        """See `PolicyConfig`."""
-        if self.permute:
-            raise ValueError(f"policy {self.kind} has no placebo: it is one")
-        return replace(self, permute=True)
 
 
 @register_policy
@@ -55,7 +40,6 @@ class L2RWConfig(SampleWeightsConfig):
     kinds: ClassVar = {"l2rw": {"permute": False}, "l2rw-placebo": {"permute": True}}
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearningToReweight:
-        """See `PolicyConfig`."""
         from core.policies.reweighting import LearningToReweight
 
         return LearningToReweight(placebo=self.permute, last_blocks=self.last_blocks)
@@ -87,7 +71,6 @@ class MetaWeightNetConfig(SampleWeightsConfig):
         return super().cost_with(meta_stage) + 1 / 3
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> MetaWeightNet:
-        """See `PolicyConfig`."""
         from core.policies.meta_weight_net import MetaWeightNet
 
         return MetaWeightNet(

@@ -86,7 +86,6 @@ class PseudoLabel(SemiSupervisedMethod):
     def step(
         self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
-        """See `SemiSupervisedMethod`."""
         (x, y), (images,) = batch.labelled, batch.views
         with torch.no_grad(), statistics_held(model):
             probabilities = model(images).softmax(dim=1)

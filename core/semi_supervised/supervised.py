@@ -18,7 +18,6 @@ class SupervisedOnly(SemiSupervisedMethod):
     def step(
         self, model: nn.Module, optimizer: Optimizer, batch: SemiBatch, *, generator: Generator
     ) -> SemiStep:
-        """See `SemiSupervisedMethod`."""
         x, y = batch.labelled
         optimizer.zero_grad(set_to_none=True)
         loss = soft_cross_entropy(model(x), y)

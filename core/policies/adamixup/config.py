@@ -47,7 +47,6 @@ class AdaMixUpConfig(PolicyConfig):
         return replace(self, quantiles=quantiles)
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> AdaMixUp:
-        """See `PolicyConfig`."""
         from core.policies.adamixup.policy import AdaMixUp
 
         if network is None:
