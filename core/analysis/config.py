@@ -26,6 +26,11 @@ class AnalysisConfig:
 
     Raises:
         ValueError: a number is negative; epochs do not rise, or start below 1.
+
+    Examples:
+        >>> from core.analysis import AnalysisConfig
+        >>> AnalysisConfig(unmixed_images=100, pair_epochs=(1, 5)).pair_epochs
+        (1, 5)
     """
 
     unmixed_images: int = 0

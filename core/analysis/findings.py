@@ -14,6 +14,11 @@ class Findings:
             `mean_by_class_pair`.
         plane, plane_labels: of test images the two features, [n, 2] to five digits, and labels [n].
         intrusion: the fields of `core.analysis.intrusion.Intrusion`.
+
+    Examples:
+        >>> from core.analysis import Findings
+        >>> Findings().plane
+        []
     """
 
     pair_epochs: list[int] = field(default_factory=list)

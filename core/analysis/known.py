@@ -28,6 +28,11 @@ class Known:
         ratio: the largest ratio of (P2)'s left side to λ(1−λ)‖x − x′‖²/2; at most κ.
         violations: pairs and λ whose ratio is above κ by more than rounding.
         looked_at: pairs times λ.
+
+    Examples:
+        >>> from core.analysis import known_networks
+        >>> [known.violations for known in known_networks()]
+        [0, 0]
     """
 
     name: str
@@ -44,6 +49,11 @@ def known_networks() -> list[Known]:
     One hidden layer of squares, Σ aₖ(wₖ·x)², has the Hessian 2·Wᵀ·diag(a)·W everywhere, and κ is
     the size of its outermost eigenvalue. A single sine, sin(w·x), has κ = ‖w‖². One pair in four
     lies along the direction of the largest curvature, where the bound is attained or nearly so.
+
+    Examples:
+        >>> from core.analysis import known_networks
+        >>> all(known.estimate <= known.kappa * (1 + 1e-9) for known in known_networks())
+        True
     """
     generator = torch.Generator().manual_seed(0)
 

@@ -29,6 +29,17 @@ class Observer:
         data: what the training reads.
         num_classes: C.
         epochs: of the whole training.
+
+    Examples:
+        >>> import core
+        >>> from core.analysis import AnalysisConfig
+        >>> from core.training.fit import fit
+        >>> config = core.training.TrainingConfig(
+        ...     "digits", "digits_cnn", core.Beta(1.0), epochs=1, meta_size=100, train_size=100,
+        ...     analysis=AnalysisConfig(pair_epochs=(1,)),
+        ... )
+        >>> fit(config).analysis.pair_epochs  # an Observer looked on
+        [1]
     """
 
     def __init__(self, config: AnalysisConfig, data: CellData, num_classes: int, epochs: int):

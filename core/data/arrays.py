@@ -29,6 +29,15 @@ def source_from_arrays(
 
     Raises ValueError naming index and value for NaN or pixels outside [0, 1], labels outside the
     range, classes without a training image, and wrong dtypes, shapes or counts.
+
+    Examples:
+        >>> import numpy as np
+        >>> from core.data import source_from_arrays
+        >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 3
+        >>> source = source_from_arrays("mine", images, labels, images, labels)
+
+        >>> source.num_classes, source.in_channels, source.image_size
+        (3, 1, 8)
     """
     train_y = _labels("train_labels", train_labels)
     test_y = _labels("test_labels", test_labels)

@@ -18,6 +18,11 @@ class DatasetSpec:
     image_size is the height and the width in pixels; train_size and test_size count images. files
     are the paths below the data root that must be there, in torchvision's own layout. A streamed
     data set is decoded from its files during training, the others lie in memory.
+
+    Examples:
+        >>> from core.data import DATASETS
+        >>> DATASETS["cifar10"].train_size, DATASETS["cifar10"].image_size
+        (50000, 32)
     """
 
     name: str
@@ -65,6 +70,11 @@ def default_root() -> Path:
 
     That is $METAMIXUP_DATA where it is set, otherwise `metamixup-hpo` in the user's cache folder
     ($XDG_CACHE_HOME, or ~/.cache).
+
+    Examples:
+        >>> from core.data import default_root
+        >>> default_root().is_absolute()
+        True
     """
     if chosen := os.environ.get("METAMIXUP_DATA"):
         return Path(chosen).expanduser()

@@ -30,7 +30,21 @@ __all__ = [
 
 
 class DataFileError(ValueError):
-    """A data file cannot be read or does not hold what its format promises."""
+    """A data file cannot be read or does not hold what its format promises.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from core.data import DataFileError
+        >>> from core.data.formats import read_idx
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "labels").write_bytes(b"none")
+        ...     try:
+        ...         read_idx(Path(folder, "labels"), 1)
+        ...     except DataFileError as error:
+        ...         print("delete the file and fetch it again" in str(error))
+        True
+    """
 
 
 def _corrupt(path: Path, what: str) -> DataFileError:

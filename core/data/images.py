@@ -21,7 +21,17 @@ Device = torch.device | str
 
 
 class ImageSet(Protocol):
-    """An image set gives labelled images in batches: all that a training loop sees of data."""
+    """An image set gives labelled images in batches: all that a training loop sees of data.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from core.data import DeviceImages, ImageSet
+        >>> def classes_seen(images: ImageSet) -> list[int]:
+        ...     batches = images.batches(torch.arange(len(images)).split(4))
+        ...     return torch.cat([labels for _, labels in batches]).unique().tolist()
+        >>> classes_seen(DeviceImages(np.zeros((6, 1, 8, 8), np.uint8), np.arange(6) % 3))
+        [0, 1, 2]
+    """
 
     labels: Tensor
     """int64 [N], on the CPU."""
@@ -74,6 +84,13 @@ class DeviceImages:
     pixels uint8 [N, C, S, S] and labels int64 [N] may be read-only. With indices (int64 [n]) the
     set holds those images only, in that order: on the CPU they are looked up in the shared array
     (no copy), elsewhere only they are copied to the device.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> from core.data import DeviceImages
+        >>> images = DeviceImages(np.zeros((6, 1, 8, 8), np.uint8), np.arange(6) % 3)
+        >>> [(x.shape[0], y.tolist()) for x, y in images.batches(torch.arange(4).split(2))]
+        [(2, [0, 1]), (2, [2, 0])]
     """
 
     def __init__(

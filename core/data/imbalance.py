@@ -39,6 +39,13 @@ def long_tail(labels: np.ndarray | Tensor, num_classes: int, *, ratio: float, se
 
     Raises:
         ValueError: a value or a label is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from core.data import long_tail
+        >>> labels = torch.arange(300) % 3
+        >>> labels[long_tail(labels, 3, ratio=25, seed=0)].bincount().tolist()
+        [100, 20, 4]
     """
     if not 1 <= ratio < math.inf:
         raise ValueError(f"ratio must be finite and at least 1, got {ratio}")
@@ -67,6 +74,14 @@ def balanced_draws(labels: Tensor, generator: torch.Generator) -> Tensor:
 
     Returns:
         int64 [N]: positions in labels.
+
+    Examples:
+        >>> import torch
+        >>> from core.data import balanced_draws
+        >>> labels = torch.tensor([0] * 990 + [1] * 10)
+        >>> drawn = labels[balanced_draws(labels, torch.Generator().manual_seed(0))]
+        >>> 450 < int(drawn.sum()) < 550
+        True
     """
     present, counts = labels.unique(return_counts=True)
     drawn = torch.randint(len(present), (len(labels),), generator=generator)

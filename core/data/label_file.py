@@ -26,6 +26,17 @@ def with_fingerprint(file: str) -> str:
 
     Raises:
         ValueError: as `read_labels`.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from core.data import with_fingerprint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "labels.txt")
+        ...     _ = file.write_text("2\\n0\\n1\\n")
+        ...     marked = with_fingerprint(str(file))
+        >>> marked.startswith(f"{file}#")
+        True
     """
     if _FINGERPRINT.fullmatch(file):
         return file
@@ -50,6 +61,16 @@ def read_labels(file: str, size: int, num_classes: int) -> Tensor:
     Raises:
         ValueError: the file cannot be read, has another number of labels, or one that is no integer
             in [0, C).
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from core.data import read_labels
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "labels.txt")
+        ...     _ = file.write_text("2\\n0\\n1\\n")
+        ...     read_labels(str(file), 3, 3).tolist()
+        [2, 0, 1]
     """
     match = _FINGERPRINT.fullmatch(file)
     place, expected = match.groups() if match else (file, None)

@@ -52,6 +52,13 @@ def flip_labels(
 
     Raises:
         ValueError: a value or a label is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from core.data import flip_labels
+        >>> labels = torch.arange(30) % 3
+        >>> int((flip_labels(labels, 3, fraction=0.2, seed=0) != labels).sum())
+        6
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must lie in [0, 1], got {fraction}")

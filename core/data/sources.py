@@ -51,6 +51,11 @@ def load_source(
 
     Raises FileNotFoundError naming the missing files, `DataFileError` (a ValueError) naming a
     damaged one, and ValueError for an unknown name or a size that does not fit.
+
+    Examples:
+        >>> from core.data import load_source
+        >>> load_source("digits", image_size=4).image_size
+        4
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be >= 1 pixel, got {image_size}")

@@ -18,6 +18,13 @@ class Splits:
 
     meta_validation shares no image with train. labelled and unlabelled, where asked for, part train
     between them.
+
+    Examples:
+        >>> import numpy as np
+        >>> from core.data import make_splits
+        >>> splits = make_splits(np.arange(30) % 3, 3, meta_size=6, seed=0)
+        >>> len(splits.train), len(splits.meta_validation), splits.labelled
+        (24, 6, None)
     """
 
     train: Tensor
@@ -71,6 +78,14 @@ def make_splits(
 
     Raises ValueError when a size is negative, a label lies outside 0..num_classes-1, or a class
     holds too few images.
+
+    Examples:
+        >>> import numpy as np
+        >>> from core.data import make_splits
+        >>> labels = np.arange(30) % 3
+        >>> splits = make_splits(labels, 3, meta_size=6, seed=0, train_size=12, labelled=3)
+        >>> np.bincount(labels[splits.meta_validation]).tolist(), len(splits.unlabelled)
+        ([2, 2, 2], 9)
     """
     for name, size, least in (
         ("meta_size", meta_size, 0),

@@ -29,6 +29,19 @@ class StreamedImages:
     Each batch goes to the device as uint8 [B, C, image_size, image_size]. With random_crops, a call
     of `batches` with a generator draws the crops of the whole call from one number of it: they
     depend on that number and on the positions in the epoch, never on which thread was quick.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from core.data import load_source
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for place in ("train/a", "train/b", "test/a", "test/b"):
+        ...         Path(folder, place).mkdir(parents=True)
+        ...         Image.new("L", (8, 8)).save(Path(folder, place, "0.png"))
+        ...     source = load_source(f"folder:{folder}", memory_limit=0)
+        ...     type(source.images("train")).__name__
+        'StreamedImages'
     """
 
     def __init__(

@@ -46,6 +46,13 @@ class Transform:
     in units of the normalized image. augment is called on each training batch before all that.
 
     Raises ValueError when a size does not fit.
+
+    Examples:
+        >>> import torch
+        >>> from core.data import Transform
+        >>> black = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        >>> Transform((0.5,), (0.25,)).evaluate(black).unique().tolist()
+        [-2.0]
     """
 
     mean: tuple[float, ...]

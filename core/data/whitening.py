@@ -44,6 +44,13 @@ class Whitening:
     Attributes:
         mean: float32 [D], of the images it was fitted on, after contrast normalisation.
         matrix: float32 [D, D], symmetric, on the device of those images.
+
+    Examples:
+        >>> import numpy as np
+        >>> from core.data import DeviceImages, Whitening
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4), np.uint8)
+        >>> Whitening.fit(DeviceImages(pixels, np.arange(20) % 2)).matrix.shape
+        torch.Size([16, 16])
     """
 
     mean: Tensor

@@ -68,6 +68,12 @@ def build_model(
 
     Raises:
         ValueError: the name is unknown, or a number is below its limit.
+
+    Examples:
+        >>> from core.models import build_model
+        >>> model = build_model("cnn", in_channels=1, num_classes=10, image_size=14, width=8)
+        >>> model.classifier.out_features
+        10
     """
     if name not in _CONSTRUCTORS:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")

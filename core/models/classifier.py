@@ -32,6 +32,14 @@ class ImageClassifier(nn.Module):
 
     Raises:
         ValueError: an argument is below its limit.
+
+    Examples:
+        >>> import torch
+        >>> from core.models import build_model
+        >>> model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8)
+        >>> x = torch.randn(2, 1, 8, 8)
+        >>> torch.equal(model(x), model.classifier(model.features(x)))
+        True
     """
 
     classifier: nn.Linear

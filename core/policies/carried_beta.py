@@ -39,6 +39,17 @@ class CarriedBeta(LearnedBeta):
     Attributes:
         carry: in (0, 1]; a step t steps ago counts carry^t, so that the horizon is about
             1/(1 − carry) steps. At 1 it is all steps since learning began.
+
+    Examples:
+        >>> import torch, core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+
+        >>> policy = core.policies.CarriedBeta(carry=0.9)
+        >>> policy.at(7, 10)  # late in the training, when it learns
+        >>> policy(model, optimizer, batch, batch).lam.shape
+        torch.Size([8])
     """
 
     carry: float = 0.99

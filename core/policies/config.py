@@ -59,6 +59,13 @@ class PolicyConfig(ABC):
             methods need it.
         weights_samples: whether it gives samples weights in the loss, and mixes nothing.
         placebo_setting: what its placebo does otherwise, in a few words.
+
+    Examples:
+        >>> import core
+        >>> isinstance(core.NoMix(), core.policies.PolicyConfig)
+        True
+        >>> core.Beta(alpha=0.5).to_dict()["alpha"]
+        0.5
     """
 
     kinds: ClassVar[Mapping[str, Mapping[str, Any]]]
@@ -173,6 +180,12 @@ def register_policy(config: Config) -> Config:
 
     Raises:
         ValueError: another configuration is stored under one of its kinds.
+
+    Examples:
+        >>> import core
+        >>> config = core.policies.register_policy(core.policies.LearnedConfig)  # known already
+        >>> set(config.kinds) <= set(core.policies.policy_kinds())
+        True
     """
     for kind in config.kinds:
         other = _REGISTERED.setdefault(kind, config)
@@ -186,7 +199,13 @@ def register_policy(config: Config) -> Config:
 
 
 def policy_kinds() -> tuple[str, ...]:
-    """Returns the names under which policies are stored."""
+    """Returns the names under which policies are stored.
+
+    Examples:
+        >>> import core
+        >>> "learned-beta" in core.policies.policy_kinds()
+        True
+    """
     return tuple(_REGISTERED)
 
 
@@ -196,6 +215,11 @@ def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
     Raises:
         KeyError, TypeError: the kind or a needed field is missing, or a field is unknown.
         ValueError: the kind is unknown, a value is out of range, or the policy has no use for it.
+
+    Examples:
+        >>> import core
+        >>> core.policies.policy_from_dict(core.Beta(alpha=0.5).to_dict()) == core.Beta(alpha=0.5)
+        True
     """
     kind = data["kind"]
     if kind not in _REGISTERED:

@@ -71,6 +71,17 @@ class EvolvedBeta(LearnedBeta):
         reach: how far a number moves in all if every stage says the same; of b of "stop" a tenth.
         sigma: σ > 0, of log α; of b of "stop" a tenth.
         path: "ends" or "stop".
+
+    Examples:
+        >>> import torch, core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+
+        >>> policy = core.policies.EvolvedBeta(begin=0.0, every=2, sigma=0.3, path="ends")
+        >>> policy.at(0, 100)
+        >>> policy(model, optimizer, batch, batch).lam.shape
+        torch.Size([8])
     """
 
     sigma: float = 0.3

@@ -24,6 +24,17 @@ class FrozenSchedule(Policy):
 
     Args:
         schedule: quantiles of each part, as `Frozen` takes them.
+
+    Examples:
+        >>> import torch, core
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+
+        >>> policy = core.policies.FrozenSchedule([(0.0, 1.0), (0.5, 0.5)])  # any λ, then 1/2
+        >>> policy.at(9, 10)
+        >>> policy(model, optimizer, batch).lam.unique().tolist()
+        [0.5]
     """
 
     def __init__(self, schedule: Sequence[tuple[float, ...]]):
@@ -56,6 +67,12 @@ class FrozenScheduleConfig(PolicyConfig):
 
     Attributes:
         schedule: of each part of the training the quantiles of λ; `TrainingResult.lam_schedule`.
+
+    Examples:
+        >>> import core
+        >>> config = core.policies.FrozenScheduleConfig(schedule=((0.0, 1.0), (0.5, 0.5)))
+        >>> type(config.build()).__name__
+        'FrozenSchedule'
     """
 
     schedule: tuple[tuple[float, ...], ...]
@@ -87,6 +104,12 @@ def frozen_control(
 
     Raises:
         ValueError: it learns no distribution of λ.
+
+    Examples:
+        >>> import core
+        >>> learned = core.policies.LearnedConfig()
+        >>> core.policies.frozen_control(learned, [0.0, 1.0], [[0.0, 1.0], [0.5, 0.5]]).schedule
+        ((0.0, 1.0), (0.5, 0.5))
     """
     frozen = policy.frozen(tuple(quantiles))
     if schedule and isinstance(frozen, Frozen):

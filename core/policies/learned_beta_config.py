@@ -33,6 +33,11 @@ class LearnedBetaConfig(MetaConfig):
             step; see `CarriedBeta`.
         sigma: 0 takes a derivative; above, α is moved by evolution, see `EvolvedBeta`.
         path: what `EvolvedBeta` learns, the two ends of a schedule or when to stop.
+
+    Examples:
+        >>> import core
+        >>> core.policies.LearnedBetaConfig(alpha=0.5, begin=0.5).build().alpha
+        0.5
     """
 
     alpha: float = 1.0

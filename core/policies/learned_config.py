@@ -65,7 +65,14 @@ class MetaStageConfig(MetaConfig):
 @register_policy
 @dataclass(frozen=True)
 class LearnedConfig(MetaStageConfig):
-    """MetaMixUp: λ learned anew in each batch; see `Learned` and `Amortised`."""
+    """MetaMixUp: λ learned anew in each batch; see `Learned` and `Amortised`.
+
+    Examples:
+        >>> import core
+        >>> config = core.policies.LearnedConfig(reading=core.DEFAULT)
+        >>> config.learns, config.placebo().to_dict()["kind"]
+        (True, 'placebo')
+    """
 
     kinds: ClassVar = {"learned": {"permute": False}, "placebo": {"permute": True}}
 
@@ -90,6 +97,11 @@ class ScoresConfig(MetaStageConfig):
     Attributes:
         mixing: "input" blends whole images, as MixUp; "area" pastes boxes, as CutMix.
         exchange: the control: each sample is mixed by the score of another one.
+
+    Examples:
+        >>> import core
+        >>> core.policies.ScoresConfig(mixing="area").to_dict()["kind"]
+        'scores-area'
     """
 
     reading: Reading = SCORES

@@ -29,6 +29,18 @@ class StepInput(NamedTuple):
         indices: [B], int64, the positions of the samples in the training set. They are read by
             policies that keep something for each sample, which refuse None, and by no other.
         pairing: says who may be paired with whom; a policy that does not mix has no use for it.
+
+    Examples:
+        >>> import torch, core
+        >>> class Halves(core.Policy):
+        ...     def interpolate(self, step: core.policies.StepInput) -> core.Interpolation:
+        ...         lam = step.batch[0].new_full((len(step.batch[0]),), 0.5)
+        ...         partner = torch.arange(len(lam), device=lam.device).flip(0)
+        ...         return core.Interpolation(lam, partner, lam)
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> Halves()(model, optimizer, (torch.randn(2, 4), torch.arange(2))).lam.tolist()
+        [0.5, 0.5]
     """
 
     model: nn.Module

@@ -35,7 +35,13 @@ class SampleWeightsConfig(MetaConfig):
 @register_policy
 @dataclass(frozen=True)
 class L2RWConfig(SampleWeightsConfig):
-    """Learning to Reweight; see `LearningToReweight`."""
+    """Learning to Reweight; see `LearningToReweight`.
+
+    Examples:
+        >>> import core
+        >>> core.policies.L2RWConfig().placebo().to_dict()["kind"]
+        'l2rw-placebo'
+    """
 
     kinds: ClassVar = {"l2rw": {"permute": False}, "l2rw-placebo": {"permute": True}}
 
@@ -52,6 +58,11 @@ class MetaWeightNetConfig(SampleWeightsConfig):
 
     Attributes:
         hidden, net_lr, net_weight_decay: `hidden`, `lr` and `weight_decay` of `MetaWeightNet`.
+
+    Examples:
+        >>> import core
+        >>> core.policies.MetaWeightNetConfig(hidden=20).to_dict()["kind"]
+        'meta-weight-net'
     """
 
     hidden: int = 100

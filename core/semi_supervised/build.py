@@ -23,6 +23,13 @@ def build_method(
         config: which one.
         model: as it starts; methods that keep a moving average begin with a copy of it.
         policy: how the methods that mix samples do.
+
+    Examples:
+        >>> import torch, core
+        >>> from core.semi_supervised import SemiSupervisedConfig, build_method
+        >>> config = SemiSupervisedConfig("pi-model", labelled=40)
+        >>> type(build_method(config, torch.nn.Linear(4, 3), core.NoMix())).__name__
+        'PiModel'
     """
     if config.kind == "supervised":
         return SupervisedOnly()

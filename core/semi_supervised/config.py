@@ -59,6 +59,11 @@ class SemiSupervisedConfig:
         entropy: weight of entropy minimization beside VAT's term (VAT + EM).
         temperature, augmentations: of MixMatch: T of sharpening, K views of each unlabelled image.
         dominant: of MixMatch: λ lies in [1/2, 1]; see `core.mixing.pairing.Pairing`.
+
+    Examples:
+        >>> from core.semi_supervised import SemiSupervisedConfig
+        >>> SemiSupervisedConfig("mean-teacher", labelled=40, ema=0.99).ema
+        0.99
     """
 
     kind: SemiKind

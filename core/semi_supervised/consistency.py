@@ -28,6 +28,14 @@ class PiModel(SemiSupervisedMethod):
 
     Args:
         config: of kind "pi-model"; the weight of the distance is 20 in Oliver et al.
+
+    Examples:
+        >>> import torch, core
+        >>> from core.semi_supervised import PiModel, SemiSupervisedConfig
+        >>> model = torch.nn.Linear(4, 3)
+        >>> config = SemiSupervisedConfig("pi-model", labelled=40)
+        >>> PiModel(config).views
+        2
     """
 
     views = 2
@@ -57,6 +65,14 @@ class MeanTeacher(CarriesAverage):
 
     Attributes:
         average: the teacher.
+
+    Examples:
+        >>> import torch, core
+        >>> from core.semi_supervised import MeanTeacher, SemiSupervisedConfig
+        >>> model = torch.nn.Linear(4, 3)
+        >>> config = SemiSupervisedConfig("mean-teacher", labelled=40, ema=0.99)
+        >>> MeanTeacher(config, model).views
+        2
     """
 
     views = 2

@@ -27,6 +27,14 @@ class SemiBatch:
         val: the meta-validation batch of a method that needs one, else None.
         epoch: from 0.
         progress: share of the training's steps that are done, in [0, 1).
+
+    Examples:
+        >>> import torch
+        >>> from core.semi_supervised import SemiBatch
+        >>> labelled, views = (torch.randn(5, 4), torch.arange(5) % 3), (torch.randn(6, 4),)
+        >>> batch = SemiBatch(labelled, views, torch.arange(11), val=None, epoch=0, progress=0.0)
+        >>> len(batch.labelled[0]), len(batch.views[0])
+        (5, 6)
     """
 
     labelled: Batch
@@ -47,6 +55,12 @@ class SemiStep:
         interpolation: of methods that mix samples.
         pseudo_labels: int64 [U], of methods that give such: the class, or −1 where none was
             accepted.
+
+    Examples:
+        >>> import torch
+        >>> from core.semi_supervised import SemiStep
+        >>> SemiStep(torch.tensor(0.7), samples=11).pseudo_labels is None
+        True
     """
 
     loss: Tensor
@@ -64,6 +78,16 @@ class SemiSupervisedMethod(Protocol):
     Attributes:
         views: how many views of each unlabelled image it reads; 0: it reads none.
         needs_meta_validation: whether `SemiBatch.val` is read. If not, it may be None.
+
+    Examples:
+        >>> import torch
+        >>> from core.semi_supervised import SemiSupervisedMethod, SupervisedOnly
+        >>> class Halves(SupervisedOnly):  # or of SemiSupervisedMethod, with a step of its own
+        ...     def metrics(self, epoch: int) -> dict[str, float]:
+        ...         return {"half": epoch / 2}
+        >>> method: SemiSupervisedMethod = Halves()
+        >>> method.metrics(3), method.needs_meta_validation
+        ({'half': 1.5}, False)
     """
 
     views: int

@@ -164,6 +164,14 @@ class MixMatch(CarriesAverage):
         config: of kind "mixmatch".
         model: the one that will be trained; the moving average begins with a copy of it.
         policy: how rows are mixed, of whole inputs (`InputMixing`).
+
+    Examples:
+        >>> import torch, core
+        >>> from core.semi_supervised import MixMatch, SemiSupervisedConfig
+        >>> model = torch.nn.Linear(4, 3)
+        >>> config = SemiSupervisedConfig("mixmatch", labelled=40, ema=0.99)
+        >>> MixMatch(config, model, core.Beta(1.0, per_sample=True)).views
+        2
     """
 
     def __init__(self, config: SemiSupervisedConfig, model: nn.Module, policy: Policy):

@@ -74,6 +74,14 @@ class PseudoLabel(SemiSupervisedMethod):
     Args:
         config: of kind "pseudo-label".
         policy: how samples are mixed.
+
+    Examples:
+        >>> import torch, core
+        >>> from core.semi_supervised import PseudoLabel, SemiSupervisedConfig
+        >>> model = torch.nn.Linear(4, 3)
+        >>> config = SemiSupervisedConfig("pseudo-label", labelled=40)
+        >>> PseudoLabel(config, core.Beta(1.0)).views
+        1
     """
 
     views = 1

@@ -11,7 +11,18 @@ from core.user_model.precision import descend
 
 
 class SupervisedOnly(SemiSupervisedMethod):
-    """This takes cross-entropy on the labelled images, as many steps as the other methods."""
+    """This takes cross-entropy on the labelled images, as many steps as the other methods.
+
+    Examples:
+        >>> import torch
+        >>> from core.semi_supervised import SemiBatch, SupervisedOnly
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> labelled = torch.randn(5, 4), torch.arange(5) % 3
+        >>> batch = SemiBatch(labelled, (), torch.arange(5), val=None, epoch=0, progress=0.0)
+        >>> SupervisedOnly().step(model, optimizer, batch, generator=torch.Generator()).samples
+        5
+    """
 
     views = 0
 

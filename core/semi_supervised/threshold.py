@@ -32,6 +32,11 @@ def threshold_at(
     Returns:
         σ. Below 0 (σd = 0.2 for 200 epochs: 0.95 − 6·0.2) it accepts everything, as 0 does, and is
         given as 0.
+
+    Examples:
+        >>> from core.semi_supervised import threshold_at
+        >>> [round(threshold_at(t, start=0.95, step=0.05, period=30), 2) for t in (0, 29, 30, 60)]
+        [0.95, 0.95, 0.9, 0.85]
     """
     if formula == "per-period":
         falls = epoch // period

@@ -36,6 +36,14 @@ class VAT(SemiSupervisedMethod):
         config: of kind "vat". In Oliver et al. the weight of the divergence is 0.3. `epsilon` is
             the L2 norm of the perturbation of one image, on the scale of the normalized input; for
             `xi` and `power_iterations` see `virtual_adversarial_direction`.
+
+    Examples:
+        >>> import torch, core
+        >>> from core.semi_supervised import VAT, SemiSupervisedConfig
+        >>> model = torch.nn.Linear(4, 3)
+        >>> config = SemiSupervisedConfig("vat", labelled=40)
+        >>> VAT(config).views
+        1
     """
 
     views = 1

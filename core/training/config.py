@@ -130,6 +130,11 @@ class TrainingConfig:
         analysis: what is looked at beside the errors, which changes nothing in the training.
         seed: of everything random; cells that differ in the policy alone share their initial
             weights, splits, long tail, wrong labels, order of data and augmentation.
+
+    Examples:
+        >>> import core
+        >>> core.training.TrainingConfig("digits", "digits_cnn", core.NoMix(), epochs=3).lr
+        0.1
     """
 
     dataset: str

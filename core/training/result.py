@@ -16,7 +16,13 @@ Metrics = dict[str, float]
 
 
 class DivergenceError(RuntimeError):
-    """The loss became NaN or infinite. `history` holds the epochs before."""
+    """The loss became NaN or infinite. `history` holds the epochs before.
+
+    Examples:
+        >>> from core.training import DivergenceError
+        >>> DivergenceError("the loss became NaN", [{"epoch": 1.0}]).history
+        [{'epoch': 1.0}]
+    """
 
     def __init__(self, message: str, history: list[Metrics]):
         super().__init__(message)
@@ -69,6 +75,16 @@ class TrainingResult:
             `core.training.prepared_data.draw_labels(...).held_out`; else None.
         policy_parameters: number of parameters of the policy's own networks.
         findings: of what `TrainingConfig.analysis` asks for; else None.
+
+    Examples:
+        >>> import core
+        >>> from core.training.fit import fit
+        >>> config = core.training.TrainingConfig(
+        ...     "digits", "digits_cnn", core.Beta(1.0), epochs=1, meta_size=100, train_size=100
+        ... )
+        >>> result = fit(config)
+        >>> result.epochs, result.samples_seen, 0 <= result.test_error <= 100
+        (1, 100, True)
     """
 
     test_error: float

@@ -43,6 +43,15 @@ class Training:
 
     Raises:
         ValueError: configuration and data do not fit.
+
+    Examples:
+        >>> import core
+        >>> from core.training.fit import reproducible
+        >>> config = core.training.TrainingConfig("digits", "digits_cnn", core.NoMix(), epochs=2)
+        >>> with reproducible(0, device="cpu", threads=1):
+        ...     training = core.training.Training(config, core.data.load_source("digits"), "cpu")
+        ...     training.epoch()["train_seconds"] > 0
+        True
     """
 
     def __init__(self, config: TrainingConfig, source: Source, device: torch.device | str):

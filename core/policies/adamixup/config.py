@@ -22,6 +22,11 @@ class AdaMixUpConfig(PolicyConfig):
     Attributes:
         quantiles: of the distribution that λ is drawn from where the region is not learned.
         discriminator: whether an intrusion discriminator guards the region.
+
+    Examples:
+        >>> import core
+        >>> core.policies.AdaMixUpConfig().to_dict()["kind"]
+        'adamixup'
     """
 
     quantiles: tuple[float, ...] | None = None
