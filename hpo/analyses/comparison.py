@@ -14,7 +14,7 @@ from hpo.cells.trials import Function, Key, Runner, Trial, TrialStore, in_this_p
 from hpo.report.contrasts import Values
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import detectable_difference, holm, mean_interval, paired_comparison
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 from hpo.storage.output_folder import locked
 from hpo.study.progress import QuietLine
 from hpo.tracking.trials import TrackedComparison
@@ -151,7 +151,9 @@ def compare(
                 break
             look, n = look + 1, min(most_seeds, math.ceil(GROWTH * n))
         result = _written(folder, list(trials.values()), table, look)
-        tracked.result(_metrics(table), result.files)
+        pairs = zip(table["first"], table["second"], table["difference"], strict=True)
+        metrics = {f"{_plain(one)} minus {_plain(other)}": float(by) for one, other, by in pairs}
+        tracked.result(metrics, result.files)
     return result
 
 
@@ -179,19 +181,11 @@ def compared(values: Mapping[str, Values], look: int | None = None) -> pd.DataFr
         one, other = ([values[name][seed] for seed in shared] for name in (first, second))
         pair = paired_comparison(one, other, confidence=1 - level)
         differences = [a - b for a, b in zip(one, other, strict=True)]
-        lines.append(
-            {
-                "first": first,
-                "second": second,
-                "n": pair.n,
-                "difference": pair.difference,
-                "ci_low": pair.low,
-                "ci_high": pair.high,
-                "p_value": min(1.0, pair.p_value * LEVEL / level),
-                "detectable": detectable_difference(differences, level=level),
-            }
-        )
-    table = pd.DataFrame(lines)
+        p_value = min(1.0, pair.p_value * LEVEL / level)
+        detectable = detectable_difference(differences, level=level)
+        lines.append((first, second, pair.n, *pair[:3], p_value, detectable))
+    columns = ("first", "second", "n", "difference", "ci_low", "ci_high", "p_value", "detectable")
+    table = pd.DataFrame(lines, columns=columns)
     table.insert(7, "p_holm", holm(table["p_value"].tolist()))
     return table
 
@@ -234,7 +228,7 @@ def _written(folder: Path, trials: list[Trial], table: pd.DataFrame, looks: int)
     values = pd.DataFrame([{c: getattr(t, c) for c in columns} for t in trials], columns=columns)
     files = tuple(folder / f"compare{end}" for end in (".csv", "-values.csv", ".md"))
     for path, frame in zip(files, (table, values), strict=False):
-        write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+        write_csv(path, frame)
     write_atomically(files[2], _markdown(values, table, looks))
     return Comparison(values, table, looks, files)
 
@@ -270,13 +264,6 @@ def _markdown(values: pd.DataFrame, table: pd.DataFrame, looks: int) -> str:
             f"show with 80 % power, the spread given.{level}\n",
         ]
     )
-
-
-def _metrics(table: pd.DataFrame) -> dict[str, float]:
-    return {
-        f"{_plain(line.first)} minus {_plain(line.second)}": float(line.difference)
-        for line in table.itertuples()
-    }
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,7 @@ from core.lazy import pandas as pd
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import COLORS, DASHES, canvas, legend_below, save_figure, short_name
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,14 +35,11 @@ def pseudo_labels(outcome: Outcome) -> Extra:
     frame = epochs_table(finished_trainings(outcome), list(STATISTICS))
     if frame.empty:
         return Extra()
-    stem = f"{outcome.plan.study}-pseudo-labels"
-    csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
-    outcome.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(csv, frame.round(6).to_csv(index=False, lineterminator="\n"))
-    labels = {row.row.key: row.row.label for row in outcome.plan.rows}
+    csv, picture = map(outcome.file, ("pseudo-labels.csv", "pseudo-labels.png"))
+    write_csv(csv, frame.round(6))
     controls = [row.row.key for row in outcome.plan.rows if row.row.control_of is not None]
     shown = frame[~frame["method"].isin(controls)]
-    save_figure(pseudo_label_figure(frame if shown.empty else shown, labels), picture)
+    save_figure(pseudo_label_figure(frame if shown.empty else shown, outcome.labels), picture)
     text = (
         f"## Pseudo-labels\n\n- `{csv.name}`, `{picture.name}`: over the epochs of each training "
         "the share of unlabeled images whose pseudo-label was accepted, how many of these were "

@@ -9,7 +9,7 @@ from core.lazy import pandas as pd
 from hpo.report.markdown import error, number, padded_table
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.statistics import mean_interval
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 
 _TOP1 = ("dataset", "method", "n_seeds", "mean_error", "ci_low", "ci_high", "paper_error")
 COLUMNS = (*_TOP1, "mean_top5_error", "top5_ci_low", "top5_ci_high", "paper_top5_error")
@@ -30,13 +30,10 @@ def top5_report(paper: Mapping[tuple[str, str], float]) -> ExtraReport:
         frame = _compared(outcome, paper)
         if frame.empty:
             return Extra()
-        path = outcome.output / f"{outcome.plan.study}-top5.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, frame.round(4).to_csv(index=False, lineterminator="\n"))
-        labels = {row.row.key: row.row.label for row in outcome.plan.rows}
+        path = write_csv(outcome.file("top5.csv"), frame.round(4))
         parts, metrics = ["## Top-5 error"], {}
         for dataset, lines in frame.groupby("dataset", sort=False):
-            cells = [_cells(line, labels) for line in lines.to_dict("records")]
+            cells = [_cells(line, outcome.labels) for line in lines.to_dict("records")]
             parts += [f"### {dataset}", padded_table(_HEADER, cells)]
             for method, mean in zip(lines["method"], lines["mean_top5_error"], strict=True):
                 metrics[method, str(dataset)] = {"mean_top5_error": mean}
@@ -64,8 +61,7 @@ def _compared(outcome: Outcome, paper: Mapping[tuple[str, str], float]) -> pd.Da
             interval = mean_interval(errors)
             lines.append(
                 {name: line[name] for name in _TOP1}
-                | {"mean_top5_error": interval.mean}
-                | {"top5_ci_low": interval.low, "top5_ci_high": interval.high}
+                | dict(zip(COLUMNS[-4:], interval[:3], strict=False))
                 | {"paper_top5_error": paper.get((method, dataset), float("nan"))}
             )
     return pd.DataFrame(lines, columns=list(COLUMNS))

@@ -23,7 +23,7 @@ from hpo.report.statistics import (
     paired_comparison,
 )
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def mean_line(
 
 def interval_columns(interval: MeanInterval) -> dict[str, float]:
     """Returns an interval as columns of a CSV."""
-    values = (interval.n, interval.mean, interval.low, interval.high)
-    return dict(zip(_INTERVAL, values, strict=True))
+    return dict(zip(_INTERVAL, (interval.n, *interval[:3]), strict=True))
 
 
 def interval_table(lines: Iterable[Mapping[str, Any]], *columns: str) -> pd.DataFrame:
@@ -173,8 +172,7 @@ def written(outcome: Outcome, frame: pd.DataFrame, figure: Figure, markdown: str
     """
     stem = outcome.output / outcome.plan.study
     csv, picture, text = (stem.with_name(f"{stem.name}.{kind}") for kind in ("csv", "png", "md"))
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(csv, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_csv(csv, frame, "%.6g")
     save_figure(figure, picture)
     write_atomically(
         text, f"# {stem.name}\n\n![{stem.name}]({picture.name})\n\n{markdown.strip()}\n"

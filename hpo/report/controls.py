@@ -18,24 +18,14 @@ from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.positive_control import can_answer, settings_table
 from hpo.report.records import errors_by_seed
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import Row
 
 COLUMNS = (
-    "dataset",
-    "method",
-    "control",
-    "control_method",
-    "n_seeds",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "p_holm",
-    "seconds_ratio",
-    "samples_ratio",
-)
+    "dataset", "method", "control", "control_method", "n_seeds", "difference", "ci_low", "ci_high",
+    "p_value", "p_holm", "seconds_ratio", "samples_ratio",
+)  # fmt: skip
 """Of the CSV. Differences in percent; the ratios are the cost of the method over its control's."""
 
 _NAN = float("nan")
@@ -59,12 +49,9 @@ def controls_report(outcome: Outcome) -> Extra:
     frame = compare_with_controls(outcome.records, rows, outcome.frame, declared)
     if frame.empty:
         return Extra()
-    path = outcome.output / f"{outcome.plan.study}-controls.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     digits = dict.fromkeys(("difference", "ci_low", "ci_high"), 4)
     digits |= dict.fromkeys(("seconds_ratio", "samples_ratio"), 3)
-    write_atomically(path, frame.round(digits).to_csv(index=False, lineterminator="\n"))
-    labels = {row.key: row.label for row in rows}
+    path = write_csv(outcome.file("controls.csv"), frame.round(digits))
     settings = settings_table(outcome.frame, outcome.records, declared)
     mute = {
         (dataset, row.key)
@@ -72,7 +59,7 @@ def controls_report(outcome: Outcome) -> Extra:
         for row in rows
         if not can_answer(settings, dataset, row.architecture)
     }
-    return Extra(controls_markdown(frame, labels, mute), [path], _metrics(frame))
+    return Extra(controls_markdown(frame, outcome.labels, mute), [path], _metrics(frame))
 
 
 def compare_with_controls(
@@ -172,32 +159,18 @@ def _controls_of(row: Row, rows: Sequence[Row], here: pd.DataFrame) -> Iterator[
 
 
 def _line(
-    dataset: str,
-    method: str,
-    control: str,
-    other: str,
-    contrast: Contrast,
-    frame: pd.DataFrame,
-) -> dict[str, Any]:
+    dataset: str, method: str, control: str, other: str, contrast: Contrast, frame: pd.DataFrame
+) -> tuple[Any, ...]:
+    """Returns the values of COLUMNS."""
     costs = frame[frame["dataset"] == dataset].set_index("method")
-    ratios = {
-        f"{name}_ratio": costs.loc[method, column] / costs.loc[other, column] if other else _NAN
-        for name, column in (("seconds", "train_seconds"), ("samples", "samples_seen"))
-    }
-    return {
-        "dataset": dataset,
-        "method": method,
-        "control": control,
-        "control_method": other,
-        "n_seeds": contrast.paired.n,
-        "difference": contrast.paired.difference,
-        "ci_low": contrast.paired.low,
-        "ci_high": contrast.paired.high,
-        "p_value": contrast.paired.p_value,
-        # One comparison has one p, wherever it is told.
-        "p_holm": costs.loc[method, "p_holm"] if control == "best beta" else contrast.p_holm,
-        **ratios,
-    }
+    ratios = (
+        costs.loc[method, column] / costs.loc[other, column] if other else _NAN
+        for column in ("train_seconds", "samples_seen")
+    )
+    # One comparison has one p, wherever it is told.
+    p_holm = costs.loc[method, "p_holm"] if control == "best beta" else contrast.p_holm
+    numbers = (contrast.paired.n, *contrast.paired[:4], p_holm, *ratios)
+    return (dataset, method, control, other, *numbers)
 
 
 def _metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:

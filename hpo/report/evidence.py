@@ -22,7 +22,7 @@ import core
 from core.lazy import pandas as pd
 from hpo.cells.cell import Cell
 from hpo.report.records import final_trainings, load_records
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 
 _VERSIONS = ("torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
 
@@ -104,9 +104,8 @@ def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> 
         setting=setting,
         cells=_cells(table.parent, methods),
     )
-    evidence.mkdir(parents=True, exist_ok=True)
     files = [evidence / f"{name}.csv", evidence / f"{name}.json"]
-    write_atomically(files[0], frame.to_csv(index=False, lineterminator="\n"))
+    write_csv(files[0], frame)
     text = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
     write_atomically(files[1], text + "\n")
     return files
@@ -133,12 +132,9 @@ def _cells(output: Path, methods: set[str] | None) -> dict[str, Any]:
             key not in first or cell.seed < first[key].seed
         ):
             first[key] = cell
-    return {cell.id: cell.to_dict() for cell in first.values() if _portable(cell)}
-
-
-def _portable(cell: Cell) -> bool:
-    """Says whether a cell's identity is the same on another machine: it names no folder of ours."""
-    return not cell.dataset.startswith("folder:")
+    # On another machine a folder of ours would give another identity.
+    portable = [cell for cell in first.values() if not cell.dataset.startswith("folder:")]
+    return {cell.id: cell.to_dict() for cell in portable}
 
 
 def _commit() -> str:

@@ -85,8 +85,9 @@ def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -
     changed = []
     for path in pages:
         before = path.read_text(encoding="utf-8")
+        link = Path(os.path.relpath(evidence, path.parent)).as_posix()
         try:
-            after = fill(before, evidence, _link(evidence, path.parent))
+            after = fill(before, evidence, link)
         except ValueError as wrong:
             raise ValueError(f"{path}: {wrong}") from wrong
         if after != before:
@@ -94,10 +95,6 @@ def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -
             if not check:
                 path.write_text(after, encoding="utf-8")
     return changed
-
-
-def _link(evidence: Path, folder: Path) -> str:
-    return Path(os.path.relpath(evidence, folder)).as_posix()
 
 
 def _filled(block: re.Match[str], evidence: Path, link: str) -> str:

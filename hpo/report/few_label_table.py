@@ -88,7 +88,7 @@ def summary_metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, floa
 def _medians(records: Sequence[CellRecord]) -> dict[str, float]:
     errors = [r.trained.median_error for r in finished_finals(records)]
     median = mean_interval([_NAN if error is None else error for error in errors])
-    return dict(zip(_ERRORS, (median.mean, median.low, median.high), strict=True))
+    return dict(zip(_ERRORS, median[:3], strict=True))
 
 
 def _budget(records: Sequence[CellRecord]) -> dict[str, float]:
@@ -120,6 +120,5 @@ def _compare(
         standing_alone(entries, reference, declared),
     )
     for method, contrast in compared.items():
-        one = contrast.paired
-        numbers = (one.difference, one.low, one.high, one.p_value, contrast.p_holm)
+        numbers = (*contrast.paired[:4], contrast.p_holm)
         others[method] |= dict(zip(_COMPARISON, numbers, strict=False)) | {"reference": reference}

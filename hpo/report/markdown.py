@@ -10,19 +10,9 @@ from core.lazy import pandas as pd
 
 _HEADER = ("method", "error (%)", "n", "− best Beta †", "p", "p (Holm)", "cost", "samples", "paper")
 _SEMI_HEADER = (
-    "method",
-    "error (%)",
-    "median (%)",
-    "n",
-    "labels",
-    "+ meta",
-    "− reference ‡",
-    "p",
-    "p (Holm)",
-    "cost",
-    "samples",
-    "paper",
-)
+    "method", "error (%)", "median (%)", "n", "labels", "+ meta", "− reference ‡", "p", "p (Holm)",
+    "cost", "samples", "paper",
+)  # fmt: skip
 """Of tables with a reference row."""
 
 _NONE = "–"
@@ -37,14 +27,14 @@ def to_markdown(frame: pd.DataFrame) -> str:
     "none".
     """
     parts: list[str] = []
-    for (dataset, architecture), lines in _tables(frame).items():
+    for (dataset, architecture), lines in tables_of(frame).items():
         parts += [f"## {dataset}" + (f", {architecture}" if architecture else ""), _table(lines)]
         parts += _remarks(lines)
     parts.append(_semi_legend() if "reference" in frame else _legend())
     return "\n\n".join(parts)
 
 
-def _tables(frame: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def tables_of(frame: pd.DataFrame) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Returns the lines of each data set and architecture, in the order of the frame."""
     tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in frame.to_dict("records"):

@@ -52,6 +52,15 @@ class Outcome:
         """Returns what the finished final trainings of a row on a data set gave."""
         return results_by_seed(self.records, dataset, row.row.key)
 
+    def file(self, name: str) -> Path:
+        """Returns the path of a file of the study's own, STUDY-NAME."""
+        return self.output / f"{self.plan.study}-{name}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Returns what the rows are called, by key."""
+        return {row.row.key: row.row.label for row in self.plan.rows}
+
 
 @dataclass(frozen=True)
 class Extra:

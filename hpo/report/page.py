@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
@@ -51,16 +50,17 @@ def to_html(markdown: str, folder: Path) -> str:
     picture that is not there is named.
     """
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
-    parser.add_render_rule("table_open", _table_open)
-    parser.add_render_rule("table_close", _table_close)
+    parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
+    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = parser.parse(markdown)
     for at, token in enumerate(tokens):
         if token.type == "heading_open":
             token.attrSet("id", anchor("".join(t.content for t in _words(tokens[at + 1]))))
         elif token.attrs.pop("style", None) == "text-align:right":
             token.attrSet("class", "right")
-        for picture in _pictures(token.children or ()):
-            _embed(picture, folder)
+        for part in token.children or ():
+            if part.type == "image":
+                _embed(part, folder)
     return str(parser.renderer.render(tokens, parser.options, {}))
 
 
@@ -73,10 +73,6 @@ def _words(inline: Token) -> Iterator[Token]:
     return (token for token in inline.children or () if token.type in ("text", "code_inline"))
 
 
-def _pictures(tokens: Iterable[Token]) -> Iterator[Token]:
-    return (token for token in tokens if token.type == "image")
-
-
 def _embed(picture: Token, folder: Path) -> None:
     """Puts the picture's data in the place of its address, or a word where it is not there."""
     path = folder / unquote(str(picture.attrs["src"]))
@@ -87,11 +83,3 @@ def _embed(picture: Token, folder: Path) -> None:
         picture.content = f"<em>{html.escape(path.name)} is not there</em>"
     else:
         picture.attrSet("src", f"data:image/png;base64,{data}")
-
-
-def _table_open(*_: Any) -> str:
-    return '<div class="table"><table>\n'
-
-
-def _table_close(*_: Any) -> str:
-    return "</table></div>\n"

@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.record import CellRecord
-from hpo.report.records import finished_finals
+from hpo.report.records import errors_by_seed
 from hpo.report.style import FAMILIES, show_names_as_they_are
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
         if line["n_seeds"] == 0:
             continue
         color, marker = FAMILIES[line["family"]]
-        seeds = _test_errors(records, line["method"])
+        seeds = [*errors_by_seed(records, line["method"]).values()]
         ax.plot(seeds, [y] * len(seeds), "o", ms=4.5, color=color, alpha=0.3, mew=0, zorder=2)
         ax.errorbar(
             line["mean_error"], y, xerr=_half(line), fmt=marker, ms=6, color=color, capsize=3
@@ -154,10 +154,6 @@ def label_points(
 
 def _wrap(label: str, width: int) -> str:
     return textwrap.fill(label, width, break_on_hyphens=False)
-
-
-def _test_errors(records: Sequence[CellRecord], method: str) -> list[float]:
-    return [record.trained.test_error for record in finished_finals(records, method)]
 
 
 def _half(line: Line) -> float | None:

@@ -10,28 +10,19 @@ import numpy as np
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import LEVEL, paired
-from hpo.report.markdown import difference, number, probability
+from hpo.report.markdown import difference, number, probability, tables_of
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
 from hpo.report.statistics import detectable_difference
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.plan import source_key
 from hpo.study.rows import CONTROLS
 
 COLUMNS = (
-    "dataset",
-    "architecture",
-    "comparison",
-    "method",
-    "other",
-    "n_seeds",
-    "difference",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "detectable",
-)
+    "dataset", "architecture", "comparison", "method", "other", "n_seeds", "difference", "ci_low",
+    "ci_high", "p_value", "detectable",
+)  # fmt: skip
 """Of the CSV. Differences in percent; `detectable` is the true one that so many seeds, spread as
 they are, would have shown at p < 0.05 with a chance of 80 %."""
 
@@ -98,11 +89,8 @@ def positive_control(outcome: Outcome) -> Extra:
     guessing = _no_better_than_a_guess(outcome)
     if frame.empty:
         return Extra("\n".join([_HEADING, "", *guessing]) if guessing else "")
-    path = outcome.output / f"{outcome.plan.study}-setting.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.4g"))
-    labels = {row.row.key: row.row.label for row in outcome.plan.rows}
-    return Extra("\n".join([settings_markdown(frame, labels), *guessing]), [path])
+    path = write_csv(outcome.file("setting.csv"), frame, "%.4g")
+    return Extra("\n".join([settings_markdown(frame, outcome.labels), *guessing]), [path])
 
 
 def settings_table(
@@ -117,11 +105,8 @@ def settings_table(
         records: those that it was made from.
         declared: by the study.
     """
-    compared: list[dict[str, Any]] = []
-    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in frame.to_dict("records"):
-        tables.setdefault((line["dataset"], line["architecture"]), []).append(line)
-    for (dataset, architecture), lines in tables.items():
+    compared = []
+    for (dataset, architecture), lines in tables_of(frame).items():
         pairs = {POSITIVE: positive_pair(lines, declared), PRIMARY: declared.primary}
         for comparison, pair in pairs.items():
             if pair is None:
@@ -133,12 +118,8 @@ def settings_table(
             contrast = paired(first, second)
             if contrast.n:
                 shared = [first[seed] - second[seed] for seed in sorted(first.keys() & second)]
-                values = (
-                    *(dataset, architecture, comparison, method, other),
-                    *(contrast.n, contrast.difference, contrast.low, contrast.high),
-                    *(contrast.p_value, detectable_difference(shared)),
-                )
-                compared.append(dict(zip(COLUMNS, values, strict=True)))
+                numbers = (contrast.n, *contrast[:4], detectable_difference(shared))
+                compared.append((dataset, architecture, comparison, method, other, *numbers))
     return pd.DataFrame(compared, columns=list(COLUMNS))
 
 

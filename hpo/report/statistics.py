@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 _NAN = float("nan")
 
 
-@dataclass(frozen=True)
-class MeanInterval:
+class MeanInterval(NamedTuple):
     """Mean of ``n`` values with a two-sided confidence interval, in the unit of the values."""
 
     mean: float
@@ -21,8 +20,7 @@ class MeanInterval:
     n: int
 
 
-@dataclass(frozen=True)
-class PairedComparison:
+class PairedComparison(NamedTuple):
     """Mean of ``n`` paired differences first − second, its interval, and the two-sided p-value."""
 
     difference: float

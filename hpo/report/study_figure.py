@@ -40,7 +40,7 @@ def study_figure(
         dataset: lambda_curves(lines, [r for r in records if r.cell.dataset == dataset])
         for dataset, lines in panels.items()
     }
-    heights = [_error_height(panels), _COST_HEIGHT]
+    heights = [1.6 + 0.32 * max(map(len, panels.values())), _COST_HEIGHT]
     if any(curves.values()):
         heights.append(_LAMBDA_HEIGHT)
     width = WIDTH if len(panels) == 1 else _PANEL_WIDTH * len(panels)
@@ -73,10 +73,6 @@ def _panels(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
         dataset: frame[frame["dataset"] == dataset].to_dict("records")
         for dataset in dict.fromkeys(frame.sort_index()["dataset"])
     }
-
-
-def _error_height(panels: Mapping[str, Sequence[Line]]) -> float:
-    return 1.6 + 0.32 * max(len(lines) for lines in panels.values())
 
 
 def _error_panels(

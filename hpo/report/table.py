@@ -20,7 +20,7 @@ from hpo.report.positive_control import best_of, standing_alone
 from hpo.report.records import errors_by_seed, final_trainings, finished_finals, load_records
 from hpo.report.statistics import mean_interval
 from hpo.search.configured import setting
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import Family, Row
 
@@ -37,50 +37,22 @@ __all__ = [
 ]
 
 COLUMNS = (
-    "dataset",
-    "method",
-    "setting",
-    "n_seeds",
-    "mean_error",
-    "ci_low",
-    "ci_high",
-    "paper_error",
-    "train_seconds",
-    "samples_seen",
-    "search_seconds",
-    "search_samples",
-    "mean_val_error",
-    "n_failed",
-    "diff_vs_best_beta",
-    "diff_ci_low",
-    "diff_ci_high",
-    "p_value",
-    "p_holm",
-    "best_beta",
-    "label",
-    "family",
-    "architecture",
-)
+    "dataset", "method", "setting", "n_seeds", "mean_error", "ci_low", "ci_high", "paper_error",
+    "train_seconds", "samples_seen", "search_seconds", "search_samples", "mean_val_error",
+    "n_failed", "diff_vs_best_beta", "diff_ci_low", "diff_ci_high", "p_value", "p_holm",
+    "best_beta", "label", "family", "architecture",
+)  # fmt: skip
 """Of the CSV, in this order. Errors and differences in percent, times in seconds."""
 
 _DIGITS = {
-    "mean_error": 4,
-    "ci_low": 4,
-    "ci_high": 4,
-    "median_error": 4,
-    "median_ci_low": 4,
-    "median_ci_high": 4,
-    "diff_vs_reference": 4,
-    "mean_val_error": 4,
-    "diff_vs_best_beta": 4,
-    "diff_ci_low": 4,
-    "diff_ci_high": 4,
-    "train_seconds": 3,
-    "search_seconds": 3,
-    "samples_seen": 0,
-    "search_samples": 0,
+    **dict.fromkeys(("mean_error", "ci_low", "ci_high", "mean_val_error"), 4),
+    **dict.fromkeys(("median_error", "median_ci_low", "median_ci_high"), 4),
+    **dict.fromkeys(("diff_vs_reference", "diff_vs_best_beta", "diff_ci_low", "diff_ci_high"), 4),
+    **dict.fromkeys(("train_seconds", "search_seconds"), 3),
+    **dict.fromkeys(("samples_seen", "search_samples"), 0),
 }
 _NAN = float("nan")
+_COMPARED = ("diff_vs_best_beta", "diff_ci_low", "diff_ci_high", "p_value")
 
 
 def build_table(
@@ -159,9 +131,8 @@ def write_report(
     Returns:
         The two paths.
     """
-    output.mkdir(parents=True, exist_ok=True)
     csv, markdown = output / f"{study}.csv", output / f"{study}.md"
-    write_atomically(csv, frame.round(_DIGITS).to_csv(index=False, lineterminator="\n"))
+    write_csv(csv, frame.round(_DIGITS))
     parts = [f"# {study}", preamble, to_markdown(frame), appendix]
     write_atomically(markdown, "\n\n".join(part.strip() for part in parts if part) + "\n")
     return [csv, markdown]
@@ -214,11 +185,7 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         "search_samples": search_samples,
         "mean_val_error": _mean(finished, "val_error"),
         "n_failed": len(finals) - len(finished),
-        "diff_vs_best_beta": _NAN,
-        "diff_ci_low": _NAN,
-        "diff_ci_high": _NAN,
-        "p_value": _NAN,
-        "p_holm": _NAN,
+        **dict.fromkeys((*_COMPARED, "p_holm"), _NAN),
         "best_beta": False,
         "label": row.label,
         "family": row.family,
@@ -255,13 +222,8 @@ def _compare(
     for entry in entries:
         entry["best_beta"] = entry is best
     for method, contrast in compared.items():
-        others[method] |= {
-            "diff_vs_best_beta": contrast.paired.difference,
-            "diff_ci_low": contrast.paired.low,
-            "diff_ci_high": contrast.paired.high,
-            "p_value": contrast.paired.p_value,
-            "p_holm": contrast.p_holm,
-        }
+        others[method] |= zip(_COMPARED, contrast.paired, strict=False)
+        others[method]["p_holm"] = contrast.p_holm
 
 
 def _mean(records: Sequence[CellRecord], name: str) -> float:

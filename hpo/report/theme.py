@@ -75,13 +75,9 @@ def _on_dark(rgba: Any) -> tuple[float, ...]:
     if max(rgb) - min(rgb) < _GRAY:
         white = sum(rgb) / 3
         return (*(white * p + (1 - white) * i for p, i in zip(PAPER, INK, strict=True)), alpha)
-    while _contrast(rgb) < _LEAST_CONTRAST:
+    while _luminance(rgb) + 0.05 < _LEAST_CONTRAST * (_luminance(PAPER) + 0.05):
         rgb = [0.95 * channel + 0.05 for channel in rgb]
     return (*rgb, alpha)
-
-
-def _contrast(rgb: list[float]) -> float:
-    return (_luminance(rgb) + 0.05) / (_luminance(PAPER) + 0.05)
 
 
 def _luminance(rgb: Any) -> float:

@@ -45,7 +45,7 @@ class Strategy(Protocol):
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(Strategy):
     """Trains with one policy after another until the budget is spent or the list ends.
 
     Attributes:
@@ -57,19 +57,17 @@ class Listed:
     def search(
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
     ) -> Search:
-        """See `Strategy`."""
         trainings = [replace(base, policy=policy) for policy in self.policies]
         cells = [Cell(method, training, purpose="search") for training in trainings]
         return ListSearch(cells, Budget(budget))
 
     def expected(self, budget: float) -> tuple[int, float]:
-        """See `Strategy`."""
         costs = [policy.cost for policy in self.policies]
         return min(len(costs), math.ceil(budget / min(costs))), min(budget, sum(costs))
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(Strategy):
     """Searches the settings of a training, of its policy, or of what a learned policy does.
 
     Attributes:
@@ -88,7 +86,6 @@ class Sampled:
     def search(
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
     ) -> Search:
-        """See `Strategy`."""
         from hpo.search.space_search import SpaceSearch  # Optuna
 
         settings = replace(
@@ -104,13 +101,12 @@ class Sampled:
         return SpaceSearch(tuned, settings, space, method=method, budget=Budget(budget))
 
     def expected(self, budget: float) -> tuple[int, float]:
-        """See `Strategy`."""
         whole = math.ceil(budget / self.policy.cost)
         return (2 * whole if self.halving else whole), budget  # half of the epochs saved, roughly
 
 
 @dataclass(frozen=True)
-class Evolved:
+class Evolved(Strategy):
     """Trains a population on α of Beta(α, α), of as many members as the budget is good for.
 
     Attributes:
@@ -122,7 +118,6 @@ class Evolved:
     def search(
         self, base: TrainingConfig, method: str, settings: SearchSettings, budget: float
     ) -> Search:
-        """See `Strategy`."""
         members, segment = max(2, int(budget)), max(1, base.epochs // 10)
         population = Population(members, segment, rest=self.rest)
         training = replace(base, policy=Beta(1.0))
@@ -130,7 +125,6 @@ class Evolved:
         return ListSearch([cell], Budget(budget))
 
     def expected(self, budget: float) -> tuple[int, float]:
-        """See `Strategy`."""
         return 1, budget
 
 

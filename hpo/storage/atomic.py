@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.lazy import pandas as pd
+
 _ASIDE = re.compile(r"\..+\.(csv|db|html|json|md|png)\.\d+(-journal)?")
 
 
@@ -53,3 +55,12 @@ def sweep(directory: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file whole or not at all; see `write_bytes_atomically`."""
     write_bytes_atomically(path, text.encode())
+
+
+def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> Path:
+    """Writes a table whole or not at all, makes its folder if need be, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        path, frame.to_csv(index=False, lineterminator="\n", float_format=float_format)
+    )
+    return path

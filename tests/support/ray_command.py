@@ -8,10 +8,20 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from tests.support.scripts import ROOT
+
+RAYS_OWN_WARNINGS = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::UserWarning:ray.*",
+)
+"""From its dependencies and its shutdown."""
 
 
 def ray(

@@ -13,30 +13,20 @@ from hpo.report.markdown import number, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import MeanInterval, mean_interval
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 
 STATISTICS = (
-    "region_low",
-    "region_high",
-    "region_spread",
-    "discriminator_loss",
-    "discriminator_accuracy",
+    "region_low", "region_high", "region_spread", "discriminator_loss", "discriminator_accuracy",
     "discriminator_held_out",
-)
+)  # fmt: skip
 """Metrics of an epoch, see `core.AdaMixUp.metrics` and `core.AdaMixUp.held_out_metrics`. The last
 three are missing without a discriminator, the last also where the meta-validation images train too,
 and the first three of a region that is not learned."""
 
 _HEADER = (
-    "method",
-    "region, first epoch",
-    "last epoch",
-    "spread",
-    "training images (%)",
-    "held-out images (%)",
-    "n",
-    "own parameters",
-)
+    "method", "region, first epoch", "last epoch", "spread", "training images (%)",
+    "held-out images (%)", "n", "own parameters",
+)  # fmt: skip
 
 
 def adamixup_report(outcome: Outcome) -> Extra:
@@ -53,11 +43,9 @@ def adamixup_report(outcome: Outcome) -> Extra:
     if not records:
         return Extra()
     frame = epochs_table(records, STATISTICS)
-    labels = {row.row.key: row.row.label for row in outcome.plan.rows}
-    stem = f"{outcome.plan.study}-adamixup"
-    csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
-    outcome.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(csv, frame.round(6).to_csv(index=False, lineterminator="\n"))
+    labels = outcome.labels
+    csv, picture = map(outcome.file, ("adamixup.csv", "adamixup.png"))
+    write_csv(csv, frame.round(6))
     save_figure(region_figure(frame, labels), picture)
     results = {(r.cell.dataset, r.cell.method): r.trained for r in records}
     metrics: dict[tuple[str, str], dict[str, float]] = {}

@@ -12,16 +12,9 @@ from hpo.search.strategies import Listed
 from hpo.study.plan import Plan, SearchKey
 
 COLUMNS = (
-    "dataset",
-    "strategy",
-    "against",
-    "units",
-    "n_seeds",
-    "difference",
-    "ci_low",
-    "ci_high",
+    "dataset", "strategy", "against", "units", "n_seeds", "difference", "ci_low", "ci_high",
     "p_value",
-)
+)  # fmt: skip
 """Of the table: the error of `strategy` minus that of `against` at each budget, in percent."""
 
 
@@ -50,8 +43,7 @@ def budget_table(plan: Plan, by_search: Mapping[SearchKey, Sequence[Point]]) -> 
                         errors_at(by_search, against, dataset, units),
                     )
                     if at.n:  # none while one of them has no incumbent
-                        values = (at.n, at.difference, at.low, at.high, at.p_value)
-                        lines.append((dataset, strategy, against, units, *values))
+                        lines.append((dataset, strategy, against, units, at.n, *at[:4]))
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 

@@ -19,7 +19,7 @@ from hpo.report.markdown import difference, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
 from hpo.report.style import COLORS, WIDTH, canvas, save_figure, short_name
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ def constants_tried(outcome: Outcome) -> Extra:
     frame = tried_table(outcome)
     if frame.empty:
         return Extra()
-    csv, picture = (outcome.output / f"{outcome.plan.study}-tried.{k}" for k in ("csv", "png"))
-    outcome.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(csv, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    csv, picture = map(outcome.file, ("tried.csv", "tried.png"))
+    write_csv(csv, frame, "%.6g")
     save_figure(_figure(frame), picture)
     lines = [
         (
@@ -90,27 +89,12 @@ def _lines(
     if len(by_row) < 2 or not seeds:
         return []
     errors = {seed: mine[seed].test_error for seed in seeds}
-    own, lines = mean_interval(list(errors.values())), []
+    learned, lines = mean_interval(list(errors.values())), []
     for k in range(1, len(by_row) + 1):
-        found = {seed: search_error([results[seed] for results in by_row], k) for seed in seeds}
-        at = paired(errors, found)
-        lines.append(
-            (
-                dataset,
-                row.row.key,
-                row.row.label,
-                k,
-                at.n,
-                own.mean,
-                own.low,
-                own.high,
-                fmean(found.values()),
-                at.difference,
-                at.low,
-                at.high,
-                at.p_value,
-            )
-        )
+        taken = {seed: search_error([results[seed] for results in by_row], k) for seed in seeds}
+        at = paired(errors, taken)
+        numbers = (k, at.n, *learned[:3], fmean(taken.values()), *at[:4])
+        lines.append((dataset, row.row.key, row.row.label, *numbers))
     return lines
 
 

@@ -24,15 +24,9 @@ from hpo.search.protocol import Search
 from hpo.study.plan import Plan, SearchKey
 
 COLUMNS = (
-    "dataset",
-    "strategy",
-    "seed",
-    "cost_units",
-    "train_seconds",
-    "samples_seen",
-    "val_error",
+    "dataset", "strategy", "seed", "cost_units", "train_seconds", "samples_seen", "val_error",
     "test_error",
-)
+)  # fmt: skip
 """Of the table of curves; cost is cumulative, errors are the incumbent's in percent."""
 
 FRACTIONS = (0.25, 0.5, 1.0)

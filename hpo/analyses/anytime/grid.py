@@ -15,7 +15,7 @@ from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import final_trainings
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 from hpo.study.rows import StudyRow, grid_rows
 
 GRID = "grid"
@@ -41,10 +41,8 @@ def grid_contrast(outcome: Outcome) -> Extra:
     by_search |= curves(plan, outcome.records)
     lines = compare(by_search, plan.budget, references=(GRID,))
     text = anytime_markdown(lines, labels, plan.budget, references=(GRID,))
-    csv, picture = (outcome.output / f"{plan.study}-search.{kind}" for kind in ("csv", "png"))
-    outcome.output.mkdir(parents=True, exist_ok=True)
-    table = curve_table(by_search).round(6)
-    write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
+    csv, picture = map(outcome.file, ("search.csv", "search.png"))
+    write_csv(csv, curve_table(by_search).round(6))
     save_figure(anytime_figure(by_search, labels), picture)
     heading = "## The grid against a search at equal cost"
     return Extra(f"{heading}\n\n{text.replace('## ', '### ')}", [csv, picture])

@@ -23,7 +23,7 @@ from hpo.cells.summary import SummaryRow
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import MeanInterval
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 from hpo.study.plan import Plan, SearchKey
 
 
@@ -54,20 +54,18 @@ def write_anytime_report(
         output: created if need be.
         preamble: Markdown that says what was run, put below the heading.
     """
-    output.mkdir(parents=True, exist_ok=True)
     budget = plan.budget or 0.0
     by_search = curves(plan, records)
     labels = {row.row.key: row.row.label for row in plan.rows}
     csv, markdown, picture = (output / f"{plan.study}.{kind}" for kind in ("csv", "md", "png"))
-    table = curve_table(by_search).round(6)
-    write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
+    write_csv(csv, curve_table(by_search).round(6))
     lines = compare(by_search, budget)
     text = anytime_markdown(lines, labels, budget)
     files = [csv, markdown, picture]
     budgets = budget_table(plan, by_search)
     if not budgets.empty:
         files.append(output / f"{plan.study}-budgets.csv")
-        write_atomically(files[-1], budgets.round(6).to_csv(index=False, lineterminator="\n"))
+        write_csv(files[-1], budgets.round(6))
         text += "\n\n" + budget_markdown(budgets, labels)
     parts = [f"# {plan.study}", preamble, text]
     write_atomically(markdown, "\n\n".join(part.strip() for part in parts if part) + "\n")
@@ -101,13 +99,12 @@ def anytime_markdown(
             "n",
             *(text for name in there for text in (f"− {labels[name]}", "p (Holm)")),
         ]
-        cells = [[*_standing(line, labels), *_against(line, there)] for line in here]
+        cells = [
+            [labels[e.method], *map(_interval, e.at), str(e.at[-1].n), *_against(e, there)]
+            for e in here
+        ]
         parts += [f"## {dataset}", padded_table(header, cells)]
     return "\n\n".join([*parts, _legend(budget)])
-
-
-def _standing(line: Line, labels: Mapping[str, str]) -> list[str]:
-    return [labels[line.method], *map(_interval, line.at), str(line.at[-1].n)]
 
 
 def _against(line: Line, references: Sequence[str]) -> list[str]:

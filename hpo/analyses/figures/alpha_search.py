@@ -12,7 +12,7 @@ from hpo.report.markdown import difference, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import finished_finals
 from hpo.report.style import COLORS, WIDTH, canvas, legend_below, save_figure, short_name
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ def alpha_search(outcome: Outcome) -> Extra:
     frame = pd.DataFrame([line for data in outcome.plan.datasets for line in _lines(outcome, data)])
     if frame.empty or not frame["searched"].any():
         return Extra()
-    stem = f"{outcome.plan.study}-curve"
-    csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
-    outcome.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(csv, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    csv, picture = map(outcome.file, ("curve.csv", "curve.png"))
+    write_csv(csv, frame, "%.6g")
     save_figure(curve_figure(frame), picture)
     parts = [_text(here[here["searched"]]) for _, here in frame.groupby("dataset", sort=False)]
     text = "\n\n".join(["## What the searches found", f"![α]({picture.name})", *parts])

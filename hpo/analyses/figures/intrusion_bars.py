@@ -128,7 +128,7 @@ def _text(outcome: Outcome) -> str:
     parts = ["## Distance of mixed samples to real samples of other classes"]
     for dataset in outcome.plan.datasets:
         by_row = {row.row.key: distances(outcome, dataset, row) for row in outcome.plan.rows}
-        labels = {row.row.key: row.row.label for row in outcome.plan.rows}
+        labels = outcome.labels
         table = [
             [labels[key], str(len(seeds)), *_cells(seeds.values())] for key, seeds in by_row.items()
         ]

@@ -11,7 +11,7 @@ from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import COLORS, DASHES, FAMILIES, WIDTH, canvas, save_figure, short_name
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,15 +30,12 @@ def learned_alpha(outcome: Outcome) -> Extra:
     frame = epochs_table(finished_trainings(outcome), STATISTICS)
     if frame.empty:
         return Extra()
-    labels = {row.row.key: row.row.label for row in outcome.plan.rows}
-    stem = f"{outcome.plan.study}-alpha"
-    csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
-    outcome.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(csv, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    save_figure(alpha_figure(frame, outcome.frame, labels), picture)
+    csv, picture = map(outcome.file, ("alpha.csv", "alpha.png"))
+    write_csv(csv, frame, "%.6g")
+    save_figure(alpha_figure(frame, outcome.frame, outcome.labels), picture)
     ends = frame.groupby(["dataset", "method", "seed"], sort=False)["alpha"].last()
     lines = [
-        (dataset, labels[method], mean_text(alphas, 2))
+        (dataset, outcome.labels[method], mean_text(alphas, 2))
         for (dataset, method), alphas in ends.groupby(level=[0, 1], sort=False)
     ]
     table = padded_table(("data set", "row", "α at the end"), lines)

@@ -119,9 +119,8 @@ def _text(outcome: Outcome) -> str:
     for dataset in outcome.plan.datasets:
         by_row = {row.row.key: outcome.results(dataset, row) for row in outcome.plan.rows}
         lasts = {key: {q: _last(results, q) for q in QUANTITIES} for key, results in by_row.items()}
-        labels = {row.row.key: row.row.label for row in outcome.plan.rows}
         table = [
-            [labels[key], *(mean_text(last[q].values()) for q in QUANTITIES)]
+            [outcome.labels[key], *(mean_text(last[q].values()) for q in QUANTITIES)]
             for key, last in lasts.items()
         ]
         parts += [f"{dataset}:", padded_table(("policy", *QUANTITIES), table)]

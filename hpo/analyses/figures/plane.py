@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.lazy import pandas as pd
-from core.training.result import TrainingResult
 from hpo.report.contrasts import (
     HOLM,
     Values,
@@ -191,7 +190,8 @@ def _text(outcome: Outcome) -> str:
         for row in outcome.plan.rows:
             results = _with_planes(outcome.results(dataset, row))
             by_row[row.row.key] = {
-                seed: collisions(*_arrays(result)) for seed, result in results.items()
+                seed: collisions(*map(np.asarray, (r.analysis.plane, r.analysis.plane_labels)))
+                for seed, r in results.items()
             }
             errors = [result.test_error for result in results.values()]
             values = list(by_row[row.row.key].values())
@@ -228,7 +228,3 @@ def _verdicts(rows: Sequence[StudyRow], by_row: Mapping[str, Values]) -> Iterato
             f"- {labels[key]}, fewer collisions than {labels[_REFERENCE]}, as the paper has it: "
             f"{verdict([-contrast.direction])} ({contrast.text(2)})."
         )
-
-
-def _arrays(result: TrainingResult) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(result.analysis.plane), np.asarray(result.analysis.plane_labels)

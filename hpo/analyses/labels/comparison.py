@@ -23,7 +23,7 @@ from hpo.report.markdown import number, padded_table, probability
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.statistics import mean_interval
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 from hpo.study.filtering import out_of_sample, require_cleanlab
 from hpo.study.plan import source_key
 
@@ -89,13 +89,10 @@ def label_comparison(methods: Sequence[Method]) -> ExtraReport:
             parts += [f"### {dataset}", _table(methods, seeds, _units(outcome, str(dataset)))]
             parts += [_difference_table(methods, tested)] if tested else []
         parts.append(f"{LEGEND}\n{_NOTES}")
-        csv, paired, picture = (
-            outcome.output / f"{outcome.plan.study}-{name}"
-            for name in ("comparison.csv", "differences.csv", "comparison.png")
-        )
-        write_atomically(csv, frame.to_csv(index=False, lineterminator="\n"))
-        table = pd.DataFrame(differences)
-        write_atomically(paired, table.to_csv(index=False, lineterminator="\n"))
+        names = ("comparison.csv", "differences.csv", "comparison.png")
+        csv, paired, picture = map(outcome.file, names)
+        write_csv(csv, frame)
+        write_csv(paired, pd.DataFrame(differences))
         save_figure(curve_figure(curves, {m.key: m.label for m in methods}), picture)
         return Extra("\n\n".join(parts), [csv, paired, picture])
 
@@ -203,7 +200,7 @@ def _differences(methods: Sequence[Method], seeds: pd.DataFrame) -> list[dict[st
     )
     return [
         {"method": first, "other": other, "measure": measure}
-        | asdict(contrast.paired)
+        | contrast.paired._asdict()
         | {"p_holm": contrast.p_holm}
         for (other, measure), contrast in tested.items()
         if contrast.paired.n

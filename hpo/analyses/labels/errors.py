@@ -25,7 +25,7 @@ from hpo.report.history import finished_trainings
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 from hpo.study.plan import source_key
 from hpo.study.rows import Row
 
@@ -87,9 +87,7 @@ def label_errors(outcome: Outcome) -> Extra:
     noisy = [record for record in scored if record.cell.training.may_mislabel]
     if noisy:
         frame = pd.DataFrame([_detection(outcome, record) for record in noisy])
-        csv = outcome.output / f"{outcome.plan.study}-label-errors.csv"
-        write_atomically(csv, frame.to_csv(index=False, lineterminator="\n"))
-        files.append(csv)
+        files.append(write_csv(outcome.file("label-errors.csv"), frame))
         for (dataset, method), seeds in frame.groupby(["dataset", "method"], sort=False):
             means = seeds[list(MEASURES)].mean().dropna()
             metrics[method, dataset] = {f"label_errors_{name}": v for name, v in means.items()}
@@ -196,7 +194,7 @@ def _write_suspects(
         suspects(record, source, min(LISTED, max(1, len(_scores(record)) // 10)))
         for record, source in zip(records, sources, strict=True)
     ]
-    write_atomically(csv, pd.concat(lists).to_csv(index=False, lineterminator="\n"))
+    write_csv(csv, pd.concat(lists))
     first, source = records[0], sources[0]
     total = len(_scores(first))
     shown = suspects(first, source, min(SHOWN, total))

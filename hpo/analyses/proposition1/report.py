@@ -21,7 +21,7 @@ from hpo.report.history import finished_trainings
 from hpo.report.markdown import number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 
 _HEADER = (
     "method", "κ", "κ / κ without mixing", "p (Holm)", "largest ratio", "of its κ, at most",
@@ -36,15 +36,14 @@ def proposition1_report(outcome: Outcome) -> Extra:
     if looks.empty:
         return Extra()
     rows = [row.row for row in outcome.plan.rows]
-    labels = {row.key: row.label for row in rows}
+    labels = outcome.labels
     compared, changed = compare_curvature(looks, rows), compare_over_training(looks, rows)
-    study, output = outcome.plan.study, outcome.output
-    files = [output / f"{study}-{name}.csv" for name in ("looks", "curvature", "changes")]
-    for path, frame in zip(files, (looks, compared, changed), strict=True):
-        write_atomically(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    picture = save_figure(curvature_figure(looks, labels), output / f"{study}-curvature.png")
+    files = [*map(outcome.file, ("looks.csv", "curvature.csv", "changes.csv", "curvature.png"))]
+    for path, frame in zip(files, (looks, compared, changed), strict=False):
+        write_csv(path, frame, "%.6g")
+    save_figure(curvature_figure(looks, labels), files[-1])
     text = curvature_markdown(looks, compared, changed, labels, known_networks())
-    return Extra(text, [*files, picture], _metrics(compared))
+    return Extra(text, files, _metrics(compared))
 
 
 def curvature_markdown(

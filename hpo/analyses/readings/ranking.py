@@ -30,51 +30,19 @@ MIXUP, NO_MIXUP = "beta-1", "none"
 """Rows that Table I's order is about."""
 
 FACTORS = (
-    "projection",
-    "gradient",
-    "scale",
-    "step_size",
-    "init_alpha",
-    "inner_step",
-    "meta_steps",
-)
+    "projection", "gradient", "scale", "step_size", "init_alpha", "inner_step", "meta_steps",
+)  # fmt: skip
 _ERRORS = (
-    "mean_error",
-    "ci_low",
-    "ci_high",
-    "n_seeds",
-    "diff_vs_best_beta",
-    "diff_ci_low",
-    "diff_ci_high",
-    "p_holm",
-)
+    "mean_error", "ci_low", "ci_high", "n_seeds", "diff_vs_best_beta", "diff_ci_low",
+    "diff_ci_high", "p_holm",
+)  # fmt: skip
 """Of the study's table."""
 RANKED_COLUMNS = (
-    "dataset",
-    "rank",
-    "method",
-    "label",
-    "family",
-    *FACTORS,
-    "meta_size",
-    "overlap",
-    "moves",
-    "moves_last",
-    "near_0_first",
-    "near_1_first",
-    "near_0",
-    "near_1",
-    "fig6",
-    "fig6_p_holm",
-    *_ERRORS,
-    "diff_vs_mixup",
-    "mixup_ci_low",
-    "mixup_ci_high",
-    "mixup_p_holm",
-    "table1",
-    "time_ratio",
-    "samples_ratio",
-)
+    "dataset", "rank", "method", "label", "family", *FACTORS, "meta_size", "overlap", "moves",
+    "moves_last", "near_0_first", "near_1_first", "near_0", "near_1", "fig6", "fig6_p_holm",
+    *_ERRORS, "diff_vs_mixup", "mixup_ci_low", "mixup_ci_high", "mixup_p_holm", "table1",
+    "time_ratio", "samples_ratio",
+)  # fmt: skip
 """Of the ranked table. moves and near_* are fractions, errors and differences percent."""
 
 _NAN = float("nan")
@@ -215,12 +183,9 @@ def _judge_order(readings: Mapping[str, dict[str, Any]], results: Mapping[str, R
     )
     for key, suffix in suffixes.items():
         contrast, reference = compared[key, suffix], compared["", suffix]
-        readings[key] |= {
-            "diff_vs_mixup": contrast.paired.difference,
-            "mixup_ci_low": contrast.paired.low,
-            "mixup_ci_high": contrast.paired.high,
-            "mixup_p_holm": contrast.p_holm,
-        }
+        names = ("diff_vs_mixup", "mixup_ci_low", "mixup_ci_high")
+        readings[key] |= zip(names, contrast.paired, strict=False)
+        readings[key]["mixup_p_holm"] = contrast.p_holm
         if contrast.paired.n and reference.paired.n:
             ordered = contrast.paired.difference < 0 and reference.paired.difference < 0
             supported = all(c.p_holm < SIGNIFICANT for c in (contrast, reference))  # NaN is neither

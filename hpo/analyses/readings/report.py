@@ -12,7 +12,7 @@ from hpo.analyses.readings.ranking import SIGNIFICANT, rank_readings
 from hpo.report.markdown import difference, error, number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import save_figure
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_csv
 
 _RANKED = (
     "reading", "#", "moves", "last epoch", "near 0", "near 1", "Fig. 6", "error (%)", "− best Beta",
@@ -30,13 +30,11 @@ def readings_report(outcome: Outcome, design: Sequence[DesignPoint]) -> Extra:
     STUDY-lambda.png below the output folder.
     """
     ranked, effects = rank_readings(outcome), main_effects(outcome, design)
-    stem = outcome.output / outcome.plan.study
-    files = [stem.with_name(f"{stem.name}-{part}") for part in ("ranked.csv", "effects.csv")]
-    for path, frame in zip(files, (ranked, effects), strict=True):
-        write_atomically(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    picture = stem.with_name(f"{stem.name}-lambda.png")
-    save_figure(readings_figure(ranked, outcome.records), picture)
-    return Extra(to_markdown(ranked, effects), [*files, picture])
+    files = [*map(outcome.file, ("ranked.csv", "effects.csv", "lambda.png"))]
+    for path, frame in zip(files, (ranked, effects), strict=False):
+        write_csv(path, frame, "%.6g")
+    save_figure(readings_figure(ranked, outcome.records), files[-1])
+    return Extra(to_markdown(ranked, effects), files)
 
 
 def to_markdown(ranked: pd.DataFrame, effects: pd.DataFrame) -> str:

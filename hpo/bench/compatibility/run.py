@@ -12,7 +12,7 @@ from core.lazy import pandas as pd
 from hpo.bench.compatibility.kinds import KINDS
 from hpo.bench.compatibility.page import page
 from hpo.bench.compatibility.rows import tried
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 
 
 def write_page(kinds: Sequence[str], docs: Path) -> int:
@@ -38,7 +38,7 @@ def write_page(kinds: Sequence[str], docs: Path) -> int:
             rows.append({**asdict(row), "torch": torch.__version__.partition("+")[0]})
         parts[kind] = pd.DataFrame(rows)
         every = pd.concat([parts[k] for k in KINDS if k in parts], ignore_index=True)
-        write_atomically(table, every.to_csv(index=False, float_format="%.3g"))
+        write_csv(table, every, "%.3g")
     every = pd.read_csv(table)
     write_atomically(docs / "compatibility.md", page(every))
     wrong = every[every["result"] == "wrong"]

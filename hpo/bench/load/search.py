@@ -17,7 +17,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.run import run_study
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 from hpo.study.named_rows import SEARCHED
 from hpo.tracking.tracker import StudyTracker
 
@@ -83,7 +83,7 @@ def run_search(options: Namespace) -> int:
     frame = pd.DataFrame(lines)
     for whole in ("search_seconds", "study_seconds"):
         frame[whole.replace("seconds", "ratio")] = frame[whole] / frame[whole].iloc[0]
-    write_atomically(options.output / f"{STUDY}-search.csv", frame.to_csv(index=False))
+    write_csv(options.output / f"{STUDY}-search.csv", frame)
     print(frame.to_string(index=False))
     return 0
 

@@ -30,16 +30,9 @@ from hpo.study.rows import Row, StudyRow
 from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.tracker import StudyTracker
 from tests.support.digit_trainings import TINY, numbers
+from tests.support.ray_command import RAYS_OWN_WARNINGS
 
-pytestmark = [
-    pytest.mark.slow,
-    # Ray's own, from its dependencies and its shutdown.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:ray.*"),
-]
+pytestmark = [pytest.mark.slow, RAYS_OWN_WARNINGS]
 
 # The network has dropout, which draws from the process's global stream.
 BASE = replace(TINY, meta_size=50, batch_size=25, meta_batch_size=25, lr=0.02)

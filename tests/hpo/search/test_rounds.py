@@ -48,6 +48,14 @@ def interleaved(search: SpaceSearch, seed: int) -> tuple[Trace, int]:
     return trace(search), most
 
 
+def handed_out(search: SpaceSearch) -> list[Cell]:
+    """Asks for cells until some must end first."""
+    cells: list[Cell] = []
+    while not search.running:
+        cells.append(search.next())
+    return cells
+
+
 def test_the_order_in_which_trials_end_decides_nothing() -> None:
     actual = [interleaved(alpha_search(BASE, ROUNDS), seed) for seed in range(6)]
     calm = actual[0][0]
@@ -98,9 +106,7 @@ def test_equal_trials_of_a_round_are_trained_once() -> None:
     base = replace(BASE, policy=Beta(1.0))
     settings = replace(ROUNDS, trials=8, parallel=8, halving=False)
     search = SpaceSearch(base, settings, space, method="m")
-    cells: list[Cell] = []
-    while not search.running:
-        cells.append(search.next())
+    cells = handed_out(search)
     assert sorted(cell.training.epochs for cell in cells) == [1, 2]
     for cell in cells:
         search.end("finished", result(val_error=float(cell.training.epochs)), cell)
@@ -235,9 +241,7 @@ def test_a_trial_of_several_trainings_is_worth_their_mean() -> None:
     """The best is the one with the lowest mean; one that lost a training is worth nothing."""
     settings = replace(ROUNDS, trials=3, parallel=3, replicates=2)
     search = alpha_search(BASE, settings)
-    cells: list[Cell] = []
-    while not search.running:
-        cells.append(search.next())
+    cells = handed_out(search)
     assert [cell.seed - settings.seed for cell in cells] == [0, 1] * 3
     alphas = [cell.training.policy.alpha for cell in cells]  # type: ignore[attr-defined]
     assert alphas[::2] == alphas[1::2]
@@ -259,9 +263,7 @@ def test_a_trial_of_several_trainings_is_worth_their_mean() -> None:
 def test_of_equal_errors_the_lower_loss_may_decide(ties_by_loss: bool, best: int) -> None:
     settings = replace(ROUNDS, trials=4, parallel=4, replicates=2, ties_by_loss=ties_by_loss)
     search = alpha_search(BASE, settings)
-    cells: list[Cell] = []
-    while not search.running:
-        cells.append(search.next())
+    cells = handed_out(search)
     # Means: error 4, 4, 4, 5; loss 0.5, 0.3, 0.4, 0.1.
     ends = [(3, 0.4), (5, 0.6), (4, 0.3), (4, 0.3), (4, 0.1), (4, 0.7), (5, 0.1), (5, 0.1)]
     for cell, (error, loss) in zip(cells, ends, strict=True):
@@ -285,9 +287,7 @@ def test_each_data_set_may_have_draws_of_its_own() -> None:
 def test_zero_is_one_of_the_values() -> None:
     settings = replace(ROUNDS, trials=40, parallel=40, with_zero=True, sampler="random")
     search = alpha_search(BASE, settings)
-    cells: list[Cell] = []
-    while not search.running:
-        cells.append(search.next())
+    cells = handed_out(search)
     alphas = [cell.training.policy.alpha for cell in cells]  # type: ignore[attr-defined]
     # Of equal ones one is trained: 0 is there once, though about one draw of six is below 0.05.
     assert sorted(alphas)[0] == 0.0 < 0.05 <= sorted(alphas)[1]

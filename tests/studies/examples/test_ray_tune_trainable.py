@@ -21,15 +21,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from studies.examples import ray_tune_trainable as example
+from tests.support.ray_command import RAYS_OWN_WARNINGS
 
-pytestmark = [
-    # Ray's own, from its dependencies and its shutdown.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:ray.*"),
-]
+pytestmark = RAYS_OWN_WARNINGS
 
 STEPS = 16
 """In an epoch: 1000 images in batches of 64."""
