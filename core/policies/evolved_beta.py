@@ -177,8 +177,8 @@ class EvolvedBeta(LearnedBeta):
         self._travelled = [a + b for a, b in zip(self._travelled, self._noise, strict=True)]
         turn, signals = self._turn(step), []
         for i, (scale, unit) in enumerate(zip(self._scales, _UNITS[self.path], strict=True)):
-            found = self._travelled[i] / unit * growth / (2 * self.sigma**2)
-            signals.append(turn * scale.scaled(found))
+            estimate = self._travelled[i] / unit * growth / (2 * self.sigma**2)
+            signals.append(turn * scale.scaled(estimate))
             self._place[i] -= self._pace() * unit * signals[i]
         self._signals.append(sum(signals) / len(signals))
         self._place[0] = self._within_bounds(self._place[0])

@@ -78,8 +78,8 @@ class LearnedBetaConfig(MetaConfig):
         from core.policies.evolved_beta import EvolvedBeta
         from core.policies.learned_beta import LearnedBeta
 
-        own = ("permute", "carry", "sigma", "path")
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
+        apart = ("permute", "carry", "sigma", "path")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         settings["placebo"] = self.permute
         if self.carry:
             return CarriedBeta(**settings, carry=self.carry)

@@ -60,12 +60,12 @@ class Particle:
         with torch.enable_grad(), aside(self._module):
             loss = given.objective(self._model, step.batch, step.loss) * scale
             with outside_autocast(loss.device.type):
-                found = torch.autograd.grad(loss, moved, allow_unused=True)
+                gradient = torch.autograd.grad(loss, moved, allow_unused=True)
         # A layer may be used on one rank alone: all exchange the same, and whether it was used.
-        used = torch.tensor([g is not None for g in found], device=loss.device).to(loss.dtype)
+        used = torch.tensor([g is not None for g in gradient], device=loss.device).to(loss.dtype)
         filled = [
             torch.zeros_like(p) if g is None else g / scale
-            for p, g in zip(moved, found, strict=True)
+            for p, g in zip(moved, gradient, strict=True)
         ]
         used, *means = ranks_of(step.model).mean([used, *filled])
         if not all(bool(g.isfinite().all()) for g in means):

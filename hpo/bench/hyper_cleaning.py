@@ -143,8 +143,8 @@ def inner_solution(problem: Problem, weights: Tensor) -> Tensor:
         return float(value.detach()), slope.flatten().numpy()
 
     options = {"maxiter": 1000, "maxfun": 2000, "ftol": 0.0, "gtol": 1e-9}
-    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=options)
-    return torch.from_numpy(found.x).view(shape)
+    solved = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=options)
+    return torch.from_numpy(solved.x).view(shape)
 
 
 def trained(

@@ -56,10 +56,7 @@ class Options:
     datasets: tuple[str, ...]
     preset: str
     seeds: int
-    rows: tuple[str, ...] | None
     overrides: dict[str, Any]
-    search_trials: int | None
-    budget: float | None
     output: Path
     storage: Storage
     tracking_uri: str | None
@@ -68,8 +65,11 @@ class Options:
     threads: int
     device: str
     gpus_per_cell: float | None
-    data_root: Path | None
     fresh: bool
+    rows: tuple[str, ...] | None = None
+    search_trials: int | None = None
+    budget: float | None = None
+    data_root: Path | None = None
     semi_supervised: bool = False
     labels: int | None = None
     search_parallel: int = 1
@@ -200,30 +200,23 @@ def parse(
         _check_outside(args.output, dataset)
     return Options(
         datasets=datasets,
-        preset=args.preset,
-        seeds=args.seeds,
         rows=tuple(args.rows.split(",")) if args.rows else None,
         overrides=given_settings(args, semi_supervised=semi_supervised),
-        search_trials=args.search_trials,
-        budget=args.budget,
         output=args.output.expanduser().absolute(),
         storage=storage_at(args.output if args.storage is None else args.storage),
-        tracking_uri=args.tracking_uri,
-        address=args.address,
-        workers=args.workers,
-        threads=args.threads,
         device=device,
         gpus_per_cell=gpus_per_cell,
-        data_root=args.data_root,
-        fresh=args.fresh,
-        near_duplicates=args.near_duplicates,
-        theme=args.theme,
-        cost=args.cost,
         semi_supervised=semi_supervised,
         labels=args.labels if semi_supervised else None,
-        search_parallel=args.search_parallel,
-        first_seed=args.first_seed,
+        **{name: getattr(args, name) for name in _AS_GIVEN},
     )
+
+
+_AS_GIVEN = (
+    "preset", "seeds", "first_seed", "search_trials", "search_parallel", "budget", "tracking_uri",
+    "address", "workers", "threads", "data_root", "fresh", "near_duplicates", "theme", "cost",
+)  # fmt: skip
+"""Flags that are options as they are."""
 
 
 def _check_outside(output: Path, dataset: str) -> None:

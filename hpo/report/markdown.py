@@ -30,7 +30,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
     for (dataset, architecture), lines in tables_of(frame).items():
         parts += [f"## {dataset}" + (f", {architecture}" if architecture else ""), _table(lines)]
         parts += _remarks(lines)
-    parts.append(_semi_legend() if "reference" in frame else _legend())
+    parts.append(_SEMI_LEGEND if "reference" in frame else _LEGEND)
     return "\n\n".join(parts)
 
 
@@ -216,44 +216,34 @@ def _verdicts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _legend() -> str:
-    return "\n".join(
-        [
-            "- error: mean over n seeds of the test error after the last epoch, ± half the width "
-            "of its 95 % Student-t interval.",
-            "- † best Beta: of no mixing and the rows that draw λ from a Beta distribution the one "
-            "with the lowest mean error on the meta-validation images; the test set selects "
-            "nothing. The "
-            "column is the mean difference to it over the seeds that both have (negative: fewer "
-            "errors), with 95 % interval; p of the paired t test, then adjusted by Holm's method "
-            "for the comparisons of one table. Alone, and not adjusted, stand the primary "
-            "comparison, the positive control, placebos and frozen rows.",
-            "- cost: training time, evaluation not counted. samples: samples sent forward in "
-            "training, virtual and validation passes counted. Both are the mean of one training, "
-            "plus the whole search where one was needed; of a frozen row plus the training whose λ "
-            "it draws.",
-        ]
-    )
+_LEGEND = (
+    "- error: mean over n seeds of the test error after the last epoch, ± half the width of its "
+    "95 % Student-t interval.\n"
+    "- † best Beta: of no mixing and the rows that draw λ from a Beta distribution the one with "
+    "the lowest mean error on the meta-validation images; the test set selects nothing. The "
+    "column is the mean difference to it over the seeds that both have (negative: fewer errors), "
+    "with 95 % interval; p of the paired t test, then adjusted by Holm's method for the "
+    "comparisons of one table. Alone, and not adjusted, stand the primary comparison, the "
+    "positive control, placebos and frozen rows.\n"
+    "- cost: training time, evaluation not counted. samples: samples sent forward in training, "
+    "virtual and validation passes counted. Both are the mean of one training, plus the whole "
+    "search where one was needed; of a frozen row plus the training whose λ it draws."
+)
 
 
-def _semi_legend() -> str:
-    return "\n".join(
-        [
-            "- error: mean over n seeds of the test error after the last epoch, ± half the width "
-            "of its 95 % Student-t interval. median: the same of the median over a training's last "
-            "20 epochs (all of a shorter one); of fewer than 100 epochs these are no end of a "
-            "training that has settled, and the median says less than the error. Where a method "
-            "keeps a moving average of the weights, that is what is evaluated. The test set "
-            "selects nothing.",
-            "- labels: labelled training images. + meta: with the meta-validation images whose "
-            "labels the row uses besides, to learn λ or to train.",
-            "- ‡ reference: the column is the mean difference of the error after the last epoch to "
-            "it over the seeds that both have (negative: fewer errors), with 95 % interval; p of "
-            "the paired t test, then adjusted by Holm's method for the comparisons of one data "
-            "set. Alone, and not adjusted, stand the primary comparison, the positive control, "
-            "placebos and frozen rows.",
-            "- cost: training time, evaluation not counted. samples: samples sent forward in "
-            "training, all passes counted. Both are the mean of one training; of a frozen row plus "
-            "the training whose λ it draws.",
-        ]
-    )
+_SEMI_LEGEND = (
+    "- error: mean over n seeds of the test error after the last epoch, ± half the width of its "
+    "95 % Student-t interval. median: the same of the median over a training's last 20 epochs "
+    "(all of a shorter one); of fewer than 100 epochs these are no end of a training that has "
+    "settled, and the median says less than the error. Where a method keeps a moving average of "
+    "the weights, that is what is evaluated. The test set selects nothing.\n"
+    "- labels: labelled training images. + meta: with the meta-validation images whose labels the"
+    " row uses besides, to learn λ or to train.\n"
+    "- ‡ reference: the column is the mean difference of the error after the last epoch to it "
+    "over the seeds that both have (negative: fewer errors), with 95 % interval; p of the paired "
+    "t test, then adjusted by Holm's method for the comparisons of one data set. Alone, and not "
+    "adjusted, stand the primary comparison, the positive control, placebos and frozen rows.\n"
+    "- cost: training time, evaluation not counted. samples: samples sent forward in training, "
+    "all passes counted. Both are the mean of one training; of a frozen row plus the training "
+    "whose λ it draws."
+)

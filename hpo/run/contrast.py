@@ -155,10 +155,7 @@ def contrast(
         datasets=(dataset,),
         preset="quick",
         seeds=seeds,
-        rows=None,
         overrides=chosen,
-        search_trials=None,
-        budget=None,
         output=folder,
         storage=storage_at(folder),
         tracking_uri=tracking_uri,
@@ -167,7 +164,6 @@ def contrast(
         threads=threads,
         device=device,
         gpus_per_cell=float(device == "cuda"),
-        data_root=None,
         fresh=fresh,
         given=Given(
             objects,

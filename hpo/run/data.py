@@ -110,10 +110,10 @@ def look_at_data(
 
 def _known(file: Path) -> dict[str, Look]:
     """Returns what an earlier invocation saw, by the fingerprint of the data."""
-    found: dict[str, Look] = {}
+    known: dict[str, Look] = {}
     names = {field.name for field in fields(Look)}
     with suppress(OSError, ValueError, TypeError, KeyError):  # then it is looked for again
         entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
         for entry in entries:
-            found[entry["fingerprint"]] = Look(**{name: entry[name] for name in names})
-    return found
+            known[entry["fingerprint"]] = Look(**{name: entry[name] for name in names})
+    return known

@@ -215,8 +215,8 @@ def with_meta_images(row: StudyRow) -> StudyRow:
         control_of=None,
         base=row.row.base or key,
     )
-    own = {"meta_in_training": True} | ({} if row.semi else {"equal_steps": True})
-    return replace(row, row=variant, training={**row.training, **own})
+    settings = {"meta_in_training": True} | ({} if row.semi else {"equal_steps": True})
+    return replace(row, row=variant, training={**row.training, **settings})
 
 
 def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,22 +60,25 @@ def stored_runs(client: Any, experiment_id: str, study_id: str) -> list[StoredRu
     """Returns the runs that the store has for ``study_id``, the oldest first; no deleted ones."""
     quote = '"' if "'" in study_id else "'"
     runs: list[StoredRun] = []
+    for run in runs_where(client, experiment_id, f"tags.study_id = {quote}{study_id}{quote}"):
+        data, info = run.data, run.info
+        latest_at = max(info.start_time or 0, info.end_time or 0)
+        runs.append(
+            StoredRun(info.run_id, info.status, data.tags, data.params, data.metrics, latest_at)
+        )
+    return runs
+
+
+def runs_where(client: Any, experiment_id: str, condition: str) -> Iterator[Any]:
+    """Yields MLflow's runs of an experiment for which a condition holds, the oldest first."""
     token: str | None = ""
     while token is not None:
+        order = ["attributes.start_time ASC"]
         page = client.search_runs(
-            [experiment_id],
-            f"tags.study_id = {quote}{study_id}{quote}",
-            order_by=["attributes.start_time ASC"],
-            page_token=token or None,
+            [experiment_id], condition, order_by=order, page_token=token or None
         )
-        for run in page:
-            data, info = run.data, run.info
-            latest_at = max(info.start_time or 0, info.end_time or 0)
-            runs.append(
-                StoredRun(info.run_id, info.status, data.tags, data.params, data.metrics, latest_at)
-            )
+        yield from page
         token = page.token or None
-    return runs
 
 
 def runs_to_continue(runs: Iterable[StoredRun]) -> dict[str, StoredRun]:

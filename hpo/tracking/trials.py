@@ -10,6 +10,7 @@ from typing import Any
 from hpo.cells.trials import Trial
 from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import check_tracking_uri, mlflow_settings, open_experiment, store_errors
+from hpo.tracking.stored import runs_where
 from hpo.tracking.uris import (
     default_tracking_uri,
     first_line,
@@ -88,17 +89,9 @@ class TrackedComparison:
         return str(run.info.run_id)
 
     def _find_trials(self) -> set[tuple[str, int]]:
-        written = set()
-        token: str | None = ""
-        while token is not None:
-            page = self._client.search_runs(
-                [self._experiment],
-                f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status = 'FINISHED'",
-                page_token=token or None,
-            )
-            written |= {(run.data.tags["function"], int(run.data.tags["seed"])) for run in page}
-            token = page.token or None
-        return written
+        ours = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status = 'FINISHED'"
+        runs = runs_where(self._client, self._experiment, ours)
+        return {(run.data.tags["function"], int(run.data.tags["seed"])) for run in runs}
 
     def _write(self, trial: Trial) -> None:
         from mlflow.entities import Metric

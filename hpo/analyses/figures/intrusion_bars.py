@@ -160,7 +160,10 @@ def _verdicts(
 ) -> Iterator[str]:
     """Says for each reading whether the claim holds against MixUp, and against its controls."""
     opponents = {
-        reading.row.key: [_REFERENCE, *(r.row.key for r in rows if _controls(r, reading))]
+        reading.row.key: [
+            _REFERENCE,
+            *(r.row.key for r in rows if r.row.control_of == reading.row.key),
+        ]
         for reading in rows
         if isinstance(reading.policy, LearnedConfig) and not reading.policy.permute
     }
@@ -186,10 +189,6 @@ def _verdicts(
                     f"{labels[other]}{claim}: {_said(here, _PANELS[:2])} in absolute distance; "
                     f"{_said(here, _PANELS[2:])} in relative distance."
                 )
-
-
-def _controls(row: StudyRow, reading: StudyRow) -> bool:
-    return row.row.control_of == reading.row.key
 
 
 def _said(here: Mapping[str, Contrast], quantities: Sequence[str]) -> str:

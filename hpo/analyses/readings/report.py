@@ -48,7 +48,7 @@ def to_markdown(ranked: pd.DataFrame, effects: pd.DataFrame) -> str:
         if means:
             parts += [f"### Main effects: {dataset}"]
             parts += [padded_table(_EFFECTS, [_effect(line) for line in means])]
-    return "\n\n".join([*parts, _legend()])
+    return "\n\n".join([*parts, _LEGEND])
 
 
 def _cells(line: Mapping[str, Any]) -> tuple[str, ...]:
@@ -119,25 +119,22 @@ def _names(lines: Sequence[Mapping[str, Any]]) -> str:
     return f": {names}" + (f" and {more} more." if more > 0 else ".")
 
 
-def _legend() -> str:
-    return "\n".join(
-        [
-            "- moves: |λ* − λ* with nothing learned|, mean over samples and epochs; beside it that "
-            "of the last epoch. (Cosine annealing ends at a learning rate of 0, and with the "
-            "scales mean and sum so does the move.)",
-            "- near 0, near 1: part of λ within 0.1 of it in the last epoch.",
-            '- Fig. 6 ("a higher frequency of 0 and 1"): yes, if both parts are higher than those '
-            "of MixUp's Beta(1), 10 % each, and than those that the reading starts from, in the "
-            "last epoch; early, if in the first epoch alone. Binomial test at each end, the weaker "
-            "end counts, p < 0.05 after Holm's method for all readings and both epochs.",
-            "- Table I: the order reading < MixUp (row `beta-1`) < no MixUp. yes, if both paired "
-            "differences have p < 0.05 after Holm's method; means, if the means alone have that "
-            "order. (In the paper's Table I MNIST and ImageNet have MixUp above no MixUp.) − MixUp "
-            "and Table I hold readings whose meta-validation images train against the `+meta` "
-            "rows; − best Beta compares them with a row of fewer images.",
-            "- main effects: mean over the combinations of the factorial that have the level, with "
-            "95 % interval over seeds; − all: paired over seeds with the mean of all combinations.",
-            "- cost, samples: training time and samples sent forward, in units of no MixUp, a "
-            "search included.",
-        ]
-    )
+_LEGEND = (
+    "- moves: |λ* − λ* with nothing learned|, mean over samples and epochs; beside it that of the"
+    " last epoch. (Cosine annealing ends at a learning rate of 0, and with the scales mean and "
+    "sum so does the move.)\n"
+    "- near 0, near 1: part of λ within 0.1 of it in the last epoch.\n"
+    '- Fig. 6 ("a higher frequency of 0 and 1"): yes, if both parts are higher than those of '
+    "MixUp's Beta(1), 10 % each, and than those that the reading starts from, in the last epoch; "
+    "early, if in the first epoch alone. Binomial test at each end, the weaker end counts, p < "
+    "0.05 after Holm's method for all readings and both epochs.\n"
+    "- Table I: the order reading < MixUp (row `beta-1`) < no MixUp. yes, if both paired "
+    "differences have p < 0.05 after Holm's method; means, if the means alone have that order. "
+    "(In the paper's Table I MNIST and ImageNet have MixUp above no MixUp.) − MixUp and Table I "
+    "hold readings whose meta-validation images train against the `+meta` rows; − best Beta "
+    "compares them with a row of fewer images.\n"
+    "- main effects: mean over the combinations of the factorial that have the level, with 95 % "
+    "interval over seeds; − all: paired over seeds with the mean of all combinations.\n"
+    "- cost, samples: training time and samples sent forward, in units of no MixUp, a search "
+    "included."
+)

@@ -224,10 +224,8 @@ class Stub:
     """In the place of `meta_gradient`: hypergradients as told."""
 
     hypergradient: Tensor
-    lam: Tensor | None = None
 
-    def __call__(self, model: Any, batch: Any, val: Any, lam: Tensor, *_: Any, **__: Any) -> Any:
-        self.lam = lam
+    def __call__(self, *_: Any, **__: Any) -> Any:
         zero = torch.zeros(())
         return SimpleNamespace(hypergradient=self.hypergradient, meta_loss=zero, validation=None)
 
@@ -247,33 +245,27 @@ def on_paper(
     return policy, policy(setup.net, setup.optimizer, batch, batch, indices=indices)
 
 
-def test_who_moves_whom_on_paper(monkeypatch: pytest.MonkeyPatch, setup: Any) -> None:
-    """Sample 4 gives way to 0 by 1, 0 to 2 by 10, 2 to 4 by 100."""
-    policy, given = on_paper(
-        monkeypatch, setup, [1.0, 10.0, 100.0], indices=[4, 0, 2], partner=[1, 2, 0]
-    )
-    assert policy.scores.tolist() == [1 - 10, 0, 10 - 100, 0, 100 - 1]
+@pytest.mark.parametrize(
+    ("slopes", "indices", "partner", "scores"),
+    [
+        # Sample 4 gives way to 0 by 1, 0 to 2 by 10, 2 to 4 by 100.
+        ([1.0, 10.0, 100.0], [4, 0, 2], [1, 2, 0], [1 - 10, 0, 10 - 100, 0, 100 - 1]),
+        # Sample 1 is first, second and in the third pair both: 1 → 3 by 1; 1 → 1 by 10; 3 → 0 by
+        # 100; 0 → 1 by 1000.
+        ([1.0, 10.0, 100.0, 1000.0], [1, 1, 3, 0], [2, 0, 3, 1], [-900, 999, 0, -99]),
+        ([5.0], [2], [0], [0, 0, 0]),
+    ],
+    ids=["a circle", "a sample that comes twice", "its own partner"],
+)
+def test_who_moves_whom_on_paper(
+    slopes: list[float], indices: list[int], partner: list[int], scores: list[float],
+    monkeypatch: pytest.MonkeyPatch, setup: Any,
+) -> None:  # fmt: skip
+    policy, given = on_paper(monkeypatch, setup, slopes, indices=indices, partner=partner)
+    assert policy.scores.tolist() == scores
     assert policy.scores.dtype == torch.float32
-    differences = torch.tensor([99.0 + 9, -9 + 90, -90 - 99])
-    torch.testing.assert_close(given.lam, torch.sigmoid(differences))
-
-
-def test_a_sample_that_comes_twice_is_moved_twice(
-    monkeypatch: pytest.MonkeyPatch, setup: Any
-) -> None:
-    """Sample 1 is first, second and in the third pair both."""
-    policy, _ = on_paper(
-        monkeypatch, setup, [1.0, 10.0, 100.0, 1000.0],
-        indices=[1, 1, 3, 0], partner=[2, 0, 3, 1],
-    )  # fmt: skip
-    # 1 → 3 by 1; 1 → 1 by 10; 3 → 0 by 100; 0 → 1 by 1000.
-    assert policy.scores.tolist() == [100 - 1000, -1 - 10 + 10 + 1000, 0, 1 - 100]
-
-
-def test_its_own_partner_is_not_moved(monkeypatch: pytest.MonkeyPatch, setup: Any) -> None:
-    policy, given = on_paper(monkeypatch, setup, [5.0], indices=[2], partner=[0])
-    assert policy.scores.tolist() == [0, 0, 0]
-    assert given.lam.tolist() == [0.5]
+    mine = torch.tensor(scores, dtype=torch.float32)[indices]
+    torch.testing.assert_close(given.lam, torch.sigmoid(mine - mine[partner]))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -336,39 +328,20 @@ def test_lam_starts_uniform_and_otherwise_as_told(
         assert distance < bound
 
 
-def test_the_hypergradient_is_taken_at_uniform_lam(
-    monkeypatch: pytest.MonkeyPatch, setup: SimpleNamespace
-) -> None:
-    stub = Stub(torch.zeros(6000, dtype=torch.float64))
-    monkeypatch.setattr(module, "meta_gradient", stub)
-    given = draws(PersistentScores(), setup, torch.arange(6000), batches=1)
-    assert stub.lam is not None
-    distance, bound = apart(stub.lam, lambda x: x)
-    assert distance < bound
-    assert torch.equal(given, stub.lam)
-
-
 def test_a_difference_of_scores_shifts_the_logistic(setup: SimpleNamespace) -> None:
-    """Sample 0 at +1 and sample 1 at −1: P(λ ≤ x) = sigmoid(logit(x) ∓ 2), ½ where each meets
+    """Sample 0 at +1 and sample 1 at −1: P(λ ≤ x) = sigmoid(logit(x) ∓ 2), x where each meets
     itself."""
-    policy = PersistentScores(every=10**6)
+    policy, r = PersistentScores(every=10**6), torch.Generator().manual_seed(4)
     scores = torch.tensor([1.0, -1.0])
     policy.load_state_dict({"steps": 1, "scores": scores, "validation_gradient": None})
-    lam = draws(policy, setup, torch.tensor([0, 1]), batches=8000).view(-1, 2)
-    # Of two samples either is its own partner or the other's.
-    r = torch.Generator().manual_seed(4)
-    crossed = []
-    for _ in range(8000):
-        draw_beta(2, 1.0, generator=r)
-        crossed.append(bool(draw_partners(2, generator=r)[0]))
-    swapped = torch.tensor(crossed)
-    for sample, shift in ((0, 2.0), (1, -2.0)):
-        distance, bound = apart(
-            lam[swapped, sample], lambda x, shift=shift: torch.sigmoid(torch.logit(x) - shift)
-        )
-        assert distance < bound
-        distance, bound = apart(lam[~swapped, sample], lambda x: x)
-        assert distance < bound
+    first = torch.arange(2).repeat(8000)
+    batch = torch.zeros(len(first), 4, dtype=torch.float64), torch.zeros_like(first)
+    given = policy(setup.net, setup.optimizer, batch, batch, generator=r, indices=first)
+    difference = scores[first] - scores[first[given.partner]]
+    for shift in (-2.0, 0.0, 2.0):
+        lam = given.lam[difference == shift]
+        distance, bound = apart(lam, lambda x, shift=shift: torch.sigmoid(torch.logit(x) - shift))
+        assert distance < bound < 0.05
     assert torch.equal(policy.scores, scores)
 
 
