@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     known = commands()
     if not given or given[0] in ("-h", "--help"):
-        print(_help(known))
+        try:
+            print(_help(known), flush=True)
+        except BrokenPipeError:  # `head` has seen enough, and Python shall not try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if given[0] == "--version":
         from core import __version__

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
+from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from core.data import DATASETS
 from core.lazy import torch
@@ -137,7 +139,17 @@ def command(prog: str, description: str | None, *parents: ArgumentParser) -> Arg
 
 
 class _Command(ArgumentParser):
-    """A parser that takes no bytes which are not UTF-8: JSON and databases do not store them."""
+    """A parser that takes no bytes which are not UTF-8: JSON and databases do not store them.
+
+    What it refuses it names in one line, with the flag that was meant.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with the line on standard error."""
+        unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
+        near = unknown and get_close_matches(unknown[1], self._option_string_actions, 1, 0.75)
+        hint = f"did you mean {near[0]}? " if near else ""
+        self.exit(2, f"{self.prog}: error: {message}; {hint}--help lists the flags\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Exits with a message as for an unknown flag."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +32,18 @@ def test_every_script_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^  {name.replace('_', '-')} +[A-Z]", text, re.MULTILINE), name
     assert not others & {name.replace("-", "_") for name in metamixup.commands()}
     assert max(map(len, text.splitlines())) < 160
+
+
+def test_the_list_of_commands_may_be_cut_off() -> None:
+    """As `metamixup --help | head -1` does it: with a pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run(
+        [sys.executable, "-m", "studies", "--help"],
+        cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_an_unknown_command_is_told_a_near_one(capsys: pytest.CaptureFixture[str]) -> None:

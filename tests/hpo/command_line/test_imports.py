@@ -31,5 +31,5 @@ except SystemExit as ended:
     )
     code, *loaded = run.stdout.split()
     assert code == "2"
-    assert f"usage: studies/{study}.py" in run.stderr
+    assert run.stderr.startswith(f"studies/{study}.py: error: argument --epochs: ")
     assert set(loaded) & LATER <= needed
