@@ -81,7 +81,6 @@ def draw_problem(
     ratio: float,
     train_size: int = 20_000,
     val_size: int = 5_000,
-    seed: int = SUITE_SEED,
 ) -> Problem:
     """Returns the suite's problem on these images, drawn as the suite draws.
 
@@ -89,7 +88,6 @@ def draw_problem(
         train, test: images [n, ...] and int64 labels [n].
         ratio: probability that a training label is replaced.
         train_size, val_size: images of the first part for training and validation.
-        seed: of all draws.
 
     Raises:
         ValueError: there are too few images.
@@ -101,7 +99,7 @@ def draw_problem(
         )
     from sklearn.model_selection import train_test_split
 
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(SUITE_SEED)
     x, x_val, true, y_val = train_test_split(
         train[0].reshape(len(train[0]), -1).astype(np.float64),
         train[1],
@@ -147,16 +145,13 @@ def inner_solution(problem: Problem, weights: Tensor) -> Tensor:
     return torch.from_numpy(solved.x).view(shape)
 
 
-def trained(
-    problem: Problem, policy: Policy, epochs: int, rate: float = RATE, val_batch: int = VAL_BATCH
-) -> Found:
+def trained(problem: Problem, policy: Policy, epochs: int, rate: float = RATE) -> Found:
     """Trains softmax regression by `core.mixed_step` with the weights of a policy, cosine rate.
 
     Args:
         policy: a policy that weights samples, at its beginning.
         epochs: passes over the training images.
         rate: of plain SGD; the regularization is its weight decay.
-        val_batch: validation images of each step.
     """
     (x, y), (x_val, y_val) = problem.train, problem.validation
     model = torch.nn.Linear(x.shape[1], problem.classes, bias=False).to(x.dtype)
@@ -166,7 +161,7 @@ def trained(
     orders = [torch.randperm(len(x), generator=r).split(BATCH) for _ in range(epochs)]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(orders[0]))
     for rows in chain.from_iterable(orders):
-        at = torch.randint(len(x_val), (val_batch,), generator=r)
+        at = torch.randint(len(x_val), (VAL_BATCH,), generator=r)
         batch = x[rows], y[rows]
         given = policy(model, optimizer, batch, (x_val[at], y_val[at]), indices=rows, generator=r)
         core.mixed_step(model, optimizer, batch, given)

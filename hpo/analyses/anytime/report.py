@@ -20,8 +20,8 @@ from hpo.analyses.anytime.curves import (
 from hpo.analyses.anytime.figure import anytime_figure
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.report.markdown import difference, number, padded_table, probability
-from hpo.report.statistics import MeanInterval
+from hpo.report.contrasts import interval_text
+from hpo.report.markdown import difference, padded_table, probability
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically, write_csv
 from hpo.study.plan import Plan, SearchKey
@@ -99,10 +99,11 @@ def anytime_markdown(
             "n",
             *(text for name in there for text in (f"− {labels[name]}", "p (Holm)")),
         ]
-        cells = [
-            [labels[e.method], *map(_interval, e.at), str(e.at[-1].n), *_against(e, there)]
-            for e in here
-        ]
+        cells = []
+        for line in here:
+            standing = [interval_text(at, 2) for at in line.at]
+            n = str(line.at[-1].n)
+            cells.append([labels[line.method], *standing, n, *_against(line, there)])
         parts += [f"## {dataset}", padded_table(header, cells)]
     return "\n\n".join([*parts, _legend(budget)])
 
@@ -114,14 +115,8 @@ def _against(line: Line, references: Sequence[str]) -> list[str]:
         if contrast is None:
             cells += ["–", "–"]
             continue
-        one = contrast.paired
-        cells += [difference(one.difference, one.low, one.high), probability(contrast.p_holm)]
+        cells += [difference(*contrast.paired[:3]), probability(contrast.p_holm)]
     return cells
-
-
-def _interval(interval: MeanInterval) -> str:
-    half = interval.high - interval.mean
-    return number(interval.mean, "{:.2f}") + number(half, " ± {:.2f}", missing="")
 
 
 def _legend(budget: float) -> str:

@@ -83,9 +83,9 @@ def case(n: int, samples: int, classes: int) -> tuple[DeviceImages, MixedPairs, 
     return images, pairs, ((pixels / 255 - 0.25) / 0.5).reshape(n, 4)
 
 
-@pytest.mark.parametrize(("n", "samples"), [(30, 1), (30, 20), (1203, 450)])
+@pytest.mark.parametrize(("n", "samples"), [(30, 1), (30, 20), (1003, 210)])
 def test_intrusion_against_all_pairs(n: int, samples: int) -> None:
-    """1,203 images are more than one block, 450 mixed ones more than one batch."""
+    """1,003 images are more than one block, 210 mixed ones more than one batch."""
     images, pairs, x = case(n, samples, 4)
     labels = images.labels.numpy()
     i, j, lam = pairs.first.numpy(), pairs.second.numpy(), pairs.lam.double().numpy()[:, None]
