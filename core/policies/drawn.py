@@ -55,8 +55,7 @@ class NoMix(Drawn):
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batch = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.NoMix()(model, optimizer, batch)
-        >>> interpolation.lam.tolist()
+        >>> core.NoMix()(model, optimizer, batch).lam.tolist()
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
 
@@ -89,8 +88,7 @@ class Beta(Drawn):
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batch = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.Beta(0.2, per_sample=True)(model, optimizer, batch)
-        >>> interpolation.lam.shape
+        >>> core.Beta(0.2, per_sample=True)(model, optimizer, batch).lam.shape
         torch.Size([8])
     """
 
@@ -163,8 +161,7 @@ class Fixed(Drawn):
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batch = torch.randn(8, 4), torch.arange(8) % 3
-        >>> interpolation = core.Fixed(0.25)(model, optimizer, batch)
-        >>> interpolation.lam[:2].tolist()
+        >>> core.Fixed(0.25)(model, optimizer, batch).lam[:2].tolist()
         [0.25, 0.25]
     """
 

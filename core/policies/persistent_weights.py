@@ -36,11 +36,8 @@ class PersistentWeights(SampleWeights):
         >>> policy = core.PersistentWeights()
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
-        >>> val_batch = torch.randn(6, 4), torch.arange(6) % 3
-        >>> indices = torch.arange(8)
-        >>> interpolation = policy(model, optimizer, batch, val_batch, indices=indices)
-        >>> interpolation.weights.shape
+        >>> batch, val_batch = [(torch.randn(n, 4), torch.arange(n) % 3) for n in (8, 6)]
+        >>> policy(model, optimizer, batch, val_batch, indices=torch.arange(8)).weights.shape
         torch.Size([8])
     """
 

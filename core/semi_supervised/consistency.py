@@ -30,9 +30,7 @@ class PiModel(SemiSupervisedMethod):
         config: of kind "pi-model"; the weight of the distance is 20 in Oliver et al.
 
     Examples:
-        >>> import torch, core
         >>> from core.semi_supervised import PiModel, SemiSupervisedConfig
-        >>> model = torch.nn.Linear(4, 3)
         >>> config = SemiSupervisedConfig("pi-model", labelled=40)
         >>> PiModel(config).views
         2
@@ -67,7 +65,7 @@ class MeanTeacher(CarriesAverage):
         average: the teacher.
 
     Examples:
-        >>> import torch, core
+        >>> import torch
         >>> from core.semi_supervised import MeanTeacher, SemiSupervisedConfig
         >>> model = torch.nn.Linear(4, 3)
         >>> config = SemiSupervisedConfig("mean-teacher", labelled=40, ema=0.99)

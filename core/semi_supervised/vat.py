@@ -38,9 +38,7 @@ class VAT(SemiSupervisedMethod):
             `xi` and `power_iterations` see `virtual_adversarial_direction`.
 
     Examples:
-        >>> import torch, core
         >>> from core.semi_supervised import VAT, SemiSupervisedConfig
-        >>> model = torch.nn.Linear(4, 3)
         >>> config = SemiSupervisedConfig("vat", labelled=40)
         >>> VAT(config).views
         1

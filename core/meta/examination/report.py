@@ -75,8 +75,7 @@ class Examination:
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batch = torch.randn(8, 4), torch.arange(8) % 3
-        >>> examination = core.examine(model, batch, batch, optimizer=optimizer)
-        >>> examination.engine
+        >>> core.examine(model, batch, batch, optimizer=optimizer).engine
         'auto'
     """
 
