@@ -166,7 +166,11 @@ steps of very different lengths, with a learning rate of their own."""
 
 COMPARISONS = Comparisons(
     primary=("scores+logit-adjusted", "logit-adjusted"),
-    positive_where={"imbalance": ("logit-adjusted", "none"), "label_noise": ("gce", "none")},
+    positive_where={
+        "imbalance": ("logit-adjusted", "none"),
+        "label_noise": ("gce", "none"),
+        "labels": ("gce", "none"),
+    },
 )
 
 main = partial(

@@ -14,7 +14,7 @@ from core.meta.engines.any_order import Watch
 from core.meta.engines.forward_reverse import NoTangents, load_decompositions
 from core.meta.engines.replay import Replay
 from core.meta.problem import MetaProblem, Validation
-from core.user_model.precision import wide_dtype
+from core.user_model.precision import loss_scaler, wide_dtype
 
 Tangents = dict[str, Tensor]
 
@@ -56,7 +56,7 @@ class CarriedTangent:
         return float(torch.stack(terms).sum()), (loss, v)
 
     def follow(self, problem: MetaProblem, along: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Takes the step that the optimizer is about to take.
+        """Takes the step that the optimizer is about to take; forgets all where it overflows.
 
         Args:
             problem: at the parameters before the step, with its λ.
@@ -64,13 +64,17 @@ class CarriedTangent:
             optimizer: SGD.
 
         Raises:
-            ValueError: it is not SGD, or one with dampening, or it maximizes.
+            ValueError: as `check_sgd`.
         """
         check_sgd(optimizer)
         start = {
             name: self._theta.get(name, torch.zeros_like(p)) for name, p in problem.theta.items()
         }
         tangents = dict(zip(start, _tangent_of_gradient(problem, start, along), strict=True))
+        if not all(bool(t.isfinite().all()) for t in tangents.values()):
+            # They would be NaN for good: what is carried begins anew.
+            self._theta, self._momentum = {}, {}
+            return
         settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for name, tangent in tangents.items():
             group = settings.get(id(problem.originals[name]))
@@ -94,13 +98,17 @@ class CarriedTangent:
 
 
 def check_sgd(optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError unless tangents can follow its step."""
+    """Raises ValueError unless tangents can follow its step, in the region of the caller."""
     way_out = "leave carry at 0, which looks one step ahead"
     if not isinstance(optimizer, torch.optim.SGD):
         raise ValueError(f"carry follows steps of SGD, got {type(optimizer).__name__}; {way_out}")
     for group in optimizer.param_groups:
         if group["dampening"] or group["maximize"]:
             raise ValueError(f"carry follows SGD without dampening that descends; {way_out}")
+    if loss_scaler() is not None:
+        raise ValueError(
+            f"carry follows no step that a loss scale may skip; choose bf16, or {way_out}"
+        )
 
 
 def _tangent_of_gradient(problem: MetaProblem, theta: Tangents, along: Tensor) -> Iterable[Tensor]:

@@ -33,8 +33,9 @@ class CarriedBeta(LearnedBeta):
     carried along, see `CarriedTangent`: each step costs about 3.3. A meta stage takes the
     validation loss at the weights as they are, and moves log α by the derivative over the root of
     its mean square, as `LearnedBeta` moves it by signal over noise; the first stage, which has
-    nothing carried yet, is one of `LearnedBeta`. The real step must be one of
-    SGD, without gradient clipping and without a loss scale.
+    nothing carried yet, is one of `LearnedBeta`. Derivatives that overflow are given up, and what
+    is carried begins anew. The real step must be one of SGD, without gradient clipping and without
+    a loss scale; another optimizer or a loss scale is refused at the first step.
 
     Attributes:
         carry: in (0, 1]; a step t steps ago counts carry^t, so that the horizon is about
@@ -59,6 +60,15 @@ class CarriedBeta(LearnedBeta):
         check_carry(self.carry)
         self._tangent = CarriedTangent(self.carry)
         self._scale = MeanSquare()
+
+    def interpolate(self, step: StepInput) -> Interpolation:
+        """Does as `LearnedBeta`.
+
+        Raises:
+            ValueError: the real step is none that tangents can follow; as `LearnedBeta`.
+        """
+        check_sgd(step.optimizer)
+        return super().interpolate(step)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -97,7 +107,6 @@ class CarriedBeta(LearnedBeta):
     def _problem(
         self, step: StepInput, val_batch: Batch, lam: Tensor, partner: Tensor, mixing: Mixing
     ) -> AbstractContextManager[MetaProblem]:
-        check_sgd(step.optimizer)
         return meta_problem(
             step.model,
             step.batch,

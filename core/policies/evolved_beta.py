@@ -138,7 +138,7 @@ class EvolvedBeta(LearnedBeta):
         """Returns log α of the present step on the path with these two numbers."""
         if self._begun is None:
             return self._log_alpha
-        u = (self._step - self._begun) / (self._steps - self._begun)
+        u = min(1.0, (self._step - self._begun) / (self._steps - self._begun))
         first, second = place
         if self.path == "ends":
             return self._within_bounds((1 - u) * first + u * second)

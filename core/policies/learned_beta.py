@@ -48,8 +48,9 @@ class LearnedBeta(Policy):
     later. The bias goes where there is no later. `begin="auto"` therefore starts to learn once the
     present rate times the steps ahead is a quarter of the way, the rates of all steps summed up: at
     59 % of a cosine schedule, at the first drop by 10 in the middle of a training, at 75 % of a
-    constant rate. It is read off the optimizer. α then anneals by itself, and mixing ends where α
-    has gone to 0.
+    constant rate. It is read off the optimizer; of a rate that is to rise again, as with warm
+    restarts, it cannot know, so give `begin` a number there. α then anneals by itself, and mixing
+    ends where α has gone to 0.
 
     How far the training is must be said, by `at(step, steps)`: once before the loop, or before each
     step as `core.training` does.
@@ -203,10 +204,12 @@ class LearnedBeta(Policy):
         """Returns this step if learning begins with it."""
         if self.begin == "auto":
             ahead = rate * (self._steps - self._step)
-            late = ahead <= TRUSTED_REST * (self._travel + ahead)
+            # A warm-up that starts at the rate 0 has nothing behind it, and is no end.
+            late = self._travel > 0 and ahead <= TRUSTED_REST * (self._travel + ahead)
         else:
             late = self._step >= self.begin * self._steps
-        return self._step if late else None
+        # Who trains on after the end that was told has no steps left to learn in.
+        return self._step if late and self._step < self._steps else None
 
     def _now(self) -> float:
         """Returns log α of the present step."""

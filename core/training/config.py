@@ -89,7 +89,7 @@ class TrainingConfig:
             own, PyTorch's 0.1 and 1e-5 in those of `core.models`.
         policy: how samples are interpolated.
         stop_mixing: part of the training after whose epochs, rounded, nothing is mixed and nothing
-            learned of λ; 1 mixes to the end.
+            learned of λ, weights of samples apart; 1 mixes to the end.
         left_out: which of the training images, as they are before folds and those that
             meta_in_training adds, do not train; see `core.data.masks.pack_mask`. None: all train.
         loss, loss_strength: what training descends: "cross-entropy"; "logit-adjusted" by τ log π,

@@ -95,7 +95,7 @@ class Training:
         """
         config, data, streams, begun = self.config, self._data, self._streams, time.perf_counter()
         mixes = len(self.history) < round(config.stop_mixing * config.epochs)
-        policy = self.policy if mixes else _UNMIXED
+        policy = self.policy if mixes or config.policy.weights_samples else _UNMIXED
         size = len(data.train) - (len(data.meta) if config.equal_steps else 0)
         order = _training_order(config, data.train.labels, size, streams["order"])
         meta_batches = (

@@ -242,7 +242,8 @@ def report(problem: Problem, found: Found) -> dict[str, float]:
     optimum = inner_solution(problem, torch.sigmoid(found.x))
     low, high = found.x[problem.wrong], found.x[~problem.wrong].sort().values
     below = torch.searchsorted(high, low) + torch.searchsorted(high, low, right=True)
-    detection = 1 - float(below.double().mean()) / (2 * len(high)) if len(low) else float("nan")
+    pairs = 2 * len(low) * len(high)
+    detection = 1 - float(below.sum()) / pairs if pairs else float("nan")
     return {
         **line,
         "value": float(problem.double().outer(optimum)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,9 @@ def test_the_report_on_paper() -> None:
     # Against the right ones, 0 and −1: of −1 a win and a tie, of 1 none.
     assert line["detection"] == (1 + 0.5 + 0 + 0) / 4
     assert line["test_error"] == 50  # all equal, and half are of class 0
+    for wrong in (torch.zeros(4), torch.ones(4)):  # nothing to tell apart
+        line = report(replace(problem, wrong=wrong.bool()), Found(torch.zeros(2, 2), x))
+        assert math.isnan(line["detection"])
     assert set(report(problem, Found(torch.zeros(2, 2)))) == {"test_error", "val_error"}
 
 

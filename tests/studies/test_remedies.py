@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from core.policies import NoMix
+from core.training.config import TrainingConfig
 from hpo.command_line import parse
 from hpo.run.data import prepare
 from hpo.search.configured import setting
+from hpo.study.comparisons import Pair
 from hpo.study.recipes import Searched
 from studies import remedies
 
@@ -46,6 +50,23 @@ def test_a_search_varies_the_knob_of_its_remedy_alone(tmp_path: Path) -> None:
         [knob] = row.recipe.space
         low, high = row.recipe.space[knob].low, row.recipe.space[knob].high
         assert low <= setting(training, knob) <= high
+
+
+@pytest.mark.parametrize(
+    ("settings", "positive"),
+    [
+        ({"imbalance": 50.0}, ("logit-adjusted", "none")),
+        ({"label_noise": 0.4}, ("gce", "none")),
+        ({"labels": "worse.npy"}, ("gce", "none")),
+        ({}, None),
+    ],
+)
+def test_the_positive_control_is_what_the_study_says(
+    settings: dict[str, Any], positive: Pair | None
+) -> None:
+    training = TrainingConfig("digits", "cnn", NoMix(), **settings)
+    declared = remedies.COMPARISONS.of(training, [row.row.key for row in ALL])
+    assert declared.positive == positive
 
 
 @pytest.mark.slow

@@ -111,7 +111,32 @@ def test_other_optimizers_are_refused_by_name(toy: SimpleNamespace) -> None:
         (optim.Adam(net.parameters()), "carry follows steps of SGD, got Adam; leave carry at 0"),
         (optim.SGD(net.parameters(), lr=1, momentum=0.9, dampening=0.1), "SGD without dampening"),
     ]:
+        # At the first step, long before it learns.
         with pytest.raises(ValueError, match=message):
-            told()(net, optimizer, data.batch, data.val_batch)
+            told(begin=0.9)(net, optimizer, data.batch)
     with pytest.raises(ValueError, match=r"carry must lie in \(0, 1\], got 1.5"):
         CarriedBeta(carry=1.5)
+
+
+def test_a_loss_scale_is_refused(toy: SimpleNamespace, monkeypatch: Any) -> None:
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    monkeypatch.setattr("core.meta.carried.loss_scaler", lambda: torch.amp.GradScaler("cpu"))
+    with pytest.raises(ValueError, match="choose bf16, or leave carry at 0"):
+        told(begin=0.9)(net, optim.SGD(net.parameters(), lr=1), data.batch)
+
+
+@pytest.mark.parametrize("where", ["theta", "momentum"])
+def test_what_overflows_is_given_up_and_alpha_goes_on(toy: SimpleNamespace, where: str) -> None:
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    policy, alphas = told(carry=0.9, every=1), []
+    for t in range(5):
+        generator = torch.Generator().manual_seed(t)
+        policy(net, optimizer, data.batch, data.val_batch, generator=generator)
+        alphas.append(policy.present_alpha)
+        if t == 1:
+            for tangent in policy.state_dict()["tangent"][where].values():
+                tangent.fill_(math.inf)
+    tangents = policy.state_dict()["tangent"]
+    assert all(bool(t.isfinite().all()) for part in tangents.values() for t in part.values())
+    assert alphas[3] != alphas[4]

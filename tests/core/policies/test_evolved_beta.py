@@ -204,6 +204,18 @@ def test_particles_that_diverge_are_copied_anew(toy: SimpleNamespace) -> None:
     assert places[1] == places[2] != places[3]
 
 
+def test_after_the_end_that_was_told_alpha_is_that_of_the_end(toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    policy = EvolvedBeta(begin=0.0, every=1, average_over=1, reach=2.0)
+    policy.at(0, 3)
+    for t in range(6):
+        policy(net, optimizer, data.batch, data.val_batch, generator=stream(t))
+    said = policy.metrics()
+    assert said["alpha"] == pytest.approx(said["alpha_end"])
+    assert said["alpha_start"] != pytest.approx(said["alpha_end"])
+
+
 def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:
     net, data = toy.make_net(), toy.make_data(9, 5)
     with pytest.raises(ValueError, match="cannot follow LBFGS; leave sigma at 0"):

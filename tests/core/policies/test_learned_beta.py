@@ -280,6 +280,8 @@ def rates(schedule: str, n: int) -> list[float]:
         "constant": np.ones(n),
         "step": np.where(t < 0.5, 1.0, np.where(t < 0.75, 0.1, 0.01)),
         "warm-up, cosine": 0.5 * (1 + np.cos(np.pi * t)) * np.minimum(1, (t + 1 / n) / 0.05),
+        "warm-up from 0": np.minimum(1, np.floor(t * n) / 20),
+        "warm-up late": np.maximum(0, np.minimum(1, (t - 0.05) / 0.05)),
         "never": np.zeros(n),
     }
     return [0.1 * float(r) for r in made[schedule]]
@@ -292,7 +294,9 @@ def rates(schedule: str, n: int) -> list[float]:
         ("constant", 0.75),
         ("step", 0.5),
         ("warm-up, cosine", 0.6),
-        ("never", 0.0),
+        ("warm-up from 0", 0.75),
+        ("warm-up late", 0.77),
+        ("never", 1.0),
     ],
 )
 def test_learning_begins_where_a_quarter_of_the_way_is_left(
@@ -307,6 +311,17 @@ def test_learning_begins_where_a_quarter_of_the_way_is_left(
         if given.hypergradient is not None:
             break
     assert t / n == pytest.approx(begins, abs=0.012)
+
+
+def test_after_the_end_that_was_told_nothing_begins(toy: SimpleNamespace) -> None:
+    s = scene(toy)
+    for begin in (1.0, 0.95):
+        policy = LearnedBeta(begin=begin)
+        policy.at(9, 10)
+        for t in range(3):
+            given = policy(s.net, s.optimizer, s.batch, s.val_batch, generator=stream(t))
+            assert given.change is None
+        assert policy.present_alpha == 1.0
 
 
 def test_a_stage_at_every_kth_step_from_the_beginning_on_and_no_validation_batch_before(

@@ -30,6 +30,7 @@ from core.policies import (
     Beta,
     Fixed,
     Frozen,
+    L2RWConfig,
     LearnedConfig,
     NoMix,
     ScoresConfig,
@@ -801,3 +802,13 @@ def test_mixing_that_stops_is_the_training_up_to_there_and_plain_from_there(poli
     assert [told(each) for each in stopped.history] == [told(each) for each in expected]
     assert stopped.history[-1]["lam_mean"] == 1.0 != stopped.history[1]["lam_mean"]
     assert "meta_loss" not in stopped.history[-1]
+
+
+def test_weights_of_samples_go_on_where_mixing_stops() -> None:
+    """They mix nothing: without them wrong labels would count again."""
+    config = replace(CONFIG, policy=L2RWConfig())
+    losses = [
+        [epoch["train_loss"] for epoch in fit(each, source=digits()).history]
+        for each in (config, replace(config, stop_mixing=0.7))
+    ]
+    assert losses[0] == losses[1]
