@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpo.bench.compatibility.kinds import KINDS
+from hpo.bench.compatibility import KINDS
 from hpo.command_line.flags import command, program
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds = options.kinds.split(",")
     if unknown := sorted(set(kinds) - set(KINDS)):
         parser.error(f"--kinds must be of {every}, got {', '.join(unknown)}")
-    from hpo.bench.compatibility.run import write_page  # torch
+    from hpo.bench.compatibility.page import write_page  # torch
 
     return write_page(kinds, options.docs)
 

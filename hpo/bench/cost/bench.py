@@ -17,6 +17,8 @@ import core.models
 from core.lazy import functional as F
 from core.lazy import torch
 from core.mixing.batch import Batch
+from core.policies import PolicyConfig
+from core.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +60,43 @@ class Case:
     width: int | None = None
     train_steps: int = 100
     part: str = "main"
+
+    def network(self, classes: int) -> nn.Module:
+        """Returns the model, untrained."""
+        return core.models.build_model(
+            self.model,
+            in_channels=self.channels,
+            num_classes=classes,
+            image_size=self.image_size,
+            width=self.width,
+        )
+
+    def shaped(self, images: Tensor) -> Tensor:
+        """Returns images [n, C, S, S], floating, at the size and with the channels of the case."""
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        if images.shape[1] != self.channels:
+            images = images.mean(dim=1, keepdim=True).repeat(1, self.channels, 1, 1)
+        return images
+
+    def training(self, setting: Setting, policy: PolicyConfig, **settings: Any) -> TrainingConfig:
+        """Returns the training of the case under a policy, by the SGD of the bench."""
+        return TrainingConfig(
+            dataset=setting.dataset,
+            model=self.model,
+            width=self.width,
+            image_size=self.image_size,
+            policy=policy,
+            batch_size=self.batch_size,
+            meta_size=self.meta_batch_size,
+            meta_batch_size=self.meta_batch_size,
+            seed=setting.seed,
+            lr=LR,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            **settings,
+        )
 
 
 @dataclass(frozen=True)
@@ -211,14 +250,7 @@ def build_bench(case: Case, setting: Setting, source: Source) -> Bench:
     draw = _Images(case, setting, source, generator)
     with torch.random.fork_rng(devices=[0] if device.type == "cuda" else []):
         torch.manual_seed(setting.seed)
-        model: nn.Module = core.models.build_model(
-            case.model,
-            in_channels=case.channels,
-            num_classes=source.num_classes,
-            image_size=case.image_size,
-            width=case.width,
-        )
-    model = model.to(device).train()
+        model = case.network(source.num_classes).to(device).train()
     if setting.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -258,12 +290,7 @@ class _Images:
         # With replacement: batches of the growth curves may be larger than a small data set.
         indices = torch.randint(len(self._images), (n,), generator=self._generator)
         ((pixels, labels),) = self._images.batches([indices])
-        x = self._transform.evaluate(pixels)
-        size = (self._case.image_size, self._case.image_size)
-        if x.shape[-2:] != size:
-            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-        if x.shape[1] != self._case.channels:
-            x = x.mean(dim=1, keepdim=True).repeat(1, self._case.channels, 1, 1)
+        x = self._case.shaped(self._transform.evaluate(pixels))
         if self._setting.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         return x, labels

@@ -7,8 +7,6 @@ from typing import Any
 
 from core.lazy import pandas as pd
 from core.policies import Beta, LearnedConfig
-from core.training.config import TrainingConfig
-from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY
 from hpo.bench.cost.records import Group
 from hpo.bench.cost.report import build_table
 from hpo.cells.cell import Cell
@@ -44,22 +42,7 @@ def _record(group: Group, row: dict[Any, Any]) -> CellRecord:
     error = row["error"] if isinstance(row["error"], str) else None
     plain = Beta(alpha=1.0, per_sample=True)
     learned = row["kind"] not in ("vanilla", "loop", "fit") or "metamixup" in row["contender"]
-    training = TrainingConfig(
-        dataset=setting.dataset,
-        model=case.model,
-        width=case.width,
-        image_size=case.image_size,
-        batch_size=case.batch_size,
-        meta_batch_size=case.meta_batch_size,
-        meta_size=case.meta_batch_size,
-        policy=LearnedConfig() if learned else plain,
-        seed=setting.seed,
-        epochs=1,
-        lr=LR,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        flip=False,
-    )
+    training = case.training(setting, LearnedConfig() if learned else plain, epochs=1, flip=False)
     place = f"{case.model}-n{case.batch_size}-m{case.meta_batch_size}"
     part = "" if case.part == "main" else case.part
     method = "-".join(filter(None, [f"{row['contender']}@{place}", setting.variant, part]))

@@ -10,17 +10,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from core.data import Source, source_from_arrays
-from core.models import build_model
 from core.policies import Beta, LearnedConfig, PolicyConfig
-from core.training.config import MemoryFormat, TrainingConfig
+from core.training.config import MemoryFormat
 from core.training.fit import reproducible
 from core.training.training import Training
 from core.user_model.precision import PrecisionName, check_precision
 from hpo.bench.cost import timing
-from hpo.bench.cost.bench import LR, MOMENTUM, WEIGHT_DECAY, Case, Setting
+from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.contenders import Kind
 from hpo.bench.cost.earlier import earlier_epochs
 from hpo.bench.cost.measure import machine, reason, synchronize
@@ -134,7 +132,7 @@ def measure_fit(
         )
         for row in table
     )
-    parameters = sum(p.numel() for p in _model(case, images).parameters())
+    parameters = sum(p.numel() for p in case.network(images.num_classes).parameters())
     return Group(case, setting, parameters, machine(setting), tuple(measured))
 
 
@@ -147,10 +145,7 @@ def resized(case: Case, source: Source) -> Source:
     ):
         images = source.images(part)  # type: ignore[arg-type]
         pixels, labels = next(images.batches([torch.arange(count) % len(images)]))
-        size = (case.image_size, case.image_size)
-        x = F.interpolate(pixels.float(), size=size, mode="bilinear", align_corners=False)
-        if x.shape[1] != case.channels:
-            x = x.mean(dim=1, keepdim=True).repeat(1, case.channels, 1, 1)
+        x = case.shaped(pixels.float())
         parts += [x.round().to(torch.uint8).numpy(), labels.numpy()]
     train_x, train_y, test_x, test_y = parts
     return source_from_arrays(source.name, train_x, train_y, test_x, test_y, source.classes)
@@ -161,16 +156,22 @@ def _epochs(
 ) -> Generator[object, None, None]:
     """Yields after each epoch of one training."""
     epochs = setting.repeats + 1
-    if row.before is not None:
-        config = _config(row, case, setting, epochs)
-        device, threads = setting.device, setting.threads
-        yield from earlier_epochs(row.before, config, source, device=device, threads=threads)
     if row.policy is not None:
-        training = Training(_config(row, case, setting, epochs), source, setting.device)
+        config = case.training(
+            setting,
+            row.policy,
+            epochs=epochs,
+            precision=row.precision,
+            memory_format=row.memory_format,
+        )
+        if row.before is not None:
+            device, threads = setting.device, setting.threads
+            yield from earlier_epochs(row.before, config, source, device=device, threads=threads)
+        training = Training(config, source, setting.device)
         for _ in range(epochs):
             yield training.epoch()
         return
-    model = _model(case, source).to(setting.device)
+    model = case.network(source.num_classes).to(setting.device)
     if row.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.from_numpy(source.train_data).to(setting.device)
@@ -184,37 +185,6 @@ def _epochs(
         epochs=epochs,
         batch=case.batch_size,
         bf16=row.precision == "bf16",
-    )
-
-
-def _config(row: Row, case: Case, setting: Setting, epochs: int) -> TrainingConfig:
-    assert row.policy is not None
-    return TrainingConfig(
-        dataset=setting.dataset,
-        model=case.model,
-        width=case.width,
-        image_size=case.image_size,
-        policy=row.policy,
-        batch_size=case.batch_size,
-        meta_size=case.meta_batch_size,
-        meta_batch_size=case.meta_batch_size,
-        epochs=epochs,
-        lr=LR,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        precision=row.precision,
-        memory_format=row.memory_format,
-        seed=setting.seed,
-    )
-
-
-def _model(case: Case, source: Source) -> torch.nn.Module:
-    return build_model(
-        case.model,
-        in_channels=case.channels,
-        num_classes=source.num_classes,
-        image_size=case.image_size,
-        width=case.width,
     )
 
 

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn, optim
 
 import core.meta.stage as module
-from core.data import DeviceImages, load_source, make_splits
-from core.data.prepared import CellData
+from core.data import load_source
 from core.meta.reading import DEFAULT, PAPER, Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.area import AreaMixing
@@ -28,11 +27,10 @@ from core.mixing.real_step import mixed_step
 from core.policies import ScoresConfig
 from core.policies.learned import Learned
 from core.policies.persistent_scores import SCORES, PersistentScores, lowest_scores
-from core.training import training
 from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig
 from core.training.fit import fit
-from core.training.prepared_data import prepare_data
+from core.training.prepared_data import draw_labels
 
 TRAIN, N, M = 7, 9, 4
 """Training set, batch and validation batch: a batch of 9 out of 7 samples has repeats."""
@@ -529,24 +527,13 @@ def test_the_lowest_scores_on_paper() -> None:
 
 # ------------------------------------------------------------------- does it find bad labels
 
-NOISE, TRAINED, META = 0.4, 900, 300
+TRAINED, META = 900, 300
 DIGITS = TrainingConfig(
     "digits", "digits_cnn", ScoresConfig(), train_size=TRAINED, meta_size=META, epochs=10,
-    batch_size=64, meta_batch_size=64, lr=0.05, flip=False,
+    batch_size=64, meta_batch_size=64, lr=0.05, flip=False, label_noise=0.4,
 )  # fmt: skip
 
 digits = functools.cache(lambda: load_source("digits"))
-
-
-def flipped_digits(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Returns labels of the training images, 40 % of them moved to another class, and which."""
-    r = np.random.default_rng(seed)
-    splits = make_splits(digits().train_labels, 10, meta_size=META, train_size=TRAINED, seed=0)
-    labels = digits().train_labels[splits.train.numpy()]
-    flipped = np.zeros(TRAINED, dtype=bool)
-    flipped[r.choice(TRAINED, round(NOISE * TRAINED), replace=False)] = True
-    labels = np.where(flipped, (labels + r.integers(1, 10, TRAINED)) % 10, labels)
-    return torch.from_numpy(labels), torch.from_numpy(flipped)
 
 
 def auc(scores: Tensor, low: Tensor) -> float:
@@ -556,9 +543,7 @@ def auc(scores: Tensor, low: Tensor) -> float:
 
 
 @pytest.mark.slow
-def test_scores_find_flipped_labels_and_the_placebos_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_find_flipped_labels_and_the_placebos_do_not(tmp_path: Path) -> None:
     """Through `fit`, whose checkpoint holds the scores.
 
     Scores that know nothing have an AUC of ½ that deviates by √(901 / (12·360·540)) = 0.0197
@@ -567,18 +552,10 @@ def test_scores_find_flipped_labels_and_the_placebos_do_not(
     were flipped, of which chance finds 40 ± 5. Bounds of 0.8 and 0.75 are some ten of these
     deviations below, and twelve or more of chance above ½.
     """
-    labels, flipped = flipped_digits()
+    labels = draw_labels(DIGITS, digits())
+    flipped = labels.given != labels.true
     deviation = math.sqrt((TRAINED + 1) / (12 * 360 * 540))
 
-    def noisy(config: TrainingConfig, source: Any, device: Any) -> CellData:
-        data = prepare_data(config, source, device)
-        rows = make_splits(
-            source.train_labels, 10, meta_size=META, train_size=TRAINED, seed=config.seed
-        ).train.numpy()
-        assert source.train_labels[rows].tolist() == data.train.labels.tolist()
-        return replace(data, train=DeviceImages(source.train_data[rows], labels.numpy()))
-
-    monkeypatch.setattr(training, "prepare_data", noisy)
     results = {}
     for policy in (ScoresConfig(), ScoresConfig(every=2), ScoresConfig(permute=True)):
         config = replace(DIGITS, policy=policy)

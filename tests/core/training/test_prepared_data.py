@@ -170,18 +170,6 @@ def test_the_tail_is_cut_before_labels_are_made_wrong(seed: int) -> None:
     assert added == remaining | read(tail.meta)
 
 
-def test_the_seed_alone_decides_tail_and_labels() -> None:
-    config = replace(CONFIG, **NOISE[2])
-    first = prepare_data(config, numbered(), "cpu")
-    torch.rand(3)
-    learned = replace(config, policy=LearnedConfig(), lr=1.0, epochs=2, width=4)
-    again = prepare_data(learned, numbered(), "cpu")
-    assert read(again.train) == read(first.train)
-    assert torch.equal(again.train.labels, first.train.labels)
-    other = prepare_data(replace(config, seed=1), numbered(), "cpu")
-    assert read(other.train) != read(first.train)
-
-
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_seed_is_that_of_every_part(seed: int) -> None:
     config = replace(CONFIG, **NOISE[2], seed=seed)

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from hpo.bench.compatibility import rows
-from hpo.bench.compatibility.kinds import KINDS
+from hpo.bench.compatibility import KINDS, rows
 from hpo.bench.compatibility.layers import LAYERS
 from hpo.bench.compatibility.losses import LOSSES
 from hpo.bench.compatibility.networks import Network

@@ -1,4 +1,4 @@
-"""Against PyTorch's own double backward of F.conv*d, and against a product of patches."""
+"""Against PyTorch's own double backward of F.conv*d."""
 
 from __future__ import annotations
 
@@ -83,24 +83,6 @@ def torchs(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case) -> Tensor
     return y
 
 
-def by_patches(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-    """Computes a matrix product for each group; two spatial dimensions."""
-    patches = F.unfold(x, case.kernel, case.dilation, case.padding, case.stride)
-    n, _, places = patches.shape
-    patches = patches.view(n, case.groups, -1, places)
-    kernels = weight.reshape(case.groups, case.out // case.groups, -1)
-    y = torch.einsum("goi,ngip->ngop", kernels, patches).reshape(n, case.out, places)
-    if bias is not None:
-        y = y + bias[:, None]
-    sizes = [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, p, d, k, s in zip(
-            x.shape[2:], case.padding, case.dilation, case.kernel, case.stride, strict=True
-        )
-    ]
-    return y.view(n, case.out, *sizes)
-
-
 @dataclass
 class Problem:
     case: Case
@@ -156,14 +138,6 @@ def test_all_derivatives_are_torchs(case: Case, asked: Sequence[str]) -> None:
     p = problem(case, [name for name in asked if case.bias or name != "dbias"])
     if p.cotangents:
         assert_same(derivatives(ours, p), derivatives(torchs, p))
-
-
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.kernel) == 2])
-def test_all_derivatives_are_those_of_a_product_of_patches(name: str) -> None:
-    p = problem(CASES[name], seed=1)
-    actual = derivatives(ours, p)
-    assert_same(actual, derivatives(by_patches, p))
-    assert all(float(t.detach().abs().max()) > 0.1 for t in actual.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
