@@ -78,7 +78,7 @@ class LearnedBeta(Policy):
         stratified: the λ of a batch are spread over their distribution; see `draw_noise`.
         placebo: the control.
         inner_step: see `Reading`.
-        engine, mixing, last_blocks: as in `Learned`.
+        engine, mixing, last_blocks: as in `Learned`; engine "unroll" needs average_over=1.
 
     Examples:
         >>> import torch, core
@@ -110,6 +110,11 @@ class LearnedBeta(Policy):
 
     def __post_init__(self) -> None:
         check_learned_beta(self)
+        if self.engine == "unroll" and self.average_over > 1:  # or it would be said late
+            raise ValueError(
+                f"average_over={self.average_over} keeps a validation gradient, and engine "
+                '"unroll" has none; choose engine="auto", or average_over=1'
+            )
         self._log_alpha = math.log(self.alpha)
         self._step, self._steps = 0, 0
         self._travel = 0.0  # the rates of the steps before learning began, summed up

@@ -96,4 +96,9 @@ class LearnedBetaConfig(MetaConfig):
         return 1.0 + part * meta_stage / self.every
 
     def frozen(self, quantiles: tuple[float, ...]) -> Frozen:
+        if not self.per_sample:
+            raise ValueError(
+                f"policy {self.kind} with per_sample=False has no frozen control, which draws a λ "
+                "for each sample"
+            )
         return Frozen(quantiles)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.meta.gradient import Engine
 from core.meta.stage import MetaOptions
-from core.mixing.batch import check_batch
+from core.mixing.batch import check_batch, draw_partners
 from core.mixing.interpolation import Interpolation
 from core.mixing.weighting import UNMIXED, WeightedLoss
 from core.policies.protocol import Policy, StepInput
@@ -33,8 +33,9 @@ class SampleWeights(Policy):
     the placebo's permutation.
 
     Attributes:
-        placebo: the control: hypergradients are permuted within the batch before they are used, so
-            that weights are as spread as learned ones and no sample gets the one meant for it.
+        placebo: the control: weights are learned as ever, and permuted within the batch before the
+            real step, so that they are as spread as learned ones at every time and no sample gets
+            the one meant for it.
         engine: see `core.hypergradient`.
         last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
     """
@@ -59,10 +60,11 @@ class SampleWeights(Policy):
         alone = torch.arange(len(x), device=x.device)
         ranks = ranks_of(step.model)
         start = self.start(step, lam, ranks)
-        options = MetaOptions(
-            engine=self.engine, mixing=UNMIXED, last_blocks=self.last_blocks, permute=self.placebo
-        )
+        options = MetaOptions(engine=self.engine, mixing=UNMIXED, last_blocks=self.last_blocks)
         slope = step.slope(options, start.detach(), alone, WeightedLoss(step.loss))
+        weights = self.learned(start, slope.moving.to(lam.dtype), ranks)
+        if self.placebo:
+            weights = weights[draw_partners(len(x), generator=step.generator, device=x.device)]
         return Interpolation(
             lam=lam,
             partner=alone,
@@ -71,7 +73,7 @@ class SampleWeights(Policy):
             hypergradient=slope.hypergradient,
             meta_loss=slope.meta_loss,
             extra_samples=slope.samples + self.extra_samples(len(x)),
-            weights=self.learned(start, slope.moving.to(lam.dtype), ranks),
+            weights=weights,
         )
 
     def extra_samples(self, n: int) -> int:
@@ -88,6 +90,6 @@ class SampleWeights(Policy):
 
         Args:
             start: what `start` gave, with its graph.
-            moving: [B]; d(meta loss)/d(start_i), permuted in a placebo, 0 where any is not finite.
+            moving: [B]; d(meta loss)/d(start_i), 0 where any is not finite.
             ranks: the processes whose batches together are the batch.
         """

@@ -27,6 +27,7 @@ class SampleWeightsConfig(MetaConfig):
     permute: bool = False
     last_blocks: int | None = None
     weights_samples: ClassVar[bool] = True
+    placebo_setting: ClassVar[str] = "weights permuted"
 
     def cost_with(self, meta_stage: float) -> float:
         return 1.0 + meta_stage

@@ -234,7 +234,7 @@ def _legend(controls: Collection[str]) -> str:
     return "\n".join(
         [
             "- placebo: the same training, moved by the hypergradients of other samples of the "
-            "batch, or mixed by the learned scores of other samples. frozen λ: drawn from the "
+            "batch, or mixed or weighted by what was learned for others. frozen λ: drawn from the "
             "distribution that learning had at that time of the training (of trainings that were "
             f"stored without it: ended with), nothing learned. {beta}",
             "- differences of mean test error over the seeds that both have (negative: learning "

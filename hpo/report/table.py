@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,14 @@ def _setting(row: Row, finals: Sequence[CellRecord], trials: Sequence[CellRecord
         for name in row.searched
     }
     best = ", ".join(f"{name}={'/'.join(f'{v:.3g}' for v in values[name])}" for name in values)
-    return f"{best} (search of {len(trials)} trials)"
+    return f"{best} (search of {_extent(trials)})"
+
+
+def _extent(trials: Sequence[CellRecord]) -> str:
+    """Returns how many settings a search tried, and by how many trainings where these are more."""
+    tried = len({replace(record.cell.training, seed=0) for record in trials})
+    trainings = "" if tried == len(trials) else f", {len(trials)} trainings"
+    return f"{tried} trials{trainings}"
 
 
 def _compare(

@@ -22,7 +22,8 @@ class Comparisons:
     can tell rows apart at all.
 
     Each of the two is a family of its own: its p is not adjusted. The same is so for a learned row
-    against its placebo and its frozen row. All other comparisons of a data set are one family.
+    against its placebo and its frozen row. All other comparisons of a data set with the best Beta,
+    or with the reference, are one family, and all others with a counterpart are another.
 
     Attributes:
         primary: keys of a row and of the one it is compared with, or `BEST_BETA`.

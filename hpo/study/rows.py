@@ -259,12 +259,11 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
 def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:
     """Returns the controls of a learned row, which share all with it but what they take away.
 
-    In the placebo no sample gets what was learned for it: it moves λ, or weights, by the
-    hypergradients of other samples of the batch, or mixes by the scores of others. The frozen row
-    draws λ from the distribution that learning had at that time of the training, and learns
-    nothing. (The third control, the best Beta, is among a study's own rows.) AdaMixUp has no
-    hypergradients, and the frozen row alone; policies that learn weights of samples have no λ, and
-    the placebo alone.
+    In the placebo no sample gets what was learned for it: it moves λ by the hypergradients of
+    others in the batch, or takes their scores or weights. The frozen row draws λ from the
+    distribution that learning had at that time of the training, and learns nothing. (The third
+    control, the best Beta, is among a study's own rows.) AdaMixUp has no hypergradients, and the
+    frozen row alone; policies that learn weights of samples have no λ, and the placebo alone.
 
     Args:
         row: a row with a policy that learns.

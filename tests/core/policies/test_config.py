@@ -222,6 +222,11 @@ def test_controls_take_away_one_thing_or_are_refused_by_name(config: PolicyConfi
     assert config.needs_meta_labels == (config.learns or config.kind == "frozen")
 
 
+def test_one_lambda_a_batch_has_no_frozen_control_with_one_a_sample() -> None:
+    with pytest.raises(ValueError, match="per_sample=False has no frozen control"):
+        LearnedBetaConfig(per_sample=False).frozen((0.0, 1.0))
+
+
 @pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("refresh_every", [1, 3])
 @pytest.mark.parametrize("permute", [False, True])

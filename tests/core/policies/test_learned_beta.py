@@ -392,6 +392,8 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
     for make in (LearnedBeta, LearnedBetaConfig):
         with pytest.raises(ValueError, match=message):
             make(**settings)
+    with pytest.raises(ValueError, match="average_over=8 keeps a validation gradient"):
+        LearnedBeta(engine="unroll")  # not after hours, where learning begins
 
 
 def test_who_says_nothing_of_the_length_is_told_how(toy: SimpleNamespace) -> None:

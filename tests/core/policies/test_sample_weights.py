@@ -163,17 +163,25 @@ def test_a_flipped_label_has_weight_zero(wrong: tuple[int, ...]) -> None:
         assert bool((model.weight == 0).all())
 
 
-def test_the_placebo_gives_the_same_weights_to_others(setup: Any) -> None:
-    def weights(placebo: bool) -> Tensor:
-        given = LearningToReweight(placebo)(
-            setup.net, setup.optimizer, setup.batch, setup.val_batch,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-        assert given.weights is not None
-        return given.weights
-
-    assert not torch.equal(weights(False), weights(True))
-    torch.testing.assert_close(weights(False).sort().values, weights(True).sort().values)
+@pytest.mark.parametrize("make", [LearningToReweight, MetaWeightNet, PersistentWeights])
+def test_the_placebo_learns_alike_and_gives_the_weights_to_others(make: Any, setup: Any) -> None:
+    """To the same samples at the same weights, over several stages."""
+    weights, learned = [], []
+    for placebo in (False, True):
+        torch.manual_seed(0)
+        policy, given = make(placebo), []
+        for t in range(3):
+            at = policy(
+                setup.net, setup.optimizer, setup.batch, setup.val_batch,
+                generator=torch.Generator().manual_seed(t), indices=torch.arange(B),
+            )  # fmt: skip
+            given.append(at.weights)
+        weights.append(torch.stack(given))
+        state = policy.state_dict()
+        learned.append([*state.get("network", {}).values(), state.get("scores", torch.zeros(1))])
+    assert not torch.equal(weights[0], weights[1])
+    torch.testing.assert_close(weights[0].sort().values, weights[1].sort().values)
+    torch.testing.assert_close(learned[0], learned[1], rtol=0, atol=0)
 
 
 def test_weights_fall_with_the_loss_where_high_losses_are_of_wrong_labels() -> None:

@@ -164,6 +164,17 @@ def test_pairs_are_the_seeds_that_both_have(make_record: MakeRecord) -> None:
     assert learned["mean_error"] == pytest.approx((1.5 + 3.0 + 10.5) / 3)
 
 
+def test_trials_of_several_trainings_are_counted_as_trials(make_record: MakeRecord) -> None:
+    trials = [
+        make_record("beta-search", seed, purpose="search", policy=Beta(alpha=alpha))
+        for alpha in (0.5, 2.0)
+        for seed in (7, 8, 9)
+    ]
+    finals = [make_record("beta-search", 0, policy=Beta(alpha=0.5))]
+    searched = line(build_table(trials + finals, [SEARCHED], ["digits"]), "beta-search")
+    assert searched["setting"] == "alpha=0.5 (search of 2 trials, 6 trainings)"
+
+
 def test_a_searched_row_bears_the_whole_search(make_record: MakeRecord) -> None:
     policy = Beta(alpha=0.21349)
     trials = [
