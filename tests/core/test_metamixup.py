@@ -170,48 +170,6 @@ def test_step_size_overrides_the_reading(toy: SimpleNamespace) -> None:
     torch.testing.assert_close(still.lam, data.lam)
 
 
-@pytest.mark.parametrize("reading", [DEFAULT, PAPER, Reading(inner_step="optimizer", meta_steps=2)])
-@pytest.mark.parametrize("own_generator", [False, True])
-@pytest.mark.parametrize("engine", ["unroll", "double_backward"])
-@pytest.mark.parametrize("permute", [False, True])
-def test_learning_touches_nothing(
-    reading: Reading, own_generator: bool, engine: Any, permute: bool, toy: SimpleNamespace
-) -> None:
-    net = toy.make_net(norm=True, drop=True, tied=True, unused=True)
-    net.hidden.bias.requires_grad_(False)
-    optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    toy.warm_up(net, optimizer)
-    net.inp.weight.grad = torch.randn_like(net.inp.weight)
-    fired: list[Tensor] = []
-    for p in net.parameters():
-        if p.requires_grad:
-            p.register_hook(fired.append)
-    net.hidden.eval()
-    data = toy.make_data(9, 4)
-    before = toy.snapshot(net, optimizer)
-    torch.manual_seed(5)
-    generator = torch.Generator().manual_seed(6) if own_generator else None
-    learn_interpolation(
-        net,
-        data.batch,
-        data.val_batch,
-        optimizer=optimizer,
-        reading=reading,
-        engine=engine,
-        permute=permute,
-        generator=generator,
-    )
-    assert toy.identical(before, toy.snapshot(net, optimizer))
-    assert fired == []
-    streams = (torch.get_rng_state(), generator.get_state() if generator else None)
-    torch.manual_seed(5)
-    generator = torch.Generator().manual_seed(6) if own_generator else None
-    draws_by_hand(9, generator)
-    for _ in range(reading.meta_steps if permute else 0):
-        torch.randperm(9, generator=generator)
-    assert toy.identical(streams, (torch.get_rng_state(), generator and generator.get_state()))
-
-
 def test_virtual_dropout_masks_are_those_of_the_real_step(toy: SimpleNamespace) -> None:
     """Nothing learned, so virtual and real batch agree: so do their losses, if masks do."""
     net = toy.make_net(drop=True)
@@ -236,20 +194,6 @@ def test_any_sizes(n: int, m: int, reading: Reading, toy: SimpleNamespace) -> No
     if n == 1:
         assert result.hypergradient.tolist() == [0.0]  # type: ignore[union-attr]
     assert all(bool(p.isfinite().all()) for p in net.parameters())
-
-
-def test_inner_step_of_an_optimizer_without_differentiable_form(toy: SimpleNamespace) -> None:
-    net, data = toy.make_net(), toy.make_data()
-    before = toy.snapshot(net)
-    with pytest.raises(ValueError, match=r'RAdam; use Reading\(inner_step="gradient_descent"\)'):
-        metamixup_step(
-            net,
-            optim.RAdam(net.parameters()),
-            data.batch,
-            data.val_batch,
-            reading=Reading(inner_step="optimizer"),
-        )
-    assert toy.identical(before, toy.snapshot(net))
 
 
 def test_inner_step_by_the_optimizer_uses_its_state(toy: SimpleNamespace) -> None:

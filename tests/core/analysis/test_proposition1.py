@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,35 +92,6 @@ def test_a_bound_that_is_too_low_is_seen_to_be_violated() -> None:
     x, other = pairs(300, 8, spread=0.1)
     seen = examine(function, x, other, generator=generator(), points=2, iterations=1)
     assert bool((seen.ratio > 0.5 * kappa).any())
-
-
-def test_the_left_side_is_a_weighted_mean_of_curvature_on_the_segment() -> None:
-    """Simpson's rule with the weights min(λ(1−t), t(1−λ)), of integral λ(1−λ)/2."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 1)).double()
-
-    def function(x: Tensor) -> Tensor:
-        out: Tensor = model(x)
-        return out.squeeze(1)
-
-    x, other = pairs(1, 5)
-    lam = 0.25
-    t = np.linspace(0, 1, 2001)  # λ is one of them: the weights have a kink there
-    weights = np.minimum(lam * (1 - t), t * (1 - lam))
-
-    def along(place: Tensor) -> Tensor:
-        return function((other[0] + place * (x[0] - other[0]))[None])[0]
-
-    second = (
-        torch.func.vmap(torch.func.jacrev(torch.func.jacrev(along)))(torch.from_numpy(t))
-        .detach()
-        .numpy()
-    )
-    simpson = np.array([1, *[4, 2] * 999, 4, 1]) / 6000
-    expected = abs(float((simpson * weights * second).sum()))
-    assert math.isclose(float((simpson * weights).sum()), lam * (1 - lam) / 2, rel_tol=1e-6)
-    actual = left_side(function, x, other, [lam])
-    assert math.isclose(float(actual), expected, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("output", ["logit", "probability"])

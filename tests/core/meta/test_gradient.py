@@ -214,7 +214,7 @@ def meta_loss_by_training(s: SimpleNamespace, lam: Tensor, toy: SimpleNamespace)
             [{"params": [p], "lr": s.lr[n] if isinstance(s.lr, dict) else s.lr} for n, p in named]
         )
     x, y = s.batch[0], toy.one_hot(s.batch[1])
-    mixed = torch.lerp(x[s.partner], x, lam.view(-1, *[1] * (x.dim() - 1)))
+    mixed = torch.lerp(x[s.partner], x, lam[:, None])
     target = torch.lerp(y[s.partner], y, lam[:, None])
     with torch.random.fork_rng(devices=[]):
         optimizer.zero_grad()
@@ -391,39 +391,6 @@ def test_auto_is_an_exact_engine(toy: SimpleNamespace) -> None:
     for name in ("everything", "everything_adam"):
         s = build(CASES[name], toy)
         assert_close(by_code(s, "auto"), by_unroll(s, toy), 1e-10)
-
-
-class Attention(nn.Module):
-    """Fused attention differentiates once only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-        self.out = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(self.attention(x, x, x, need_weights=False)[0].mean(1))
-        return out
-
-
-@engines
-def test_attention(engine: Any, toy: SimpleNamespace) -> None:
-    torch.manual_seed(0)
-    s = SimpleNamespace(
-        net=Attention().double(),
-        optimizer=None,
-        lr=RATE,
-        batch=(torch.randn(3, 5, 4).double(), torch.tensor([0, 1, 2])),
-        val_batch=(torch.randn(2, 5, 4).double(), torch.tensor([2, 1])),
-        lam=torch.tensor([0.3, 0.6, 0.8]).double(),
-        partner=torch.tensor([1, 2, 0]),
-    )
-    h, truth = 1e-5, []
-    for i in range(3):
-        e = h * torch.eye(3).double()[i]
-        up, down = (meta_loss_by_training(s, s.lam + sign * e, toy) for sign in (1, -1))
-        truth.append((up - down) / (2 * h))
-    assert_close(by_code(s, engine), torch.tensor(truth).double(), 1e-5)
 
 
 def test_compiled_parts_run_eagerly(toy: SimpleNamespace) -> None:

@@ -260,18 +260,6 @@ def test_quantiles_that_are_none_are_refused(quantiles: tuple[float, ...], messa
         Frozen(quantiles)
 
 
-def test_placebo_shares_draws_and_hypergradient_with_learning_but_not_lam(setup: Any) -> None:
-    learned, placebo = ask(Learned(), setup), ask(Learned(placebo=True), setup)
-    for field in ("partner", "lam_init", "hypergradient", "meta_loss"):
-        assert torch.equal(getattr(learned, field), getattr(placebo, field)), field
-    assert not torch.allclose(learned.lam, placebo.lam)
-
-
-def test_engines_agree(setup: Any) -> None:
-    a, b = (ask(Learned(engine=e), setup) for e in ("unroll", "double_backward"))
-    torch.testing.assert_close(a.lam, b.lam, rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan")])
 def test_fixed_out_of_range_is_refused(lam: float) -> None:
     with pytest.raises(ValueError, match=r"fixed lam must lie in \[0, 1\], got"):

@@ -291,25 +291,6 @@ LEARNED: dict[str, Policy] = {
 }
 
 
-def test_metamixup_that_does_not_move_lam_is_mixmatch_to_the_last_bit(
-    toy: SimpleNamespace,
-) -> None:
-    """The same λ stream gives the same loss: λ0 is drawn as Beta draws λ, and nothing else is."""
-    net, batch = toy.make_net(norm=True, drop=True), make_batch(2, 5, 4, toy)
-    still = Learned(Reading(init_alpha=DECAY, step_size=0, projection="clip", gradient="lam"))
-    torch.manual_seed(4)
-    plain, plain_net, _ = take(net, Beta(DECAY, per_sample=True), batch)
-    torch.manual_seed(4)
-    meta, meta_net, _ = take(net, still, batch)
-    assert meta.interpolation is not None
-    assert float(meta.interpolation.hypergradient.abs().max()) > 0.1
-    assert torch.equal(plain.loss, meta.loss)
-    assert toy.identical(toy.snapshot(plain_net), toy.snapshot(meta_net))
-    torch.manual_seed(4)
-    moved, _, _ = take(net, Learned(Reading(init_alpha=DECAY)), batch)
-    assert not torch.equal(plain.loss, moved.loss)
-
-
 @pytest.mark.parametrize("policy", LEARNED.values(), ids=LEARNED)
 def test_mixmatch_with_the_lam_that_was_learned_has_the_same_loss_to_the_last_bit(
     policy: Policy, toy: SimpleNamespace

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from core.training import training
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.optimizers import build_optimizer, learning_rate
-from tests.support.digit_trainings import numbers
 
 CONFIG = TrainingConfig(
     "digits", "digits_cnn", NoMix(), train_size=34, meta_size=20, epochs=3,
@@ -105,32 +103,6 @@ def test_momentum_of_sgd() -> None:
     assert isinstance(optimizer, torch.optim.SGD)
     (group,) = optimizer.param_groups
     assert (group["momentum"], group["lr"], group["weight_decay"]) == (0.5, 0.01, 0.1)
-
-
-class Interrupted(Exception):
-    pass
-
-
-@pytest.mark.parametrize("inner_step", ["none", "gradient_descent", "optimizer"])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_a_resume_changes_nothing(
-    optimizer: Any, inner_step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
-    policy = NoMix()
-    if inner_step != "none":
-        policy = LearnedConfig(reading=replace(core.DEFAULT, inner_step=inner_step))
-    config = replace(CONFIG, optimizer=optimizer, policy=policy)
-    whole = numbers(fit(config, source=digits()))
-    assert whole != numbers(fit(replace(config, optimizer="sgd"), source=digits()))
-
-    def die(metrics: Any) -> None:
-        raise Interrupted
-
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            fit(config, source=digits(), directory=tmp_path, on_epoch=die)
-    assert numbers(fit(config, source=digits(), directory=tmp_path)) == whole
 
 
 def test_lam_is_learned_through_plain_descent_whatever_the_optimizer(

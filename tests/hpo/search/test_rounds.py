@@ -16,7 +16,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
-from hpo.search.spaces import Float, Int
+from hpo.search.spaces import Int
 from tests.hpo.search.test_space_search import BASE, EPOCHS, NOTHING, Trace, curve, trace, val_error
 from tests.hpo.study.test_study_run import SEARCHED, bench_on, make_plan
 from tests.support.results import result
@@ -217,24 +217,6 @@ def test_what_runs_beside_a_crashed_trial_is_decided_as_ever(tmp_path: Path) -> 
     again = bench_on(tmp_path / "other", plan)
     assert again.drive()
     assert again.records == calm.records
-
-
-def test_a_wide_space_is_searched_by_rounds_too() -> None:
-    base = replace(BASE, policy=Beta(1.0))
-    space = {"alpha": Float(0.05, 8.0, log=True), "lr": Float(0.01, 1.0, log=True)}
-    search = SpaceSearch(base, replace(ROUNDS, trials=8), space, method="m")
-    interleaved_trials: set[tuple[float, float]] = set()
-    while not search.done:
-        cells = []
-        while not (search.running or search.done):
-            cells.append(search.next())
-        for cell in reversed(cells):
-            policy = cell.training.policy
-            assert isinstance(policy, Beta)
-            interleaved_trials.add((policy.alpha, cell.training.lr))
-            search.end("finished", result(val_error=policy.alpha), cell)
-    assert len(interleaved_trials) == 8
-    assert search.best()["alpha"] == min(alpha for alpha, _ in interleaved_trials)
 
 
 def test_a_trial_of_several_trainings_is_worth_their_mean() -> None:

@@ -139,62 +139,14 @@ def test_how_epochs_are_told_makes_no_difference(
 # Halving
 
 
-def halve_by_hand(alphas: list[float], min_epochs: int, reduction: int) -> list[int]:
-    """Epochs that each trial is given, by counting at each rung who is strictly better."""
-    rungs = [min_epochs * reduction**k for k in range(20)]
-    arrived: dict[int, list[float]] = {rung: [] for rung in rungs}
-    given = []
-    for alpha in alphas:
-        epochs = EPOCHS
-        for rung in rungs:
-            if rung >= EPOCHS:
-                break
-            error = val_error(alpha, rung)
-            arrived[rung].append(error)
-            better = sum(other < error for other in arrived[rung])
-            if better >= max(1, len(arrived[rung]) // reduction):
-                epochs = rung
-                break
-        given.append(epochs)
-    return given
-
-
 @pytest.mark.parametrize(("min_epochs", "reduction"), [(1, 2), (1, 3), (2, 2), (3, 2), (2, 4)])
-def test_trials_are_stopped_as_by_hand(min_epochs: int, reduction: int) -> None:
+def test_trials_are_stopped_as_by_optunas_own_pruner(min_epochs: int, reduction: int) -> None:
     settings = SearchSettings(trials=14, startup=10, min_epochs=min_epochs, reduction=reduction)
     actual = trace(complete(settings))
-    by_hand = halve_by_hand([alpha for _, alpha, _, _ in actual], min_epochs, reduction)
-    assert [max(values) for *_, values in actual] == by_hand
-    states = ["COMPLETE" if epochs == EPOCHS else "PRUNED" for epochs in by_hand]
-    assert [state for _, _, state, _ in actual] == states
-    assert len(set(by_hand)) > 1
-
-
-def test_a_small_halving_written_out() -> None:
-    """reduction 2, rungs 1 and 2 of 4 epochs. At each rung the best half goes on, one at least."""
-    curves = [
-        [50, 40, 40, 40],  # alone everywhere: goes on
-        [40, 45, 0, 0],  # better at rung 1; worse than 40 at rung 2: stopped there
-        [45, 0, 0, 0],  # 3 at rung 1, one may go on, and that is 40: stopped
-        [40, 30, 20, 10],  # 4 at rung 1, two may go on, ties included; best at rung 2
-        [90, 0, 0, 0],
-    ]
-    base = TrainingConfig("digits", "cnn", NoMix(), epochs=4)
-    search = alpha_search(base, SearchSettings(trials=5, min_epochs=1, reduction=2))
-    stops = []
-    for errors in curves:
-        search.next()
-        epochs = [{"epoch": float(i), "val_error": float(e)} for i, e in enumerate(errors, 1)]
-        stops.append(search.report(epochs))
-        search.end("finished" if stops[-1] is None else "pruned", result(val_error=errors[-1]))
-    assert stops == [None, 2, 1, None, 1]
-
-
-def test_optunas_own_pruner_decides_alike_when_nothing_interrupts(undisturbed: Trace) -> None:
-    pruner = SuccessiveHalvingPruner(min_resource=2, reduction_factor=2)
+    pruner = SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=reduction)
     study = optuna.create_study(pruner=pruner)
     given = []
-    for _, alpha, _, _ in undisturbed:
+    for _, alpha, _, _ in actual:
         trial = study.ask()
         for epoch in range(1, EPOCHS + 1):
             trial.report(val_error(alpha, epoch), epoch)
@@ -204,7 +156,10 @@ def test_optunas_own_pruner_decides_alike_when_nothing_interrupts(undisturbed: T
         else:
             study.tell(trial, val_error(alpha, EPOCHS))
         given.append(epoch)
-    assert given == [max(values) for *_, values in undisturbed]
+    assert [max(values) for *_, values in actual] == given
+    states = ["COMPLETE" if epochs == EPOCHS else "PRUNED" for epochs in given]
+    assert [state for _, _, state, _ in actual] == states
+    assert len(set(given)) > 1
 
 
 # The result

@@ -283,17 +283,6 @@ def test_a_kill_at_any_moment_changes_nothing_in_the_end(tmp_path: Path) -> None
     pd.testing.assert_frame_equal(again.table, whole.table)
 
 
-def test_a_study_killed_again_and_again_gets_done(tmp_path: Path, complete: StudyBench) -> None:
-    """Each process lives long enough for one training, on one worker."""
-    lives = 1
-    while not (bench := bench_on(tmp_path / "again")).drive(EPOCHS + 2, workers=1):
-        lives += 1
-        assert lives < 100
-    assert lives > 5
-    assert bench.records == complete.records
-    pd.testing.assert_frame_equal(bench.table, complete.table)
-
-
 def test_settled_says_whether_anything_is_left_to_train(
     tmp_path: Path, complete: StudyBench
 ) -> None:

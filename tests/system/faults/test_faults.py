@@ -124,23 +124,6 @@ def test_a_checkpoint_that_was_cut_short_costs_an_epoch(
     bench.assert_as_calm(output, calm)
 
 
-def test_a_checkpoint_of_another_version_costs_its_cell_what_was_trained(
-    output: Path, calm: Path, bench: Bench
-) -> None:
-    def change() -> None:
-        for path in output.glob("cells/*/checkpoint*.pt"):
-            state = torch.load(path, weights_only=True)
-            del state["streams"]
-            torch.save(state, path)
-        raise KeyboardInterrupt
-
-    assert bench.study(output, fault=bench.at(2, change)) == INTERRUPTED
-    with pytest.warns(UserWarning, match="is not one of this training .*streams"):
-        assert bench.study(output) == 0
-    assert bench.trained == bench.cells * bench.epochs
-    bench.assert_as_calm(output, calm)
-
-
 def in_a_process(
     prefix: list[str], script: str, *arguments: Path
 ) -> subprocess.CompletedProcess[str]:
@@ -325,18 +308,6 @@ def lose_store(bench: Bench, output: Path) -> None:
                 patch.setattr(MlflowClient, name, away)
 
         assert bench.study(output, fault=bench.at(4, cut)) == UNUSABLE
-
-
-def test_a_ledger_of_what_mlflow_misses_that_was_half_written_costs_nothing(
-    output: Path, calm: Path, bench: Bench
-) -> None:
-    lose_store(bench, output)
-    ledger = output / "mlflow-pending-local-faults.json"
-    whole = ledger.read_bytes()
-    ledger.write_bytes(whole[: 2 * len(whole) // 3])
-    assert bench.study(output) == 0
-    assert bench.trained == 0
-    bench.assert_as_calm(output, calm)
 
 
 def test_what_mlflow_misses_is_sent_before_a_study_begins_afresh(

@@ -1,4 +1,4 @@
-"""What is special about differences: one derivative is enough, and how long the step is."""
+"""What is special about differences: compiled parts run, and how long the step is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.data import Transform, load_source
 from core.meta.gradient import hypergradient
 from core.models import build_model
-
-EXACT = ["double_backward", "forward_reverse", "unroll"]
 
 
 def arguments(model: nn.Module, data: SimpleNamespace) -> dict[str, Any]:
@@ -26,73 +22,6 @@ def arguments(model: nn.Module, data: SimpleNamespace) -> dict[str, Any]:
 
 def relative_error(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
-
-
-class OnceTanh(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        out = torch.tanh(x)
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (out,) = ctx.saved_tensors
-        return g * (1 - out**2)
-
-
-class OneHidden(nn.Module):
-    def __init__(self, activation: Callable[[Tensor], Tensor]):
-        super().__init__()
-        generator = torch.Generator().manual_seed(3)
-        self.weight = nn.Parameter(torch.randn(5, 4, generator=generator).double())
-        self.out = nn.Parameter(torch.randn(3, 5, generator=generator).double())
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(x @ self.weight.T) @ self.out.T
-
-
-def test_works_where_a_function_is_differentiable_once(toy: SimpleNamespace) -> None:
-    data = toy.make_data()
-    truth = hypergradient(**arguments(OneHidden(torch.tanh), data), engine="unroll")
-    once = OneHidden(OnceTanh.apply)
-    value = hypergradient(**arguments(once, data), engine="finite_difference")
-    assert relative_error(value, truth) < 1e-6
-    with pytest.raises(ValueError, match=r"no forward derivative.*\"finite_difference\""):
-        hypergradient(**arguments(once, data), engine="forward_reverse")
-    for exact in ("double_backward", "unroll"):
-        with pytest.raises(ValueError, match=r"once_differentiable.*finite_difference"):
-            hypergradient(**arguments(once, data), engine=exact)
-
-
-class Fused(nn.Module):
-    """Attention that insists on its fused kernel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inp, self.out = nn.Linear(4, 24).double(), nn.Linear(8, 3).double()
-        self.kernel = SDPBackend.FLASH_ATTENTION
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = self.inp(x[:, None, :] * torch.arange(1, 4, device=x.device)[:, None])
-        q, k, v = parts.unflatten(2, (3, 1, 8)).permute(2, 0, 3, 1, 4)
-        with sdpa_kernel(self.kernel):
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out(mixed.mean(2).flatten(1))
-        return out
-
-
-def test_works_with_fused_attention(toy: SimpleNamespace) -> None:
-    model, data = Fused(), toy.make_data()
-    value = hypergradient(**arguments(model, data), engine="finite_difference")
-    for engine in EXACT:
-        with pytest.raises(ValueError, match=r"attention.* use engine=.finite_difference"):
-            hypergradient(**arguments(model, data), engine=engine)
-    model.kernel = SDPBackend.MATH
-    truth = hypergradient(**arguments(model, data), engine="unroll")
-    assert relative_error(value, truth) < 1e-6
 
 
 # Dynamo looks at `.grad` of every input, and warns itself of it.
