@@ -1,9 +1,10 @@
 """Anytime curves: the incumbent's error against what its search has cost so far.
 
 Reads records and replays searches; trains nothing. The incumbent is what a user would take if the
-search ended now: the finished training with the lowest meta-validation error so far, the first of
-equals. Its test error is reported and selects nothing. Of a population it is the best member at the
-end of a segment, as it stands.
+search ended now: the finished training with the lowest meta-validation error so far; of equals the
+first, or, where the plan's search says so (`SearchSettings.ties_by_loss`), the one with the lowest
+meta-validation loss. Its test error is reported and selects nothing. Of a population it is the best
+member at the end of a segment, as it stands.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Point:
         units: in plain trainings, by expectation.
         train_seconds, samples_seen: as measured.
         val_error, test_error: percent; NaN of a training that did not finish.
+        val_loss: meta-validation loss after the last epoch; infinite where none is known.
     """
 
     units: float
@@ -53,6 +55,7 @@ class Point:
     samples_seen: float
     val_error: float = _NAN
     test_error: float = _NAN
+    val_loss: float = math.inf
 
 
 def replay(search: Search, records: Mapping[str, CellRecord]) -> list[CellRecord]:
@@ -86,7 +89,9 @@ def points(record: CellRecord) -> list[Point]:
         cost = units(training, epochs), result.train_seconds, result.samples_seen
         if record.status != "finished":
             return [Point(*cost)]
-        return [Point(*cost, record.trained.val_error, record.trained.test_error)]
+        trained = record.trained
+        loss = trained.history[-1].get("val_loss", math.inf) if trained.history else math.inf
+        return [Point(*cost, trained.val_error, trained.test_error, loss)]
     segments = []
     epochs_before = seconds = samples = 0.0
     for segment in result.history:
@@ -97,6 +102,7 @@ def points(record: CellRecord) -> list[Point]:
                 segment["samples_seen"] - samples,
                 segment["val_error"],
                 segment["test_error"],
+                segment.get("val_loss", math.inf),
             )
         )
         epochs_before = segment["epochs_trained"]
@@ -104,16 +110,27 @@ def points(record: CellRecord) -> list[Point]:
     return segments
 
 
-def curve(trained: Iterable[Point], budget: float) -> list[Point]:
+def curve(trained: Iterable[Point], budget: float, *, ties_by_loss: bool = False) -> list[Point]:
     """Returns cumulative cost and the incumbent's errors after each point, to the end of the
     budget.
 
     Errors are NaN until something has finished.
+
+    Args:
+        trained: in the order in which they were trained.
+        budget: in units.
+        ties_by_loss: see `SearchSettings`.
     """
+
+    def rank(point: Point) -> tuple[float, float]:
+        return point.val_error, point.val_loss if ties_by_loss else 0.0
+
     incumbents: list[Point] = []
     spent = Point(0.0, 0.0, 0.0)
     for point in trained:
-        better = not (math.isnan(point.val_error) or point.val_error >= spent.val_error)
+        better = not math.isnan(point.val_error) and (
+            math.isnan(spent.val_error) or rank(point) < rank(spent)
+        )
         incumbent = point if better else spent
         spent = Point(
             spent.units + point.units,
@@ -121,6 +138,7 @@ def curve(trained: Iterable[Point], budget: float) -> list[Point]:
             spent.samples_seen + point.samples_seen,
             incumbent.val_error,
             incumbent.test_error,
+            incumbent.val_loss,
         )
         if spent.units > budget + ROUNDING:
             break
@@ -134,7 +152,11 @@ def curves(plan: Plan, records: Iterable[CellRecord]) -> dict[SearchKey, list[Po
     searches, budget = plan.open_searches(), plan.budget or 0.0
     methods = [row.row.key for row in plan.rows if row.strategy is not None]
     return {
-        key: curve((p for r in replay(searches[key], by_id) for p in points(r)), budget)
+        key: curve(
+            (p for r in replay(searches[key], by_id) for p in points(r)),
+            budget,
+            ties_by_loss=plan.search.ties_by_loss,
+        )
         for key in ((m, d, s) for d, m, s in product(plan.datasets, methods, plan.seeds))
     }
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from hpo.analyses.anytime.curves import Point, compare, curve, curve_table, curves, points
 from hpo.analyses.anytime.figure import anytime_figure
 from hpo.analyses.anytime.report import anytime_markdown
-from hpo.cells.record import CellRecord
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import final_trainings
 from hpo.report.style import save_figure
@@ -34,7 +33,7 @@ def grid_contrast(outcome: Outcome) -> Extra:
         return Extra()
     labels = {GRID: f"grid of {len(rows)}"} | {row.row.key: row.row.label for row in strategies}
     by_search = {
-        (GRID, dataset, seed): _grid(outcome.records, rows, dataset, seed, plan.budget)
+        (GRID, dataset, seed): _grid(outcome, rows, dataset, seed)
         for dataset in plan.datasets
         for seed in plan.seeds
     }
@@ -48,17 +47,13 @@ def grid_contrast(outcome: Outcome) -> Extra:
     return Extra(f"{heading}\n\n{text.replace('## ', '### ')}", [csv, picture])
 
 
-def _grid(
-    records: Sequence[CellRecord],
-    rows: Sequence[StudyRow],
-    dataset: str,
-    seed: int,
-    budget: float,
-) -> list[Point]:
+def _grid(outcome: Outcome, rows: Sequence[StudyRow], dataset: str, seed: int) -> list[Point]:
+    plan = outcome.plan
     by_method = {
         record.cell.method: record
-        for record in final_trainings(records, dataset=dataset)
+        for record in final_trainings(outcome.records, dataset=dataset)
         if record.cell.seed == seed
     }
     trained = [by_method[row.row.key] for row in rows if row.row.key in by_method]
-    return curve((p for r in trained if r.status != "crashed" for p in points(r)), budget)
+    ended = (p for r in trained if r.status != "crashed" for p in points(r))
+    return curve(ended, plan.budget or 0.0, ties_by_loss=plan.search.ties_by_loss)

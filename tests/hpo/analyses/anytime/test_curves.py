@@ -75,6 +75,15 @@ def test_the_incumbent_is_the_lowest_validation_error_so_far() -> None:
     assert curve(trained, 0.2) == []
 
 
+@pytest.mark.parametrize("ties_by_loss", [True, False])
+def test_of_equal_errors_the_search_says_which_is_taken(ties_by_loss: bool) -> None:
+    """As `SpaceSearch.best` takes it; a lower loss at a higher error takes nothing."""
+    losses = [(20.0, 1.0, 0.7), (20.0, 2.0, 0.6), (20.0, 3.0, 0.9), (30.0, 4.0, 0.1)]
+    trained = [Point(1.0, 1.0, 1.0, *each) for each in losses]
+    taken = [point.test_error for point in curve(trained, 9.0, ties_by_loss=ties_by_loss)]
+    assert taken == ([1.0, 2.0, 2.0, 2.0] if ties_by_loss else [1.0, 1.0, 1.0, 1.0])
+
+
 def test_sums_of_units_are_within_a_budget_that_they_reach() -> None:
     assert 0.1 + 0.1 + 0.1 > 0.3
     assert len(curve([Point(0.1, 1.0, 1.0, 5.0, 5.0)] * 3, 0.3)) == 3
@@ -129,7 +138,8 @@ def record_of(cell: Cell, status: Any = "finished") -> CellRecord:
     assert isinstance(cell.training.policy, Fixed)
     lam = cell.training.policy.lam
     errors = {"val_error": abs(100 * lam - 30) + cell.seed, "test_error": 100 * lam + cell.seed}
-    cost = {"train_seconds": 2.0, "samples_seen": 10, "epochs": 4, "history": []}
+    history = [{"val_loss": 1 - lam}]
+    cost = {"train_seconds": 2.0, "samples_seen": 10, "epochs": 4, "history": history}
     return CellRecord(cell, status, result(**errors, **cost), None, {})
 
 
@@ -156,6 +166,17 @@ def test_curves_follow_the_order_of_the_search_whatever_the_order_of_the_records
     assert list(table["strategy"]) == ["short"] * 2 + ["grid"] * 6
     assert list(table["train_seconds"]) == [2, 2, 2, 4, 6, 2, 4, 6]
     assert list(table.iloc[-1]) == ["digits", "grid", 1, 3.0, 6.0, 30, 1.0, pytest.approx(31.0)]
+
+
+def test_curves_break_ties_as_the_search_of_their_plan() -> None:
+    """λ = 0.2 and 0.4 are as good; the latter has the lower loss."""
+    plan = make_plan(4.0)
+    rows = [StudyRow(Row("two", "t", "", "fixed"), Listed(FIXED[1::2]))]
+    for by_loss, last in ((False, 20), (True, 40)):
+        search = SearchSettings(ties_by_loss=by_loss)
+        tied = replace(plan, rows=rows, search=search)
+        found = curves(tied, trained(tied))["two", "digits", 0]
+        assert found[-1].test_error == pytest.approx(last)
 
 
 def test_a_curve_ends_where_a_record_is_missing_or_crashed() -> None:
