@@ -21,18 +21,6 @@ def move(model: nn.Module, seed: int) -> None:
             b.add_(1 if not b.is_floating_point() else torch.rand(b.shape, generator=g))
 
 
-def test_parameters_are_averaged_from_their_first_values() -> None:
-    model = nn.Linear(1, 1, bias=False).double()
-    path = [3.0, -1.0, 2.0, 10.0]
-    nn.init.constant_(model.weight, path[0])
-    average = MovingAverage(model, 0.75)
-    for value in path[1:]:
-        nn.init.constant_(model.weight, value)
-        average.update(model)
-    # 27/64·3 + 9/64·(−1) + 3/16·2 + 1/4·10
-    assert average.model.weight.item() == pytest.approx(4.0, rel=1e-14)
-
-
 def test_buffers_are_the_models_own_and_the_model_is_only_read(toy: SimpleNamespace) -> None:
     net = toy.make_net(norm=True)
     net.register_buffer("noise", torch.zeros(2, dtype=torch.float64), persistent=False)

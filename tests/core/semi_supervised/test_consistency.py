@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.semi_supervised.config import SemiKind, SemiSupervisedConfig
-from core.semi_supervised.consistency import MeanTeacher, PiModel, probability_distance
+from core.semi_supervised.consistency import MeanTeacher, PiModel
 from core.semi_supervised.method import SemiBatch
 
 B, U, RATE, DECAY = 4, 3, 0.3, 0.75
@@ -67,18 +67,6 @@ def expected_step(
 def assert_close(net: nn.Module, expected: Mapping[str, Tensor]) -> None:
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], rtol=1e-9, atol=1e-12)
-
-
-def test_the_distance_by_hand() -> None:
-    p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.25, 0.5]])
-    logits, target = p.log().requires_grad_(), (q.log() + 7).requires_grad_()
-    distance = probability_distance(logits, target)
-    assert distance.item() == pytest.approx(0.125 / 3, rel=1e-6)
-    distance.backward()
-    assert target.grad is None
-    # 2/3 · (diag(p) − ppᵀ)(p − q), with p − q = (1/4, 0, −1/4)
-    expected = torch.tensor([[2 / 3 * 3 / 32, 2 / 3 * -1 / 64, 2 / 3 * -5 / 64]])
-    torch.testing.assert_close(logits.grad, expected)
 
 
 @pytest.mark.parametrize("norm", [False, True])

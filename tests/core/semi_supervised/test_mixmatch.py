@@ -113,23 +113,6 @@ def test_guesses_by_hand(views: list[tuple[float, float]], guess: tuple[float, f
     torch.testing.assert_close(actual, expected, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_each_view_is_guessed_by_its_own_statistics_and_moves_none(
-    k: int, training: bool, toy: SimpleNamespace
-) -> None:
-    net = toy.make_net(norm=True).train(training)
-    before = toy.snapshot(net)
-    views = make_batch(k, 2, 5, toy).views
-    guess = guess_labels(net, views, 0.5)
-    assert not guess.requires_grad
-    assert toy.identical(before, toy.snapshot(net))
-    p = dict(net.named_parameters())
-    mean = sum(torch.softmax(toy.explicit_logits(net, p, v, None), 1) for v in views) / k
-    expected = mean**2 / (mean**2).sum(1, keepdim=True)
-    torch.testing.assert_close(guess, expected, rtol=1e-10, atol=1e-12)
-
-
 # ------------------------------------------------------------------------------------- interleave
 
 
@@ -159,11 +142,6 @@ def test_interleaving_loses_no_row_and_leaves_no_pass_empty(k: int) -> None:
             assert len(rows) == k + 1
             assert min(map(len, rows)) > 0
             assert sorted(torch.cat(rows).tolist()) == list(range(b + k * u))
-
-
-def test_interleaved_logits_come_back_in_order() -> None:
-    x = torch.randn(14, 3)
-    assert torch.equal(interleaved_logits(nn.Identity(), x, [4, 5, 5]), x)
 
 
 @every_size
@@ -207,15 +185,6 @@ def test_the_loss_by_hand() -> None:
     plain = -(math.log(0.75) + math.log(0.5) + math.log(0.8)) / 3
     given = MixMatchLoss(1, 10.0)(logits, torch.tensor([1, 0, 0]))
     assert float(given) == pytest.approx(plain, rel=1e-14)
-
-
-def test_the_loss_is_differentiable_in_lam_and_twice_in_the_logits() -> None:
-    logits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    lam = torch.rand(5, dtype=torch.float64, requires_grad=True)
-    y = torch.softmax(torch.randn(5, 3, dtype=torch.float64), 1)
-    partner, loss = torch.tensor([3, 0, 1, 4, 2]), MixMatchLoss(2, 7.0)
-    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
-        assert check(lambda f, lam: loss.mixed(f, y, lam, partner), (logits, lam))
 
 
 # --------------------------------------------------------------------------------------- the step
@@ -264,6 +233,7 @@ def test_the_whole_step_as_formulas(
     torch.testing.assert_close(step.loss, loss, rtol=1e-10, atol=0)
     for name, q in trained.named_parameters():
         torch.testing.assert_close(q.detach(), parameters[name], rtol=1e-9, atol=1e-11)
+    assert int(trained.get_buffer("norm.num_batches_tracked")) == 1  # guesses move no statistics
     assert not step.loss.requires_grad
     assert step.samples == b + 2 * k * u
     assert step.pseudo_labels is None

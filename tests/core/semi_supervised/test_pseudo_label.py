@@ -95,17 +95,6 @@ def test_nothing_is_accepted() -> None:
     assert take_step(Learned(), threshold=1.0)[0].interpolation is not None
 
 
-def test_the_threshold_falls_by_epoch() -> None:
-    """APL: with σd = 0.4 and K = 2, epoch 4 stands at 0.8 − 0.8 = 0 and accepts all."""
-    apl = {"threshold_step": 0.4, "threshold_period": 2}
-    early, _ = take_step(NoMix(), make_batch(epoch=1), **apl)
-    late, _ = take_step(NoMix(), make_batch(epoch=4), **apl)
-    assert early.pseudo_labels is not None
-    assert late.pseudo_labels is not None
-    assert int(early.pseudo_labels.min()) == -1
-    assert int(late.pseudo_labels.min()) >= 0
-
-
 def test_a_mixed_step_by_hand() -> None:
     batch, model = make_batch(), make_model()
     step, stepped = take_step(Fixed(0.3), batch, threshold=0.0, weight=0.5)
