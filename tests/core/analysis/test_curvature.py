@@ -13,22 +13,20 @@ from torch import Tensor, nn
 from core.analysis import curvature
 from core.analysis.config import AnalysisConfig
 from core.analysis.curvature import ImagePairs, draw_pairs, look, looks_at
-from core.data import ImageSet, load_source
+from core.data import ImageSet
 from core.data.prepared import CellData
 from core.models import build_model
 from core.policies import Beta
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.prepared_data import prepare_data
-from core.training.result import TrainingResult
+from tests.support.digit_trainings import digits, numbers
 
 CONFIG = TrainingConfig(
     "digits", "digits_cnn_smooth", Beta(alpha=1.0), train_size=40, meta_size=20,
     epochs=4, batch_size=16, meta_batch_size=8, lr=0.05, width=2,
     analysis=AnalysisConfig(curvature_pairs=3),
 )  # fmt: skip
-
-digits = functools.cache(lambda: load_source("digits"))
 
 
 @functools.cache
@@ -206,21 +204,11 @@ def test_a_look_leaves_model_and_random_streams_as_they_are() -> None:
     assert look(model, tiny_pairs()) == first
 
 
-def numbers(result: TrainingResult) -> tuple[dict[str, object], list[dict[str, float]]]:
-    """Returns a result without its history and without times, and the history."""
-    data = result.to_dict()
-    history = data.pop("history")
-    data.pop("train_seconds")
-    for metrics in history:
-        metrics.pop("train_seconds")
-    return data, history
-
-
 def test_a_training_is_looked_at_where_it_is_to_be_and_stays_what_it_was() -> None:
-    result, history = numbers(fit(CONFIG, source=digits()))
-    plain = fit(replace(CONFIG, analysis=AnalysisConfig()), source=digits())
-    plain_result, plain_history = numbers(plain)
-    assert result == plain_result
+    result = numbers(fit(CONFIG, source=digits()))
+    plain = numbers(fit(replace(CONFIG, analysis=AnalysisConfig()), source=digits()))
+    history, plain_history = result.pop("history"), plain.pop("history")
+    assert result == plain
     looked = [{n: v for n, v in metrics.items() if "probability" in n} for metrics in history]
     assert [len(metrics) for metrics in looked] == [12, 12, 0, 12]
     without = [

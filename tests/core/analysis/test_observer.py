@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from core.analysis.config import AnalysisConfig
-from core.analysis.intrusion import MixedPairs
 from core.analysis.observer import Findings
-from core.data import load_source, make_splits
+from core.data import make_splits
 from core.models import build_model
 from core.policies import LearnedConfig
 from core.training import training
@@ -24,8 +23,8 @@ from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.prepared_data import prepare_data
-from core.training.result import Metrics, TrainingResult
-from tests.support.digit_trainings import numbers
+from core.training.result import TrainingResult
+from tests.support.digit_trainings import digits, interrupt, numbers
 
 ANALYSIS = AnalysisConfig(
     unmixed_images=20, pair_epochs=(3, 30, 90, 120), plane_images=30, mixed_samples=11
@@ -35,8 +34,6 @@ CONFIG = TrainingConfig(
     batch_size=16, meta_batch_size=8, lr=0.05, translate=1, width=4, analysis=ANALYSIS,
 )  # fmt: skip
 LOOKED = ("label_entropy", "unmixed_loss")
-
-digits = functools.cache(lambda: load_source("digits"))
 
 
 @functools.cache
@@ -163,16 +160,8 @@ def test_what_is_stored_is_read_again_and_small() -> None:
 def test_a_resumed_training_finds_the_same(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted(Exception):
-        pass
-
-    def die(metrics: Metrics) -> None:
-        if metrics["epoch"] == at:
-            raise Interrupted
-
     monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(Interrupted):
-        fit(CONFIG, source=digits(), directory=tmp_path, on_epoch=die)
+    interrupt(CONFIG, tmp_path, at)
     assert numbers(fit(CONFIG, source=digits(), directory=tmp_path)) == numbers(looked_at()[0])
 
 
@@ -208,8 +197,3 @@ def test_more_images_than_there_are_is_all_of_them() -> None:
     assert results[0].findings is not None
     assert results[0].findings.intrusion["samples"] == 150
     assert results[0].findings.plane_labels == digits().test_labels.tolist()
-
-
-def test_pairs_have_a_length() -> None:
-    rows = torch.arange(3)
-    assert len(MixedPairs(rows, rows, torch.ones(3))) == 3

@@ -84,21 +84,6 @@ def test_input_names_the_input_where_no_layer_does() -> None:
     torch.testing.assert_close(out, stem(blend(x, lam, partner)))
 
 
-def test_twice_differentiable() -> None:
-    model, x, lam, partner = make()
-    weight = model.stem[1][0].weight.detach().requires_grad_()  # type: ignore[index]
-    lam = (0.1 + 0.8 * lam).requires_grad_()
-
-    def f(lam: Tensor, weight: Tensor) -> Tensor:
-        theta = {"stem.1.0.weight": weight}
-        return HiddenMixing("stem.1.0").logits(
-            lambda x: functional_call(model, theta, (x,)), model, x, lam, partner
-        )
-
-    assert torch.autograd.gradcheck(f, (lam, weight))
-    assert torch.autograd.gradgradcheck(f, (lam, weight))
-
-
 def test_an_activation_that_works_in_place_changes_nothing() -> None:
     plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     inplace = nn.Sequential(plain[0], nn.ReLU(inplace=True), plain[2])
@@ -112,7 +97,7 @@ def test_an_activation_that_works_in_place_changes_nothing() -> None:
         assert torch.equal(a, b)
 
 
-def test_one_layer_is_never_drawn_and_several_equally_often() -> None:
+def test_one_layer_is_never_drawn() -> None:
     single = HiddenMixing("a")
     g = torch.Generator().manual_seed(2)
     before = g.get_state()
@@ -120,21 +105,12 @@ def test_one_layer_is_never_drawn_and_several_equally_often() -> None:
     assert torch.equal(g.get_state(), before)
     assert single == HiddenMixing(("a",)) == HiddenMixing(["a"])  # type: ignore[arg-type]
 
-    several = HiddenMixing(("a", "b", "c"))
-    counts = dict.fromkeys(several.layers, 0)
-    for _ in range(900):
-        drawn = several.draw(torch.zeros(2, 2), g)
-        assert drawn.layers == several.layers
-        assert drawn.drawn is not None
-        counts[drawn.drawn] += 1
-    assert sum((c - 300) ** 2 / 300 for c in counts.values()) < 13.8  # χ²(2), p = 0.001
-    assert several.drawn is None
-
 
 def test_the_draw_takes_one_integer_of_the_stream() -> None:
     for n in (2, 5):
         g, by_hand = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
         mixing = HiddenMixing(tuple("abcdefg"[:n])).draw(torch.zeros(9, 2), g)
+        assert mixing.layers == tuple("abcdefg"[:n])
         assert mixing.drawn == "abcdefg"[int(torch.randint(n, (), generator=by_hand))]
         assert torch.equal(g.get_state(), by_hand.get_state())
     before = torch.get_rng_state()

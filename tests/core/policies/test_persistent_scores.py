@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn, optim
 
 import core.meta.stage as module
-from core.data import load_source
 from core.meta.reading import DEFAULT, PAPER, Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.area import AreaMixing
@@ -31,6 +29,7 @@ from core.training.checkpoint import load_checkpoint
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.prepared_data import draw_labels
+from tests.support.digit_trainings import digits
 
 TRAIN, N, M = 7, 9, 4
 """Training set, batch and validation batch: a batch of 9 out of 7 samples has repeats."""
@@ -532,8 +531,6 @@ DIGITS = TrainingConfig(
     "digits", "digits_cnn", ScoresConfig(), train_size=TRAINED, meta_size=META, epochs=10,
     batch_size=64, meta_batch_size=64, lr=0.05, flip=False, label_noise=0.4,
 )  # fmt: skip
-
-digits = functools.cache(lambda: load_source("digits"))
 
 
 def auc(scores: Tensor, low: Tensor) -> float:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import Any
 
@@ -9,21 +8,19 @@ import torch
 from torch import Tensor, nn
 
 import core
-from core.data import load_source
 from core.models import build_model
 from core.policies import LearnedConfig, NoMix
 from core.training import training
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.optimizers import build_optimizer, learning_rate
+from tests.support.digit_trainings import digits
 
 CONFIG = TrainingConfig(
     "digits", "digits_cnn", NoMix(), train_size=34, meta_size=20, epochs=3,
     batch_size=16, meta_batch_size=8, lr=0.01, weight_decay=0.1,
 )  # fmt: skip
 OPTIMIZERS = ("sgd", "adam", "adamw")
-
-digits = functools.cache(lambda: load_source("digits"))
 
 
 class Layers(nn.Module):

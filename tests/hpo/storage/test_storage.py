@@ -120,6 +120,8 @@ def test_records_and_identity_are_there_for_whoever_comes(
     for record in records:
         store.save(record)
     storage.write("cells/running/checkpoint.pt", b"...")
+    storage.write("cells/notes.txt", b"of the user's own")
+    assert store.load("running") is None
     elsewhere = CellStore(storage_at(storage.uri))
     assert elsewhere.records() == sorted(records, key=lambda record: record.cell.id)
     identity = output_folder.study_id(storage, "table2")
