@@ -64,7 +64,7 @@ class SearchSettings:
             whatever ends first.
         replicates: trainings of each trial, with seeds in a row; a trial's value is their mean. Of
             several none is stopped early.
-        with_zero: α may be 0 too, no mixing.
+        with_zero: α may be 0 too, no mixing, where the policy takes it.
         ties_by_loss: of trials with the same error the one with the lower meta-validation loss is
             the best, not the first.
         own_draws: each data set has draws of its own. Without it all begin with the same α.

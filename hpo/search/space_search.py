@@ -74,7 +74,7 @@ class SpaceSearch:
         self.settings = settings
         self._base = base
         self._space = dict(space)
-        if settings.with_zero and "alpha" in space:
+        if settings.with_zero and "alpha" in space and _may_be_zero(base):
             self._space["alpha"] = space["alpha"].with_zero()
         self._method = method
         self._budget = budget
@@ -269,6 +269,15 @@ def _validation(result: Result) -> tuple[float, float]:
         return math.nan, math.nan
     loss = result.history[-1].get("val_loss", math.inf) if result.history else math.inf
     return result.val_error, loss
+
+
+def _may_be_zero(base: TrainingConfig) -> bool:
+    """Says whether α of its policy may be 0: one that moves log α has no such α."""
+    try:
+        configured(base, {"alpha": 0.0})
+    except ValueError:
+        return False
+    return True
 
 
 def silence_optuna() -> None:

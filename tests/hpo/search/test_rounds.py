@@ -11,12 +11,12 @@ import optuna
 import pytest
 from optuna.samplers import TPESampler
 
-from core.policies import Beta
+from core.policies import Beta, LearnedBetaConfig
 from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
-from hpo.search.spaces import Int
+from hpo.search.spaces import ALPHA_REACH, BETA_ALPHA, Int
 from tests.hpo.search.test_space_search import BASE, EPOCHS, NOTHING, Trace, curve, trace, val_error
 from tests.hpo.study.test_study_run import SEARCHED, bench_on, make_plan
 from tests.support.results import result
@@ -278,3 +278,12 @@ def test_zero_is_one_of_the_values() -> None:
         search.end("finished", result(val_error=1.0 + alpha), cell)
     assert search.best() == {"alpha": 0.0}
     assert len(search.study.trials) == 40
+
+
+def test_zero_is_left_out_where_the_policy_moves_its_logarithm() -> None:
+    settings = replace(ROUNDS, trials=40, parallel=40, with_zero=True, sampler="random")
+    learned = replace(BASE, policy=LearnedBetaConfig())
+    search = SpaceSearch(learned, settings, {**BETA_ALPHA, **ALPHA_REACH}, method="learned")
+    policies = [cell.training.policy for cell in handed_out(search)]
+    assert len(policies) == 40
+    assert min(policy.alpha for policy in policies) >= 0.05  # type: ignore[attr-defined]
