@@ -29,13 +29,6 @@ def changed(reading: Reading, origin: Reading) -> dict[str, object]:
     return {n: getattr(reading, n) for n in names if getattr(reading, n) != getattr(origin, n)}
 
 
-def test_rows_have_names_of_their_own() -> None:
-    assert len(ROWS) == len(rows())
-    assert len({row.row.label for row in rows()}) == len(rows())
-    for row in rows():
-        assert row.row.setting
-
-
 def test_the_factorial_is_complete() -> None:
     points = design()
     levels = {tuple(point.levels[factor] for factor in FACTORS) for point in points}

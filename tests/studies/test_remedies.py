@@ -16,6 +16,7 @@ from hpo.search.configured import setting
 from hpo.study.comparisons import Pair
 from hpo.study.recipes import Searched
 from studies import remedies
+from tests.support.stores import tracked_runs
 
 ALL = [*remedies.rows(), *remedies.CONTENDERS]
 
@@ -81,4 +82,9 @@ def test_a_smoke_run_compares_scores_with_the_remedy_that_they_add_to(
     assert (controls.loc["counterpart", "n_seeds"] == 2).all()
     printed = capsys.readouterr().out
     assert "Scores + Generalized cross-entropy" in printed
-    assert "Meta-validation labels are as noisy" in (tmp_path / "remedies.md").read_text()
+    report = (tmp_path / "remedies.md").read_text()
+    assert "40 % of the training labels of each class are wrong (symmetric)" in report
+    assert "Meta-validation labels are as noisy" in report
+    runs = [run.data for run in tracked_runs(tmp_path)]
+    noisy = {run.tags["kind"] for run in runs if run.params.get("label_noise") == "0.4"}
+    assert noisy >= {"study", "cell"}

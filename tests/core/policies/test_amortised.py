@@ -101,44 +101,6 @@ def test_many_stages_by_the_slow_road(memory: float, prior: float) -> None:
         np.testing.assert_allclose(seen, sorted(slow.residuals), atol=1e-7)
 
 
-def test_residuals_are_drawn_alike_often() -> None:
-    table = learnt([a_stage(0)])
-    n = 12_000
-    zeros = torch.zeros(n, dtype=torch.int64)
-    actual = table.predict(torch.zeros(n), zeros, zeros, torch.Generator().manual_seed(1))
-    _, counts = actual.unique(return_counts=True)
-    assert len(counts) == 12
-    # χ² of 11 degrees of freedom; 45 is passed once in 200,000.
-    assert float(((counts - 1000.0) ** 2 / 1000).sum()) < 45
-
-
-def test_pairs_never_seen_take_the_mean_of_their_kind() -> None:
-    z, move, first, second = a_stage(1, classes=3, n=60)
-    table, slow = learnt([(z, move, first, second)]), Slow()
-    slow.learn(z, move, first, second)
-    r = torch.Generator().manual_seed(0)
-    zero = torch.zeros(3, dtype=torch.float64)
-    actual = table.predict(zero, torch.tensor([7, 7, 0]), torch.tensor([7, 5, 9]), r)
-    r.manual_seed(0)
-    noise = torch.tensor(slow.residuals)[torch.randint(60, (3,), generator=r)]
-    same, other = slow.entry(7, 7), slow.entry(7, 5)
-    assert abs(same - other) > 0.1
-    assert (actual - noise).tolist() == pytest.approx([same, other, other])
-
-
-def test_what_was_learned_fades() -> None:
-    """A pair moves by 1 for long, then by 0: half of it is left after log ½ / log memory stages."""
-    one = torch.ones(400, dtype=torch.int64)
-    z = torch.linspace(-1, 1, 400, dtype=torch.float64)
-    table = MoveTable(memory=0.9, prior=1e-9)
-    for _ in range(200):
-        table.learn(z, torch.ones(400), 0 * one, one)
-    assert float(expectations(table, 2)[0, 1]) == pytest.approx(1)
-    for stages in range(1, 15):
-        table.learn(z, torch.zeros(400), 0 * one, one)
-        assert float(expectations(table, 2)[0, 1]) == pytest.approx(0.9**stages)
-
-
 @pytest.mark.parametrize("z", [0.0, 0.1, 0.3, -13.8])
 @pytest.mark.parametrize("n", [1, 64])
 def test_equal_logits_have_no_slope(z: float, n: int) -> None:
