@@ -14,7 +14,10 @@ from hpo.report.records import finished_finals
 from hpo.study.plan import Plan
 from hpo.study.rows import StudyRow
 
-_REMEDIES = ("loss", "loss_strength", "sampling", "class_weights", "logit_adjustment")
+_REMEDIES = (
+    "stop_mixing", "augment", "loss", "loss_strength", "sampling", "class_weights",
+    "logit_adjustment",
+)  # fmt: skip
 _DEMONSTRATION = (
     " It is a demonstration: trainings are short and sets small, so that it answers only where its "
     "positive control shows; the preset `contest` is long enough."

@@ -174,8 +174,9 @@ class StudyRow:
         return self.longer * self.semi_weight * (1.0 if self.policy is None else self.policy.cost)
 
     def settings(self, dataset: str) -> dict[str, Any]:
-        """Returns what its trainings on a data set have for themselves."""
-        return {**self.by_dataset.get(dataset, {}), **self.training}
+        """Returns what its trainings on a data set have for themselves; of a loss its strength."""
+        own = {**self.by_dataset.get(dataset, {}), **self.training}
+        return {"loss_strength": None, **own} if "loss" in own else own
 
     def training_of(self, base: TrainingConfig) -> TrainingConfig:
         """Returns the training of its data set that all rows share, with this row's settings."""

@@ -53,6 +53,21 @@ def test_a_search_varies_the_knob_of_its_remedy_alone(tmp_path: Path) -> None:
         assert low <= setting(training, knob) <= high
 
 
+def test_a_row_with_a_loss_of_its_own_keeps_its_strength_too(tmp_path: Path) -> None:
+    """The strength that a flag gives is of the loss that a flag gives."""
+    flags = ["--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
+    flags += ["--loss", "gce", "--loss-strength", "0.5", "--rows", "none,elr,scores+smoothed,gce"]
+    options = parse("remedies", "", flags)
+    plan, _ = prepare("remedies", options.chosen(remedies.rows()), options)
+    taken = {c.method: (c.training.loss, c.training.loss_strength) for c in plan.fixed_cells()}
+    assert taken == {
+        "none": ("gce", 0.5),
+        "elr": ("elr", None),
+        "scores+smoothed": ("smoothed", None),
+        "gce": ("gce", None),
+    }
+
+
 @pytest.mark.parametrize(
     ("settings", "positive"),
     [

@@ -46,6 +46,7 @@ NOISE = " {} % of the training labels of each class are wrong ({})."
             {"loss": "gce", "loss_strength": 0.5, "sampling": "balanced"},
             " loss=gce. loss_strength=0.5. sampling=balanced.",
         ),
+        ({"stop_mixing": 0.8, "augment": "mine:jitter"}, " stop_mixing=0.8. augment=mine:jitter."),
         ({"precision": "bf16"}, " Computed in bf16, contiguous."),
         (
             {"imbalance": 2.5, "label_noise": 0.6},
