@@ -15,7 +15,9 @@ about a hundred steps (`core.policies.CarriedBeta`); a later and an earlier begi
 batch, and moves twice as far; both ends of a schedule of α, or α and the time to stop, learned by
 evolution (`core.policies.EvolvedBeta`); the reach of α found by the search that finds α.
 
-The question has an answer only where MixUp itself pays, as in that preset:
+The primary comparisons are α learned late against the best constant α, no mixing among them, and
+against α = 1 whose mixing stops early. The question has an answer only where MixUp itself pays, as
+in the preset contest:
 
     python studies/learned_alpha.py --dataset digits --preset quick --seeds 3
     python studies/learned_alpha.py --dataset fashion_mnist --preset contest --seeds 10
@@ -97,7 +99,12 @@ CONTENDERS = (
     searched(LEARNED_BETA, ALPHA_REACH),
 )
 
-COMPARISONS = Comparisons(primary=(LEARNED_BETA.row.key, BEST_BETA))
+COMPARISONS = Comparisons(
+    primary=(
+        (LEARNED_BETA.row.key, BEST_BETA),
+        (LEARNED_BETA.row.key, stopped(MIXUP).row.key),
+    )
+)
 
 main = partial(
     run_study,

@@ -165,7 +165,7 @@ CONTENDERS = (
 steps of very different lengths, with a learning rate of their own."""
 
 COMPARISONS = Comparisons(
-    primary=("scores+logit-adjusted", "logit-adjusted"),
+    primary=(("scores+logit-adjusted", "logit-adjusted"),),
     positive_where={
         "imbalance": ("logit-adjusted", "none"),
         "label_noise": ("gce", "none"),

@@ -81,7 +81,7 @@ def rows() -> list[StudyRow]:
 CONTENDERS = (L2RW, *controls(L2RW), META_WEIGHT_NET, *controls(META_WEIGHT_NET))
 """Rivals that learn weights of samples from the same images by the same hypergradient."""
 
-COMPARISONS = Comparisons(primary=("scores", BEST_BETA))
+COMPARISONS = Comparisons(primary=(("scores", BEST_BETA),))
 
 main = partial(
     run_study,

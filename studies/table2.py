@@ -107,7 +107,7 @@ CONTENDERS = (
 """What a practitioner would set against MetaMixUp: less mixing, an early end of it, and its cost in
 epochs; and MetaMixUp with the size of its moves found as α is."""
 
-COMPARISONS = Comparisons(primary=("metamixup", BEST_BETA))
+COMPARISONS = Comparisons(primary=(("metamixup", BEST_BETA),))
 
 main = partial(run_study, "table2", rows(), __doc__, contenders=CONTENDERS, comparisons=COMPARISONS)
 

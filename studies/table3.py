@@ -122,7 +122,7 @@ def _plain(key: str, label: str, method: str = "", family: Family = "extra") -> 
 
 
 COMPARISONS = Comparisons(
-    primary=("mixmatch-metamixup", "mixmatch"),
+    primary=(("mixmatch-metamixup", "mixmatch"),),
     positive=("mixmatch", REFERENCE),
     reference=REFERENCE,
 )

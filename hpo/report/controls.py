@@ -82,7 +82,7 @@ def compare_with_controls(
         The columns `COLUMNS`. A difference is that of the mean test error to the control's over the
         seeds that both have (negative: learning makes fewer errors), with 95 % interval and p of
         the paired t test. ``p_holm`` is that of `build_table` where the control is the best Beta;
-        of counterparts it is adjusted for those of the data set, but for the primary comparison;
+        of counterparts it is adjusted for those of the data set, but for primary comparisons;
         of a placebo and of a frozen row, each a family of its own, it is p. Costs are those of
         `build_table`, so that of a searched Beta and of a frozen row holds what it needed before.
         What is missing is NaN, its ``control_method`` "".
@@ -107,7 +107,7 @@ def compare_with_controls(
     differences: dict[tuple[str, str, str, str], Contrast] = {}
     for dataset in frame["dataset"].unique():
         here = {key: pair for key, pair in pairs.items() if key[0] == dataset}
-        alone = {key for key in here if key[2] != "counterpart" or key[1::2] == declared.primary}
+        alone = {key for key in here if key[2] != "counterpart" or key[1::2] in declared.primary}
         differences |= contrasts(here, alone)
     lines = [_line(*line, contrast, frame) for line, contrast in differences.items()]
     return pd.DataFrame(lines, columns=list(COLUMNS))

@@ -67,7 +67,7 @@ def standing_alone(
     lines: Sequence[Mapping[str, Any]], reference: str, declared: Comparisons
 ) -> set[str]:
     """Returns the keys of rows whose comparison with the reference is a family of its own: those of
-    controls, of the positive control and of the primary comparison.
+    controls, of the positive control and of primary comparisons.
 
     Args:
         lines: of one data set and architecture.
@@ -75,7 +75,7 @@ def standing_alone(
         declared: by the study.
     """
     alone = {line["method"] for line in lines if line["family"] in CONTROLS}
-    for pair in (positive_pair(lines, declared), declared.primary):
+    for pair in (positive_pair(lines, declared), *declared.primary):
         if pair is not None and (BEST_BETA in pair or reference in pair):
             alone |= {*pair} - {reference, BEST_BETA}
     return alone
@@ -84,7 +84,7 @@ def standing_alone(
 def positive_control(outcome: Outcome) -> Extra:
     """Returns what stands before the table: whether the setting can answer, and how much its seeds
     could have shown; and which trainings ended no better than a guess. Writes `STUDY-setting.csv`;
-    empty where neither comparison is there, and no such training."""
+    empty where no such comparison is there, and no such training."""
     frame = settings_table(outcome.frame, outcome.records, outcome.plan.comparisons)
     guessing = _no_better_than_a_guess(outcome)
     if frame.empty:
@@ -96,7 +96,7 @@ def positive_control(outcome: Outcome) -> Extra:
 def settings_table(
     frame: pd.DataFrame, records: Sequence[CellRecord], declared: Comparisons
 ) -> pd.DataFrame:
-    """Returns the positive control and the primary comparison of each data set and architecture;
+    """Returns the positive control and the primary comparisons of each data set and architecture;
     see COLUMNS. A difference is that of the test error of `method` to that of `other` over the
     seeds that both have, with its 95 % interval and the p of the paired t test.
 
@@ -107,8 +107,8 @@ def settings_table(
     """
     compared = []
     for (dataset, architecture), lines in tables_of(frame).items():
-        pairs = {POSITIVE: positive_pair(lines, declared), PRIMARY: declared.primary}
-        for comparison, pair in pairs.items():
+        pairs = [(POSITIVE, positive_pair(lines, declared))]
+        for comparison, pair in [*pairs, *((PRIMARY, pair) for pair in declared.primary)]:
             if pair is None:
                 continue
             method, other = pair

@@ -18,15 +18,16 @@ BEST_BETA = ""
 
 @dataclass(frozen=True)
 class Comparisons:
-    """A study declares which of its comparisons is the one it was made for, and which shows that it
-    can tell rows apart at all.
+    """A study declares which of its comparisons it was made for, and which shows that it can tell
+    rows apart at all.
 
-    Each of the two is a family of its own: its p is not adjusted. The same is so for a learned row
+    Each of these is a family of its own: its p is not adjusted. The same is so for a learned row
     against its placebo and its frozen row. All other comparisons of a data set with the best Beta,
     or with the reference, are one family, and all others with a counterpart are another.
 
     Attributes:
-        primary: keys of a row and of the one it is compared with, or `BEST_BETA`.
+        primary: one for each question that the study was made for: keys of a row and of the one it
+            is compared with, or `BEST_BETA`.
         positive: keys of a row that is known to have fewer errors than another, and of that one;
             None: the best Beta with α above 0, and no mixing, unless there is a reference.
         reference: key of the row that all are compared with; None: the best Beta.
@@ -34,7 +35,7 @@ class Comparisons:
             a field of `TrainingConfig`; the first whose two rows are there.
     """
 
-    primary: Pair | None = None
+    primary: tuple[Pair, ...] = ()
     positive: Pair | None = None
     reference: str | None = None
     positive_where: Mapping[str, Pair] = field(default_factory=dict)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ BETA = StudyRow(Row("beta-1", "MixUp", "", "beta"), Beta(alpha=1.0))
 OTHER = StudyRow(Row("beta-2", "MixUp 2", "", "beta"), Beta(alpha=2.0))
 LEARNED = StudyRow(Row("metamixup", "MetaMixUp", "", "learned"), LearnedConfig())
 ROWS = [NONE, BETA, OTHER, LEARNED]
-DECLARED = Comparisons(primary=("metamixup", BEST_BETA))
+DECLARED = Comparisons(primary=(("metamixup", BEST_BETA),))
 
 MakeOutcome = Callable[..., Outcome]
 
@@ -99,12 +100,15 @@ def test_what_is_not_there_is_not_told(make_outcome: MakeOutcome) -> None:
 
 def test_a_study_may_name_its_own(make_outcome: MakeOutcome) -> None:
     outcome = made(make_outcome, [7.0, 8.0, 10.0])
-    declared = Comparisons(primary=("metamixup", "beta-2"), positive=("beta-2", "none"))
+    two = ("metamixup", "beta-2"), ("metamixup", BEST_BETA)
+    declared = Comparisons(primary=two, positive=("beta-2", "none"))
     frame = settings_table(outcome.frame, outcome.records, declared)
     assert list(zip(frame["method"], frame["other"], strict=True)) == [
         ("beta-2", "none"),
         ("metamixup", "beta-2"),
+        ("metamixup", "beta-1"),
     ]
+    declared = replace(declared, primary=two[:1])
     entries = outcome.frame.to_dict("records")
     assert standing_alone(entries, "none", declared) == {"beta-2"}
     assert standing_alone(entries, "beta-2", declared) == {"none", "metamixup"}

@@ -134,7 +134,7 @@ def test_holm_is_applied_within_a_data_set(make_record: MakeRecord) -> None:
         assert line(frame, "metamixup", dataset)["p_holm"] == pytest.approx(2 * smaller)
         assert line(frame, "beta-2", dataset)["p_holm"] == pytest.approx(max(larger, 2 * smaller))
     # Where it is the comparison that the study is made for, its p stands, and so does the other's.
-    declared = Comparisons(primary=("metamixup", BEST_BETA))
+    declared = Comparisons(primary=(("metamixup", BEST_BETA),))
     frame = build_table(records, [BETA_2, BETA_1, LEARNED], ["digits"], declared)
     assert line(frame, "metamixup")["p_holm"] == pytest.approx(smaller)
     assert line(frame, "beta-2")["p_holm"] == pytest.approx(larger)
