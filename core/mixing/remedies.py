@@ -189,6 +189,8 @@ class PredictionAverages:
     def move(self, indices: Tensor, logits: Tensor) -> Tensor:
         """Takes in the network's output on unmixed images; returns their averages, [B, C].
 
+        Of a row that is not finite, as where float16 overflows, nothing is taken in.
+
         Args:
             indices: [B], int64, positions in the training set.
             logits: [B, C], floating, without a graph.
@@ -197,6 +199,7 @@ class PredictionAverages:
         rows = indices.to(self.values.device)
         moved = self.momentum * self.values[rows]
         moved += (1 - self.momentum) * p / p.sum(dim=1, keepdim=True)
+        moved = torch.where(moved.isfinite().all(dim=1, keepdim=True), moved, self.values[rows])
         self.values[rows] = moved
         return moved
 

@@ -91,11 +91,13 @@ class MetaWeightNet(SampleWeights):
         """Takes V's step, and returns its new weights; see `SampleWeights`."""
         parameters = list(self.network.parameters())
         slopes = ranks.mean(torch.autograd.grad(start, parameters, moving))
-        for p, slope in zip(parameters, slopes, strict=True):
-            # The joint loss is that of all ranks together, and so is Θ.
-            p.grad = slope * ranks.size
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        # A batch that overflows, whose real step a loss scale skips, must not make Θ NaN for good.
+        if all(bool(slope.isfinite().all()) for slope in slopes):
+            for p, slope in zip(parameters, slopes, strict=True):
+                # The joint loss is that of all ranks together, and so is Θ.
+                p.grad = slope * ranks.size
+            self._optimizer.step()
+            self._optimizer.zero_grad()
         with torch.no_grad():
             return self._weights(self._losses).to(start.dtype)
 

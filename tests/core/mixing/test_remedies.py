@@ -113,6 +113,9 @@ def test_predictions_are_averaged_by_image() -> None:
     expected = torch.tensor([[0.7 * 0.255 + 0.03, 0.7 * 0.1275 + 0.03, 0.7 * 0.1275 + 0.24]])
     torch.testing.assert_close(averages.move(torch.tensor([2]), other.log()), expected)
     assert averages.values[[0, 1, 3]].abs().sum() == 0
+    overflow = torch.tensor([[torch.inf, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    kept = averages.move(torch.tensor([2, 3]), overflow)  # nothing of image 2
+    torch.testing.assert_close(kept, torch.cat([expected, torch.full((1, 3), 0.1)]))
 
 
 N = 5

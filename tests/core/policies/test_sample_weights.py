@@ -184,6 +184,17 @@ def test_the_placebo_learns_alike_and_gives_the_weights_to_others(make: Any, set
     torch.testing.assert_close(learned[0], learned[1], rtol=0, atol=0)
 
 
+def test_a_batch_that_overflows_leaves_the_network_of_weights_as_it_was(setup: Any) -> None:
+    """A loss scale skips its real step; the next batch has weights again."""
+    policy, (x, y) = MetaWeightNet(hidden=6), setup.batch
+    before = [p.detach().clone() for p in policy.network.parameters()]
+    policy(setup.net, setup.optimizer, (torch.full_like(x, torch.nan), y), setup.val_batch)
+    assert all(map(torch.equal, before, policy.network.parameters()))
+    given = policy(setup.net, setup.optimizer, setup.batch, setup.val_batch)
+    assert given.weights is not None
+    assert bool(given.weights.isfinite().all())
+
+
 def test_weights_fall_with_the_loss_where_high_losses_are_of_wrong_labels() -> None:
     """What Meta-Weight-Net is for: a network that has learned the truth is shown wrong labels."""
     torch.manual_seed(0)
