@@ -52,6 +52,10 @@ class LearnedBeta(Policy):
     restarts, it cannot know, so give `begin` a number there. α then anneals by itself, and mixing
     ends where α has gone to 0.
 
+    **Does it pay?** docs/contest.md has ten seeds and more: on Fashion-MNIST it is told apart
+    neither from the best constant α nor from mixing with α = 1 that stops after five sixths; on
+    digits the best constant, and on CIFAR-10 that stop, make fewer errors.
+
     How far the training is must be said, by `at(step, steps)`: once before the loop, or before each
     step as `core.training` does.
 

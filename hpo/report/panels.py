@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import Formatter
     from matplotlib.transforms import Bbox
 
 Line = Mapping[str, Any]
@@ -114,25 +115,31 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
 
 def draw_cost(ax: Axes, lines: Sequence[Line], cost: str = "seconds") -> None:
     """Draws mean error against one of COSTS; `label_points` names the points."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
     column, title = COSTS[cost]
     for line in lines:
         if line["n_seeds"] > 0:
             color, marker = FAMILIES[line["family"]]
             ax.plot(line[column], line["mean_error"], marker, ms=7, color=color)
-    ax.set_xscale("log")
-    costs = [line[column] for line in lines if line["n_seeds"] > 0]
-    if costs:
-        # What is beyond the first and the last point is for their names.
-        ax.set_xlim(min(costs) / 1.8, max(costs) * 2.5)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     counted = EngFormatter(sep="") if cost == "samples" else StrMethodFormatter("{x:g}")
-    ax.xaxis.set_major_formatter(counted)
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    scale_of_costs(ax, [line[column] for line in lines if line["n_seeds"] > 0], counted)
     ax.set_xlabel(title)
     ax.set_ylabel("test error (%)")
     ax.grid(which="both", lw=0.4, alpha=0.4)
+
+
+def scale_of_costs(ax: Axes, costs: Sequence[float], counted: Formatter) -> None:
+    """Makes the horizontal axis one of costs: logarithmic, with few and plain numbers however close
+    the costs are, and with room for the names of the first and the last point."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    if costs:
+        ax.set_xlim(min(costs) / 1.8, max(costs) * 2.5)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(counted)
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def label_points(

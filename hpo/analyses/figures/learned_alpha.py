@@ -10,6 +10,7 @@ from hpo.report.contrasts import mean_text
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.panels import scale_of_costs
 from hpo.report.style import COLORS, DASHES, FAMILIES, WIDTH, canvas, save_figure, short_name
 from hpo.storage.atomic import write_csv
 
@@ -80,6 +81,8 @@ def _draw_alpha(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
 
 def _draw_costs(ax: Axes, table: pd.DataFrame) -> None:
     """Draws a point a row: samples sent through the network, in units of the cheapest row."""
+    from matplotlib.ticker import StrMethodFormatter
+
     unit = table["samples_seen"].min()
     for _, line in table.iterrows():
         color, marker = FAMILIES[line["family"]]
@@ -94,5 +97,5 @@ def _draw_costs(ax: Axes, table: pd.DataFrame) -> None:
             textcoords="offset points",
             fontsize=7,
         )
-    ax.set_xscale("log")
+    scale_of_costs(ax, list(table["samples_seen"] / unit), StrMethodFormatter("{x:g}"))
     ax.set(xlabel="samples seen, in those of the cheapest row", ylabel="test error (%)")
