@@ -67,7 +67,7 @@ def examine(
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
         >>> report = core.examine(model, (x, y), (x, y), optimizer=optimizer)
-        >>> report.engine, report.findings
+        >>> report.engines[0].engine, report.findings
         ('auto', ())
     """
     started = time.perf_counter()

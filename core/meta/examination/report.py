@@ -75,8 +75,8 @@ class Examination:
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> batch = torch.randn(8, 4), torch.arange(8) % 3
-        >>> core.examine(model, batch, batch, optimizer=optimizer).engine
-        'auto'
+        >>> core.examine(model, batch, batch, optimizer=optimizer).findings
+        ()
     """
 
     subject: str
