@@ -34,8 +34,8 @@ class SampleWeights(Policy):
 
     Attributes:
         placebo: the control: weights are learned as ever, and permuted within the batch before the
-            real step, so that they are as spread as learned ones at every time and no sample gets
-            the one meant for it.
+            real step, so that they are as spread as learned ones at every time and a sample gets
+            the one meant for it by chance alone.
         engine: see `core.hypergradient`.
         last_blocks: the hypergradient goes through the last so many blocks alone; None: all.
     """

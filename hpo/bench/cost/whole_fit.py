@@ -167,6 +167,7 @@ def _epochs(
         if row.before is not None:
             device, threads = setting.device, setting.threads
             yield from earlier_epochs(row.before, config, source, device=device, threads=threads)
+            return
         training = Training(config, source, setting.device)
         for _ in range(epochs):
             yield training.epoch()
