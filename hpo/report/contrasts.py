@@ -6,7 +6,7 @@ have stored and writes STUDY.png, its data as STUDY.csv, and what is to be said 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -113,18 +113,10 @@ def paired(first: Values, second: Values) -> PairedComparison:
     return paired_comparison([first[s] for s in shared], [second[s] for s in shared])
 
 
-def contrasts(
-    pairs: Mapping[Key, tuple[Values, Values]], alone: Collection[Key] = ()
-) -> dict[Key, Contrast]:
-    """Returns each first − second over the seeds that both have; one family of comparisons.
-
-    Args:
-        pairs: first and second, by key.
-        alone: keys of comparisons that are each a family of their own: their p stands as it is.
-    """
+def contrasts(pairs: Mapping[Key, tuple[Values, Values]]) -> dict[Key, Contrast]:
+    """Returns each first − second over the seeds that both have; one family of comparisons."""
     comparisons = {key: paired(*values) for key, values in pairs.items()}
-    p_values = {key: comparison.p_value for key, comparison in comparisons.items()}
-    p_holm = p_values | family({key: p for key, p in p_values.items() if key not in alone})
+    p_holm = family({key: comparison.p_value for key, comparison in comparisons.items()})
     return {key: Contrast(comparison, p_holm[key]) for key, comparison in comparisons.items()}
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import LEVEL, Contrast, contrasts
-from hpo.report.markdown import difference, number, padded_table, probability
+from hpo.report.contrasts import LEVEL, paired
+from hpo.report.families import Couple, adjusted_p
+from hpo.report.markdown import difference, number, padded_table, probability, tables_of
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.positive_control import can_answer, settings_table
 from hpo.report.records import errors_by_seed
@@ -81,9 +82,9 @@ def compare_with_controls(
     Returns:
         The columns `COLUMNS`. A difference is that of the mean test error to the control's over the
         seeds that both have (negative: learning makes fewer errors), with 95 % interval and p of
-        the paired t test. ``p_holm`` is that of `build_table` where the control is the best Beta;
-        of counterparts it is adjusted for those of the data set, but for primary comparisons;
-        of a placebo and of a frozen row, each a family of its own, it is p. Costs are those of
+        the paired t test. ``p_holm`` is adjusted for all comparisons of the data set with the best
+        Beta and with counterparts; see `hpo.report.families.adjusted_p`. Of a placebo and of a
+        frozen row, each a family of its own, it is p. Costs are those of
         `build_table`, so that of a searched Beta and of a frozen row holds what it needed before.
         What is missing is NaN, its ``control_method`` "".
     """
@@ -97,19 +98,8 @@ def compare_with_controls(
         if any(controls.values())
         for control, other in controls.items()
     ]
-    pairs = {
-        (dataset, method, control, other): (
-            errors_by_seed(records, method, dataset),
-            errors_by_seed(records, other, dataset),
-        )
-        for dataset, method, control, other in compared
-    }
-    differences: dict[tuple[str, str, str, str], Contrast] = {}
-    for dataset in frame["dataset"].unique():
-        here = {key: pair for key, pair in pairs.items() if key[0] == dataset}
-        alone = {key for key in here if key[2] != "counterpart" or key[1::2] in declared.primary}
-        differences |= contrasts(here, alone)
-    lines = [_line(*line, contrast, frame) for line, contrast in differences.items()]
+    adjusted = _adjusted(records, rows, frame, declared)
+    lines = [_line(*line, records, adjusted, frame) for line in compared]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -158,8 +148,32 @@ def _controls_of(row: Row, rows: Sequence[Row], here: pd.DataFrame) -> Iterator[
     yield "best beta", best.iloc[0] if len(best) else ""
 
 
+def _adjusted(
+    records: Sequence[CellRecord],
+    rows: Sequence[Row],
+    frame: pd.DataFrame,
+    declared: Comparisons,
+) -> dict[tuple[str, Couple], float]:
+    """Returns the p of all comparisons that a table makes, by data set and rows."""
+    p_values: dict[tuple[str, Couple], float] = {}
+    for (dataset, _), lines in tables_of(frame).items():
+        errors = {
+            line["method"]: errors_by_seed(records, line["method"], dataset) for line in lines
+        }
+        best = next((line["method"] for line in lines if line["best_beta"]), None)
+        told = adjusted_p(lines, rows, errors, declared.reference or best, declared)
+        p_values |= {(dataset, couple): p for couple, p in told.items()}
+    return p_values
+
+
 def _line(
-    dataset: str, method: str, control: str, other: str, contrast: Contrast, frame: pd.DataFrame
+    dataset: str,
+    method: str,
+    control: str,
+    other: str,
+    records: Sequence[CellRecord],
+    adjusted: Mapping[tuple[str, Couple], float],
+    frame: pd.DataFrame,
 ) -> tuple[Any, ...]:
     """Returns the values of COLUMNS."""
     costs = frame[frame["dataset"] == dataset].set_index("method")
@@ -167,10 +181,10 @@ def _line(
         costs.loc[method, column] / costs.loc[other, column] if other else _NAN
         for column in ("train_seconds", "samples_seen")
     )
+    contrast = paired(*(errors_by_seed(records, key, dataset) for key in (method, other)))
     # One comparison has one p, wherever it is told.
-    p_holm = costs.loc[method, "p_holm"] if control == "best beta" else contrast.p_holm
-    numbers = (contrast.paired.n, *contrast.paired[:4], p_holm, *ratios)
-    return (dataset, method, control, other, *numbers)
+    p_holm = adjusted.get((dataset, frozenset((method, other))), contrast.p_value)
+    return (dataset, method, control, other, contrast.n, *contrast[:4], p_holm, *ratios)
 
 
 def _metrics(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:

@@ -8,12 +8,13 @@ from typing import Any
 from core.lazy import pandas as pd
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import contrasts
-from hpo.report.positive_control import standing_alone
+from hpo.report.contrasts import paired
+from hpo.report.families import adjusted_p
 from hpo.report.records import errors_by_seed, final_trainings, finished_finals
 from hpo.report.statistics import mean_interval
 from hpo.report.table import COLUMNS as PLAIN
 from hpo.study.comparisons import Comparisons
+from hpo.study.rows import Row
 
 _ERRORS = ("median_error", "median_ci_low", "median_ci_high")
 _LABELS = ("labels", "labels_with_meta")
@@ -38,7 +39,10 @@ besides the median error and the label budget. Errors and differences in percent
 
 
 def semi_table(
-    frame: pd.DataFrame, records: Sequence[CellRecord], declared: Comparisons
+    frame: pd.DataFrame,
+    rows: Sequence[Row],
+    records: Sequence[CellRecord],
+    declared: Comparisons,
 ) -> pd.DataFrame:
     """Returns the table with what semi-supervised studies report beside; see COLUMNS.
 
@@ -51,7 +55,7 @@ def semi_table(
 
     Args:
         frame: of `hpo.report.table.build_table`.
-        records: those that it was made from.
+        rows, records: those that it was made from.
         declared: by the study; its reference is the row that the others are compared with.
     """
     lines: list[dict[str, Any]] = []
@@ -64,7 +68,7 @@ def semi_table(
                 _medians(trainings) | _budget(trainings) | dict.fromkeys(_COMPARISON[:-1], _NAN)
             )
             entry |= {"reference": "", "best_beta": False}
-        _compare(entries, here, declared)
+        _compare(entries, rows, here, declared)
         lines += entries
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -107,18 +111,20 @@ def needs_meta_labels(training: TrainingConfig) -> bool:
 
 
 def _compare(
-    entries: Sequence[dict[str, Any]], records: Sequence[CellRecord], declared: Comparisons
+    entries: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
+    records: Sequence[CellRecord],
+    declared: Comparisons,
 ) -> None:
     """Fills in the comparison of one data set's rows with the reference."""
+    errors = {entry["method"]: errors_by_seed(records, entry["method"]) for entry in entries}
     reference = declared.reference
-    theirs = errors_by_seed(records, reference) if reference is not None else {}
-    if reference is None or not theirs:
+    if reference is None or not errors.get(reference):
         return
-    others = {entry["method"]: entry for entry in entries if entry["method"] != reference}
-    compared = contrasts(
-        {method: (errors_by_seed(records, method), theirs) for method in others},
-        standing_alone(entries, reference, declared),
-    )
-    for method, contrast in compared.items():
-        numbers = (*contrast.paired[:4], contrast.p_holm)
-        others[method] |= dict(zip(_COMPARISON, numbers, strict=False)) | {"reference": reference}
+    p_holm = adjusted_p(entries, rows, errors, reference, declared)
+    for entry in entries:
+        method = entry["method"]
+        if method != reference:
+            contrast = paired(errors[method], errors[reference])
+            numbers = (*contrast[:4], p_holm[frozenset((method, reference))])
+            entry |= dict(zip(_COMPARISON, (*numbers, reference), strict=True))

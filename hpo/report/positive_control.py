@@ -17,7 +17,6 @@ from hpo.report.statistics import detectable_difference
 from hpo.storage.atomic import write_csv
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.plan import source_key
-from hpo.study.rows import CONTROLS
 
 COLUMNS = (
     "dataset", "architecture", "comparison", "method", "other", "n_seeds", "difference", "ci_low",
@@ -61,24 +60,6 @@ def positive_pair(
         return None
     mixed, plain = best_of(lines, ["beta"]), best_of(lines, ["none"])
     return None if mixed is None or plain is None else (mixed["method"], plain["method"])
-
-
-def standing_alone(
-    lines: Sequence[Mapping[str, Any]], reference: str, declared: Comparisons
-) -> set[str]:
-    """Returns the keys of rows whose comparison with the reference is a family of its own: those of
-    controls, of the positive control and of primary comparisons.
-
-    Args:
-        lines: of one data set and architecture.
-        reference: key of the row that all are compared with.
-        declared: by the study.
-    """
-    alone = {line["method"] for line in lines if line["family"] in CONTROLS}
-    for pair in (positive_pair(lines, declared), *declared.primary):
-        if pair is not None and (BEST_BETA in pair or reference in pair):
-            alone |= {*pair} - {reference, BEST_BETA}
-    return alone
 
 
 def positive_control(outcome: Outcome) -> Extra:

@@ -14,9 +14,10 @@ from typing import Any
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.cells.summary import SummaryRow
-from hpo.report.contrasts import contrasts
+from hpo.report.contrasts import paired
+from hpo.report.families import adjusted_p
 from hpo.report.markdown import to_markdown
-from hpo.report.positive_control import best_of, standing_alone
+from hpo.report.positive_control import best_of
 from hpo.report.records import errors_by_seed, final_trainings, finished_finals, load_records
 from hpo.report.statistics import mean_interval
 from hpo.search.configured import setting
@@ -70,8 +71,8 @@ def build_table(
     Beta of a data set is the row of family "none" or "beta" with the lowest mean meta-validation
     error, among those with the most finished seeds. The others are compared with it by a paired t
     test over the seeds that both have; p is adjusted by Holm's method over the comparisons of one
-    data set, but for those that stand alone: see `Comparisons`. In a study of several architectures
-    all of this is so within each.
+    data set, those with counterparts among them, but for those that stand alone: see `Comparisons`.
+    In a study of several architectures all of this is so within each.
 
     Args:
         records: what became of the cells.
@@ -90,7 +91,7 @@ def build_table(
         errors = {row.key: errors_by_seed(here, row.key) for row in rows}
         for architecture in dict.fromkeys(row.architecture for row in rows):
             here_too = [e for e in entries if e["architecture"] == architecture]
-            _compare(here_too, errors, declared)
+            _compare(here_too, rows, errors, declared)
         lines += entries
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -214,6 +215,7 @@ def _extent(trials: Sequence[CellRecord]) -> str:
 
 def _compare(
     entries: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     errors: Mapping[str, Mapping[int, float]],
     declared: Comparisons,
 ) -> None:
@@ -222,15 +224,14 @@ def _compare(
         return
     best = best_of(entries, ["none", "beta"])
     assert best is not None
-    reference = errors[best["method"]]
-    others = {e["method"]: e for e in entries if e is not best}
-    alone = standing_alone(entries, best["method"], declared)
-    compared = contrasts({method: (errors[method], reference) for method in others}, alone)
+    reference = best["method"]
+    p_holm = adjusted_p(entries, rows, errors, reference, declared)
     for entry in entries:
         entry["best_beta"] = entry is best
-    for method, contrast in compared.items():
-        others[method] |= zip(_COMPARED, contrast.paired, strict=False)
-        others[method]["p_holm"] = contrast.p_holm
+        if entry is not best:
+            method = entry["method"]
+            entry |= zip(_COMPARED, paired(errors[method], errors[reference]), strict=False)
+            entry["p_holm"] = p_holm[frozenset((method, reference))]
 
 
 def _mean(records: Sequence[CellRecord], name: str) -> float:

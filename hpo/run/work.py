@@ -282,7 +282,7 @@ def _table(
     shown_rows = [row.row for row in plan.table_rows]
     frame = table.build_table(records, shown_rows, plan.datasets, plan.comparisons)
     if any(row.semi is not None for row in plan.rows):
-        frame = semi_table(frame, records, plan.comparisons)
+        frame = semi_table(frame, shown_rows, records, plan.comparisons)
     files = table.write_report(options.output, name, frame, preamble)
     outcome = Outcome(plan, records, sources, frame, options.output)
 

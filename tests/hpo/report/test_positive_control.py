@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -15,7 +14,6 @@ from hpo.report.positive_control import (
     can_answer,
     positive_control,
     settings_table,
-    standing_alone,
 )
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.rows import Row, StudyRow
@@ -108,12 +106,6 @@ def test_a_study_may_name_its_own(make_outcome: MakeOutcome) -> None:
         ("metamixup", "beta-2"),
         ("metamixup", "beta-1"),
     ]
-    declared = replace(declared, primary=two[:1])
-    entries = outcome.frame.to_dict("records")
-    assert standing_alone(entries, "none", declared) == {"beta-2"}
-    assert standing_alone(entries, "beta-2", declared) == {"none", "metamixup"}
-    assert standing_alone(entries, "beta-1", declared) == set()
-    assert standing_alone(entries, "beta-1", DECLARED) == {"none", "metamixup"}
 
 
 def test_trainings_that_ended_no_better_than_a_guess_are_told(make_outcome: MakeOutcome) -> None:
