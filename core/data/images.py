@@ -36,6 +36,11 @@ class ImageSet(Protocol):
     labels: Tensor
     """int64 [N], on the CPU."""
 
+    @property
+    def draws(self) -> bool:
+        """Says whether images may differ from reading to reading, given a generator."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batches(
@@ -43,10 +48,10 @@ class ImageSet(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (uint8 [B, C, S, S], int64 [B]) on the device, in the order of index_batches.
 
-        index_batches holds int64 tensors of positions in 0..N-1. Only sets that crop at random
-        while they decode look at generator: given, it moves by one draw for the whole call, and
-        crops are random; None asks for the fixed crops of evaluation. index_batches may be read
-        a few batches ahead.
+        index_batches holds int64 tensors of positions in 0..N-1. Only sets that draw, as those do
+        that crop at random while they decode, look at generator: given, it moves by one draw for
+        the whole call, and crops are random; None asks for the fixed crops of evaluation.
+        index_batches may be read a few batches ahead.
         """
         ...
 
@@ -92,6 +97,8 @@ class DeviceImages:
         >>> [(x.shape[0], y.tolist()) for x, y in images.batches(torch.arange(4).split(2))]
         [(2, [0, 1]), (2, [2, 0])]
     """
+
+    draws = False
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.data.source import hashes_of
-from core.data.streamed_items import DatasetItems, read_batches
+from core.data.streamed_items import DatasetItems, read_batches, seeded
 
 __all__ = ["read_own"]
 
@@ -30,8 +30,9 @@ def read_own(name: str, given: Any, memory_limit: int) -> tuple[Part, Part, tupl
     given is (train, test), each a `torch.utils.data.Dataset` of (PIL image or tensor, label), or a
     pair of arrays or tensors (x, y). What is uint8, or PIL, are square images [N, S, S] or
     [N, C, S, S]; floating point are features [N, ...] of any shape, which are normalized along
-    their first dimension and never flipped or moved. Datasets of more bytes than memory_limit are
-    read once, for labels and hashes, and then streamed.
+    their first dimension and never flipped or moved. Datasets of more bytes than memory_limit, and
+    those whose items differ from reading to reading, as augmented ones do, are read once, for
+    labels and hashes, and then streamed.
 
     Raises:
         ValueError: it is no data set with one label an item.
@@ -89,16 +90,30 @@ def _read(what: str, items: Any, memory_limit: int) -> tuple[Items, list[Any]]:
     """Returns all items of a Dataset, or what streams them, and their labels."""
     if not len(items):
         raise ValueError(f"{what} is empty")
-    first = _item(what, items, 0)[0]
+    with seeded(0):
+        first = _item(what, items, 0)[0]
     read = partial(_at, what, first.shape, first.dtype)
-    if first.nbytes * len(items) <= memory_limit:
+    draws = _draws(what, items)
+    if first.nbytes * len(items) <= memory_limit and not draws:
         return read(items, list(range(len(items))))
     hashes, labels = [], []
     for x, y in read_batches(items, read, torch.arange(len(items)).split(64), seed=0):
         hashes.append(hashes_of(x))
         labels += y
     shape, images = _checked(what, first[None]).shape[1:], first.dtype == np.uint8
-    return DatasetItems(items, read, shape, images, np.concatenate(hashes)), labels
+    return DatasetItems(items, read, shape, images, np.concatenate(hashes), draws), labels
+
+
+def _draws(what: str, items: Any) -> bool:
+    """Says whether some of at most 16 items, evenly spaced, are others at a second reading."""
+    rows = range(0, len(items), -(-len(items) // 16))
+
+    def read(seed: int) -> list[tuple[tuple[int, ...], bytes]]:
+        with seeded(seed):
+            values = [_item(what, items, i)[0] for i in rows]
+        return [(value.shape, value.tobytes()) for value in values]
+
+    return read(1) != read(2)
 
 
 def _at(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from core.data.images import Device, shrink
 from core.data.tree import num_threads
 
-__all__ = ["Batch", "DatasetItems", "read_batches"]
+__all__ = ["Batch", "DatasetItems", "read_batches", "seeded"]
 
 MOST_PROCESSES = 4
 
@@ -34,9 +35,7 @@ class _Tasks(Dataset[Any]):
 
     def __getitem__(self, task: tuple[int, list[int]]) -> Batch | str:
         seed, positions = task
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - that of a user's code
+        _seed(seed)
         try:
             return self._read(self._items, positions)
         except ValueError as error:  # a DataLoader would make many lines of it
@@ -64,6 +63,25 @@ def read_batches(items: Any, read: Read, batches: Iterable[Tensor], seed: int) -
         yield batch
 
 
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - that of a user's code
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, a user's code draws by the seed; afterwards all streams are as before."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -73,7 +91,7 @@ class DatasetItems:
     """Items of a user's Dataset, read when their turn comes.
 
     shape is that of an item, images says whether they are uint8 images; hashes uint8 [N, 16] are
-    those of the values that a first pass has seen.
+    those of the values that a first pass has seen; draws says whether other passes see others.
     """
 
     items: Any
@@ -81,6 +99,7 @@ class DatasetItems:
     shape: tuple[int, ...]
     images: bool
     hashes: np.ndarray = field(repr=False)
+    draws: bool
 
     @property
     def content(self) -> np.ndarray:
@@ -108,6 +127,7 @@ class StreamedItems:
     ) -> None:
         self._data, self._image_size = data, image_size
         self._rows, self._device = rows, device
+        self.draws = data.draws
         self.labels = torch.from_numpy(labels[rows.numpy()])
 
     def __len__(self) -> int:

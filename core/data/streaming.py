@@ -60,7 +60,7 @@ class StreamedImages:
         self._names = tree.names[rows]
         self._decoder = decoder
         self._image_size = image_size
-        self._random_crops = random_crops
+        self.draws = random_crops
         self._device = torch.device(device)
         self.labels = torch.from_numpy(np.array(labels[rows]))
 
@@ -76,7 +76,7 @@ class StreamedImages:
         batch's turn.
         """
         crops = None
-        if self._random_crops and generator is not None:
+        if self.draws and generator is not None:
             seed = torch.randint(2**62, (), generator=generator, device=generator.device)
             crops = torch.Generator().manual_seed(int(seed))
         return self._stream(iter(index_batches), crops)

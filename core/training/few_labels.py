@@ -138,23 +138,25 @@ class SemiSupervisedTraining(Training):
         transform, views = images.transform, self._method.views
         labelled = _passes(images.labelled, self.config.batch_size, steps, streams["order"])
         meta = (
-            _passes(images.meta, self.config.meta_batch_size, steps, streams["meta"])
+            _passes(images.meta, self.config.meta_batch_size, steps, streams["meta"], moved=False)
             if self._method.needs_meta_validation
             else None
         )
-        unlabelled = images.unlabelled.batches(
-            order if views else (), streams["unlabelled_augmentation"]
-        )
+        # What is drawn at random while it is read is read anew for each view.
+        reads = views if images.unlabelled.draws else min(views, 1)
+        unlabelled = [
+            images.unlabelled.batches(order, streams["unlabelled_augmentation"])
+            for _ in range(reads)
+        ]
         for i, rows in enumerate(order):
             at, (x, y) = next(labelled)
             augmented = transform.train(x, streams["augmentation"])
-            pixels = next(unlabelled)[0] if views else None
+            pixels = [next(batches)[0] for batches in unlabelled]
             yield SemiBatch(
                 labelled=(augmented, y),
                 views=tuple(
-                    transform.train(pixels, streams["unlabelled_augmentation"])
-                    for _ in range(views)
-                    if pixels is not None
+                    transform.train(pixels[view % reads], streams["unlabelled_augmentation"])
+                    for view in range(views)
                 ),
                 indices=torch.cat([at, len(images.labelled) + rows]),
                 val=None if meta is None else self._evaluable(next(meta)[1]),
@@ -167,13 +169,14 @@ class SemiSupervisedTraining(Training):
 
 
 def _passes(
-    images: ImageSet, size: int, steps: int, generator: torch.Generator
+    images: ImageSet, size: int, steps: int, generator: torch.Generator, *, moved: bool = True
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """Returns so many batches from reshuffled passes, whole batches only: positions and images."""
+    """Returns so many batches from reshuffled passes, whole batches only: positions and images,
+    read as those that train where they are to be moved, else as those of evaluation."""
     size = min(size, len(images))
     order: list[Tensor] = []
     while len(order) < steps:
         shuffled = torch.randperm(len(images), generator=generator).split(size)
         order += [rows for rows in shuffled if len(rows) == size]
     order = order[:steps]
-    yield from zip(order, images.batches(order, generator), strict=True)
+    yield from zip(order, images.batches(order, generator if moved else None), strict=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,7 @@ def fit_population(
     members start from the same weights and see the same order of data.
 
     Args:
-        config: the training of a member; α of its Beta policy is replaced.
+        config: the training of a member; α of its Beta policy is replaced, all else of it kept.
         population: how many members, and how they are selected.
         source: the data, loaded at `config.image_size`.
         directory: for checkpoints, one a segment; None keeps none.
@@ -135,8 +135,7 @@ def fit_population(
         ValueError: the policy is no Beta.
         OSError: a checkpoint cannot be written.
     """
-    if not isinstance(config.policy, Beta):
-        raise ValueError(f"a population tunes α of a beta policy, got {config.policy.kind}")
+    _with_alpha(config, 1.0)
     identity = {"config": config.to_dict(), "population": population.to_dict()}
     with reproducible(config.seed, device=device, threads=threads):
         training = Training(config, source, device)
@@ -188,7 +187,7 @@ def _segment(
         if state is None:
             continue
         training.load_state_dict(deepcopy(state))
-        training.policy = Beta(heir.alpha)
+        training.policy = _with_alpha(training.config, heir.alpha)
         seconds_before, samples_before = _spent(training.history)
         try:
             while len(training.history) < until:
@@ -222,6 +221,12 @@ def _segment(
     }
     standing.history.append(metrics)
     return metrics
+
+
+def _with_alpha(config: TrainingConfig, alpha: float) -> Beta:
+    if not isinstance(config.policy, Beta):
+        raise ValueError(f"a population tunes α of a beta policy, got {config.policy.kind}")
+    return replace(config.policy, alpha=alpha)
 
 
 def _spent(history: Sequence[Metrics]) -> tuple[float, float]:

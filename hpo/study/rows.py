@@ -90,7 +90,7 @@ class StudyRow:
             {"meta_size": 50}; they go before the preset's and the command line's.
         semi: how it trains with few labels; `hpo.study.few_label_rows` makes settings of it.
         by_dataset: more settings of its own, by data set.
-        longer: it trains so many times the epochs of the others, rounded.
+        longer: it trains so many times the epochs of the others, rounded; milestones come later.
 
     Raises:
         ValueError: training names what is no setting, or one that all rows share; a row that
@@ -181,11 +181,11 @@ class StudyRow:
     def training_of(self, base: TrainingConfig) -> TrainingConfig:
         """Returns the training of its data set that all rows share, with this row's settings."""
         training = replace(base, **self.settings(base.dataset))
-        return replace(training, epochs=round(self.longer * training.epochs))
+        ends = [round(self.longer * e) for e in (training.epochs, *training.milestones)]
+        return replace(training, epochs=ends[0], milestones=tuple(ends[1:]))
 
     def search_settings(self, dataset: str) -> dict[str, Any]:
-        """Returns what the trials of its search have: all but the images that they are chosen by,
-        on which a row with more training images trains in the end."""
+        """Returns what trials of its search have, which never train on what they are chosen by."""
         settings = self.settings(dataset)
         for name in ("meta_in_training", "equal_steps"):
             settings.pop(name, None)

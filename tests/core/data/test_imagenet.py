@@ -11,6 +11,11 @@ from PIL import Image
 
 from core.data import Source, load_source
 from core.data import streaming as module
+from core.policies import LearnedConfig
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.config import TrainingConfig
+from core.training.few_labels import SemiSupervisedTraining
+from core.training.fit import reproducible
 
 WIDTH, HEIGHT = 300, 200
 
@@ -116,6 +121,30 @@ def test_a_call_takes_one_number_of_the_generator(source: Source) -> None:
         pass
     torch.randint(2**62, (), generator=twin)
     assert torch.equal(generator.get_state(), twin.get_state())
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_each_view_of_an_unlabelled_picture_is_a_crop_of_its_own(
+    source: Source, tmp_path: Path, views: int
+) -> None:
+    """All pictures are equal, so crops of two views differ where they were drawn, and nowhere else.
+
+    Pictures of meta-validation are cropped as those of evaluation: at the center."""
+    semi = SemiSupervisedConfig("mixmatch", 2, ema=0.5, augmentations=views)
+    config = TrainingConfig(
+        "imagenet", "cnn", LearnedConfig(), image_size=16, meta_size=2, width=2, epochs=1,
+        batch_size=2, meta_batch_size=2, flip=False, semi=semi,
+    )  # fmt: skip
+    source = load_source("imagenet", root=tmp_path, image_size=16)
+    with reproducible(0, device="cpu", threads=1):
+        training = SemiSupervisedTraining(config, source, "cpu")
+        (batch,) = training._batches(training._unlabelled_order())
+    (center, _) = next(source.images("test").batches([torch.tensor([0, 1])]))
+    assert batch.val is not None
+    assert torch.equal(batch.val[0], training._images.transform.evaluate(center))
+    assert len(batch.views) == views
+    seen = [batch.labelled[0], *batch.views]
+    assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
 def test_other_crop_sizes_and_small_pictures(source: Source, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,8 @@ def pil_gray(): return sets(lambda i: image(i, "L"))
 def tensors(): return sets(lambda i: torch.full((2, 5), float(i)), lambda i: torch.tensor(i % 3))
 def draw(i): return torch.tensor([torch.rand(()), np.random.rand(), random.random()])
 def random_items(): return sets(draw, lambda i: i % 3)
+def mirrored(i): return torch.arange(64, dtype=torch.uint8).view(8, 8).roll(random.randrange(2))
+def random_images(): return sets(mirrored)
 def table(): return both(features(60, 4))
 def with_root(root): return both(torch.from_numpy(pixels(30, 3, 8, 8)), torch.arange(30) % 3)
 def net(in_channels, num_classes): return nn.Linear(in_channels, num_classes)
@@ -183,6 +186,26 @@ def test_draws_of_streamed_items_follow_the_generator() -> None:
 
     assert epoch(1) == epoch(1) != epoch(2)
     assert len(set(epoch(1))) == 90
+
+
+@pytest.mark.parametrize("name", ["random_items", "random_images"])
+def test_items_that_draw_are_drawn_anew_whatever_their_size(name: str) -> None:
+    """Held in memory they would stay as the first reading drew them, in all epochs."""
+
+    def streams() -> list[object]:
+        numpy = np.random.get_state()[1]  # noqa: NPY002
+        return [random.getstate(), numpy.tolist(), torch.get_rng_state().tolist()]
+
+    before = streams()
+    source = load_source(f"data_of_mine:{name}")
+    images, order = source.images("train"), [torch.arange(30)]
+    generator = torch.Generator().manual_seed(0)
+    (first, _), (second, _) = (next(images.batches(order, generator)) for _ in range(2))
+    assert not torch.equal(first, second)
+    if name == "random_images":  # nearly half of the images are in the other of two states
+        assert 5 < int((first != second).flatten(1).any(1).sum()) < 25
+    assert source.fingerprint() == load_source(f"data_of_mine:{name}").fingerprint()
+    assert before == streams()
 
 
 @pytest.mark.parametrize(

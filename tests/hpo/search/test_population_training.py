@@ -221,12 +221,15 @@ def test_when_all_diverge_it_says_so(toy: type[Toy]) -> None:
 # Real trainings
 
 
-def test_without_a_selection_members_are_ordinary_trainings(source: Source) -> None:
-    population = Population(members=3, segment=4)
-    outcome = fit_population(CONFIG, population, source=source)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_without_a_selection_members_are_ordinary_trainings(
+    source: Source, per_sample: bool
+) -> None:
+    population, policy = Population(members=3, segment=4), replace(BETA, per_sample=per_sample)
+    outcome = fit_population(replace(CONFIG, policy=policy), population, source=source)
     alphas = [alpha for alpha, _ in outcome.lineage[0]]
     alone = [
-        fit(replace(CONFIG, policy=replace(BETA, alpha=alpha)), source=source) for alpha in alphas
+        fit(replace(CONFIG, policy=replace(policy, alpha=alpha)), source=source) for alpha in alphas
     ]
     best = min(alone, key=lambda training: training.val_error)
     assert len({training.val_error for training in alone}) > 1

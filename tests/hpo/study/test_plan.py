@@ -20,6 +20,7 @@ from core.policies import (
     ScoresConfig,
 )
 from core.training.config import TrainingConfig
+from core.training.optimizers import learning_rate
 from hpo.cells.cell import Cell
 from hpo.search.protocol import SearchSettings
 from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
@@ -122,6 +123,14 @@ def test_a_longer_row_shares_all_but_its_epochs_and_costs_that_much() -> None:
     assert (first.method, second.method) == ("long", "beta-1")
     assert first.training == replace(second.training, epochs=8)  # of 3
     assert long.weight == 2.5
+
+
+def test_a_longer_row_decays_its_rate_at_the_same_parts_of_its_training() -> None:
+    base = replace(BASE["digits"], schedule="step", milestones=(1, 2), epochs=4)
+    long = replace(ROWS["beta-1"], longer=3.0).training_of(base)
+    assert (long.epochs, long.milestones) == (12, (3, 6))
+    for step in range(0, 120, 5):
+        assert learning_rate(long, step, 120) == learning_rate(base, step // 3, 40)
 
 
 def test_rows_that_search_differently_share_no_search() -> None:

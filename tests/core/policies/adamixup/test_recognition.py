@@ -20,6 +20,7 @@ class Pixels:
     """Images of one pixel, as an `ImageSet`."""
 
     values: Tensor
+    draws = False
 
     def __post_init__(self) -> None:
         self.labels = torch.zeros(len(self.values), dtype=torch.int64)
