@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core.lazy import numpy as np
@@ -23,6 +25,28 @@ def derived_generator(seed: int, stream: int) -> torch.Generator:
     numbers."""
     word = int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(word >> 1)
+
+
+def seed_global_streams(seed: int) -> None:
+    """Seeds torch's, Python's and NumPy's global streams, from which a user's code draws."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Inside, a user's code draws by the seed; afterwards all global streams are as before, torch's
+    on the device too."""
+    device = torch.device(device)
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+            seed_global_streams(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 class RandomStreams:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from core.data.source import hashes_of
-from core.data.streamed_items import DatasetItems, read_batches, seeded
+from core.data.streamed_items import DatasetItems, read_batches
+from core.random_streams import seeded
 
 __all__ = ["read_own"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from core.data.images import Device, shrink
 from core.data.tree import num_threads
+from core.random_streams import seed_global_streams
 
-__all__ = ["Batch", "DatasetItems", "read_batches", "seeded"]
+__all__ = ["Batch", "DatasetItems", "read_batches"]
 
 MOST_PROCESSES = 4
 
@@ -35,7 +34,7 @@ class _Tasks(Dataset[Any]):
 
     def __getitem__(self, task: tuple[int, list[int]]) -> Batch | str:
         seed, positions = task
-        _seed(seed)
+        seed_global_streams(seed)
         try:
             return self._read(self._items, positions)
         except ValueError as error:  # a DataLoader would make many lines of it
@@ -61,25 +60,6 @@ def read_batches(items: Any, read: Read, batches: Iterable[Tensor], seed: int) -
         if isinstance(batch, str):
             raise ValueError(batch)
         yield batch
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - that of a user's code
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, a user's code draws by the seed; afterwards all streams are as before."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[]):
-            _seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from core.data.images import ImageSet, evenly_spaced
 from core.data.names import NORMALISATIONS, PADDINGS, Normalisation, Padding
 from core.data.whitening import Whitening
+from core.random_streams import seeded
 
 __all__ = ["Transform"]
 
@@ -131,15 +132,13 @@ class Transform:
         return moved + self.noise * noise.to(x.device)
 
     def _augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns what the user's augmentation makes of a batch: it may draw from torch's global
-        stream, which is as before afterwards."""
+        """Returns what the user's augmentation makes of a copy of the batch, which it may write to:
+        each view begins with the images as they are."""
         if self.augment is None:
             return x
         seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-        devices = [x.device.index or 0] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(seed))
-            return self.augment(x)
+        with seeded(int(seed), x.device):
+            return self.augment(x.clone())
 
     def _moved(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if not (self.flip or self.translate):

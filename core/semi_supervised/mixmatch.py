@@ -211,7 +211,7 @@ class MixMatch(CarriesAverage):
         if interpolation.mixing != INPUT:
             raise ValueError(
                 "MixMatch forwards its samples in interleaved parts, so it can mix whole inputs "
-                f"only; got {interpolation.mixing}"
+                f"only; got {type(interpolation.mixing).__name__}"
             )
         optimizer.zero_grad(set_to_none=True)
         logits = interleaved_logits(model, interpolation.mix_inputs(x), sizes)

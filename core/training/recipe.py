@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core.data import Source
+from core.random_streams import seeded
 from core.training.config import TrainingConfig
 from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import augmentation
@@ -34,7 +35,7 @@ def check_recipe(config: TrainingConfig, source: Source, model: nn.Module) -> No
         return
     items, _ = next(source.images("train", torch.arange(4)).batches([torch.arange(4)]))
     try:
-        with torch.random.fork_rng(devices=[]):
+        with seeded(0):
             moved = augment(items.clone())
     except Exception as error:  # a user's code may raise anything
         raise ValueError(

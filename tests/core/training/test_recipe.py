@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,9 +22,14 @@ from core.training.prepared_data import prepare_data
 from core.training.recipe import check_recipe
 
 MODULE = """
+import random
+import numpy as np
 import torch
 def invert(x): return 255 - x
 def shuffled(x): return x[torch.randperm(len(x))]
+def shuffled_by_numpy(x): return x[np.random.permutation(len(x))]
+def shuffled_by_python(x): return x[random.sample(range(len(x)), len(x))]
+def darker(x): return x.floor_divide_(2)
 def floats(x): return x.float()
 def raising(x): raise RuntimeError("no")
 def rate(step, steps, lr): return lr * (1 - step / steps)
@@ -55,14 +62,29 @@ def test_augmentation_is_for_training_alone() -> None:
     assert torch.equal(shown, data.transform.evaluate(255 - x))
 
 
-def test_random_augmentation_follows_the_training_and_leaves_the_global_stream() -> None:
-    data = prepare_data(config(augment="shuffled"), load_source("digits"), "cpu")
+def streams() -> list[object]:
+    numpy = np.random.get_state()[1]  # noqa: NPY002
+    return [random.getstate(), numpy.tolist(), torch.get_rng_state().tolist()]
+
+
+@pytest.mark.parametrize("name", ["shuffled", "shuffled_by_numpy", "shuffled_by_python"])
+def test_random_augmentation_follows_the_training_and_leaves_the_global_streams(name: str) -> None:
+    data = prepare_data(config(augment=name), load_source("digits"), "cpu")
     x, _ = next(data.train.batches([torch.arange(10)]))
-    before = torch.get_rng_state()
+    before = streams()
     a, b, c = (data.transform.train(x, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
-    assert torch.equal(before, torch.get_rng_state())
+    assert before == streams()
+
+
+def test_an_augmentation_may_write_to_its_batch() -> None:
+    """Views of the same images are each augmented once."""
+    data = prepare_data(config(augment="darker"), load_source("digits"), "cpu")
+    x, _ = next(data.train.batches([torch.arange(4)]))
+    expected = data.transform.evaluate(x // 2)
+    for _ in range(2):
+        assert torch.equal(data.transform.train(x, torch.Generator()), expected)
 
 
 def test_optimizer_and_schedule_are_asked() -> None:
