@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.lazy import numpy as np
 from core.lazy import torch
@@ -34,19 +34,31 @@ def seed_global_streams(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
+def global_streams() -> dict[str, Any]:
+    """Returns where Python's and NumPy's global streams stand, in plain types."""
+    state: Any = np.random.get_state()
+    name, keys, *more = state
+    return {"python": random.getstate(), "numpy": (name, keys.tolist(), *more)}
+
+
+def set_global_streams(state: Mapping[str, Any]) -> None:
+    """Puts them where `global_streams` saw them."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Inside, a user's code draws by the seed; afterwards all global streams are as before, torch's
     on the device too."""
     device = torch.device(device)
-    python, numpy = random.getstate(), np.random.get_state()
+    before = global_streams()
     try:
         with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
             seed_global_streams(seed)
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+        set_global_streams(before)
 
 
 class RandomStreams:

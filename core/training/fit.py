@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from core.data import Source, load_source
+from core.random_streams import seed_global_streams, seeded
 from core.training.checkpoint import checkpoints, save_checkpoint
 from core.training.config import TrainingConfig
 from core.training.few_labels import SemiSupervisedTraining
@@ -34,10 +35,10 @@ def fit(
     """Trains and evaluates one cell, and goes on from its checkpoint where there is one.
 
     The same configuration and seed give bit-identical numbers on the CPU, alone, in any process and
-    after a resume. torch's global random stream and thread count are as before on return. The test
-    images are used once, after the last epoch (in a semi-supervised training after each of the last
-    20), and select nothing. A single image left over by the batch size joins the
-    last batch.
+    after a resume. The global random streams (torch's, Python's, NumPy's) and thread count are as
+    before on return. The test images are used once, after the last epoch (in a semi-supervised
+    training after each of the last 20), and select nothing. A single image left over by the batch
+    size joins the last batch.
 
     Args:
         config: what to train.
@@ -105,7 +106,7 @@ def _continued(
                 "passed over",
                 stacklevel=3,
             )
-            torch.manual_seed(config.seed)
+            seed_global_streams(config.seed)
             training = start(config, source, device)  # half of it may have been loaded
     return training
 
@@ -114,8 +115,8 @@ def _continued(
 def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iterator[None]:
     """What is trained inside depends on the seed and the threads, and on nothing before it.
 
-    torch's global random stream and thread count are as before afterwards. On the CPU, what is
-    freed stays with the process (`keep_freed_memory`).
+    The global random streams (torch's, Python's, NumPy's) and torch's thread count are as before
+    afterwards. On the CPU, what is freed stays with the process (`keep_freed_memory`).
     """
     device = torch.device(device)
     if device.type == "cpu":
@@ -123,8 +124,7 @@ def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iter
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with seeded(seed, device):
             yield
     finally:
         torch.set_num_threads(threads_before)

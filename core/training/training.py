@@ -15,7 +15,7 @@ from core.evaluation import Evaluation, evaluate, predict
 from core.mixing.real_step import mixed_step
 from core.models import ImageClassifier
 from core.policies import NoMix
-from core.random_streams import RandomStreams
+from core.random_streams import RandomStreams, global_streams, set_global_streams
 from core.training.config import TrainingConfig
 from core.training.network import build_network
 from core.training.objective import Objective
@@ -268,6 +268,7 @@ class Training:
             "policy": self.policy.state_dict(),
             "precision": self._precision.state_dict(),
             "rng": torch.get_rng_state(),
+            "global_streams": global_streams(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
             "history": self.history,
             "histograms": self._histograms,
@@ -286,6 +287,8 @@ class Training:
         self._precision.load_state_dict(state.get("precision", {}))  # older ones have none
         self._objective.load_state_dict(state.get("objective", {}))
         torch.set_rng_state(state["rng"].cpu())
+        if "global_streams" in state:  # older ones have none
+            set_global_streams(state["global_streams"])
         # None in a checkpoint that was written on the CPU.
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)

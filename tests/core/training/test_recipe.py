@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from core.training.network import build_network
 from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.recipe import check_recipe
+from core.training.result import Metrics
+from tests.support.digit_trainings import Interrupted, numbers
 
 MODULE = """
 import random
@@ -32,6 +35,14 @@ def shuffled_by_python(x): return x[random.sample(range(len(x)), len(x))]
 def darker(x): return x.floor_divide_(2)
 def floats(x): return x.float()
 def raising(x): raise RuntimeError("no")
+class Jumping(torch.nn.Module):
+    def __init__(self, image_size):
+        super().__init__()
+        self.last = torch.nn.Linear(image_size**2, 10)
+        self.last.weight.data += torch.from_numpy(np.random.randn(10, image_size**2)).float()
+    def forward(self, x):
+        scale = random.random() + np.random.rand() if self.training else 1.0
+        return scale * self.last(x.flatten(1))
 def rate(step, steps, lr): return lr * (1 - step / steps)
 def negative(step): return -1.0
 def adam(params, lr): return torch.optim.Adam(params, lr=lr)
@@ -50,8 +61,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def config(epochs: int = 1, **settings: str) -> TrainingConfig:
     names = {name: f"recipe_of_mine:{value}" for name, value in settings.items()}
     return TrainingConfig(
-        "digits", "digits_cnn", NoMix(), train_size=20, meta_size=10, epochs=epochs, batch_size=10,
-        flip=False, **names,
+        "digits", names.pop("model", "digits_cnn"), NoMix(), train_size=20, meta_size=10,
+        epochs=epochs, batch_size=10, flip=False, **names,
     )  # fmt: skip
 
 
@@ -76,6 +87,26 @@ def test_random_augmentation_follows_the_training_and_leaves_the_global_streams(
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert before == streams()
+
+
+def test_a_network_that_draws_from_other_streams_than_torchs_is_fixed_by_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is initialized and in its passes; a training that goes on ends as one in one piece."""
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
+    ours, source = config(epochs=3, model="Jumping"), load_source("digits")
+    before, whole = streams(), numbers(fit(ours, source=source))
+    assert before == streams()
+    assert numbers(fit(replace(ours, seed=1), source=source)) != whole
+
+    def die(metrics: Metrics) -> None:
+        if metrics["epoch"] == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fit(ours, source=source, directory=tmp_path, on_epoch=die)
+    random.seed(5)
+    assert numbers(fit(ours, source=source, directory=tmp_path)) == whole
 
 
 def test_an_augmentation_may_write_to_its_batch() -> None:
