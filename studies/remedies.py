@@ -19,17 +19,18 @@ value, and a row together with scores for the training images (`core.PersistentS
 long, about what a row with scores costs. Beside them no MixUp, MixUp, and the scores with their
 controls, and the rivals that learn weights of images from the same images by the same
 hypergradient: Learning to Reweight (`core.LearningToReweight`) and Meta-Weight-Net
-(`core.MetaWeightNet`). The primary comparison is what scores add to the logit-adjusted loss. The
-positive control is a remedy that is known to help: on a long tail the logit-adjusted loss, and with
-wrong labels generalized cross-entropy, against none.
+(`core.MetaWeightNet`). The primary comparisons are what scores add to the logit-adjusted loss, for
+long tails, and to generalized cross-entropy, for wrong labels. The positive control is a remedy
+that is known to help: on a long tail the logit-adjusted loss, and with wrong labels generalized
+cross-entropy, against none.
 Priors and weights of classes are those of the training labels as they are trained with. A meta
 stage judges by cross-entropy always, under the logits as they are adjusted.
 
 The preset `contest` has rows besides, or they are asked for, in which the same search that finds α
 finds a row's own knob by the meta-validation error: `KEY-searched`, of logit-adjusted, post-hoc,
-smoothed, gce, elr (its λ), cutmix (its α), of scores (how far they move), and of l2rw and
-meta-weight-net (the learning rate: without BatchNorm their steps may be too long at that of the
-others).
+smoothed, gce, elr (its λ), cutmix (its α), of scores (how far they move), of l2rw (the learning
+rate: without BatchNorm its steps may be too long at that of the others), and of meta-weight-net
+(the same, and the rate of its network).
 
     python studies/remedies.py --dataset fashion_mnist --preset contest --imbalance 50
     python studies/remedies.py --dataset fashion_mnist --preset contest --label-noise 0.4
@@ -61,6 +62,7 @@ from hpo.search.spaces import (
     LOGIT_ADJUSTMENT,
     LOSS_STRENGTHS,
     SCORES_STEP,
+    WEIGHT_NET_RATES,
     Space,
 )
 from hpo.study.comparisons import Comparisons
@@ -159,13 +161,15 @@ def rows() -> list[StudyRow]:
 CONTENDERS = (
     *(searched(each, _SPACES[each.row.key]) for each in REMEDIES if each.row.key in _SPACES),
     searched(SCORES, SCORES_STEP),
-    *(searched(each, LEARNING_RATE) for each in (L2RW, META_WEIGHT_NET)),
+    searched(L2RW, LEARNING_RATE),
+    searched(META_WEIGHT_NET, WEIGHT_NET_RATES),
 )
-"""Remedies, and scores, whose own knob is found as α is; learned weights, which have none and make
-steps of very different lengths, with a learning rate of their own."""
+"""Remedies, scores and learned weights, whose own knob is found as α is. Learning to Reweight has
+none; learned weights make steps of very different lengths, so that they have a learning rate of
+their own."""
 
 COMPARISONS = Comparisons(
-    primary=(("scores+logit-adjusted", "logit-adjusted"),),
+    primary=(("scores+logit-adjusted", "logit-adjusted"), ("scores+gce", "gce")),
     positive_where={
         "imbalance": ("logit-adjusted", "none"),
         "label_noise": ("gce", "none"),

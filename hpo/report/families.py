@@ -43,18 +43,23 @@ def adjusted_p(
         if row.counterpart and {row.key, row.counterpart} <= here
     ]
     p_values = {Couple(pair): paired(*(errors[key] for key in pair)).p_value for pair in pairs}
-    alone = {*_standing_alone(lines, reference, declared)}
+    alone = {*_standing_alone(lines, rows, reference, declared)}
     return p_values | family({pair: p for pair, p in p_values.items() if pair not in alone})
 
 
 def _standing_alone(
-    lines: Sequence[Mapping[str, Any]], reference: str | None, declared: Comparisons
+    lines: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    reference: str | None,
+    declared: Comparisons,
 ) -> Iterator[Couple]:
     """Yields comparisons that are a family each: the positive control, the primary comparisons, and
-    those of controls with the reference."""
+    with the reference those of rows that nobody claims to be better: controls, and rows that are
+    there because others need them."""
     for pair in (positive_pair(lines, declared), *declared.primary):
         if pair is not None:
             yield Couple(reference or key if key == BEST_BETA else key for key in pair)
+    needed = {key for row in rows for key in row.needs}
     for line in lines:
-        if reference is not None and line["family"] in CONTROLS:
+        if reference is not None and (line["family"] in CONTROLS or line["method"] in needed):
             yield Couple((line["method"], reference))

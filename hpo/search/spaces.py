@@ -66,6 +66,8 @@ LEARNED_STEP: Space = {"step_size": Float(0.5, 16.0, log=True)}
 SCORES_STEP: Space = {"step_size": Float(0.05, 2.0, log=True)}
 """How far a meta stage moves persistent scores, around their default of 0.5: they add up."""
 
+WEIGHT_NET_RATES: Space = {**LEARNING_RATE, "net_lr": Float(1e-4, 0.1, log=True)}
+"""Learning rate of SGD, and that of Meta-Weight-Net's network, around its source's 1e-3."""
 
 LOSS_STRENGTHS: Mapping[str, Space] = {
     "logit-adjusted": {"loss_strength": Float(0.25, 4.0, log=True)},

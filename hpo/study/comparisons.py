@@ -22,8 +22,8 @@ class Comparisons:
     rows apart at all.
 
     Each of these is a family of its own: its p is not adjusted. The same is so for a learned row
-    against its placebo and its frozen row. All other comparisons of a table, with the best Beta or
-    the reference and with counterparts, are one family.
+    against its placebo and its frozen row, and for rows that others need. All other comparisons of
+    a table, with the best Beta or the reference and with counterparts, are one family.
 
     Attributes:
         primary: one for each question that the study was made for: keys of a row and of the one it

@@ -13,6 +13,7 @@ from hpo.study.rows import Family, Row
 
 FAMILIES: dict[str, Family] = {
     "none": "none", "beta-1": "beta", "stop": "extra", "mine": "learned", "placebo": "placebo",
+    "fold": "extra",
 }  # fmt: skip
 ERRORS = {
     "none": dict(enumerate([7.0, 8.0, 10.0, 8.5])),
@@ -20,9 +21,10 @@ ERRORS = {
     "stop": dict(enumerate([4.0, 5.5, 6.9, 5.0])),
     "mine": dict(enumerate([4.9, 5.0, 6.6, 5.9])),
     "placebo": dict(enumerate([5.1, 6.6, 7.3, 6.0])),
+    "fold": dict(enumerate([9.1, 9.6, 9.3, 9.0])),
 }
 ROWS = [
-    Row("stop", "", "", "extra", counterpart="none"),
+    Row("stop", "", "", "extra", counterpart="none", needs=("fold",)),
     Row("mine", "", "", "learned", counterpart="stop"),
     Row("elsewhere", "", "", "extra", counterpart="mine"),
     Row("beta-1", "", "", "beta", counterpart="elsewhere"),
@@ -59,10 +61,12 @@ def test_counterparts_are_of_the_same_family_as_the_best_beta() -> None:
     in_family = by_hand(
         ("stop", "beta-1"), ("mine", "beta-1"), ("stop", "none"), ("mine", "stop")
     )  # fmt: skip
-    # The positive control and the placebo stand alone; rows that are not there are not compared.
+    # The positive control, the placebo and what another row needs stand alone; rows that are not
+    # there are not compared.
     alone = {
         ("beta-1", "none"): p_of("none", "beta-1"),
         ("beta-1", "placebo"): p_of("placebo", "beta-1"),
+        ("beta-1", "fold"): p_of("fold", "beta-1"),
     }
     assert told("beta-1", Comparisons()) == pytest.approx(in_family | alone)
 
