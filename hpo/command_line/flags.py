@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    SUPPRESS,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Mapping
 from difflib import get_close_matches
 from io import TextIOWrapper
@@ -147,7 +153,8 @@ class _Command(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exits with the line on standard error."""
         unknown = re.match(r"unrecognized arguments: (--[^ =]+)", message)
-        near = unknown and get_close_matches(unknown[1], self._option_string_actions, 1, 0.75)
+        flags = [name for name, a in self._option_string_actions.items() if a.help != SUPPRESS]
+        near = unknown and get_close_matches(unknown[1], flags, 1, 0.75)
         hint = f"did you mean {near[0]}? " if near else ""
         self.exit(2, f"{self.prog}: error: {message}; {hint}--help lists the flags\n")
 

@@ -216,6 +216,7 @@ def test_a_value_out_of_range_is_named(arguments: str, message: str) -> None:
         ("--device tpu", "invalid choice: 'tpu'"),
         ("--color red", "unrecognized arguments: --color red; --help lists"),
         ("--sedes=3", "unrecognized arguments: --sedes=3; did you mean --seeds? "),
+        ("--sead=3", "unrecognized arguments: --sead=3; did you mean --seeds? "),  # no --seed
         ("--output=", "argument --output: names no folder (it is empty)"),
         ("--dataset folder:caf\udce9", "folder:caf\\udce9 is not UTF-8; rename the file or folder"),
     ],
