@@ -97,7 +97,7 @@ def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> 
         frame["dataset"] = frame["dataset"].map(shown_dataset)
         methods = set(frame.get("method", ()))
     origin = Origin(
-        command=command,
+        command=re.sub(r"folder:\S+", lambda name: shown_dataset(name[0]), command),
         commit=_commit(),
         date=date.today().isoformat(),
         versions={"python": platform.python_version(), "metamixup-hpo": core.__version__, **_of()},

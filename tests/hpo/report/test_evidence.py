@@ -149,10 +149,12 @@ def test_a_table_is_taken_with_its_origin(tmp_path: Path, evidence: Path) -> Non
         CellStore(output).save(CellRecord(cell, "finished", result(), None, {}))
     folder = {**LINE, "dataset": f"folder:{tmp_path}/CIFAR10"}
     pd.DataFrame([LINE, BETA, folder]).to_csv(output / "table2.csv", index=False)
-    csv, origin = take(output / "table2.csv", "new", "metamixup table2", "", evidence)
+    command = f"metamixup table2 --dataset {folder['dataset']} --seeds 2"
+    csv, origin = take(output / "table2.csv", "new", command, "", evidence)
     assert str(tmp_path) not in csv.read_text() + origin.read_text()
     assert "folder:CIFAR10" in csv.read_text()
     stated = json.loads(origin.read_text())
+    assert stated["command"] == "metamixup table2 --dataset folder:CIFAR10 --seeds 2"
     assert list(stated["cells"]) == [cells[1].id]
     assert {"python", "torch", "metamixup-hpo"} <= set(stated["versions"])
     page = fill(block("new datasets=digits origin=no"), evidence)
