@@ -6,14 +6,14 @@ have stored and writes STUDY.png, its data as STUDY.csv, and what is to be said 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from core.lazy import pandas as pd
-from hpo.report.markdown import adjusted
+from hpo.report.markdown import adjusted, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import (
     MeanInterval,
@@ -88,6 +88,27 @@ def interval_columns(interval: MeanInterval) -> dict[str, float]:
     return dict(zip(_INTERVAL, (interval.n, *interval[:3]), strict=True))
 
 
+def mean_table(
+    outcome: Outcome,
+    means: Callable[[str, StudyRow], Iterable[tuple[Iterable[float], Mapping[str, Any]]]],
+    *columns: str,
+) -> pd.DataFrame:
+    """Returns `mean_line` of all data sets and rows as a table.
+
+    Args:
+        outcome: of the study.
+        means: of a data set and a row the values of each mean, and its columns.
+        columns: their names.
+    """
+    lines = [
+        mean_line(dataset, row, values, **own)
+        for dataset in outcome.plan.datasets
+        for row in outcome.plan.rows
+        for values, own in means(dataset, row)
+    ]
+    return interval_table(lines, *columns)
+
+
 def interval_table(lines: Iterable[Mapping[str, Any]], *columns: str) -> pd.DataFrame:
     """Returns lines of `mean_line` with these columns of their own, as a table."""
     names = ["dataset", "method", "label", *columns, *_INTERVAL]
@@ -151,6 +172,27 @@ def seeds_of(frame: pd.DataFrame, what: str) -> str:
     if counts == [1]:
         return "one seed, no interval"
     return f"means over {n} seeds, {what}: 95 % intervals"
+
+
+def figure_text(
+    outcome: Outcome,
+    title: str,
+    said: Callable[[str], tuple[Sequence[str], Sequence[Sequence[str]], Iterable[str]]],
+    note: str,
+) -> str:
+    """Returns what is said of a figure: of each data set a table and what it shows, then a note.
+
+    Args:
+        outcome: of the study.
+        title: of the whole.
+        said: of a data set the table's header, its lines, and items of a list.
+        note: what is true of all data sets.
+    """
+    parts = [f"## {title}"]
+    for dataset in outcome.plan.datasets:
+        header, lines, items = said(dataset)
+        parts += [f"{dataset}:", padded_table(header, lines), "\n".join(items)]
+    return "\n\n".join(part for part in [*parts, note] if part)
 
 
 def written(outcome: Outcome, frame: pd.DataFrame, figure: Figure, markdown: str) -> Extra:

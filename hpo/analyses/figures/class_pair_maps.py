@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.lazy import pandas as pd
 from hpo.analyses.figures.agreement import Agreement, agreement
-from hpo.report.contrasts import (
-    interval_table,
-    mean_line,
-    mean_text,
-    written,
-)
-from hpo.report.markdown import padded_table
+from hpo.report.contrasts import figure_text, mean_table, mean_text, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
@@ -48,21 +43,19 @@ def pair_table(outcome: Outcome) -> pd.DataFrame:
     Columns first_class and second_class: of the sample that has the weight λ, and of its partner.
     agreement is of the seeds' maps of that epoch (`hpo.analyses.figures.agreement`).
     """
-    lines: list[dict[str, Any]] = []
-    for dataset in outcome.plan.datasets:
+
+    def means(dataset: str, row: StudyRow) -> Iterator[tuple[list[float], dict[str, Any]]]:
         names = next(s.classes for key, s in outcome.sources.items() if key[0] == dataset)
-        for row in outcome.plan.rows:
-            for epoch, seeds in maps_of(outcome, dataset, row).items():
-                stacked = np.stack(list(seeds.values()))
-                shared = agreement(list(seeds.values()))
-                for a, first in enumerate(names):
-                    for b, second in enumerate(names):
-                        values = stacked[:, a, b]
-                        there = [float(value) for value in values[~np.isnan(values)]]
-                        pair = {"first_class": first, "second_class": second}
-                        columns = {"epoch": epoch, **pair, "agreement": shared.value}
-                        lines.append(mean_line(dataset, row, there, **columns))
-    return interval_table(lines, "epoch", "first_class", "second_class", "agreement")
+        for epoch, seeds in maps_of(outcome, dataset, row).items():
+            stacked = np.stack(list(seeds.values()))
+            shared = agreement(list(seeds.values()))
+            for (a, first), (b, second) in product(enumerate(names), repeat=2):
+                values = stacked[:, a, b]
+                there = [float(value) for value in values[~np.isnan(values)]]
+                pair = {"first_class": first, "second_class": second}
+                yield there, {"epoch": epoch, **pair, "agreement": shared.value}
+
+    return mean_table(outcome, means, "epoch", "first_class", "second_class", "agreement")
 
 
 def maps_of(outcome: Outcome, dataset: str, row: StudyRow) -> Maps:
@@ -138,12 +131,12 @@ def spread(lam: np.ndarray) -> float:
 
 
 def _text(outcome: Outcome) -> str:
-    parts = ["## λ by pairs of classes"]
     head = (
         "policy", "epoch", "n", "spread over pairs", "same class", "others", "seeds agree",
         "beyond the classes",
     )  # fmt: skip
-    for dataset in outcome.plan.datasets:
+
+    def said(dataset: str) -> tuple[Sequence[str], list[list[str]], Iterator[str]]:
         table = []
         for row in outcome.plan.rows:
             for epoch, seeds in maps_of(outcome, dataset, row).items():
@@ -162,9 +155,9 @@ def _text(outcome: Outcome) -> str:
                         _agreement_text(agreement(maps, beyond_classes=True)),
                     ]
                 )
-        parts += [f"{dataset}:", padded_table(head, table)]
-        parts.append("\n".join(_verdicts(outcome, dataset)))
-    parts.append(
+        return head, table, _verdicts(outcome, dataset)
+
+    note = (
         "- a pair of classes that never came up in an epoch is grey.\n"
         "- spread: standard deviation of mean λ over the pairs. Maps of finitely many samples "
         "always have some: the placebo's, whose hypergradients are of other samples, is that of "
@@ -176,7 +169,7 @@ def _text(outcome: Outcome) -> str:
         "the same of what is left after the best sum of a number for each sample's class and one "
         "for its partner's. Only that is specific to the pair."
     )
-    return "\n\n".join(part for part in parts if part)
+    return figure_text(outcome, "λ by pairs of classes", said, note)
 
 
 def _agreement_text(agreement: Agreement) -> str:

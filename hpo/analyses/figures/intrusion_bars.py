@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.lazy import pandas as pd
 from core.policies import LearnedConfig
@@ -11,14 +11,13 @@ from hpo.report.contrasts import (
     HOLM,
     Contrast,
     contrasts,
-    interval_table,
-    mean_line,
+    figure_text,
+    mean_table,
     mean_text,
     seeds_of,
     verdict,
     written,
 )
-from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import FAMILIES, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
@@ -51,15 +50,14 @@ def intrusion_bars(outcome: Outcome) -> Extra:
 
 def intrusion_table(outcome: Outcome) -> pd.DataFrame:
     """Returns a line for each data set, row and quantity of QUANTITIES, with 95 % interval."""
-    lines: list[dict[str, Any]] = []
-    for dataset in outcome.plan.datasets:
-        for row in outcome.plan.rows:
-            by_seed = distances(outcome, dataset, row)
-            for quantity in QUANTITIES:
-                values = [seed[quantity] for seed in by_seed.values()]
-                columns = {"family": row.row.family, "quantity": quantity}
-                lines.append(mean_line(dataset, row, values, **columns))
-    return interval_table(lines, "family", "quantity")
+
+    def means(dataset: str, row: StudyRow) -> Iterator[tuple[list[float], dict[str, str]]]:
+        by_seed = distances(outcome, dataset, row)
+        for quantity in QUANTITIES:
+            values = [seed[quantity] for seed in by_seed.values()]
+            yield values, {"family": row.row.family, "quantity": quantity}
+
+    return mean_table(outcome, means, "family", "quantity")
 
 
 def distances(outcome: Outcome, dataset: str, row: StudyRow) -> dict[int, dict[str, float]]:
@@ -125,16 +123,17 @@ def _draw(ax: Axes, here: pd.DataFrame) -> None:
 
 
 def _text(outcome: Outcome) -> str:
-    parts = ["## Distance of mixed samples to real samples of other classes"]
-    for dataset in outcome.plan.datasets:
+    labels = outcome.labels
+
+    def said(dataset: str) -> tuple[Sequence[str], list[list[str]], Iterator[str]]:
         by_row = {row.row.key: distances(outcome, dataset, row) for row in outcome.plan.rows}
-        labels = outcome.labels
         table = [
             [labels[key], str(len(seeds)), *_cells(seeds.values())] for key, seeds in by_row.items()
         ]
-        parts += [f"{dataset}:", padded_table(("policy", "n", *QUANTITIES), table)]
-        parts.append("\n".join(_verdicts(outcome.plan.rows, by_row, labels)))
-    parts.append(
+        verdicts = _verdicts(outcome.plan.rows, by_row, labels)
+        return ("policy", "n", *QUANTITIES), table, verdicts
+
+    note = (
         "- distance: Euclidean, in the features of the trained network, of a mixed sample to the "
         "nearest real training image whose label is that of neither parent; average and minimum "
         "over the mixed samples of a training.\n"
@@ -144,7 +143,8 @@ def _text(outcome: Outcome) -> str:
         "the nearest image of another class; below 1 mixing brings samples nearer to other "
         "classes than real ones are.\n" + HOLM
     )
-    return "\n\n".join(part for part in parts if part)
+    title = "Distance of mixed samples to real samples of other classes"
+    return figure_text(outcome, title, said, note)
 
 
 def _cells(seeds: Iterable[Mapping[str, float]]) -> Iterator[str]:

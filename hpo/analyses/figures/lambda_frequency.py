@@ -10,13 +10,12 @@ import numpy as np
 from core.lazy import pandas as pd
 from hpo.report.contrasts import (
     contrasts,
-    interval_table,
-    mean_line,
+    figure_text,
+    mean_table,
     mean_text,
     seeds_of,
     written,
 )
-from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.statistics import MeanInterval, mean_interval
@@ -45,17 +44,17 @@ def frequency_table(outcome: Outcome) -> pd.DataFrame:
 
     Mean over seeds with 95 % interval; `beta_1` is the part that Beta(1, 1) has in every bin.
     """
-    lines: list[dict[str, Any]] = []
-    for dataset in outcome.plan.datasets:
-        for row in outcome.plan.rows:
-            results = outcome.results(dataset, row)
-            for epoch, name in _EPOCHS.items():
-                parts = [_frequencies(getattr(result, name)) for result in results.values()]
-                for at, values in enumerate(zip(*parts, strict=True)):
-                    bins = len(parts[0])
-                    edges = {"low": at / bins, "high": (at + 1) / bins, "beta_1": 100 / bins}
-                    lines.append(mean_line(dataset, row, values, epoch=epoch, **edges))
-    return interval_table(lines, "epoch", "low", "high", "beta_1")
+
+    def means(dataset: str, row: StudyRow) -> Iterator[tuple[Sequence[float], dict[str, Any]]]:
+        results = outcome.results(dataset, row)
+        for epoch, name in _EPOCHS.items():
+            parts = [_frequencies(getattr(result, name)) for result in results.values()]
+            for at, values in enumerate(zip(*parts, strict=True)):
+                bins = len(parts[0])
+                edges = {"low": at / bins, "high": (at + 1) / bins, "beta_1": 100 / bins}
+                yield values, {"epoch": epoch, **edges}
+
+    return mean_table(outcome, means, "epoch", "low", "high", "beta_1")
 
 
 def frequency_figure(frame: pd.DataFrame) -> Figure:
@@ -117,20 +116,19 @@ def near(histogram: list[int], end: float = END) -> tuple[float, float]:
 
 
 def _text(outcome: Outcome) -> str:
-    parts = [f"## λ within {END:g} of 0 and of 1, in percent"]
-    for dataset in outcome.plan.datasets:
+    def said(dataset: str) -> tuple[Sequence[str], list[list[str]], Iterator[str]]:
         by_row = {row.row.key: outcome.results(dataset, row) for row in outcome.plan.rows}
         table = [_cells(row, by_row[row.row.key]) for row in outcome.plan.rows]
         head = ("policy", "near 0, first", "near 1, first", "near 0, last", "near 1, last")
-        parts += [f"{dataset}:", padded_table(head, table)]
-        parts.append("\n".join(_verdicts(outcome.plan.rows, by_row)))
-    parts.append(
+        return head, table, _verdicts(outcome.plan.rows, by_row)
+
+    note = (
         f"- Beta(1, 1) has {100 * END:g} % near each end. The paper: "
         '"a higher frequency of 0 and 1 has occurred in MetaMixUp compared to MixUp". '
         "In the table the mean over seeds ± half of the 95 % interval; p of the t test against the "
         "exact part, adjusted by Holm's method for both ends of all policies on one data set."
     )
-    return "\n\n".join(part for part in parts if part)
+    return figure_text(outcome, f"λ within {END:g} of 0 and of 1, in percent", said, note)
 
 
 def _cells(row: StudyRow, results: Results) -> list[str]:

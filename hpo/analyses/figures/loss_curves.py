@@ -12,14 +12,13 @@ from hpo.report.contrasts import (
     HOLM,
     Values,
     contrasts,
-    interval_table,
-    mean_line,
+    figure_text,
+    mean_table,
     mean_text,
     seeds_of,
     verdict,
     written,
 )
-from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.style import COLORS, DASHES, WIDTH, canvas, legend_below, short_name
@@ -58,17 +57,17 @@ def loss_table(outcome: Outcome) -> pd.DataFrame:
 
     Epochs that not every seed has come to are left out.
     """
-    lines: list[dict[str, Any]] = []
-    for dataset in outcome.plan.datasets:
-        for row in outcome.plan.rows:
-            results = outcome.results(dataset, row)
-            for quantity in QUANTITIES:
-                series = [_curve(result, quantity) for result in results.values()]
-                shortest = min(map(len, series), default=0)
-                by_epoch = zip(*(curve[:shortest] for curve in series), strict=True)
-                for epoch, values in enumerate(by_epoch, 1):
-                    lines.append(mean_line(dataset, row, values, quantity=quantity, epoch=epoch))
-    return interval_table(lines, "quantity", "epoch")
+
+    def means(dataset: str, row: StudyRow) -> Iterator[tuple[Sequence[float], dict[str, Any]]]:
+        results = outcome.results(dataset, row)
+        for quantity in QUANTITIES:
+            series = [_curve(result, quantity) for result in results.values()]
+            shortest = min(map(len, series), default=0)
+            by_epoch = zip(*(curve[:shortest] for curve in series), strict=True)
+            for epoch, values in enumerate(by_epoch, 1):
+                yield values, {"quantity": quantity, "epoch": epoch}
+
+    return mean_table(outcome, means, "quantity", "epoch")
 
 
 def loss_figure(frame: pd.DataFrame) -> Figure:
@@ -115,23 +114,22 @@ def _curve(result: TrainingResult, quantity: str) -> list[float]:
 
 
 def _text(outcome: Outcome) -> str:
-    parts = ["## Training loss in the last epoch"]
-    for dataset in outcome.plan.datasets:
+    def said(dataset: str) -> tuple[Sequence[str], list[list[str]], Iterator[str]]:
         by_row = {row.row.key: outcome.results(dataset, row) for row in outcome.plan.rows}
         lasts = {key: {q: _last(results, q) for q in QUANTITIES} for key, results in by_row.items()}
         table = [
             [outcome.labels[key], *(mean_text(last[q].values()) for q in QUANTITIES)]
             for key, last in lasts.items()
         ]
-        parts += [f"{dataset}:", padded_table(("policy", *QUANTITIES), table)]
-        parts.append("\n".join(_verdicts(outcome.plan.rows, lasts)))
-    parts.append(
+        return ("policy", *QUANTITIES), table, _verdicts(outcome.plan.rows, lasts)
+
+    note = (
         "- train_loss is of images mixed by the policy itself, so policies are compared on "
         "different data; with λ nearer to 0 and 1 its least possible value, label_entropy, is "
         "lower, whatever the network does. excess is what is left above it. unmixed_loss is of "
         "training images as they are, in evaluation mode.\n" + HOLM
     )
-    return "\n\n".join(part for part in parts if part)
+    return figure_text(outcome, "Training loss in the last epoch", said, note)
 
 
 def _verdicts(rows: Sequence[StudyRow], lasts: Mapping[str, Mapping[str, Values]]) -> Iterator[str]:

@@ -12,12 +12,12 @@ from hpo.report.contrasts import (
     HOLM,
     Values,
     contrasts,
+    figure_text,
     mean_text,
     row_line,
     verdict,
     written,
 )
-from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.style import CLASS_COLORS, CLASS_MARKERS, WIDTH, canvas, short_name
@@ -183,8 +183,7 @@ def _with_planes(results: Results) -> Results:
 
 
 def _text(outcome: Outcome) -> str:
-    parts = ["## Features in the plane"]
-    for dataset in outcome.plan.datasets:
+    def said(dataset: str) -> tuple[Sequence[str], list[list[str]], Iterator[str]]:
         by_row: dict[str, Values] = {}
         table = []
         for row in outcome.plan.rows:
@@ -195,22 +194,16 @@ def _text(outcome: Outcome) -> str:
             }
             errors = [result.test_error for result in results.values()]
             values = list(by_row[row.row.key].values())
-            table.append(
-                [
-                    row.row.label,
-                    str(len(values)),
-                    mean_text(values, 2),
-                    mean_text(errors, 2),
-                ]
-            )
+            cells = [mean_text(values, 2), mean_text(errors, 2)]
+            table.append([row.row.label, str(len(values)), *cells])
         head = ("policy", "n", "collisions (%)", "test error (%)")
-        parts += [f"{dataset}:", padded_table(head, table)]
-        parts.append("\n".join(_verdicts(outcome.plan.rows, by_row)))
-    parts.append(
+        return head, table, _verdicts(outcome.plan.rows, by_row)
+
+    note = (
         "- collisions: part of the images whose nearest other image in the plane has another "
         "label. The picture is of one seed; the numbers are of all.\n" + HOLM
     )
-    return "\n\n".join(part for part in parts if part)
+    return figure_text(outcome, "Features in the plane", said, note)
 
 
 def _verdicts(rows: Sequence[StudyRow], by_row: Mapping[str, Values]) -> Iterator[str]:
