@@ -9,6 +9,7 @@ still in 2.15, where the other two raise (`batch_norm does not support 3rd+ orde
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -89,39 +90,27 @@ def in_any_order(
             return stage(contextlib.nullcontext())
 
 
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    def native(x: Tensor) -> Tensor:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+def _of_channels(norm: Callable[..., Tensor], *batch: int) -> Callable[..., Tensor]:
+    """Returns the norm of channels with derivatives of any order, and its own arguments.
 
-    dims = [0, *range(2, input.dim())]
-    return _normalized(native, input, dims, weight, bias, eps) if training else native(input)
+    Args:
+        norm: `F.batch_norm` or `F.instance_norm`.
+        batch: axes that its statistics are over, beside the positions.
+    """
+    signature = inspect.signature(norm)
 
+    def plain(*args: Any, **kwargs: Any) -> Tensor:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        input, _, _, weight, bias, by_input, _, eps = bound.args
 
-def _instance_norm(
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    def native(x: Tensor) -> Tensor:
-        running = running_mean, running_var
-        return F.instance_norm(x, *running, weight, bias, use_input_stats, momentum, eps)
+        def native(x: Tensor) -> Tensor:
+            return norm(x, *bound.args[1:])
 
-    dims = range(2, input.dim())
-    return _normalized(native, input, dims, weight, bias, eps) if use_input_stats else native(input)
+        dims = [*batch, *range(2, input.dim())]
+        return _normalized(native, input, dims, weight, bias, eps) if by_input else native(input)
+
+    return plain
 
 
 def _layer_norm(
@@ -193,11 +182,13 @@ def _torch_layer_norm(
     return _layer_norm(input, normalized_shape, weight, bias, eps)
 
 
+_BATCH_NORM, _INSTANCE_NORM = _of_channels(F.batch_norm, 0), _of_channels(F.instance_norm)
+
 _PLAIN: dict[Any, Callable[..., Tensor]] = {
-    F.batch_norm: _batch_norm,
-    F.instance_norm: _instance_norm,
+    F.batch_norm: _BATCH_NORM,
+    F.instance_norm: _INSTANCE_NORM,
     F.layer_norm: _layer_norm,
-    torch.batch_norm: _weights_first(_batch_norm),
-    torch.instance_norm: _weights_first(_instance_norm),
+    torch.batch_norm: _weights_first(_BATCH_NORM),
+    torch.instance_norm: _weights_first(_INSTANCE_NORM),
     torch.layer_norm: _torch_layer_norm,
 }
