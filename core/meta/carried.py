@@ -15,6 +15,7 @@ from core.meta.engines.forward_reverse import NoTangents, load_decompositions
 from core.meta.engines.replay import Replay
 from core.meta.problem import MetaProblem, Validation
 from core.user_model.precision import loss_scaler, wide_dtype
+from core.user_model.process_wide import dual_level
 
 Tangents = dict[str, Tensor]
 
@@ -115,7 +116,7 @@ def _tangent_of_gradient(problem: MetaProblem, theta: Tangents, along: Tensor) -
     """Returns the derivative of the mixed batch's gradient along ż and λ̇, averaged over ranks."""
     load_decompositions()
     leaves = [p.detach().requires_grad_() for p in problem.theta.values()]
-    with Replay(problem.tensors)(), forward_ad.dual_level(), NoTangents():
+    with Replay(problem.tensors)(), dual_level(), NoTangents():
         dual = {
             name: forward_ad.make_dual(p, tangent)
             for (name, tangent), p in zip(theta.items(), leaves, strict=True)

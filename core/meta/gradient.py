@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.meta.engines import ENGINES, FIRST_ORDER
 from core.meta.inner_step import LearningRate, current_rates
@@ -19,6 +18,7 @@ from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner
 from core.mixing.kinds import INPUT, Mixing
 from core.user_model.blocks import last_blocks as names_of_last_blocks
 from core.user_model.logits import LogitsOf, with_logits
+from core.user_model.process_wide import eagerly, plain_attention, without_cudnn
 from core.user_model.untouched import aside
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import logits_of as logits_of_wrapped
@@ -63,7 +63,9 @@ def hypergradient(
     The virtual passes see the model and the loss alone. Gradient hooks of parameters act in the
     real step only; parameters that `optimizer` does not hold, as where a second optimizer has them,
     count as constants; a loss that keeps count in buffers is called twice more a step; a thread
-    that runs the same model meanwhile may meet the stepped parameters.
+    that runs the same model meanwhile may meet the stepped parameters. Threads with models of their
+    own give what each gives alone, where each draws from a `torch.Generator` of its own: the global
+    streams are put back, also over what another thread has drawn meanwhile.
 
     Under DistributedDataParallel every rank gives its share of the batch and of the validation
     batch, and gets the derivative of the loss of all of them together with respect to its own λ;
@@ -270,13 +272,12 @@ def kernels_for(engine: str, module: nn.Module) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         if engine not in FIRST_ORDER:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(plain_attention())
             if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
-                # cuDNN's recurrent kernels have no second derivative; torch's own have.
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.enter_context(without_cudnn())
             # Where nothing was compiled, Dynamo is not loaded, and loading it takes seconds.
             if engine != "compiled" and "torch._dynamo" in sys.modules:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+                stack.enter_context(eagerly())
         yield
 
 

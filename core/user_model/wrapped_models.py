@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
 from core.user_model.logits import LogitsOf, WithLogits
+from core.user_model.process_wide import eagerly
 from core.user_model.ranks import ALONE, Ranks
 
 
@@ -86,7 +86,7 @@ def eager_if_hooked(model: nn.Module, hooked: bool) -> Iterator[None]:
     if not (hooked and _is_compiled(model)):
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with eagerly():
         yield
 
 

@@ -22,6 +22,7 @@ from core.meta.engines.replay import Replay
 from core.meta.problem import MetaGradient, MetaProblem, Validation, _Inside
 from core.mixing.batch import Batch, soft_labels
 from core.mixing.losses import mixed_form, unmixed_loss, validation_target
+from core.user_model.process_wide import eagerly
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ def compiled(problem: MetaProblem) -> MetaGradient:
             stacklevel=2,
         )
     # Compiled parts of the model have no double backward.
-    with replay(), torch.compiler.set_stance("force_eager"):
+    with replay(), eagerly():
         return double_backward(problem)
 
 

@@ -20,6 +20,7 @@ from core.meta.engines.once import nodes, refuse_once_differentiable
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import direction
 from core.meta.problem import MetaGradient, MetaProblem
+from core.user_model.process_wide import dual_level
 
 _WITH_GRAPH = re.compile("Silu|Mish|GroupNorm|Solve")
 """Operations whose backward pass torch writes by differentiable ones only while a graph is made.
@@ -49,7 +50,7 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
 def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradient:
     replay = Replay(problem.tensors)
     w, validation = direction(problem)
-    with replay(), forward_ad.dual_level(), NoTangents():
+    with replay(), dual_level(), NoTangents():
         dual = {
             name: forward_ad.make_dual(p.detach(), tangent)
             for (name, p), tangent in zip(problem.theta.items(), w, strict=True)
@@ -89,6 +90,6 @@ def _primal(value: Tensor) -> Tensor:
 @functools.cache
 def load_decompositions() -> None:
     """Loads what comes with the first dual number; some of it uses what torch deprecates."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
+    with dual_level(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*is deprecated")
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
