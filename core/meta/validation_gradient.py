@@ -27,11 +27,9 @@ class ValidationGradient:
         average_over: n ≥ 1; 1 takes each v as it is.
 
     Examples:
-        >>> import torch, core
+        >>> import core
         >>> policy = core.Learned(validation_gradient=core.ValidationGradient(4))
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch, val_batch = [(torch.randn(n, 4), torch.arange(n) % 3) for n in (8, 6)]
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
         >>> policy(model, optimizer, batch, val_batch).hypergradient.shape
         torch.Size([8])
     """

@@ -58,12 +58,10 @@ class InputMixing:
     """This is MixUp (Eq. 4), `lam_i·x_i + (1 − lam_i)·x_partner_i`. It draws nothing.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
         >>> policy = core.Learned(mixing=core.InputMixing())
-        >>> policy(model, optimizer, batch, batch).lam.shape
+        >>> policy(model, optimizer, batch, val_batch).lam.shape
         torch.Size([8])
     """
 

@@ -42,14 +42,12 @@ class CarriedBeta(LearnedBeta):
             1/(1 − carry) steps. At 1 it is all steps since learning began.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
 
         >>> policy = core.policies.CarriedBeta(carry=0.9)
         >>> policy.at(7, 10)  # late in the training, when it learns
-        >>> policy(model, optimizer, batch, batch).lam.shape
+        >>> policy(model, optimizer, batch, val_batch).lam.shape
         torch.Size([8])
     """
 

@@ -51,10 +51,8 @@ class NoMix(Drawn):
     """Training without MixUp: λ = 1, every sample its own partner. Draws nothing.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, _ = core.testing.toy_problem()
         >>> core.NoMix()(model, optimizer, batch).lam.tolist()
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
@@ -84,10 +82,8 @@ class Beta(Drawn):
         per_sample: draw λ for each sample, as Eq. 4 writes it.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, _ = core.testing.toy_problem()
         >>> core.Beta(0.2, per_sample=True)(model, optimizer, batch).lam.shape
         torch.Size([8])
     """
@@ -157,10 +153,8 @@ class Fixed(Drawn):
     """The same λ for every pair (Table II, lower half).
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, _ = core.testing.toy_problem()
         >>> core.Fixed(0.25)(model, optimizer, batch).lam[:2].tolist()
         [0.25, 0.25]
     """
@@ -192,10 +186,8 @@ class Frozen(Drawn):
             training.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, _ = core.testing.toy_problem()
         >>> interpolation = core.Frozen((0.0, 0.5, 1.0))(model, optimizer, batch)
         >>> bool(((0 <= interpolation.lam) & (interpolation.lam <= 1)).all())
         True

@@ -73,14 +73,12 @@ class EvolvedBeta(LearnedBeta):
         path: "ends" or "stop".
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
 
         >>> policy = core.policies.EvolvedBeta(begin=0.0, every=2, sigma=0.3, path="ends")
         >>> policy.at(0, 100)
-        >>> policy(model, optimizer, batch, batch).lam.shape
+        >>> policy(model, optimizer, batch, val_batch).lam.shape
         torch.Size([8])
     """
 

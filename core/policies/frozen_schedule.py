@@ -26,10 +26,8 @@ class FrozenSchedule(Policy):
         schedule: quantiles of each part, as `Frozen` takes them.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
+        >>> import core
+        >>> model, optimizer, batch, _ = core.testing.toy_problem()
 
         >>> policy = core.policies.FrozenSchedule([(0.0, 1.0), (0.5, 0.5)])  # any λ, then 1/2
         >>> policy.at(9, 10)

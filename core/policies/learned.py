@@ -29,10 +29,8 @@ class Learned(Policy):
             policy's, and it belongs to one training.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch, val_batch = [(torch.randn(n, 4), torch.arange(n) % 3) for n in (8, 6)]
+        >>> import core
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
         >>> core.Learned()(model, optimizer, batch, val_batch).change.shape
         torch.Size([8])
     """

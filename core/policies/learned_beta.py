@@ -85,11 +85,9 @@ class LearnedBeta(Policy):
         engine, mixing, last_blocks: as in `Learned`; engine "unroll" needs average_over=1.
 
     Examples:
-        >>> import torch, core
+        >>> import core
         >>> policy = core.LearnedBeta()
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch, val_batch = [(torch.randn(n, 4), torch.arange(n) % 3) for n in (8, 6)]
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
         >>> policy.at(0, steps=100)
         >>> interpolation = policy(model, optimizer, batch, val_batch)
         >>> sorted(policy.metrics())

@@ -38,11 +38,9 @@ class MetaWeightNet(SampleWeights):
     See `SampleWeights` for the rest.
 
     Examples:
-        >>> import torch, core
+        >>> import core
         >>> policy = core.MetaWeightNet()
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch, val_batch = [(torch.randn(n, 4), torch.arange(n) % 3) for n in (8, 6)]
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
         >>> interpolation = policy(model, optimizer, batch, val_batch)
         >>> sorted(policy.metrics())
         ['weight_at_high_loss', 'weight_at_low_loss']

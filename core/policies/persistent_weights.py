@@ -34,9 +34,7 @@ class PersistentWeights(SampleWeights):
     Examples:
         >>> import torch, core
         >>> policy = core.PersistentWeights()
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch, val_batch = [(torch.randn(n, 4), torch.arange(n) % 3) for n in (8, 6)]
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
         >>> policy(model, optimizer, batch, val_batch, indices=torch.arange(8)).weights.shape
         torch.Size([8])
     """

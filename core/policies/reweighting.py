@@ -24,10 +24,8 @@ class LearningToReweight(SampleWeights):
     See `SampleWeights` for what it takes.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch, val_batch = [(torch.randn(n, 4), torch.arange(n) % 3) for n in (8, 6)]
+        >>> import core
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
         >>> core.LearningToReweight()(model, optimizer, batch, val_batch).weights.shape
         torch.Size([8])
     """

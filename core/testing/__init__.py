@@ -9,5 +9,6 @@ A check raises AssertionError where a promise is broken. All of them together, o
 
 from core.testing.policy_contract import POLICY_CHECKS, check_policy
 from core.testing.semi_supervised_contract import METHOD_CHECKS, check_method
+from core.testing.small_network import toy_problem
 
-__all__ = ["METHOD_CHECKS", "POLICY_CHECKS", "check_method", "check_policy"]
+__all__ = ["METHOD_CHECKS", "POLICY_CHECKS", "check_method", "check_policy", "toy_problem"]

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.mixing.batch import Batch
+
 FEATURES, WIDTH, CLASSES = 4, 5, 3
 DROP = 0.4
 
@@ -78,6 +80,22 @@ def make_data(
     return SimpleNamespace(
         batch=batch, val_batch=val_batch, lam=lam, partner=torch.arange(n).roll(1)
     )
+
+
+def toy_problem() -> tuple[nn.Module, torch.optim.Optimizer, Batch, Batch]:
+    """Returns a linear model of 4 features and 3 classes, its SGD, a batch of 8 and one of 6.
+
+    All that a policy is called with: x [n, 4] floating, y [n] int64. The examples take them.
+
+    Examples:
+        >>> import core
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
+        >>> core.metamixup_step(model, optimizer, batch, val_batch).lam.shape
+        torch.Size([8])
+    """
+    model = nn.Linear(FEATURES, CLASSES)
+    batch, val_batch = ((torch.randn(n, FEATURES), torch.arange(n) % CLASSES) for n in (8, 6))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1), batch, val_batch
 
 
 def warm_up(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:

@@ -71,11 +71,9 @@ class Examination:
         seconds: of the whole examination.
 
     Examples:
-        >>> import torch, core
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> batch = torch.randn(8, 4), torch.arange(8) % 3
-        >>> core.examine(model, batch, batch, optimizer=optimizer).findings
+        >>> import core
+        >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
+        >>> core.examine(model, batch, val_batch, optimizer=optimizer).findings
         ()
     """
 
