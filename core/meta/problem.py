@@ -8,13 +8,13 @@ from typing import TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from core.meta.inner_step import LearningRate
 from core.mixing.batch import Batch, Loss, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
 from core.user_model.logits import LogitsOf, taken
+from core.user_model.other_values import with_values
 from core.user_model.ranks import Ranks
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class MetaProblem:
         values |= {name: b.clone() for name, b in self.model.named_buffers()}
         values |= theta
         inside = {f"model.{name}": value for name, value in values.items()}
-        return cast(T, functional_call(_Inside(self.model), inside, (body,)))
+        return cast(T, with_values(_Inside(self.model), inside, body))
 
     def virtual_loss(self) -> Tensor:
         """Returns the mixed batch's loss (Algorithm 1, lines 4 and 5) where `at` stands."""
@@ -183,7 +183,7 @@ class MetaProblem:
 
 
 class _Inside(nn.Module):
-    """`functional_call` on this runs anything while the model's parameters are others."""
+    """`with_values` on this runs anything while the model's parameters are others."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import Module
 
 from core.mixing.batch import Batch, Loss
 from core.mixing.losses import check_logits
 from core.mixing.weighting import sample_losses
 from core.user_model.logits import taken
+from core.user_model.other_values import with_values
 from core.user_model.untouched import untouched
 from core.user_model.wrapped_models import logits_of, unwrap
 
@@ -30,7 +30,7 @@ def logits_now(model: Module, x: Tensor) -> Tensor:
     copies = {name: value.detach().clone() for name, value in named}
     devices = sorted({value.device.index for value in copies.values() if value.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices=devices), untouched(module):
-        output = functional_call(module, copies, (x,))
+        output = with_values(module, copies, x)
         return check_logits(output if way is None else taken(output, way), len(x))
 
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
-from torch.func import functional_call, grad, vjp
+from torch.func import grad, vjp
 
 from core.meta.engines.any_order import DifferentiatesInside, Watch
 from core.meta.engines.double_backward import double_backward
@@ -22,6 +22,7 @@ from core.meta.engines.replay import Replay
 from core.meta.problem import MetaGradient, MetaProblem, Validation, _Inside
 from core.mixing.batch import Batch, soft_labels
 from core.mixing.losses import mixed_form, unmixed_loss, validation_target
+from core.user_model.other_values import places, with_values
 from core.user_model.process_wide import eagerly
 
 T = TypeVar("T")
@@ -202,7 +203,8 @@ def _run(stage: Stage, problem: MetaProblem) -> MetaGradient:
     constant = replace(
         problem, theta={}, originals=others, lam=lam, lr=None, scale=1.0, validation_gradient=None
     )
-    traced = _Traced(**vars(constant), inside=_Inside(problem.model))
+    inside = _Inside(problem.model)
+    traced = _Traced(**vars(constant), inside=inside, places=places(inside))
     # The second of these puts back what a failing compiler leaves switched off.
     with torch.no_grad(), disable_saved_tensors_hooks("not in a compiled meta stage"):
         hypergradient, virtual_loss, ahead = stage(
@@ -227,13 +229,14 @@ class _Traced(MetaProblem):
     """This is the problem without what a graph cannot do: build a module, look at data."""
 
     inside: nn.Module = field(kw_only=True)
+    places: dict[str, list[str]] = field(kw_only=True)
 
     def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
         buffers = {name: b.clone() for name, b in self.model.named_buffers()}
         # Not by `|`, which the compiler of torch 2.6 does not follow.
         values = {**buffers, **self.originals, **theta}
         inside = {f"model.{name}": value for name, value in values.items()}
-        return cast(T, functional_call(self.inside, inside, (body,)))
+        return cast(T, with_values(self.inside, inside, body, at=self.places))
 
     def meta_loss(self) -> Tensor:
         x, y = self.val_batch

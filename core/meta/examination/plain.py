@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from core.meta.engines.replay import Replay
 from core.mixing.batch import Batch, Loss
 from core.mixing.kinds import Mixing
 from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
 from core.user_model.logits import LogitsOf, taken
+from core.user_model.other_values import with_values
 from core.user_model.untouched import untouched
 
 
@@ -88,7 +88,7 @@ class PlainTraining:
             return unmixed_loss(self.loss, self._logits(values, x), y)
 
     def _logits(self, values: dict[str, Tensor], x: Tensor) -> Tensor:
-        output = functional_call(self.module, values, (x,))
+        output = with_values(self.module, values, x)
         if self.logits_of is not None:
             output = taken(output, self.logits_of)
         return check_logits(output, x.shape[0])
