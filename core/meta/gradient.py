@@ -35,6 +35,14 @@ AUTO = "double_backward"
 """What `engine="auto"` stands for: in `studies/cost.py` the fastest of the exact ones."""
 
 
+class StageSettings(ProblemSettings, total=False):
+    """These are the settings of a meta stage: those of `meta_problem`."""
+
+    lr: LearningRate | None
+    last_blocks: int | None
+    logits_of: LogitsOf | None
+
+
 @untraced
 def hypergradient(
     model: nn.Module,
@@ -140,10 +148,7 @@ def meta_gradient(
     partner: Tensor,
     *,
     engine: Engine = "auto",
-    lr: LearningRate | None = None,
-    last_blocks: int | None = None,
-    logits_of: LogitsOf | None = None,
-    **settings: Unpack[ProblemSettings],
+    **settings: Unpack[StageSettings],
 ) -> MetaGradient:
     """Returns the `hypergradient` with the losses that it passes on its way.
 
@@ -162,17 +167,7 @@ def meta_gradient(
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}; got {engine!r}")
     name = AUTO if engine == "auto" else engine
     with (
-        meta_problem(
-            model,
-            batch,
-            val_batch,
-            lam,
-            partner,
-            lr=lr,
-            last_blocks=last_blocks,
-            logits_of=logits_of,
-            **settings,
-        ) as problem,
+        meta_problem(model, batch, val_batch, lam, partner, **settings) as problem,
         named_refusals(name, lambda other: _works(other, problem)),
     ):
         result = _run(name, problem)
