@@ -23,10 +23,10 @@ from hpo.optuna_study import main, open_storage, search_alpha
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
 from hpo.study import presets
+from tests.hpo.search.test_space_search import Trace, trace
 
 BASE = replace(presets.training("digits", "smoke"), epochs=4, lr=0.1)
 SETTINGS = SearchSettings(trials=4, startup=2, min_epochs=1, reduction=2, seed=10)
-Trace = list[tuple[int, float, str, dict[int, float]]]
 
 
 class Killed(BaseException):
@@ -36,13 +36,6 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def source() -> Source:
     return load_source("digits")
-
-
-def trace(search: SpaceSearch) -> Trace:
-    return [
-        (t.number, t.params["alpha"], t.state.name, dict(sorted(t.intermediate_values.items())))
-        for t in search.study.get_trials()
-    ]
 
 
 @pytest.fixture(scope="module")

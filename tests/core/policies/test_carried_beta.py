@@ -27,14 +27,17 @@ def told(make: Any = CarriedBeta, **settings: Any) -> Any:
 
 
 def trained(
-    toy: SimpleNamespace, policy: Any, settings: dict[str, Any]
+    toy: SimpleNamespace, policy: Any, steps: int, make: Any, rate: Any = None
 ) -> tuple[Any, optim.Optimizer]:
-    """Returns a network after five steps, each on a batch and with noise of its own."""
+    """Returns a network after so many steps, each on a batch and with noise of its own, and its
+    optimizer; `rate` is that of each step."""
     net = toy.make_net(norm=True, drop=True, tied=True)
-    optimizer = optim.SGD(net.parameters(), **settings)
+    optimizer = make(net.parameters())
     toy.warm_up(net, optimizer)
     torch.manual_seed(4)  # dropout
-    for t in range(STEPS):
+    for t in range(steps):
+        if rate is not None:
+            optimizer.param_groups[0]["lr"] = rate(t)
         data = toy.make_data(9, 5, seed=50 + t)
         generator = torch.Generator().manual_seed(t)
         given = policy(net, optimizer, data.batch, data.val_batch, generator=generator)
@@ -43,21 +46,21 @@ def trained(
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "make",
     [
-        {"lr": 0.2},
-        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
-        {"lr": 0.1, "momentum": 0.8, "nesterov": True},
+        partial(optim.SGD, lr=0.2),
+        partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
+        partial(optim.SGD, lr=0.1, momentum=0.8, nesterov=True),
     ],
     ids=["plain", "momentum", "nesterov"],
 )
 def test_the_whole_horizon_against_differences(
-    toy: SimpleNamespace, monkeypatch: Any, settings: dict[str, Any]
+    toy: SimpleNamespace, monkeypatch: Any, make: Any
 ) -> None:
     """After five steps with α e^±h throughout and the same noise, in float64."""
     alpha, h, data = 0.6, 1e-5, toy.make_data(9, 5, seed=99)
     policy = told(alpha=alpha, carry=1.0, reach=0.0)
-    net, optimizer = trained(toy, policy, settings)
+    net, optimizer = trained(toy, policy, STEPS, make)
     caught: list[float] = []
     original = policy._tangent.derivative
 
@@ -72,7 +75,7 @@ def test_the_whole_horizon_against_differences(
 
     def after(log_alpha: float) -> float:
         constant = told(LearnedBeta, alpha=math.exp(log_alpha), begin=1.0)
-        end, _ = trained(toy, constant, settings)
+        end, _ = trained(toy, constant, STEPS, make)
         end.norm.load_state_dict({**end.norm.state_dict(), **statistics})
         x, y = data.val_batch
         with torch.no_grad():

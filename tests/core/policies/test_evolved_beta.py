@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn, optim
 
-from core.mixing.real_step import mixed_step
 from core.policies import evolved_beta
 from core.policies.evolved_beta import EvolvedBeta
 from core.policies.learned_beta import LearnedBeta
 from core.policies.learned_beta_config import LearnedBetaConfig
 from core.testing import POLICY_CHECKS
+from tests.core.policies.test_carried_beta import trained
 
 STEPS = 20
 
@@ -33,18 +33,8 @@ def stream(t: int) -> torch.Generator:
     return torch.Generator().manual_seed(t)
 
 
-def trained(toy: SimpleNamespace, policy: Any, steps: int, make: Any) -> nn.Module:
-    """Returns a network after so many steps, each on a batch and with noise of its own."""
-    net = toy.make_net(norm=True, drop=True, tied=True)
-    optimizer = make(net.parameters())
-    toy.warm_up(net, optimizer)
-    torch.manual_seed(4)  # dropout
-    for t in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.1 / (1 + t)
-        data = toy.make_data(9, 5, seed=50 + t)
-        given = policy(net, optimizer, data.batch, data.val_batch, generator=stream(t))
-        mixed_step(net, optimizer, data.batch, given)
-    return net
+def falling(t: int) -> float:
+    return 0.1 / (1 + t)
 
 
 def loss_of(net: nn.Module, toy: SimpleNamespace, t: int) -> float:
@@ -94,7 +84,7 @@ def test_two_stages_by_hand(toy: SimpleNamespace, make: Any, kind: Any) -> None:
             ours += [path(kind, place + sign * noise, t) for t in (2 * stage, 2 * stage + 1)]
             constant = Along(alpha=0.6, begin=1.0).follow(ours)
             constant.at(0, STEPS)
-            net = trained(toy, constant, 2 * stage + 2, make)
+            net, _ = trained(toy, constant, 2 * stage + 2, make, falling)
             ends.append(loss_of(net, toy, 2 * stage + 1))
         travelled = travelled + noise
         actual = travelled / unit * (ends[0] - ends[1] - before) / (2 * sigma**2)
@@ -103,7 +93,7 @@ def test_two_stages_by_hand(toy: SimpleNamespace, make: Any, kind: Any) -> None:
         place = place - reach / 10 * unit * actual / np.sqrt(square / (1 - 0.95 ** (stage + 1)))
         place[1] = min(place[1], 1.0) if kind == "stop" else place[1]
     policy = told(alpha=0.6, sigma=sigma, reach=reach, path=kind)
-    trained(toy, policy, 5, make)
+    trained(toy, policy, 5, make, falling)
     end = policy.metrics()
     assert math.log(end["alpha_start"]) == pytest.approx(place[0], rel=1e-6)
     assert end["stop"] == pytest.approx(place[1], rel=1e-6) if kind == "stop" else True

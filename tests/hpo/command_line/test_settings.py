@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from core.data import Source, source_from_arrays, with_fingerprint
+from core.data import with_fingerprint
 from core.policies import NoMix
 from core.semi_supervised.config import NEEDED
 from hpo.command_line import Options, parse
@@ -17,6 +16,7 @@ from hpo.study import presets
 from hpo.study.few_label_rows import with_presets
 from hpo.study.plan import source_key
 from hpo.study.rows import Row, SemiRow, StudyRow
+from tests.hpo.command_line.test_options import source_of
 
 GIVEN: dict[str, tuple[str, Any]] = {
     "model": ("--model preact_resnet18", "preact_resnet18"),
@@ -96,12 +96,6 @@ FEW_LABELS: dict[str, tuple[str, str, Any]] = {
     "semi.dominant": ("mixmatch", "--no-semi.dominant", False),
 }
 """For each setting of few labels a method that has a use for it, a flag and its value."""
-
-
-def source_of(per_class: int) -> Source:
-    labels = np.repeat(np.arange(10), per_class)
-    pixels = np.zeros((len(labels), 2, 2), np.uint8)
-    return source_from_arrays("mnist", pixels, labels, pixels, labels)
 
 
 @pytest.fixture(autouse=True)
