@@ -109,7 +109,8 @@ def differentiable(
 
     Raises:
         ValueError: the optimizer's type has no differentiable form, it maximizes, it is an Adam
-            with decoupled decay, or it holds a parameter that is not the model's.
+            with decoupled decay, or it holds a parameter that is not the model's, or a complex one
+            and is not SGD.
     """
     optimizer = _unwrapped(optimizer)
     kind = type(optimizer).__name__
@@ -128,6 +129,11 @@ def differentiable(
                 raise ValueError(
                     f"the optimizer holds a parameter of shape {list(p.shape)} that is not the "
                     f"model's; {way_out}"
+                )
+            # torch keeps squares of real and imaginary part, `higher` those of the complex number.
+            if p.is_complex() and type(optimizer) is not torch.optim.SGD:
+                raise ValueError(
+                    f"{kind} has no differentiable step of complex parameters here; {way_out}"
                 )
     try:
         copy = higher.optim.get_diff_optim(optimizer, parameters)

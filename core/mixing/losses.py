@@ -244,7 +244,8 @@ def mixed_form(loss: Any, y: Tensor) -> MixedLoss | None:
         return loss
     if type(loss) is not nn.CrossEntropyLoss or loss.reduction != "mean" or y.is_floating_point():
         return None
-    if loss.weight is None and not bool((y == loss.ignore_index).any()):
+    # Where labels are soft, torch takes no `ignore_index` from 0 up, whether it is there or not.
+    if loss.weight is None and loss.ignore_index < 0 and not bool((y == loss.ignore_index).any()):
         return None
 
     def per_sample(logits: Tensor, labels: Tensor) -> Tensor:

@@ -186,6 +186,7 @@ class PersistentScores(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps, self._kept.values = int(state["steps"]), state["scores"].clone()
         self._seed = state.get("seed")
+        self._other = torch.zeros(0, dtype=torch.int64)  # the cycle of another seed
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state["validation_gradient"])
 

@@ -235,6 +235,24 @@ def test_the_reentrant_kind_is_refused_by_torch(engine: Any) -> None:
     assert off(value, truth) < 1e-10
 
 
+class Whole(torch.nn.Linear):
+    """All of the network under the reentrant kind, which hides its parameters from the graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(super().forward, x, use_reentrant=True)
+        return out
+
+
+@pytest.mark.parametrize("engine", ["unroll", *EXACT])
+def test_a_network_that_is_wholly_under_the_reentrant_kind_is_refused_by_name(engine: Any) -> None:
+    if engine == "compiled":
+        pytest.skip("the compiler of some releases follows it")
+    batch = torch.randn(5, 4), torch.arange(5) % 3
+    lam, partner = torch.full((5,), 0.4), torch.arange(5).roll(1)
+    with pytest.raises(ValueError, match=r"use_reentrant=True.*and use_reentrant=False"):
+        hypergradient(Whole(4, 3), batch, batch, lam, partner, engine=engine, lr=0.5)
+
+
 @pytest.mark.parametrize("engine", EXACT)
 def test_other_saved_tensor_hooks(engine: Any) -> None:
     """The user's own, around the whole call."""

@@ -79,8 +79,9 @@ def refuse_other_parameters(
     if not reached:
         raise ValueError(
             "the loss of the mixed batch does not depend on the parameters that the virtual step "
-            "moves: the model or the loss runs under torch.no_grad, detaches, or takes argmax; "
-            "give the ones that plain training differentiates"
+            "moves: the model or the loss runs under torch.no_grad, detaches, or takes argmax, or "
+            "all of the model lies under checkpoint(use_reentrant=True); "
+            "give the ones that plain training differentiates, and use_reentrant=False"
         )
 
 

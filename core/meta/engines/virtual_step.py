@@ -98,7 +98,12 @@ def _optimizer_step(problem: MetaProblem, gradient: list[Tensor], used: list[int
     step = differentiable(problem.optimizer, list(problem.originals.values()))
     theta = {name: p.detach().requires_grad_() for name, p in problem.theta.items()}
     names = list(theta)
-    linear = torch.stack([(theta[names[i]] * gradient[i]).sum() for i in used]).sum()
+    linear = torch.stack([_inner(theta[names[i]], gradient[i]) for i in used]).sum()
     params = [theta.get(name, p.detach()) for name, p in problem.originals.items()]
     stepped = dict(zip(problem.originals, step.step(linear, params=params), strict=True))
     return [stepped[name] for name in names]
+
+
+def _inner(p: Tensor, g: Tensor) -> Tensor:
+    """Returns the real number whose gradient with respect to p is g, of complex ones too."""
+    return (p * g.conj()).real.sum()

@@ -164,6 +164,14 @@ def test_optimizers_without_differentiable_form_are_refused(make: Any, message: 
         differentiable(make([p]), [p])
 
 
+@pytest.mark.parametrize("make", [optim.Adam, optim.AdamW, optim.Adagrad, optim.RMSprop])
+def test_complex_parameters_are_refused_of_optimizers_that_square_them(make: Any) -> None:
+    """`higher` keeps g², torch the squares of real and imaginary part."""
+    p = nn.Parameter(torch.ones(2, dtype=torch.complex128))
+    with pytest.raises(ValueError, match="complex parameters here; use Reading"):
+        differentiable(make([p], lr=0.1), [p])
+
+
 def test_a_foreign_parameter_is_refused() -> None:
     p, foreign = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(7))
     with pytest.raises(ValueError, match=r"holds a parameter of shape \[7\] that is not the"):

@@ -95,3 +95,13 @@ def test_refusals() -> None:
     reduced = IndexLoss(F.cross_entropy)
     with pytest.raises(ValueError, match=r"one loss for each sample, \[3\], got \[\].*reduction"):
         reduced(logits, torch.tensor([0, 1, 2]))
+
+
+def test_a_batch_without_the_label_to_ignore_is_as_good_as_any() -> None:
+    """Torch takes no `ignore_index` from 0 up for soft labels, and a batch may have none of it."""
+    logits, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 2, 2, 0])
+    lam, partner = torch.rand(4, dtype=torch.float64), torch.tensor([1, 2, 3, 0])
+    ends = [cross_entropy(logits, labels) for labels in (y, y[partner])]
+    loss = torch.nn.CrossEntropyLoss(ignore_index=1)
+    got = mixed_loss(loss, logits, y, lam, partner)
+    torch.testing.assert_close(got, (lam * ends[0] + (1 - lam) * ends[1]).mean())

@@ -216,6 +216,26 @@ def test_who_is_seen_later_joins_the_placebo_and_the_others_stay(setup: SimpleNa
         before = after
 
 
+def test_a_placebo_that_takes_up_another_one_gives_the_scores_that_it_gave(setup: Any) -> None:
+    """As where an actor of Ray Tune goes on with the checkpoint of another trial."""
+    policies = [PersistentScores(placebo=True) for _ in range(3)]
+    batch = setup.toy.make_data(6, M, seed=1)
+    for seed, policy in enumerate(policies[:2]):
+        generator = torch.Generator().manual_seed(seed)
+        policy(
+            setup.net,
+            setup.optimizer,
+            batch.batch,
+            batch.val_batch,
+            indices=torch.arange(6),
+            generator=generator,
+        )
+    first, used, new = policies
+    for policy in (used, new):
+        policy.load_state_dict(first.state_dict())
+        assert torch.equal(policy.scores, first.scores)
+
+
 @dataclass
 class Stub:
     """In the place of `meta_gradient`: hypergradients as told."""
