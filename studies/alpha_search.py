@@ -14,7 +14,7 @@ trial is three trainings.
     python studies/alpha_search.py --dataset fashion_mnist --preset contest --seeds 10
 
 Cost in plain trainings: 12 a seed, and of the searches 60 trials, of three trainings each in the
-preset contest. Run again, a command goes on where it was; finished cells are never trained twice.
+preset contest.
 """
 
 from __future__ import annotations

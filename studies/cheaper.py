@@ -10,8 +10,6 @@ The cost column is training time relative to the first row; `studies/cost.py` me
 and how far each approximation's hypergradient is from the exact one.
 
     python studies/cheaper.py --dataset fashion_mnist --preset quick --seeds 5
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

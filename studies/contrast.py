@@ -43,7 +43,7 @@ GPUs. A population holds the weights of all its members in memory: a dozen at th
 It leaves `contrast.csv` (every curve, cumulative cost in units, seconds and samples), `contrast.md`
 (where strategies stand after 25, 50 and 100 % of the budget, paired comparisons with `metamixup`
 and `tpe-alpha-asha`), `contrast-budgets.csv` (each policy trained once minus each search, at every
-budget at which an incumbent changes) and `contrast.png`. Run again, a command goes on where it was.
+budget at which an incumbent changes) and `contrast.png`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ Cost on two CPU cores: quick on digits half a minute, on Fashion-MNIST about fiv
     ray job submit --working-dir . -- python studies/figure2.py --output /shared/figures
 
 Leaves figure2.png, its data as figure2.csv and what is to be said of it as figure2.md; the errors
-of the trainings are in figure2-errors.csv. Run again, a command goes on where it was; finished
-cells are never trained twice.
+of the trainings are in figure2-errors.csv.
 """
 
 from __future__ import annotations

@@ -16,8 +16,7 @@ Cost on two CPU cores: quick on digits half a minute, on Fashion-MNIST about fou
     ray job submit --working-dir . -- python studies/figure4.py --output /shared/figures
 
 Leaves figure4.png, figure4.csv (the features) and figure4.md; the table of errors is
-figure4-errors.csv. Run again, a command goes on where it was; finished cells are never trained
-twice.
+figure4-errors.csv.
 """
 
 from __future__ import annotations

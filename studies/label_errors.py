@@ -29,8 +29,7 @@ five seeds on two idle CPU cores: digits about two minutes, Fashion-MNIST about 
     python studies/label_errors.py --rows none,scores --dataset folder:IMAGES --label-noise 0
 
 The last one looks for the bad labels of a data set of one's own: `label_errors-scores-...` in the
-output folder are the list and the pictures. Run again, a command goes on where it was; finished
-cells are never trained twice.
+output folder are the list and the pictures.
 """
 
 from __future__ import annotations

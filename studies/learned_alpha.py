@@ -25,8 +25,6 @@ in the preset contest:
 Cost of a seed in plain trainings: 1 of rows that learn nothing, about 1.2 of α learned late, 1.4 of
 α learned throughout, 2 of a derivative carried, 3 of evolution, 4.5 of MetaMixUp; and the search
 once.
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

@@ -32,8 +32,7 @@ Beside the files of every study it leaves `proposition1-looks.csv` (every look),
 `proposition1-curvature.csv` (what the networks ended with), `proposition1-changes.csv` (MixUp's
 loss and κ in the last look over the first) and `proposition1-curvature.png`; the text ends with
 what the numbers let one conclude. The curves are metrics of each cell's run in MLflow
-(`logit_kappa`, `probability_ratio`, ...). Run again, a command goes on where it was; finished cells
-are never trained twice.
+(`logit_kappa`, `probability_ratio`, ...).
 """
 
 from __future__ import annotations

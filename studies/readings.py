@@ -36,8 +36,7 @@ training of Table II takes: quick on digits (100 training images) about twelve m
     ray submit CLUSTER.yaml studies/readings.py -- --dataset mnist --preset paper --output /shared/r
 
 Beside the files of every study it leaves `readings-ranked.csv`, `readings-effects.csv` and
-`readings-lambda.png`. Run again, a command goes on where it was; finished cells are never trained
-twice.
+`readings-lambda.png`.
 """
 
 from __future__ import annotations

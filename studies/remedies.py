@@ -43,8 +43,7 @@ one's own, such as those that people gave CIFAR-10. A remedy is set on all rows 
 `--sampling balanced`: a row that has a setting for itself keeps it.
 
 Cost of a seed in plain trainings: remedies 1 each (elr 1.3), those with scores about 4.5 each, and
-of a searched row 12 trials once. Run again, a command goes on where it was; finished cells are
-never trained twice.
+of a searched row 12 trials once.
 """
 
 from __future__ import annotations

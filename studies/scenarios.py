@@ -25,8 +25,6 @@ is worth on clean balanced data.
 
 Cost on two CPU cores, loaded, without the rows of MetaMixUp (about half as much again): the first
 40 minutes, the second 26. What came of them is in docs/results.md and in `core.PersistentScores`.
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

@@ -52,8 +52,6 @@ three seeds about 20 minutes on two idle cores; paper is for GPUs.
         --architecture preact_resnet18 --architecture preact_resnet34 --architecture wrn_28_10
     ray submit CLUSTER.yaml studies/table1.py -- --dataset cifar10 --output /shared/table1
     ray job submit --working-dir . -- python studies/table1.py --output /shared/table1
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

@@ -40,8 +40,6 @@ times the cost of a plain one, and the search.
     python studies/table2.py --dataset fashion_mnist --dataset folder:IMAGES --preset quick
     ray submit CLUSTER.yaml studies/table2.py -- --dataset cifar10 --output /shared/table2
     ray job submit --working-dir . -- python studies/table2.py --output /shared/table2
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

@@ -47,8 +47,6 @@ nothing. The flag
     python studies/table3.py --dataset cifar10 --labels 4000 --preset paper --device cuda
     ray submit CLUSTER.yaml studies/table3.py -- --dataset svhn --labels 500 --output /shared/table3
     ray job submit --working-dir . -- python studies/table3.py --output /shared/table3
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

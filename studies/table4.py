@@ -19,8 +19,6 @@ table tells what either is worth.
     python studies/table4.py --dataset fashion_mnist --labels 1000 --preset quick --seeds 5
     ray submit CLUSTER.yaml studies/table4.py -- --dataset svhn --labels 500 --output /shared/table4
     ray job submit --working-dir . -- python studies/table4.py --output /shared/table4
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

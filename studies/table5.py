@@ -22,8 +22,6 @@ other flags are those of `studies/table3.py`.
     python studies/table5.py --dataset fashion_mnist --labels 1000 --preset quick --seeds 3
     ray submit CLUSTER.yaml studies/table5.py -- --dataset svhn --output /shared/table5
     ray job submit --working-dir . -- python studies/table5.py --output /shared/table5
-
-Run again, a command goes on where it was; finished cells are never trained twice.
 """
 
 from __future__ import annotations

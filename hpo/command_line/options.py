@@ -157,6 +157,9 @@ def parse(
         shared("output", "storage", "tracking_uri", "address", "workers", "threads"),
         shared("device", "gpus_per_cell", "data_root", "near_duplicates", "theme", "cost", "fresh"),
     )
+    parser.epilog = (
+        "Run again, a command goes on where it was; finished cells are never trained twice."
+    )
     add = parser.add_argument
     if semi_supervised:
         add("--labels", type=int, metavar="N", help="labelled images (default: the preset's)")

@@ -241,6 +241,7 @@ def test_help_shows_the_studys_own_text(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert "What it costs:\n    two columns" in said
     assert "fashion_mnist" in said
+    assert "Run again, a command goes on where it was" in said
 
 
 def test_cuda_is_asked_for_here_or_on_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
