@@ -215,20 +215,27 @@ def _labelled(labels: int) -> SemiSupervisedConfig:
     return SemiSupervisedConfig("supervised", labels)
 
 
-def _paper(dataset: str) -> TrainingConfig:
-    config = TrainingConfig(
+def _training(dataset: str, **own: Any) -> TrainingConfig:
+    return TrainingConfig(
         dataset=dataset,
-        model="wrn_28_2",
         policy=NoMix(),
         meta_size=500,
-        epochs=_PAPER_EPOCHS,
         batch_size=100,
         meta_batch_size=100,
+        semi=_labelled(1000),
+        **own,
+    )
+
+
+def _paper(dataset: str) -> TrainingConfig:
+    config = _training(
+        dataset,
+        model="wrn_28_2",
+        epochs=_PAPER_EPOCHS,
         lr=0.1,
         schedule="step",
         milestones=_milestones(_PAPER_EPOCHS),
         translate=2,
-        semi=_labelled(1000),
     )
     if dataset == "digits":
         config = replace(config, model="digits_cnn", meta_size=200, semi=_labelled(100))
@@ -303,21 +310,16 @@ _QUICK: Mapping[str, dict[str, Any]] = {
 
 
 def _quick(dataset: str) -> TrainingConfig:
-    config = TrainingConfig(
-        dataset=dataset,
+    config = _training(
+        dataset,
         model="cnn",
-        policy=NoMix(),
         image_size=16,
         width=16,
         train_size=10_000,
-        meta_size=500,
         epochs=27,  # so that σ falls six times, every 4 epochs, as in the paper's 200
-        batch_size=100,
-        meta_batch_size=100,
         lr=0.05,
         flip=dataset not in _NUMERALS,
         translate=1,
-        semi=_labelled(1000),
     )
     return replace(config, **_QUICK.get(dataset, {}))
 

@@ -106,49 +106,39 @@ def training(dataset: str, preset: str) -> TrainingConfig:
             TrainingConfig(dataset=dataset, model="preact_resnet18", policy=_NONE),
             **_PAPER.get(dataset, {}),
         )
-    if preset == "contest":
-        long = replace(
-            TrainingConfig(
-                dataset=dataset,
-                model="preact_resnet18",
-                width=16,
-                policy=_NONE,
-                image_size=32,
-                train_size=4000,
-                meta_size=500,
-                epochs=60,
-                batch_size=64,
-                meta_batch_size=64,
-                lr=0.1,
-                weight_decay=5e-4,
-                warmup_epochs=3,
-                translate=4,
-                precision="bf16",
-                memory_format="channels_last",
-            ),
-            **_CONTEST.get(dataset, {}),
-        )
-        return replace(long, image_size=None) if _of_a_factory(dataset) else long
-    quick = replace(
-        TrainingConfig(
-            dataset=dataset,
-            model="cnn",
-            policy=_NONE,
-            image_size=16,
-            train_size=4000,
-            meta_size=500,
-            epochs=20,
-            batch_size=64,
-            meta_batch_size=64,
-            lr=0.02,  # at 0.05 some seeds of the CNN never leave the chance level
-        ),
-        **_QUICK.get(dataset, {}),
+    reduced = TrainingConfig(
+        dataset=dataset,
+        model="cnn",
+        policy=_NONE,
+        image_size=16,
+        train_size=4000,
+        meta_size=500,
+        epochs=20,
+        batch_size=64,
+        meta_batch_size=64,
+        lr=0.02,  # at 0.05 some seeds of the CNN never leave the chance level
     )
+    own = (_CONTEST if preset == "contest" else _QUICK).get(dataset, {})
+    if preset == "contest":
+        reduced = replace(
+            reduced,
+            model="preact_resnet18",
+            width=16,
+            image_size=32,
+            epochs=60,
+            lr=0.1,
+            weight_decay=5e-4,
+            warmup_epochs=3,
+            translate=4,
+            precision="bf16",
+            memory_format="channels_last",
+        )
+    reduced = replace(reduced, **own)
     if _of_a_factory(dataset):
-        quick = replace(quick, image_size=None)
-    if preset == "quick":
-        return quick
-    return replace(quick, train_size=100, meta_size=50, epochs=2)
+        reduced = replace(reduced, image_size=None)
+    if preset == "smoke":
+        return replace(reduced, train_size=100, meta_size=50, epochs=2)
+    return reduced
 
 
 def _of_a_factory(dataset: str) -> bool:
