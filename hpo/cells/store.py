@@ -17,6 +17,14 @@ class StoreError(RuntimeError):
     """A stored result cannot be read or written."""
 
 
+def cannot_write(place: object, error: OSError, kept: str) -> StoreError:
+    """Returns what to raise where the results that came before, which `kept` names, stay."""
+    return StoreError(
+        f"cannot write {place}: {error.strerror or error}; free space or choose another --output, "
+        f"then run the same command, without --fresh: {kept} are kept"
+    )
+
+
 class CellStore:
     """`cells/<cell id>/result.json` in a storage, one for each cell that came to an end.
 
@@ -56,11 +64,8 @@ class CellStore:
         try:
             self._storage.write(_result(record.cell.id), text.encode())
         except OSError as error:
-            place, cause = self.place(record.cell.id), error.strerror or error
-            raise StoreError(
-                f"cannot write {place}/result.json: {cause}; free space or choose another "
-                "--output, then run the same command, without --fresh: finished cells are kept"
-            ) from error
+            place = f"{self.place(record.cell.id)}/result.json"
+            raise cannot_write(place, error, "finished cells") from error
 
     def load(self, cell_id: str) -> CellRecord | None:
         """Returns the record of a cell, or None if it has not come to an end.

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.contenders import Kind
-from hpo.cells.store import StoreError
+from hpo.cells.store import StoreError, cannot_write
 from hpo.storage.atomic import write_atomically
 
 SCHEMA = 1
@@ -111,10 +111,7 @@ class GroupStore:
             self._root.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(group.to_dict(), indent=1))
         except OSError as error:
-            raise StoreError(
-                f"cannot write {path}: {error}; free space or choose another --output, then run "
-                "the same command, without --fresh: measured groups are kept"
-            ) from error
+            raise cannot_write(path, error, "measured groups") from error
 
     def load(self, identity: str) -> Group | None:
         """Returns the group, or None if it has not been measured.
