@@ -31,10 +31,7 @@ STUDY = ["contrast", *FLAGS, "--rows", KEYS, "--workers", "1"]
 def trained_by_ray(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the output of a study under Ray; `tests/hpo/search` kills its strategies at any
     moment."""
-    folder = tmp_path_factory.mktemp("contrast")
-    done = run_calmly(*STUDY, "--output", folder / "out", cwd=folder)
-    (folder / "out" / "stdout.txt").write_text(done.stdout)
-    return folder / "out"
+    return run_calmly(*STUDY, output=tmp_path_factory.mktemp("contrast") / "out")
 
 
 def test_the_strategies_are_those_of_the_issue() -> None:

@@ -38,13 +38,15 @@ def run_script(
     )
 
 
-def run_calmly(study: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a study that must succeed, without a traceback or a warning."""
-    done = run_script(study, *arguments, cwd=cwd)
+def run_calmly(study: str, *arguments: str | Path, output: Path) -> Path:
+    """Runs a study that must succeed, without a traceback or a warning; what it prints is kept in
+    its output folder, which is returned, as `stdout.txt`."""
+    done = run_script(study, *arguments, "--output", output, cwd=output.parent)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
-    return done
+    (output / "stdout.txt").write_text(done.stdout)
+    return output
 
 
 def kill_when(ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path) -> None:

@@ -119,6 +119,7 @@ def _layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    cudnn_enable: bool = True,  # of `torch.layer_norm`
 ) -> Tensor:
     def native(x: Tensor) -> Tensor:
         return F.layer_norm(x, list(normalized_shape), weight, bias, eps)
@@ -171,17 +172,6 @@ def _weights_first(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return reordered
 
 
-def _torch_layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Tensor:
-    return _layer_norm(input, normalized_shape, weight, bias, eps)
-
-
 _BATCH_NORM, _INSTANCE_NORM = _of_channels(F.batch_norm, 0), _of_channels(F.instance_norm)
 
 _PLAIN: dict[Any, Callable[..., Tensor]] = {
@@ -190,5 +180,5 @@ _PLAIN: dict[Any, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     torch.batch_norm: _weights_first(_BATCH_NORM),
     torch.instance_norm: _weights_first(_INSTANCE_NORM),
-    torch.layer_norm: _torch_layer_norm,
+    torch.layer_norm: _layer_norm,
 }

@@ -175,23 +175,16 @@ class Refuses(torch.autograd.Function):
     """As batch norm of torch 2.14 and later: the backward of its backward has no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, backward: bool = False) -> Tensor:
+        ctx.within = backward
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return RefusesBackward.apply(g)
-
-
-class RefusesBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, g: Tensor) -> Tensor:
-        return g.clone()
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Any:
+        if not ctx.within:
+            return Refuses.apply(g, True), None
         words = b"batch_norm does not support 3rd+ order derivatives."
-        return torch._C._functions.DelayedError(words, 1)(u)
+        return torch._C._functions.DelayedError(words, 1)(g), None
 
 
 def test_a_third_derivative_that_torch_has_not_is_named() -> None:
