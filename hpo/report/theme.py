@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-THEMES = ("light", "dark")
-
 PAPER, INK = (0.051, 0.067, 0.090), (0.902, 0.929, 0.953)
 """The dark paper, that of GitHub, and what is written on it."""
 
@@ -32,7 +30,7 @@ _THEME: ContextVar[str] = ContextVar("theme", default="light")
 
 @contextmanager
 def themed(theme: str) -> Iterator[None]:
-    """Inside, figures are saved in this theme, one of THEMES."""
+    """Inside, figures are saved in this theme, "light" or "dark"."""
     token = _THEME.set(theme)
     try:
         yield

@@ -108,10 +108,10 @@ def _frequencies(histogram: list[int]) -> list[float]:
     return list(100 * counts / counts.sum())
 
 
-def near(histogram: list[int], end: float = END) -> tuple[float, float]:
-    """Returns the parts of λ, in percent, within `end` of 0 and of 1, of equal bins over [0, 1]."""
+def near(histogram: list[int]) -> tuple[float, float]:
+    """Returns the parts of λ, in percent, within END of 0 and of 1, of equal bins over [0, 1]."""
     parts = _frequencies(histogram)
-    bins = round(end * len(parts))
+    bins = round(END * len(parts))
     return sum(parts[:bins]), sum(parts[-bins:])
 
 

@@ -145,10 +145,9 @@ def _refreshed(every: int) -> Contender:
     return Contender(f"validation_gradient_every_{every}", "option", build, every=every)
 
 
-def _amortised(every: int, last_blocks: int | None = None) -> Contender:
+def _amortised(every: int) -> Contender:
     def build(bench: Bench) -> Step:
-        learned = core.Learned(READING, last_blocks=last_blocks)
-        policy = core.Amortised(learned, every=every)
+        policy = core.Amortised(core.Learned(READING), every=every)
 
         def step() -> None:
             with bench.autocast_region():
@@ -163,8 +162,7 @@ def _amortised(every: int, last_blocks: int | None = None) -> Contender:
 
         return step
 
-    through = "" if last_blocks is None else f"_last_{last_blocks}_blocks"
-    return Contender(f"amortised_{every}{through}", "option", build, every=every)
+    return Contender(f"amortised_{every}", "option", build, every=every)
 
 
 OPTIONS: Mapping[str, Contender] = {
