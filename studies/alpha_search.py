@@ -24,9 +24,10 @@ from functools import partial
 
 from hpo.analyses.figures.alpha_search import alpha_search
 from hpo.run import run_study
+from hpo.study.named_rows import NONE, SEARCHED, beta, row
 from hpo.study.recipes import SEARCHED_ALPHA, Searched
 from hpo.study.rows import StudyRow
-from studies.rows import NONE, SEARCHED, beta, renamed, row
+from studies.rows import renamed
 
 SEARCHES = 5
 APART = 1000

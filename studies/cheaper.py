@@ -19,8 +19,8 @@ from functools import partial
 
 from core.policies import LearnedConfig
 from hpo.run import run_study
+from hpo.study.named_rows import MIXUP, NONE, SEARCHED, row
 from hpo.study.rows import StudyRow, controls
-from studies.rows import MIXUP, NONE, SEARCHED, row
 
 LAST_BLOCKS, REFRESH_EVERY, EVERY = 2, 4, 16
 

@@ -69,8 +69,8 @@ from hpo.search.spaces import (
     Space,
 )
 from hpo.search.strategies import Evolved, Listed, Sampled, Strategy
+from hpo.study.named_rows import row
 from hpo.study.rows import Family, StudyRow
-from studies.rows import row
 
 _BETA = Beta(alpha=1.0)
 _alpha = partial(Sampled, _BETA, BETA_ALPHA)

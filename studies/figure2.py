@@ -32,8 +32,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.figures.loss_curves import loss_curves
 from hpo.run import run_study
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.study.rows import StudyRow
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 
 UNMIXED_IMAGES = 1000
 

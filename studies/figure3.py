@@ -33,8 +33,9 @@ from functools import partial
 from hpo.analyses.figures.validation_size import Curve, validation_size
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.study.rows import StudyRow
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, renamed
+from studies.rows import renamed
 
 SIZES = (10, 20, 50, 100, 500, 1000)
 READINGS = (METAMIXUP, METAMIXUP_PAPER)

@@ -29,8 +29,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.figures.plane import plane
 from hpo.run import run_study
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.study.rows import StudyRow
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 
 PLANE_IMAGES = 1000
 

@@ -35,23 +35,12 @@ from dataclasses import replace
 from functools import partial
 
 from core.analysis.config import AnalysisConfig
-from core.policies import ScoresConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.figures.intrusion_bars import intrusion_bars
 from hpo.run import run_study
+from hpo.study.named_rows import ADAMIXUP, METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE, beta, fixed
 from hpo.study.rows import StudyRow, controls
-from studies.rows import (
-    ADAMIXUP,
-    ADAMIXUP_PLAIN,
-    METAMIXUP,
-    METAMIXUP_PAPER,
-    MIXUP,
-    NONE,
-    beta,
-    fixed,
-    renamed,
-    row,
-)
+from studies.rows import ADAMIXUP_PLAIN, SCORES, renamed
 
 MIXED_SAMPLES = 2000
 
@@ -68,7 +57,7 @@ def rows() -> list[StudyRow]:
         METAMIXUP_PAPER,
         METAMIXUP,
         *controls(METAMIXUP, plain=True),
-        row("scores", "Scores", "a score a sample", "learned", ScoresConfig()),
+        SCORES,
     ]
 
 

@@ -31,8 +31,8 @@ from functools import partial
 from core.policies import Beta
 from hpo.analyses.figures.lambda_frequency import lambda_frequency
 from hpo.run import run_study
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 from hpo.study.rows import StudyRow
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 
 
 def rows() -> list[StudyRow]:

@@ -31,8 +31,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.figures.class_pair_maps import class_pair_maps
 from hpo.run import run_study
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER
 from hpo.study.rows import StudyRow, controls
-from studies.rows import METAMIXUP, METAMIXUP_PAPER
 
 EPOCHS = (3, 30, 90, 120)
 

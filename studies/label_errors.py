@@ -43,8 +43,8 @@ from hpo.analyses.labels.comparison import Method, label_comparison, require_cle
 from hpo.command_line import Options, parse, with_settings
 from hpo.run import UNUSABLE, run_study
 from hpo.study import presets
+from hpo.study.named_rows import NONE, row
 from hpo.study.rows import StudyRow, controls
-from studies.rows import NONE, row
 
 FOLDS = 5
 DEFAULTS = ("--label-noise", "0.4", "--seeds", "5")

@@ -39,19 +39,9 @@ from hpo.analyses.figures.learned_alpha import learned_alpha
 from hpo.run import run_study
 from hpo.search.spaces import ALPHA_REACH
 from hpo.study.comparisons import BEST_BETA, Comparisons
+from hpo.study.named_rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, row
 from hpo.study.rows import Family, StudyRow, controls
-from studies.rows import (
-    LEARNED_BETA,
-    METAMIXUP,
-    MIXUP,
-    NONE,
-    SEARCHED,
-    beta,
-    renamed,
-    row,
-    searched,
-    stopped,
-)
+from studies.rows import LEARNED_BETA, renamed, searched, stopped
 
 
 def _variant(name: str, label: str, family: Family = "learned", **settings: Any) -> StudyRow:

@@ -45,8 +45,8 @@ from core.analysis.config import AnalysisConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.proposition1.report import proposition1_report
 from hpo.run import run_study
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.study.rows import StudyRow, controls
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 
 PAIRS = 32
 SMOOTH = {"digits_cnn": "digits_cnn_smooth"}

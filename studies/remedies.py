@@ -65,9 +65,10 @@ from hpo.search.spaces import (
     Space,
 )
 from hpo.study.comparisons import Comparisons
+from hpo.study.named_rows import MIXUP, NONE, SEARCHED, beta, row
 from hpo.study.recipes import FilteredBy
 from hpo.study.rows import Row, StudyRow, controls
-from studies.rows import L2RW, META_WEIGHT_NET, MIXUP, NONE, SEARCHED, beta, longer, row, searched
+from studies.rows import L2RW, META_WEIGHT_NET, SCORES, longer, searched
 
 FOLDS = 5
 
@@ -104,9 +105,6 @@ _SPACES: dict[str, Space] = {
     "cutmix": BETA_ALPHA,
 }
 """Of the remedies that have a knob, where it is searched."""
-
-
-SCORES = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
 
 
 def with_scores(remedy: StudyRow) -> StudyRow:

@@ -1,4 +1,4 @@
-"""Rows that several studies have, and how a study writes one of its own.
+"""Rows that several studies have beside those of `hpo.study.named_rows`, and how one is changed.
 
 A row has the key that it has in Table II: with the same settings it is the same cells, and what one
 study trained below an output folder, the next one takes.
@@ -10,16 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from core.policies import AdaMixUpConfig, L2RWConfig, LearnedBetaConfig, MetaWeightNetConfig
+from core.policies import (
+    AdaMixUpConfig,
+    L2RWConfig,
+    LearnedBetaConfig,
+    MetaWeightNetConfig,
+    ScoresConfig,
+)
 from hpo.search.spaces import Space
-from hpo.study.named_rows import ADAMIXUP as ADAMIXUP
-from hpo.study.named_rows import METAMIXUP as METAMIXUP
-from hpo.study.named_rows import METAMIXUP_PAPER as METAMIXUP_PAPER
-from hpo.study.named_rows import NONE as NONE
-from hpo.study.named_rows import SEARCHED as SEARCHED
-from hpo.study.named_rows import beta as beta
-from hpo.study.named_rows import fixed as fixed
-from hpo.study.named_rows import row as row
+from hpo.study.named_rows import row
 from hpo.study.recipes import Recipe, Searched
 from hpo.study.rows import Family, Row, SemiRow, StudyRow
 from studies.paper_numbers import FEW_LABELS
@@ -84,8 +83,6 @@ def searched(original: StudyRow, space: Space) -> StudyRow:
     return replace(original, row=shown, recipe=Searched(original.policy, space))
 
 
-MIXUP = beta(1.0)
-
 ADAMIXUP_PLAIN = row(
     "adamixup-no-discriminator",
     "AdaMixUp without discriminator",
@@ -97,6 +94,8 @@ ADAMIXUP_PLAIN = row(
 LEARNED_BETA = row(
     "learned-beta", "α learned late", "alpha learned", "learned", LearnedBetaConfig()
 )
+
+SCORES = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
 
 L2RW = row("l2rw", "Learning to Reweight", "weights a batch", "learned", L2RWConfig())
 

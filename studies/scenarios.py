@@ -35,25 +35,15 @@ from functools import partial
 from core.policies import ScoresConfig
 from hpo.run import run_study
 from hpo.study.comparisons import BEST_BETA, Comparisons
+from hpo.study.named_rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, row
 from hpo.study.rows import StudyRow, controls, with_meta_images
-from studies.rows import (
-    L2RW,
-    META_WEIGHT_NET,
-    METAMIXUP,
-    MIXUP,
-    NONE,
-    SEARCHED,
-    beta,
-    renamed,
-    row,
-)
+from studies.rows import L2RW, META_WEIGHT_NET, SCORES, renamed
 
 EVERY = 4
 
 
 def rows() -> list[StudyRow]:
     """Returns the rows of the table."""
-    scores = row("scores", "Scores", "a score a sample", "learned", ScoresConfig())
     cheap = row(
         f"scores-{EVERY}",
         f"Scores (every {EVERY} steps)",
@@ -67,8 +57,8 @@ def rows() -> list[StudyRow]:
         beta(0.2),
         MIXUP,
         SEARCHED,
-        scores,
-        *controls(scores),
+        SCORES,
+        *controls(SCORES),
         cheap,
         learned,
         *controls(learned),

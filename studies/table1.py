@@ -67,18 +67,10 @@ from hpo.analyses.adamixup.report import adamixup_report
 from hpo.analyses.top5 import top5_report
 from hpo.command_line.flags import program
 from hpo.run import run_study
+from hpo.study.named_rows import ADAMIXUP, METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from hpo.study.recipes import FrozenFrom
 from hpo.study.rows import Row, StudyRow, controls
-from studies.rows import (
-    ADAMIXUP,
-    ADAMIXUP_PLAIN,
-    METAMIXUP,
-    METAMIXUP_PAPER,
-    MIXUP,
-    NONE,
-    renamed,
-    with_paper,
-)
+from studies.rows import ADAMIXUP_PLAIN, renamed, with_paper
 
 _SMALL = ("mnist", "fashion_mnist")
 _LARGE = ("svhn", "cifar10", "cifar100", "imagenet")

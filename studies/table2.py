@@ -50,21 +50,9 @@ from functools import partial
 from hpo.run import run_study
 from hpo.search.spaces import LEARNED_STEP
 from hpo.study.comparisons import BEST_BETA, Comparisons
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE, SEARCHED, beta, fixed
 from hpo.study.rows import StudyRow, controls
-from studies.rows import (
-    METAMIXUP,
-    METAMIXUP_PAPER,
-    MIXUP,
-    NONE,
-    SEARCHED,
-    beta,
-    fixed,
-    longer,
-    renamed,
-    searched,
-    stopped,
-    with_paper,
-)
+from studies.rows import longer, renamed, searched, stopped, with_paper
 
 _COLUMNS = ("cifar10", "cifar100", "svhn", "mnist")
 _NUMBERS = {

@@ -45,6 +45,8 @@ def fixed(lam: float) -> StudyRow:
 
 NONE = row("none", "No MixUp", "none", "none", NoMix())
 
+MIXUP = beta(1.0)
+
 SEARCHED = row(SEARCH_METHOD, "MixUp (α searched)", "alpha searched", "beta", SEARCHED_ALPHA)
 
 ADAMIXUP = row("adamixup", "AdaMixUp", "discriminator", "extra", AdaMixUpConfig())

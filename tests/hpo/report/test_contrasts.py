@@ -10,8 +10,8 @@ import pytest
 from hpo.report import contrasts
 from hpo.report.outcome import Outcome
 from hpo.report.style import canvas
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 from studies import table2
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
 
 
 def test_rows_are_those_of_table_2() -> None:

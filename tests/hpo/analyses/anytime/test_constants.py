@@ -10,7 +10,8 @@ import pytest
 
 from hpo.analyses.anytime.constants import COLUMNS, constants_tried, search_error
 from hpo.report.outcome import Outcome
-from studies.rows import LEARNED_BETA, MIXUP, NONE, beta
+from hpo.study.named_rows import MIXUP, NONE, beta
+from studies.rows import LEARNED_BETA
 from tests.support.results import result
 
 

@@ -11,8 +11,8 @@ from core.policies import Beta, Fixed, NoMix
 from hpo.analyses.figures.alpha_search import alpha_search
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
+from hpo.study.named_rows import fixed
 from studies.alpha_search import rows
-from studies.rows import fixed
 
 Make = Callable[..., CellRecord]
 

@@ -15,8 +15,8 @@ from hpo.analyses.figures.class_pair_maps import (
     spread,
 )
 from hpo.report.outcome import Outcome
+from hpo.study.named_rows import METAMIXUP
 from hpo.study.rows import controls
-from studies.rows import METAMIXUP
 
 PLACEBO = controls(METAMIXUP, plain=True)[0]
 EARLY = [[0.5, 0.6, None], [0.4, 0.5, 0.5], [0.5, 0.5, 0.5]]

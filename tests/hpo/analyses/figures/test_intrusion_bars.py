@@ -13,8 +13,8 @@ from hpo.analyses.figures.intrusion_bars import (
     intrusion_table,
 )
 from hpo.report.outcome import Outcome
+from hpo.study.named_rows import METAMIXUP, MIXUP, NONE
 from hpo.study.rows import controls
-from studies.rows import METAMIXUP, MIXUP, NONE
 
 PLACEBO = controls(METAMIXUP, plain=True)[0]
 ROWS = [NONE, MIXUP, METAMIXUP, PLACEBO]

@@ -13,7 +13,7 @@ from hpo.analyses.figures.lambda_frequency import (
     near,
 )
 from hpo.report.outcome import Outcome
-from studies.rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
+from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP
 
 ROWS = [MIXUP, METAMIXUP_PAPER, METAMIXUP]
 FLAT = [10] * 20

@@ -11,7 +11,8 @@ import pytest
 from hpo.analyses.figures.learned_alpha import STATISTICS, learned_alpha
 from hpo.report.history import EPOCH_COLUMNS
 from hpo.report.outcome import Outcome
-from studies.rows import LEARNED_BETA, MIXUP
+from hpo.study.named_rows import MIXUP
+from studies.rows import LEARNED_BETA
 
 
 def learned(*alphas: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from hpo.analyses.figures.loss_curves import loss_curves, loss_figure, loss_table
 from hpo.report.outcome import Outcome
-from studies.rows import METAMIXUP, MIXUP, NONE
+from hpo.study.named_rows import METAMIXUP, MIXUP, NONE
 
 ROWS = [MIXUP, METAMIXUP, NONE]
 

@@ -8,7 +8,7 @@ import pytest
 
 from hpo.analyses.figures.plane import collisions, plane, plane_figure, plane_table
 from hpo.report.outcome import Outcome
-from studies.rows import METAMIXUP, MIXUP
+from hpo.study.named_rows import METAMIXUP, MIXUP
 
 
 def points(*rows: tuple[float, float, int], **more: Any) -> dict[str, Any]:

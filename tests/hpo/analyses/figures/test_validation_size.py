@@ -7,7 +7,7 @@ import pytest
 
 from hpo.analyses.figures.validation_size import Curve, size_figure, size_table, validation_size
 from hpo.report.outcome import Outcome
-from studies.rows import METAMIXUP, MIXUP
+from hpo.study.named_rows import METAMIXUP, MIXUP
 
 SMALL, LARGE = (
     replace(METAMIXUP, row=replace(METAMIXUP.row, key=f"m-{size}"), training={"meta_size": size})
