@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from core.lazy import pandas as pd
+from hpo.report.figure_files import drawn
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.style import COLORS, DASHES, canvas, legend_below, save_figure, short_name
-from hpo.storage.atomic import write_csv
+from hpo.report.style import COLORS, DASHES, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,11 +35,10 @@ def pseudo_labels(outcome: Outcome) -> Extra:
     frame = epochs_table(finished_trainings(outcome), list(STATISTICS))
     if frame.empty:
         return Extra()
-    csv, picture = map(outcome.file, ("pseudo-labels.csv", "pseudo-labels.png"))
-    write_csv(csv, frame.round(6))
     controls = [row.row.key for row in outcome.plan.rows if row.row.control_of is not None]
     shown = frame[~frame["method"].isin(controls)]
-    save_figure(pseudo_label_figure(frame if shown.empty else shown, outcome.labels), picture)
+    figure = pseudo_label_figure(frame if shown.empty else shown, outcome.labels)
+    csv, picture = drawn(outcome, "pseudo-labels", frame.round(6), figure)
     text = (
         f"## Pseudo-labels\n\n- `{csv.name}`, `{picture.name}`: over the epochs of each training "
         "the share of unlabeled images whose pseudo-label was accepted, how many of these were "

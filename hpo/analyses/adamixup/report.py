@@ -8,12 +8,11 @@ from core.lazy import pandas as pd
 from core.policies import AdaMixUpConfig
 from hpo.analyses.adamixup.figure import CHANCE, region_figure
 from hpo.report.contrasts import interval_text
+from hpo.report.figure_files import drawn
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import number, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import MeanInterval, mean_interval
-from hpo.report.style import save_figure
-from hpo.storage.atomic import write_csv
 
 STATISTICS = (
     "region_low", "region_high", "region_spread", "discriminator_loss", "discriminator_accuracy",
@@ -44,9 +43,7 @@ def adamixup_report(outcome: Outcome) -> Extra:
         return Extra()
     frame = epochs_table(records, STATISTICS)
     labels = outcome.labels
-    csv, picture = map(outcome.file, ("adamixup.csv", "adamixup.png"))
-    write_csv(csv, frame.round(6))
-    save_figure(region_figure(frame, labels), picture)
+    csv, picture = drawn(outcome, "adamixup", frame.round(6), region_figure(frame, labels))
     results = {(r.cell.dataset, r.cell.method): r.trained for r in records}
     metrics: dict[tuple[str, str], dict[str, float]] = {}
     lines: dict[str, list[tuple[str, ...]]] = {}

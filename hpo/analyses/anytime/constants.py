@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from core.lazy import pandas as pd
 from core.training.result import TrainingResult
 from hpo.report.contrasts import paired
+from hpo.report.figure_files import drawn
 from hpo.report.markdown import difference, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
-from hpo.report.style import COLORS, WIDTH, canvas, save_figure, short_name
-from hpo.storage.atomic import write_csv
+from hpo.report.style import COLORS, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def constants_tried(outcome: Outcome) -> Extra:
     frame = tried_table(outcome)
     if frame.empty:
         return Extra()
-    csv, picture = map(outcome.file, ("tried.csv", "tried.png"))
-    write_csv(csv, frame, "%.6g")
-    save_figure(_figure(frame), picture)
+    csv, picture = drawn(outcome, "tried", frame, _figure(frame), "%.6g")
     lines = [
         (
             short_name(line["dataset"]),

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from hpo.analyses.anytime.curves import Point, compare, curve, curve_table, curves, points
 from hpo.analyses.anytime.figure import anytime_figure
 from hpo.analyses.anytime.report import anytime_markdown
+from hpo.report.figure_files import drawn
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import final_trainings
-from hpo.report.style import save_figure
-from hpo.storage.atomic import write_csv
 from hpo.study.rows import StudyRow, grid_rows
 
 GRID = "grid"
@@ -40,11 +39,10 @@ def grid_contrast(outcome: Outcome) -> Extra:
     by_search |= curves(plan, outcome.records)
     lines = compare(by_search, plan.budget, references=(GRID,))
     text = anytime_markdown(lines, labels, plan.budget, references=(GRID,))
-    csv, picture = map(outcome.file, ("search.csv", "search.png"))
-    write_csv(csv, curve_table(by_search).round(6))
-    save_figure(anytime_figure(by_search, labels), picture)
+    table, figure = curve_table(by_search).round(6), anytime_figure(by_search, labels)
+    files = list(drawn(outcome, "search", table, figure))
     heading = "## The grid against a search at equal cost"
-    return Extra(f"{heading}\n\n{text.replace('## ', '### ')}", [csv, picture])
+    return Extra(f"{heading}\n\n{text.replace('## ', '### ')}", files)
 
 
 def _grid(outcome: Outcome, rows: Sequence[StudyRow], dataset: str, seed: int) -> list[Point]:

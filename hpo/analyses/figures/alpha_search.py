@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from core.lazy import pandas as pd
 from core.policies import NoMix
-from hpo.report.contrasts import mean_line, paired, seeds_of
+from hpo.report.contrasts import paired
+from hpo.report.figure_files import drawn, mean_line, seeds_of
 from hpo.report.markdown import difference, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import finished_finals
-from hpo.report.style import COLORS, WIDTH, canvas, legend_below, save_figure, short_name
-from hpo.storage.atomic import write_csv
+from hpo.report.style import COLORS, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ def alpha_search(outcome: Outcome) -> Extra:
     frame = pd.DataFrame([line for data in outcome.plan.datasets for line in _lines(outcome, data)])
     if frame.empty or not frame["searched"].any():
         return Extra()
-    csv, picture = map(outcome.file, ("curve.csv", "curve.png"))
-    write_csv(csv, frame, "%.6g")
-    save_figure(curve_figure(frame), picture)
+    csv, picture = drawn(outcome, "curve", frame, curve_figure(frame), "%.6g")
     parts = [_text(here[here["searched"]]) for _, here in frame.groupby("dataset", sort=False)]
     text = "\n\n".join(["## What the searches found", f"![α]({picture.name})", *parts])
     return Extra(f"{text}\n", [csv, picture])

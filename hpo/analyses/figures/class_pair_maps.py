@@ -10,7 +10,8 @@ import numpy as np
 
 from core.lazy import pandas as pd
 from hpo.analyses.figures.agreement import Agreement, agreement
-from hpo.report.contrasts import figure_text, mean_table, mean_text, written
+from hpo.report.contrasts import mean_text
+from hpo.report.figure_files import figure_text, mean_table, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING
 
 from core.lazy import pandas as pd
 from core.policies import LearnedConfig
-from hpo.report.contrasts import (
-    HOLM,
-    Contrast,
-    contrasts,
-    figure_text,
-    mean_table,
-    mean_text,
-    seeds_of,
-    verdict,
-    written,
-)
+from hpo.report.contrasts import HOLM, Contrast, contrasts, mean_text, verdict
+from hpo.report.figure_files import figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import FAMILIES, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.lazy import pandas as pd
-from hpo.report.contrasts import (
-    contrasts,
-    figure_text,
-    mean_table,
-    mean_text,
-    seeds_of,
-    written,
-)
+from hpo.report.contrasts import contrasts, mean_text
+from hpo.report.figure_files import figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.statistics import MeanInterval, mean_interval

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from core.lazy import pandas as pd
 from hpo.report.contrasts import mean_text
+from hpo.report.figure_files import drawn
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.panels import scale_of_costs
-from hpo.report.style import COLORS, DASHES, FAMILIES, WIDTH, canvas, save_figure, short_name
-from hpo.storage.atomic import write_csv
+from hpo.report.style import COLORS, DASHES, FAMILIES, WIDTH, canvas, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,9 +31,8 @@ def learned_alpha(outcome: Outcome) -> Extra:
     frame = epochs_table(finished_trainings(outcome), STATISTICS)
     if frame.empty:
         return Extra()
-    csv, picture = map(outcome.file, ("alpha.csv", "alpha.png"))
-    write_csv(csv, frame, "%.6g")
-    save_figure(alpha_figure(frame, outcome.frame, outcome.labels), picture)
+    figure = alpha_figure(frame, outcome.frame, outcome.labels)
+    csv, picture = drawn(outcome, "alpha", frame, figure, "%.6g")
     ends = frame.groupby(["dataset", "method", "seed"], sort=False)["alpha"].last()
     lines = [
         (dataset, outcome.labels[method], mean_text(alphas, 2))

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.lazy import pandas as pd
 from core.training.result import TrainingResult
-from hpo.report.contrasts import (
-    HOLM,
-    Values,
-    contrasts,
-    figure_text,
-    mean_table,
-    mean_text,
-    seeds_of,
-    verdict,
-    written,
-)
+from hpo.report.contrasts import HOLM, Values, contrasts, mean_text, verdict
+from hpo.report.figure_files import figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.style import COLORS, DASHES, WIDTH, canvas, legend_below, short_name

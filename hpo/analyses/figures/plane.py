@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.lazy import pandas as pd
-from hpo.report.contrasts import (
-    HOLM,
-    Values,
-    contrasts,
-    figure_text,
-    mean_text,
-    row_line,
-    verdict,
-    written,
-)
+from hpo.report.contrasts import HOLM, Values, contrasts, mean_text, verdict
+from hpo.report.figure_files import figure_text, row_line, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.style import CLASS_COLORS, CLASS_MARKERS, WIDTH, canvas, short_name

@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.lazy import pandas as pd
-from hpo.report.contrasts import (
-    HOLM,
-    Values,
-    contrasts,
-    figure_text,
-    interval_columns,
-    interval_table,
-    mean_text,
-    seeds_of,
-    written,
-)
+from hpo.report.contrasts import HOLM, Values, contrasts, mean_text
+from hpo.report.figure_files import figure_text, interval_columns, interval_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.statistics import mean_interval
 from hpo.report.style import COLORS, DASHES, MARKERS, WIDTH, canvas, legend_below, short_name

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpo.report import contrasts
+from hpo.report import contrasts, figure_files
 from hpo.report.outcome import Outcome
 from hpo.report.style import canvas
 from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE
@@ -39,7 +39,7 @@ def test_results_are_the_finished_final_ones_of_a_row(
 
 def test_intervals_by_hand() -> None:
     """Two values 1 apart: half the interval is t(1) · s / √2 = 12.706 · 0.5."""
-    line = contrasts.mean_line("mnist", MIXUP, [1.0, 2.0], epoch=3)
+    line = figure_files.mean_line("mnist", MIXUP, [1.0, 2.0], epoch=3)
     assert line.pop("ci_high") - 1.5 == pytest.approx(12.7062 / 2, rel=1e-4)
     assert 1.5 - line.pop("ci_low") == pytest.approx(12.7062 / 2, rel=1e-4)
     named = {"dataset": "mnist", "method": "beta-1", "label": MIXUP.row.label, "epoch": 3}
@@ -114,7 +114,7 @@ def test_what_is_written(make_outcome: Callable[..., Outcome], tmp_path: Path) -
     frame = pd.DataFrame({"mean": [1 / 3, math.nan]})
     figure = canvas(2, 1)
     figure.subplots()
-    extra = contrasts.written(make_outcome([NONE], {}), frame, figure, "## Said\n")
+    extra = figure_files.written(make_outcome([NONE], {}), frame, figure, "## Said\n")
     assert [path.name for path in extra.files] == ["figure.csv", "figure.png", "figure.md"]
     assert extra.markdown == "## Said\n"
     assert (tmp_path / "figure.csv").read_text() == 'mean\n0.333333\n""\n'
