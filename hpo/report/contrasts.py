@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hpo.report.markdown import adjusted
+from hpo.report.markdown import adjusted, difference
 from hpo.report.statistics import (
     MeanInterval,
     PairedComparison,
@@ -50,10 +50,8 @@ class Contrast:
         paired = self.paired
         if paired.n == 0:
             return "no seed in common"
-        text = f"{paired.difference:+.{digits}f}"
-        if paired.n > 1:
-            text += f" [{paired.low:+.{digits}f}, {paired.high:+.{digits}f}]"
-        return f"{text.replace('-', '−')}, {adjusted(self.p_holm)}, n = {paired.n}"
+        told = difference(*paired[:3], digits)
+        return f"{told}, {adjusted(self.p_holm)}, n = {paired.n}"
 
 
 def interval_text(interval: MeanInterval, digits: int = 3) -> str:

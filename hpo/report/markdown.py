@@ -126,11 +126,11 @@ def _semi_cells(line: Mapping[str, Any], unit: float, reference: str | None) -> 
     )
 
 
-def difference(value: float, low: float, high: float) -> str:
+def difference(value: float, low: float, high: float, digits: int = 2) -> str:
     """Returns a signed difference with its interval, such as "−0.20 [−0.51, +0.11]"; "–" for
     NaN."""
-    interval = "" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
-    return (number(value, "{:+.2f}") + interval).replace("-", "−")
+    interval = "" if math.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return (number(value, f"{{:+.{digits}f}}") + interval).replace("-", "−")
 
 
 def probability(value: float) -> str:

@@ -18,24 +18,12 @@ from hpo.report.contrasts import paired
 from hpo.report.families import adjusted_p
 from hpo.report.markdown import to_markdown
 from hpo.report.positive_control import best_of
-from hpo.report.records import errors_by_seed, final_trainings, finished_finals, load_records
+from hpo.report.records import errors_by_seed, final_trainings, finished_finals
 from hpo.report.statistics import mean_interval
 from hpo.search.configured import setting
 from hpo.storage.atomic import write_atomically, write_csv
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
-from hpo.study.rows import Family, Row
-
-__all__ = [
-    "COLUMNS",
-    "Family",
-    "Row",
-    "build_table",
-    "errors_by_seed",
-    "load_records",
-    "summary_rows",
-    "to_markdown",
-    "write_report",
-]
+from hpo.study.rows import Row
 
 COLUMNS = (
     "dataset", "method", "setting", "n_seeds", "mean_error", "ci_low", "ci_high", "paper_error",

@@ -11,7 +11,7 @@ from hpo.report.contrasts import paired
 from hpo.report.figure_files import drawn, mean_line, seeds_of
 from hpo.report.markdown import difference, padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.records import finished_finals
+from hpo.report.records import errors_by_seed, finished_finals
 from hpo.report.style import COLORS, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
@@ -81,7 +81,7 @@ def _lines(outcome: Outcome, dataset: str) -> list[dict[str, object]]:
     """Returns a line for each row with a constant α and a finished training, the searched ones
     last, each by α."""
     errors = {
-        row.row.key: {seed: r.test_error for seed, r in outcome.results(dataset, row).items()}
+        row.row.key: errors_by_seed(outcome.records, row.row.key, dataset)
         for row in outcome.plan.rows
     }
     trained = [

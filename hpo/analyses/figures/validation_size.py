@@ -10,9 +10,9 @@ from core.lazy import pandas as pd
 from hpo.report.contrasts import HOLM, Values, contrasts, mean_text
 from hpo.report.figure_files import figure_text, interval_columns, interval_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
+from hpo.report.records import errors_by_seed
 from hpo.report.statistics import mean_interval
 from hpo.report.style import COLORS, DASHES, MARKERS, WIDTH, canvas, legend_below, short_name
-from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def size_table(outcome: Outcome, curves: Sequence[Curve]) -> pd.DataFrame:
             wanted.append((REFERENCE, label, base.meta_size, REFERENCE))
         for name, label, size, key in wanted:
             if key in rows:
-                errors = _errors(outcome, dataset, rows[key])
+                errors = errors_by_seed(outcome.records, key, dataset)
                 line = {"dataset": dataset, "method": name, "label": label, "meta_size": size}
                 interval = interval_columns(mean_interval(list(errors.values())))
                 lines.append(line | {"per_class": size / classes} | interval)
@@ -118,16 +118,11 @@ def _label_sizes(ax: Axes, learned: pd.DataFrame) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _errors(outcome: Outcome, dataset: str, row: StudyRow) -> Values:
-    results = outcome.results(dataset, row)
-    return {seed: result.test_error for seed, result in results.items()}
-
-
 def _text(outcome: Outcome, curves: Sequence[Curve]) -> str:
     rows = {row.row.key: row for row in outcome.plan.rows}
 
     def said(dataset: str) -> tuple[Sequence[str], list[list[str]], list[str]]:
-        errors = {key: _errors(outcome, dataset, row) for key, row in rows.items()}
+        errors = {key: errors_by_seed(outcome.records, key, dataset) for key in rows}
         sizes = sorted({s for curve in curves for s, key in curve.rows.items() if key in rows})
         named = [(curve, _by_size(curve, errors)) for curve in curves]
         table = [[curve.label, *_cells(by_size, sizes)] for curve, by_size in named]

@@ -19,7 +19,7 @@ from hpo.analyses.labels.errors import LEGEND, MEASURES
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import contrasts, mean_text
 from hpo.report.history import finished_trainings
-from hpo.report.markdown import number, padded_table, probability
+from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.statistics import mean_interval
 from hpo.report.style import save_figure
@@ -230,8 +230,7 @@ def _difference_table(methods: Sequence[Method], tested: Sequence[Mapping[str, A
     cells: dict[str, list[str]] = {}
     labels = {method.key: method.label for method in methods}
     for line in tested:
-        interval = "" if np.isnan(line["low"]) else f" [{line['low']:+.3f}, {line['high']:+.3f}]"
-        difference = (number(line["difference"], "{:+.3f}") + interval).replace("-", "−")
+        told = difference(line["difference"], line["low"], line["high"], 3)
         row = cells.setdefault(line["other"], [labels[line["other"]]])
-        row += [difference, probability(line["p_holm"])]
+        row += [told, probability(line["p_holm"])]
     return padded_table(header, list(cells.values()))

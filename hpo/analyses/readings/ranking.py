@@ -16,16 +16,15 @@ from core.lazy import pandas as pd
 from core.policies import LearnedConfig
 from core.training.config import TrainingConfig
 from core.training.result import TrainingResult
-from hpo.report.contrasts import contrasts, family
+from hpo.report.contrasts import LEVEL, contrasts, family
 from hpo.report.outcome import Outcome
-from hpo.report.records import Results, results_by_seed
+from hpo.report.records import Results
 from hpo.report.statistics import mean_interval
 from hpo.study.rows import META_SUFFIX, StudyRow
 
 END = 0.1
 """λ is "near" 0 or 1 within this distance."""
 
-SIGNIFICANT = 0.05
 MIXUP, NO_MIXUP = "beta-1", "none"
 """Rows that Table I's order is about."""
 
@@ -70,10 +69,7 @@ def rank_readings(outcome: Outcome) -> pd.DataFrame:
     """
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
-        results = {
-            row.row.key: results_by_seed(outcome.records, dataset, row.row.key)
-            for row in outcome.plan.rows
-        }
+        results = {row.row.key: outcome.results(dataset, row) for row in outcome.plan.rows}
         table = outcome.frame[outcome.frame["dataset"] == dataset].set_index("method")
         here = [
             _line(row, outcome.plan.base[dataset], table.loc[row.row.key], results[row.row.key])
@@ -168,8 +164,8 @@ def _judge_histograms(
         last, first = adjusted[key, "lam_histogram"], adjusted[key, "lam_histogram_first"]
         line["fig6_p_holm"] = last
         if not math.isnan(last):
-            early = "early" if first < SIGNIFICANT else "no"
-            line["fig6"] = "yes" if last < SIGNIFICANT else early
+            early = "early" if first < LEVEL else "no"
+            line["fig6"] = "yes" if last < LEVEL else early
 
 
 def _judge_order(readings: Mapping[str, dict[str, Any]], results: Mapping[str, Results]) -> None:
@@ -188,7 +184,7 @@ def _judge_order(readings: Mapping[str, dict[str, Any]], results: Mapping[str, R
         readings[key]["mixup_p_holm"] = contrast.p_holm
         if contrast.paired.n and reference.paired.n:
             ordered = contrast.paired.difference < 0 and reference.paired.difference < 0
-            supported = all(c.p_holm < SIGNIFICANT for c in (contrast, reference))  # NaN is neither
+            supported = all(c.p_holm < LEVEL for c in (contrast, reference))  # NaN is neither
             readings[key]["table1"] = ("yes" if supported else "means") if ordered else "no"
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from core.lazy import pandas as pd
 from hpo.analyses.readings.factorial import DesignPoint, main_effects
 from hpo.analyses.readings.figure import readings_figure
-from hpo.analyses.readings.ranking import SIGNIFICANT, rank_readings
+from hpo.analyses.readings.ranking import rank_readings
+from hpo.report.contrasts import LEVEL
 from hpo.report.markdown import difference, error, number, padded_table, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import save_figure
@@ -94,7 +95,7 @@ def _verdicts(lines: Sequence[Mapping[str, Any]]) -> str:
     supported = [line for line in readings if line["table1"] == "yes"]
     # Where meta-validation images train, more images do than those of the best Beta.
     fair = [line for line in readings if not line["overlap"]]
-    better = [line for line in fair if line["diff_ci_high"] < 0 and line["p_holm"] < SIGNIFICANT]
+    better = [line for line in fair if line["diff_ci_high"] < 0 and line["p_holm"] < LEVEL]
     groups = {
         "move λ by 0.01 or more on average": moving,
         "show Fig. 6 in the last epoch": shown,
