@@ -71,8 +71,8 @@ class Hooked(nn.Linear):
         getattr(self, f"register_{kind}_hook")(lambda *_: None)
 
 
-class Once(torch.autograd.Function):
-    """This function is a square that is differentiable once."""
+class Twice(torch.autograd.Function):
+    """This function is a square that is differentiable as often as wanted, in reverse alone."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
@@ -81,21 +81,16 @@ class Once(torch.autograd.Function):
         return x * x
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, slope: Tensor) -> Tensor:
         """Returns 2·x·slope."""
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return 2 * x * slope
 
 
-class Twice(Once):
-    """This function is a square that is differentiable as often as wanted, in reverse alone."""
+class Once(Twice):
+    """This function is a square that is differentiable once."""
 
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, slope: Tensor) -> Tensor:
-        """Returns 2·x·slope."""
-        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return 2 * x * slope
+    backward = staticmethod(once_differentiable(Twice.backward))  # type: ignore[assignment]
 
 
 class Both(Twice):
@@ -105,7 +100,7 @@ class Both(Twice):
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
         """Returns x²."""
         ctx.save_for_forward(x)
-        return Once.forward(ctx, x)
+        return Twice.forward(ctx, x)
 
     @staticmethod
     def jvp(ctx: torch.autograd.function.FunctionCtx, tangent: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.policies import NoMix
 from hpo.bench.load.flags import STUDY, USAGE
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
@@ -29,11 +28,11 @@ from hpo.command_line import parse
 from hpo.run import run_study
 from hpo.run.data import prepare
 from hpo.storage.atomic import write_atomically
+from hpo.study.named_rows import NONE
 from hpo.study.plan import source_key
-from hpo.study.rows import Row, StudyRow
 from hpo.tracking.tracker import StudyTracker
 
-ROWS = (StudyRow(Row("none", "No MixUp", "", "none"), NoMix()),)
+ROWS = (NONE,)
 """The study's only row, so that each seed is a cell."""
 
 EVERY = 50
