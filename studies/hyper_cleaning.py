@@ -32,8 +32,8 @@ Cost: about a minute on two idle cores at the suite's size and five passes.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,15 +41,14 @@ import core.data
 from core.lazy import pandas as pd
 from core.lazy import torch
 from hpo.bench.hyper_cleaning import SOLVERS, draw_problem, report
+from hpo.command_line.flags import command, program, require_counts
 from hpo.report.markdown import padded_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the solvers; returns the exit status."""
     about, _, _ = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command(program("hyper_cleaning"), __doc__)
     add = parser.add_argument
     add(
         "--dataset",
@@ -92,16 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check(given: argparse.Namespace, names: Sequence[str]) -> None:
+def _check(given: Namespace, names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in SOLVERS]
     if unknown:
         raise ValueError(f"unknown solver {unknown[0]!r}; choose among {', '.join(SOLVERS)}")
     if not 0 <= given.ratio <= 1:
         raise ValueError(f"--ratio must lie in [0, 1], got {given.ratio:g}")
-    for flag in ("train_size", "val_size", "epochs"):
-        if getattr(given, flag) < 1:
-            name = flag.replace("_", "-")
-            raise ValueError(f"--{name} must be at least 1, got {getattr(given, flag)}")
+    require_counts(given, "train_size", "val_size", "epochs")
 
 
 if __name__ == "__main__":
