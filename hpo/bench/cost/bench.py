@@ -19,6 +19,7 @@ from core.lazy import torch
 from core.mixing.batch import Batch
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
+from core.user_model.precision import autocast_region
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -164,9 +165,7 @@ class Bench:
 
     def autocast_region(self) -> contextlib.AbstractContextManager[object]:
         """Returns what forward passes run in."""
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
+        return autocast_region(self.device.type, self.autocast)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Returns λ0 [B] and pairs [B] of one step, as `core.learn_interpolation` draws them."""

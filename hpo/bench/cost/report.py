@@ -14,7 +14,7 @@ from hpo.bench.cost.counting import floor
 from hpo.bench.cost.records import Group, Measurement
 from hpo.bench.cost.timing import ratio
 from hpo.bench.cost.whole_fit import STEPS
-from hpo.report.markdown import padded_table
+from hpo.report.markdown import number, padded_table
 from hpo.storage.atomic import write_atomically
 
 COLUMNS = (
@@ -123,33 +123,33 @@ def title(row: Any) -> str:
 
 
 def _first_cells(row: dict[Any, Any]) -> tuple[str, ...]:
-    ratio = _number(row["time_ratio"], "{:.2f}×")
+    ratio = number(row["time_ratio"], "{:.2f}×")
     return str(row["contender"]), ratio, _quartiles(row)
 
 
 def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
     return (
         *_first_cells(row),
-        _number(row["flops_ratio"], "{:.2f}×"),
-        _number(row["share_of_floor"], "{:.0%}"),
-        _number(row["steps_per_second"], "{:.3g}"),
-        _number(row["peak_mib"], "{:.3g} MiB"),
-        _number(row["relative_error"], "{:.0e}"),
-        _number(row["cosine"], "{:.4f}"),
+        number(row["flops_ratio"], "{:.2f}×"),
+        number(row["share_of_floor"], "{:.0%}"),
+        number(row["steps_per_second"], "{:.3g}"),
+        number(row["peak_mib"], "{:.3g} MiB"),
+        number(row["relative_error"], "{:.0e}"),
+        number(row["cosine"], "{:.4f}"),
     )
 
 
 def _fit_cells(row: dict[Any, Any]) -> tuple[str, ...]:
     return (
         *_first_cells(row),
-        _number(row["seconds"], "{:.3g}"),
-        _number(STEPS * row["batch_size"] / row["seconds"], "{:.0f}"),
+        number(row["seconds"], "{:.3g}"),
+        number(STEPS * row["batch_size"] / row["seconds"], "{:.0f}"),
     )
 
 
 def _quartiles(row: dict[Any, Any]) -> str:
-    high = _number(row["time_ratio_high"], "–{:.2f}", missing="")
-    return _number(row["time_ratio_low"], "{:.2f}") + high
+    high = number(row["time_ratio_high"], "–{:.2f}", missing="")
+    return number(row["time_ratio_low"], "{:.2f}") + high
 
 
 def _curve_table(rows: pd.DataFrame, column: str) -> str:
@@ -165,8 +165,8 @@ def _point(row: dict[Any, Any] | None) -> str:
         return _DASH
     if row["error"] is not None and not pd.isna(row["error"]):
         return str(row["error"]) if row["error"] == "out of memory" else _DASH
-    memory = _number(row["peak_mib"], ", {:.3g} MiB", missing="")
-    return _number(row["time_ratio"], "{:.2f}×") + memory
+    memory = number(row["peak_mib"], ", {:.3g} MiB", missing="")
+    return number(row["time_ratio"], "{:.2f}×") + memory
 
 
 def _remarks(rows: pd.DataFrame) -> list[str]:
@@ -174,17 +174,13 @@ def _remarks(rows: pd.DataFrame) -> list[str]:
     notes = []
     for row in rows.to_dict("records"):
         if row["contender"] == VANILLA and row["part"] == "main":
-            seconds = _number(row["seconds"], "{:.3g} s")
+            seconds = number(row["seconds"], "{:.3g} s")
             notes.append(f"- 1.00× is {seconds} a step; {row['parameters']:,} parameters.")
         for note in (row["error"], row["remark"]):
             if isinstance(note, str):
                 where = "" if row["part"] == "main" else f" ({title(row)})"
                 notes.append(f"- {row['contender']}{where}: {note.rstrip('.')}.")
     return ["\n".join(notes)] if notes else []
-
-
-def _number(value: Any, template: str, missing: str = _DASH) -> str:
-    return missing if value is None or math.isnan(value) else template.format(value)
 
 
 _FIT_LEGEND = (
