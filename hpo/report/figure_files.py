@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 from core.lazy import pandas as pd
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import MeanInterval, mean_interval
+from hpo.report.statistics import mean_interval
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_atomically, write_csv
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+REFERENCE = "beta-1"
+"""Key of the row that figures hold the others against: MixUp, which learns nothing."""
 
 _INTERVAL = ("n_seeds", "mean", "ci_low", "ci_high")
 
@@ -33,12 +36,12 @@ def mean_line(
     dataset: str, row: StudyRow, values: Iterable[float], **columns: Any
 ) -> dict[str, Any]:
     """Returns `row_line` with the mean of the values and its 95 % interval at its end."""
-    interval = interval_columns(mean_interval(list(values)))
-    return row_line(dataset, row, **columns) | interval
+    return row_line(dataset, row, **columns) | interval_columns(values)
 
 
-def interval_columns(interval: MeanInterval) -> dict[str, float]:
-    """Returns an interval as columns of a CSV."""
+def interval_columns(values: Iterable[float]) -> dict[str, float]:
+    """Returns the mean of the values and its 95 % interval as columns of a CSV."""
+    interval = mean_interval(list(values))
     return dict(zip(_INTERVAL, (interval.n, *interval[:3]), strict=True))
 
 

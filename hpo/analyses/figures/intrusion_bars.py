@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from core.lazy import pandas as pd
 from core.policies import LearnedConfig
 from hpo.report.contrasts import HOLM, Contrast, contrasts, mean_text, verdict
-from hpo.report.figure_files import figure_text, mean_table, seeds_of, written
+from hpo.report.figure_files import REFERENCE, figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import FAMILIES, WIDTH, canvas, short_name
 from hpo.study.rows import StudyRow
@@ -29,7 +29,6 @@ different classes (`Intrusion.scale`); to_real: over `Intrusion.real_mean`."""
 
 _PANELS = ("mean", "minimum", "relative_mean", "relative_minimum")
 _UNITS = ("distance", "× mean distance between real images of two classes")
-_REFERENCE = "beta-1"
 _CLAIM = " (the paper's claim of alleviated intrusion)"
 
 
@@ -105,7 +104,7 @@ def _draw(ax: Axes, here: pd.DataFrame) -> None:
         half = line["ci_high"] - line["mean"]
         xerr = None if half != half else half
         ax.errorbar(line["mean"], y, xerr=xerr, fmt=marker, ms=6, color=colour, capsize=3)
-        if line["method"] == _REFERENCE:
+        if line["method"] == REFERENCE:
             ax.axvline(line["mean"], color=colour, lw=0.9, ls="--", zorder=1)
     ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.set_yticks(range(len(lines)), [line["label"] for line in lines], fontsize=9)
@@ -152,7 +151,7 @@ def _verdicts(
     """Says for each reading whether the claim holds against MixUp, and against its controls."""
     opponents = {
         reading.row.key: [
-            _REFERENCE,
+            REFERENCE,
             *(r.row.key for r in rows if r.row.control_of == reading.row.key),
         ]
         for reading in rows
@@ -174,7 +173,7 @@ def _verdicts(
         for other in others:
             here = {q: compared[key, other, q] for q in _PANELS if (key, other, q) in compared}
             if here:
-                claim = _CLAIM if other == _REFERENCE else ""
+                claim = _CLAIM if other == REFERENCE else ""
                 yield (
                     f"- {labels[key]}, mixed samples farther from other classes than those of "
                     f"{labels[other]}{claim}: {_said(here, _PANELS[:2])} in absolute distance; "

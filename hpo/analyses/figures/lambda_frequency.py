@@ -9,7 +9,7 @@ import numpy as np
 
 from core.lazy import pandas as pd
 from hpo.report.contrasts import contrasts, mean_text
-from hpo.report.figure_files import figure_text, mean_table, seeds_of, written
+from hpo.report.figure_files import REFERENCE, figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.statistics import MeanInterval, mean_interval
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 END = 0.1
 """λ within it of 0 or 1 is near."""
 
-_REFERENCE = "beta-1"
 _EPOCHS = {"first": "lam_histogram_first", "last": "lam_histogram"}
 
 
@@ -58,13 +57,13 @@ def frequency_figure(frame: pd.DataFrame) -> Figure:
         frame: of `frequency_table`, not empty.
     """
     datasets = list(frame["dataset"].unique())
-    methods = [m for m in frame["method"].unique() if m != _REFERENCE] or [_REFERENCE]
+    methods = [m for m in frame["method"].unique() if m != REFERENCE] or [REFERENCE]
     figure = canvas(WIDTH, 3.3 * len(datasets) + 0.5)
     axes = figure.subplots(len(datasets), len(methods), squeeze=False)
     for row, dataset in zip(axes, datasets, strict=True):
         for ax, method in zip(row, methods, strict=True):
             here = frame[frame["dataset"] == dataset]
-            _draw(ax, here[here["method"] == method], here[here["method"] == _REFERENCE])
+            _draw(ax, here[here["method"] == method], here[here["method"] == REFERENCE])
             ax.set_xlabel("λ")
         row[0].set_ylabel(f"{short_name(dataset)}\nrelative frequency (%)")
     legend_below(figure, axes[0][0], 4, seeds_of(frame, "bars"))
@@ -140,7 +139,7 @@ def _verdicts(rows: Sequence[StudyRow], by_row: Mapping[str, Results]) -> Iterat
             seed: near(result.lam_histogram)[end] for seed, result in by_row[row.row.key].items()
         }
         for row in rows
-        if row.row.key != _REFERENCE and by_row[row.row.key]
+        if row.row.key != REFERENCE and by_row[row.row.key]
         for end in range(2)
     }
     exact = 100 * END

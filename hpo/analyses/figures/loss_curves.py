@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.lazy import pandas as pd
 from core.training.result import TrainingResult
 from hpo.report.contrasts import HOLM, Values, contrasts, mean_text, verdict
-from hpo.report.figure_files import figure_text, mean_table, seeds_of, written
+from hpo.report.figure_files import REFERENCE, figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.style import COLORS, DASHES, WIDTH, canvas, legend_below, short_name
@@ -34,7 +34,6 @@ _CLAIMS = {
     "excess": "above the least possible",
     "unmixed_loss": "on unmixed images",
 }
-_REFERENCE = "beta-1"
 
 
 def loss_curves(outcome: Outcome) -> Extra:
@@ -128,13 +127,13 @@ def _verdicts(rows: Sequence[StudyRow], lasts: Mapping[str, Mapping[str, Values]
     learned = [row.row for row in rows if row.row.family == "learned" and lasts[row.row.key]]
     against = contrasts(
         {
-            (row.key, quantity): (lasts[row.key][quantity], lasts[_REFERENCE][quantity])
+            (row.key, quantity): (lasts[row.key][quantity], lasts[REFERENCE][quantity])
             for row in learned
-            if _REFERENCE in lasts
+            if REFERENCE in lasts
             for quantity in _PANELS
         }
     )
-    reference = {row.row.key: row.row.label for row in rows}.get(_REFERENCE)
+    reference = {row.row.key: row.row.label for row in rows}.get(REFERENCE)
     for row in learned:
         if reference is not None:
             said = "; ".join(

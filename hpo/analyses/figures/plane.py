@@ -9,7 +9,7 @@ import numpy as np
 
 from core.lazy import pandas as pd
 from hpo.report.contrasts import HOLM, Values, contrasts, mean_text, verdict
-from hpo.report.figure_files import figure_text, row_line, written
+from hpo.report.figure_files import REFERENCE, figure_text, row_line, written
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import Results
 from hpo.report.style import CLASS_COLORS, CLASS_MARKERS, WIDTH, canvas, short_name
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_REFERENCE = "beta-1"
 _NAMED_CLASSES = 20
 """Of more classes there is no legend."""
 
@@ -203,13 +202,13 @@ def _verdicts(rows: Sequence[StudyRow], by_row: Mapping[str, Values]) -> Iterato
     labels = {row.row.key: row.row.label for row in rows if by_row[row.row.key]}
     against = contrasts(
         {
-            key: (by_row[key], by_row[_REFERENCE])
+            key: (by_row[key], by_row[REFERENCE])
             for key in labels
-            if key != _REFERENCE and _REFERENCE in labels
+            if key != REFERENCE and REFERENCE in labels
         }
     )
     for key, contrast in against.items():
         yield (
-            f"- {labels[key]}, fewer collisions than {labels[_REFERENCE]}, as the paper has it: "
+            f"- {labels[key]}, fewer collisions than {labels[REFERENCE]}, as the paper has it: "
             f"{verdict([-contrast.direction])} ({contrast.text(2)})."
         )

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from core.lazy import pandas as pd
 from hpo.report.contrasts import HOLM, Values, contrasts, mean_text
-from hpo.report.figure_files import figure_text, interval_columns, interval_table, seeds_of, written
+from hpo.report.figure_files import (
+    REFERENCE,
+    figure_text,
+    interval_columns,
+    interval_table,
+    seeds_of,
+    written,
+)
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
-from hpo.report.statistics import mean_interval
 from hpo.report.style import COLORS, DASHES, MARKERS, WIDTH, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-REFERENCE = "beta-1"
-"""Key of the row that learns nothing, drawn as a band."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def size_table(outcome: Outcome, curves: Sequence[Curve]) -> pd.DataFrame:
             if key in rows:
                 errors = errors_by_seed(outcome.records, key, dataset)
                 line = {"dataset": dataset, "method": name, "label": label, "meta_size": size}
-                interval = interval_columns(mean_interval(list(errors.values())))
+                interval = interval_columns(errors.values())
                 lines.append(line | {"per_class": size / classes} | interval)
     return interval_table(lines, "meta_size", "per_class")
 
