@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from core.training.few_labels_data import prepare_semi_data
 from core.training.pseudo_label_statistics import PseudoLabelStatistics
 from core.training.result import Metrics, TrainingResult
 from core.training.statistics import LambdaStatistics
-from core.training.training import Training
+from core.training.training import Training, whole_batches
 from core.user_model.precision import wide_dtype
 
 LAST_EPOCHS = 20
@@ -123,16 +123,12 @@ class SemiSupervisedTraining(Training):
     def _evaluate(self, images: ImageSet) -> Evaluation:
         return evaluate(self._method.evaluated(self._model), images, self._images.transform)
 
-    def _unlabelled_order(self) -> tuple[Tensor, ...]:
-        size = min(
-            self._semi.unlabelled_batch or self.config.batch_size, len(self._images.unlabelled)
-        )
-        shuffled = torch.randperm(
-            len(self._images.unlabelled), generator=self._streams["unlabelled_order"]
-        )
-        return tuple(rows for rows in shuffled.split(size) if len(rows) == size)
+    def _unlabelled_order(self) -> list[Tensor]:
+        n = len(self._images.unlabelled)
+        batch = min(self._semi.unlabelled_batch or self.config.batch_size, n)
+        return whole_batches(n, batch, n // batch, self._streams["unlabelled_order"])
 
-    def _batches(self, order: tuple[Tensor, ...]) -> Iterator[SemiBatch]:
+    def _batches(self, order: Sequence[Tensor]) -> Iterator[SemiBatch]:
         images, streams, steps = self._images, self._streams, len(order)
         epoch = len(self.history)
         transform, views = images.transform, self._method.views
@@ -173,10 +169,5 @@ def _passes(
 ) -> Iterator[tuple[Tensor, Batch]]:
     """Returns so many batches from reshuffled passes, whole batches only: positions and images,
     read as those that train where they are to be moved, else as those of evaluation."""
-    size = min(size, len(images))
-    order: list[Tensor] = []
-    while len(order) < steps:
-        shuffled = torch.randperm(len(images), generator=generator).split(size)
-        order += [rows for rows in shuffled if len(rows) == size]
-    order = order[:steps]
+    order = whole_batches(len(images), size, steps, generator)
     yield from zip(order, images.batches(order, generator if moved else None), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -99,7 +99,9 @@ class Training:
         size = len(data.train) - (len(data.meta) if config.equal_steps else 0)
         order = _training_order(config, data.train.labels, size, streams["order"])
         meta_batches = (
-            data.meta.batches(_meta_order(config, len(data.meta), len(order), streams["meta"]))
+            data.meta.batches(
+                whole_batches(len(data.meta), config.meta_batch_size, len(order), streams["meta"])
+            )
             if policy.needs_meta_validation
             else iter(())
         )
@@ -322,21 +324,14 @@ def _training_order(
     return batches
 
 
-def _meta_order(
-    config: TrainingConfig, size: int, steps: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Returns indices of a meta-validation batch for each step: reshuffled passes, whole batches
-    only."""
-    batch = min(config.meta_batch_size, size)
-    produced = 0
-    while True:
-        for indices in torch.randperm(size, generator=generator).split(batch):
-            if len(indices) < batch:
-                continue
-            yield indices
-            produced += 1
-            if produced == steps:
-                return
+def whole_batches(size: int, batch: int, steps: int, generator: torch.Generator) -> list[Tensor]:
+    """Returns positions of a batch for each step: reshuffled passes over `size` samples, whole
+    batches only."""
+    batch, order = min(batch, size), list[Tensor]()
+    while len(order) < steps:
+        shuffled = torch.randperm(size, generator=generator).split(batch)
+        order += [rows for rows in shuffled if len(rows) == batch]
+    return order[:steps]
 
 
 def _rounded(values: Tensor) -> list[float]:
