@@ -62,12 +62,8 @@ class CarriedTangent:
         Args:
             problem: at the parameters before the step, with its λ.
             along: [B], dλ/dh.
-            optimizer: SGD.
-
-        Raises:
-            ValueError: as `check_sgd`.
+            optimizer: one that `check_sgd` lets pass.
         """
-        check_sgd(optimizer)
         start = {
             name: self._theta.get(name, torch.zeros_like(p)) for name, p in problem.theta.items()
         }

@@ -19,6 +19,7 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import Pairing
 from core.policies.learned import Learned
 from core.policies.protocol import Policy, StepInput
+from core.random_streams import stream_device
 from core.user_model.precision import wide_dtype
 from core.user_model.untraced import untraced
 
@@ -98,7 +99,7 @@ class MoveTable:
         """
         if not self.known:
             raise RuntimeError("no meta stage was taken in yet: learn() comes first")
-        source = generator.device if generator is not None else torch.device("cpu")
+        source = stream_device(generator)
         drawn = torch.randint(len(self._residuals), z.shape, generator=generator, device=source)
         expected = self._slope() * z.to(wide_dtype(z.device)) + self.expected(first, second)
         return (expected + self._residuals[drawn.to(z.device)]).to(z.dtype)

@@ -203,28 +203,27 @@ class Frozen(Drawn):
     def draw(
         self, n: int, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
-        return draw_quantiles(n, self.quantiles, generator=generator, device=device, dtype=dtype)
+        return draw_quantiles(n, self.quantiles, generator, device, dtype)
 
 
 def draw_quantiles(
     n: int,
     quantiles: tuple[float, ...],
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    generator: torch.Generator | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Returns [n] draws from the distribution with these quantiles, of dtype (None: float32).
+    """Returns [n] draws of dtype from the distribution with these quantiles.
 
     In double precision and where the stream is: the same λ on every device.
     """
-    source = generator.device if generator is not None else torch.device("cpu")
+    source = stream_device(generator)
     levels = torch.rand(n, generator=generator, device=source, dtype=torch.float64)
     values = torch.tensor(quantiles, dtype=torch.float64, device=source)
     place = levels * (len(values) - 1)
     below = place.long().clamp(max=len(values) - 2)
     drawn = torch.lerp(values[below], values[below + 1], place - below)
-    return drawn.to(dtype or torch.float32).to(device)
+    return drawn.to(dtype).to(device)
 
 
 def check_quantiles(quantiles: tuple[float, ...]) -> None:

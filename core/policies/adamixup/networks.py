@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.random_streams import stream_device
+
 HIDDEN = 100
 """Units of the policy generator's first linear layer."""
 
@@ -68,16 +70,16 @@ class IntrusionDiscriminator(nn.Module):
         return logits
 
 
-def masked_average(x: Tensor, partner: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def masked_average(x: Tensor, partner: Tensor, generator: torch.Generator | None) -> Tensor:
     """Returns what the policy generator sees of pairs: (m1⊙x + m2⊙x[partner]) / 2, m elementwise
     N(0, 1) cut at ±2. As x, [n, ...]; m1 is drawn first."""
     masks = [truncated_normal(x, generator) for _ in range(2)]
     return (masks[0] * x + masks[1] * x[partner]) / 2
 
 
-def truncated_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def truncated_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draws N(0, 1) cut at ±2, by inversion: one number an element, where the stream is."""
-    source = generator.device if generator is not None else torch.device("cpu")
+    source = stream_device(generator)
     levels = torch.rand(like.shape, generator=generator, device=source, dtype=torch.float64)
     edge = math.erf(2**0.5)
     values = 2**0.5 * torch.special.erfinv((2 * levels - 1) * edge)

@@ -52,6 +52,7 @@ from core.policies.adamixup.interpolation import (
 from core.policies.adamixup.networks import IntrusionDiscriminator, PolicyGenerator, masked_average
 from core.policies.drawn import check_quantiles, draw_quantiles
 from core.policies.protocol import Policy, StepInput
+from core.random_streams import stream_device
 from core.user_model.precision import autocast_region
 from core.user_model.wrapped_models import unwrap
 
@@ -181,12 +182,9 @@ class AdaMixUp(Policy):
         n, dtype = len(x), torch.promote_types(x.dtype, torch.float32)
         if self.policy_generator is None:
             assert self.quantiles is not None
-            lam = draw_quantiles(
-                n, self.quantiles, generator=generator, device=x.device, dtype=dtype
-            )
-            return lam, None
+            return draw_quantiles(n, self.quantiles, generator, x.device, dtype), None
         a, b, _ = self.policy_generator(masked_average(x, partner, generator)).unbind(dim=1)
-        source = generator.device if generator is not None else torch.device("cpu")
+        source = stream_device(generator)
         share = torch.rand(n, generator=generator, device=source, dtype=dtype).to(x.device)
         lam = (a + share * b).to(dtype)
         # Rounding can take a + b, and so λ, a little above 1. Not by `clamp`: at 1 itself releases
