@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core.data.images import Device, shrink
+from core.data.images import Device, on_its_way, shrink
 from core.data.tree import num_threads
 from core.random_streams import seed_global_streams
 
@@ -133,10 +133,6 @@ class StreamedItems:
                 yield self._rows[positions[-1]]
 
         for items, _ in read_batches(self._data.items, self._data.read, rows(), seed):
-            x, y = torch.from_numpy(items), self.labels[positions.pop(0)]
-            if self._device.type == "cuda":
-                x, y = x.pin_memory(), y.pin_memory()
-            x = x.to(self._device, non_blocking=True)
-            if self._data.images:
-                x = shrink(x, self._image_size)
-            yield x, y.to(self._device, non_blocking=True)
+            labels = self.labels[positions.pop(0)]
+            x, y = on_its_way(torch.from_numpy(items), labels, self._device)
+            yield shrink(x, self._image_size) if self._data.images else x, y

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.data.decoding import CROP_DRAWS, Decoder, decode_chunk
-from core.data.images import Device, shrink
+from core.data.images import Device, on_its_way, shrink
 from core.data.tree import Tree, failure, num_threads
 
 __all__ = ["StreamedImages"]
@@ -123,8 +123,5 @@ class StreamedImages:
     ) -> tuple[Tensor, Tensor]:
         if failed := [file for task in tasks for file in task.result()]:
             raise failure(failed)
-        pixels, labels = torch.from_numpy(out), self.labels[indices]
-        if self._device.type == "cuda":
-            pixels, labels = pixels.pin_memory(), labels.pin_memory()
-        pixels = pixels.to(self._device, non_blocking=True)
-        return shrink(pixels, self._image_size), labels.to(self._device, non_blocking=True)
+        pixels, labels = on_its_way(torch.from_numpy(out), self.labels[indices], self._device)
+        return shrink(pixels, self._image_size), labels
