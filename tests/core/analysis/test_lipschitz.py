@@ -28,10 +28,9 @@ def quadratic(matrix: Tensor) -> ScalarFunction:
     return lambda x: 0.5 * ((x @ matrix) * x).sum(dim=1) + 3 * x[:, 0]
 
 
-def small_network(smooth: bool = True) -> nn.Module:
+def small_network() -> nn.Module:
     torch.manual_seed(1)
-    activation = nn.GELU() if smooth else nn.ReLU()
-    return nn.Sequential(nn.Linear(6, 9), activation, nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 1))
+    return nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 1))
 
 
 def full_hessians(function: ScalarFunction, x: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ rng = np.random.default_rng(1)
 IDX = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 
 
-def write_idx(folder: Path, suffix: str = "", train: int = 20, test: int = 10) -> dict[str, Any]:
+def write_idx(folder: Path, suffix: str = "") -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {}
-    for part, count in (("train", train), ("t10k", test)):
+    for part, count in (("train", 20), ("t10k", 10)):
         images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         arrays[f"{part}-images-idx3"] = images
         arrays[f"{part}-labels-idx1"] = (np.arange(count) % 10).astype(np.uint8)

@@ -53,7 +53,7 @@ def blend(h: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
     )
 
 
-def by_hand(model: Nested, p: Any, x: Tensor, lam: Tensor, partner: Tensor, at: str) -> Tensor:
+def by_hand(p: Any, x: Tensor, lam: Tensor, partner: Tensor, at: str) -> Tensor:
     def here(name: str, h: Tensor) -> Tensor:
         return blend(h, lam, partner) if name == at else h
 
@@ -68,13 +68,13 @@ def by_hand(model: Nested, p: Any, x: Tensor, lam: Tensor, partner: Tensor, at: 
 @pytest.mark.parametrize("layer", ["", "stem.1.0", "stem.1", "input"])
 def test_the_named_layer_is_mixed(layer: str) -> None:
     model, x, lam, partner = make()
-    truth = by_hand(model, dict(model.named_parameters()), x, lam, partner, layer)
+    truth = by_hand(dict(model.named_parameters()), x, lam, partner, layer)
     mixing = HiddenMixing(layer)
     torch.testing.assert_close(mixing.logits(model, model, x, lam, partner), truth)
     # The same layer by other parameters, through functional_call.
     theta = {name: torch.randn_like(p) for name, p in model.named_parameters()}
     out = mixing.logits(lambda x: functional_call(model, theta, (x,)), model, x, lam, partner)
-    torch.testing.assert_close(out, by_hand(model, theta, x, lam, partner, layer))
+    torch.testing.assert_close(out, by_hand(theta, x, lam, partner, layer))
 
 
 def test_input_names_the_input_where_no_layer_does() -> None:

@@ -26,10 +26,10 @@ Stage = tuple[Tensor, Tensor, Tensor, Tensor]
 """z, move, first, second."""
 
 
-def a_stage(seed: int, classes: int = 3, n: int = 12) -> Stage:
+def a_stage(seed: int, classes: int = 3) -> Stage:
     r = torch.Generator().manual_seed(seed)
-    z, noise = torch.randn(2, n, generator=r, dtype=torch.float64)
-    first, second = torch.randint(classes, (2, n), generator=r)
+    z, noise = torch.randn(2, 12, generator=r, dtype=torch.float64)
+    first, second = torch.randint(classes, (2, 12), generator=r)
     return z, 0.4 * z + first - 2.0 * second + 0.3 * noise, first, second
 
 

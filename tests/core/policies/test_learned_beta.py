@@ -253,7 +253,7 @@ def test_the_real_batch_is_mixed_at_the_moved_alpha_with_the_same_noise(
     assert torch.equal(given.change, given.lam - given.lam_init)
 
 
-def test_alpha_follows_the_derivative_to_its_bounds(toy: SimpleNamespace) -> None:
+def test_alpha_follows_the_derivative_to_its_bounds() -> None:
     """One class to learn and to judge by: mixing does harm where partners are of the other class,
     and none is better; judged by labels that are all mixed, more is."""
     x = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]], dtype=torch.float64).repeat(8, 1)
