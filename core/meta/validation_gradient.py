@@ -110,8 +110,14 @@ class ValidationGradient:
             "meta_loss": self._meta_loss,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Loads what `state_dict` gave; that of a training that kept no v begins without one.
+
+        Args:
+            state: None, or empty, of such a training.
+        """
+        if not state:
+            state = ValidationGradient().state_dict()
         self._age, self._meta_loss = int(state["age"]), state["meta_loss"]
         self._averaged = int(state.get("averaged", 0))  # checkpoints of earlier versions have none
         v, self._names = state["v"], tuple(state["names"])

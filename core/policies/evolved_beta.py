@@ -124,7 +124,9 @@ class EvolvedBeta(LearnedBeta):
         super().load_state_dict(state)
         for scale, saved in zip(self._scales, state["scales"], strict=True):
             scale.load_state_dict(saved)
-        self._place, self._noise = list(state["place"]), list(state["noise"])
+        if self._begun is not None:
+            self._place = list(state["place"])
+        self._noise = list(state["noise"])
         self._travelled, self._losses = list(state["travelled"]), list(state["losses"])
         self._judged, self._ahead = state["judged"], state["ahead"]
         self._particles, self._saved = [], list(state["particles"])

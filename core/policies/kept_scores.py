@@ -22,7 +22,7 @@ class KeptScores:
     """
 
     def __init__(self, initial: float = 0.0) -> None:
-        self.values = torch.zeros(0)
+        self.values = torch.zeros(0, dtype=torch.float32)  # whatever the default dtype is
         self._initial = initial
 
     def reach(self, indices: Tensor | None, n: int, device: torch.device) -> Tensor:

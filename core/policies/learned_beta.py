@@ -204,7 +204,10 @@ class LearnedBeta(Policy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._step, self._steps, self._begun = state["step"], state["steps"], state["begun"]
-        self._travel, self._log_alpha = state["travel"], state["log_alpha"]
+        self._travel = state["travel"]
+        # Until learning begins α is this object's, which may have been perturbed since.
+        learned = math.log(self.alpha) if self._begun is None else state["log_alpha"]
+        self._log_alpha = self._within_bounds(learned)
         self._validation.load_state_dict(state["validation_gradient"])
 
     def _begins(self, rate: float) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ class MetaWeightNet(SampleWeights):
 
     Attributes:
         hidden: units of V; the paper has 100.
-        lr, weight_decay: of V's Adam, as published.
+        lr, weight_decay: of V's Adam, as published. They may be changed between steps, and are this
+            object's also after `load_state_dict`.
         network: V itself, losses [B, 1] → weights [B, 1].
 
     See `SampleWeights` for the rest.
@@ -94,6 +96,7 @@ class MetaWeightNet(SampleWeights):
             for p, slope in zip(parameters, slopes, strict=True):
                 # The joint loss is that of all ranks together, and so is Θ.
                 p.grad = slope * ranks.size
+            self._optimizer.param_groups[0].update(lr=self.lr, weight_decay=self.weight_decay)
             self._optimizer.step()
             self._optimizer.zero_grad()
         with torch.no_grad():
@@ -111,7 +114,7 @@ class MetaWeightNet(SampleWeights):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # torch would share it
         self._agreed = True
 
     def _weights(self, losses: Tensor) -> Tensor:

@@ -89,10 +89,20 @@ class Particle:
         return value
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns weights, buffers and the optimizer's state."""
-        return {"model": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
+        """Returns weights, buffers and the optimizer's state, copied."""
+        return {
+            "model": _copied(self._module.state_dict()),
+            "optimizer": deepcopy(self._optimizer.state_dict()),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Loads what `state_dict` gave."""
         self._module.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # torch would share it
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
+        for name, value in state.items()
+    }
