@@ -59,8 +59,10 @@ def current_rates(
         parameters: name → parameter, as `model.named_parameters()` gives them.
 
     Raises:
-        ValueError: a group has no learning rate, or no parameter of the model is in any group.
+        ValueError: a group has no learning rate, or no parameter of the model is in any group; or
+            the optimizer maximizes.
     """
+    check_descends(optimizer)
     by_id: dict[int, float] = {}
     for group in optimizer.param_groups:
         if group.get("lr") is None:
@@ -75,6 +77,15 @@ def current_rates(
             "pass the model whose parameters the optimizer was made with"
         )
     return {name: by_id.get(id(p), 0.0) for name, p in parameters.items()}
+
+
+def check_descends(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError where the real step climbs: λ would be learned for its opposite."""
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise ValueError(
+            f"{type(optimizer).__name__}(maximize=True) climbs the loss, and λ is learned for a "
+            "step that descends it; give the loss its other sign, and leave `maximize` out"
+        )
 
 
 def descend(
@@ -114,11 +125,10 @@ def differentiable(
     """
     optimizer = _unwrapped(optimizer)
     kind = type(optimizer).__name__
+    check_descends(optimizer)
     way_out = 'use Reading(inner_step="gradient_descent") or pass `lr` instead of `optimizer`'
     known = {id(p) for p in parameters}
     for group in optimizer.param_groups:
-        if group.get("maximize"):
-            raise ValueError(f"{kind}(maximize=True) has no differentiable step here; {way_out}")
         if type(optimizer) is torch.optim.Adam and group.get("decoupled_weight_decay"):
             raise ValueError(
                 "Adam(decoupled_weight_decay=True) has no differentiable step here; "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.meta.gradient import Engine, meta_gradient, moved_parameters
-from core.meta.inner_step import LearningRate, current_rates
+from core.meta.inner_step import LearningRate, check_descends, current_rates
 from core.meta.reading import DEFAULT, Reading
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import Batch, Loss, check_lam, check_partner, draw_beta, draw_partners
@@ -166,6 +166,8 @@ def _rates(
 ) -> LearningRate:
     """Returns the rates of a plain inner step: `lr` if given, else the optimizer's present ones."""
     if lr is not None:
+        if optimizer is not None:
+            check_descends(optimizer)
         return lr
     if optimizer is None:
         raise ValueError("give the virtual step its learning rate by `optimizer` or `lr`")

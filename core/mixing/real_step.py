@@ -81,7 +81,8 @@ def mixed_step(
     def backward() -> Tensor:
         if index == 0:
             optimizer.zero_grad()
-        with autocast_region(batch[0].device.type, autocast):
+        # The meta stage takes no harm from a caller's torch.no_grad, and neither does this.
+        with torch.enable_grad(), autocast_region(batch[0].device.type, autocast):
             value = interpolation.objective(model, batch, loss)
         share = value / count if count > 1 else value
         with outside_autocast(value.device.type):

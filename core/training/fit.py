@@ -13,6 +13,7 @@ from core.data import Source, load_source
 from core.random_streams import seed_global_streams, seeded
 from core.training.checkpoint import checkpoints, save_checkpoint
 from core.training.config import TrainingConfig
+from core.training.defaults import torchs_defaults
 from core.training.few_labels import SemiSupervisedTraining
 from core.training.freed_memory import keep_freed_memory
 from core.training.result import Metrics, TrainingResult
@@ -116,7 +117,8 @@ def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iter
     """What is trained inside depends on the seed and the threads, and on nothing before it.
 
     The global random streams (torch's, Python's, NumPy's) and torch's thread count are as before
-    afterwards. On the CPU, what is freed stays with the process (`keep_freed_memory`).
+    afterwards. Gradients and the default dtype are those of `torchs_defaults`. On the CPU, what is
+    freed stays with the process (`keep_freed_memory`).
     """
     device = torch.device(device)
     if device.type == "cpu":
@@ -124,7 +126,7 @@ def reproducible(seed: int, *, device: torch.device | str, threads: int) -> Iter
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with seeded(seed, device):
+        with torchs_defaults(), seeded(seed, device):
             yield
     finally:
         torch.set_num_threads(threads_before)

@@ -16,6 +16,7 @@ from core.models import MODELS, build_model
 from core.models.batchnorm import set_batchnorm
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
+from core.training.defaults import torchs_defaults
 from core.user_model.logits import described
 
 _TORCHVISION = "torchvision:"
@@ -71,12 +72,13 @@ def check_network(
     Raises:
         ValueError: the network cannot be trained here; the line names it and the way out.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_network(config, source)
-    if ":" in config.model:
-        _check_parts(config, model, policies)
-        _try(config.model, model, source)
+    with torchs_defaults():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build_network(config, source)
+        if ":" in config.model:
+            _check_parts(config, model, policies)
+            _try(config.model, model, source)
     return model
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hpo.storage.atomic import write_atomically
 
@@ -62,13 +63,20 @@ def run_trial(name: str, function: Function, seed: int, notify: Notify) -> Trial
     value: float | None = None
     error = None
     try:
-        value = float(function(seed, report))
+        value = _number(function(seed, report))
         if not math.isfinite(value):
             value, error = None, f"returned {value}, which is no finite number"
     except Exception as raised:
         lines = str(raised).strip().splitlines()
         error = f"{type(raised).__name__}: {lines[0] if lines else ''}".rstrip(": ")
     return Trial(name, seed, value, time.monotonic() - begun, error, tuple(reports))
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"it returned {type(value).__name__}, and must return a number") from error
 
 
 class TrialStore:

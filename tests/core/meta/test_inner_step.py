@@ -19,6 +19,8 @@ import torch
 from torch import nn, optim
 
 from core.meta.inner_step import current_rates, descend, differentiable, gradient_descent
+from core.meta.reading import Reading
+from core.metamixup import metamixup_step
 
 OPTIMIZERS: dict[str, tuple[type[optim.Optimizer], dict[str, Any]]] = {
     "sgd": (optim.SGD, {"lr": 0.1}),
@@ -147,7 +149,6 @@ class MySGD(optim.SGD):
         (lambda p: optim.RAdam(p), "no differentiable form of RAdam"),
         (lambda p: optim.LBFGS(p), "no differentiable form of LBFGS"),
         (lambda p: MySGD(p, lr=0.1), "no differentiable form of MySGD"),
-        (lambda p: optim.SGD(p, lr=0.1, maximize=True), r"SGD\(maximize=True\)"),
         pytest.param(
             lambda p: optim.Adam(p, weight_decay=0.1, decoupled_weight_decay=True),
             "use torch.optim.AdamW",
@@ -170,6 +171,22 @@ def test_complex_parameters_are_refused_of_optimizers_that_square_them(make: Any
     p = nn.Parameter(torch.ones(2, dtype=torch.complex128))
     with pytest.raises(ValueError, match="complex parameters here; use Reading"):
         differentiable(make([p], lr=0.1), [p])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"lr": 0.1}, {"reading": Reading(inner_step="optimizer")}]
+)
+def test_an_optimizer_that_climbs_is_refused_however_the_virtual_step_is_taken(
+    settings: Any, toy: SimpleNamespace
+) -> None:
+    """Its loss has the other sign, so that λ would be learned to make the validation loss worse."""
+    net, data = toy.make_net(), toy.make_data()
+    groups = [{"params": net.inp.parameters()}, {"params": net.out.parameters(), "maximize": True}]
+    optimizer = optim.SGD(groups, lr=0.1)
+    before = toy.snapshot(net, optimizer)
+    with pytest.raises(ValueError, match=r"SGD\(maximize=True\) climbs.*other sign"):
+        metamixup_step(net, optimizer, data.batch, data.val_batch, **settings)
+    assert toy.identical(before, toy.snapshot(net, optimizer))
 
 
 def test_a_foreign_parameter_is_refused() -> None:

@@ -526,6 +526,18 @@ def test_inference_mode_is_refused_and_no_grad_is_not(data: Data) -> None:
         core.learn_interpolation(model, *data.arguments[:2], lr=LR)
 
 
+def test_a_whole_step_under_no_grad_is_the_same(data: Data) -> None:
+    steps = []
+    for grad in (True, False):
+        torch.manual_seed(2)
+        model = nn.Linear(4, 3).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+        with torch.set_grad_enabled(grad):
+            result = core.metamixup_step(model, optimizer, *data.arguments[:2])
+        steps.append([*vars(result).values(), *(p.detach() for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*steps, strict=True))
+
+
 def test_token_ids_are_mixed_where_they_are_embedded() -> None:
     class Text(nn.Module):
         def __init__(self) -> None:

@@ -104,6 +104,11 @@ def test_reports_are_told_while_trials_run(
     assert "compare 4/4 · b, seed 1: 1" in capsys.readouterr().err
 
 
+def test_a_function_that_returns_no_number_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"'b' failed .* it returned NoneType, and must return"):
+        run({"a": calm, "b": lambda seed, report: None}, tmp_path, seeds=2)
+
+
 def test_a_trial_that_fails_is_named_and_run_again(tmp_path: Path) -> None:
     bad = {2: True}
 
