@@ -57,8 +57,14 @@ def session(demand: Demand) -> Iterator[Session]:
     """Runs Ray for the time of a study, quietly; what was started or joined here ends with it.
 
     Raises:
-        StudyError: the cluster cannot be joined or started, or no node of it has room for one cell.
+        StudyError: the cluster cannot be joined or started, or no node of it has room for one cell;
+            or Ray runs in this process already, which is the caller's and would be shut down.
     """
+    if ray.is_initialized():
+        raise StudyError(
+            "Ray runs in this process already, and a study starts or joins one of its own; call "
+            "ray.shutdown() before, or train in this process, without Ray, by workers=0"
+        )
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     here = demand.workers or default_workers(demand.threads)
     on_sigterm = signal.getsignal(signal.SIGTERM)

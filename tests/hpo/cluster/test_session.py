@@ -44,6 +44,22 @@ def test_a_start_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_ray_that_the_caller_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second `ray.init` would raise, and `ray.shutdown` would take the caller's objects."""
+
+    def refused(**options: Any) -> None:
+        raise AssertionError("not the study's")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setattr(ray, "shutdown", refused)
+    with (
+        pytest.raises(StudyError, match=r"already.*call ray\.shutdown\(\) before.*workers=0"),
+        session(Demand(None, 1, 1, 0.0, 0)),
+    ):
+        pass
+
+
 def test_a_cell_that_fits_on_no_node_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     resources: list[dict[str, float]] = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0}]
     nodes = [{"Alive": True, "Resources": given} for given in resources]
