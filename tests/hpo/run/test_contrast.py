@@ -71,32 +71,6 @@ def test_it_returns_records_and_table_and_goes_on(run: Any, trained: list[str]) 
         assert record.to_dict() in [r.to_dict() for r in result.records]
 
 
-@pytest.mark.parametrize("what", ["no_grad", "float64"])
-def test_settings_of_a_notebook_change_nothing(what: str, run: Any, tmp_path: Path) -> None:
-    """Trainings here are those of a process of its own, and the settings hold again afterwards."""
-    truth = run(seeds=1, policies=["none", "metamixup"])
-    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    set_to = (torch.float32, False) if what == "no_grad" else (torch.float64, True)
-    try:
-        torch.set_default_dtype(set_to[0])
-        torch.set_grad_enabled(set_to[1])
-        found = run(seeds=1, policies=["none", "metamixup"], output=tmp_path / "again")
-        assert (torch.get_default_dtype(), torch.is_grad_enabled()) == set_to
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-    histories = [[r.trained.history for r in c.records] for c in (found, truth)]
-    assert [r.status for r in found.records] == ["finished", "finished"]
-    assert without_seconds(histories[0]) == without_seconds(histories[1])
-
-
-def without_seconds(histories: Any) -> Any:
-    return [
-        [{k: v for k, v in epoch.items() if "second" not in k} for epoch in history]
-        for history in histories
-    ]
-
-
 def test_a_module_begins_with_its_weights_and_others_are_refused(
     run: Any, trained: list[str]
 ) -> None:
