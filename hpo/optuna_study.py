@@ -31,7 +31,7 @@ from hpo.cells.store import CellStore
 from hpo.command_line.flags import chosen_device, command, shared
 from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchSettings
-from hpo.search.space_search import SpaceSearch, alpha_search, silence_optuna
+from hpo.search.space_search import SpaceSearch, alpha_search, optuna_silenced
 from hpo.storage import output_folder
 from hpo.study import presets
 
@@ -158,9 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--storage", default="sqlite:///alpha.db", metavar="URL|FILE.log")
     add("--checkpoints", type=Path, default=Path("results"), metavar="DIR")
     args = parser.parse_args(arguments)
-    silence_optuna()
     try:
-        with output_folder.locked(args.checkpoints.absolute()):
+        with output_folder.locked(args.checkpoints.absolute()), optuna_silenced():
             return _search(args)
     except (ValueError, OSError, RuntimeError, optuna.exceptions.OptunaError) as error:
         print(f"optuna_study: error: {error}", file=sys.stderr)

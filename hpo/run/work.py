@@ -33,7 +33,7 @@ from hpo.report.style import save_figure
 from hpo.report.theme import themed
 from hpo.run.data import look_at_data, prepare
 from hpo.run.statuses import CRASHED, UNUSABLE
-from hpo.search.space_search import silence_optuna
+from hpo.search.space_search import optuna_silenced
 from hpo.storage import output_folder
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.plan import Plan, SourceKey
@@ -137,6 +137,7 @@ def run_rows(
         output_folder.locked(output),
         output_folder.held(output, storage),
         given(options.given.objects),
+        optuna_silenced(),
     ):
         return _run(
             study, rows, options, extras, table or study, about, adapted, comparisons, tracker, tell
@@ -157,7 +158,6 @@ def _run(
 ) -> Ended:
     begun = time.monotonic()
     plan, sources = prepare(study, rows, options, adapted, comparisons)
-    silence_optuna()
     previous = output_folder.study_id(options.storage, study)
     identity = previous
     if options.fresh:

@@ -11,9 +11,10 @@ value they had when stopped, and its decisions follow the order in which results
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import optuna
@@ -280,6 +281,12 @@ def _may_be_zero(base: TrainingConfig) -> bool:
     return True
 
 
-def silence_optuna() -> None:
-    """Keeps Optuna from logging each trial; a study has a progress bar of its own."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+@contextlib.contextmanager
+def optuna_silenced() -> Iterator[None]:
+    """Inside, Optuna does not log each trial; a study has a progress bar of its own."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

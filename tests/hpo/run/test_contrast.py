@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from torch import nn
@@ -69,6 +71,24 @@ def test_it_returns_records_and_table_and_goes_on(run: Any, trained: list[str]) 
     assert {path.name for path in result.files} >= {"contrast.csv", "contrast.md", "contrast.png"}
     for record in first.records:
         assert record.to_dict() in [r.to_dict() for r in result.records]
+
+
+@pytest.mark.parametrize("verbosity", [optuna.logging.INFO, optuna.logging.ERROR])
+def test_the_callers_process_is_as_it_was(run: Any, verbosity: int) -> None:
+    """Its random streams, its folder, and what its own Optuna studies say."""
+
+    def state() -> list[Any]:
+        numbers = str(np.random.get_state())  # noqa: NPY002  (the global stream)
+        streams = torch.get_rng_state().tolist(), random.getstate(), numbers
+        return [*streams, Path.cwd(), torch.get_num_threads(), optuna.logging.get_verbosity()]
+
+    optuna.logging.set_verbosity(verbosity)
+    try:
+        before = state()
+        run(seeds=1)
+        assert state() == before
+    finally:
+        optuna.logging.set_verbosity(optuna.logging.INFO)
 
 
 def test_a_module_begins_with_its_weights_and_others_are_refused(
