@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from core.data.imported import GIVEN, called, given
 from core.data.sources import own_source
 from core.lazy import pandas as pd
+from core.lazy import torch
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
@@ -150,6 +152,7 @@ def contrast(
     source = own_source("data", (train, test), image_size=settings.get("image_size"))
     dataset = f"{GIVEN}{name or source.fingerprint()[:8]}"
     folder = Path(output).expanduser().absolute()
+    _check_device(device)
     device = chosen_device(device, here=address is None, way_out='give device="cpu"')
     options = Options(
         datasets=(dataset,),
@@ -194,19 +197,40 @@ def _own_rate(optimizer: str, objects: Mapping[str, Callable[..., Any]]) -> dict
     """Returns the learning rate that a factory of optimizers has; nothing where it takes it."""
     try:
         with given(objects):
-            params = list(nn.Linear(1, 1).parameters())
+            # Zeros, not the weights of a layer: those draw from the caller's random stream.
+            params = [nn.Parameter(torch.zeros(shape)) for shape in ((1, 1), (1,))]
             made = called(optimizer, params=params, momentum=0.9, weight_decay=0.0)
         return {"lr": float(made.param_groups[0]["lr"])}
     except (ValueError, AttributeError):  # it needs one, or is refused before the first training
         return {}
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
+
+
+def _check_device(device: str) -> None:
+    try:
+        known = device == "auto" or torch.device(device).type in ("cpu", "cuda", "mps")
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ValueError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+
+
 def _check(settings: Mapping[str, Any], workers: int | None, **counts: int) -> None:
     known = known_settings()
-    for setting in settings:
+    for setting, value in settings.items():
         if setting in OWNED or setting == "dataset" or setting not in known:
             listed = ", ".join(n for n in known if n not in OWNED and "." not in n)
             raise ValueError(f"{setting!r} is no setting of contrast; choose among {listed}")
+        kinds = get_args(known[setting]) or (known[setting],)
+        if isinstance(value, str) and {*_KINDS}.issuperset(kinds):
+            wanted = " or ".join(_KINDS[kind] for kind in kinds)
+            raise ValueError(f"{setting} must be {wanted}, got {value!r}")
+    whole = counts if workers is None else {**counts, "workers": workers}
+    for count, value in whole.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(f"{count} must be a whole number, got {value!r}")
     for count, value in counts.items():
         if value < 1:
             raise ValueError(f"{count} must be at least 1, got {value}")

@@ -85,7 +85,8 @@ def test_the_callers_process_is_as_it_was(run: Any, verbosity: int) -> None:
     optuna.logging.set_verbosity(verbosity)
     try:
         before = state()
-        run(seeds=1)
+        run(seeds=1, policies=["none"], optimizer=lambda params: torch.optim.SGD(params, lr=0.1),
+            name="mine")  # fmt: skip
         assert state() == before
     finally:
         optuna.logging.set_verbosity(optuna.logging.INFO)
@@ -166,6 +167,12 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"policies": [3]}, "3 is no policy"),
         ({"seed": 3}, "'seed' is no setting of contrast; choose among model"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": [0, 1]}, r"seeds must be a whole number, got \[0, 1\]"),
+        ({"epochs": "3"}, "epochs must be a whole number, got '3'"),
+        ({"workers": 0.5}, "workers must be a whole number, got 0.5"),
+        ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
+        ({"meta_size": "9"}, "meta_size must be a whole number, got '9'"),
+        ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
     ],
