@@ -41,6 +41,8 @@ _DATASETS = {
 }
 STALE = " (of an earlier version)"
 """What is put behind the name of a row that today's code would train otherwise."""
+ROUNDING = 1e-14
+"""A smaller number is what rounding has left of 0."""
 
 Line = Mapping[str, Any]
 
@@ -263,6 +265,7 @@ def _plain(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
+        value = 0.0 if abs(value) < ROUNDING else value
         return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "−")
     return str(value)
 

@@ -36,7 +36,8 @@ def evidence(tmp_path: Path) -> Path:
     place = tmp_path / "docs" / "evidence"
     place.mkdir(parents=True)
     tail = [{**line, "mean_error": line["mean_error"] + 10, "ci_high": 17.0} for line in (LINE,)]
-    pd.DataFrame([LINE, BETA]).to_csv(place / "plain.csv", index=False)
+    plain = pd.DataFrame([LINE, BETA]).assign(equal=0.1 + 0.2 - 0.3)
+    plain.to_csv(place / "plain.csv", index=False)
     pd.DataFrame(tail).to_csv(place / "tail.csv", index=False)
     (place / "tail.json").write_text(json.dumps({"command": "run it", "setting": "long tail"}))
     control = {
@@ -92,8 +93,8 @@ def block(head: str, body: str = "") -> str:
             ],
         ),
         (
-            "plain view=plain rows=none columns=method,ci_low,diff_vs_best_beta",
-            ["| method | ci low | diff vs best beta |", "| none | 4.75 | −0.5 |"],
+            "plain view=plain rows=none columns=method,ci_low,diff_vs_best_beta,equal",
+            ["| method | ci low | diff vs best beta | equal |", "| none | 4.75 | −0.5 | 0 |"],
         ),
     ],
 )
