@@ -23,6 +23,7 @@ CELLS = {
     "contrast": (11, "4466e3a1"),
     "readings": (88, "0b80c848"),
     "alpha_search": (12, "ee70cd4e"),
+    "equal_policies": (22, "a4abe663"),
     "learned_alpha": (10, "fe26ed1b"),
     "cheaper": (12, "f16a7149"),
     "proposition1": (5, "15beb5c2"),
