@@ -8,8 +8,6 @@ says in how many it was, for as many seeds as there are and for fewer, and wheth
 by more than their seeds explain (analysis of variance with seeds as blocks). Where they do, each p
 of that setting is too small.
 
-The reference of the table is α = 0.5 itself, the positive control α = 0.5 against no mixing.
-
     python studies/equal_policies.py --dataset digits --preset contest --seeds 10
     python studies/equal_policies.py --dataset fashion_mnist --preset contest --seeds 10
 
@@ -23,7 +21,6 @@ from functools import partial
 
 from hpo.analyses.equal_policies import equal_policies
 from hpo.run import run_study
-from hpo.study.comparisons import Comparisons
 from hpo.study.named_rows import NONE, beta
 from hpo.study.rows import StudyRow
 
@@ -42,16 +39,7 @@ def _steps() -> list[int]:
     return sorted(range(-(COPIES // 2), COPIES // 2 + 1), key=lambda step: (abs(step), step))
 
 
-REFERENCE = rows()[1].row.key
-
-main = partial(
-    run_study,
-    "equal_policies",
-    rows(),
-    __doc__,
-    extras=[equal_policies],
-    comparisons=Comparisons(reference=REFERENCE, positive=(REFERENCE, NONE.row.key)),
-)
+main = partial(run_study, "equal_policies", rows(), __doc__, extras=[equal_policies])
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -60,11 +60,10 @@ def chance(errors: np.ndarray) -> list[dict[str, float]]:
     random = np.random.default_rng(0)
     lines = []
     for seeds in sorted({size for size in SEEDS if size < n} | {n}):
-        blocks = [errors[start : start + seeds] for start in range(0, n - seeds + 1, seeds)]
-        p = [p_values(block) for block in blocks]
+        blocks = n // seeds
+        p = p_values(errors[: blocks * seeds].reshape(blocks, seeds, copies))
         drawn = [
-            _below([p_values(random.normal(size=(seeds, copies))) for _ in blocks])
-            for _ in range(_DRAWN)
+            _below(p_values(random.normal(size=(blocks, seeds, copies)))) for _ in range(_DRAWN)
         ]
         low, high = np.quantile(drawn, (0.025, 0.975))
         tables = [
@@ -76,7 +75,7 @@ def chance(errors: np.ndarray) -> list[dict[str, float]]:
             {
                 "seeds": seeds,
                 "copies": copies,
-                "comparisons": len(blocks) * copies * (copies - 1) // 2,
+                "comparisons": blocks * copies * (copies - 1) // 2,
                 "below": _below(p),
                 "chance_low": float(low),
                 "chance_high": float(high),
@@ -88,18 +87,21 @@ def chance(errors: np.ndarray) -> list[dict[str, float]]:
 
 
 def p_values(errors: np.ndarray) -> np.ndarray:
-    """Returns p of `hpo.paired_comparison` for each two columns of a float array (seeds, copies).
+    """Returns p of `hpo.paired_comparison` for each two columns, as (..., copies, copies).
 
     Two columns that are equal, or differ by one number in all rows, have p = 1.
-    """
-    from scipy import stats
 
-    n = len(errors)
-    differences = errors[:, :, None] - errors[:, None, :]
-    spread = differences.std(0, ddof=1)
+    Args:
+        errors: float array (..., seeds, copies).
+    """
+    from scipy import special
+
+    n = errors.shape[-2]
+    differences = errors[..., :, None] - errors[..., None, :]
+    spread = differences.std(-3, ddof=1)
     some = spread > 1e-9
-    t = np.divide(differences.mean(0) * n**0.5, spread, out=np.zeros_like(spread), where=some)
-    p: np.ndarray = 2 * stats.t.sf(np.abs(t), n - 1)
+    t = np.divide(differences.mean(-3) * n**0.5, spread, out=np.zeros_like(spread), where=some)
+    p: np.ndarray = 2 * special.stdtr(n - 1, -np.abs(t))
     return p
 
 
@@ -118,10 +120,10 @@ def _errors(outcome: Outcome, dataset: str) -> np.ndarray:
     )
 
 
-def _below(squares: list[np.ndarray]) -> float:
-    """Returns the percentage of pairs with p < 0.05, of squares of `p_values`."""
-    above = np.triu_indices(len(squares[0]), 1)
-    return 100 * float(np.mean([square[above] < LEVEL for square in squares]))
+def _below(squares: np.ndarray) -> float:
+    """Returns the percentage of pairs with p < 0.05, of what `p_values` gives of blocks."""
+    above = np.triu_indices(squares.shape[-1], 1)
+    return 100 * float((squares[..., above[0], above[1]] < LEVEL).mean())
 
 
 def _variance(errors: np.ndarray) -> dict[str, float]:
