@@ -30,13 +30,12 @@ def adjusted_p(
         lines: of one data set and architecture.
         rows: of the study.
         errors: by key of the row, those of its seeds.
-        reference: key of the row that all are compared with; None: of none.
+        reference: key of the row that all are compared with; None, or a row that is not among
+            them: nothing is.
         declared: by the study.
     """
     here = {line["method"] for line in lines}
-    pairs = [
-        (line["method"], reference) for line in lines if reference not in (None, line["method"])
-    ]
+    pairs = [(key, reference) for key in here - {reference} if reference in here]
     pairs += [
         (row.key, row.counterpart)
         for row in rows

@@ -88,3 +88,9 @@ def test_a_comparison_with_both_reference_and_counterpart_counts_once() -> None:
 
 def test_without_a_reference_the_counterparts_are_the_family() -> None:
     assert told(None, Comparisons()) == pytest.approx(by_hand(("stop", "none"), ("mine", "stop")))
+
+
+def test_a_reference_that_was_not_asked_for_is_compared_with_nothing() -> None:
+    declared = Comparisons(primary=(("mine", "stop"),), positive=("stop", "none"))
+    found = adjusted_p(lines("stop", "none", "mine"), ROWS, ERRORS, "supervised-only", declared)
+    assert {tuple(sorted(couple)) for couple in found} == {("none", "stop"), ("mine", "stop")}
