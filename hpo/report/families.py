@@ -34,8 +34,10 @@ def adjusted_p(
             them: nothing is.
         declared: by the study.
     """
-    here = {line["method"] for line in lines}
-    pairs = [(key, reference) for key in here - {reference} if reference in here]
+    here: set[str] = {line["method"] for line in lines}
+    if reference not in here:
+        reference = None
+    pairs = [(key, reference) for key in here if reference is not None and key != reference]
     pairs += [
         (row.key, row.counterpart)
         for row in rows

@@ -83,11 +83,24 @@ LOGIT_ADJUSTMENT: Space = {"logit_adjustment": Float(0.25, 4.0, log=True)}
 ALPHA_REACH: Space = {"reach": Float(1.0, 20.0, log=True)}
 """How far α that is learned may go in all, in units of log α, around its default of 6."""
 
+UNLABELLED_WEIGHT: Space = {"weight": Float(1.0, 250.0, log=True)}
+"""The weight of the term of images without labels: of Π-Model 20, Mean Teacher 8 and 50, MixMatch
+75 and 250 in their sources."""
+
+PERTURBATION: Space = {"epsilon": Float(0.1, 10.0, log=True)}
+"""How long VAT's perturbation is, around its source's 6 of an image's norm of 55."""
+
+THRESHOLD: Space = {"threshold": Float(0.5, 0.99)}
+"""How sure a network has to be of a pseudo-label, around the paper's 0.95."""
+
+THRESHOLD_STEP: Space = {"threshold_step": Float(0.005, 0.3, log=True)}
+"""σd, by which APL's threshold falls, around the paper's 0.05."""
+
 
 def threshold_fall(epochs: int) -> Space:
     """Returns how the threshold of pseudo-labels may fall: by σd, every K of so many epochs."""
     return {
-        "threshold_step": Float(0.005, 0.3, log=True),
+        **THRESHOLD_STEP,
         "threshold_period": Int(1, max(2, epochs // 2), log=True),
     }
 

@@ -11,6 +11,9 @@ from core.policies import Beta
 from hpo.cells.store import CellStore
 from hpo.command_line import parse
 from hpo.run.data import prepare
+from hpo.search.configured import setting
+from hpo.study.few_label_presets import METHODS
+from hpo.study.recipes import Searched
 from studies import table3
 
 THIRTEEN = [
@@ -65,6 +68,34 @@ def test_methods_that_differ_in_one_thing_differ_in_nothing_else() -> None:
     assert cells["vat-em"].semi.entropy > 0 == cells["vat"].semi.entropy
     assert cells["mixup-apl"].semi.threshold_step == 0.05
     assert plan.size == 19
+
+
+def test_in_a_contest_a_search_finds_the_knob_of_each_method(tmp_path: Path) -> None:
+    knobs = {
+        "supervised-only": {"lr"},
+        "pi-model": {"weight"},
+        "vat-em": {"epsilon"},
+        "mixup-pseudo-label": {"threshold", "alpha"},
+        "metamixup-apl": {"threshold_step", "step_size"},
+        "mixmatch-no-mixup": {"weight"},
+        "mixmatch": {"weight", "alpha"},
+        "mixmatch-metamixup": {"weight", "step_size"},
+    }
+    by_key = {row.row.key: row for row in table3.CONTENDERS}
+    assert list(by_key) == [f"{key}-searched" for key in THIRTEEN]
+    flags = [*SMALL, "--seeds", "1", "--output", str(tmp_path), "--rows", ",".join(by_key)]
+    options = parse("table3", "", flags, semi_supervised=True)
+    plan, _ = prepare("table3", options.chosen(table3.rows(), table3.CONTENDERS), options)
+    for (key, _, _), search in plan.open_searches().items():
+        recipe, training = by_key[key].recipe, search.next().training
+        assert isinstance(recipe, Searched)
+        method = key.removesuffix("-searched")
+        assert {*recipe.space} == knobs.get(method, {*recipe.space})
+        assert training.semi.kind == METHODS[by_key[key].semi.method]
+        drawn = {name: setting(training, name) for name in recipe.space}
+        assert all(p.low <= drawn[name] <= p.high for name, p in recipe.space.items()), drawn
+    assert by_key["mixmatch-metamixup-searched"].row.counterpart == "mixmatch-searched"
+    assert all(row.row.family != "none" for row in table3.CONTENDERS)
 
 
 @pytest.mark.parametrize(
