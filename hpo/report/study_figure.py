@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.record import CellRecord
@@ -22,7 +22,10 @@ _LAMBDA_HEIGHT = 3.4
 
 
 def study_figure(
-    frame: pd.DataFrame, records: Iterable[CellRecord], cost: str = "seconds"
+    frame: pd.DataFrame,
+    records: Iterable[CellRecord],
+    cost: str = "seconds",
+    left_out: Collection[str] = (),
 ) -> Figure:
     """Draws a study in one figure, a question a panel, a column a data set.
 
@@ -33,9 +36,10 @@ def study_figure(
         frame: of `hpo.report.table.build_table`.
         records: the records that the frame was built from.
         cost: what the second panel measures, one of `hpo.report.panels.COSTS`.
+        left_out: keys of rows that are there for another one alone.
     """
     records = list(records)
-    panels = _panels(frame)
+    panels = _panels(frame[~frame["method"].isin(left_out)])
     curves = {
         dataset: lambda_curves(lines, [r for r in records if r.cell.dataset == dataset])
         for dataset, lines in panels.items()

@@ -287,7 +287,8 @@ def _table(
     outcome = Outcome(plan, records, sources, frame, options.output)
 
     def figure(outcome: Outcome) -> Extra:
-        drawn = study_figure(outcome.frame, outcome.records, options.cost)
+        needed = {key for row in shown_rows for key in row.needs}
+        drawn = study_figure(outcome.frame, outcome.records, options.cost, needed)
         return Extra(files=[save_figure(drawn, options.output / f"{name}.png")])
 
     parts = [positive_control, figure, *extras]

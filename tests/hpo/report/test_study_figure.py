@@ -97,6 +97,14 @@ def test_errors_are_drawn_where_the_table_says(
     np.testing.assert_allclose(interval[:, 0], [6.2 - half, 6.2 + half], rtol=1e-6)
 
 
+def test_rows_that_another_one_needs_can_be_left_out(
+    frame: pd.DataFrame, records: list[CellRecord]
+) -> None:
+    drawn = parts_of(study_figure(frame, records, left_out={ROWS[1].key}))[0].axes[0]
+    expected = [row.label for row in ROWS if row.key != ROWS[1].key]
+    assert [label.get_text() for label in drawn.get_yticklabels()] == expected
+
+
 def test_what_a_panel_cannot_show_is_said_beside_it(
     frame: pd.DataFrame, records: list[CellRecord]
 ) -> None:
