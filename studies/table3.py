@@ -40,7 +40,8 @@ The preset `contest` has a row more for each of these, `KEY-searched`, whose own
 the search that finds α in `studies/table2.py`, by the error on the meta-validation images: the
 learning rate of Supervised-Only, the threshold of pseudo-labels, the fall of APL's, the length of
 VAT's perturbation, the weight of Π-Model, Mean Teacher and MixMatch; α of what mixes besides, and
-of learned rows the size of their moves. Each search is 12 trials of three trainings.
+of learned rows the size of their moves. A search is 12 trials of three trainings, and these rows
+are most of a contest's cost; `--rows` leaves them out.
 
 Presets: `paper` has this paper's settings, `oliver` those of Oliver et al. and `mixmatch` those of
 the MixMatch code, with their optimizers, weights, normalisation and augmentation
