@@ -19,6 +19,7 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.pairing import Pairing
 from core.policies.learned import Learned
 from core.policies.protocol import Policy, StepInput
+from core.policies.stored_state import check_stored
 from core.random_streams import stream_device
 from core.user_model.precision import wide_dtype
 from core.user_model.untraced import untraced
@@ -218,9 +219,10 @@ class Amortised(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_stored(self, state, Amortised)
+        self.learned.load_state_dict(state["learned"])  # first, as it may refuse
         self._steps = int(state["steps"])
         self._moves.load_state_dict(state["moves"])
-        self.learned.load_state_dict(state["learned"])
 
     def _learn(self, given: Interpolation, first: Tensor, pairing: Pairing) -> None:
         assert given.change is not None

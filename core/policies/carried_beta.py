@@ -22,6 +22,7 @@ from core.policies.learned_beta import LearnedBeta
 from core.policies.limits import check_carry
 from core.policies.mean_square import MeanSquare
 from core.policies.protocol import StepInput
+from core.policies.stored_state import check_stored
 from core.user_model.wrapped_models import unwrap
 
 
@@ -76,6 +77,7 @@ class CarriedBeta(LearnedBeta):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_stored(self, state, CarriedBeta)
         super().load_state_dict(state)
         self._tangent.load_state_dict(state["tangent"])
         self._scale.load_state_dict(state)

@@ -18,6 +18,7 @@ from core.policies.limits import Path, check_evolution
 from core.policies.mean_square import MeanSquare
 from core.policies.particle import Particle
 from core.policies.protocol import StepInput
+from core.policies.stored_state import check_stored
 from core.random_streams import stream_device
 from core.user_model.precision import wide_dtype
 from core.user_model.ranks import Ranks
@@ -121,6 +122,7 @@ class EvolvedBeta(LearnedBeta):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_stored(self, state, EvolvedBeta)
         super().load_state_dict(state)
         for scale, saved in zip(self._scales, state["scales"], strict=True):
             scale.load_state_dict(saved)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from core.policies.config import PolicyConfig, register_policy
 from core.policies.drawn import Frozen, check_quantiles
 from core.policies.protocol import Policy, StepInput
+from core.policies.stored_state import check_stored
 
 if TYPE_CHECKING:
     from core.mixing.interpolation import Interpolation
@@ -55,6 +56,7 @@ class FrozenSchedule(Policy):
         return {"step": self._step, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_stored(self, state, FrozenSchedule)
         self._step, self._steps = int(state["step"]), int(state["steps"])
 
 

@@ -12,6 +12,7 @@ from core.metamixup import learn_interpolation
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
 from core.policies.protocol import Policy, StepInput
+from core.policies.stored_state import check_stored
 
 
 @dataclass(frozen=True)
@@ -66,5 +67,8 @@ class Learned(Policy):
         return {} if self.validation_gradient is None else self.validation_gradient.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:  # one that kept no validation gradient gives nothing
+            own = ValidationGradient().state_dict()
+            check_stored(self, state, Learned, own, optional=["averaged"])
         if self.validation_gradient is not None:
             self.validation_gradient.load_state_dict(state)

@@ -20,6 +20,7 @@ from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import Pairing
 from core.policies.limits import Begin, check_learned_beta
 from core.policies.protocol import Policy, StepInput
+from core.policies.stored_state import check_stored
 from core.policies.symmetric_beta import draw_noise, symmetric_beta
 from core.random_streams import stream_device
 from core.user_model.precision import wide_dtype
@@ -203,6 +204,7 @@ class LearnedBeta(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_stored(self, state, LearnedBeta)
         self._step, self._steps, self._begun = state["step"], state["steps"], state["begun"]
         self._travel = state["travel"]
         # Until learning begins α is this object's, which may have been perturbed since.

@@ -13,6 +13,7 @@ from core.meta.sample_losses import losses_now
 from core.policies.limits import check_net
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights
+from core.policies.stored_state import check_stored, load_weights
 from core.user_model.ranks import Ranks
 
 
@@ -113,7 +114,8 @@ class MetaWeightNet(SampleWeights):
         return {"network": network, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
+        check_stored(self, state, MetaWeightNet)
+        load_weights(self, self.network, state["network"])
         self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # torch would share it
         self._agreed = True
 

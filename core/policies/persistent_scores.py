@@ -23,6 +23,7 @@ from core.mixing.kinds import INPUT, Mixing
 from core.policies.kept_scores import KeptScores
 from core.policies.limits import check_scores
 from core.policies.protocol import Policy, StepInput
+from core.policies.stored_state import check_stored
 from core.random_streams import stream_device
 from core.user_model.ranks import Ranks
 from core.user_model.untraced import untraced
@@ -184,6 +185,7 @@ class PersistentScores(Policy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_stored(self, state, PersistentScores, optional=["seed"])
         self._steps, self._kept.values = int(state["steps"]), state["scores"].clone()
         self._seed = state.get("seed")
         self._other = torch.zeros(0, dtype=torch.int64)  # the cycle of another seed

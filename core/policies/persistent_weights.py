@@ -12,6 +12,7 @@ from core.meta.reading import SCORES, Reading
 from core.policies.kept_scores import KeptScores
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights
+from core.policies.stored_state import check_stored
 from core.user_model.ranks import Ranks
 
 
@@ -67,6 +68,7 @@ class PersistentWeights(SampleWeights):
         return {"scores": self.scores}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_stored(self, state, PersistentWeights)
         self._kept.values = state["scores"].clone()
 
     def _weights(self) -> Tensor:

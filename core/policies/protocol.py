@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from core.lazy import torch
 from core.mixing.batch import Batch, Loss, soft_cross_entropy
 from core.mixing.pairing import ANY, Pairing
+from core.policies.stored_state import load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -163,5 +164,9 @@ class Policy(Protocol):
         return self.networks.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
-        self.networks.load_state_dict(state)
+        """Loads what `state_dict` gave.
+
+        Raises:
+            ValueError: the state is that of another policy, or of networks of other shapes.
+        """
+        load_weights(self, self.networks, state)
