@@ -29,6 +29,10 @@ with warnings.catch_warnings():
 LearningRate = float | Mapping[str, float]
 """One rate for all parameters, or one for each parameter name."""
 
+_TRAINING_LIBRARIES = ("accelerate", "lightning", "lightning_fabric", "pytorch_lightning")
+"""Packages whose wrappers of an optimizer step as it does."""
+_WAY_OUT = 'use Reading(inner_step="gradient_descent") or pass `lr` instead of `optimizer`'
+
 
 class _DifferentiableAdamW(DifferentiableAdam):
     """AdamW is Adam with decoupled decay, θ ← (1 − lr·wd)·θ before it (Loshchilov & Hutter)."""
@@ -119,37 +123,36 @@ def differentiable(
         parameters: the model's parameters; each one that the optimizer holds must be among them.
 
     Raises:
-        ValueError: the optimizer's type has no differentiable form, it maximizes, it is an Adam
-            with decoupled decay, or it holds a parameter that is not the model's, or a complex one
-            and is not SGD.
+        ValueError: the optimizer's type has no differentiable form, it wraps another one and steps
+            otherwise, it maximizes, it is an Adam with decoupled decay, or it holds a parameter
+            that is not the model's, or a complex one and is not SGD.
     """
     optimizer = _unwrapped(optimizer)
     kind = type(optimizer).__name__
     check_descends(optimizer)
-    way_out = 'use Reading(inner_step="gradient_descent") or pass `lr` instead of `optimizer`'
     known = {id(p) for p in parameters}
     for group in optimizer.param_groups:
         if type(optimizer) is torch.optim.Adam and group.get("decoupled_weight_decay"):
             raise ValueError(
                 "Adam(decoupled_weight_decay=True) has no differentiable step here; "
-                f"use torch.optim.AdamW, or {way_out}"
+                f"use torch.optim.AdamW, or {_WAY_OUT}"
             )
         for p in group["params"]:
             if id(p) not in known:
                 raise ValueError(
                     f"the optimizer holds a parameter of shape {list(p.shape)} that is not the "
-                    f"model's; {way_out}"
+                    f"model's; {_WAY_OUT}"
                 )
             # torch keeps squares of real and imaginary part, `higher` those of the complex number.
             if p.is_complex() and type(optimizer) is not torch.optim.SGD:
                 raise ValueError(
-                    f"{kind} has no differentiable step of complex parameters here; {way_out}"
+                    f"{kind} has no differentiable step of complex parameters here; {_WAY_OUT}"
                 )
     try:
         copy = higher.optim.get_diff_optim(optimizer, parameters)
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"the `higher` library has no differentiable form of {kind}; {way_out}"
+            f"the `higher` library has no differentiable form of {kind}; {_WAY_OUT}"
         ) from error
     for state in copy.state:
         for entry in state.values():
@@ -161,7 +164,17 @@ def differentiable(
 
 
 def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Returns what a training library's wrapper holds; one with a step of its own is refused."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        kind = type(optimizer)
+        steps = next(base for base in kind.__mro__ if "step" in vars(base))
+        passed_on = steps.__module__.partition(".")[0] in _TRAINING_LIBRARIES
+        if not (passed_on or issubclass(type(inner), steps)):
+            raise ValueError(
+                f"{kind.__name__} wraps {type(inner).__name__} and has a step of its own, of which "
+                "there is no differentiable form; pass its attribute `optimizer` if it steps as "
+                f"that does, else {_WAY_OUT}"
+            )
         optimizer = inner
     return optimizer
 

@@ -111,6 +111,7 @@ class EvolvedBeta(LearnedBeta):
         particles = [particle.state_dict() for particle in self._particles]
         return {
             **super().state_dict(),
+            "path": self.path,
             "place": list(self._place),
             "scales": [scale.state_dict() for scale in self._scales],
             "particles": particles or self._saved,
@@ -122,7 +123,12 @@ class EvolvedBeta(LearnedBeta):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        check_stored(self, state, EvolvedBeta)
+        check_stored(self, state, EvolvedBeta, optional=["path"])
+        if (there := state.get("path", self.path)) != self.path:
+            raise ValueError(
+                f'the stored state is that of a path "{there}", and this EvolvedBeta has path '
+                f'"{self.path}"; load it into one of that path, or begin without'
+            )
         super().load_state_dict(state)
         for scale, saved in zip(self._scales, state["scales"], strict=True):
             scale.load_state_dict(saved)

@@ -208,6 +208,39 @@ def test_a_training_librarys_wrapper_steps_like_what_it_wraps(toy: SimpleNamespa
         assert torch.equal(a, b)
 
 
+def test_a_wrapper_with_a_step_of_its_own_is_refused(toy: SimpleNamespace) -> None:
+    class Lookahead(optim.Optimizer):
+        def __init__(self, inner: optim.Optimizer):
+            super().__init__(inner.param_groups, {})
+            self.optimizer = inner
+
+        def step(self, closure: Any = None) -> None:
+            raise AssertionError("nobody steps here")
+
+    net = toy.make_net()
+    inner = optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"Lookahead wraps SGD and has a step of its own.*`lr`"):
+        differentiable(Lookahead(inner), list(net.parameters()))
+
+
+@pytest.mark.parametrize("package", ["accelerate.optimizer", "lightning.pytorch.core.optimizer"])
+def test_the_step_of_a_training_librarys_wrapper_is_what_it_wraps(
+    toy: SimpleNamespace, package: str
+) -> None:
+    def step(self: Any, closure: Any = None) -> None:
+        raise AssertionError("nobody steps here")
+
+    nets = [toy.make_net(), toy.make_net()]
+    plain, inner = (optim.SGD(net.parameters(), lr=0.1, momentum=0.9) for net in nets)
+    kind = type("Wrapper", (optim.Optimizer,), {"step": step, "__module__": package})
+    wrapped = object.__new__(kind)
+    wrapped.__dict__ = {**inner.__dict__, "optimizer": inner}
+    for a, b in zip(
+        virtual_step(nets[0], plain, toy), virtual_step(nets[1], wrapped, toy), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
 def test_core_is_imported_where_nothing_was_compiled_and_warnings_are_errors(
     tmp_path: Path,
 ) -> None:

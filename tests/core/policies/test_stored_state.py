@@ -48,6 +48,17 @@ def test_a_policy_takes_the_state_of_its_own_class_alone(giver: str, taker: str)
     assert identical(policy.state_dict(), before)
 
 
+def test_a_path_of_alpha_is_not_taken_for_the_other() -> None:
+    policy, state = EvolvedBeta(path="stop"), EvolvedBeta(path="ends").state_dict()
+    before = copy.deepcopy(policy.state_dict())
+    with pytest.raises(ValueError, match='path "ends", and this EvolvedBeta has path "stop"'):
+        policy.load_state_dict(state)
+    assert identical(policy.state_dict(), before)
+    del state["path"]  # as states of earlier versions
+    policy.load_state_dict(state)
+    assert policy.path == "stop"
+
+
 @pytest.mark.parametrize("kept", [None, core.ValidationGradient(2)])
 def test_amortised_is_as_it_was_where_the_policy_inside_refuses(kept: Any) -> None:
     policy = core.Amortised(core.Learned(validation_gradient=kept))
