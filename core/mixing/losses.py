@@ -86,7 +86,8 @@ class IndexLoss:
             target: [n], integer.
 
         Raises:
-            ValueError: target is not integer [n], or `per_sample` does not return [n].
+            ValueError: target is not integer [n], or has a label that `per_sample` has no class
+                for; or `per_sample` does not return [n].
         """
         values, weights = self._each(logits, target)
         return values.mean() if weights is None else values.sum() / weights.sum()
@@ -132,7 +133,13 @@ class IndexLoss:
                 "labels give a loss that takes them, such as soft_cross_entropy"
             )
         y = y.long()
-        values = self.per_sample(logits, y)
+        try:
+            values = self.per_sample(logits, y)
+        except IndexError as error:  # torch's own losses, of a label
+            raise ValueError(
+                f"the loss refuses a label (they run from {int(y.min())} to {int(y.max())}, and "
+                f"there are {logits.shape[1]} logits): {error}"
+            ) from error
         if list(values.shape) != [n]:
             raise ValueError(
                 f"per_sample must return one loss for each sample, [{n}], got "

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.mixing.batch import mix_labels, soft_cross_entropy
-from core.mixing.losses import IndexLoss, mixed_loss
+from core.mixing.losses import IndexLoss, mixed_loss, unmixed_loss
 
 
 def focal(logits: Tensor, y: Tensor) -> Tensor:
@@ -95,6 +95,17 @@ def test_refusals() -> None:
     reduced = IndexLoss(F.cross_entropy)
     with pytest.raises(ValueError, match=r"one loss for each sample, \[3\], got \[\].*reduction"):
         reduced(logits, torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("outside", [-1, 3])
+def test_a_label_outside_of_the_classes_is_named_where_classes_have_weights(outside: int) -> None:
+    loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    logits, y = torch.zeros(2, 3), torch.tensor([1, outside])
+    ends = rf"run from {min(1, outside)} to {max(1, outside)}, and there are 3 logits.*{outside}"
+    with pytest.raises(ValueError, match=ends):
+        mixed_loss(loss, logits, y, torch.ones(2), torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match=ends):
+        unmixed_loss(loss, logits, y)
 
 
 def test_a_batch_without_the_label_to_ignore_is_as_good_as_any() -> None:
