@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from core.policies import LearnedConfig
 from hpo.cells.store import CellStore
 from studies import table2
-from tests.support.scripts import interrupt_when, kill_when, run_calmly, run_script
+from tests.support.scripts import interrupt_when, kill_when, run_script
 from tests.support.stores import results_of, tracked_runs
 
 MEASURED = ["train_seconds", "search_seconds"]
@@ -53,9 +55,9 @@ def test_the_default_reading_has_its_controls_and_the_papers_has_none() -> None:
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def resumed(tmp_path_factory: pytest.TempPathFactory, without_ray_in_module: None) -> Path:
     """Returns the output of a study under Ray that was killed in the search, interrupted among the
-    trainings after it, and run again.
+    trainings after it, and ended here, without Ray.
 
     `tests/system/faults` kills drivers at other moments, without Ray.
     """
@@ -66,7 +68,9 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     interrupt_when(lambda: len(results_of(out)) >= 10, *study, cwd=folder)
     assert "RUNNING" not in {run.info.status for run in tracked_runs(out)}
     before = results_of(out)
-    run_calmly(*STUDY, output=out)
+    with redirect_stdout(io.StringIO()) as printed:
+        assert table2.main([*STUDY[1:], "--output", str(out)]) == 0
+    (out / "stdout.txt").write_text(printed.getvalue())
     assert before.items() <= results_of(out).items()
     return out
 
