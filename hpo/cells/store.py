@@ -20,8 +20,8 @@ class StoreError(RuntimeError):
 def cannot_write(place: object, error: OSError, kept: str) -> StoreError:
     """Returns what to raise where the results that came before, which `kept` names, stay."""
     return StoreError(
-        f"cannot write {place}: {error.strerror or error}; free space or choose another --output, "
-        f"then run the same command, without --fresh: {kept} are kept"
+        f"cannot write {place}: {error.strerror or error}; free space or choose another output "
+        f"folder, then run the same command, without --fresh: {kept} are kept"
     )
 
 

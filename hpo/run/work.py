@@ -329,6 +329,6 @@ def _way_out(error: Exception) -> str:
     if not isinstance(error, OSError) or error.errno is None:
         return ""
     return (
-        "; mend that or choose another --output, then run the same command, without --fresh: "
+        "; mend that or choose another output folder, then run the same command, without --fresh: "
         "finished cells are kept"
     )

@@ -48,12 +48,13 @@ def locked(output: Path) -> Iterator[None]:
             process = path.read_text().strip()
         raise BlockingIOError(
             f"another study (process {process or 'unknown'}) is running on {output}; wait for it "
-            "or choose another --output"
+            "or choose another output folder"
         ) from error
     except OSError as error:
         verb = "lock" if error.errno in _NO_LOCKS else "write to"
         raise OSError(
-            f"cannot {verb} the output folder {output}: {error.strerror}; choose another --output"
+            f"cannot {verb} the output folder {output}: {error.strerror}; choose another "
+            "output folder"
         ) from error
     with hold:
         with suppress(OSError):  # on a full disk it cannot be told whose the lock is

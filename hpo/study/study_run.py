@@ -309,8 +309,8 @@ class StudyRun:
             raise StoreError(
                 f"{self._store.place(cell.id)} was trained on other images or labels of "
                 f"{cell.dataset}{', or from other weights' if len(now) > 16 else ''} (fingerprint "
-                f"{before}, now {now}); choose another --output, or train everything again with "
-                "--fresh"
+                f"{before}, now {now}); choose another output folder, or train everything again "
+                "with --fresh"
             )
         return record
 

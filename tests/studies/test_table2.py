@@ -162,7 +162,7 @@ def test_bad_input_gives_one_clear_error_before_anything_is_trained(
     assert "127.0.0.1:9" in error("--tracking-uri", "http://127.0.0.1:9")
     assert not list((tmp_path / "out").glob("cells/*"))
     (tmp_path / "file").write_text("")
-    assert "--output" in error(output=tmp_path / "file" / "out")
+    assert "another output folder" in error(output=tmp_path / "file" / "out")
     done = run_script("table2", "--address", "127.0.0.1:9", "--output", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -296,7 +296,7 @@ def test_a_full_disk_leaves_the_result_of_before(
             store.save(make_record(test_error=1.0))
     message = str(caught.value)
     assert str(folder / "result.json") in message
-    assert "free space or choose another --output" in message
+    assert "free space or choose another output folder" in message
     assert store.load(before.cell.id) == before
     assert [path.name for path in folder.iterdir()] == ["result.json"]
 

@@ -34,7 +34,7 @@ def test_a_folder_is_held_by_one_process_until_that_dies(tmp_path: Path) -> None
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
-            message = rf"another study \(process {holder.pid}\) is running on {output}; .*--output"
+            message = rf"another study \(process {holder.pid}\) is running on {output}; .*another output folder"
             for _ in range(2):  # looking does not disturb
                 with pytest.raises(BlockingIOError, match=message), output_folder.locked(output):
                     pass
@@ -53,7 +53,7 @@ def test_a_folder_that_cannot_be_is_named_with_the_way_out(tmp_path: Path) -> No
     file = tmp_path / "file"
     file.write_text("")
     for output in (file, file / "results"):
-        expected = rf"cannot write to the output folder {output}: .*; choose another --output"
+        expected = rf"cannot write to the output folder {output}: .*; choose another output folder"
         with pytest.raises(OSError, match=expected), output_folder.locked(output):
             pass
 
@@ -66,7 +66,7 @@ def test_a_file_system_without_locks_is_named_with_the_way_out(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    expected = rf"^cannot lock the output folder {tmp_path}: .*; choose another --output$"
+    expected = rf"^cannot lock the output folder {tmp_path}: .*; choose another output folder$"
     with pytest.raises(OSError, match=expected), output_folder.locked(tmp_path):
         pass
 

@@ -383,7 +383,7 @@ def test_a_crashed_trial_stops_its_search_until_the_next_time(
 def test_cells_of_other_data_are_refused(tmp_path: Path) -> None:
     assert bench_on(tmp_path, make_plan(rows=ROWS[:1]), data="d0").drive()
     assert bench_on(tmp_path, make_plan(rows=ROWS[:1]), data="d0").run.settled
-    with pytest.raises(StoreError, match=r"fingerprint d0, now d1.*--output"):
+    with pytest.raises(StoreError, match=r"fingerprint d0, now d1.*another output folder"):
         bench_on(tmp_path, make_plan(rows=ROWS[:1]), data="d1")
 
 
