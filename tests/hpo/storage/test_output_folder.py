@@ -34,7 +34,7 @@ def test_a_folder_is_held_by_one_process_until_that_dies(tmp_path: Path) -> None
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
-            message = rf"another study \(process {holder.pid}\) is running on {output}; .*another output folder"
+            message = rf"another study \(process {holder.pid}\) is running on {output}; wait for it"
             for _ in range(2):  # looking does not disturb
                 with pytest.raises(BlockingIOError, match=message), output_folder.locked(output):
                     pass
