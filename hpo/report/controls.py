@@ -223,7 +223,7 @@ def _cells(label: str, lines: Sequence[Mapping[str, Any]], controls: Sequence[st
 
 def _verdict(label: str, lines: Sequence[Mapping[str, Any]], *, mute: bool) -> str:
     beaten = [
-        f"the {_NAMES[line['control']]}"
+        _with_article(_NAMES[line["control"]])
         for line in lines
         if line["difference"] < 0 and line["p_holm"] < LEVEL
     ]
@@ -234,6 +234,10 @@ def _verdict(label: str, lines: Sequence[Mapping[str, Any]], *, mute: bool) -> s
         text = f"- {label}: this setting cannot answer, as its positive control does not show"
         text += f"; fewer errors than {' and '.join(beaten)}" if beaten else ""
     return text + (f"; not there: {', '.join(missing)}." if missing else ".")
+
+
+def _with_article(name: str) -> str:
+    return name if name.startswith("its ") else f"the {name}"
 
 
 def _legend(controls: Collection[str]) -> str:

@@ -249,6 +249,17 @@ def test_a_counterpart_stands_in_for_the_best_beta(
     assert extra.metrics["mine", "digits"]["minus_counterpart"] == pytest.approx(2.0)
 
 
+def test_the_verdict_names_the_counterpart_in_a_sentence(
+    tmp_path: Path, make_records: MakeRecords
+) -> None:
+    mine = replace(MINE, row=replace(MINE.row, counterpart="alone"))
+    rows = [mine if row is MINE else row for row in ROWS]
+    text = controls_report(outcome(tmp_path, make_records(), rows)).markdown
+    assert (
+        "- Mine: fewer errors, with p (Holm) < 0.05, than the placebo and its counterpart." in text
+    )
+
+
 def test_more_errors_are_no_success_however_sure(tmp_path: Path, make_records: MakeRecords) -> None:
     worse = {"mine-placebo": [1.0, 2.001, 3.002]}
     text = controls_report(outcome(tmp_path, make_records(**worse))).markdown
