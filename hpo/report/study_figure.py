@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.cells.record import CellRecord
 from hpo.report.lambda_panel import draw_lambda, lambda_curves
 from hpo.report.panels import Line, draw_cost, draw_errors, error_legend, label_points
-from hpo.report.style import WIDTH, canvas, short_name
+from hpo.report.style import WIDTH, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ def _error_panels(
         ax.set_title(short_name(dataset))
         if index:
             ax.tick_params(labelleft=False)
-    figure.legend(handles=error_legend(marks), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, error_legend(marks), 4)
 
 
 def _cost_panels(
@@ -116,4 +116,4 @@ def _lambda_panels(
         for drawn in draw_lambda(ax, lines, curves[dataset]):
             handles.setdefault(drawn.get_label(), drawn)
         ax.set_title(short_name(dataset))
-    figure.legend(handles=[*handles.values()], loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, [*handles.values()], 4)

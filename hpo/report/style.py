@@ -9,12 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.report.theme import in_theme
 from hpo.storage.atomic import in_place_of
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
@@ -67,16 +68,23 @@ def canvas(width: float, height: float) -> Figure:
 
 
 def legend_below(
-    figure: Figure | SubFigure, ax: Axes, columns: int, title: str | None = None
+    figure: Figure | SubFigure,
+    named: Axes | Sequence[Any],
+    columns: int,
+    title: str | None = None,
 ) -> None:
-    """Names the lines of one panel below all of them, in so many columns."""
-    figure.legend(
-        *ax.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        title=title,
-    )
+    """Names below all panels what one of them has, or these handles, in so many columns or as many
+    as have room."""
+    if not isinstance(named, Sequence):
+        named = named.get_legend_handles_labels()[0]
+    for ncols in range(columns, 0, -1):
+        legend = figure.legend(
+            handles=[*named], loc="outside lower center", ncols=ncols, frameon=False, title=title
+        )
+        show_names_as_they_are(legend)
+        if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> Path:
@@ -100,7 +108,7 @@ def short_name(dataset: str, length: int = 40) -> str:
     return dataset if len(dataset) <= length else f"…{dataset[1 - length :]}"
 
 
-def show_names_as_they_are(figure: Figure) -> None:
+def show_names_as_they_are(drawn: Artist) -> None:
     """Keeps two dollar signs in a name from being read as a formula, and finds its letters a font.
 
     Ticks of logarithmic axes stay as they are: powers of ten are formulas.
@@ -109,12 +117,12 @@ def show_names_as_they_are(figure: Figure) -> None:
     from matplotlib.text import Text
 
     ticks: set[Text] = set()
-    for ax in figure.findobj(lambda artist: hasattr(artist, "xaxis") and hasattr(artist, "yaxis")):
+    for ax in drawn.findobj(lambda artist: hasattr(artist, "xaxis") and hasattr(artist, "yaxis")):
         for axis in (ax.xaxis, ax.yaxis):  # type: ignore[attr-defined]
             if axis.get_scale() == "log":
                 ticks.update(axis.get_ticklabels(which="both"), [axis.get_offset_text()])
     installed: list[str] | None = None
-    for text in figure.findobj(Text):
+    for text in drawn.findobj(Text):
         assert isinstance(text, Text)
         if text not in ticks:
             text.set_parse_math(False)

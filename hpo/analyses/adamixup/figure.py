@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.lazy import pandas as pd
-from hpo.report.style import COLORS, canvas, short_name
+from hpo.report.style import COLORS, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +56,7 @@ def region_figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         region.set_title(short_name(dataset), loc="left")
         low = min(45.0, accuracy.get_ylim()[0])
         accuracy.set(ylim=(low, 101.0), ylabel="discriminator's accuracy (%)")
-    handles = _legend([labels[method] for method in methods])
-    columns = 4 if max(len(handle.get_label()) for handle in handles) <= 32 else 2
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    legend_below(figure, _legend([labels[method] for method in methods]), 4)
     return figure
 
 

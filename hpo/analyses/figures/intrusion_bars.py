@@ -10,7 +10,7 @@ from core.policies import LearnedConfig
 from hpo.report.contrasts import HOLM, Contrast, contrasts, mean_text, verdict
 from hpo.report.figure_files import REFERENCE, figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.style import FAMILIES, WIDTH, canvas, short_name
+from hpo.report.style import FAMILIES, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def intrusion_figure(frame: pd.DataFrame) -> Figure:
         Line2D([], [], marker="o", color="#555555", label=seeds_of(frame, "bars")),
         Line2D([], [], color=FAMILIES["beta"][0], lw=0.9, ls="--", label="MixUp (α = 1)"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    legend_below(figure, handles, 2)
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.analysis.proposition1 import OUTPUTS
 from core.lazy import pandas as pd
-from hpo.report.style import COLORS, MARKERS, WIDTH, canvas, short_name
+from hpo.report.style import COLORS, MARKERS, WIDTH, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,15 +55,8 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         ax.set_xlabel("epoch")
     n = looks["seed"].nunique()
     seeds = f"means over {n} seeds" if n > 1 else "one seed"
-    handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(
-        *handles,
-        loc="outside lower center",
-        ncols=len(handles[0]),
-        frameon=False,
-        fontsize=9.5,
-        title=f"{seeds}, bands: from the lowest seed to the highest",
-    )
+    bands = f"{seeds}, bands: from the lowest seed to the highest"
+    legend_below(figure, axes[0][0], 8, bands)
     return figure
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from hpo.report.style import canvas, save_figure, short_name
+from hpo.report.style import canvas, legend_below, save_figure, short_name
 
 
 @pytest.mark.filterwarnings("error")
@@ -45,3 +45,18 @@ def test_two_dollar_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
 def test_of_a_long_name_the_end_is_shown() -> None:
     assert short_name("folder:" + "x" * 40 + "birds", 8) == "…xxbirds"
     assert short_name("digits", 8) == "digits"
+
+
+@pytest.mark.parametrize(("words", "columns"), [(1, 4), (6, 2), (40, 1)])
+def test_a_legend_has_as_many_columns_as_have_room(words: int, columns: int) -> None:
+    figure = canvas(6.0, 3.0)
+    ax = figure.subplots()
+    for row in range(4):
+        ax.plot([0, 1], [row, row], label=" ".join(["word"] * words))
+    legend_below(figure, ax, 4)
+    (legend,) = figure.legends
+    figure.draw_without_rendering()
+    assert legend._ncols == columns
+    box, page = legend.get_window_extent(), figure.bbox
+    assert columns == 1 or page.x0 <= box.x0 < box.x1 <= page.x1
+    assert [text.get_text() for text in legend.get_texts()] == [" ".join(["word"] * words)] * 4
