@@ -1,8 +1,8 @@
 """Evidence files: tables that stand behind pages, each with the command that made it.
 
-``NAME.csv`` is a study's table, ``NAME.json`` beside it says where it comes from, and has the
-configuration of one training of each row, by which a row is known that today's code would train
-otherwise.
+``NAME.csv`` is a study's table, or ``NAME.md`` what it says of its figure. ``NAME.json`` beside it
+says where it comes from, and has the configuration of one training of each row, by which a row is
+known that today's code would train otherwise.
 """
 
 from __future__ import annotations
@@ -70,10 +70,11 @@ def shown_dataset(name: str) -> str:
 
 
 def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> list[Path]:
-    """Copies a study's table to the evidence files, and writes down where it comes from.
+    """Copies a study's table or text to the evidence files, and writes down where it comes from.
 
     Args:
-        table: STUDY.csv or another CSV in the output folder of a study, whose trainings are there.
+        table: STUDY.csv, STUDY.md or another CSV in the output folder of a study, whose trainings
+            are there.
         name: of the evidence.
         command: what was run.
         setting: see `Origin`.
@@ -89,26 +90,33 @@ def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> 
         raise ValueError(f"evidence {name!r} is no name; take letters, digits and hyphens")
     if not table.is_file():
         raise ValueError(f"{table} is not there; give the CSV that a study wrote")
-    frame = read_table(table)
-    if frame.empty:
-        raise ValueError(f"{table} has no line")
-    methods = None
-    if "dataset" in frame:
-        frame["dataset"] = frame["dataset"].map(shown_dataset)
-        methods = set(frame.get("method", ()))
+    kept, methods = evidence / f"{name}{table.suffix}", None
+    if table.suffix == ".md":
+        write_atomically(kept, _without_folders(table.read_text(encoding="utf-8")))
+    else:
+        frame = read_table(table)
+        if frame.empty:
+            raise ValueError(f"{table} has no line")
+        if "dataset" in frame:
+            frame["dataset"] = frame["dataset"].map(shown_dataset)
+            methods = set(frame.get("method", ()))
+        write_csv(kept, frame)
     origin = Origin(
-        command=re.sub(r"folder:\S+", lambda name: shown_dataset(name[0]), command),
+        command=_without_folders(command),
         commit=_commit(),
         date=date.today().isoformat(),
         versions={"python": platform.python_version(), "metamixup-hpo": core.__version__, **_of()},
         setting=setting,
         cells=_cells(table.parent, methods),
     )
-    files = [evidence / f"{name}.csv", evidence / f"{name}.json"]
-    write_csv(files[0], frame)
+    stated = kept.with_suffix(".json")
     text = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
-    write_atomically(files[1], text + "\n")
-    return files
+    write_atomically(stated, text + "\n")
+    return [kept, stated]
+
+
+def _without_folders(text: str) -> str:
+    return re.sub(r"folder:\S+", lambda name: shown_dataset(name[0]), text)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -7,8 +7,9 @@ A page has a block for each:
 
 and `fill` puts the table between the two lines. NAME may be several, joined by +. Views: `table` (a
 line a row of a study, the default), `errors` (a line a row, a column a data set), `controls` (of a
-CSV of controls: a line a comparison, a column a data set), `plain` (the CSV as it is). `rows`,
-`datasets` and `columns` choose and order; `origin=no` leaves the line about the origin out.
+CSV of controls: a line a comparison, a column a data set), `plain` (the CSV as it is), `text` (what
+a study says of its figure, NAME.md). `rows`, `datasets` and `columns` choose and order; `origin=no`
+leaves the line about the origin out.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ Line = Mapping[str, Any]
 
 
 class _Table(NamedTuple):
-    name: str
+    file: str
     frame: pd.DataFrame
     origin: Origin | None
+    text: str = ""
 
 
 def fill(text: str, evidence: Path, link: str = "evidence") -> str:
@@ -104,10 +106,11 @@ def _filled(block: re.Match[str], evidence: Path, link: str) -> str:
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
-    tables = [_read(name, evidence) for name in block["names"].split("+")]
     view = options.get("view", "table")
     if view not in _VIEWS:
         raise ValueError(f"unknown view {view!r}; there are {', '.join(_VIEWS)}")
+    read = _read_text if view == "text" else _read
+    tables = [read(name, evidence) for name in block["names"].split("+")]
     parts = [_VIEWS[view](tables, options)]
     if options.get("origin") != "no":
         parts += [line for table in tables for line in _origin_lines(table, link)]
@@ -115,17 +118,31 @@ def _filled(block: re.Match[str], evidence: Path, link: str) -> str:
     return f"{opening}\n\n" + "\n\n".join(parts) + f"\n\n{end}"
 
 
-def _read(name: str, evidence: Path) -> _Table:
-    path = evidence / f"{name}.csv"
+def _file(name: str, evidence: Path) -> Path:
+    path = evidence / name
     if not path.is_file():
-        raise ValueError(f"there is no evidence {name}: {path} is not there")
+        raise ValueError(f"there is no evidence {path.stem}: {path} is not there")
+    return path
+
+
+def _read_text(name: str, evidence: Path) -> _Table:
+    path = _file(f"{name}.md", evidence)
+    origin = read_origin(path)
+    text = path.read_text(encoding="utf-8").strip()
+    if origin is not None and origin.stale():
+        text += f"\n\n({STALE.strip(' ()').capitalize()}.)"
+    return _Table(path.name, pd.DataFrame(), origin, text)
+
+
+def _read(name: str, evidence: Path) -> _Table:
+    path = _file(f"{name}.csv", evidence)
     frame, origin = read_table(path), read_origin(path)
     if origin is not None and "method" in frame and "dataset" in frame:
         stale = origin.stale()
         column = "label" if "label" in frame else "method"
         old = [pair in stale for pair in zip(frame["method"], frame["dataset"], strict=True)]
         frame.loc[old, column] += STALE
-    return _Table(name, frame, origin)
+    return _Table(path.name, frame, origin)
 
 
 def _origin_lines(table: _Table, link: str) -> list[str]:
@@ -133,7 +150,7 @@ def _origin_lines(table: _Table, link: str) -> list[str]:
         return []
     origin = table.origin
     versions = ", ".join(f"{name} {of}" for name, of in origin.versions.items() if name == "torch")
-    source = f"[{table.name}.csv]({link}/{table.name}.csv)"
+    source = f"[{table.file}]({link}/{table.file})"
     origins = ", ".join(filter(None, [f"commit {origin.commit}", origin.date, versions]))
     return [f"`{origin.command}` ({origins}; {source})"]
 
@@ -263,6 +280,12 @@ def _plain(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
+def _text(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
+    """Returns the texts without their titles and pictures, which the page has itself."""
+    body = "\n\n".join(table.text for table in tables)
+    return re.sub(r"^(?:# .*|!\[.*)\n+", "", body, flags=re.MULTILINE).replace("## ", "### ")
+
+
 def _value(value: Any) -> str:
     if isinstance(value, float):
         value = 0.0 if abs(value) < ROUNDING else value
@@ -270,4 +293,10 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-_VIEWS = {"table": _study_table, "errors": _errors, "controls": _controls, "plain": _plain}
+_VIEWS = {
+    "table": _study_table,
+    "errors": _errors,
+    "controls": _controls,
+    "plain": _plain,
+    "text": _text,
+}

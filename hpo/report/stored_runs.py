@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from core.lazy import pandas as pd
 from hpo.cells.cell import Cell
-from hpo.report.contrasts import Values, contrasts, mean_text
+from hpo.report.contrasts import Values, contrasts
+from hpo.report.figure_files import interval_columns
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.records import finished_finals, load_records
 from hpo.report.statistics import detectable_difference
@@ -33,8 +35,14 @@ def stored_comparison(
     methods: Sequence[str] | None = None,
     reference: str | None = None,
     measure: str = MEASURES[0],
-) -> str:
-    """Returns a Markdown table for each data set of the finished trainings in the folders.
+) -> pd.DataFrame:
+    """Returns a line for each method, its settings and data set of the finished trainings in the
+    folders.
+
+    Columns: dataset, method (with what sets it apart from others of the same name), measure,
+    reference, n_seeds, mean with its 95 % interval (ci_low, ci_high); and over the n_shared seeds
+    that both have the paired difference to the reference with its interval (diff_ci_low,
+    diff_ci_high), p_value, p_holm, and the difference that was detectable with 80 % power.
 
     Args:
         folders: output folders of studies.
@@ -70,10 +78,33 @@ def stored_comparison(
             raise ValueError(
                 f"no finished training of {name!r}; there are {', '.join(sorted(seen))}"
             )
-    return "\n\n".join(
-        f"## {dataset}, {measure}\n\n{_table(groups, reference)}"
-        for dataset, groups in datasets.items()
+    return pd.DataFrame(
+        [
+            {"dataset": dataset, "measure": measure, **line}
+            for dataset, groups in datasets.items()
+            for line in _lines(groups, reference)
+        ]
     )
+
+
+def stored_comparison_text(comparison: pd.DataFrame) -> str:
+    """Returns a Markdown table for each data set of a `stored_comparison`."""
+    return "\n\n".join(
+        f"## {dataset}, {measure}\n\n{padded_table(_HEADER, map(_cells, lines.to_dict('records')))}"
+        for (dataset, measure), lines in comparison.groupby(["dataset", "measure"], sort=False)
+    )
+
+
+def _cells(line: Mapping[str, Any]) -> list[str]:
+    half = line["ci_high"] - line["mean"]
+    told = f"{line['mean']:.2f}" + (f" ± {half:.2f}" if half == half else "")
+    cells = [line["method"], told, str(line["n_seeds"])]
+    if line["reference"] is None:
+        return [*cells, "–", "–", "–"]
+    if line["method"] == line["reference"]:
+        return [f"{cells[0]} (reference)", *cells[1:], "–", "–", "–"]
+    against = difference(line["difference"], line["diff_ci_low"], line["diff_ci_high"])
+    return [*cells, against, probability(line["p_holm"]), number(line["detectable"], "{:.2f}")]
 
 
 def _settings(cell: Cell) -> str:
@@ -82,29 +113,31 @@ def _settings(cell: Cell) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _table(groups: Mapping[_Group, Values], reference: str | None) -> str:
+def _lines(groups: Mapping[_Group, Values], reference: str | None) -> Iterator[dict[str, Any]]:
     labels = _labels(groups)
     first = next((group for group in groups if reference in (None, group.method)), None)
     pairs = {g: (values, groups[first]) for g, values in groups.items() if first not in (None, g)}
     against = contrasts(pairs)
-    lines = []
     for group, values in groups.items():
-        mark = " (reference)" if group == first else ""
-        cells = [labels[group] + mark, mean_text(values.values(), 2), str(len(values))]
+        line = {
+            "method": labels[group],
+            "reference": labels.get(first) if first else None,
+            **interval_columns(values.values()),
+        }
         if group in against:
-            contrast = against[group]
-            paired = contrast.paired
-            shared = sorted(values.keys() & groups[first].keys()) if first else []
-            seen = detectable_difference([values[s] - pairs[group][1][s] for s in shared])
-            cells += [
-                difference(paired.difference, paired.low, paired.high),
-                probability(contrast.p_holm),
-                number(seen, "{:.2f}"),
-            ]
-        else:
-            cells += ["–"] * 3
-        lines.append(cells)
-    return padded_table(_HEADER, lines)
+            paired = against[group].paired
+            ours, theirs = pairs[group]
+            shared = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+            line |= {
+                "n_shared": paired.n,
+                "difference": paired.difference,
+                "diff_ci_low": paired.low,
+                "diff_ci_high": paired.high,
+                "p_value": paired.p_value,
+                "p_holm": against[group].p_holm,
+                "detectable": detectable_difference(shared),
+            }
+        yield line
 
 
 def _labels(groups: Iterable[_Group]) -> dict[_Group, str]:

@@ -9,16 +9,19 @@ shown with 80 % power.
     metamixup compare-runs results
     metamixup compare-runs results --reference beta-1 --measure val_error
     metamixup compare-runs monday tuesday --methods none,metamixup
+    metamixup compare-runs results --csv differences.csv
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hpo.cells.store import StoreError
 from hpo.command_line.flags import command, folder, program
-from hpo.report.stored_runs import MEASURES, stored_comparison
+from hpo.report.stored_runs import MEASURES, stored_comparison, stored_comparison_text
+from hpo.storage.atomic import write_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,10 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--methods", metavar="KEY,KEY", help="only these (default: all)")
     add("--reference", metavar="KEY", help="what the others are compared with (default: the first)")
     add("--measure", choices=MEASURES, default=MEASURES[0], help="default: %(default)s")
+    add("--csv", type=Path, metavar="FILE", help="write the numbers, unrounded, to this file too")
     options = parser.parse_args(arguments)
     try:
         methods = options.methods.split(",") if options.methods else None
-        print(stored_comparison(options.folders, methods, options.reference, options.measure))
+        told = stored_comparison(options.folders, methods, options.reference, options.measure)
+        if options.csv is not None:
+            write_csv(options.csv, told)
+        print(stored_comparison_text(told))
     except (ValueError, OSError, StoreError) as error:
         print(f"compare-runs: error: {error}", file=sys.stderr)
         return 2

@@ -2,10 +2,12 @@
 
 A page holds a block for each table, `<!-- evidence: NAME view=... -->` to `<!-- end -->`;
 `hpo/report/evidence_blocks.py` says what can stand in it. docs/evidence/NAME.csv is the table that
-a study wrote, NAME.json beside it says what was run.
+a study wrote, or NAME.md what it says of its figure; NAME.json beside it says what was run. A
+number in running text must stand in the evidence of its section (`hpo/report/prose_numbers.py`);
+one that does not is named, and the exit status is 1.
 
     metamixup pages                        make every block anew (also: make docs)
-    metamixup pages --check                change nothing; exit 1 where a page differs
+    metamixup pages --check                change nothing; exit 1 where a page differs, too
     metamixup pages --take results/table2.csv --name table2-digits --command "metamixup table2 ..."
 """
 
@@ -18,6 +20,7 @@ from pathlib import Path
 from hpo.command_line.flags import command, program
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import write_pages
+from hpo.report.prose_numbers import untold
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--root", type=Path, default=Path(), metavar="DIR", help="the checkout (default: here)")
     add("--check", action="store_true", help="change nothing; exit 1 where a page differs")
-    add("--take", type=Path, metavar="CSV", help="copy this table of a study to the evidence")
+    add("--take", type=Path, metavar="FILE", help="copy this CSV or STUDY.md to the evidence")
     add("--name", help="of the evidence that is taken (default: of the CSV)")
     add("--command", default="", help="what was run to make it")
     add("--setting", default="", help='what sets its data apart from other tables: "long tail"')
@@ -44,9 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{evidence} is not there; run this in a checkout, or give --root")
         pages = [options.root / "README.md", *sorted((options.root / "docs").rglob("*.md"))]
         changed = write_pages(pages, evidence, check=options.check)
+        unsupported = [(path, number) for path in pages for number in untold(path, evidence)]
     except (ValueError, OSError) as error:
         print(f"pages: error: {error}", file=sys.stderr)
         return 2
     for path in changed:
         print(f"{path}: {'differs from the evidence' if options.check else 'made anew'}")
-    return 1 if options.check and changed else 0
+    for path, number in unsupported:
+        print(f"{path}, {number} is in no evidence of this section")
+    return 1 if unsupported or (options.check and changed) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from core.policies import Beta, NoMix
@@ -92,7 +94,8 @@ def test_stored_trainings_are_compared(tmp_path: Path, capsys: pytest.CaptureFix
     stored(folder, "none", [5.0, 6.0, 7.0])
     stored(folder, "beta-1", [7.0, 9.0, 11.0])
     stored(folder, "beta-1", [6.0], epochs=7)
-    arguments = ["compare-runs", str(folder), "--reference", "none"]
+    csv = tmp_path / "told" / "differences.csv"
+    arguments = ["compare-runs", str(folder), "--reference", "none", "--csv", str(csv)]
     assert metamixup.main(arguments) == 0
     table = capsys.readouterr().out
     assert re.search(r"none \(reference\) +\| 6\.00 ± 2\.48 \| +3 \|", table)
@@ -102,6 +105,15 @@ def test_stored_trainings_are_compared(tmp_path: Path, capsys: pytest.CaptureFix
     # t = 3√3, 2 degrees of freedom: p = 1 − t/√(2 + t²); the other comparison has no p.
     assert "0.035" in line[0]
     assert re.search(r"beta-1, epochs=7 +\| +6\.00 \| +1 \| +\+1\.00 \|", table)
+    frame = pd.read_csv(csv, keep_default_na=False, na_values=[""]).set_index("method")
+    assert frame["reference"].tolist() == ["none"] * 3
+    assert sorted(frame["n_seeds"]) == [1, 3, 3]
+    assert math.isnan(frame.loc["none", "difference"])
+    [named] = [name for name in frame.index if name not in ("none", "beta-1, epochs=7")]
+    half = 4.302652729911275 / math.sqrt(3)
+    assert list(frame.loc[named, ["difference", "diff_ci_low", "diff_ci_high", "p_value"]]) == (
+        pytest.approx([3.0, 3 - half, 3 + half, 1 - math.sqrt(27 / 29)])
+    )
 
 
 @pytest.mark.parametrize(
