@@ -1,6 +1,6 @@
 """Evidence files: tables that stand behind pages, each with the command that made it.
 
-``NAME.csv`` is a study's table, or ``NAME.md`` what it says of its figure. ``NAME.json`` beside it
+``NAME.csv`` is a study's table, or ``NAME.txt`` what it says of its figure. ``NAME.json`` beside it
 says where it comes from, and has the configuration of one training of each row, by which a row is
 known that today's code would train otherwise.
 """
@@ -90,8 +90,9 @@ def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> 
         raise ValueError(f"evidence {name!r} is no name; take letters, digits and hyphens")
     if not table.is_file():
         raise ValueError(f"{table} is not there; give the CSV that a study wrote")
-    kept, methods = evidence / f"{name}{table.suffix}", None
-    if table.suffix == ".md":
+    text, methods = table.suffix == ".md", None
+    kept = evidence / f"{name}.{'txt' if text else 'csv'}"
+    if text:
         write_atomically(kept, _without_folders(table.read_text(encoding="utf-8")))
     else:
         frame = read_table(table)
@@ -110,8 +111,8 @@ def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> 
         cells=_cells(table.parent, methods),
     )
     stated = kept.with_suffix(".json")
-    text = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
-    write_atomically(stated, text + "\n")
+    about = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
+    write_atomically(stated, about + "\n")
     return [kept, stated]
 
 

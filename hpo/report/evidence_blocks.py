@@ -8,8 +8,8 @@ A page has a block for each:
 and `fill` puts the table between the two lines. NAME may be several, joined by +. Views: `table` (a
 line a row of a study, the default), `errors` (a line a row, a column a data set), `controls` (of a
 CSV of controls: a line a comparison, a column a data set), `plain` (the CSV as it is), `text` (what
-a study says of its figure, NAME.md). `rows`, `datasets` and `columns` choose and order; `origin=no`
-leaves the line about the origin out.
+a study says of its figure, NAME.txt). `rows`, `datasets` and `columns` choose and order;
+`origin=no` leaves the line about the origin out.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _file(name: str, evidence: Path) -> Path:
 
 
 def _read_text(name: str, evidence: Path) -> _Table:
-    path = _file(f"{name}.md", evidence)
+    path = _file(f"{name}.txt", evidence)
     origin = read_origin(path)
     text = path.read_text(encoding="utf-8").strip()
     if origin is not None and origin.stale():

@@ -40,7 +40,7 @@ _Line = tuple[float, ...]
 
 def untold(page: Path, evidence: Path) -> list[str]:
     """Returns the numbers in a page's text that no evidence of their section has, as "SECTION:
-    NUMBERS".
+    NUMBER, NUMBER" of each section that has such.
 
     A number agrees with a value that is rounded to as many digits, or with 100 times that where
     " %" follows; differences may be told the other way round.
@@ -55,10 +55,13 @@ def untold(page: Path, evidence: Path) -> list[str]:
         lines = list(_lines([section if title else text, *_linked(page, section)], evidence))
         prose = _LINE_UNREAD.sub("", _UNREAD.sub("", _BLOCK.sub("", section)))
         prose = _SETTING.sub("", " ".join(prose.split()))
+        without = []
         for match in _TOGETHER.finditer(prose):
             scales = (1, -1, 100, -100) if prose.startswith(" %", match.end()) else (1, -1)
             if not any(_stands(match[0], line, scale) for line in lines for scale in scales):
-                found.append(f"{title or 'top'}: {match[0]}")
+                without.append(match[0])
+        if without:
+            found.append(f"{title or 'top'}: {', '.join(without)}")
     return found
 
 
@@ -87,7 +90,7 @@ def _lines(texts: Iterable[str], evidence: Path) -> Iterator[_Line]:
         for block in _BLOCK.finditer(text):
             names += block["names"].split("+")
             for line in block[0].splitlines():
-                yield tuple(float(n[0].replace("−", "-")) for n in _NUMBER.finditer(line))
+                yield tuple(_in_words(line))
         for name in names:
             if (path := evidence / f"{name}.csv").is_file():
                 yield from _numbers(read_table(path))
@@ -95,12 +98,17 @@ def _lines(texts: Iterable[str], evidence: Path) -> Iterator[_Line]:
 
 def _numbers(frame: pd.DataFrame) -> Iterator[_Line]:
     """Returns the numbers of each line of a table, and the half widths of its intervals."""
-    frame = frame.select_dtypes("number")
     for low in [name for name in frame if name.endswith("_low")]:
         high = f"{low.removesuffix('_low')}_high"
         if high in frame:
             frame[f"{low} half"] = (frame[high] - frame[low]) / 2
-    yield from frame.itertuples(index=False, name=None)
+    for line in frame.itertuples(index=False, name=None):
+        words = " ".join(cell for cell in line if isinstance(cell, str))
+        yield (*(cell for cell in line if isinstance(cell, (int, float))), *_in_words(words))
+
+
+def _in_words(text: str) -> Iterator[float]:
+    return (float(number[0].replace("−", "-")) for number in _NUMBER.finditer(text))
 
 
 def _linked(page: Path, section: str) -> Iterator[str]:

@@ -89,10 +89,11 @@ def stored_comparison(
 
 def stored_comparison_text(comparison: pd.DataFrame) -> str:
     """Returns a Markdown table for each data set of a `stored_comparison`."""
-    return "\n\n".join(
-        f"## {dataset}, {measure}\n\n{padded_table(_HEADER, map(_cells, lines.to_dict('records')))}"
-        for (dataset, measure), lines in comparison.groupby(["dataset", "measure"], sort=False)
-    )
+    parts = []
+    for (dataset, measure), lines in comparison.groupby(["dataset", "measure"], sort=False):
+        cells = [_cells(line) for line in lines.to_dict("records")]
+        parts += [f"## {dataset}, {measure}", padded_table(_HEADER, cells)]
+    return "\n\n".join(parts)
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 A page holds a block for each table, `<!-- evidence: NAME view=... -->` to `<!-- end -->`;
 `hpo/report/evidence_blocks.py` says what can stand in it. docs/evidence/NAME.csv is the table that
-a study wrote, or NAME.md what it says of its figure; NAME.json beside it says what was run. A
+a study wrote, or NAME.txt what it says of its figure; NAME.json beside it says what was run. A
 number in running text must stand in the evidence of its section (`hpo/report/prose_numbers.py`);
 one that does not is named, and the exit status is 1.
 
@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{evidence} is not there; run this in a checkout, or give --root")
         pages = [options.root / "README.md", *sorted((options.root / "docs").rglob("*.md"))]
         changed = write_pages(pages, evidence, check=options.check)
-        unsupported = [(path, number) for path in pages for number in untold(path, evidence)]
+        unsupported = [(path, numbers) for path in pages for numbers in untold(path, evidence)]
     except (ValueError, OSError) as error:
         print(f"pages: error: {error}", file=sys.stderr)
         return 2
     for path in changed:
         print(f"{path}: {'differs from the evidence' if options.check else 'made anew'}")
-    for path, number in unsupported:
-        print(f"{path}, {number} is in no evidence of this section")
+    for path, numbers in unsupported:
+        print(f"{path}, {numbers}: in no evidence of this section")
     return 1 if unsupported or (options.check and changed) else 0

@@ -168,3 +168,24 @@ def test_a_table_is_taken_with_its_origin(tmp_path: Path, evidence: Path) -> Non
     with pytest.raises(ValueError, match="is no name"):
         take(output / "table2.csv", "../new", "metamixup table2", "", evidence)
     assert main(["--root", str(tmp_path), "--take", str(output / "table2.csv")]) == 2
+
+
+def test_what_a_study_says_of_its_figure_is_taken_as_it_is(tmp_path: Path, evidence: Path) -> None:
+    output = tmp_path / "results"
+    cell = Cell("none", TrainingConfig("digits", "cnn", NoMix(), meta_size=60))
+    CellStore(output).save(CellRecord(cell, "finished", result(), None, {}))
+    said = "# figure2\n\n![it](figure2.png)\n\n## Loss\n\ndigits:\n\n| a | b |\n\n- holds (1.25).\n"
+    (output / "figure2.md").write_text(said)
+    where = ["--root", str(tmp_path), "--take", str(output / "figure2.md"), "--name", "loss"]
+    assert main([*where, "--command", "metamixup figure2"]) == 0
+    assert (evidence / "loss.txt").read_text() == said
+    origin = json.loads((evidence / "loss.json").read_text())
+    assert list(origin["cells"]) == [cell.id]
+    shown = ["### Loss", "digits:", "| a | b |", "- holds (1.25)."]
+    page = lines(fill(block("loss view=text"), evidence))
+    assert page[2:-3] == shown
+    assert page[-3].startswith("`metamixup figure2` (commit ")
+    assert page[-3].endswith("[loss.txt](evidence/loss.txt))")
+    origin["cells"] = {"none-digits-s0-00000000": origin["cells"][cell.id]}
+    (evidence / "loss.json").write_text(json.dumps(origin))
+    assert "(Of an earlier version.)" in fill(block("loss view=text"), evidence)
