@@ -83,10 +83,9 @@ def steps_figure(frame: pd.DataFrame) -> Figure:
     policies = list(frame["policy"].unique())
     for row, dataset in zip(axes, datasets, strict=True):
         for ax, (measure, title) in zip(row, MEASURES.items(), strict=True):
-            for policy, color in zip(policies, COLORS, strict=False):
-                keys = (dataset, measure, policy)
-                at = (frame[["dataset", "measure", "policy"]] == keys).all(axis=1)
-                _draw(ax, frame[at], color, policy)
+            here = frame[(frame["dataset"] == dataset) & (frame["measure"] == measure)]
+            for policy, lines in here.groupby("policy", sort=False):
+                _draw(ax, lines, COLORS[policies.index(policy)], policy)
             ax.set_xscale("log")
             ax.set(xlabel="step size", ylabel=title)
             ax.set_title(short_name(dataset), loc="left")
