@@ -88,6 +88,11 @@ class PolicyConfig(ABC):
         """
 
     @property
+    def blends_inputs(self) -> bool:
+        """Whether it mixes whole inputs, rather than parts of them."""
+        return True
+
+    @property
     def kind(self) -> str:
         """Returns the name under which it is stored."""
         return next(

@@ -137,6 +137,10 @@ class CutMix(Beta):
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability of CutMix must lie in [0, 1], got {self.probability}")
 
+    @property
+    def blends_inputs(self) -> bool:
+        return False
+
     def interpolate(self, step: StepInput) -> Interpolation:
         given, generator = super().interpolate(step), step.generator
         mixing = AreaMixing().draw(step.batch[0], generator)

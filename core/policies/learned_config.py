@@ -131,6 +131,10 @@ class ScoresConfig(MetaStageConfig):
             raise ValueError(f"policy {self.kind} has no frozen control, which blends whole images")
         return super().frozen(quantiles)
 
+    @property
+    def blends_inputs(self) -> bool:
+        return self.mixing == "input"
+
     def placebo(self) -> ScoresConfig:
         if self.permute or self.exchange:
             raise ValueError(f"policy {self.kind} has no placebo: it is one")

@@ -17,26 +17,10 @@ from core.data.names import (
 )
 from core.mixing.remedies import ClassWeights
 from core.policies import PolicyConfig, policy_from_dict
-from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
+from core.semi_supervised.config import SemiSupervisedConfig
+from core.training.few_label_checks import check_semi
 from core.training.remedies import LossName, Sampling, check_remedies
 from core.user_model.precision import PRECISIONS, PrecisionName
-
-_LABELED_ALONE = (
-    "label_noise",
-    "imbalance",
-    "labels",
-    "meta_noise",
-    "left_out",
-    "loss",
-    "loss_strength",
-    "sampling",
-    "class_weights",
-    "logit_adjustment",
-    "stop_mixing",
-    "equal_steps",
-    "folds",
-)
-"""Settings that a training with few labels has no use for."""
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 MEMORY_FORMATS: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
@@ -274,37 +258,7 @@ class TrainingConfig:
             )
         check_remedies(self)
         if self.semi is not None:
-            self._check_semi(self.semi)
-
-    def _check_semi(self, semi: SemiSupervisedConfig) -> None:
-        for name in _LABELED_ALONE:
-            value = getattr(self, name)
-            if value != type(self).__dataclass_fields__[name].default:
-                raise ValueError(
-                    f"a semi-supervised training has no use for {name}={value!r}; leave it out"
-                )
-        if not self.policy.mixes_whole_batch:
-            raise ValueError(
-                f"policy {self.policy.kind} mixes half of a labeled batch within itself, and a "
-                "semi-supervised training cannot interpolate by it"
-            )
-        if self.policy.weights_samples:
-            raise ValueError(
-                f"policy {self.policy.kind} weights labeled samples and mixes none, and a "
-                "semi-supervised training has no use for it; leave it out"
-            )
-        if self.analysis is not None:
-            raise ValueError("a semi-supervised training is not analysed; leave analysis out")
-        if semi.kind == "vat" and semi.xi > 0 and self.precision != "float32":
-            raise ValueError(
-                f"precision={self.precision} rounds a probe of xi={semi.xi} away; leave xi at 0, "
-                "which takes the limit, or choose float32"
-            )
-        if semi.kind not in MIXING_KINDS and self.policy.kind != "none":
-            raise ValueError(
-                f"{semi.kind} mixes no samples and has no use for the policy {self.policy.kind}; "
-                f"{' and '.join(MIXING_KINDS)} do"
-            )
+            check_semi(self, self.semi)
 
     @property
     def may_mislabel(self) -> bool:

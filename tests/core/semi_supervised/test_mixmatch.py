@@ -16,8 +16,10 @@ from core.meta.reading import PAPER, Reading
 from core.mixing.area import AreaMixing
 from core.mixing.batch import draw_beta, draw_partners
 from core.mixing.interpolation import Interpolation
-from core.policies.drawn import Beta, NoMix
+from core.policies.config import PolicyConfig
+from core.policies.drawn import Beta, CutMix, NoMix
 from core.policies.learned import Learned
+from core.policies.learned_config import ScoresConfig
 from core.policies.persistent_scores import PersistentScores
 from core.policies.protocol import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
@@ -30,6 +32,7 @@ from core.semi_supervised.mixmatch import (
     interleaved_logits,
     sharpen,
 )
+from core.training.config import TrainingConfig
 
 RATE, DECAY, MOMENTUM = 0.3, 0.75, 0.1
 SIZES = [(1, 4, 4), (2, 5, 3), (2, 4, 9), (3, 6, 5)]
@@ -349,3 +352,16 @@ def test_refusals(toy: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="can mix whole inputs only; got AreaMixing"):
         make_method(net, Given(boxes)).step(net, optimizer, batch, generator=torch.Generator())
     assert toy.identical(before, toy.snapshot(net))
+
+
+@pytest.mark.parametrize("policy", [CutMix(), ScoresConfig(mixing="area")])
+def test_boxes_are_refused_before_a_training_begins(policy: PolicyConfig) -> None:
+    with pytest.raises(ValueError, match=f"policy {policy.kind} pastes boxes, and MixMatch"):
+        TrainingConfig(
+            "digits",
+            "digits_cnn",
+            policy,
+            semi=SemiSupervisedConfig("mixmatch", 20, weight=25.0, ema=0.8),
+        )
+    few = SemiSupervisedConfig("pseudo-label", 20)  # it mixes in one pass
+    assert TrainingConfig("digits", "digits_cnn", policy, semi=few).semi == few
