@@ -116,7 +116,7 @@ def _settings(cell: Cell) -> str:
 
 def _lines(groups: Mapping[_Group, Values], reference: str | None) -> Iterator[dict[str, Any]]:
     labels = _labels(groups)
-    first = next((group for group in groups if reference in (None, group.method)), None)
+    first = _reference(labels, reference)
     pairs = {g: (values, groups[first]) for g, values in groups.items() if first not in (None, g)}
     against = contrasts(pairs)
     for group, values in groups.items():
@@ -139,6 +139,17 @@ def _lines(groups: Mapping[_Group, Values], reference: str | None) -> Iterator[d
                 "detectable": detectable_difference(shared),
             }
         yield line
+
+
+def _reference(labels: Mapping[_Group, str], method: str | None) -> _Group | None:
+    """Returns the first folder's group of the method, of several the one with least to be said of
+    its settings; None where it is not there."""
+    groups = list(labels)
+    folders = list(dict.fromkeys(group.folder for group in groups))
+    there = [group for group in groups if group.method == (method or groups[0].method)]
+    return min(
+        there, key=lambda group: (folders.index(group.folder), len(labels[group])), default=None
+    )
 
 
 def _labels(groups: Iterable[_Group]) -> dict[_Group, str]:

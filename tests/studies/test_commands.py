@@ -149,6 +149,18 @@ def test_two_folders_are_set_side_by_side(
     assert re.search(r"b: none +\| 6\.50 ± 6\.35 \| +2 \| \+1\.00 \[\+1\.00, \+1\.00\]", table)
 
 
+def test_of_a_method_with_several_settings_the_plainest_is_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path, "none", [7.0], precision="bf16")
+    stored(tmp_path, "none", [6.0])
+    for more in ([], ["--reference", "none"]):
+        assert metamixup.main(["compare-runs", str(tmp_path), *more]) == 0
+        table = capsys.readouterr().out
+        assert re.search(r"\n\| none \(reference\) +\| +6\.00 \|", table)
+        assert re.search(r"\n\| none, precision=bf16 +\| +7\.00 \| +1 \| +\+1\.00 \|", table)
+
+
 def test_a_folder_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
