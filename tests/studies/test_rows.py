@@ -25,7 +25,7 @@ CELLS = {
     "alpha_search": (12, "ee70cd4e"),
     "equal_policies": (22, "a4abe663"),
     "learned_alpha": (10, "fe26ed1b"),
-    "step_sizes": (12, "7cf761dc"),
+    "step_sizes": (14, "73ca7546"),
     "cheaper": (12, "f16a7149"),
     "proposition1": (5, "15beb5c2"),
     "label_errors": (14, "cb1e7f91"),
