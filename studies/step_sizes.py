@@ -20,10 +20,11 @@ Leaves step_sizes-steps.csv, a line a step, and its picture. Cost in plain train
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 
-from core.meta.reading import DEFAULT, SCORES, Reading
-from core.policies import LearnedConfig, ScoresConfig
+from core.meta.reading import DEFAULT, SCORES
+from core.policies.learned_config import MetaStageConfig
 from hpo.analyses.figures.step_sizes import step_sizes
 from hpo.run import run_study
 from hpo.study.named_rows import METAMIXUP, MIXUP, NONE, row
@@ -36,25 +37,20 @@ SCORES_STEPS = (0.02, 0.05, 0.1, 0.25, SCORES.step_size, 1.0, 2.0)
 
 def rows() -> list[StudyRow]:
     """Returns the rows of the table."""
-    return [NONE, MIXUP, *map(_learned, METAMIXUP_STEPS), *map(_scores, SCORES_STEPS)]
+    learned = [_moved(METAMIXUP, step) for step in METAMIXUP_STEPS]
+    return [NONE, MIXUP, *learned, *(_moved(SCORES_ROW, step) for step in SCORES_STEPS)]
 
 
-def _learned(step: float) -> StudyRow:
-    if step == DEFAULT.step_size:
-        return METAMIXUP
-    policy = LearnedConfig(reading=Reading(step_size=step))
-    return row(
-        f"metamixup-step-{step:g}", f"MetaMixUp, step {step:g}", f"step={step:g}", "learned", policy
-    )
-
-
-def _scores(step: float) -> StudyRow:
-    if step == SCORES.step_size:
-        return SCORES_ROW
-    policy = ScoresConfig(reading=Reading(step_size=step))
-    return row(
-        f"scores-step-{step:g}", f"Scores, step {step:g}", f"step={step:g}", "learned", policy
-    )
+def _moved(original: StudyRow, step: float) -> StudyRow:
+    """Returns the row with λ moved by this step, itself where that is its own."""
+    policy = original.policy
+    assert isinstance(policy, MetaStageConfig)
+    if policy.reading.step_size == step:
+        return original
+    name, _, _ = original.row.label.partition(" (")
+    shown = (f"{original.row.key}-step-{step:g}", f"{name}, step {step:g}", f"step={step:g}")
+    moved = replace(policy, reading=replace(policy.reading, step_size=step))
+    return row(*shown, original.row.family, moved)
 
 
 main = partial(run_study, "step_sizes", rows(), __doc__, extras=[step_sizes])

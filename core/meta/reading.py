@@ -133,7 +133,8 @@ PAPER = Reading(projection="sigmoid_after", gradient="lam", scale="mean", step_s
 """MetaMixUp to the letter: λ0 ~ U(0, 1), Eq. 10 with α = 5, then the sigmoid of Eq. 11."""
 
 SCORES = Reading(step_size=0.5)
-"""The reading of persistent scores: the default one, in smaller steps, for here they add up."""
+"""The reading of persistent scores: the default one, in smaller steps, for here they add up. The
+meta-validation images of `studies/step_sizes.py` prefer a step of 0.1 (docs/readings.md)."""
 
 READINGS = {"default": DEFAULT, "paper": PAPER}
 """Named presets."""

@@ -45,6 +45,16 @@ class Contrast:
         0."""
         return int(np.sign(self.paired.difference)) if self.p_holm < LEVEL else 0
 
+    def columns(self) -> dict[str, float]:
+        """Returns the difference with interval and both p as columns of a CSV."""
+        return {
+            "difference": self.paired.difference,
+            "diff_ci_low": self.paired.low,
+            "diff_ci_high": self.paired.high,
+            "p_value": self.paired.p_value,
+            "p_holm": self.p_holm,
+        }
+
     def text(self, digits: int = 3) -> str:
         """Returns the difference with interval, p and n, for people."""
         paired = self.paired

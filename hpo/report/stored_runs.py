@@ -126,16 +126,11 @@ def _lines(groups: Mapping[_Group, Values], reference: str | None) -> Iterator[d
             **interval_columns(values.values()),
         }
         if group in against:
-            paired = against[group].paired
             ours, theirs = pairs[group]
             shared = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
             line |= {
-                "n_shared": paired.n,
-                "difference": paired.difference,
-                "diff_ci_low": paired.low,
-                "diff_ci_high": paired.high,
-                "p_value": paired.p_value,
-                "p_holm": against[group].p_holm,
+                "n_shared": against[group].paired.n,
+                **against[group].columns(),
                 "detectable": detectable_difference(shared),
             }
         yield line

@@ -1,22 +1,63 @@
-"""Numbers in pages against the evidence files that they come from."""
+"""Numbers in a page against the evidence files that it names."""
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
+import pandas as pd
+import pytest
+
 from hpo.report.evidence_blocks import write_pages
+from hpo.report.markdown import difference
 from hpo.report.prose_numbers import untold
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EVIDENCE = ROOT / "docs" / "evidence"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGE = " ".join((DOCS / "few-labels.md").read_text(encoding="utf-8").split())
+
+
+def rounded(value: float) -> float:
+    """To two decimals, halves away from zero: files have four decimals, pages two."""
+    return float(Decimal(str(value)).quantize(Decimal("0.01"), ROUND_HALF_UP))
+
+
+def evidence(name: str) -> pd.DataFrame:
+    return pd.read_csv(DOCS / "evidence" / f"{name}.csv")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_page_on_few_labels_says_what_its_files_say(when: str) -> None:
+    errors = evidence(f"mixmatch-half-{when}").set_index("method")
+    row = errors.loc["mixmatch-metamixup"]
+    assert f"{row['mean_error']:.2f} ± {row['ci_high'] - row['mean_error']:.2f}" in PAGE
+    control = errors.loc["mixmatch"]
+    columns = ["diff_vs_reference", "diff_ci_low", "diff_ci_high"]
+    assert f"Supervised-Only {difference(*control[columns])}, p (Holm) 0.045" in PAGE
+    if when == "before":  # its table has three rows fewer in one family
+        assert f"{control['p_holm']:.3f}" == "0.045"
+    controls = evidence(f"mixmatch-half-{when}-controls").set_index("control")
+    assert set(controls.index) == {"placebo", "frozen", "counterpart"}
+    assert (controls["p_holm"] > 0.2).all()
+    for _, line in controls.iterrows():
+        assert difference(*map(rounded, line[["difference", "ci_low", "ci_high"]])) in PAGE
+
+
+def test_the_page_on_few_labels_says_how_lambda_moved() -> None:
+    rows = evidence("lambda-half").to_dict("records")
+    for row, words in zip(rows, ("from {}", "at 1/2: {}", "to {}"), strict=True):
+        value = f"{row['correlation_of_wanted_and_obtained_move']:.2f}"
+        assert words.format(value) in PAGE
+        assert f"{100 * row['one_step_gain']:.2f} %" in PAGE
+    assert f"{100 * rows[0]['share_of_downward_moves_ending_above']:.0f} % of the downward" in PAGE
+    assert f"{100 * rows[1]['share_at_one_half']:.0f} % of all λ at 1/2" in PAGE
 
 
 def test_every_table_in_a_page_is_that_of_its_file() -> None:
     """`make docs` makes them."""
-    assert write_pages(PAGES, EVIDENCE, check=True) == []
+    assert write_pages(PAGES, DOCS / "evidence", check=True) == []
 
 
 def test_numbers_in_words_stand_in_the_evidence_of_their_section() -> None:
-    told = {page.name: untold(page, EVIDENCE) for page in PAGES}
+    told = {page.name: untold(page, DOCS / "evidence") for page in PAGES}
     assert {name: numbers for name, numbers in told.items() if numbers} == {}

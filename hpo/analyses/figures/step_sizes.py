@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.lazy import pandas as pd
 from core.policies.learned_config import MetaStageConfig
-from hpo.report.contrasts import LEVEL, Contrast, Values, contrasts, interval_text
+from hpo.report.contrasts import LEVEL, Values, contrasts, interval_text
 from hpo.report.figure_files import drawn, interval_columns, row_line, seeds_of
 from hpo.report.markdown import adjusted, difference, padded_table
 from hpo.report.outcome import Extra, Outcome
@@ -24,6 +24,12 @@ MEASURES: Mapping[str, str] = {
     "val_error": "meta-validation error (%)",
     "val_loss": "meta-validation loss (nats)",
 }
+
+COLUMNS = (
+    "dataset", "method", "label", "policy", "step_size", "default", "measure", "n_seeds", "mean",
+    "ci_low", "ci_high", "difference", "diff_ci_low", "diff_ci_high", "p_value", "p_holm",
+)  # fmt: skip
+"""Of `STUDY-steps.csv`; see `step_sizes`."""
 
 Steps = Mapping[float, StudyRow]
 """Rows of one policy, by step size."""
@@ -41,7 +47,7 @@ def step_sizes(outcome: Outcome) -> Extra:
     lines = [line for data in outcome.plan.datasets for line in _lines(outcome, data)]
     if not lines:
         return Extra()
-    frame = pd.DataFrame(lines)
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
     csv, picture = drawn(outcome, "steps", frame, steps_figure(frame), "%.6g")
     said = [
         _said(str(dataset), str(policy), here)
@@ -145,7 +151,7 @@ def _of(
             measure=measure,
         )
         | interval_columns(by_seed.values())
-        | _difference(against.get(step))
+        | (against[step].columns() if step in against else {})
         for step, by_seed in values.items()
     ]  # fmt: skip
 
@@ -160,20 +166,6 @@ def _default(steps: Steps) -> float:
     policy = next(iter(steps.values())).policy
     assert isinstance(policy, MetaStageConfig)
     return type(policy)().reading.step_size
-
-
-def _difference(contrast: Contrast | None) -> dict[str, float]:
-    if contrast is None:
-        missing = ("difference", "diff_ci_low", "diff_ci_high", "p_value", "p_holm")
-        return dict.fromkeys(missing, math.nan)
-    paired = contrast.paired
-    return {
-        "difference": paired.difference,
-        "diff_ci_low": paired.low,
-        "diff_ci_high": paired.high,
-        "p_value": paired.p_value,
-        "p_holm": contrast.p_holm,
-    }
 
 
 def _said(dataset: str, policy: str, here: pd.DataFrame) -> str:
