@@ -53,6 +53,14 @@ def _without_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _ray_waits_for_nobody() -> Iterator[None]:
+    """Ray's workers, which it makes polite, are starved by tests beside them otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     pytest.importorskip("moto", reason="needs moto[s3] (pip install '.[dev]')")

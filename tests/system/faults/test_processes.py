@@ -47,7 +47,6 @@ def test_a_worker_that_stands_still_is_waited_for_and_one_that_is_killed_replace
     with subprocess.Popen(
         [*command, "--output", str(out)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "RAY_worker_niceness": "0"},
     ) as driver:  # fmt: skip
         killed = 0
         while driver.poll() is None and not killed:
