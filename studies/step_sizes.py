@@ -32,7 +32,7 @@ from hpo.study.rows import StudyRow
 from studies.rows import SCORES as SCORES_ROW
 
 METAMIXUP_STEPS = (1.0, 2.0, DEFAULT.step_size, 8.0, 16.0)
-SCORES_STEPS = (0.02, 0.05, 0.1, 0.25, SCORES.step_size, 1.0, 2.0)
+SCORES_STEPS = (0.02, 0.05, SCORES.step_size, 0.25, 0.5, 1.0, 2.0)
 
 
 def rows() -> list[StudyRow]:

@@ -132,9 +132,9 @@ DEFAULT = Reading()
 PAPER = Reading(projection="sigmoid_after", gradient="lam", scale="mean", step_size=5.0)
 """MetaMixUp to the letter: λ0 ~ U(0, 1), Eq. 10 with α = 5, then the sigmoid of Eq. 11."""
 
-SCORES = Reading(step_size=0.5)
-"""The reading of persistent scores: the default one, in smaller steps, for here they add up. The
-meta-validation images of `studies/step_sizes.py` prefer a step of 0.1 (docs/readings.md)."""
+SCORES = Reading(step_size=0.1)
+"""The reading of persistent scores: the default one, in smaller steps, for here they add up. Their
+size was chosen by meta-validation images (`studies/step_sizes.py`, docs/readings.md)."""
 
 READINGS = {"default": DEFAULT, "paper": PAPER}
 """Named presets."""
