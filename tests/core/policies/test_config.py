@@ -41,7 +41,7 @@ READING = {
     "meta_steps": 1,
     "inner_step": "gradient_descent",
 }
-SMALL = {**READING, "step_size": 0.5}
+SMALL = {**READING, "step_size": 0.1}
 UNUSED = {
     "alpha": None,
     "per_sample": False,
