@@ -112,7 +112,7 @@ def slopes(net: nn.Linear, d: SimpleNamespace, lam: np.ndarray, partner: np.ndar
 
 READINGS = {
     "default": SCORES,
-    "sign": replace(SCORES, scale="sign"),
+    "sign": replace(SCORES, scale="sign", step_size=0.5),
     "sum": replace(SCORES, scale="sum", step_size=30.0),
     "lam": replace(SCORES, gradient="lam", step_size=1.5),
     "u-shaped": replace(SCORES, init_alpha=0.3),
