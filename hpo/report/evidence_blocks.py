@@ -8,8 +8,8 @@ A page has a block for each:
 and `fill` puts the table between the two lines. NAME may be several, joined by +. Views: `table` (a
 line a row of a study, the default), `errors` (a line a row, a column a data set), `controls` (of a
 CSV of controls: a line a comparison, a column a data set), `plain` (the CSV as it is), `text` (what
-a study says of its figure, NAME.txt). `rows`, `datasets` and `columns` choose and order;
-`origin=no` leaves the line about the origin out.
+a study says, NAME.txt). `rows`, `datasets` and `columns` choose and order; `section=ID` chooses, by
+the id of its heading, a section of a text; `origin=no` leaves the line about the origin out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from core.lazy import pandas as pd
 from hpo.report.evidence import Origin, read_origin, read_table, shown_dataset
 from hpo.report.markdown import difference, error, number, padded_table, probability
+from hpo.report.page import anchor, sections
 
 _BLOCK = re.compile(
     r"^<!-- evidence: (?P<names>[\w+-]+)(?P<options>(?: \w+=[^\s>]+)*) -->\n"
@@ -31,7 +32,7 @@ _BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _OPENING = re.compile(r"^<!-- evidence:.*$", re.MULTILINE)
-_OPTIONS = ("view", "rows", "datasets", "columns", "origin")
+_OPTIONS = ("view", "rows", "datasets", "columns", "section", "origin")
 _DATASETS = {
     "digits": "digits",
     "mnist": "MNIST",
@@ -127,11 +128,8 @@ def _file(name: str, evidence: Path) -> Path:
 
 def _read_text(name: str, evidence: Path) -> _Table:
     path = _file(f"{name}.txt", evidence)
-    origin = read_origin(path)
-    text = path.read_text(encoding="utf-8").strip()
-    if origin is not None and origin.stale():
-        text += f"\n\n({STALE.strip(' ()').capitalize()}.)"
-    return _Table(path.name, pd.DataFrame(), origin, text)
+    text = path.read_text(encoding="utf-8")
+    return _Table(path.name, pd.DataFrame(), read_origin(path), text)
 
 
 def _read(name: str, evidence: Path) -> _Table:
@@ -281,9 +279,24 @@ def _plain(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
 
 
 def _text(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
-    """Returns the texts without their titles and pictures, which the page has itself."""
-    body = "\n\n".join(table.text for table in tables)
-    return re.sub(r"^(?:# .*|!\[.*)\n+", "", body, flags=re.MULTILINE).replace("## ", "### ")
+    """Returns the texts, or a section of each, without titles and pictures, which the page has."""
+    parts = []
+    for table in tables:
+        if "section" in options:
+            part = _section(table, options["section"])
+        else:
+            part = table.text.replace("## ", "### ")
+        parts.append(re.sub(r"^(?:# .*|!\[.*)\n+", "", part, flags=re.MULTILINE).strip())
+        if table.origin is not None and table.origin.stale():
+            parts.append(f"({STALE.strip(' ()').capitalize()}.)")
+    return "\n\n".join(parts)
+
+
+def _section(table: _Table, chosen: str) -> str:
+    parts = {anchor(title): part for title, part in sections(table.text)}
+    if chosen not in parts:
+        raise ValueError(f"{table.file} has no section {chosen!r}; there are {', '.join(parts)}")
+    return parts[chosen]
 
 
 def _value(value: Any) -> str:

@@ -69,6 +69,12 @@ def anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
+def sections(text: str) -> list[tuple[str, str]]:
+    """Returns the text before the first ``##`` as "", and each section, with titles."""
+    parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
+    return [("", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]
+
+
 def _words(inline: Token) -> Iterator[Token]:
     return (token for token in inline.children or () if token.type in ("text", "code_inline"))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from core.lazy import pandas as pd
 from hpo.report.evidence import read_table
-from hpo.report.page import anchor
+from hpo.report.page import anchor, sections
 
 _BLOCK = re.compile(
     r"^<!-- evidence: (?P<names>[\w+-]+).*?^<!-- end -->$", re.DOTALL | re.MULTILINE
@@ -51,7 +51,7 @@ def untold(page: Path, evidence: Path) -> list[str]:
     """
     text = page.read_text(encoding="utf-8")
     found = []
-    for title, section in _sections(text) if _BLOCK.search(text) else ():
+    for title, section in sections(text) if _BLOCK.search(text) else ():
         lines = list(_lines([section if title else text, *_linked(page, section)], evidence))
         prose = _LINE_UNREAD.sub("", _UNREAD.sub("", _BLOCK.sub("", section)))
         prose = _SETTING.sub("", " ".join(prose.split()))
@@ -63,12 +63,6 @@ def untold(page: Path, evidence: Path) -> list[str]:
         if without:
             found.append(f"{title or 'top'}: {', '.join(without)}")
     return found
-
-
-def _sections(text: str) -> list[tuple[str, str]]:
-    """Returns the text before the first ``##`` as "", and each section, with titles."""
-    parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
-    return [("", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def _stands(told: str, line: _Line, scale: int) -> bool:
@@ -117,5 +111,5 @@ def _linked(page: Path, section: str) -> Iterator[str]:
         path = page.parent / link["path"] if link["path"] else page
         if path.is_file():
             text = path.read_text(encoding="utf-8")
-            chosen = [part for title, part in _sections(text) if anchor(title) == link["anchor"]]
+            chosen = [part for title, part in sections(text) if anchor(title) == link["anchor"]]
             yield chosen[0] if chosen else text

@@ -174,18 +174,24 @@ def test_what_a_study_says_of_its_figure_is_taken_as_it_is(tmp_path: Path, evide
     output = tmp_path / "results"
     cell = Cell("none", TrainingConfig("digits", "cnn", NoMix(), meta_size=60))
     CellStore(output).save(CellRecord(cell, "finished", result(), None, {}))
-    said = "# figure2\n\n![it](figure2.png)\n\n## Loss\n\ndigits:\n\n| a | b |\n\n- holds (1.25).\n"
+    loss, claim = "## Loss\n\ndigits:\n\n| a | b |\n\n", "## Claim\n\n- holds (1.25).\n"
+    said = f"# figure2\n\n![it](figure2.png)\n\n{loss}{claim}"
     (output / "figure2.md").write_text(said)
     where = ["--root", str(tmp_path), "--take", str(output / "figure2.md"), "--name", "loss"]
     assert main([*where, "--command", "metamixup figure2"]) == 0
     assert (evidence / "loss.txt").read_text() == said
     origin = json.loads((evidence / "loss.json").read_text())
     assert list(origin["cells"]) == [cell.id]
-    shown = ["### Loss", "digits:", "| a | b |", "- holds (1.25)."]
+    shown = ["### Loss", "digits:", "| a | b |", "### Claim", "- holds (1.25)."]
     page = lines(fill(block("loss view=text"), evidence))
     assert page[2:-3] == shown
     assert page[-3].startswith("`metamixup figure2` (commit ")
     assert page[-3].endswith("[loss.txt](evidence/loss.txt))")
+    alone = lines(fill(block("loss view=text section=loss"), evidence))
+    assert alone[2:-3] == shown[1:3]
+    with pytest.raises(ValueError, match=r"loss.txt has no section 'los'; there are .*, claim"):
+        fill(block("loss view=text section=los"), evidence)
     origin["cells"] = {"none-digits-s0-00000000": origin["cells"][cell.id]}
     (evidence / "loss.json").write_text(json.dumps(origin))
-    assert "(Of an earlier version.)" in fill(block("loss view=text"), evidence)
+    for options in ("view=text", "view=text section=loss"):
+        assert "(Of an earlier version.)" in fill(block(f"loss {options}"), evidence)
