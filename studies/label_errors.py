@@ -64,7 +64,7 @@ METHODS = (
 """What is compared, the first with each of the others."""
 
 
-def rows(clean_epochs: int) -> list[StudyRow]:
+def rows(clean_epochs: int = 1) -> list[StudyRow]:
     """Returns the rows; the one on clean images alone trains for `clean_epochs` epochs."""
     scores = row("scores", "Scores", "scores", "learned", ScoresConfig())
     placebo, _ = controls(scores)

@@ -11,7 +11,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -20,9 +20,13 @@ from typing import Any
 
 import core
 from core.lazy import pandas as pd
+from core.policies import PolicyConfig
 from hpo.cells.cell import Cell
 from hpo.report.records import final_trainings, load_records
 from hpo.storage.atomic import write_atomically, write_csv
+
+Policies = Callable[[str], Mapping[str, PolicyConfig]]
+"""Returns the policies that the rows of a command have today, by key."""
 
 _VERSIONS = ("torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
 
@@ -47,20 +51,23 @@ class Origin:
     setting: str = ""
     cells: Mapping[str, Any] = field(default_factory=dict)
 
-    def stale(self) -> set[tuple[str, str]]:
+    def stale(self, policies: Policies) -> set[tuple[str, str]]:
         """Returns method and data set of the rows that today's code would train otherwise."""
+        today = policies(self.command)
         return {
             (data["method"], shown_dataset(data["training"]["dataset"]))
             for cell_id, data in self.cells.items()
-            if not _is_today(cell_id, data)
+            if not _is_today(cell_id, data, today)
         }
 
 
-def _is_today(cell_id: str, data: Mapping[str, Any]) -> bool:
+def _is_today(cell_id: str, data: Mapping[str, Any], today: Mapping[str, PolicyConfig]) -> bool:
     try:
-        return Cell.from_dict(data).id == cell_id
+        cell = Cell.from_dict(data)
     except (ValueError, TypeError, KeyError):  # settings that are no longer there
         return False
+    policy = cell.training.policy
+    return cell.id == cell_id and today.get(cell.method, policy) == policy
 
 
 def shown_dataset(name: str) -> str:
@@ -69,7 +76,19 @@ def shown_dataset(name: str) -> str:
     return f"folder:{Path(path).name}" if kind == "folder" else name
 
 
-def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> list[Path]:
+def no_policies(command: str) -> Mapping[str, PolicyConfig]:
+    """Returns none: no row has changed."""
+    return {}
+
+
+def take(
+    table: Path,
+    name: str,
+    command: str,
+    setting: str,
+    evidence: Path,
+    policies: Policies = no_policies,
+) -> list[Path]:
     """Copies a study's table or text to the evidence files, and writes down where it comes from.
 
     Args:
@@ -79,6 +98,8 @@ def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> 
         command: what was run.
         setting: see `Origin`.
         evidence: the folder of the evidence files.
+        policies: of today's rows, by which the study's trainings are known where others are stored
+            beside them.
 
     Returns:
         The two files.
@@ -108,7 +129,7 @@ def take(table: Path, name: str, command: str, setting: str, evidence: Path) -> 
         date=date.today().isoformat(),
         versions={"python": platform.python_version(), "metamixup-hpo": core.__version__, **_of()},
         setting=setting,
-        cells=_cells(table.parent, methods),
+        cells=_cells(table.parent, methods, policies(command)),
     )
     stated = kept.with_suffix(".json")
     about = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
@@ -131,16 +152,20 @@ def read_origin(path: Path) -> Origin | None:
     return Origin(**json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else None
 
 
-def _cells(output: Path, methods: set[str] | None) -> dict[str, Any]:
-    """Returns the first training of each row and data set that the table names."""
+def _cells(
+    output: Path, methods: set[str] | None, today: Mapping[str, PolicyConfig]
+) -> dict[str, Any]:
+    """Returns a training of each row and data set that the table names, the first of today's."""
+
+    def order(cell: Cell) -> tuple[bool, int]:
+        policy = cell.training.policy
+        return today.get(cell.method, policy) != policy, cell.seed
+
     first: dict[tuple[str, str], Cell] = {}
     for record in final_trainings(load_records(output)):
-        cell = record.cell
-        key = (cell.method, cell.dataset)
-        if (methods is None or cell.method in methods) and (
-            key not in first or cell.seed < first[key].seed
-        ):
-            first[key] = cell
+        key = (record.cell.method, record.cell.dataset)
+        if methods is None or record.cell.method in methods:
+            first[key] = min(first.get(key, record.cell), record.cell, key=order)
     # On another machine a folder of ours would give another identity.
     portable = [cell for cell in first.values() if not cell.dataset.startswith("folder:")]
     return {cell.id: cell.to_dict() for cell in portable}

@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.lazy import pandas as pd
-from hpo.report.evidence import Origin, read_origin, read_table, shown_dataset
+from hpo.report.evidence import (
+    Origin,
+    Policies,
+    no_policies,
+    read_origin,
+    read_table,
+    shown_dataset,
+)
 from hpo.report.markdown import difference, error, number, padded_table, probability
 from hpo.report.page import anchor, sections
 
@@ -53,16 +60,20 @@ class _Table(NamedTuple):
     file: str
     frame: pd.DataFrame
     origin: Origin | None
+    stale: set[tuple[str, str]]
     text: str = ""
 
 
-def fill(text: str, evidence: Path, link: str = "evidence") -> str:
+def fill(
+    text: str, evidence: Path, link: str = "evidence", policies: Policies = no_policies
+) -> str:
     """Returns a page with the tables of its blocks made anew.
 
     Args:
         text: of the page.
         evidence: the folder of the evidence files.
         link: how the page calls that folder.
+        policies: of today's rows.
 
     Raises:
         ValueError: a block is not closed, or names what is not there.
@@ -73,16 +84,23 @@ def fill(text: str, evidence: Path, link: str = "evidence") -> str:
             "a block of evidence is not written as <!-- evidence: NAME view=... --> and, on a line "
             "of its own, <!-- end -->"
         )
-    return _BLOCK.sub(lambda block: _filled(block, evidence, link), text)
+    return _BLOCK.sub(lambda block: _filled(block, evidence, link, policies), text)
 
 
-def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -> list[Path]:
+def write_pages(
+    pages: Sequence[Path],
+    evidence: Path,
+    *,
+    check: bool = False,
+    policies: Policies = no_policies,
+) -> list[Path]:
     """Fills the blocks of these pages; returns those that were not up to date.
 
     Args:
         pages: Markdown files.
         evidence: the folder of the evidence files.
         check: change nothing.
+        policies: of today's rows.
 
     Raises:
         ValueError: a page has a block that cannot be filled.
@@ -92,7 +110,7 @@ def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -
         before = path.read_text(encoding="utf-8")
         link = Path(os.path.relpath(evidence, path.parent)).as_posix()
         try:
-            after = fill(before, evidence, link)
+            after = fill(before, evidence, link, policies)
         except ValueError as wrong:
             raise ValueError(f"{path}: {wrong}") from wrong
         if after != before:
@@ -102,7 +120,7 @@ def write_pages(pages: Sequence[Path], evidence: Path, *, check: bool = False) -
     return changed
 
 
-def _filled(block: re.Match[str], evidence: Path, link: str) -> str:
+def _filled(block: re.Match[str], evidence: Path, link: str, policies: Policies) -> str:
     options = dict(part.split("=", 1) for part in block["options"].split())
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
@@ -111,7 +129,7 @@ def _filled(block: re.Match[str], evidence: Path, link: str) -> str:
     if view not in _VIEWS:
         raise ValueError(f"unknown view {view!r}; there are {', '.join(_VIEWS)}")
     read = _read_text if view == "text" else _read
-    tables = [read(name, evidence) for name in block["names"].split("+")]
+    tables = [read(name, evidence, policies) for name in block["names"].split("+")]
     parts = [_VIEWS[view](tables, options)]
     if options.get("origin") != "no":
         parts += [line for table in tables for line in _origin_lines(table, link)]
@@ -126,21 +144,26 @@ def _file(name: str, evidence: Path) -> Path:
     return path
 
 
-def _read_text(name: str, evidence: Path) -> _Table:
+def _read_text(name: str, evidence: Path, policies: Policies) -> _Table:
     path = _file(f"{name}.txt", evidence)
+    origin = read_origin(path)
     text = path.read_text(encoding="utf-8")
-    return _Table(path.name, pd.DataFrame(), read_origin(path), text)
+    return _Table(path.name, pd.DataFrame(), origin, _stale(origin, policies), text)
 
 
-def _read(name: str, evidence: Path) -> _Table:
+def _read(name: str, evidence: Path, policies: Policies) -> _Table:
     path = _file(f"{name}.csv", evidence)
     frame, origin = read_table(path), read_origin(path)
-    if origin is not None and "method" in frame and "dataset" in frame:
-        stale = origin.stale()
+    stale = _stale(origin, policies)
+    if "method" in frame and "dataset" in frame:
         column = "label" if "label" in frame else "method"
         old = [pair in stale for pair in zip(frame["method"], frame["dataset"], strict=True)]
         frame.loc[old, column] += STALE
-    return _Table(path.name, frame, origin)
+    return _Table(path.name, frame, origin, stale)
+
+
+def _stale(origin: Origin | None, policies: Policies) -> set[tuple[str, str]]:
+    return set() if origin is None else origin.stale(policies)
 
 
 def _origin_lines(table: _Table, link: str) -> list[str]:
@@ -287,7 +310,7 @@ def _text(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
         else:
             part = table.text.replace("## ", "### ")
         parts.append(re.sub(r"^(?:# .*|!\[.*)\n+", "", part, flags=re.MULTILINE).strip())
-        if table.origin is not None and table.origin.stale():
+        if table.stale:
             parts.append(f"({STALE.strip(' ()').capitalize()}.)")
     return "\n\n".join(parts)
 

@@ -4,7 +4,8 @@ A page holds a block for each table, `<!-- evidence: NAME view=... -->` to `<!--
 `hpo/report/evidence_blocks.py` says what can stand in it. docs/evidence/NAME.csv is the table that
 a study wrote, or NAME.txt what it says of its figure; NAME.json beside it says what was run. A
 number in running text must stand in the evidence of its section (`hpo/report/prose_numbers.py`);
-one that does not is named, and the exit status is 1.
+one that does not is named, and the exit status is 1. A row that today's code would train otherwise
+is marked: its identity is another one, or its row has another policy by now.
 
     metamixup pages                        make every block anew (also: make docs)
     metamixup pages --check                change nothing; exit 1 where a page differs, too
@@ -13,10 +14,14 @@ one that does not is named, and the exit status is 1.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
+from core.policies import PolicyConfig
 from hpo.command_line.flags import command, program
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import write_pages
@@ -40,13 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.command:
                 raise ValueError("--take needs --command, what was run to make the table")
             name = options.name or options.take.stem
-            files = take(options.take, name, options.command, options.setting, evidence)
+            about = (options.command, options.setting)
+            files = take(options.take, name, *about, evidence, policies_of)
             print("written: " + ", ".join(map(str, files)))
             return 0
         if not evidence.is_dir():
             raise ValueError(f"{evidence} is not there; run this in a checkout, or give --root")
         pages = [options.root / "README.md", *sorted((options.root / "docs").rglob("*.md"))]
-        changed = write_pages(pages, evidence, check=options.check)
+        changed = write_pages(pages, evidence, check=options.check, policies=policies_of)
         unsupported = [(path, numbers) for path in pages for numbers in untold(path, evidence)]
     except (ValueError, OSError) as error:
         print(f"pages: error: {error}", file=sys.stderr)
@@ -56,3 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path, numbers in unsupported:
         print(f"{path}, {numbers}: in no evidence of this section")
     return 1 if unsupported or (options.check and changed) else 0
+
+
+def policies_of(command: str) -> Mapping[str, PolicyConfig]:
+    """Returns the policies that the rows of the study in a command have today, by key."""
+    study = re.match(r"(?:metamixup |make |python studies/)([\w-]+)", command)
+    module = f"studies.{study[1].replace('-', '_')}" if study is not None else ""
+    if not module or find_spec(module) is None:
+        return {}
+    rows = getattr(import_module(module), "rows", list)
+    return {row.row.key: row.policy for row in rows() if row.policy is not None}

@@ -8,14 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.policies import NoMix
+from core.policies import Beta, NoMix, ScoresConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import fill, write_pages
-from studies.commands.pages import main
+from studies.commands.pages import main, policies_of
 from tests.support.results import result
 
 LINE = {
@@ -168,6 +168,33 @@ def test_a_table_is_taken_with_its_origin(tmp_path: Path, evidence: Path) -> Non
     with pytest.raises(ValueError, match="is no name"):
         take(output / "table2.csv", "../new", "metamixup table2", "", evidence)
     assert main(["--root", str(tmp_path), "--take", str(output / "table2.csv")]) == 2
+
+
+def test_a_row_that_has_another_policy_by_now_is_marked(tmp_path: Path, evidence: Path) -> None:
+    """And of trainings under one name in one folder those of the study are taken."""
+    output = tmp_path / "results"
+    for seed, policy in enumerate([Beta(alpha=0.5), Beta(alpha=1.0)]):
+        cell = Cell("beta", TrainingConfig("digits", "cnn", policy, seed=seed, meta_size=60))
+        CellStore(output).save(CellRecord(cell, "finished", result(), None, {}))
+    pd.DataFrame([LINE, {**BETA, "method": "beta"}]).to_csv(output / "table2.csv", index=False)
+    policies = {"metamixup table2": {"beta": Beta(alpha=1.0)}, "later": {"beta": Beta(alpha=2.0)}}
+    where = (output / "table2.csv", "new", "metamixup table2", "", evidence)
+    _, origin = take(*where, lambda command: policies[command])
+    [cell] = json.loads(origin.read_text())["cells"].values()
+    assert cell["training"]["policy"]["alpha"] == 1.0
+    page = fill(block("new"), evidence, policies=lambda command: policies[command])
+    assert "| MixUp †" in page
+    page = fill(block("new"), evidence, policies=lambda command: policies["later"])
+    assert "| MixUp (of an earlier version) †" in page
+    assert "| No MixUp " in page
+
+
+@pytest.mark.parametrize("study", ["metamixup step-sizes", "python studies/step_sizes.py"])
+def test_the_policies_of_a_commands_rows_are_known(study: str) -> None:
+    assert policies_of(f"{study} --seeds 3")["scores"] == ScoresConfig()
+    assert policies_of("make table2")["beta-1"] == Beta(alpha=1.0)
+    for command in ("metamixup compare-runs results", "core.training.fit of each policy", "make"):
+        assert policies_of(command) == {}
 
 
 def test_what_a_study_says_of_its_figure_is_taken_as_it_is(tmp_path: Path, evidence: Path) -> None:
