@@ -311,7 +311,8 @@ def _text(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
             part = table.text.replace("## ", "### ")
         parts.append(re.sub(r"^(?:# .*|!\[.*)\n+", "", part, flags=re.MULTILINE).strip())
         if table.stale:
-            parts.append(f"({STALE.strip(' ()').capitalize()}.)")
+            rows = ", ".join(sorted({method for method, _ in table.stale}))
+            parts.append(f"({STALE.strip(' ()').capitalize()}: {rows}.)")
     return "\n\n".join(parts)
 
 

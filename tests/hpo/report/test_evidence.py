@@ -221,4 +221,4 @@ def test_what_a_study_says_of_its_figure_is_taken_as_it_is(tmp_path: Path, evide
     origin["cells"] = {"none-digits-s0-00000000": origin["cells"][cell.id]}
     (evidence / "loss.json").write_text(json.dumps(origin))
     for options in ("view=text", "view=text section=loss"):
-        assert "(Of an earlier version.)" in fill(block(f"loss {options}"), evidence)
+        assert "(Of an earlier version: none.)" in fill(block(f"loss {options}"), evidence)
