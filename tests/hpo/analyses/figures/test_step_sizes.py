@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from core.meta.reading import SCORES
 from core.policies import NoMix, PolicyConfig
 from hpo.analyses.figures.step_sizes import chosen, step_sizes
 from hpo.report.outcome import Extra, Outcome
@@ -72,8 +73,8 @@ def test_of_equal_errors_the_lower_loss_is_chosen(run: Run) -> None:
     extra = run(
         {"scores-step-2": [(6.0, 0.9)], "scores": [(6.0, 0.4)], "scores-step-1": [(7.0, 0)]}
     )
-    assert chosen(pd.read_csv(extra.files[0])) == 0.5
-    assert "the lowest mean error has step 0.5, the default." in extra.markdown
+    assert chosen(pd.read_csv(extra.files[0])) == SCORES.step_size
+    assert f"the lowest mean error has step {SCORES.step_size:g}, the default." in extra.markdown
 
 
 def test_a_default_that_is_told_apart_is_said_to_be(run: Run) -> None:
