@@ -44,8 +44,9 @@ def read_labels(file: str, size: int, num_classes: int) -> Tensor:
 
     Args:
         file: PATH of a text file (a number a line), .csv (one column, with a heading or without),
-            .npy or .npz (one array); PATH::NAME is a column of several or an array of several.
-            With #FINGERPRINT behind it, the labels must be the ones of `with_fingerprint`.
+            .npy or .npz (one array, bool or integer); PATH::NAME is a column of several or an
+            array of several. With #FINGERPRINT behind it, the labels must be the ones of
+            `with_fingerprint`.
         size: N, training images of the data set.
         num_classes: C.
 
@@ -100,6 +101,8 @@ def _values(place: str) -> np.ndarray:
     values = _array(file, name) if file.suffix in (".npy", ".npz") else _column(file, name)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    if values.dtype == np.bool_:
+        values = values.astype(np.int64)
     whole = values.ndim == 1 and values.dtype.kind in "iuf"
     if not whole or not (np.isfinite(values) & (values == np.floor(values))).all():
         raise ValueError(

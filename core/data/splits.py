@@ -63,6 +63,7 @@ def make_splits(
     train_size: int | None = None,
     labelled: int | None = None,
     classes: Sequence[str] | None = None,
+    checked: Tensor | None = None,
 ) -> Splits:
     """Draws a meta-validation set and a training set, and labels a part of it.
 
@@ -74,7 +75,8 @@ def make_splits(
 
     seed fixes everything and the global random stream is left alone. Under one seed the sets are
     nested: a larger meta-validation set contains a smaller one where both divide by num_classes.
-    classes are names for error messages.
+    classes are names for error messages. checked, bool [N] on the CPU, are the images from which
+    the meta-validation set is drawn; those that are not drawn train. None: from all.
 
     Raises ValueError when a size is negative, a label lies outside 0..num_classes-1, or a class
     holds too few images.
@@ -99,23 +101,26 @@ def make_splits(
     # One shuffled queue for each class; every set takes its images from the front of what is left.
     queues = [queue[torch.randperm(len(queue), generator=generator)] for queue in members]
 
-    def take(size: int, purpose: str) -> tuple[Tensor, list[Tensor]]:
+    def take(size: int, purpose: str, among: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         base, extra = divmod(size, num_classes)
         counts = torch.full((num_classes,), base)
         counts[torch.randperm(num_classes, generator=generator)[:extra]] += 1
         taken, remaining = [], []
         for label, (queue, count) in enumerate(zip(queues, counts.tolist(), strict=True)):
-            if len(queue) < count:
+            allowed = torch.ones(len(queue), dtype=torch.bool) if among is None else among[queue]
+            front = allowed & (allowed.cumsum(0) <= count)
+            if int(front.sum()) < count:
                 who = f"class {label}" + (f" ({classes[label]})" if classes is not None else "")
                 raise ValueError(
-                    f"{who} has {len(queue)} images left, needs {count} for {purpose}={size} "
-                    f"over {num_classes} classes; choose a smaller {purpose}"
+                    f"{who} has {int(allowed.sum())} {'' if among is None else 'checked '}images "
+                    f"left, needs {count} for {purpose}={size} over {num_classes} classes; choose "
+                    f"a smaller {purpose}"
                 )
-            taken.append(queue[:count])
-            remaining.append(queue[count:])
+            taken.append(queue[front])
+            remaining.append(queue[~front])
         return torch.cat(taken).sort().values, remaining
 
-    meta_validation, queues = take(meta_size, "meta_size")
+    meta_validation, queues = take(meta_size, "meta_size", checked)
     if train_size is None:
         train = torch.cat(queues).sort().values
     else:

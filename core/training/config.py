@@ -57,6 +57,9 @@ class TrainingConfig:
         meta_noise: meta-validation labels are as noisy as those of training: with label_noise by
             draws of their own, with labels those of the file.
         meta_size: meta-validation images, class-balanced, taken from the training part.
+        checked: a file with 1 for each training image of the data set whose label somebody has
+            checked and 0 for any other, in its order: the meta-validation images are taken from
+            these alone, and those that are not taken train. None: from all. Read as `labels` is.
         meta_in_training: train on the meta-validation images too.
         equal_steps: an epoch then draws as many of all these images as it has without them, at
             random, and so takes as many steps.
@@ -154,6 +157,7 @@ class TrainingConfig:
     label_noise_kind: NoiseKind = "symmetric"
     labels: str | None = field(default=None, metadata=LATER)
     meta_noise: bool = field(default=False, metadata=LATER)
+    checked: str | None = field(default=None, metadata=LATER)
     left_out: str | None = field(default=None, metadata=LATER)
     loss: LossName = field(default="cross-entropy", metadata=LATER)
     loss_strength: float | None = field(default=None, metadata=LATER)

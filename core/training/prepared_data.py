@@ -170,6 +170,16 @@ def _carried(config: TrainingConfig, source: Source) -> Tensor:
     return read_labels(config.labels, len(source.train_labels), source.num_classes)
 
 
+def _checked(config: TrainingConfig, source: Source) -> Tensor | None:
+    """Returns which training images of the source somebody has checked, bool [N]; None: all."""
+    if config.checked is None:
+        return None
+    try:
+        return read_labels(config.checked, len(source.train_labels), 2) == 1
+    except ValueError as error:
+        raise ValueError(f"checked: {error}") from error
+
+
 def _noisy(config: TrainingConfig, labels: Tensor, num_classes: int, stream: int) -> Tensor:
     return flip_labels(
         labels,
@@ -209,6 +219,7 @@ def draw_splits(config: TrainingConfig, source: Source) -> Splits:
     left = np.arange(len(source.train_labels))
     if config.dedup:
         left = np.delete(left, source.train_in_test)
+    checked = _checked(config, source)
     splits = make_splits(
         source.train_labels[left],
         source.num_classes,
@@ -217,6 +228,7 @@ def draw_splits(config: TrainingConfig, source: Source) -> Splits:
         seed=config.seed,
         labelled=None if config.semi is None else config.semi.labelled,
         classes=source.classes,
+        checked=None if checked is None else checked[left],
     )
     if splits.unlabelled is not None and not len(splits.unlabelled):
         raise ValueError(

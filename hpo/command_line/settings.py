@@ -64,6 +64,8 @@ _HELP = {
     "integer a training image; FILE::NAME chooses a column or an array",
     "meta_noise": "meta-validation labels are as noisy as those of training (default: they are "
     "clean)",
+    "checked": "0 or 1 for each training image, in a file as --labels takes: meta-validation "
+    "images are taken from those with 1 alone (default: from all)",
     "loss": "what training descends (default: cross-entropy)",
     "loss_strength": "of the loss: τ, ε, q or λ_elr (default: its source's)",
     "sampling": "balanced draws each class as often, with replacement (default: uniform)",
@@ -107,7 +109,7 @@ def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> No
         choices = _reading(of)
         if name in _NAMED:
             choices = {"type": partial(_name, _NAMED[name]), "metavar": "NAME"}
-        elif name == "labels":
+        elif name in ("labels", "checked"):
             choices = {"type": _labels, "metavar": "FILE"}
         text = _HELP.get(name, "overrides the preset")
         group.add_argument(flag(name), dest=name, default=SUPPRESS, help=text, **choices)

@@ -81,6 +81,8 @@ def scenario(training: TrainingConfig) -> str:
         text += f" Training labels are those of {Path(training.labels).name}."
     if training.meta_noise:
         text += " Meta-validation labels are as noisy as those of training."
+    if training.checked is not None:
+        text += f" Meta-validation images are of those that {Path(training.checked).name} names."
     for setting in (f for f in fields(training) if f.name in _REMEDIES):
         value = getattr(training, setting.name)
         text += "" if value == setting.default else f" {setting.name}={value}."

@@ -166,6 +166,10 @@ def test_trivial_augment_draws_for_each_image(size: int, channels: int) -> None:
         ({"labels": "f", "label_noise": 0.1}, "label_noise=0.1 would make labels wrong that"),
         ({"meta_noise": True}, "meta_noise has no use without label_noise or labels"),
         (
+            {"meta_noise": True, "label_noise": 0.1, "checked": "f"},
+            "meta_noise makes wrong labels of the images that checked=f names",
+        ),
+        (
             {"semi": SemiSupervisedConfig("pseudo-label", 20), "loss": "gce"},
             "semi-supervised training has no use for loss='gce'; leave it out",
         ),

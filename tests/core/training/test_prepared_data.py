@@ -342,6 +342,44 @@ def test_labels_of_a_file_are_carried_in_the_order_of_the_data_set(
         draw_labels(replace(CONFIG, labels=file), load_other())
 
 
+def test_meta_validation_images_are_of_those_that_somebody_has_checked(tmp_path: Path) -> None:
+    """Of each class the last eight of 20 are checked; four of them judge, the others train."""
+    checked = np.arange(60) >= 36
+    np.save(tmp_path / "checked.npy", checked)
+    config = replace(CONFIG, train_size=None, checked=with_fingerprint(f"{tmp_path}/checked.npy"))
+    drawn = []
+    for seed in range(3):
+        data = prepare_data(replace(config, seed=seed), numbered(), "cpu")
+        meta = read(data.meta)
+        assert min(meta) >= 36
+        assert Counter(meta.values()) == {0: 4, 1: 4, 2: 4}
+        assert read(data.train).keys() == set(range(60)) - meta.keys()
+        drawn.append(sorted(meta))
+    assert drawn[0] != drawn[1] != drawn[2]
+    # Those that train are no fewer unchecked ones than there are: a subset is drawn from all.
+    subset = read(prepare_data(replace(config, train_size=30), numbered(), "cpu").train)
+    assert 10 < sum(number < 36 for number in subset) < 30
+    everything = tmp_path / "all.npy"
+    np.save(everything, np.ones(60))
+    of_all = prepare_data(replace(CONFIG, checked=str(everything)), numbered(), "cpu")
+    plain = prepare_data(CONFIG, numbered(), "cpu")
+    assert (read(of_all.train), read(of_all.meta)) == (read(plain.train), read(plain.meta))
+
+
+@pytest.mark.parametrize(
+    ("checked", "message"),
+    [
+        (np.arange(60) >= 51, r"class 0 \(0\) has 3 checked images left, needs 4 for meta_size=12"),
+        (np.ones(59), "checked: labels .* has 59 labels for 60 training images"),
+        (np.arange(60) % 3, r"checked: labels .* has 2 at index 2; labels must lie in \[0, 1\]"),
+    ],
+)
+def test_what_is_checked_has_to_do(tmp_path: Path, checked: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "checked.npy", checked)
+    with pytest.raises(ValueError, match=message):
+        draw_labels(replace(CONFIG, checked=f"{tmp_path}/checked.npy"), numbered())
+
+
 def test_what_is_left_out_does_not_train() -> None:
     plain = draw_labels(CONFIG, numbered())
     mask = torch.arange(30) % 7 == 3

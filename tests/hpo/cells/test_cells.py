@@ -88,6 +88,7 @@ OTHER_VALUES: dict[str, Any] = {
     "label_noise_kind": "pair",
     "labels": "mine.txt#0123456789abcdef",
     "meta_noise": True,
+    "checked": "checked.npy#0123456789abcdef",
     "left_out": "ff00",
     "loss": "smoothed",
     "loss_strength": 0.2,

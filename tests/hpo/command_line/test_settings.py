@@ -117,9 +117,11 @@ def few_label_rows(flags: str, *methods: str, **settings: Any) -> list[StudyRow]
 
 
 def test_every_setting_that_no_row_owns_is_tested() -> None:
-    assert settings().keys() - OWNED.keys() == GIVEN.keys() | {"labels"}
+    assert settings().keys() - OWNED.keys() == GIVEN.keys() | {"labels", "checked"}
     plain = {name for name in GIVEN if "." not in name}
-    assert settings(semi_supervised=True).keys() - OWNED.keys() == plain | FEW_LABELS.keys()
+    assert settings(semi_supervised=True).keys() - OWNED.keys() == plain | FEW_LABELS.keys() | {
+        "checked"
+    }
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -151,6 +153,9 @@ def test_labels_are_a_file_or_in_a_study_of_few_labels_a_number(
     labels = options_of(f"--labels {file}").overrides["labels"]
     assert labels == with_fingerprint(str(file))
     assert options_of("--labels 40", semi=True).labels == 40
+    for semi in (False, True):
+        checked = options_of(f"--checked {file}", semi=semi).overrides["checked"]
+        assert checked == with_fingerprint(str(file))
     file.write_text("1\ncat\n")
     with pytest.raises(SystemExit):
         options_of(f"--labels {file}")

@@ -43,6 +43,10 @@ NOISE = " {} % of the training labels of each class are wrong ({})."
             " Meta-validation labels are as noisy as those of training.",
         ),
         (
+            {"checked": "far/away/checked.npy#0123456789abcdef"},
+            " Meta-validation images are of those that checked.npy#0123456789abcdef names.",
+        ),
+        (
             {"loss": "gce", "loss_strength": 0.5, "sampling": "balanced"},
             " loss=gce. loss_strength=0.5. sampling=balanced.",
         ),
