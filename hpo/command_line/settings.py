@@ -40,6 +40,9 @@ _APART = ("dataset", "semi", "analysis")
 """Fields that are no settings: the study's own flag, and what has settings of its own. In a study
 of few labels `--labels` says how many, and there is no file of labels."""
 
+LABEL_FILES = ("labels", "checked")
+"""Settings that name a file with a number for each training image, known by its fingerprint."""
+
 _NAMED: Mapping[str, Sequence[str]] = {
     "model": MODELS,
     "optimizer": OPTIMIZERS,
@@ -109,7 +112,7 @@ def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> No
         choices = _reading(of)
         if name in _NAMED:
             choices = {"type": partial(_name, _NAMED[name]), "metavar": "NAME"}
-        elif name in ("labels", "checked"):
+        elif name in LABEL_FILES:
             choices = {"type": _labels, "metavar": "FILE"}
         text = _HELP.get(name, "overrides the preset")
         group.add_argument(flag(name), dest=name, default=SUPPRESS, help=text, **choices)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from torch import nn
 
+from core.data import with_fingerprint
 from core.data.imported import GIVEN, called, given
 from core.data.sources import own_source
 from core.lazy import pandas as pd
@@ -19,7 +20,7 @@ from core.training.config import TrainingConfig
 from hpo.cells.record import CellRecord
 from hpo.command_line import Options
 from hpo.command_line.flags import chosen_device
-from hpo.command_line.settings import OWNED
+from hpo.command_line.settings import LABEL_FILES, OWNED
 from hpo.command_line.settings import settings as known_settings
 from hpo.run.work import run_rows
 from hpo.storage.places import storage_at
@@ -109,9 +110,9 @@ def contrast(
         address: of a Ray cluster that reaches ``output``.
         tracking_uri: of MLflow; None: ``MLFLOW_TRACKING_URI``, or ``output/mlflow.db``.
         fresh: trains everything again.
-        settings: other fields of `core.training.TrainingConfig`, such as lr, batch_size (64) or
-            meta_size (a fifth of the training items, 500 at most). Items are not flipped unless
-            ``flip=True``.
+        settings: other fields of `core.training.TrainingConfig`, such as lr, batch_size (64),
+            meta_size (a fifth of the training items, 500 at most) or checked (a file). Items are
+            not flipped unless ``flip=True``.
 
     Raises:
         ValueError: an object, setting or data set does not fit; the line names it.
@@ -146,7 +147,7 @@ def contrast(
         if row.policy is not None and not type(row.policy).__module__.startswith("core.")
     }
     _check(settings, seeds=seeds, epochs=epochs, threads=threads, workers=workers)
-    chosen = {"flip": False, "epochs": epochs, **named, **settings}
+    chosen = {"flip": False, "epochs": epochs, **named, **settings, **_files(settings)}
     if callable(optimizer) and "lr" not in settings:
         chosen |= _own_rate(named["optimizer"], objects)
     source = own_source("data", (train, test), image_size=settings.get("image_size"))
@@ -191,6 +192,22 @@ def contrast(
 def _all_items(training: TrainingConfig) -> TrainingConfig:
     """Returns the preset's training on all items of the user's own, as large as they are."""
     return replace(training, train_size=None, image_size=None)
+
+
+def _files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the settings that name files as every process finds them, and knows a changed one."""
+    named = {n: settings[n] for n in (*LABEL_FILES, "weights") if settings.get(n) is not None}
+    for setting, file in named.items():
+        if not isinstance(file, (str, Path)):
+            raise ValueError(
+                f"{setting} must be a file, got {type(file).__name__}; write it to one"
+            )
+    return {
+        setting: with_fingerprint(str(file))
+        if setting in LABEL_FILES
+        else str(Path(file).expanduser().absolute())
+        for setting, file in named.items()
+    }
 
 
 def _own_rate(optimizer: str, objects: Mapping[str, Callable[..., Any]]) -> dict[str, float]:

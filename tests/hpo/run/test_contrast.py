@@ -113,6 +113,23 @@ def test_a_module_begins_with_its_weights_and_others_are_refused(
     run(model=nn.Sequential(nn.Linear(5, 2)), seeds=1, policies=["none"])  # another network
 
 
+@pytest.mark.parametrize("setting", ["labels", "checked"])
+def test_a_file_of_labels_that_changed_is_another_training(
+    run: Any, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """Its name may be relative, as in a script beside it; its numbers make the difference."""
+    monkeypatch.chdir(tmp_path)
+    numbers = np.ones(40, int)
+    for file in ("mine.npy", Path("mine.npy"), tmp_path / "mine.npy"):
+        np.save("mine.npy", numbers)
+        run(seeds=1, policies=["none"], **{setting: file})
+    assert len(trained) == 1
+    numbers[::5] = 0
+    np.save("mine.npy", numbers)
+    run(seeds=1, policies=["none"], **{setting: "mine.npy"})
+    assert len(trained) == 2
+
+
 def test_objects_of_each_kind_take_part(run: Any) -> None:
     class Items(Dataset[Any]):
         def __len__(self) -> int:
@@ -172,6 +189,8 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"workers": 0.5}, "workers must be a whole number, got 0.5"),
         ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
         ({"meta_size": "9"}, "meta_size must be a whole number, got '9'"),
+        ({"checked": Y}, "checked must be a file, got ndarray; write it to one"),
+        ({"labels": "absent.npy"}, "absent.npy cannot be read: FileNotFoundError"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
