@@ -97,7 +97,7 @@ class CarriedTangent:
 def check_sgd(optimizer: torch.optim.Optimizer) -> None:
     """Raises ValueError unless tangents can follow its step, in the region of the caller."""
     way_out = "leave carry at 0, which looks one step ahead"
-    if not isinstance(optimizer, torch.optim.SGD):
+    if type(optimizer) is not torch.optim.SGD:  # a subclass may step otherwise
         raise ValueError(f"carry follows steps of SGD, got {type(optimizer).__name__}; {way_out}")
     for group in optimizer.param_groups:
         if group["dampening"] or group["maximize"]:

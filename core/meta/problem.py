@@ -47,6 +47,7 @@ class ProblemSettings(TypedDict, total=False):
     validation_gradient: Validation | None
     validation_loss: Loss | None
     averaged: Callable[[list[Tensor]], list[Tensor]] | None
+    others: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class MetaProblem:
             None.
         validation_loss: of the validation batch; None: `loss`.
         averaged: what becomes of a v that was computed, before it is used; None: nothing.
+        others: parameters that the real step moves and that are not the model's.
     """
 
     model: nn.Module
@@ -89,6 +91,7 @@ class MetaProblem:
     validation_gradient: Validation | None = None
     validation_loss: Loss | None = None
     averaged: Callable[[list[Tensor]], list[Tensor]] | None = None
+    others: Sequence[Tensor] = ()
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -112,13 +115,13 @@ class MetaProblem:
 
     def virtual_loss(self) -> Tensor:
         """Returns the mixed batch's loss (Algorithm 1, lines 4 and 5) where `at` stands."""
-        x, y = self.batch
+        x, y = _copied(self.batch)
         logits = self.mixing.logits(self.logits, self.model, x, self.lam, self.partner)
         return mixed_loss(self.loss, logits, y, self.lam, self.partner)
 
     def meta_loss(self) -> Tensor:
         """Returns the validation batch's loss (Eq. 8) where `at` stands."""
-        x, y = self.val_batch
+        x, y = _copied(self.val_batch)
         return unmixed_loss(self.validation_loss or self.loss, self.logits(x), y)
 
     def validation_at(self, prime: Sequence[Tensor]) -> Validation:
@@ -180,6 +183,12 @@ class MetaProblem:
         if self.logits_of is not None:
             output = taken(output, self.logits_of)
         return check_logits(output, x.shape[0])
+
+
+def _copied(batch: Batch) -> Batch:
+    """Returns a batch that a model or a loss may write to, as some normalize in place."""
+    x, y = batch
+    return x.clone(), y.clone()
 
 
 class _Inside(nn.Module):

@@ -30,7 +30,7 @@ def logits_now(model: Module, x: Tensor) -> Tensor:
     copies = {name: value.detach().clone() for name, value in named}
     devices = sorted({value.device.index for value in copies.values() if value.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices=devices), untouched(module):
-        output = with_values(module, copies, x)
+        output = with_values(module, copies, x.clone())
         return check_logits(output if way is None else taken(output, way), len(x))
 
 
@@ -48,4 +48,4 @@ def losses_now(model: Module, batch: Batch, loss: Loss) -> Tensor:
     x, y = batch
     logits = logits_now(model, x)
     ones = torch.ones(len(x), dtype=logits.dtype, device=x.device)
-    return sample_losses(loss, logits, y, ones, torch.arange(len(x), device=x.device))
+    return sample_losses(loss, logits, y.clone(), ones, torch.arange(len(x), device=x.device))

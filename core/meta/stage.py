@@ -142,6 +142,7 @@ class MetaOptions:
             validation_gradient=earlier,
             validation_loss=self.validation_loss,
             averaged=averaged,
+            others=_others(model, optimizer),
         )
         moving = meta.hypergradient
         if moving.device.type != "cpu" and self.validation_gradient is None:
@@ -159,6 +160,14 @@ class MetaOptions:
             moving = moving[draw_partners(n, generator=generator, device=batch[0].device)]
         samples = n + (val_batch[0].shape[0] if earlier is None else 0)
         return Slope(moving, meta.hypergradient, meta.meta_loss, samples)
+
+
+def _others(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    """Returns the parameters that the optimizer holds and the model does not."""
+    if optimizer is None:
+        return []
+    own = {id(p) for p in unwrap(model).parameters()}
+    return [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
 
 
 def _rates(

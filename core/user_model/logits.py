@@ -31,6 +31,19 @@ class WithLogits(nn.Module):
         """Runs the model, hooks included, and returns its logits."""
         return taken(self.model(*args, **kwargs), self.logits_of)
 
+    def train(self, mode: bool = True) -> WithLogits:
+        """Sets the model's mode as the model itself does."""
+        self.model.train(mode)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the model's state as the model itself does."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Loads the model's state as the model itself does."""
+        return self.model.load_state_dict(*args, **kwargs)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Hooks are the model's: they run there, and once.
         return self.forward(*args, **kwargs)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from core.lazy import pandas as pd
 from hpo.cells.trials import Function, Key, Runner, Trial, TrialStore, in_this_process
@@ -22,6 +23,8 @@ from hpo.tracking.trials import TrackedComparison
 LEVEL = 0.05
 GROWTH = 1.5
 """Seeds of the next look, as a multiple of those of the last."""
+ENOUGH = 10
+"""Seeds from which on differences that are all alike are believed."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,8 @@ def compare(
             trials = {key: trials[key] for key in keys}  # in this order, however they ended
             _check_some_ended(functions, trials)
             table = compared(values_by_function(trials), look if until is not None else None)
-            widest = ((table["ci_high"] - table["ci_low"]) / 2).max()
-            if until is None or widest <= until or n >= most_seeds:
+            enough = until is None or all(_is_narrow(pair, until) for pair in table.itertuples())
+            if enough or n >= most_seeds:
                 break
             look, n = look + 1, min(most_seeds, math.ceil(GROWTH * n))
         result = _written(folder, list(trials.values()), table, look)
@@ -155,6 +158,16 @@ def compare(
         metrics = {f"{_plain(one)} minus {_plain(other)}": float(by) for one, other, by in pairs}
         tracked.result(metrics, result.files)
     return result
+
+
+def _is_narrow(pair: Any, until: float) -> bool:
+    """Says whether a line of the table has an interval of mean ± until, or narrower.
+
+    Few seeds may differ by the same amount by chance, of values that come in steps: an interval
+    without width counts from `ENOUGH` seeds on.
+    """
+    half = (pair.ci_high - pair.ci_low) / 2
+    return bool(half <= until and (half > 0 or pair.n >= ENOUGH))
 
 
 def values_by_function(trials: Mapping[Key, Trial]) -> dict[str, dict[int, float]]:
@@ -181,7 +194,8 @@ def compared(values: Mapping[str, Values], look: int | None = None) -> pd.DataFr
         one, other = ([values[name][seed] for seed in shared] for name in (first, second))
         pair = paired_comparison(one, other, confidence=1 - level)
         differences = [a - b for a, b in zip(one, other, strict=True)]
-        p_value = min(1.0, pair.p_value * LEVEL / level)
+        p_value = pair.p_value * LEVEL / level
+        p_value = 1.0 if p_value > 1 else p_value  # NaN stays what it is
         detectable = detectable_difference(differences, level=level)
         lines.append((first, second, pair.n, *pair[:3], p_value, detectable))
     columns = ("first", "second", "n", "difference", "ci_low", "ci_high", "p_value", "detectable")

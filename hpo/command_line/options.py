@@ -203,7 +203,7 @@ def parse(
         _check_outside(args.output, dataset)
     return Options(
         datasets=datasets,
-        rows=tuple(args.rows.split(",")) if args.rows else None,
+        rows=None if args.rows is None else tuple(args.rows.split(",")),
         overrides=given_settings(args, semi_supervised=semi_supervised),
         output=args.output.expanduser().absolute(),
         storage=storage_at(args.output if args.storage is None else args.storage),

@@ -134,11 +134,13 @@ def contrast(
         ['none', 'beta-1']
     """
     rows = rows_of(policies)
+    if name is not None and (not name or name[0] == "." or {*name} & {*"/\\"}):
+        raise ValueError(f"name must be a word for files, without slashes, got {name!r}")
     recipe = {"augment": augment, "optimizer": optimizer, "schedule": schedule}
     objects: dict[str, Callable[..., Any]] = {}
     named: dict[str, str] = {}
     for role, thing in {"model": model, **recipe}.items():
-        if thing is not None:
+        if thing is not None or role == "model":
             named[role], given = named_object(role, thing, name)
             objects |= given
     objects |= {

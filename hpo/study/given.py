@@ -117,15 +117,35 @@ _SAFE = " /:;,.!*()[]{}'\"=<>@$^|~`-_"
 def _label(thing: Any) -> str | None:
     """Returns a name that tells the object from others, or None."""
     if isinstance(thing, torch.nn.Module):
-        return f"{type(thing).__name__}-{_hash(repr(thing))}"
+        return f"{type(thing).__name__}-{_hash(repr(thing) + _attributes(thing))}"
     if inspect.isclass(thing):
         return thing.__name__
     if inspect.isfunction(thing):
+        defaults = repr([thing.__defaults__, thing.__kwdefaults__])
         plain = thing.__name__ != "<lambda>" and thing.__closure__ is None
-        return thing.__name__ if plain else None
+        if not plain or " at 0x" in defaults:
+            return None
+        has_defaults = thing.__defaults__ or thing.__kwdefaults__
+        return thing.__name__ + (f"-{_hash(defaults)}" if has_defaults else "")
     if isinstance(thing, partial) or " at 0x" in repr(thing):
         return None
     return f"{type(thing).__name__}-{_hash(repr(thing))}"
+
+
+def _attributes(model: nn.Module) -> str:
+    """Returns the numbers and texts that modules of the user's own classes keep beside weights."""
+    seen = []
+    for path, module in model.named_modules():
+        if not type(module).__module__.startswith("torch."):
+            seen += [
+                f"{path}.{name}={value!r}"
+                for name, value in vars(module).items()
+                if name[0] != "_" and name != "training" and isinstance(value, _PLAIN)
+            ]
+    return "".join(sorted(seen))
+
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def _hash(text: str) -> str:

@@ -37,7 +37,7 @@ def _stage(
     def differentiate() -> tuple[Tensor, tuple[Tensor | None, ...]]:
         with mode:
             loss = problem.virtual_loss()
-        refuse_other_parameters(loss, problem.theta, problem.originals)
+        refuse_other_parameters(loss, problem.theta, problem.originals, problem.others)
         return loss, torch.autograd.grad(
             loss * problem.scale, theta, create_graph=True, allow_unused=True
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,8 @@ def finite_difference(problem: MetaProblem) -> MetaGradient:
     Raises:
         ValueError: a parameter has fewer bits than float32, and would swallow the step.
     """
+    narrow = problem.lam.dtype
+    problem = _wide(problem)
     replay = Replay(problem.tensors)
     w, validation = direction(problem)
     epsilon = _epsilon(list(problem.theta.values()), w, problem.lam.dtype)
@@ -61,11 +65,22 @@ def finite_difference(problem: MetaProblem) -> MetaGradient:
 
     (loss_up, up), (loss_down, down) = beside(epsilon), beside(-epsilon)
     return MetaGradient(
-        problem.unscaled((up - down) / (2 * epsilon)),
+        problem.unscaled((up - down) / (2 * epsilon)).to(narrow),
         validation[0],
         (loss_up + loss_down) / 2,
         validation,
     )
+
+
+def _wide(problem: MetaProblem) -> MetaProblem:
+    """Returns the problem with λ and soft labels as precise as the parameters, or a difference of
+    rounded slopes would be left."""
+    dtype = problem.lam.dtype
+    for p in problem.theta.values():
+        dtype = torch.promote_types(dtype, p.real.dtype if p.is_complex() else p.dtype)
+    x, y = problem.batch
+    y = y.to(torch.promote_types(dtype, y.dtype)) if y.is_floating_point() else y
+    return replace(problem, batch=(x, y), lam=problem.lam.detach().to(dtype).requires_grad_())
 
 
 def _epsilon(theta: list[Tensor], w: list[Tensor], dtype: torch.dtype) -> Tensor:

@@ -49,7 +49,10 @@ def differentiable_once(loss: Tensor) -> list[str]:
 
 
 def refuse_other_parameters(
-    loss: Tensor, theta: Mapping[str, Tensor], originals: Mapping[str, Tensor]
+    loss: Tensor,
+    theta: Mapping[str, Tensor],
+    originals: Mapping[str, Tensor],
+    others: Iterable[Tensor] = (),
 ) -> None:
     """Looks for the parameters in the graph of a virtual loss: it must be of θ.
 
@@ -60,11 +63,13 @@ def refuse_other_parameters(
         loss: the virtual loss, with its graph.
         theta: copies of the parameters that the virtual step moves, by name.
         originals: all of the model's parameters by name, as the user holds them.
+        others: what the optimizer moves besides.
 
     Raises:
-        ValueError: one of the user's own is there, or none of θ.
+        ValueError: one of the user's own is there, or one of the others, or none of θ.
     """
     names = {id(p): name for name, p in originals.items()}
+    outside = {id(p) for p in others}
     moved = {id(p) for p in theta.values()}
     reached = False
     for node in nodes([loss]):
@@ -75,6 +80,14 @@ def refuse_other_parameters(
                 f"the loss reads the parameter {names[variable]!r} as an object collected before "
                 "the step, which the virtual step does not move; read it from the model inside "
                 "the loss, by model.named_parameters()"
+            )
+        if variable in outside:
+            shape = list(node.variable.shape)  # type: ignore[attr-defined]
+            raise ValueError(
+                f"the loss reads a parameter of shape {shape} that the optimizer holds and the "
+                "model does not, so the virtual step would leave it where the real one moves it; "
+                "make it a parameter of the model (as in an nn.ModuleList in place of a list), or "
+                "pass `lr` instead of `optimizer`, which takes it for a constant"
             )
     if not reached:
         raise ValueError(

@@ -43,7 +43,7 @@ def _stage(problem: MetaProblem, mode: contextlib.AbstractContextManager[Any]) -
     def descend() -> tuple[Tensor, list[Tensor]]:
         with mode:
             loss = problem.virtual_loss()
-        refuse_other_parameters(loss, problem.theta, problem.originals)
+        refuse_other_parameters(loss, problem.theta, problem.originals, problem.others)
         return loss, step.step(
             loss * problem.scale, params=theta, grad_callback=lambda g: _checked(problem, g)
         )

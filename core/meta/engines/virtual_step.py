@@ -28,7 +28,7 @@ def direction(problem: MetaProblem) -> tuple[list[Tensor], Validation]:
 
     def differentiate() -> tuple[Tensor | None, ...]:
         loss = problem.virtual_loss()
-        refuse_other_parameters(loss, problem.theta, problem.originals)
+        refuse_other_parameters(loss, problem.theta, problem.originals, problem.others)
         return torch.autograd.grad(loss * problem.scale, theta, allow_unused=True)
 
     return cotangent(problem, problem.at(problem.theta, differentiate))

@@ -53,7 +53,7 @@ class PlainTraining:
 
     def training_loss(self, values: dict[str, Tensor], lam: Tensor) -> Tensor:
         """Returns the mixed batch's loss."""
-        x, y = (_cast(t, lam.dtype) for t in self.batch)
+        x, y = (_cast(t.clone(), lam.dtype) for t in self.batch)
         logits = self.mixing.logits(
             lambda inputs: self._logits(values, inputs), self.module, x, lam, self.partner
         )
@@ -75,7 +75,7 @@ class PlainTraining:
         All passes are in λ's precision.
         """
         values = self.values(lam.dtype)
-        x, y = (_cast(t, lam.dtype) for t in self.val_batch)
+        x, y = (_cast(t.clone(), lam.dtype) for t in self.val_batch)
         full = torch.autocast(lam.device.type, enabled=False)
         with self.replay(), untouched(self.module), full:
             loss, trained = self.training_loss(values, lam), self.trained(values)

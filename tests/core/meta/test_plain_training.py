@@ -351,6 +351,77 @@ def test_softmax_over_one_class_is_refused(loss: Any, data: Data) -> None:
     assert float(learned.abs().max()) > 0
 
 
+class Listed(nn.Module):
+    """Its last layer is in a plain list, which torch does not look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(4, 8).double(), [nn.Linear(8, 3).double()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest[0](torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("engine", ["auto", "unroll", "forward_reverse", "finite_difference"])
+def test_parameters_that_the_optimizer_alone_holds_are_refused_where_the_loss_reads_them(
+    engine: Any, data: Data
+) -> None:
+    model, unread = Listed(), nn.Linear(8, 3).double()
+    given = {"lam": data.lam, "partner": data.partner, "engine": engine}
+    batches = (data.x, data.y), (data.x_val, data.y_val)
+
+    def learned(*modules: nn.Module, **rates: Any) -> Tensor | None:
+        if not rates:
+            parameters = [p for module in modules for p in module.parameters()]
+            rates["optimizer"] = torch.optim.SGD(parameters, lr=LR)
+        return core.learn_interpolation(model, *batches, **given, **rates).hypergradient
+
+    with pytest.raises(ValueError, match=r"shape \[3, 8\] that the optimizer holds and the model"):
+        learned(model, model.rest[0])
+    # What the loss does not read, and what the user takes for a constant, is none.
+    plain = learned(model)
+    for other in (learned(model, unread), learned(lr=LR)):
+        assert plain is not None
+        assert other is not None
+        assert torch.equal(plain, other)
+
+
+class Normalizing(nn.Module):
+    """It normalizes its input in place, as some data pipelines' first layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.sub_(0.5).div_(2.0))
+
+
+def smoothed_in_place(f: Tensor, y: Tensor) -> Tensor:
+    return core.soft_cross_entropy(f, y.mul_(0.9).add_(0.1 / 3))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [core.Learned(), core.Learned(mixing=core.HiddenMixing("layer")), core.LearningToReweight(),
+     core.MetaWeightNet()],
+    ids=lambda policy: type(policy).__name__,
+)  # fmt: skip
+def test_what_the_model_or_the_loss_writes_to_is_never_the_callers(policy: Any, data: Data) -> None:
+    model = Normalizing()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    given = [data.x, one_hot(data.y), data.x_val, one_hot(data.y_val)]
+    x, y, x_val, y_val = (t.clone() for t in given)
+    loss = core.soft_cross_entropy if policy.__class__.__name__ == "MetaWeightNet" else None
+    more = {} if loss is not None else {"loss": smoothed_in_place}
+    policy(model, optimizer, (x, y), (x_val, y_val), generator=torch.Generator(), **more)
+    for tensor, as_given in zip((x, y, x_val, y_val), given, strict=True):
+        assert torch.equal(tensor, as_given)
+    core.examine(model, (x, y), (x_val, y_val), optimizer=optimizer)
+    for tensor, as_given in zip((x, y, x_val, y_val), given, strict=True):
+        assert torch.equal(tensor, as_given)
+
+
 def test_a_penalty_over_collected_parameters_is_refused(data: Data) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     collected = list(model.parameters())

@@ -108,11 +108,16 @@ def test_it_keeps_the_contract(check: Any) -> None:
     check(partial(copy.deepcopy, told(carry=0.9, every=2)))
 
 
+class Lars(optim.SGD):
+    """It may step otherwise than SGD."""
+
+
 def test_other_optimizers_are_refused_by_name(toy: SimpleNamespace) -> None:
     net, data = toy.make_net(), toy.make_data(9, 5)
     for optimizer, message in [
         (optim.Adam(net.parameters()), "carry follows steps of SGD, got Adam; leave carry at 0"),
         (optim.SGD(net.parameters(), lr=1, momentum=0.9, dampening=0.1), "SGD without dampening"),
+        (Lars(net.parameters(), lr=1), "carry follows steps of SGD, got Lars"),
     ]:
         # At the first step, long before it learns.
         with pytest.raises(ValueError, match=message):

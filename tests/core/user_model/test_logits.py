@@ -181,3 +181,28 @@ def test_saying_it_twice_or_giving_no_module_is_refused() -> None:
         core.learn_interpolation(view, batch, val_batch, lr=0.1, logits_of=0)
     with pytest.raises(ValueError, match=r"must be a torch\.nn\.Module, got function"):
         core.learn_interpolation(lambda x: x, batch, val_batch, lr=0.1)  # type: ignore[arg-type]
+
+
+def test_mode_and_state_are_set_as_the_model_itself_does() -> None:
+    """A model that keeps its BatchNorm frozen in training keeps it so."""
+
+    class Frozen(Net):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(mode)
+            self.norm.eval()
+            return self
+
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            return {"own": super().state_dict(*args, **kwargs)}
+
+        def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().load_state_dict(state["own"], *args, **kwargs)
+
+    model = Frozen(lambda f: {"logits": f})
+    given = core.with_logits(model, "logits")
+    assert given.train() is given
+    assert (model.training, model.norm.training) == (True, False)
+    assert given.eval() is given
+    assert not model.training
+    given.load_state_dict(given.state_dict())
+    assert given.state_dict().keys() == {"own"}

@@ -128,6 +128,36 @@ def test_a_trial_that_fails_is_named_and_run_again(tmp_path: Path) -> None:
         run({"a": calm, "c": breaks}, tmp_path)
 
 
+def test_where_no_test_is_possible_no_other_p_is_larger() -> None:
+    values = {"a": {s: float(s % 3) for s in range(8)}, "b": {s: s % 2 - 1.0 for s in range(8)}}
+    [pair] = compared(values).to_dict("records")
+    assert pair["p_holm"] == pair["p_value"] < 0.5
+    more = compared({**values, "failed": {0: 1.0}}).set_index(["first", "second"])
+    assert more.loc[("a", "b"), "p_holm"] == pair["p_holm"]
+    for first in ("a", "b"):
+        assert more.loc[(first, "failed"), ["p_value", "p_holm"]].isna().all()
+
+
+def test_an_interval_that_is_not_there_or_without_width_is_not_narrow(tmp_path: Path) -> None:
+    """Values in steps differ alike by chance; functions that always do are believed later."""
+
+    def steps(seed: int, report: Report) -> float:
+        return 0.28 * (seed == 7)
+
+    alike = run({"a": lambda seed, report: 0.0, "b": steps}, tmp_path, seeds=2, until=0.3)
+    assert alike.table["n"].tolist() == [8]  # after 2, 3 and 5
+    same = run({"a": calm, "b": calm}, tmp_path / "same", seeds=2, until=0.3)
+    assert same.table["n"].tolist() == [12]
+
+    def fails_late(seed: int, report: Report) -> float:
+        if seed in (1, 2, 3, 4):
+            raise ValueError("not this one")
+        return calm(seed, report)
+
+    late = run({"a": fails_late, "b": other}, tmp_path / "late", seeds=2, until=5.0, most_seeds=20)
+    assert late.table["n"].tolist()[0] > 1
+
+
 def noisy(scale: float) -> Function:
     return lambda seed, report: random.Random(f"{seed} {scale}").gauss(0.0, scale)
 

@@ -319,6 +319,8 @@ def test_an_unknown_row_is_named_with_those_there_are(name: str) -> None:
     with pytest.raises(ValueError, match="choose among none, beta-1, beta-search, metamixup") as e:
         keys("--rows", f"none,{name}")
     assert f"unknown row {name!r}" in str(e.value)
+    with pytest.raises(ValueError, match="unknown row ''"):  # an empty variable of a shell
+        keys("--rows", "")
 
 
 def test_a_frozen_row_comes_with_its_source() -> None:

@@ -159,6 +159,33 @@ def test_objects_of_each_kind_take_part(run: Any) -> None:
     assert {metrics["lr"] for metrics in result.records[0].trained.history} == {0.03}
 
 
+def test_what_a_default_or_an_attribute_makes_different_trains_anew(
+    run: Any, trained: list[str]
+) -> None:
+    def factory(width: int) -> Callable[..., nn.Module]:
+        def sized(in_channels: int, num_classes: int, width: int = width) -> nn.Module:
+            return nn.Sequential(nn.Linear(in_channels, width), nn.Linear(width, num_classes))
+
+        return sized
+
+    class Signed(nn.Linear):
+        def __init__(self, sign: int) -> None:
+            super().__init__(5, 2)
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+            self.sign = sign
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.sign * x)
+
+    for given in (factory(1), factory(64), Signed(1), Signed(-1)):
+        before = len(trained)
+        run(model=given, seeds=1, policies=["none"])
+        assert len(trained) == before + 1
+        run(model=given, seeds=1, policies=["none"])
+        assert len(trained) == before + 1
+
+
 def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
     rate = partial(torch.optim.SGD, lr=0.5, nesterov=True)
     training = run(optimizer=rate, seeds=1, policies=["none"]).records[0].cell.training
@@ -189,6 +216,9 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"workers": 0.5}, "workers must be a whole number, got 0.5"),
         ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
         ({"meta_size": "9"}, "meta_size must be a whole number, got '9'"),
+        ({"model": None}, "model must be a name or something to call, got NoneType"),
+        ({"name": "../../x"}, "name must be a word for files, without slashes, got '../../x'"),
+        ({"name": "a/b"}, "without slashes, got 'a/b'"),
         ({"checked": Y}, "checked must be a file, got ndarray; write it to one"),
         ({"labels": "absent.npy"}, "absent.npy cannot be read: FileNotFoundError"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),

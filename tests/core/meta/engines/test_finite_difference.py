@@ -43,6 +43,30 @@ def test_compiled_parts_stay_compiled(toy: SimpleNamespace) -> None:
     assert relative_error(value, truth) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("dtype", "labels", "tolerance"),
+    [
+        (torch.float32, torch.bfloat16, 1e-2),
+        (torch.float32, torch.float16, 1e-2),
+        (torch.float64, torch.float32, 1e-6),
+    ],
+)
+def test_soft_labels_and_lambda_may_be_less_precise_than_parameters(
+    dtype: torch.dtype, labels: torch.dtype, tolerance: float, toy: SimpleNamespace
+) -> None:
+    net, data = toy.make_net(dtype=dtype), toy.make_data(dtype=dtype)
+    x, y = data.batch
+    classes = int(max(y.max(), data.val_batch[1].max())) + 1
+    soft = (0.8 * F.one_hot(y, classes) + 0.2 / classes).to(labels)
+    data.batch = x, soft
+    data.lam = data.lam.to(torch.promote_types(labels, torch.float32))
+    value = hypergradient(**arguments(net, data), engine="finite_difference")
+    assert value.dtype == data.lam.dtype
+    data.batch, data.lam = (x, soft.to(dtype)), data.lam.to(dtype)
+    truth = hypergradient(**arguments(net, data), engine="unroll")
+    assert relative_error(value.to(dtype), truth) < tolerance
+
+
 @pytest.mark.parametrize(("dtype", "length"), [(torch.float32, 5e-3), (torch.float64, 1e-9)])
 def test_how_far_the_weights_move(dtype: torch.dtype, length: float, toy: SimpleNamespace) -> None:
     net, data = toy.make_net(norm=True, dtype=dtype), toy.make_data(dtype=dtype)
