@@ -208,7 +208,7 @@ def metamixup_step(
         >>> result.lam.shape
         torch.Size([8])
     """
-    check_real_step(optimizer, scaler, micro_batch)
+    check_real_step(optimizer, scaler, micro_batch, clip_grad_norm)
     model = with_logits(model, logits_of)
     interpolation = learn_interpolation(
         model,

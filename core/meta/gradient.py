@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from core.meta.engines import ENGINES, FIRST_ORDER
 from core.meta.inner_step import LearningRate, current_rates
@@ -206,6 +207,12 @@ def meta_problem(
     model = with_logits(model, logits_of)
     module = unwrap(model)
     originals: dict[str, Tensor] = dict(module.named_parameters())
+    for name, p in originals.items():
+        if is_lazy(p):
+            raise ValueError(
+                f"the parameter {name!r} is of a lazy layer that has seen no batch; run one "
+                "through the model first"
+            )
     # Leaves of our own: hooks on the user's parameters do not fire, and a forward pass that writes
     # to a parameter (max-norm, clamping) writes to the copy.
     theta = {

@@ -64,6 +64,12 @@ class MetaOptions:
     permute: bool = False
     validation_loss: Loss | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.reading, Reading):
+            raise ValueError(
+                f"reading must be a core.Reading, such as core.PAPER, got {self.reading!r}"
+            )
+
     def drawn(
         self,
         x: Tensor,

@@ -143,8 +143,13 @@ def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype | None = None
         outside = (y < 0) | (y >= num_classes)
         if bool(outside.any()):
             at = int(outside.nonzero()[0])
+            way_out = (
+                "; give a loss that ignores such labels as loss=torch.nn.CrossEntropyLoss(), or in "
+                "core.IndexLoss"
+            )
             raise ValueError(
                 f"labels must lie in [0, {num_classes - 1}], got {int(y[at])} at index {at}"
+                + (way_out if int(y[at]) < 0 else "")
             )
     return F.one_hot(y.long(), num_classes).to(dtype or torch.float32)
 

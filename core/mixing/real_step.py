@@ -74,7 +74,7 @@ def mixed_step(
         True
     """
     scaler = loss_scaler() if scaler is None else scaler
-    check_real_step(optimizer, scaler, micro_batch)
+    check_real_step(optimizer, scaler, micro_batch, clip_grad_norm)
     model = with_logits(model, logits_of)
     index, count = micro_batch
 
@@ -118,11 +118,15 @@ def check_real_step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     micro_batch: tuple[int, int],
+    clip_grad_norm: float | None = None,
 ) -> None:
     """Raises ValueError where the optimizer cannot take such a step."""
-    index, count = micro_batch
+    pair = isinstance(micro_batch, (tuple, list)) and len(micro_batch) == 2
+    index, count = micro_batch if pair else (0, 0)
     if not 0 <= index < count:
         raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch}")
+    if clip_grad_norm is not None and not clip_grad_norm > 0:
+        raise ValueError(f"clip_grad_norm must be above 0, got {clip_grad_norm}")
     if not isinstance(optimizer, torch.optim.LBFGS):
         return
     if scaler is not None and scaler.is_enabled():

@@ -192,6 +192,11 @@ def register_policy(config: Config) -> Config:
         >>> set(config.kinds) <= set(core.policies.policy_kinds())
         True
     """
+    if not isinstance(getattr(config, "kinds", None), Mapping):
+        raise ValueError(
+            f"{config.__name__} has no `kinds`: a ClassVar of the names it is stored under, as "
+            f'{{"{config.__name__.lower()}": {{}}}}'
+        )
     for kind in config.kinds:
         other = _REGISTERED.setdefault(kind, config)
         if (other.__module__, other.__qualname__) != (config.__module__, config.__qualname__):
@@ -214,6 +219,10 @@ def policy_kinds() -> tuple[str, ...]:
     return tuple(_REGISTERED)
 
 
+class UnknownSetting(ValueError):
+    """What is stored is of another version, or of a user's own code that was not imported."""
+
+
 def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
     """Reads what `PolicyConfig.to_dict` wrote.
 
@@ -228,7 +237,7 @@ def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
     """
     kind = data["kind"]
     if kind not in _REGISTERED:
-        raise ValueError(f"policy kind must be one of {', '.join(_REGISTERED)}; got {kind!r}")
+        raise UnknownSetting(f"policy kind must be one of {', '.join(_REGISTERED)}; got {kind!r}")
     config = _REGISTERED[kind]
     flags = config.kinds[kind]
     usable = {field.name for field in fields(config)} - flags.keys()

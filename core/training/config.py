@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Literal, get_args, get_type_hints
 
 from core.analysis.config import AnalysisConfig
 from core.data.names import (
@@ -17,6 +19,7 @@ from core.data.names import (
 )
 from core.mixing.remedies import ClassWeights
 from core.policies import PolicyConfig, policy_from_dict
+from core.policies.config import UnknownSetting
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.few_label_checks import check_semi
 from core.training.remedies import LossName, Sampling, check_remedies
@@ -176,6 +179,7 @@ class TrainingConfig:
     analysis: AnalysisConfig | None = None
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -290,7 +294,7 @@ class TrainingConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise ValueError(
+            raise UnknownSetting(
                 f"unknown training settings {unknown}; this version knows {sorted(known)}"
             )
         values = dict(data)
@@ -306,3 +310,34 @@ class TrainingConfig:
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"training settings cannot be read: {error}") from error
+
+
+_KINDS: Mapping[Any, tuple[Any, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+    bool: (bool, "True or False"),
+    type(None): (type(None), "None"),
+}
+
+
+@cache
+def _plain_settings() -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Returns the settings that are numbers, texts and the like, with the types of each."""
+    kinds = {name: get_args(of) or (of,) for name, of in get_type_hints(TrainingConfig).items()}
+    return tuple((name, of) for name, of in kinds.items() if {*_KINDS}.issuperset(of))
+
+
+def _check_kinds(config: TrainingConfig) -> None:
+    """Raises ValueError where a setting is of another type than it must be."""
+    for name, kinds in _plain_settings():
+        value = getattr(config, name)
+        is_right = isinstance(value, tuple(_KINDS[kind][0] for kind in kinds))
+        if not is_right or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(_KINDS[kind][1] for kind in kinds)
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    if not isinstance(config.policy, PolicyConfig):
+        raise ValueError(f"policy must be one as core.NoMix() is, got {config.policy!r}")
+    whole = isinstance(config.milestones, tuple)
+    if not whole or not all(isinstance(epoch, Integral) for epoch in config.milestones):
+        raise ValueError(f"milestones must be a tuple of epochs, got {config.milestones!r}")

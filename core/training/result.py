@@ -117,8 +117,15 @@ class TrainingResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Reads what `to_dict` wrote."""
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            ValueError: an error is no number.
+        """
         values = dict(data)
+        for name in ("test_error", "val_error"):
+            if not isinstance(values[name], (int, float)) or not math.isfinite(values[name]):
+                raise ValueError(f"{name} is {values[name]!r}, and no number")
         if values.get("findings") is not None:
             values["findings"] = Findings(**values["findings"])
         return cls(**values)

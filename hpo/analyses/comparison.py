@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import combinations
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def compare(
         >>> round(float(found.table["difference"][0]))
         -2
     """
-    _check(functions, seeds, until, most_seeds, workers, threads)
+    _check(functions, seeds, until, most_seeds, workers, threads, gpus)
     folder = Path(output).expanduser().absolute()
     store = TrialStore(folder / "trials")
     trials: dict[Key, Trial] = {}
@@ -211,7 +212,19 @@ def _check(
     most_seeds: int,
     workers: int | None,
     threads: int,
+    gpus: float,
 ) -> None:
+    if not isinstance(functions, Mapping):
+        raise ValueError(f"functions must be a dictionary of names, got {type(functions).__name__}")
+    counts = {"seeds": seeds, "most_seeds": most_seeds, "threads": threads, "workers": workers}
+    for name, count in counts.items():
+        if not isinstance(count, Integral) and not (name == "workers" and count is None):
+            raise ValueError(f"{name} must be a whole number, got {count!r}")
+    for name, value in {"until": until, "gpus": gpus}.items():
+        if not isinstance(value, Real) and not (name == "until" and value is None):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+    if not 0 <= gpus < math.inf:
+        raise ValueError(f"gpus must be at least 0 and finite, got {gpus}")
     if len(functions) < 2:
         raise ValueError(f"a comparison needs two functions or more, got {len(functions)}")
     for name, function in functions.items():

@@ -118,13 +118,16 @@ def test_overflow_in_any_micro_batch_skips_the_step(spoilt: int, toy: SimpleName
     assert scaler.get_scale() == 2.0**5
 
 
-@pytest.mark.parametrize("micro_batch", [(1, 1), (-1, 2), (2, 2), (0, 0)])
-def test_micro_batches_that_are_none(micro_batch: tuple[int, int], toy: SimpleNamespace) -> None:
+@pytest.mark.parametrize("micro_batch", [(1, 1), (-1, 2), (2, 2), (0, 0), 2])
+def test_micro_batches_that_are_none(micro_batch: Any, toy: SimpleNamespace) -> None:
     net, data = toy.make_net(norm=True), toy.make_data()
     optimizer = optim.SGD(net.parameters(), lr=0.5)
     before, stream = toy.snapshot(net, optimizer), torch.get_rng_state()
-    with pytest.raises(ValueError, match=r"micro_batch must be \(i, k\) with 0 <= i < k, got \("):
+    with pytest.raises(ValueError, match=r"micro_batch must be \(i, k\) with 0 <= i < k, got [(2]"):
         metamixup_step(net, optimizer, data.batch, data.val_batch, micro_batch=micro_batch)
+    for norm in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"clip_grad_norm must be above 0, got {norm}"):
+            metamixup_step(net, optimizer, data.batch, data.val_batch, clip_grad_norm=norm)
     assert toy.identical(before, toy.snapshot(net, optimizer))
     assert torch.equal(stream, torch.get_rng_state())  # nor was anything learned before
 

@@ -121,7 +121,8 @@ def test_stored_trainings_are_compared(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["--methods", "none,scores"], "no finished training of 'scores'; there are none"),
         (["--reference", "beta-1"], "no finished training of 'beta-1'; there are none"),
-        (["nowhere"], "nowhere holds no finished training; give a study's --output"),
+        (["nowhere"], "there is no folder nowhere; give a study's --output"),
+        (["empty"], "empty holds no finished training; give a study's --output"),
     ],
 )
 def test_what_is_not_stored_is_named(
@@ -133,8 +134,27 @@ def test_what_is_not_stored_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stored(tmp_path / "a", "none", [5.0])
+    (tmp_path / "empty").mkdir()
     assert metamixup.main(["compare-runs", "a", *more]) == 2
     assert capsys.readouterr().err == f"compare-runs: error: {words}\n"
+
+
+def test_records_that_cannot_be_used_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path / "a", "none", [5.0])
+    [path] = (tmp_path / "a").rglob("result.json")
+    whole = path.read_text()
+    for old, new, words in [
+        ('"test_error": 5.0', '"test_error": null', f"test_error is None, .*delete {path.parent}"),
+        ('"test_error": 5.0', '"test_error": NaN', "test_error is nan, and no number"),
+        ('"kind": "none"', '"kind": "mine"', "is of another version, or of code of your own"),
+        ('"epochs": 600', '"epochs": 600, "later": 1', r"own \(unknown training settings"),
+    ]:
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        assert metamixup.main(["compare-runs", str(tmp_path / "a")]) == 2
+        assert re.search(words, capsys.readouterr().err)
 
 
 def test_two_folders_are_set_side_by_side(
@@ -143,7 +163,7 @@ def test_two_folders_are_set_side_by_side(
     monkeypatch.chdir(tmp_path)
     stored(Path("a").absolute(), "none", [5.0, 6.0])
     stored(Path("b").absolute(), "none", [6.0, 7.0])
-    assert metamixup.main(["compare-runs", "a", "b"]) == 0
+    assert metamixup.main(["compare-runs", "a", "b", "./a"]) == 0  # one of them twice
     table = capsys.readouterr().out
     assert "a: none (reference)" in table
     assert re.search(r"b: none +\| 6\.50 ± 6\.35 \| +2 \| \+1\.00 \[\+1\.00, \+1\.00\]", table)

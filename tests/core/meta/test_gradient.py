@@ -423,6 +423,10 @@ def test_compiled_parts_run_eagerly(toy: SimpleNamespace) -> None:
         ({"model": nn.Flatten(0)}, "no trainable parameter"),
         ({"model": nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)).double()}, r"must return logits"),
         ({"model": nn.LSTM(4, 3).double()}, "must return logits .*got tuple"),
+        (
+            {"model": nn.LazyLinear(3)},
+            "parameter 'weight' is of a lazy layer that has seen no batch",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -343,5 +343,12 @@ def test_a_name_stands_for_one_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ValueError, match="policy kind 'fixed' of Other is taken by Fixed"):
         register_policy(Other)
+
+    @dataclass(frozen=True)
+    class Nameless(PolicyConfig):
+        weight: float = 1.0
+
+    with pytest.raises(ValueError, match="Nameless has no `kinds`: a ClassVar of the names"):
+        register_policy(Nameless)
     assert register_policy(Fixed) is Fixed  # again, as a module that is loaded anew
     assert [field.name for field in fields(Other)] == ["lam"]

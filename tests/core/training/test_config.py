@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from core.analysis.config import AnalysisConfig
 from core.meta.reading import PAPER
@@ -173,3 +175,26 @@ def test_adam_has_no_use_for_another_momentum(optimizer: Any) -> None:
     assert config(optimizer=optimizer).momentum == 0.9
     with pytest.raises(ValueError, match=f"{optimizer} has no use for momentum=0.5; leave it out"):
         config(optimizer=optimizer, momentum=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": None}, "lr must be a number, got None"),
+        ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"meta_size": True}, "meta_size must be a whole number, got True"),
+        ({"image_size": 4.0}, "image_size must be a whole number or None, got 4.0"),
+        ({"flip": 1}, "flip must be True or False, got 1"),
+        ({"optimizer": torch.optim.SGD}, "optimizer must be a text, got <class"),
+        ({"policy": "none"}, r"policy must be one as core.NoMix\(\) is, got 'none'"),
+        ({"milestones": 3}, "milestones must be a tuple of epochs, got 3"),
+        ({"milestones": (1.5,)}, r"milestones must be a tuple of epochs, got \(1.5,\)"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+    config(lr=1, width=np.int64(4), translate=np.int32(1), weight_decay=np.float32(0.5))

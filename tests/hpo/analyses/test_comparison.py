@@ -221,6 +221,11 @@ def test_there_is_no_detectable_difference_of_one_seed() -> None:
     ("functions", "options", "message"),
     [
         ({"a": calm}, {}, "needs two functions or more, got 1"),
+        ([calm, other], {}, "functions must be a dictionary of names, got list"),
+        ({"a": calm, "b": calm}, {"seeds": 2.5}, "seeds must be a whole number, got 2.5"),
+        ({"a": calm, "b": calm}, {"threads": 1.5}, "threads must be a whole number, got 1.5"),
+        ({"a": calm, "b": calm}, {"until": "3"}, "until must be a number, got '3'"),
+        ({"a": calm, "b": calm}, {"gpus": -1}, "gpus must be at least 0 and finite, got -1"),
         ({"a": calm, "b": 3}, {}, "must be callable and have names, got 'b': 3"),
         ({"a": calm, "b": calm}, {"seeds": 1}, "seeds must be at least 2"),
         ({"a": calm, "b": calm}, {"until": 0.0}, "until must be positive and finite, got 0.0"),

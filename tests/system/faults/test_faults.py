@@ -286,9 +286,12 @@ def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
     else:
         path.write_text(text[: 0 if damage == "nothing in it" else len(text) // 2])
     message = error_of(bench, folder, capsys)
-    assert f"{path} is not a readable result" in message
-    assert f"delete {path.parent} to train that cell again" in message
-    assert ("invented_later" in message) == (damage == "a later version's")
+    if damage == "a later version's":
+        assert f"{path} is of another version" in message
+        assert "invented_later" in message
+    else:
+        assert f"{path} is not a readable result" in message
+        assert f"delete {path.parent} to train that cell again" in message
     shutil.rmtree(path.parent)
     assert bench.study(folder) == 0
     assert bench.trained == bench.epochs
