@@ -68,7 +68,7 @@ class CarriedTangent:
             name: self._theta.get(name, torch.zeros_like(p)) for name, p in problem.theta.items()
         }
         tangents = dict(zip(start, _tangent_of_gradient(problem, start, along), strict=True))
-        if not all(bool(t.isfinite().all()) for t in tangents.values()):
+        if not all(bool(t.isfinite().all()) for t in tangents.values() if t is not None):
             # They would be NaN for good: what is carried begins anew.
             self._theta, self._momentum = {}, {}
             return
@@ -76,6 +76,11 @@ class CarriedTangent:
         for name, tangent in tangents.items():
             group = settings.get(id(problem.originals[name]))
             if group is None:
+                continue
+            if tangent is None:  # SGD leaves what has no gradient where it is, momentum and all
+                self._theta[name] = self.carry * start[name]
+                if name in self._momentum:
+                    self._momentum[name] = self.carry * self._momentum[name]
                 continue
             g = tangent + group["weight_decay"] * start[name]
             b = g
@@ -108,8 +113,11 @@ def check_sgd(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _tangent_of_gradient(problem: MetaProblem, theta: Tangents, along: Tensor) -> Iterable[Tensor]:
-    """Returns the derivative of the mixed batch's gradient along ż and λ̇, averaged over ranks."""
+def _tangent_of_gradient(
+    problem: MetaProblem, theta: Tangents, along: Tensor
+) -> Iterable[Tensor | None]:
+    """Returns the derivative of the mixed batch's gradient along ż and λ̇, averaged over ranks; None
+    for parameters that have no gradient."""
     load_decompositions()
     leaves = [p.detach().requires_grad_() for p in problem.theta.values()]
     with Replay(problem.tensors)(), dual_level(), NoTangents():
@@ -119,15 +127,18 @@ def _tangent_of_gradient(problem: MetaProblem, theta: Tangents, along: Tensor) -
         }
         moving = replace(problem, lam=forward_ad.make_dual(problem.lam.detach(), along))
 
-        def differentiate() -> tuple[Tensor, ...]:
+        def differentiate() -> tuple[Tensor | None, ...]:
             with Watch():
                 loss = moving.virtual_loss()
-            return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+            return torch.autograd.grad(loss, leaves, allow_unused=True)
 
-        tangents = [forward_ad.unpack_dual(g).tangent for g in problem.at(dual, differentiate)]
-    return problem.ranks.mean(
+        gradient = problem.at(dual, differentiate)
+        tangents = [None if g is None else forward_ad.unpack_dual(g).tangent for g in gradient]
+    means = problem.ranks.mean(
         [
             torch.zeros_like(p) if t is None else t.detach()
             for p, t in zip(leaves, tangents, strict=True)
         ]
     )
+    alone = problem.ranks.size == 1
+    return [None if alone and g is None else t for g, t in zip(gradient, means, strict=True)]

@@ -36,7 +36,8 @@ class CarriedBeta(LearnedBeta):
     its mean square, as `LearnedBeta` moves it by signal over noise; the first stage, which has
     nothing carried yet, is one of `LearnedBeta`. Derivatives that overflow are given up, and what
     is carried begins anew. The real step must be one of SGD, without gradient clipping and without
-    a loss scale; another optimizer or a loss scale is refused at the first step.
+    a loss scale; another optimizer or a loss scale is refused at the first step. Each call is
+    taken for a step of the optimizer, so gradients must not be accumulated over several.
 
     Attributes:
         carry: in (0, 1]; a step t steps ago counts carry^t, so that the horizon is about

@@ -10,14 +10,29 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from core.mixing.real_step import mixed_step
 from core.policies.carried_beta import CarriedBeta
 from core.policies.learned_beta import LearnedBeta
 from core.testing import POLICY_CHECKS
+from core.testing.small_network import CLASSES
 
 STEPS = 5
+
+
+class SitsOut(nn.Module):
+    """Its last layer sits out half of the steps, as LayerDrop has it: it has no gradient then."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net, self.norm = net, net.norm
+        self.last = nn.Linear(CLASSES, CLASSES).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x)
+        drawn = not self.training or bool(torch.rand(()) < 0.5)
+        return logits + torch.tanh(self.last(logits)) if drawn else logits
 
 
 def told(make: Any = CarriedBeta, **settings: Any) -> Any:
@@ -27,11 +42,19 @@ def told(make: Any = CarriedBeta, **settings: Any) -> Any:
 
 
 def trained(
-    toy: SimpleNamespace, policy: Any, steps: int, make: Any, rate: Any = None
+    toy: SimpleNamespace,
+    policy: Any,
+    steps: int,
+    make: Any,
+    rate: Any = None,
+    wrap: Any = None,
 ) -> tuple[Any, optim.Optimizer]:
     """Returns a network after so many steps, each on a batch and with noise of its own, and its
     optimizer; `rate` is that of each step."""
     net = toy.make_net(norm=True, drop=True, tied=True)
+    if wrap is not None:
+        torch.manual_seed(3)
+        net = wrap(net)
     optimizer = make(net.parameters())
     toy.warm_up(net, optimizer)
     torch.manual_seed(4)  # dropout
@@ -46,21 +69,22 @@ def trained(
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "wrap"),
     [
-        partial(optim.SGD, lr=0.2),
-        partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
-        partial(optim.SGD, lr=0.1, momentum=0.8, nesterov=True),
+        (partial(optim.SGD, lr=0.2), None),
+        (partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01), None),
+        (partial(optim.SGD, lr=0.1, momentum=0.8, nesterov=True), None),
+        (partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01), SitsOut),
     ],
-    ids=["plain", "momentum", "nesterov"],
+    ids=["plain", "momentum", "nesterov", "a layer that sits out"],
 )
 def test_the_whole_horizon_against_differences(
-    toy: SimpleNamespace, monkeypatch: Any, make: Any
+    toy: SimpleNamespace, monkeypatch: Any, make: Any, wrap: Any
 ) -> None:
     """After five steps with α e^±h throughout and the same noise, in float64."""
     alpha, h, data = 0.6, 1e-5, toy.make_data(9, 5, seed=99)
     policy = told(alpha=alpha, carry=1.0, reach=0.0)
-    net, optimizer = trained(toy, policy, STEPS, make)
+    net, optimizer = trained(toy, policy, STEPS, make, wrap=wrap)
     caught: list[float] = []
     original = policy._tangent.derivative
 
@@ -75,7 +99,7 @@ def test_the_whole_horizon_against_differences(
 
     def after(log_alpha: float) -> float:
         constant = told(LearnedBeta, alpha=math.exp(log_alpha), begin=1.0)
-        end, _ = trained(toy, constant, STEPS, make)
+        end, _ = trained(toy, constant, STEPS, make, wrap=wrap)
         end.norm.load_state_dict({**end.norm.state_dict(), **statistics})
         x, y = data.val_batch
         with torch.no_grad():
