@@ -70,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="results/compare", help="default: %(default)s")
     options = vars(parser.parse_args(arguments))
     functions = {"network": network, "logistic regression": logistic_regression}
-    print(hpo.compare(functions, **options))
+    try:
+        print(hpo.compare(functions, **options))
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"compare_functions: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

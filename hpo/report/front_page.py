@@ -39,7 +39,13 @@ def write_front_page(output: Path) -> Path:
 
 def _part(report: Path) -> str:
     """Returns a study's report, headings one lower, with its pictures and links to its data."""
-    text = re.sub(r"^#", "##", report.read_text(encoding="utf-8").strip(), flags=re.MULTILINE)
+    try:
+        whole = report.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{report} is damaged ({error}); run its study again, which trains nothing twice"
+        ) from error
+    text = re.sub(r"^#", "##", whole.strip(), flags=re.MULTILINE)
     if not text.startswith("## "):
         text = f"## {report.stem}\n\n{text}"
     pictures = [

@@ -204,3 +204,16 @@ def test_a_folder_is_opened(
     (tmp_path / "empty").mkdir()
     assert metamixup.main(["open", str(tmp_path / "empty")]) == 2
     assert "holds no report of a study; run one with --output" in capsys.readouterr().err
+    (tmp_path / "table2.md").write_bytes(b"# table2\xff")
+    assert metamixup.main(["open", str(tmp_path)]) == 2
+    assert "table2.md is damaged" in capsys.readouterr().err
+
+
+def test_functions_that_cannot_be_compared_are_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path), "--workers", "0"]
+    assert metamixup.main(["compare-functions", "--seeds", "1", *output]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("compare_functions: error: seeds must be at least 2")
+    assert error.count("\n") == 1
