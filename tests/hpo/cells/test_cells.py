@@ -316,8 +316,6 @@ def test_an_output_folder_that_is_a_file_is_named(tmp_path: Path, make_record: M
         lambda text: "[]",
         lambda text: "null",
         lambda text: text.replace('"config"', '"konfig"'),
-        lambda text: text.replace('"momentum"', '"impulse"'),
-        lambda text: text.replace('"kind": "beta"', '"kind": "gamma"'),
         lambda text: "\udcff",
     ],
 )
@@ -334,6 +332,23 @@ def test_a_damaged_result_is_named_with_the_way_out(
             read()
         assert str(path) in str(caught.value)
         assert f"delete {path.parent} to train that cell again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"momentum"', '"impulse"'), ('"kind": "beta"', '"kind": "gamma"')]
+)
+def test_a_result_of_another_version_is_not_to_be_deleted(
+    tmp_path: Path, make_record: MakeRecord, old: str, new: str
+) -> None:
+    store, record = CellStore(tmp_path), make_record()
+    store.save(record)
+    path = store.directory(record.cell.id) / "result.json"
+    path.write_text(path.read_text().replace(old, new))
+    for read in (lambda: store.load(record.cell.id), store.records):
+        with pytest.raises(StoreError, match="is of another version, or of code of your") as caught:
+            read()
+        assert str(path) in str(caught.value)
+        assert "delete" not in str(caught.value)
 
 
 def test_a_training_cut_short_keeps_its_cost_and_its_curve() -> None:
