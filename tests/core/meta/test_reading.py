@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import core
 from core.meta.reading import DEFAULT, LOGIT_MARGIN, PAPER, READINGS, Reading
 
 
@@ -141,3 +142,15 @@ def test_invalid_values_are_refused(values: dict[str, Any], message: str) -> Non
 def test_a_reading_is_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         DEFAULT.step_size = 1.0  # type: ignore[misc]
+
+
+def test_what_is_no_reading_is_refused_by_name() -> None:
+    model, optimizer, batch, val_batch = core.testing.toy_problem()
+    with pytest.raises(ValueError, match=r"reading must be a core\.Reading, .* got 'paper'"):
+        core.metamixup_step(
+            model,
+            optimizer,
+            batch,
+            val_batch,
+            reading="paper",  # type: ignore[arg-type]
+        )
