@@ -92,7 +92,8 @@ def learn_interpolation(
         `Interpolation` with `lam` [B] in float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: as `hypergradient`.
+        ValueError: as `hypergradient`; or the loss reads a parameter that `optimizer` holds and the
+            model does not, which the virtual step would leave where it is.
 
     Examples:
         >>> import torch, core

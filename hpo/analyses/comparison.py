@@ -73,7 +73,8 @@ def compare(
     raises, or returns no finite number, is named and run again by the next call.
 
     With ``until`` seeds are added, half as many again at a time, until the widest interval of a
-    difference is mean ± until or narrower. Looking repeatedly would find differences that are not
+    difference is mean ± until or narrower (one without width, as all differences are alike, counts
+    from ten seeds on). Looking repeatedly would find differences that are not
     there; so look k is at the level 0.05·6/(π²k²), and all looks together are at 0.05.
 
     Args:

@@ -51,12 +51,12 @@ def stored_comparison(
         measure: one of MEASURES.
 
     Raises:
-        ValueError: a folder holds no finished training, a method is not there, or two trainings
-            differ in nothing that a table could show.
+        ValueError: a folder is not there or holds no finished training, a method is not there, or
+            two trainings differ in nothing that a table could show.
     """
     datasets: dict[str, dict[_Group, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     seen: set[str] = set()
-    for folder in {folder.expanduser().absolute(): folder for folder in folders}.values():
+    for folder in {folder.expanduser().resolve(): folder for folder in folders}.values():
         if not folder.expanduser().is_dir():
             raise ValueError(f"there is no folder {folder}; give a study's --output")
         records = finished_finals(load_records(folder.expanduser().absolute()))

@@ -125,27 +125,30 @@ def _label(thing: Any) -> str | None:
         plain = thing.__name__ != "<lambda>" and thing.__closure__ is None
         if not plain or " at 0x" in defaults:
             return None
-        has_defaults = thing.__defaults__ or thing.__kwdefaults__
-        return thing.__name__ + (f"-{_hash(defaults)}" if has_defaults else "")
+        return thing.__name__ + ("" if defaults == "[None, None]" else f"-{_hash(defaults)}")
     if isinstance(thing, partial) or " at 0x" in repr(thing):
         return None
     return f"{type(thing).__name__}-{_hash(repr(thing))}"
 
 
 def _attributes(model: nn.Module) -> str:
-    """Returns the numbers and texts that modules of the user's own classes keep beside weights."""
+    """Returns the numbers, texts and lists that modules of the user's own classes keep beside
+    weights."""
     seen = []
     for path, module in model.named_modules():
         if not type(module).__module__.startswith("torch."):
             seen += [
                 f"{path}.{name}={value!r}"
                 for name, value in vars(module).items()
-                if name[0] != "_" and name != "training" and isinstance(value, _PLAIN)
+                if name[0] != "_"
+                and name != "training"
+                and isinstance(value, _PLAIN)
+                and " at 0x" not in repr(value)
             ]
     return "".join(sorted(seen))
 
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str, type(None), tuple, list, dict)
 
 
 def _hash(text: str) -> str:

@@ -243,10 +243,9 @@ class Whole(torch.nn.Linear):
         return out
 
 
-@pytest.mark.parametrize("engine", ["unroll", *EXACT])
+# Of the compiled engine nothing is promised here: the compilers of some releases follow it.
+@pytest.mark.parametrize("engine", ["unroll", *(e for e in EXACT if e != "compiled")])
 def test_a_network_that_is_wholly_under_the_reentrant_kind_is_refused_by_name(engine: Any) -> None:
-    if engine == "compiled":
-        pytest.skip("the compiler of some releases follows it")
     batch = torch.randn(5, 4), torch.arange(5) % 3
     lam, partner = torch.full((5,), 0.4), torch.arange(5).roll(1)
     with pytest.raises(ValueError, match=r"use_reentrant=True.*and use_reentrant=False"):

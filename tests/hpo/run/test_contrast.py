@@ -173,10 +173,10 @@ def test_what_a_default_or_an_attribute_makes_different_trains_anew(
             super().__init__(5, 2)
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
-            self.sign = sign
+            self.signs = [sign]
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(self.sign * x)
+            return super().forward(self.signs[0] * x)
 
     for given in (factory(1), factory(64), Signed(1), Signed(-1)):
         before = len(trained)

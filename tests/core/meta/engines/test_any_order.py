@@ -26,6 +26,7 @@ def channels(x: Tensor) -> Tensor:
     return x.unflatten(1, (4, 2))
 
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 NORMS: dict[str, Callable[[], nn.Module]] = {
     "batch": lambda: nn.BatchNorm1d(8),
     "batch, no weights": lambda: nn.BatchNorm1d(8, affine=False, track_running_stats=False),
@@ -124,7 +125,7 @@ def assert_close(value: Tensor, truth: Tensor) -> None:
 @pytest.mark.parametrize("engine", ["auto", "unroll", "forward_reverse"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_model_that_differentiates_is_exact(norm: str, engine: Any) -> None:
-    if norm == "group" and engine == "forward_reverse":
+    if norm == "group" and engine == "forward_reverse" and TORCH >= (2, 14):
         pytest.skip("refused by name from torch 2.14 on")
     case = Case(NORMS[norm])
     before = copy.deepcopy(case.model.state_dict())
