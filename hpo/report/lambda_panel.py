@@ -30,7 +30,7 @@ def lambda_curves(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Returns by method epochs and the quartiles of λ, means over seeds and epochs nearby.
 
-    Trainings that kept no quartiles are left out.
+    Trainings that kept no quartiles are left out, and those that weight samples and mix nothing.
 
     Args:
         lines: of the table, one data set.
@@ -39,9 +39,10 @@ def lambda_curves(
     curves = {}
     drawn = [line for line in lines if line["family"] == "beta" and line["n_seeds"] > 0]
     beside = min(drawn, key=lambda line: line["mean_val_error"])["method"] if drawn else None
+    mixing = [record for record in records if not record.cell.training.policy.weights_samples]
     for line in lines:
         moves = line["family"] in _MOVING or line["method"] == beside
-        table = epochs_table(finished_finals(records, line["method"]), QUARTILES)
+        table = epochs_table(finished_finals(mixing, line["method"]), QUARTILES)
         table = table.dropna(subset=list(QUARTILES))
         if moves and not table.empty:
             width = -(-int(table["epoch"].max()) // _POINTS)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
 
-from core.policies import Beta, Fixed, LearnedConfig, NoMix
+from core.policies import Beta, Fixed, LearnedConfig, MetaWeightNetConfig, NoMix
 from hpo.cells.record import CellRecord
 from hpo.report.study_figure import study_figure
 from hpo.report.style import save_figure
@@ -182,6 +182,17 @@ def test_lambda_is_drawn_over_training_where_it_moves(
 def test_without_quartiles_nothing_is_drawn_of_lambda(make_record: MakeRecord) -> None:
     record = make_record("metamixup", policy=LearnedConfig(), history=[])
     assert len(parts_of(study_figure(build_table([record], ROWS, ["digits"]), [record]))) == 2
+
+
+def test_a_row_that_weights_samples_has_no_lambda(make_record: MakeRecord) -> None:
+    """It records λ = 1 throughout, as it mixes nothing."""
+    history = [{"epoch": 1.0, "lam_q25": 1.0, "lam_q75": 1.0}]
+    both = [
+        make_record("metamixup", policy=LearnedConfig(), history=history),
+        make_record("placebo", policy=MetaWeightNetConfig(), history=history),
+    ]
+    [panel] = parts_of(study_figure(build_table(both, ROWS, ["digits"]), both))[2].axes
+    assert {line.get_label() for line in panel.lines} == {"MetaMixUp"}
 
 
 @pytest.mark.parametrize("swapped", [False, True])
