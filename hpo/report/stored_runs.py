@@ -71,8 +71,8 @@ def stored_comparison(
             if cell.seed in values:
                 raise ValueError(
                     f"{cell.method} on {cell.dataset} with seed {cell.seed} was trained twice in "
-                    f"{folder}, under policies with other settings; keep one of them in a folder "
-                    "of its own"
+                    f"{folder}, without a setting that differs; keep one of them in a folder of "
+                    "its own"
                 )
             values[cell.seed] = float(getattr(record.trained, measure))
     for name in [*(methods or ()), *([reference] if reference else [])]:
@@ -111,9 +111,12 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
 
 
 def _settings(cell: Cell) -> str:
-    """Returns the settings of a training but its seed and policy, which its method stands for."""
-    settings = {k: v for k, v in cell.training.to_dict().items() if k not in ("seed", "policy")}
-    return json.dumps(settings, sort_keys=True)
+    """Returns the settings of a training and its policy, but what goes with the seed: of a frozen
+    row what another training learned, of a filtered one what others suspect."""
+    training = cell.training.to_dict()
+    settings = {k: v for k, v in training.items() if k not in ("seed", "policy", "left_out")}
+    policy = {k: v for k, v in training["policy"].items() if k not in ("quantiles", "schedule")}
+    return json.dumps(settings | {f"policy.{k}": v for k, v in policy.items()}, sort_keys=True)
 
 
 def _lines(groups: Mapping[_Group, Values], reference: str | None) -> Iterator[dict[str, Any]]:

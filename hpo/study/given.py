@@ -52,7 +52,7 @@ class Copies:
 def named_object(role: str, thing: Any, name: str | None) -> tuple[str, OBJECTS]:
     """Returns the name of an object, and what the name stands for where it is no import path.
 
-    A name is that of an import path where the object has one; `name`, where it is given; else of
+    A name is that of an import path where the object has one; else `name`, where it is given, and
     the class or function, with a hash of what it looks like where that tells objects apart.
 
     Args:
@@ -70,8 +70,8 @@ def named_object(role: str, thing: Any, name: str | None) -> tuple[str, OBJECTS]
     path = _path(thing)
     if path is not None:
         return path, {}
-    label = name or _label(thing)
-    if label is None:
+    label = "-".join(part for part in (name, _label(thing, name is not None)) if part)
+    if not label:
         raise ValueError(
             f"{role} is {_told(thing)}, which nothing tells from another one; give the call a "
             "name=..., and another one whenever it changes, or define it at the top of a module"
@@ -114,10 +114,18 @@ def _path(thing: Any) -> str | None:
 _SAFE = " /:;,.!*()[]{}'\"=<>@$^|~`-_"
 
 
-def _label(thing: Any) -> str | None:
-    """Returns a name that tells the object from others, or None."""
+def _label(thing: Any, has_name: bool) -> str | None:
+    """Returns what tells the object from others, or None.
+
+    Of a module that `has_name` it leaves out what every process shows otherwise.
+    """
     if isinstance(thing, torch.nn.Module):
-        return f"{type(thing).__name__}-{_hash(repr(thing) + _attributes(thing))}"
+        looks = repr(thing)
+        if has_name:
+            looks = re.sub(r" at 0x[0-9a-fA-F]+", "", looks)
+        elif " at 0x" in looks:
+            return None
+        return f"{type(thing).__name__}-{_hash(looks + _attributes(thing))}"
     if inspect.isclass(thing):
         return thing.__name__
     if inspect.isfunction(thing):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -40,8 +42,9 @@ class Plan:
         comparisons: what the study declares of them.
 
     Raises:
-        ValueError: as `check_sources`; rows share a search and differ in what is searched; a row
-            has a strategy and there is no budget.
+        ValueError: as `check_sources`; two rows have one key, or a key cannot name files and runs;
+            rows share a search and differ in what is searched; a row has a strategy and there is no
+            budget.
     """
 
     study: str
@@ -54,6 +57,7 @@ class Plan:
     comparisons: Comparisons = NOTHING_DECLARED
 
     def __post_init__(self) -> None:
+        _check_keys([row.row.key for row in self.rows])
         check_sources(self.rows)
         for row in self.rows:
             for first in self.waiting(row.row.search)[:1] if row.searched is not None else ():
@@ -196,3 +200,15 @@ class Plan:
     ) -> Cell:
         training = replace(row.training_of(self.base[dataset]), policy=policy, seed=seed)
         return Cell(row.row.key, configured(training, values or {}))
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    """Raises ValueError where a key occurs twice, or is no part of the name of a folder and run."""
+    for key, count in Counter(keys).items():
+        if count > 1:
+            raise ValueError(f"{count} rows have the key {key!r}; a row's trainings are known by it")
+        if not re.fullmatch(r"[^\s/\\=.][^\s/\\=]*", key):
+            raise ValueError(
+                f"row key {key!r} cannot name files and runs; leave out spaces, slashes, = and a "
+                "dot in front"
+            )

@@ -29,7 +29,7 @@ class Row:
         key: method of the cells that belong to it, such as "beta-1".
         label: for people, such as "MixUp (α = 1)".
         setting: for programs, such as "alpha=1".
-        family: "beta" rows compete for the best Beta; "none" is the unit of cost.
+        family: "none", the unit of cost, and "beta" rows compete for the best Beta.
         paper_error: the paper's own number in percent, by data set.
         control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
             a frozen row bears the cost of that row's training, which it needs.
@@ -119,7 +119,7 @@ class StudyRow:
                     f"row {self.row.key}: {name!r} {why}; a row can have its own "
                     f"{', '.join(settings)}"
                 )
-        if self.meta_in_training and self.row.family == "beta":
+        if self.meta_in_training and self.row.family in ("none", "beta"):
             raise ValueError(
                 f"row {self.row.key} trains on the meta-validation images, so its error on them "
                 'cannot choose the best Beta; give it the family "extra"'
@@ -235,11 +235,8 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
     for name in names:
         suffix = META_SUFFIX if name not in by_key and name.endswith(META_SUFFIX) else ""
         plain = name.removesuffix(suffix)
-        named = (
-            [plain]
-            if plain in by_key
-            else [r.row.key for r in rows if plain and r.row.base == plain]
-        )
+        varied = [row.row.key for row in rows if plain and row.row.base == plain]
+        named = [plain] if plain in by_key else varied
         if not named:
             raise ValueError(
                 f"unknown row {name!r}; choose among {', '.join(by_key)}; +meta behind the "
@@ -247,7 +244,8 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
             )
         for key in named:
             row = by_key[key]
-            if suffix and row.policy is not None and row.policy.learns:
+            policy = row.policy if row.searched is None else row.searched.policy
+            if suffix and policy is not None and policy.learns:
                 raise ValueError(f"row {key} learns from the meta-validation images: no {name}")
             if suffix:
                 by_key[key + suffix] = with_meta_images(row)

@@ -155,10 +155,12 @@ def _lines(table: Table, label: str, seeds: int) -> Iterator[dict[str, object]]:
         if row.searched is not None:
             search = f"search of {row.row.search}"
             if search not in work:
-                trials = table.search.trials or 0
-                units = trials * (HALVED if table.search.halving else 1.0)
-                yield job(search, base, _NONE, count=1, trainings=trials, units=units)
-            yield planned(_NONE, after=search)
+                replicates = table.search.replicates
+                trainings = (table.search.trials or 0) * replicates
+                units = trainings * (HALVED if table.search.halving and replicates == 1 else 1.0)
+                policy = row.searched.policy
+                yield job(search, base, policy, count=1, trainings=trainings, units=units)
+            yield planned(row.searched.policy, after=search)
         elif row.frozen_from is not None:
             policy = policies[row.frozen_from].frozen(EVENLY)
             yield planned(policy, after=row.frozen_from)

@@ -159,9 +159,12 @@ def test_objects_of_each_kind_take_part(run: Any) -> None:
     assert {metrics["lr"] for metrics in result.records[0].trained.history} == {0.03}
 
 
+@pytest.mark.parametrize("name", [None, "mine"])
 def test_what_a_default_or_an_attribute_makes_different_trains_anew(
-    run: Any, trained: list[str]
+    run: Any, trained: list[str], name: str | None
 ) -> None:
+    """Whatever the call is named."""
+
     def factory(width: int) -> Callable[..., nn.Module]:
         def sized(in_channels: int, num_classes: int, width: int = width) -> nn.Module:
             return nn.Sequential(nn.Linear(in_channels, width), nn.Linear(width, num_classes))
@@ -180,10 +183,30 @@ def test_what_a_default_or_an_attribute_makes_different_trains_anew(
 
     for given in (factory(1), factory(64), Signed(1), Signed(-1)):
         before = len(trained)
-        run(model=given, seeds=1, policies=["none"])
+        run(model=given, seeds=1, policies=["none"], name=name)
         assert len(trained) == before + 1
-        run(model=given, seeds=1, policies=["none"])
+        run(model=given, seeds=1, policies=["none"], name=name)
         assert len(trained) == before + 1
+
+
+def test_a_module_that_every_process_shows_otherwise_needs_a_name(
+    run: Any, trained: list[str]
+) -> None:
+    class Shown(nn.Linear):
+        def extra_repr(self) -> str:
+            return f"{object()!r}, {self.rate}"
+
+        def __init__(self, rate: float) -> None:
+            super().__init__(5, 2)
+            self.rate = rate
+            nn.init.zeros_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    with pytest.raises(ValueError, match="model is a Shown, .*give the call a name="):
+        run(model=Shown(0.1), seeds=1, policies=["none"])
+    for rate in (0.1, 0.1, 0.5):
+        run(model=Shown(rate), seeds=1, policies=["none"], name="mine")
+    assert len(trained) == 2
 
 
 def test_a_partial_is_known_by_its_arguments(run: Any) -> None:

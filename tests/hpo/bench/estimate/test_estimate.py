@@ -16,8 +16,9 @@ from core.training.config import TrainingConfig
 from hpo.bench.estimate import Table, plan_report, planned_jobs
 from hpo.bench.estimate.work import plain_step, training_flops
 from hpo.search.protocol import SearchSettings
+from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Listed
-from hpo.study.recipes import SEARCHED_ALPHA, FrozenFrom, Recipe
+from hpo.study.recipes import SEARCHED_ALPHA, FrozenFrom, Recipe, Searched
 from hpo.study.rows import Row, SemiRow, StudyRow
 
 NONE = NoMix()
@@ -95,8 +96,11 @@ def row(key: str, recipe: Recipe, semi: SemiRow | None = None) -> StudyRow:
     return StudyRow(Row(key, key, key, "extra"), recipe, semi=semi)
 
 
-def planned(*rows: StudyRow, training: TrainingConfig = TRAINING) -> pd.DataFrame:
-    table = Table("table", rows, {"digits": training}, SearchSettings(trials=6))
+def planned(
+    *rows: StudyRow, training: TrainingConfig = TRAINING, replicates: int = 1
+) -> pd.DataFrame:
+    search = SearchSettings(trials=6, replicates=replicates)
+    table = Table("table", rows, {"digits": training}, search)
     return planned_jobs(table, seeds=2).set_index("row")
 
 
@@ -117,6 +121,17 @@ def test_jobs_wait_for_what_they_need() -> None:
     waited = [0, 0, 3 * plain, 0, learned]
     assert list(jobs["chain"] - jobs["flops"]) == pytest.approx(waited)
     assert set(jobs["parameters"]) == {PARAMETERS}
+
+
+def test_a_trial_of_several_trainings_counts_them_all_and_none_is_stopped_early() -> None:
+    search = planned(row("searched", SEARCHED_ALPHA), replicates=3).loc["search of searched"]
+    assert (search["trainings"], search["epochs"]) == (18, 180)
+
+
+def test_a_search_over_settings_of_a_learned_row_is_of_learned_trainings() -> None:
+    jobs = planned(row("searched", Searched(LEARNED, BETA_ALPHA)), row("learned", LEARNED))
+    assert jobs.loc["search of searched", "flops"] == 3 * jobs.loc["learned", "flops"]
+    assert jobs.loc["searched", "flops"] == jobs.loc["learned", "flops"]
 
 
 def test_a_strategy_spends_what_the_grid_costs() -> None:
