@@ -206,7 +206,7 @@ def _check_keys(keys: Sequence[str]) -> None:
     """Raises ValueError where a key occurs twice, or is no part of the name of a folder and run."""
     for key, count in Counter(keys).items():
         if count > 1:
-            raise ValueError(f"{count} rows have the key {key!r}; a row's trainings are known by it")
+            raise ValueError(f"{count} rows have the key {key!r}; trainings are known by it")
         if not re.fullmatch(r"[^\s/\\=.][^\s/\\=]*", key):
             raise ValueError(
                 f"row key {key!r} cannot name files and runs; leave out spaces, slashes, = and a "

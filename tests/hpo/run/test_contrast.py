@@ -202,7 +202,7 @@ def test_a_module_that_every_process_shows_otherwise_needs_a_name(
             nn.init.zeros_(self.weight)
             nn.init.zeros_(self.bias)
 
-    with pytest.raises(ValueError, match="model is a Shown, .*give the call a name="):
+    with pytest.raises(ValueError, match=r"model is a Shown, .*give the call a name="):
         run(model=Shown(0.1), seeds=1, policies=["none"])
     for rate in (0.1, 0.1, 0.5):
         run(model=Shown(rate), seeds=1, policies=["none"], name="mine")
