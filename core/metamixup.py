@@ -14,7 +14,7 @@ from core.meta.stage import MetaOptions
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
-from core.mixing.kinds import INPUT, Mixing
+from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.mixing.pairing import ANY, Pairing
 from core.mixing.real_step import StepResult, check_real_step, mixed_step
 from core.user_model.logits import LogitsOf, with_logits
@@ -107,11 +107,12 @@ def learn_interpolation(
         >>> interpolation.lam.shape
         torch.Size([8])
     """
-    check_batch(batch, "training", tokens=mixing.hooks)
-    if step_size is not None:
-        reading = replace(reading, step_size=step_size)
+    check_batch(batch, "training", tokens=takes_tokens(mixing))
     model = with_logits(model, logits_of)
     options = MetaOptions(reading, engine, mixing, last_blocks, validation_gradient, permute)
+    if step_size is not None:
+        reading = replace(reading, step_size=step_size)
+        options = replace(options, reading=reading)
     lam_init, partner, options = options.drawn(batch[0], pairing, generator, lam, partner)
     z = reading.start(pairing.share(lam_init))
     ranks = ranks_of(model)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from core.policies import PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,24 @@ class AnalysisConfig:
                 raise ValueError(
                     f"pair_epochs must rise from at least 1, got {epoch} after {before}"
                 )
+
+    def check(self, model: str, policy: PolicyConfig) -> None:
+        """Raises ValueError where a training of this model with this policy cannot be looked at so.
+
+        Args:
+            model: its name.
+            policy: what mixes.
+        """
+        if self.curvature_pairs and not model.endswith("_smooth"):
+            raise ValueError(
+                f"curvature_pairs needs a smooth network, and the gradient of {model} jumps; "
+                "choose cnn_smooth or digits_cnn_smooth"
+            )
+        if self.mixed_samples and not policy.blends_inputs:
+            raise ValueError(
+                f"mixed_samples looks at blends of whole images, and policy {policy.kind} mixes "
+                "parts of them; leave it out"
+            )
 
     def pairs_at(self, epochs: int) -> tuple[int, ...]:
         """Returns the epochs of a training of so many in which λ is kept for pairs of classes.

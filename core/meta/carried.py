@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from core.meta.engines.any_order import Watch
-from core.meta.engines.forward_reverse import NoTangents, load_decompositions
+from core.meta.engines.any_order import Watch, in_any_order
+from core.meta.engines.forward_reverse import NoTangents, load_decompositions, needs_graph
 from core.meta.engines.replay import Replay
+from core.meta.gradient import kernels_for
 from core.meta.problem import MetaProblem, Validation
+from core.meta.refusals import named_refusals
 from core.user_model.precision import loss_scaler, wide_dtype
 from core.user_model.process_wide import dual_level
 
@@ -99,17 +102,19 @@ class CarriedTangent:
         self._theta, self._momentum = dict(state["theta"]), dict(state["momentum"])
 
 
+_WAY_OUT = "leave carry at 0, which looks one step ahead"
+
+
 def check_sgd(optimizer: torch.optim.Optimizer) -> None:
     """Raises ValueError unless tangents can follow its step, in the region of the caller."""
-    way_out = "leave carry at 0, which looks one step ahead"
     if type(optimizer) is not torch.optim.SGD:  # a subclass may step otherwise
-        raise ValueError(f"carry follows steps of SGD, got {type(optimizer).__name__}; {way_out}")
+        raise ValueError(f"carry follows steps of SGD, got {type(optimizer).__name__}; {_WAY_OUT}")
     for group in optimizer.param_groups:
         if group["dampening"] or group["maximize"]:
-            raise ValueError(f"carry follows SGD without dampening that descends; {way_out}")
+            raise ValueError(f"carry follows SGD without dampening that descends; {_WAY_OUT}")
     if loss_scaler() is not None:
         raise ValueError(
-            f"carry follows no step that a loss scale may skip; choose bf16, or {way_out}"
+            f"carry follows no step that a loss scale may skip; choose bf16, or {_WAY_OUT}"
         )
 
 
@@ -117,8 +122,30 @@ def _tangent_of_gradient(
     problem: MetaProblem, theta: Tangents, along: Tensor
 ) -> Iterable[Tensor | None]:
     """Returns the derivative of the mixed batch's gradient along ż and λ̇, averaged over ranks; None
-    for parameters that have no gradient."""
+    for parameters that have no gradient.
+
+    Raises:
+        ValueError: an operation of the model or of the loss has no forward derivative in torch.
+    """
     load_decompositions()
+    with kernels_for("forward_reverse", problem.model), named_refusals("forward_reverse", _WAY_OUT):
+        tangents = in_any_order(
+            problem, Watch(), lambda mode: _dual_gradient(problem, theta, along, mode)
+        )
+    means = problem.ranks.mean(
+        [
+            torch.zeros_like(p) if t is None else t
+            for p, t in zip(problem.theta.values(), tangents, strict=True)
+        ]
+    )
+    alone = problem.ranks.size == 1
+    return [None if alone and t is None else m for t, m in zip(tangents, means, strict=True)]
+
+
+def _dual_gradient(
+    problem: MetaProblem, theta: Tangents, along: Tensor, mode: AbstractContextManager[Any]
+) -> list[Tensor | None]:
+    """Returns the same on this rank; zeros for a gradient that does not depend on ż or λ̇."""
     leaves = [p.detach().requires_grad_() for p in problem.theta.values()]
     with Replay(problem.tensors)(), dual_level(), NoTangents():
         dual = {
@@ -128,17 +155,17 @@ def _tangent_of_gradient(
         moving = replace(problem, lam=forward_ad.make_dual(problem.lam.detach(), along))
 
         def differentiate() -> tuple[Tensor | None, ...]:
-            with Watch():
+            with mode:
                 loss = moving.virtual_loss()
-            return torch.autograd.grad(loss, leaves, allow_unused=True)
+            return torch.autograd.grad(
+                loss, leaves, allow_unused=True, create_graph=needs_graph(loss)
+            )
 
-        gradient = problem.at(dual, differentiate)
-        tangents = [None if g is None else forward_ad.unpack_dual(g).tangent for g in gradient]
-    means = problem.ranks.mean(
-        [
-            torch.zeros_like(p) if t is None else t.detach()
-            for p, t in zip(leaves, tangents, strict=True)
+        return [
+            None if g is None else _tangent(forward_ad.unpack_dual(g))
+            for g in problem.at(dual, differentiate)
         ]
-    )
-    alone = problem.ranks.size == 1
-    return [None if alone and g is None else t for g, t in zip(gradient, means, strict=True)]
+
+
+def _tangent(dual: Any) -> Tensor:
+    return torch.zeros_like(dual.primal) if dual.tangent is None else dual.tangent.detach()

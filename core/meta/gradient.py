@@ -16,7 +16,7 @@ from core.meta.inner_step import LearningRate, current_rates
 from core.meta.problem import MetaGradient, MetaProblem, ProblemSettings
 from core.meta.refusals import named_refusals
 from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
-from core.mixing.kinds import INPUT, Mixing
+from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.user_model.blocks import last_blocks as names_of_last_blocks
 from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.process_wide import eagerly, plain_attention, without_cudnn
@@ -121,7 +121,7 @@ def hypergradient(
         >>> core.hypergradient(model, batch, batch, lam, partner, lr=0.1).shape
         torch.Size([8])
     """
-    check_batch(batch, "training", tokens=mixing.hooks)
+    check_batch(batch, "training", tokens=takes_tokens(mixing))
     check_lam(lam, batch[0].shape[0])
     check_partner(partner, batch[0].shape[0])
     return meta_gradient(

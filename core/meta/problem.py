@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.meta.inner_step import LearningRate
-from core.mixing.batch import Batch, Loss, soft_cross_entropy
+from core.mixing.batch import Batch, Loss, copied, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
 from core.user_model.logits import LogitsOf, taken
@@ -115,13 +115,13 @@ class MetaProblem:
 
     def virtual_loss(self) -> Tensor:
         """Returns the mixed batch's loss (Algorithm 1, lines 4 and 5) where `at` stands."""
-        x, y = _copied(self.batch)
+        x, y = copied(self.batch)
         logits = self.mixing.logits(self.logits, self.model, x, self.lam, self.partner)
         return mixed_loss(self.loss, logits, y, self.lam, self.partner)
 
     def meta_loss(self) -> Tensor:
         """Returns the validation batch's loss (Eq. 8) where `at` stands."""
-        x, y = _copied(self.val_batch)
+        x, y = copied(self.val_batch)
         return unmixed_loss(self.validation_loss or self.loss, self.logits(x), y)
 
     def validation_at(self, prime: Sequence[Tensor]) -> Validation:
@@ -183,12 +183,6 @@ class MetaProblem:
         if self.logits_of is not None:
             output = taken(output, self.logits_of)
         return check_logits(output, x.shape[0])
-
-
-def _copied(batch: Batch) -> Batch:
-    """Returns a batch that a model or a loss may write to, as some normalize in place."""
-    x, y = batch
-    return x.clone(), y.clone()
 
 
 class _Inside(nn.Module):

@@ -138,3 +138,9 @@ size was chosen by meta-validation images (`studies/step_sizes.py`, docs/reading
 
 READINGS = {"default": DEFAULT, "paper": PAPER}
 """Named presets."""
+
+
+def check_reading(reading: Reading) -> None:
+    """Raises ValueError unless it is a reading, rather than the name of one."""
+    if not isinstance(reading, Reading):
+        raise ValueError(f"reading must be a core.Reading, such as core.PAPER, got {reading!r}")

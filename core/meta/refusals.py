@@ -24,12 +24,13 @@ _OTHERS = {"double_backward": "auto", "finite_difference": "finite_difference"}
 
 
 @contextlib.contextmanager
-def named_refusals(engine: str, works: Callable[[str], bool]) -> Iterator[None]:
+def named_refusals(engine: str, way_out: str | Callable[[str], bool]) -> Iterator[None]:
     """Turns torch's errors about missing derivatives into a `ValueError` with the way out.
 
     Args:
         engine: the one that runs inside.
-        works: tries another engine on the same problem.
+        way_out: what to do about it; or, where another engine may do, what tries one on the same
+            problem.
 
     Raises:
         ValueError: an operation of the model or of the loss has not the derivative that the engine
@@ -41,13 +42,16 @@ def named_refusals(engine: str, works: Callable[[str], bool]) -> Iterator[None]:
         what = _missing(engine, error)
         if what is None:
             raise
-        other = next((name for name in _OTHERS if name != engine and works(name)), None)
-        cure = (
-            "no engine can follow it here; replace it"
-            if other is None
-            else (f'use engine="{_OTHERS[other]}"')
-        )
-        raise ValueError(f"{what}; {cure}") from error
+        raise ValueError(f"{what}; {_cure(engine, way_out)}") from error
+
+
+def _cure(engine: str, way_out: str | Callable[[str], bool]) -> str:
+    if isinstance(way_out, str):
+        return way_out
+    other = next((name for name in _OTHERS if name != engine and way_out(name)), None)
+    if other is None:
+        return "no engine can follow it here; replace it"
+    return f'use engine="{_OTHERS[other]}"'
 
 
 def _missing(engine: str, error: BaseException) -> str | None:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from core.meta.gradient import Engine, meta_gradient, moved_parameters
 from core.meta.inner_step import LearningRate, check_descends, current_rates
-from core.meta.reading import DEFAULT, Reading
+from core.meta.reading import DEFAULT, Reading, check_reading
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import Batch, Loss, check_lam, check_partner, draw_beta, draw_partners
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import Pairing
 from core.user_model.precision import loss_scale
-from core.user_model.wrapped_models import unwrap
+from core.user_model.ranks import ALONE
+from core.user_model.wrapped_models import ranks_of, unwrap
 
 _NOT_FINITE = (
     "a hypergradient was not finite, so λ was not moved in that step; look for NaN in the "
@@ -33,7 +34,7 @@ class Slope:
         moving: [B]; what moves λ: permuted in a placebo, 0 where any of it is not finite.
         hypergradient: [B]; d(meta loss)/d(lam_i) as it is (Eq. 9).
         meta_loss: scalar; validation loss after the virtual step (Eq. 8).
-        samples: sent through the network.
+        samples: of the virtual and the validation batch, each once.
     """
 
     moving: Tensor
@@ -65,9 +66,11 @@ class MetaOptions:
     validation_loss: Loss | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.reading, Reading):
+        check_reading(self.reading)
+        if not isinstance(self.validation_gradient, ValidationGradient | None):
             raise ValueError(
-                f"reading must be a core.Reading, such as core.PAPER, got {self.reading!r}"
+                "validation_gradient must be a core.ValidationGradient, such as "
+                f"core.ValidationGradient(4), got {self.validation_gradient!r}"
             )
 
     def drawn(
@@ -154,7 +157,7 @@ class MetaOptions:
         if moving.device.type != "cpu" and self.validation_gradient is None:
             # Asking would make every step wait for the device; `hypergradient` tells.
             moving = torch.where(moving.isfinite().all(), moving, 0.0)
-        elif not bool(moving.isfinite().all()):
+        elif self._overflows(moving, model):
             # A NaN λ would make the real batch NaN, and with it every weight.
             moving = torch.zeros_like(moving)
             if scale == 1:  # with a loss scale an overflow is nothing unusual
@@ -166,6 +169,12 @@ class MetaOptions:
             moving = moving[draw_partners(n, generator=generator, device=batch[0].device)]
         samples = n + (val_batch[0].shape[0] if earlier is None else 0)
         return Slope(moving, meta.hypergradient, meta.meta_loss, samples)
+
+    def _overflows(self, moving: Tensor, model: nn.Module) -> bool:
+        """Says whether a hypergradient is not finite: on any rank, where a v is kept, as all ranks
+        must count the same stages."""
+        ranks = ALONE if self.validation_gradient is None else ranks_of(model)
+        return bool(ranks.largest((~moving.isfinite().all()).to(torch.int32)))
 
 
 def _others(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:

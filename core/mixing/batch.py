@@ -6,7 +6,7 @@ Shapes here and in the rest of `core`: B batch, M meta-validation batch, C class
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from core.lazy import functional as F
 from core.lazy import numpy as np
@@ -226,12 +226,20 @@ def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
         )
 
 
+def _described(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if torch.is_tensor(value) else repr(value)
+
+
+def copied(batch: Batch) -> Batch:
+    """Returns a batch that a model or a loss may write to, as some normalize in place."""
+    x, y = batch
+    return x.clone(), y.clone()
+
+
 def check_lam(lam: Tensor, n: int) -> None:
     """Raises ValueError unless lam is floating, [n] and within [0, 1]."""
-    if not lam.is_floating_point() or list(lam.shape) != [n]:
-        raise ValueError(
-            f"lam must be floating with shape [{n}], got {lam.dtype} {list(lam.shape)}"
-        )
+    if not torch.is_tensor(lam) or not lam.is_floating_point() or list(lam.shape) != [n]:
+        raise ValueError(f"lam must be a floating tensor of shape [{n}], got {_described(lam)}")
     outside = ~((lam >= 0) & (lam <= 1))
     if bool(outside.any()):
         at = int(outside.nonzero()[0])
@@ -241,11 +249,10 @@ def check_lam(lam: Tensor, n: int) -> None:
 def check_partner(partner: Tensor, n: int) -> None:
     """Raises ValueError unless partner is integer, [n] and within [0, n)."""
     # Indexing takes bool and uint8 for masks.
-    indexes = partner.dtype in (torch.int64, torch.int32)
+    indexes = torch.is_tensor(partner) and partner.dtype in (torch.int64, torch.int32)
     if not indexes or list(partner.shape) != [n]:
-        raise ValueError(
-            f"partner must be integer with shape [{n}], got {partner.dtype} {list(partner.shape)}"
-        )
+        got = _described(partner)
+        raise ValueError(f"partner must be an integer tensor of shape [{n}], got {got}")
     outside = (partner < 0) | (partner >= n)
     if bool(outside.any()):
         at = int(outside.nonzero()[0])

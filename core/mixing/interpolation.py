@@ -24,7 +24,8 @@ class Interpolation:
         change: [B]; `lam` minus what it would be had the hypergradient been 0; None if not learned.
         hypergradient: [B]; d(meta loss)/d(lam_i) at the last meta step (Eq. 9), or None.
         meta_loss: scalar; validation loss after the virtual step (Eq. 8); None if not learned.
-        extra_samples: samples sent through the network to find `lam`, the real step not counted.
+        extra_samples: samples of the virtual and validation batches that `lam` was found by, each
+            counted once, whatever the engine sends through the network; the real step not counted.
         mixing: where the pairs are blended, with what it draws drawn.
         weights: [B], floating, at least 0; what each sample counts in the loss of the real step,
             `(1/B) Σ_i weights_i ℓ_i`, so that weights of 1 are no weights. None: no weights. Of a

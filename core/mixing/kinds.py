@@ -53,6 +53,18 @@ class Mixing(Protocol):
         """
 
 
+def takes_tokens(mixing: Mixing) -> bool:
+    """Says whether a batch that is mixed so may hold the numbers of tokens.
+
+    Raises:
+        ValueError: it is no mixing.
+    """
+    parts = ("hooks", "draw", "logits")
+    if isinstance(mixing, type) or not all(hasattr(mixing, part) for part in parts):
+        raise ValueError(f"mixing must be a core.Mixing, such as core.AreaMixing(); got {mixing!r}")
+    return mixing.hooks
+
+
 @dataclass(frozen=True)
 class InputMixing:
     """This is MixUp (Eq. 4), `lam_i·x_i + (1 − lam_i)·x_partner_i`. It draws nothing.

@@ -247,7 +247,7 @@ def mixed_form(loss: Any, y: Tensor) -> MixedLoss | None:
         loss: as in `mixed_loss`.
         y: [n], integer, or [n, C], floating, the labels that it is about to be given.
     """
-    if hasattr(loss, "mixed"):
+    if hasattr(loss, "mixed") and not isinstance(loss, type):
         return loss
     if type(loss) is not nn.CrossEntropyLoss or loss.reduction != "mean" or y.is_floating_point():
         return None

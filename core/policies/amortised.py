@@ -16,6 +16,7 @@ from core.meta.reading import LOGIT_MARGIN
 from core.meta.stage import MetaOptions
 from core.mixing.batch import Batch, check_batch
 from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import takes_tokens
 from core.mixing.pairing import Pairing
 from core.policies.learned import Learned
 from core.policies.protocol import Policy, StepInput
@@ -239,7 +240,7 @@ class Amortised(Policy):
     ) -> Interpolation:
         """Returns the draws of a learning step in the same order, and the predicted move in its
         place."""
-        check_batch(batch, "training", tokens=self.learned.mixing.hooks)
+        check_batch(batch, "training", tokens=takes_tokens(self.learned.mixing))
         learned, (x, y) = self.learned, batch
         reading = learned.reading
         options = MetaOptions(reading, mixing=learned.mixing)

@@ -93,6 +93,11 @@ class PolicyConfig(ABC):
         return True
 
     @property
+    def follows_training(self) -> bool:
+        """Whether it repeats the steps of the training beside it, as passes over whole batches."""
+        return False
+
+    @property
     def kind(self) -> str:
         """Returns the name under which it is stored."""
         return next(

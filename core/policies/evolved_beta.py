@@ -166,8 +166,7 @@ class EvolvedBeta(LearnedBeta):
         units = torch.tensor(_UNITS[self.path], dtype=torch.float64) * self.sigma
         source, device = stream_device(step.generator), step.batch[0].device
         drawn = torch.randn(2, generator=step.generator, device=source)
-        (mean,) = ranks.mean([drawn.to(device)])  # the same on all ranks
-        self._noise = (mean.cpu().double() * math.sqrt(ranks.size) * units).tolist()
+        self._noise = (ranks.first(drawn.to(device)).cpu().double() * units).tolist()
         self._losses, self._judged = [0.0, 0.0], 0
         return None
 

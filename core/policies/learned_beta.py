@@ -16,7 +16,7 @@ from core.meta.stage import MetaOptions, Slope
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import check_batch
 from core.mixing.interpolation import Interpolation
-from core.mixing.kinds import INPUT, Mixing
+from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.mixing.pairing import Pairing
 from core.policies.limits import Begin, check_learned_beta
 from core.policies.protocol import Policy, StepInput
@@ -149,7 +149,7 @@ class LearnedBeta(Policy):
                 learns; as `hypergradient`.
         """
         batch, pairing = step.batch, step.pairing
-        check_batch(batch, "training", tokens=self.mixing.hooks)
+        check_batch(batch, "training", tokens=takes_tokens(self.mixing))
         if not self._steps:
             raise ValueError(
                 "LearnedBeta must know how long the training is; say it before the loop by "
@@ -248,8 +248,7 @@ class LearnedBeta(Policy):
             return 1
         source, ranks = stream_device(step.generator), ranks_of(step.model)
         coin = torch.randint(2, (), generator=step.generator, device=source)
-        (share,) = ranks.mean([coin.to(step.batch[0].device, torch.float32)])
-        return 1 - 2 * (round(float(share) * ranks.size) % 2)
+        return 1 - 2 * int(ranks.first(coin.to(step.batch[0].device)))
 
     def _pace(self) -> float:
         """Returns how far a stage that is sure moves log α."""

@@ -87,6 +87,10 @@ class LearnedBetaConfig(MetaConfig):
             return EvolvedBeta(**settings, sigma=self.sigma, path=self.path)
         return LearnedBeta(**settings)
 
+    @property
+    def follows_training(self) -> bool:
+        return bool(self.carry or self.sigma)
+
     def cost_with(self, meta_stage: float) -> float:
         part = _LATE if isinstance(self.begin, str) else 1 - self.begin
         if self.carry:

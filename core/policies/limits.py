@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from core.meta.objectives import OBJECTIVES
-from core.meta.reading import Reading
+from core.meta.reading import Reading, check_reading
 
 Begin = float | Literal["auto"]
 """When `LearnedBeta` begins to learn."""
@@ -49,6 +49,7 @@ def check_evolution(sigma: float, path: Path) -> None:
 
 def check_scores(reading: Reading, every: int) -> None:
     """Raises ValueError where a setting of `PersistentScores` is out of range."""
+    check_reading(reading)
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
     if reading.projection != "sigmoid_before":

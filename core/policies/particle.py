@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.mixing.batch import Batch, Loss
+from core.mixing.batch import Batch, Loss, copied
 from core.mixing.interpolation import Interpolation
 from core.mixing.losses import unmixed_loss
 from core.policies.protocol import StepInput
@@ -58,7 +58,7 @@ class Particle:
         scale = loss_scale()
         moved = [p for p in self._module.parameters() if p.requires_grad]
         with torch.enable_grad(), aside(self._module):
-            loss = given.objective(self._model, step.batch, step.loss) * scale
+            loss = given.objective(self._model, copied(step.batch), step.loss) * scale
             with outside_autocast(loss.device.type):
                 gradient = torch.autograd.grad(loss, moved, allow_unused=True)
         # A layer may be used on one rank alone: all exchange the same, and whether it was used.
@@ -79,7 +79,7 @@ class Particle:
     @torch.no_grad()
     def judged(self, val_batch: Batch, loss: Loss) -> Tensor:
         """Returns the loss of a validation batch in evaluation mode, a scalar."""
-        x, y = val_batch
+        x, y = copied(val_batch)
         modes = [(module, module.training) for module in self._module.modules()]
         self._module.eval()
         with aside(self._module):

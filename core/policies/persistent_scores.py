@@ -19,7 +19,7 @@ from core.meta.stage import MetaOptions
 from core.meta.validation_gradient import ValidationGradient
 from core.mixing.batch import check_batch
 from core.mixing.interpolation import Interpolation
-from core.mixing.kinds import INPUT, Mixing
+from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.policies.kept_scores import KeptScores
 from core.policies.limits import check_scores
 from core.policies.protocol import Policy, StepInput
@@ -130,7 +130,7 @@ class PersistentScores(Policy):
                 `hypergradient`.
         """
         batch, pairing = step.batch, step.pairing
-        check_batch(batch, "training", tokens=self.mixing.hooks)
+        check_batch(batch, "training", tokens=takes_tokens(self.mixing))
         x = batch[0]
         first = self._kept.reach(step.indices, x.shape[0], x.device)
         learns = self._steps % self.every == 0

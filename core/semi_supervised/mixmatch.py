@@ -55,7 +55,7 @@ def guess_labels(model: nn.Module, views: Sequence[Tensor], temperature: float) 
         [U, C], rows summing to 1, without a graph.
     """
     with torch.no_grad(), statistics_held(model):
-        predictions = torch.stack([torch.softmax(model(view), dim=1) for view in views])
+        predictions = torch.stack([torch.softmax(model(view.clone()), dim=1) for view in views])
     return sharpen(predictions.mean(0), temperature)
 
 

@@ -96,7 +96,7 @@ class PseudoLabel(SemiSupervisedMethod):
     ) -> SemiStep:
         (x, y), (images,) = batch.labelled, batch.views
         with torch.no_grad(), statistics_held(model):
-            probabilities = model(images).softmax(dim=1)
+            probabilities = model(images.clone()).softmax(dim=1)
         labels = pseudo_labels(probabilities, self._threshold(batch.epoch))
         taken = labels >= 0
         inputs = torch.cat([x, images[taken]])

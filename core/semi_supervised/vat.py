@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from core.meta.engines.replay import Replay
+from core.meta.gradient import kernels_for
 from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
@@ -68,13 +69,14 @@ class VAT(SemiSupervisedMethod):
         start = torch.randn(
             unlabelled.shape, generator=generator, device=generator.device, dtype=unlabelled.dtype
         ).to(unlabelled.device)
-        direction = virtual_adversarial_direction(
-            # Compiled graphs have no double backward.
-            lambda r: divergence(unwrap(model), r).sum(),
-            start,
-            xi=self._config.xi,
-            power_iterations=self._config.power_iterations,
-        )
+        plain = unwrap(model)  # compiled graphs have no double backward
+        with kernels_for("double_backward", plain):
+            direction = virtual_adversarial_direction(
+                lambda r: divergence(plain, r).sum(),
+                start,
+                xi=self._config.xi,
+                power_iterations=self._config.power_iterations,
+            )
         weight = self._config.weight_at(batch.progress)
         loss = soft_cross_entropy(logits[:n], y)
         loss = loss + weight * divergence(model, self._config.epsilon * direction).mean()

@@ -258,12 +258,8 @@ class TrainingConfig:
                 "equal_steps is for a training on the meta-validation images beside others; give "
                 "meta_in_training and no folds=1, or leave it out"
             )
-        curvature = self.analysis is not None and self.analysis.curvature_pairs
-        if curvature and not self.model.endswith("_smooth"):
-            raise ValueError(
-                f"curvature_pairs needs a smooth network, and the gradient of {self.model} jumps; "
-                "choose cnn_smooth or digits_cnn_smooth"
-            )
+        if self.analysis is not None:
+            self.analysis.check(self.model, self.policy)
         check_remedies(self)
         if self.semi is not None:
             check_semi(self, self.semi)

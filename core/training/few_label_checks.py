@@ -43,6 +43,11 @@ def check_semi(config: Any, semi: SemiSupervisedConfig) -> None:
             f"policy {config.policy.kind} pastes boxes, and MixMatch forwards its samples in "
             "interleaved parts, so it can blend whole inputs only; choose another policy"
         )
+    if semi.kind == "mixmatch" and config.policy.follows_training:
+        raise ValueError(
+            f"policy {config.policy.kind} with carry or sigma repeats each step as one pass over "
+            "the batch, and MixMatch forwards its samples in interleaved parts; leave them at 0"
+        )
     if config.policy.weights_samples:
         raise ValueError(
             f"policy {config.policy.kind} weights labeled samples and mixes none, and a "

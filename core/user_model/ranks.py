@@ -54,6 +54,15 @@ class Ranks:
         torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=self.group)
         return value
 
+    def first(self, value: Tensor) -> Tensor:
+        """Returns the first rank's value, on all of them."""
+        if self.group is None:
+            return value
+        value = value.clone()
+        source = torch.distributed.get_global_rank(self.group, 0)
+        torch.distributed.broadcast(value, source, group=self.group)
+        return value
+
 
 ALONE = Ranks()
 """One process."""

@@ -32,6 +32,7 @@ from core.metamixup import learn_interpolation, metamixup_step
 from core.mixing import pairing
 from core.mixing.real_step import mixed_step
 from core.policies import (
+    AdaMixUp,
     EvolvedBeta,
     LearnedBeta,
     LearningToReweight,
@@ -362,13 +363,54 @@ def evolved(rank: int) -> Results:
     net = make_net(sometimes=True)
     model = DistributedDataParallel(net, find_unused_parameters=True)
     optimizer, generator = optimizer_of("momentum", net), torch.Generator().manual_seed(rank)
-    policy = EvolvedBeta(begin=0.0, every=1, average_over=1)
+    policy = evolved_beta()
     policy.at(0, 20)
     for step in range(5):
         data = make_data(rank, step, shift=3.0)
         given = policy(model, optimizer, data["batch"], data["val_batch"], generator=generator)
         mixed_step(model, optimizer, data["batch"], given)
     return {"path": policy.metrics(), "particles": policy.state_dict()["particles"]}
+
+
+def seeded_alike(rank: int) -> Results:
+    """What is drawn for all ranks, where each was given the same seed."""
+    net, data = make_net(), make_data(rank)
+    model, optimizer = DistributedDataParallel(net), optimizer_of("plain", net)
+
+    def told(policy: Any, seed: int) -> Any:
+        policy.at(0, 20)
+        generator = torch.Generator().manual_seed(seed)
+        policy(model, optimizer, data["batch"], data["val_batch"], generator=generator)
+        return policy
+
+    def up(placebo: bool, seed: int) -> bool:
+        policy = told(LearnedBeta(begin=0.0, every=1, placebo=placebo), seed)
+        return bool(policy.present_alpha > 1)
+
+    return {
+        "turned": [up(False, seed) != up(True, seed) for seed in range(12)],
+        "noise": [told(evolved_beta(), seed).state_dict()["noise"] for seed in range(2)],
+    }
+
+
+def evolved_beta() -> EvolvedBeta:
+    return EvolvedBeta(begin=0.0, every=1, average_over=1)
+
+
+def overflow_beside_a_kept_gradient(rank: int) -> Results:
+    """The hypergradient of rank 1 overflows in the second of four stages, which uses a kept v."""
+    net = make_net(torch.float32)
+    model, optimizer, kept = DistributedDataParallel(net), optimizer_of("plain", net), []
+    carried = ValidationGradient(2)
+    for step in range(4):
+        data = make_data(rank, step, dtype=torch.float32)
+        if step == 1 and rank == 1:
+            data["batch"] = (data["batch"][0] * float("inf"), data["batch"][1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that it was not finite
+            learn_interpolation(model, **data, optimizer=optimizer, validation_gradient=carried)
+        kept.append(carried.state_dict()["age"])
+    return {"age": kept}
 
 
 def overflow_on_one_rank(rank: int) -> Results:
@@ -412,7 +454,24 @@ def refusals(rank: int) -> Results:
         results |= sharded(learn)
     with pytest.warns(CompileFallback, match="several ranks exchange gradients"):
         learn(DistributedDataParallel(make_net()), engine="compiled")()
+    results["adamixup"] = refusal(lambda: adamixup_step(data["batch"]))
     return results
+
+
+class Flat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(50, CLASSES).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(x.flatten(1))
+        return logits
+
+
+def adamixup_step(batch: Any) -> object:
+    net, policy = DistributedDataParallel(Flat()), AdaMixUp(Flat(), discriminator=False)
+    optimizer = torch.optim.SGD([*net.parameters(), *policy.parameters()], lr=0.1)
+    return policy(net, optimizer, batch)
 
 
 def sharded(learn: Callable[..., Callable[[], object]]) -> dict[str, str]:
@@ -447,7 +506,15 @@ SHARED = (
     weights,
     wrapped_twice,
 )
-RANKS_ONLY = (own_statistics, used_on_one_rank, evolved, overflow_on_one_rank, refusals)
+RANKS_ONLY = (
+    own_statistics,
+    used_on_one_rank,
+    evolved,
+    seeded_alike,
+    overflow_on_one_rank,
+    overflow_beside_a_kept_gradient,
+    refusals,
+)
 
 
 def main(rank: int, folder: Path) -> None:
@@ -636,6 +703,25 @@ def test_particles_evolve_alike_on_both_ranks(ranks: list[Results]) -> None:
         assert all(same_bits(value, other["model"][key]) for key, value in one["model"].items())
 
 
+def test_ranks_of_one_seed_share_draws_as_one_process_has_them(ranks: list[Results]) -> None:
+    """A placebo turns the sign of some stages, and noise is as wide as sigma."""
+    first, second = (found["seeded_alike"] for found in ranks)
+    assert first == second
+    assert {*first["turned"]} == {False, True}
+    for seed, noise in enumerate(first["noise"]):
+        policy, net, data = evolved_beta(), make_net(), make_data(0)
+        policy.at(0, 20)
+        optimizer, generator = optimizer_of("plain", net), torch.Generator().manual_seed(seed)
+        policy(net, optimizer, data["batch"], data["val_batch"], generator=generator)
+        assert noise == policy.state_dict()["noise"]
+
+
+def test_overflow_beside_a_kept_gradient_counts_the_same_stages(ranks: list[Results]) -> None:
+    """Or one rank would average what the other does not, and both wait for ever."""
+    for found in ranks:
+        assert found["overflow_beside_a_kept_gradient"]["age"] == [1, 1, 2, 1]
+
+
 def test_overflow_on_one_rank_stops_the_step_on_both(ranks: list[Results]) -> None:
     per_rank = [r["overflow_on_one_rank"] for r in ranks]
     assert not per_rank[1]["finite"]
@@ -651,6 +737,7 @@ def test_refusals(ranks: list[Results]) -> None:
         assert said.pop("unroll") == (
             'engine "unroll" cannot work with several ranks; use engine="auto"'
         )
+        assert "drift apart; train in one process, or with another" in said.pop("adamixup")
         for name in ("sync", "sync, compiled", "sync, bare"):
             text = said.pop(name)
             assert "SyncBatchNorm, which has no double backward; use BatchNorm" in text, name

@@ -220,11 +220,21 @@ def test_inner_step_by_the_optimizer_uses_its_state(toy: SimpleNamespace) -> Non
         ({"optimizer": None}, "learning rate by `optimizer` or `lr`"),
         ({"optimizer": None, "lr": 0.1, "reading": Reading(inner_step="optimizer")}, "needs `opt"),
         ({"lam": torch.full((6,), -0.5)}, r"lam must lie in \[0, 1\]"),
-        ({"partner": torch.zeros(5).long()}, r"partner must be integer with shape \[6\]"),
+        ({"partner": torch.zeros(5).long()}, r"partner must be an integer tensor of shape \[6\]"),
         ({"step_size": -1.0}, "step_size must be finite and >= 0"),
         ({"batch": (torch.zeros(6, 4).byte(), torch.zeros(6).long())}, "must be floating point"),
         ({"val_batch": (torch.zeros(6, 4), torch.zeros(5).long())}, "meta-validation labels"),
         ({"engine": "none"}, "engine must be one of"),
+        ({"mixing": "area"}, r"mixing must be a core\.Mixing, such as .*; got 'area'"),
+        ({"mixing": core.AreaMixing}, r"mixing must be a core\.Mixing"),
+        (
+            {"reading": "paper", "step_size": 2.0},
+            r"reading must be a core\.Reading, .* got 'paper'",
+        ),
+        ({"lam": 0.5}, r"lam must be a floating tensor of shape \[6\], got 0.5"),
+        ({"partner": [1, 0]}, r"partner must be an integer tensor of shape \[6\], got \[1, 0\]"),
+        ({"validation_gradient": 4}, r"must be a core\.ValidationGradient, .* got 4"),
+        ({"loss": core.IndexLoss}, "loss must be a function or an instance, got the class IndexL"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -18,9 +18,10 @@ from torch.func import grad, vjp
 
 from core.meta.engines.any_order import DifferentiatesInside, Watch
 from core.meta.engines.double_backward import double_backward
+from core.meta.engines.once import refuse_other_parameters
 from core.meta.engines.replay import Replay
 from core.meta.problem import MetaGradient, MetaProblem, Validation, _Inside
-from core.mixing.batch import Batch, soft_labels
+from core.mixing.batch import Batch, copied, soft_labels
 from core.mixing.losses import mixed_form, unmixed_loss, validation_target
 from core.user_model.other_values import places, with_values
 from core.user_model.process_wide import eagerly
@@ -160,23 +161,29 @@ _NUMBER = itertools.count()
 
 def _kind(problem: MetaProblem) -> Hashable:
     """Returns what makes the compiler trace anew: shapes, dtypes and modes."""
+    tensors = *problem.batch, *problem.val_batch, *problem.originals.values()
     return (
-        tuple((t.dtype, *t.shape) for t in (*problem.batch, *problem.val_batch)),
+        tuple((t.dtype, *t.shape) for t in tensors),
         tuple(module.training for module in problem.model.modules()),
     )
 
 
 def _number_of_classes(problem: MetaProblem) -> int:
-    """Returns C, from an ordinary pass, which also raises what is wrong with model or labels."""
-    x, y = problem.val_batch
+    """Returns C, from ordinary passes, which also raise what is wrong with labels or loss."""
 
     def classes() -> int:
+        x, y = copied(problem.val_batch)
         logits = problem.logits(x)
         unmixed_loss(problem.loss, logits, y)
         return logits.shape[1]
 
-    with torch.no_grad(), Replay(problem.tensors)(), Watch():
-        return problem.at(problem.theta, classes)
+    theta = {name: p.detach().requires_grad_() for name, p in problem.theta.items()}
+    with Replay(problem.tensors)(), Watch():
+        with torch.enable_grad():
+            loss = problem.at(theta, problem.virtual_loss)
+        refuse_other_parameters(loss, theta, problem.originals, problem.others)
+        with torch.no_grad():
+            return problem.at(theta, classes)
 
 
 def _with_labels(problem: MetaProblem, classes: int) -> MetaProblem:
@@ -239,7 +246,7 @@ class _Traced(MetaProblem):
         return cast(T, with_values(self.inside, inside, body, at=self.places))
 
     def meta_loss(self) -> Tensor:
-        x, y = self.val_batch
+        x, y = copied(self.val_batch)
         return self.loss(self.logits(x), y)
 
 

@@ -59,8 +59,7 @@ def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradi
         def differentiate() -> tuple[Tensor, Tensor]:
             with mode:
                 loss = problem.virtual_loss()
-            graph = any(_WITH_GRAPH.search(node.name()) for node in nodes([loss]))
-            slope = problem.slope(loss * problem.scale, create_graph=graph)
+            slope = problem.slope(loss * problem.scale, create_graph=needs_graph(loss))
             refuse_once_differentiable([slope])
             return loss.detach(), slope
 
@@ -69,6 +68,11 @@ def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradi
     return MetaGradient(
         problem.unscaled(hypergradient), validation[0], virtual_loss.primal, validation
     )
+
+
+def needs_graph(loss: Tensor) -> bool:
+    """Says whether the backward pass of a loss on dual numbers must make a graph."""
+    return any(_WITH_GRAPH.search(node.name()) for node in nodes([loss]))
 
 
 class NoTangents(TorchFunctionMode):

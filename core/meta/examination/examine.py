@@ -15,7 +15,7 @@ from core.meta.examination.plain import PlainTraining
 from core.meta.examination.report import Examination
 from core.meta.inner_step import LearningRate
 from core.mixing.batch import Batch, Loss, check_batch, draw_partners, soft_cross_entropy
-from core.mixing.kinds import INPUT, Mixing
+from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.snapshot import Snapshot
 from core.user_model.wrapped_models import logits_of as logits_of_wrapped
@@ -71,8 +71,8 @@ def examine(
         ('auto', ())
     """
     started = time.perf_counter()
-    check_batch(batch, "training", tokens=mixing.hooks)
-    check_batch(val_batch, "meta-validation", tokens=mixing.hooks)
+    check_batch(batch, "training", tokens=takes_tokens(mixing))
+    check_batch(val_batch, "meta-validation", tokens=takes_tokens(mixing))
     model = with_logits(model, logits_of)
     module = unwrap(model)
     snapshot = Snapshot({"": module, "optimizer": optimizer, "loss": loss})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core.mixing.batch import Batch, Loss, mix_inputs, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
-from core.mixing.losses import mixed_form, mixed_loss
+from core.mixing.losses import mixed_form, mixed_loss, unmixed_loss
 from core.policies.adamixup.networks import IntrusionDiscriminator
 from core.user_model.held_statistics import statistics_held
 from core.user_model.precision import wide_dtype
@@ -71,7 +71,7 @@ def _plain_loss(loss: Loss, logits: Tensor, y: Tensor) -> Tensor:
     """Returns the training loss of images [h] that are not mixed, a scalar."""
     form = mixed_form(loss, y)
     if form is None:
-        return loss(logits, y)
+        return unmixed_loss(loss, logits, y)
     n = len(logits)
     alone = torch.arange(n, device=logits.device)
     whole = torch.ones(n, device=logits.device)

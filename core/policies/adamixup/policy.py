@@ -54,7 +54,7 @@ from core.policies.drawn import check_quantiles, draw_quantiles
 from core.policies.protocol import Policy, StepInput
 from core.random_streams import stream_device
 from core.user_model.precision import autocast_region
-from core.user_model.wrapped_models import unwrap
+from core.user_model.wrapped_models import ranks_of, unwrap
 
 if TYPE_CHECKING:
     from core.data import ImageSet, Transform
@@ -280,6 +280,12 @@ class AdaMixUp(Policy):
         if pairing != ANY:
             raise ValueError(
                 f"AdaMixUp pairs the first half of a batch and nothing else: {pairing}"
+            )
+        if ranks_of(model).size > 1:
+            raise ValueError(
+                "nothing averages the gradients of AdaMixUp's own networks over the processes of "
+                "DistributedDataParallel, on which they would drift apart; train in one process, "
+                "or with another policy"
             )
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError(

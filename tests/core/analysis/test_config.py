@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from core.analysis.config import AnalysisConfig
+from core.policies import Beta, CutMix, PolicyConfig, ScoresConfig
+from core.training.config import TrainingConfig
 
 PAPER = AnalysisConfig(pair_epochs=(3, 30, 90, 120))
 
@@ -32,6 +34,14 @@ def test_without_epochs_none_is_kept() -> None:
 def test_negative_numbers_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
         AnalysisConfig(**{name: -1})
+
+
+@pytest.mark.parametrize("policy", [CutMix(), ScoresConfig(mixing="area")])
+def test_samples_that_are_no_blends_of_images_are_not_looked_at(policy: PolicyConfig) -> None:
+    analysis = AnalysisConfig(mixed_samples=10)
+    with pytest.raises(ValueError, match=f"blends of whole images, and policy {policy.kind} mixes"):
+        TrainingConfig("digits", "digits_cnn", policy, analysis=analysis)
+    assert TrainingConfig("digits", "digits_cnn", Beta(alpha=1.0), analysis=analysis).analysis
 
 
 @pytest.mark.parametrize(

@@ -413,7 +413,7 @@ def test_compiled_parts_run_eagerly(toy: SimpleNamespace) -> None:
         ({"lr": -0.1}, "lr must be finite and >= 0, got -0.1"),
         ({"engine": "fast"}, "engine must be one of auto, unroll, double_backward.*; got 'fast'"),
         ({"lam": torch.full((6,), 1.3)}, r"lam must lie in \[0, 1\], got 1.29.* at index 0"),
-        ({"lam": torch.zeros(5)}, r"lam must be floating with shape \[6\]"),
+        ({"lam": torch.zeros(5)}, r"lam must be a floating tensor of shape \[6\]"),
         ({"partner": torch.full((6,), 6)}, r"partner must lie in \[0, 5\], got 6 at index 0"),
         ({"batch": (torch.zeros(6, 4).int(), torch.zeros(6).long())}, "training inputs must be"),
         ({"val_batch": (torch.zeros(0, 4), torch.zeros(0).long())}, "meta-validation inputs"),

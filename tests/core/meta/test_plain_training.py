@@ -404,8 +404,9 @@ def smoothed_in_place(f: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "policy",
     [core.Learned(), core.Learned(mixing=core.HiddenMixing("layer")), core.LearningToReweight(),
-     core.MetaWeightNet()],
-    ids=lambda policy: type(policy).__name__,
+     core.MetaWeightNet(), core.Learned(engine="compiled"),
+     core.policies.EvolvedBeta(begin=0.0, every=1, average_over=1)],
+    ids=["input", "hidden", "l2rw", "mwn", "compiled", "evolved"],
 )  # fmt: skip
 def test_what_the_model_or_the_loss_writes_to_is_never_the_callers(policy: Any, data: Data) -> None:
     model = Normalizing()
@@ -414,6 +415,7 @@ def test_what_the_model_or_the_loss_writes_to_is_never_the_callers(policy: Any, 
     x, y, x_val, y_val = (t.clone() for t in given)
     loss = core.soft_cross_entropy if policy.__class__.__name__ == "MetaWeightNet" else None
     more = {} if loss is not None else {"loss": smoothed_in_place}
+    policy.at(0, 4)
     policy(model, optimizer, (x, y), (x_val, y_val), generator=torch.Generator(), **more)
     for tensor, as_given in zip((x, y, x_val, y_val), given, strict=True):
         assert torch.equal(tensor, as_given)
@@ -429,7 +431,7 @@ def test_a_penalty_over_collected_parameters_is_refused(data: Data) -> None:
     def penalty(parameters: Any) -> Tensor:
         return 0.5 * sum(p.pow(2).sum() for p in parameters)
 
-    for engine in ("auto", "unroll", "forward_reverse", "finite_difference"):
+    for engine in ("auto", "unroll", "forward_reverse", "finite_difference", "compiled"):
         with pytest.raises(ValueError, match=r"parameter '0.weight'|parameter '\d.\w+'"):
             core.hypergradient(
                 model,

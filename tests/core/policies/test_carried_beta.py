@@ -35,6 +35,32 @@ class SitsOut(nn.Module):
         return logits + torch.tanh(self.last(logits)) if drawn else logits
 
 
+class Then(nn.Module):
+    """Something more is done with the logits, which torch differentiates in its own ways."""
+
+    def __init__(self, net: Any, what: str) -> None:
+        super().__init__()
+        self.net, self.norm, self.what = net, net.norm, what
+        layers = [nn.Linear(CLASSES, 4), nn.SiLU(), nn.GroupNorm(2, 4), nn.Linear(4, CLASSES)]
+        self.last = nn.Sequential(*layers).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x)
+        if self.what == "silu and group norm":
+            return logits + self.last(logits)
+        if self.what == "solve":
+            matrix = 3 * torch.eye(CLASSES).double() + self.last[0].weight[:CLASSES]
+            return torch.linalg.solve(matrix, logits.T).T
+        if self.what == "attention":
+            rows = logits[None, None]
+            return logits + nn.functional.scaled_dot_product_attention(rows, rows, rows)[0, 0]
+        with torch.enable_grad():  # a derivative inside
+            at = logits if logits.requires_grad else logits.detach().requires_grad_()
+            energy = torch.tanh(self.last[0](at)).square().sum()
+            (slope,) = torch.autograd.grad(energy, at, create_graph=True)
+        return logits + slope
+
+
 def told(make: Any = CarriedBeta, **settings: Any) -> Any:
     policy = make(**{"begin": 0.0, "every": STEPS, "average_over": 1, **settings})
     policy.at(0, 40)
@@ -75,8 +101,11 @@ def trained(
         (partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01), None),
         (partial(optim.SGD, lr=0.1, momentum=0.8, nesterov=True), None),
         (partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01), SitsOut),
+        *[
+            (partial(optim.SGD, lr=0.1, momentum=0.9), partial(Then, what=what))
+            for what in ("silu and group norm", "solve", "attention", "a derivative inside")
+        ],
     ],
-    ids=["plain", "momentum", "nesterov", "a layer that sits out"],
 )
 def test_the_whole_horizon_against_differences(
     toy: SimpleNamespace, monkeypatch: Any, make: Any, wrap: Any
@@ -148,6 +177,27 @@ def test_other_optimizers_are_refused_by_name(toy: SimpleNamespace) -> None:
             told(begin=0.9)(net, optimizer, data.batch)
     with pytest.raises(ValueError, match=r"carry must lie in \(0, 1\], got 1.5"):
         CarriedBeta(carry=1.5)
+
+
+class Once(torch.autograd.Function):
+    """It has a derivative, and none in forward mode."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return 2 * slope
+
+
+def test_what_has_no_forward_derivative_is_refused_with_the_way_out(toy: SimpleNamespace) -> None:
+    data = toy.make_data(9, 5)
+    net = toy.make_net()
+    net.register_forward_hook(lambda module, x, logits: Once.apply(logits))
+    policy, optimizer = told(every=1, carry=0.9), optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"has no forward derivative .*; leave carry at 0"):
+        policy(net, optimizer, data.batch, data.val_batch)
 
 
 def test_a_loss_scale_is_refused(toy: SimpleNamespace, monkeypatch: Any) -> None:

@@ -19,6 +19,7 @@ from core.mixing.interpolation import Interpolation
 from core.policies.config import PolicyConfig
 from core.policies.drawn import Beta, CutMix, NoMix
 from core.policies.learned import Learned
+from core.policies.learned_beta_config import LearnedBetaConfig
 from core.policies.learned_config import ScoresConfig
 from core.policies.persistent_scores import PersistentScores
 from core.policies.protocol import Policy
@@ -352,6 +353,17 @@ def test_refusals(toy: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="can mix whole inputs only; got AreaMixing"):
         make_method(net, Given(boxes)).step(net, optimizer, batch, generator=torch.Generator())
     assert toy.identical(before, toy.snapshot(net))
+
+
+@pytest.mark.parametrize("own", [{"carry": 0.9}, {"sigma": 0.3}])
+def test_what_repeats_steps_in_one_pass_is_refused(own: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"repeats each step as one pass .*; leave them at 0"):
+        TrainingConfig(
+            "digits",
+            "digits_cnn",
+            LearnedBetaConfig(**own),
+            semi=SemiSupervisedConfig("mixmatch", 20, weight=25.0, ema=0.8),
+        )
 
 
 @pytest.mark.parametrize("policy", [CutMix(), ScoresConfig(mixing="area")])

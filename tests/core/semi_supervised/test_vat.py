@@ -115,6 +115,36 @@ def make_batch(x: Tensor, unlabelled: Tensor, progress: float = 0.0) -> SemiBatc
     return SemiBatch((x, y), (unlabelled,), torch.arange(B + U), None, 0, progress)
 
 
+class Attends(nn.Module):
+    """Its logits attend to each other, by torch's own kernel or by hand."""
+
+    def __init__(self, by_hand: bool):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer, self.by_hand = nn.Linear(FEATURES, 3), by_hand
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.layer(x)
+        if self.by_hand:
+            weights = torch.softmax(rows @ rows.T / 3**0.5, dim=1)
+            return weights @ rows
+        attended = nn.functional.scaled_dot_product_attention(*[rows[None, None]] * 3)
+        return attended[0, 0]
+
+
+def test_attention_is_differentiated_twice() -> None:
+    """torch's kernel for it on the CPU has one derivative."""
+    after = []
+    for by_hand in (True, False):
+        model, unlabelled = Attends(by_hand), starts().float()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        batch = make_batch(starts(B, FEATURES, seed=8).float(), unlabelled, progress=0.5)
+        method = vat(weight=3.0, epsilon=1.5)
+        method.step(model, optimizer, batch, generator=torch.Generator().manual_seed(11))
+        after.append(model.layer.weight.detach())
+    torch.testing.assert_close(*after)
+
+
 @pytest.mark.parametrize("entropy", [0.0, 0.1])
 def test_a_step_is_that_of_the_formulas(entropy: float) -> None:
     model, unlabelled = linear(4)

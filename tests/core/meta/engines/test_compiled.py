@@ -85,6 +85,21 @@ def test_shapes_and_modes_are_compiled_once_each_and_not_without_end(
     assert len(graphs) == 3
 
 
+def test_another_head_on_the_same_model(graphs: list[None]) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    for classes in (3, 6):
+        net[2] = nn.Linear(5, classes).double()
+        g = torch.Generator().manual_seed(classes)
+        x = torch.randn(10, 4, generator=g, dtype=torch.float64)
+        y = torch.arange(10) % classes
+        lam = torch.rand(6, generator=g, dtype=torch.float64)
+        data = SimpleNamespace(
+            batch=(x[:6], y[:6]), val_batch=(x[6:], y[6:]), lam=lam, partner=torch.arange(6).flip(0)
+        )
+        compare(net, data)
+    assert len(graphs) == 2
+
+
 def test_a_model_is_freed_with_its_graphs(graphs: list[None], toy: SimpleNamespace) -> None:
     net = toy.make_net(norm=True)
     compare(net, toy.make_data())

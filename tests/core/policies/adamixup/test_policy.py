@@ -252,6 +252,20 @@ def test_the_loss_is_that_of_both_networks(n: int, discriminator: bool, soft: bo
         assert set(metrics) == {"region_low", "region_high", "region_spread"}
 
 
+def brier(logits: Tensor, y: Tensor) -> Tensor:
+    """A loss of soft labels [n, C] alone: integers [C] would broadcast to another number."""
+    return ((logits.softmax(1) - y) ** 2).sum(1).mean()
+
+
+def test_a_loss_of_soft_labels_sees_no_integers() -> None:
+    """As many images unmixed as there are classes, so that integers would pass."""
+    s = tiny(n=2 * CLASSES, discriminator=False)
+    x, y = s.batch
+    one_hot = F.one_hot(y, CLASSES).double()
+    whole = ask(s).objective(s.model, (x, y), brier)
+    torch.testing.assert_close(whole, ask(s).objective(s.model, (x, one_hot), brier))
+
+
 def test_a_loss_of_integer_labels_is_mixed_by_its_values() -> None:
     s = tiny(discriminator=False)
     interpolation = ask(s)
