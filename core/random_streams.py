@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core.lazy import numpy as np
@@ -47,6 +48,41 @@ def set_global_streams(state: Mapping[str, Any]) -> None:
     np.random.set_state(state["numpy"])
 
 
+class TorchStreams:
+    """This is where torch's global streams stood, on the CPU and on the devices of some tensors.
+
+    Args:
+        devices: of the tensors; the CPU's stream is kept in any case.
+    """
+
+    def __init__(self, devices: Iterable[torch.device]):
+        self._states: list[tuple[Callable[[Tensor], object], Tensor]] = [
+            (torch.set_rng_state, torch.get_rng_state())
+        ]
+        for device in sorted({d for d in devices if d.type != "cpu"}, key=str):
+            of_kind: Any = getattr(torch, device.type, None)
+            if device.type == "mps":  # it is one
+                self._states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
+            elif hasattr(of_kind, "get_rng_state"):
+                put = partial(of_kind.set_rng_state, device=device)
+                self._states.append((put, of_kind.get_rng_state(device)))
+
+    def put_back(self) -> None:
+        """Puts them back."""
+        for put, state in self._states:
+            put(state)
+
+
+@contextmanager
+def forked(devices: Iterable[torch.device]) -> Iterator[TorchStreams]:
+    """Afterwards torch's global streams are as before, on the CPU and the devices."""
+    before = TorchStreams(devices)
+    try:
+        yield before
+    finally:
+        before.put_back()
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Inside, a user's code draws by the seed; afterwards all global streams are as before, torch's
@@ -54,7 +90,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     device = torch.device(device)
     before = global_streams()
     try:
-        with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        with forked([device]):
             seed_global_streams(seed)
             yield
     finally:

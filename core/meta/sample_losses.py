@@ -9,6 +9,7 @@ from torch.nn import Module
 from core.mixing.batch import Batch, Loss
 from core.mixing.losses import check_logits
 from core.mixing.weighting import sample_losses
+from core.random_streams import forked
 from core.user_model.logits import taken
 from core.user_model.other_values import with_values
 from core.user_model.untouched import untouched
@@ -28,8 +29,8 @@ def logits_now(model: Module, x: Tensor) -> Tensor:
     module, way = unwrap(model), logits_of(model)
     named = [*module.named_parameters(), *module.named_buffers()]
     copies = {name: value.detach().clone() for name, value in named}
-    devices = sorted({value.device.index for value in copies.values() if value.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), untouched(module):
+    devices = (value.device for value in copies.values())
+    with torch.no_grad(), forked(devices), untouched(module):
         output = with_values(module, copies, x.clone())
         return check_logits(output if way is None else taken(output, way), len(x))
 

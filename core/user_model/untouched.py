@@ -7,17 +7,17 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from core.random_streams import forked
 
 
 @contextlib.contextmanager
 def aside(module: nn.Module) -> Iterator[None]:
     """Inside, the module's passes draw dropout as the pass that comes after it will, and every
     random stream stands afterwards where it stood; the module itself is `untouched`."""
-    devices = sorted({p.device.index for p in module.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), untouched(module):
+    with forked(p.device for p in module.parameters()), untouched(module):
         yield
 
 

@@ -1,21 +1,49 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
+from core.meta.engines.replay import Replay
 from core.random_streams import (
     LABEL_NOISE,
     LONG_TAIL,
     NAMES,
     RandomStreams,
     derived_generator,
+    forked,
 )
 
 
 def draw(streams: RandomStreams, name: str) -> list[float]:
     return torch.rand(4, generator=streams[name]).tolist()
+
+
+def test_the_stream_of_a_device_that_is_no_cuda_is_replayed_and_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of dropout on Apple's devices, whose one stream is a counter here."""
+    stream = [torch.tensor([5])]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: stream[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: stream.__setitem__(0, state))
+
+    def draw() -> int:
+        stream[0] = stream[0] + 1
+        return int(stream[0])
+
+    replay = Replay([SimpleNamespace(device=torch.device("mps"))])  # type: ignore[list-item]
+    drawn = []
+    for _ in range(2):
+        with replay():
+            drawn.append([draw(), draw()])
+    assert drawn == [[6, 7], [6, 7]]
+    assert draw() == 6
+    with forked([torch.device("mps")]):
+        draw()
+    assert draw() == 7
 
 
 def test_every_seed_and_purpose_has_a_stream_of_its_own() -> None:

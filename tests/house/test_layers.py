@@ -30,7 +30,8 @@ FORBIDDEN = {
 LAYERS = {
     "core": (
         "lazy",
-        "random_streams models user_model",
+        "random_streams",
+        "models user_model",
         "mixing data",
         "meta evaluation",
         "metamixup",
