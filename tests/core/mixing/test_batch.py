@@ -179,7 +179,7 @@ def test_partner_is_checked() -> None:
     for partner, message in [
         (torch.tensor([0, 2]), r"partner must lie in \[0, 1\], got 2 at index 1"),
         (torch.tensor([-1, 0]), "got -1 at index 0"),
-        (torch.tensor([0.0, 1.0]), "must be integer"),
+        (torch.tensor([0.0, 1.0]), "must be an integer tensor"),
         (torch.tensor([0]), r"shape \[2\]"),
         # A mask would select, not pair.
         (torch.tensor([True, False]), "torch.bool"),
