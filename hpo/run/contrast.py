@@ -149,6 +149,11 @@ def contrast(
         if row.policy is not None and not type(row.policy).__module__.startswith("core.")
     }
     _check(settings, seeds=seeds, epochs=epochs, threads=threads, workers=workers)
+    if workers == 0 and address is not None:
+        raise ValueError(
+            f"address={address!r} names a Ray cluster, and workers=0 trains here, without Ray; "
+            "leave one of the two out"
+        )
     chosen = {"flip": False, "epochs": epochs, **named, **settings, **_files(settings)}
     if callable(optimizer) and "lr" not in settings:
         chosen |= _own_rate(named["optimizer"], objects)

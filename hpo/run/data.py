@@ -37,7 +37,8 @@ def prepare(
     comparisons: Comparisons = NOTHING_DECLARED,
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Loads the data sets and plans the study; raises what a training would later stumble over."""
-    if options.address is not None or os.environ.get("RAY_ADDRESS"):
+    joins = options.address is not None or os.environ.get("RAY_ADDRESS")
+    if joins and options.workers != 0:
         from hpo.cluster.address import check_cluster
 
         check_cluster(options.address)

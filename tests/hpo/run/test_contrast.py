@@ -73,6 +73,13 @@ def test_it_returns_records_and_table_and_goes_on(run: Any, trained: list[str]) 
         assert record.to_dict() in [r.to_dict() for r in result.records]
 
 
+def test_without_ray_no_cluster_is_asked(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nothing answers
+    assert len(run(seeds=1).records) == 2
+    with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: no Ray cluster"):
+        run(seeds=1, workers=1)
+
+
 @pytest.mark.parametrize("verbosity", [optuna.logging.INFO, optuna.logging.ERROR])
 def test_the_callers_process_is_as_it_was(run: Any, verbosity: int) -> None:
     """Its random streams, its folder, and what its own Optuna studies say."""
@@ -247,6 +254,7 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
+        ({"address": "auto"}, "address='auto' names a Ray cluster, and workers=0 trains here"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_the_first_training(
