@@ -57,8 +57,6 @@ def stored_comparison(
     datasets: dict[str, dict[_Group, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     seen: set[str] = set()
     for folder in {folder.expanduser().resolve(): folder for folder in folders}.values():
-        if not folder.expanduser().is_dir():
-            raise ValueError(f"there is no folder {folder}; give a study's --output")
         records = finished_finals(load_records(folder.expanduser().absolute()))
         if not records:
             raise ValueError(f"{folder} holds no finished training; give a study's --output")
