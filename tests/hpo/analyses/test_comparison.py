@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hpo.analyses.comparison import Comparison, compared
 from hpo.cells.trials import Report
 from hpo.report.statistics import detectable_difference
 from hpo.study.progress import SECONDS
+from hpo.study.study_run import StudyError
 from hpo.tracking.store import mlflow_settings
 from tests.support.stores import client_of
 
@@ -238,6 +240,22 @@ def test_bad_input(functions: Any, options: Any, message: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=message):
         run(functions, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_sent_to_a_process_is_refused_in_a_line(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def holds(seed: int, report: Report) -> float:
+        with lock:
+            return float(seed)
+
+    with pytest.raises(StudyError) as refused:
+        run({"a": calm, "held": holds}, tmp_path, seeds=2, workers=1)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith("function 'held' cannot be sent to a worker: TypeError: cannot")
+    assert message.endswith("workers=0")
+    assert run({"a": calm, "held": holds}, tmp_path, seeds=2).table["n"].tolist() == [2]
 
 
 def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
