@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from core.training.result import TrainingResult
+from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.storage.folder import FolderStorage
@@ -84,3 +86,12 @@ def errors_by_seed(
 ) -> dict[int, float]:
     """Returns the test error in percent of a row's finished final trainings."""
     return {r.cell.seed: r.trained.test_error for r in finished_finals(records, method, dataset)}
+
+
+def settings_of(cell: Cell) -> str:
+    """Returns the settings of a training and its policy, but what goes with the seed: of a frozen
+    row what another training learned, of a filtered one what others suspect."""
+    training = cell.training.to_dict()
+    settings = {k: v for k, v in training.items() if k not in ("seed", "policy", "left_out")}
+    policy = {k: v for k, v in training["policy"].items() if k not in ("quantiles", "schedule")}
+    return json.dumps(settings | {f"policy.{k}": v for k, v in policy.items()}, sort_keys=True)
