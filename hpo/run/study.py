@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hpo.command_line import Adapted, parse
+from hpo.run.early_end import EarlyEnd
 from hpo.run.statuses import INTERRUPTED, UNUSABLE
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import StudyRow
@@ -69,6 +70,7 @@ def run_study(
         options = parse(
             study, description, arguments, budgeted=budgeted, semi_supervised=few_labels
         )
+        end = EarlyEnd(options.fresh)
         chosen = options.chosen(rows, contenders)
     except ValueError as error:
         print(f"{study}: error: {error}", file=sys.stderr)
@@ -86,11 +88,8 @@ def run_study(
             adapted=adapted,
             comparisons=comparisons,
             tracker=tracker,
+            end=end,
         )
     except (KeyboardInterrupt, SystemExit):
-        print(
-            f"\n{study}: interrupted; run the same command again, without --fresh, to go on: "
-            "finished cells are kept",
-            file=sys.stderr,
-        )
+        print(end.interrupted(study), file=sys.stderr)
         return INTERRUPTED

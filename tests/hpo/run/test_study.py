@@ -173,6 +173,34 @@ def settled(settle: Settle) -> list[str]:
     return settle(ROWS, lambda cell: 5.0, 1)
 
 
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+@pytest.mark.parametrize("early", [False, True])
+def test_an_early_end_says_how_to_go_on(
+    fresh: list[str],
+    early: bool,
+    settled: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without --fresh only once old results are set aside: they would count as trained again."""
+    place = (work, "prepare") if early else (Tracker, "__enter__")
+    ends = {
+        KeyboardInterrupt(): "mine: interrupted",
+        OSError(28, "No space left"): "mine: error: [Errno 28] No space left",
+    }
+    for error, words in ends.items():
+
+        def fail(*_: Any, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(*place, fail)
+        assert run.run_study("mine", ROWS, "", [*settled, *fresh]) in (run.INTERRUPTED, 2)
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(words)
+        assert "run the same command" in said
+        assert ("without --fresh" in said) == (not (fresh and early))
+
+
 def test_a_study_has_parts_of_the_report_of_its_own(
     settled: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
