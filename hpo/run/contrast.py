@@ -94,7 +94,7 @@ def contrast(
             weights all trainings begin with.
         train, test: each a ``torch.utils.data.Dataset`` of (PIL image or tensor, label), or (x, y)
             as arrays or tensors: uint8 images [N, C, S, S] or floating point features [N, ...].
-        policies: see `hpo.study.named_rows.rows_of`.
+        policies: see `hpo.study.named_rows.rows_of`; no strategies.
         seeds: trainings of each policy, at least 1.
         epochs: of each training.
         output: folder of results, tables and figures.
@@ -134,6 +134,13 @@ def contrast(
         ['none', 'beta-1']
     """
     rows = rows_of(policies)
+    for row in rows:
+        if row.strategy is not None:
+            raise ValueError(
+                f"policy {row.row.key} is a strategy, which spends a budget and has no line in the "
+                "table; give a hpo.Searched recipe, or set strategies against each other with "
+                "hpo.run_study"
+            )
     if name is not None and (not name or name[0] == "." or {*name} & {*"/\\"}):
         raise ValueError(f"name must be a word for files, without slashes, got {name!r}")
     recipe = {"augment": augment, "optimizer": optimizer, "schedule": schedule}

@@ -25,11 +25,18 @@ from hpo.cells.cell import Cell
 from hpo.cells.store import StoreError
 from hpo.cluster import here
 from hpo.run.contrast import Contrast
+from hpo.search.spaces import BETA_ALPHA
+from hpo.search.strategies import Sampled
 from tests.support.refusals import refused_in_a_line
 
 ROOT = Path(__file__).parents[3]
 X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
+
+
+STRATEGY = hpo.StudyRow(
+    hpo.Row("sampled", "Sampled", "", "beta"), Sampled(Beta(alpha=1.0), BETA_ALPHA)
+)
 
 
 def net(in_channels: int, num_classes: int) -> nn.Module:
@@ -239,6 +246,7 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"policies": ["none", NoMix()]}, "policy none is given 2 times"),
         ({"policies": ["frozen"]}, "draws λ from what row metamixup learned"),
         ({"policies": [3]}, "3 is no policy"),
+        ({"policies": ["none", STRATEGY]}, "policy sampled is a strategy, .* hpo.Searched recipe"),
         ({"seed": 3}, "'seed' is no setting of contrast; choose among model"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"seeds": [0, 1]}, r"seeds must be a whole number, got \[0, 1\]"),
