@@ -209,7 +209,8 @@ def _all_items(training: TrainingConfig) -> TrainingConfig:
 
 
 def _files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the settings that name files as every process finds them, and knows a changed one."""
+    """Returns the settings that name files as every process finds them: a file of labels is known
+    by its content besides, weights by their path alone."""
     named = {n: settings[n] for n in (*LABEL_FILES, "weights") if settings.get(n) is not None}
     for setting, file in named.items():
         if not isinstance(file, (str, Path)):

@@ -6,8 +6,9 @@ What it needs beyond its flags (Ray, Optuna, MLflow, pandas, SciPy) is imported 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from hpo.command_line import Adapted, parse
 from hpo.run.early_end import EarlyEnd
@@ -32,6 +33,7 @@ def run_study(
     adapted: Adapted | None = None,
     comparisons: Comparisons = NOTHING_DECLARED,
     tracker: type[StudyTracker] | None = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Trains what is missing and reports everything; the `main` of a script in `studies/`.
 
@@ -52,6 +54,7 @@ def run_study(
         adapted: what this study makes of the preset's training, before the user's own settings.
         comparisons: which of them the study was made for, and what shows that it can answer.
         tracker: a writer of MLflow that does more than the ordinary one.
+        defaults: of flags that start elsewhere in this study, such as {"label_noise": 0.4}.
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
@@ -68,7 +71,12 @@ def run_study(
         budgeted = any(row.strategy is not None for row in rows)
         few_labels = any(row.semi is not None for row in rows)
         options = parse(
-            study, description, arguments, budgeted=budgeted, semi_supervised=few_labels
+            study,
+            description,
+            arguments,
+            budgeted=budgeted,
+            semi_supervised=few_labels,
+            defaults=defaults,
         )
         end = EarlyEnd(options.fresh)
         chosen = options.chosen(rows, contenders)
