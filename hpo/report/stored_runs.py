@@ -56,7 +56,7 @@ def stored_comparison(
     datasets: dict[str, dict[_Group, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     seen: set[str] = set()
     for folder in {folder.expanduser().resolve(): folder for folder in folders}.values():
-        records = finished_finals(load_records(folder.expanduser().absolute()))
+        records = finished_finals(load_records(folder.expanduser()))
         if not records:
             raise ValueError(f"{folder} holds no finished training; give a study's --output")
         for record in records:
