@@ -99,7 +99,7 @@ def _lines(outcome: Outcome, dataset: str) -> list[dict[str, object]]:
     lowest_line = lowest(constants, lambda line: line["mean"])
     if lowest_line is None:
         return []
-    best = errors[lowest_line["key"]]
+    best = errors[str(lowest_line["key"])]
     lines = []
     for row, alpha in sorted(trained, key=lambda each: (each[0].searched is not None, each[1])):
         row_errors = errors[row.row.key]
