@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search, optuna_silenced
 from hpo.storage import output_folder
+from hpo.storage.folder import FolderStorage
+from hpo.storage.places import storage_of
 from hpo.study import presets
 
 
@@ -71,7 +73,7 @@ def search_alpha(
     storage: BaseStorage | str | None = None,
     source: Source | None = None,
     data_root: Path | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
     device: str = "cpu",
     on_trial: Callable[[optuna.trial.FrozenTrial], None] | None = None,
 ) -> SpaceSearch:
@@ -83,13 +85,16 @@ def search_alpha(
         storage: Optuna storage; a search that it knows is continued. None: in memory.
         source: the data, if already loaded.
         data_root: where named data sets lie.
-        checkpoints: folder in which the running trial keeps checkpoints, so that a killed search
-            goes on inside it.
+        checkpoints: folder of this machine in which the running trial keeps checkpoints, so that
+            a killed search goes on inside it.
         device: where to train.
-        on_trial: called with each trial that ended.
+        on_trial: called once with each trial that ended, after the last of its trainings.
 
     Returns:
         The finished search; `best()` is its result, `study` the Optuna study.
+
+    Raises:
+        ValueError: ``checkpoints`` is no folder of this machine.
 
     Examples:
         >>> import hpo
@@ -98,12 +103,15 @@ def search_alpha(
         >>> 0.05 <= search.best()["alpha"] <= 8
         True
     """
+    kept = None if checkpoints is None else storage_of(checkpoints)
+    if kept is not None and not isinstance(kept, FolderStorage):
+        raise ValueError(f"checkpoints must be a folder of this machine, got {checkpoints}")
     search = alpha_search(base, settings, storage=storage)
     if source is None:
         source = load_source(base.dataset, root=data_root, image_size=base.image_size)
 
     def place(cell: Cell) -> Path | None:
-        return None if checkpoints is None else CellStore(checkpoints).directory(cell.id)
+        return None if kept is None else CellStore(kept).directory(cell.id)
 
     def ended(cell: Cell) -> Ending:
         return _train(search, cell, source, place(cell), device)
@@ -114,11 +122,21 @@ def search_alpha(
             remove_checkpoints(directory)
             with suppress(OSError):  # a study on the same folder may keep its result there
                 directory.rmdir()
-        if on_trial is not None:
-            on_trial(search.study.get_trials(deepcopy=False)[-1])
+        if on_trial is None:
+            return
+        for trial in _ended(search, told):
+            told.add(trial.number)
+            on_trial(trial)
 
+    told = {trial.number for trial in _ended(search)}
     run_through(search, ended, tidy)
     return search
+
+
+def _ended(search: SpaceSearch, but: Collection[int] = ()) -> list[optuna.trial.FrozenTrial]:
+    """Returns the trials that have ended, without those of some numbers."""
+    trials = search.study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state.is_finished() and trial.number not in but]
 
 
 def _train(
@@ -184,7 +202,8 @@ def _search(args: Namespace) -> int:
 
 def _describe(trial: optuna.trial.FrozenTrial) -> str:
     values = trial.intermediate_values
-    last = f"{values[max(values)]:.2f} %" if values else "-"
+    value = trial.value if trial.value is not None else values.get(max(values, default=0))
+    last = "-" if value is None else f"{value:.2f} %"
     return (
         f"trial {trial.number}: alpha {trial.params['alpha']:.4g}, validation error {last} "
         f"after {len(values)} epochs, {trial.state.name.lower()}"

@@ -47,7 +47,7 @@ from hpo.study.named_rows import NONE, row
 from hpo.study.rows import StudyRow, controls
 
 FOLDS = 5
-DEFAULTS = ("--label-noise", "0.4", "--seeds", "5")
+DEFAULTS = {"label_noise": 0.4, "seeds": 5}
 """Of flags that other studies start elsewhere."""
 
 _FOLDS = tuple(f"fold-{fold}" for fold in range(1, FOLDS + 1))
@@ -100,16 +100,16 @@ def _plain(key: str, label: str, **training: int) -> StudyRow:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the study; returns the exit status."""
-    given = [*DEFAULTS, *(sys.argv[1:] if arguments is None else arguments)]
     try:
-        options = parse("label_errors", __doc__, given)
+        options = parse("label_errors", __doc__, arguments, defaults=DEFAULTS)
         if options.rows is None or _PREDICT & {*options.rows}:
             require_cleanlab()
         table = rows(clean_epochs(options))
     except (ValueError, ImportError) as error:
         print(f"label_errors: error: {error}", file=sys.stderr)
         return UNUSABLE
-    return run_study("label_errors", table, __doc__, given, extras=[label_comparison(METHODS)])
+    extras = [label_comparison(METHODS)]
+    return run_study("label_errors", table, __doc__, arguments, extras=extras, defaults=DEFAULTS)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ class CellStore:
     """`cells/<cell id>/result.json` in a storage, one for each cell that came to an end.
 
     Args:
-        place: a folder of this machine, or any storage.
+        place: a folder of this machine, a URI of a storage, or the storage.
     """
 
-    def __init__(self, place: Path | Storage):
+    def __init__(self, place: str | Path | Storage):
         self._storage = storage_of(place)
 
     def place(self, cell_id: str) -> str:

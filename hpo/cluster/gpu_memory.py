@@ -66,4 +66,6 @@ def _kind(cell: Cell) -> str:
     for name in ("alpha", "lam", "quantiles"):
         del training["policy"][name]
     training["policy"].pop("schedule", None)
+    if cell.population is not None:
+        training["members"] = cell.population.members  # whose weights are all kept
     return json.dumps(training, sort_keys=True)

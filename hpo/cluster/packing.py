@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from core.policies import Beta
+from core.policies import PolicyConfig
+from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
 from hpo.cluster.gpu_memory import Meter, to_measure
 from hpo.cluster.trainable import train
+from hpo.search.strategies import Listed, Sampled
 from hpo.study.plan import Plan, SourceKey, source_key
+from hpo.study.rows import StudyRow
 from hpo.study.study_run import StudyError, StudyRun
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ def measured_share(
         cell.id: _measure.options(num_cpus=threads, num_gpus=1).remote(
             cell.to_dict(), shared, device, threads, meter
         )
-        for cell in to_measure(_cells(run.plan), known)
+        for cell in to_measure(packed_cells(run.plan), known)
     }
     shares = [use.safe_share for use in known.values()]
     for cell_id, answer in asked.items():
@@ -60,13 +63,32 @@ def measured_share(
     return max(shares)
 
 
-def _cells(plan: Plan) -> list[Cell]:
-    """Returns those that wait for nothing, and for the searches a plain one of each data set."""
+def packed_cells(plan: Plan) -> list[Cell]:
+    """Returns those that wait for nothing, and for the rows that wait one of each policy they train
+    with, with the settings of the row. (A frozen row takes less than the one that it draws from.)
+    """
     cells = plan.fixed_cells()
-    if any(row.searched or row.strategy for row in plan.rows):
-        beta = Beta(alpha=1.0)
-        cells += [Cell("beta", replace(training, policy=beta)) for training in plan.base.values()]
+    for row in plan.rows:
+        for shared in plan.base.values():
+            cells += _waiting_cells(row, replace(row.training_of(shared), seed=plan.seeds[0]), plan)
     return cells
+
+
+def _waiting_cells(row: StudyRow, training: TrainingConfig, plan: Plan) -> list[Cell]:
+    """Returns a cell of each policy that a searched or filtered row or a strategy trains with."""
+    policies: tuple[PolicyConfig, ...] = ()
+    if row.searched is not None:
+        policies = (row.searched.policy,)
+    elif row.filtered_by is not None:
+        policies = (row.filtered_by.policy,)
+    elif isinstance(row.strategy, Listed):
+        policies = row.strategy.policies
+    elif isinstance(row.strategy, Sampled):
+        policies = (row.strategy.policy,)
+    elif row.strategy is not None and plan.budget is not None:
+        # A population, or a strategy of the user's own, whose first cell stands for all.
+        return [row.strategy.search(training, row.row.key, plan.search, plan.budget).next()]
+    return [Cell(row.row.key, replace(training, policy=policy)) for policy in policies]
 
 
 @ray.remote(max_calls=1)

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ray import cloudpickle, tune
+from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -28,6 +28,7 @@ from hpo.cells.result import PartialResult
 from hpo.cluster.gpu_memory import Meter, gpu_meter
 from hpo.cluster.nodes import check_nodes
 from hpo.cluster.packing import measured_share
+from hpo.cluster.sendable import check_sendable
 from hpo.cluster.session import Demand, room, session
 from hpo.cluster.trainable import ending_of, train_cell
 from hpo.storage.protocol import Storage
@@ -199,7 +200,7 @@ def run_on_ray(
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # we say ourselves what failed
-    _check_objects(objects)
+    check_sendable(objects)
     with (
         session(demand) as ray_session,
         tempfile.TemporaryDirectory(
@@ -251,18 +252,6 @@ def run_on_ray(
             last = str(error).strip().splitlines()[-1]
             raise StudyError(
                 f"Ray stopped the study: {last}; run the same command again to go on"
-            ) from error
-
-
-def _check_objects(objects: OBJECTS) -> None:
-    """Raises StudyError where an object cannot go to a worker."""
-    for name, thing in objects.items():
-        try:
-            cloudpickle.dumps(thing)
-        except Exception as error:  # of as many kinds as objects
-            raise StudyError(
-                f"{name} cannot be sent to a worker: {type(error).__name__}: {error}; define it at "
-                "the top of a module, or train here with workers=0"
             ) from error
 
 

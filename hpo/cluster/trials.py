@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from hpo.cells.trials import Function, Key, Notify, Runner, Trial, run_trial
+from hpo.cluster.sendable import check_sendable
 from hpo.cluster.session import Demand, session
 
 REPORT_SECONDS = 0.5
@@ -55,8 +56,10 @@ def under_ray(
     """Yields a runner that runs several trials at a time, each in a process of its own.
 
     Raises:
-        StudyError: there is no Ray cluster, or no room for a trial on it.
+        StudyError: a function cannot be sent to a process, there is no Ray cluster, or no room for
+            a trial on it.
     """
+    check_sendable({f"function {name!r}": function for name, function in functions.items()})
     demand = Demand(address=None, workers=workers, threads=threads, gpus=gpus, data_bytes=0)
     with session(demand) as cluster:
         stored = {name: ray.put(function) for name, function in functions.items()}

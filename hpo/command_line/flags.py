@@ -120,6 +120,14 @@ def shared(*names: str, **changes: Mapping[str, Any]) -> ArgumentParser:
     return parent
 
 
+def start_at(parser: ArgumentParser, defaults: Mapping[str, Any]) -> None:
+    """Gives flags of a parser other defaults, by their names in the result; --help says them."""
+    for name, value in defaults.items():
+        action = parser._option_string_actions[flag(name)]
+        action.default = value
+        action.help = re.sub(r"\(default: [^()]*\)", f"(default: {value})", action.help or "")
+
+
 def program(name: str) -> str:
     """Returns how a script of `studies/` was started, as users write it: "metamixup table2"."""
     started = Path(sys.argv[0])

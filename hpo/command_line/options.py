@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import core.data
 from core.training.config import TrainingConfig
-from hpo.command_line.flags import chosen_device, command, program, require_counts, shared
+from hpo.command_line.flags import (
+    chosen_device,
+    command,
+    program,
+    require_counts,
+    shared,
+    start_at,
+)
 from hpo.command_line.settings import add_settings, given_settings, with_settings
 from hpo.search.protocol import SearchSettings
 from hpo.storage.places import storage_at
@@ -134,6 +142,7 @@ def parse(
     *,
     budgeted: bool = False,
     semi_supervised: bool = False,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Options:
     """Reads the command line. Exits with a message on a flag it does not know.
 
@@ -145,6 +154,7 @@ def parse(
             length of the search.
         semi_supervised: its trainings have few labels: there is a flag for how many, and more
             presets.
+        defaults: of flags that start elsewhere in this study, such as {"label_noise": 0.4}.
 
     Raises:
         ValueError: a value is out of range.
@@ -176,6 +186,7 @@ def parse(
         add("--search-parallel", type=int, default=1, metavar="K", help=f"{rounds} (default: 1)")
     parser.set_defaults(budget=None, search_trials=None, search_parallel=1)
     add_settings(parser, semi_supervised=semi_supervised)
+    start_at(parser, defaults)
     args = parser.parse_args(arguments)
     device = chosen_device(
         args.device, here=args.address is None, way_out="use --device cpu or --address"

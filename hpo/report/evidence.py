@@ -11,18 +11,22 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from math import isclose
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import core
 from core.lazy import pandas as pd
 from core.policies import PolicyConfig
 from hpo.cells.cell import Cell
-from hpo.report.records import final_trainings, load_records
+from hpo.cells.record import CellRecord
+from hpo.report.records import final_trainings, finished_finals, load_records, settings_of
 from hpo.storage.atomic import write_atomically, write_csv
 
 Policies = Callable[[str], Mapping[str, PolicyConfig]]
@@ -98,8 +102,8 @@ def take(
         command: what was run.
         setting: see `Origin`.
         evidence: the folder of the evidence files.
-        policies: of today's rows, by which the study's trainings are known where others are stored
-            beside them.
+        policies: of today's rows. By them and by the table's means the study's trainings are known
+            where others are stored beside them.
 
     Returns:
         The two files.
@@ -111,7 +115,7 @@ def take(
         raise ValueError(f"evidence {name!r} is no name; take letters, digits and hyphens")
     if not table.is_file():
         raise ValueError(f"{table} is not there; give the CSV that a study wrote")
-    text, methods = table.suffix == ".md", None
+    text = table.suffix == ".md"
     kept = evidence / f"{name}.{'txt' if text else 'csv'}"
     if text:
         write_atomically(kept, _without_folders(table.read_text(encoding="utf-8")))
@@ -121,7 +125,6 @@ def take(
             raise ValueError(f"{table} has no line")
         if "dataset" in frame:
             frame["dataset"] = frame["dataset"].map(shown_dataset)
-            methods = set(frame.get("method", ()))
         write_csv(kept, frame)
     origin = Origin(
         command=_without_folders(command),
@@ -129,7 +132,7 @@ def take(
         date=date.today().isoformat(),
         versions={"python": platform.python_version(), "metamixup-hpo": core.__version__, **_of()},
         setting=setting,
-        cells=_cells(table.parent, methods, policies(command)),
+        cells=_cells(table, policies(command)),
     )
     stated = kept.with_suffix(".json")
     about = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
@@ -152,23 +155,63 @@ def read_origin(path: Path) -> Origin | None:
     return Origin(**json.loads(place.read_text(encoding="utf-8"))) if place.is_file() else None
 
 
-def _cells(
-    output: Path, methods: set[str] | None, today: Mapping[str, PolicyConfig]
-) -> dict[str, Any]:
-    """Returns a training of each row and data set that the table names, the first of today's."""
-
-    def order(cell: Cell) -> tuple[bool, int]:
+def _cells(table: Path, today: Mapping[str, PolicyConfig]) -> dict[str, Any]:
+    """Returns a training of each row and data set of a table: of several configurations in its
+    folder one with the table's mean error, else of today's policy, and its first seed."""
+    means = _means(table)
+    named = ({*means} or None) if table.suffix == ".md" else _named(read_table(table))
+    kinds: dict[tuple[str, str, str], list[CellRecord]] = defaultdict(list)
+    for record in final_trainings(load_records(table.parent)):
+        method, dataset = record.cell.method, shown_dataset(record.cell.dataset)
+        if named is None or (method, dataset) in named:
+            kinds[method, dataset, settings_of(record.cell)].append(record)
+    chosen: dict[tuple[str, str], tuple[tuple[bool, bool, int], Cell]] = {}
+    for (method, dataset, _), records in kinds.items():
+        cell = min((record.cell for record in records), key=lambda cell: cell.seed)
         policy = cell.training.policy
-        return today.get(cell.method, policy) != policy, cell.seed
-
-    first: dict[tuple[str, str], Cell] = {}
-    for record in final_trainings(load_records(output)):
-        key = (record.cell.method, record.cell.dataset)
-        if methods is None or record.cell.method in methods:
-            first[key] = min(first.get(key, record.cell), record.cell, key=order)
+        line = means.get((method, dataset))
+        is_other = line is None or not _has_mean(records, *line)
+        order = (is_other, today.get(method, policy) != policy, cell.seed)
+        if (method, dataset) not in chosen or order < chosen[method, dataset][0]:
+            chosen[method, dataset] = order, cell
     # On another machine a folder of ours would give another identity.
-    portable = [cell for cell in first.values() if not cell.dataset.startswith("folder:")]
+    portable = [cell for _, cell in chosen.values() if not cell.dataset.startswith("folder:")]
     return {cell.id: cell.to_dict() for cell in portable}
+
+
+def _named(frame: pd.DataFrame) -> set[tuple[str, str]] | None:
+    """Returns the rows and data sets of a table, None of one that names no data set."""
+    if "dataset" not in frame:
+        return None
+    datasets = frame["dataset"].map(shown_dataset)
+    return set(zip(frame.get("method", ()), datasets, strict=False))
+
+
+def _means(table: Path) -> dict[tuple[str, str], tuple[int, float]]:
+    """Returns number and mean of the errors of each row and data set, as the table says them or
+    the one that its study wrote beside it."""
+    parts = table.stem.split("-")
+    stems = [f"{table.stem}-errors", *("-".join(parts[:n]) for n in range(len(parts), 0, -1))]
+    for path in (table.parent / f"{stem}.csv" for stem in stems):
+        frame = read_table(path) if path.is_file() else pd.DataFrame()
+        if {"method", "dataset", "n_seeds", "mean_error"} <= {*frame}:
+            return {
+                (line["method"], shown_dataset(line["dataset"])): (
+                    int(line["n_seeds"]),
+                    line["mean_error"],
+                )
+                for line in frame.to_dict("records")
+            }
+    return {}
+
+
+def _has_mean(records: Sequence[CellRecord], n: int, mean: float) -> bool:
+    """Says whether ``n`` trainings whose seeds follow each other have that mean error, as a table
+    says it."""
+    by_seed = sorted(finished_finals(records), key=lambda record: record.cell.seed)
+    errors = [record.trained.test_error for record in by_seed]
+    means = (fmean(errors[i : i + n]) for i in range(len(errors) - n + 1) if n)
+    return any(isclose(one, mean, rel_tol=0, abs_tol=1e-4) for one in means)
 
 
 def _commit() -> str:

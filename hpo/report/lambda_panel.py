@@ -9,6 +9,7 @@ import numpy as np
 
 from hpo.cells.record import CellRecord
 from hpo.report.history import epochs_table
+from hpo.report.positive_control import best_of
 from hpo.report.records import finished_finals
 from hpo.report.style import DASHES, FAMILIES
 
@@ -37,8 +38,8 @@ def lambda_curves(
         records: of that data set.
     """
     curves = {}
-    drawn = [line for line in lines if line["family"] == "beta" and line["n_seeds"] > 0]
-    beside = min(drawn, key=lambda line: line["mean_val_error"])["method"] if drawn else None
+    drawn = best_of(lines, ["beta"])
+    beside = None if drawn is None else drawn["method"]
     mixing = [record for record in records if not record.cell.training.policy.weights_samples]
     for line in lines:
         moves = line["family"] in _MOVING or line["method"] == beside

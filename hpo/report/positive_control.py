@@ -13,7 +13,7 @@ from hpo.report.contrasts import LEVEL, paired
 from hpo.report.markdown import difference, number, probability, tables_of
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
-from hpo.report.statistics import detectable_difference
+from hpo.report.statistics import detectable_difference, lowest
 from hpo.storage.atomic import write_csv
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.plan import source_key
@@ -38,14 +38,9 @@ def best_of(
     lines: Iterable[Mapping[str, Any]], families: Sequence[str]
 ) -> Mapping[str, Any] | None:
     """Returns of a table's lines of these families the one with the lowest mean error on the
-    meta-validation images, among those with the most finished seeds; None where none finished.
-
-    Rows that lost seeds to divergence are averaged over other seeds, perhaps kinder ones.
-    """
-    there = [line for line in lines if line["family"] in families and line["n_seeds"] > 0]
-    most = max((line["n_seeds"] for line in there), default=0)
-    complete = [line for line in there if line["n_seeds"] == most]
-    return min(complete, key=lambda line: line["mean_val_error"], default=None)
+    meta-validation images; see `lowest`."""
+    there = [line for line in lines if line["family"] in families]
+    return lowest(there, lambda line: line["mean_val_error"])
 
 
 def positive_pair(

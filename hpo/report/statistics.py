@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 _NAN = float("nan")
+_Line = TypeVar("_Line", bound=Mapping[Any, Any])
 
 
 class MeanInterval(NamedTuple):
@@ -28,6 +29,17 @@ class PairedComparison(NamedTuple):
     high: float
     p_value: float
     n: int
+
+
+def lowest(lines: Iterable[_Line], by: Callable[[_Line], Any]) -> _Line | None:
+    """Returns the lowest of a table's lines, among those with the most finished seeds (n_seeds);
+    None where none finished.
+
+    Rows that lost seeds to divergence are averaged over other seeds, perhaps kinder ones.
+    """
+    there = [line for line in lines if line["n_seeds"] > 0]
+    most = max((line["n_seeds"] for line in there), default=0)
+    return min((line for line in there if line["n_seeds"] == most), key=by, default=None)
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:

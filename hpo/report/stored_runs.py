@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.lazy import pandas as pd
-from hpo.cells.cell import Cell
 from hpo.report.contrasts import Values, contrasts
 from hpo.report.figure_files import interval_columns
 from hpo.report.markdown import difference, number, padded_table, probability
-from hpo.report.records import finished_finals, load_records
+from hpo.report.records import finished_finals, load_records, settings_of
 from hpo.report.statistics import detectable_difference
 
 MEASURES = ("test_error", "val_error", "train_seconds")
@@ -57,9 +56,7 @@ def stored_comparison(
     datasets: dict[str, dict[_Group, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     seen: set[str] = set()
     for folder in {folder.expanduser().resolve(): folder for folder in folders}.values():
-        if not folder.expanduser().is_dir():
-            raise ValueError(f"there is no folder {folder}; give a study's --output")
-        records = finished_finals(load_records(folder.expanduser().absolute()))
+        records = finished_finals(load_records(folder.expanduser()))
         if not records:
             raise ValueError(f"{folder} holds no finished training; give a study's --output")
         for record in records:
@@ -67,7 +64,7 @@ def stored_comparison(
             seen.add(cell.method)
             if methods is not None and cell.method not in methods:
                 continue
-            values = datasets[cell.dataset][_Group(folder, cell.method, _settings(cell))]
+            values = datasets[cell.dataset][_Group(folder, cell.method, settings_of(cell))]
             if cell.seed in values:
                 raise ValueError(
                     f"{cell.method} on {cell.dataset} with seed {cell.seed} was trained twice in "
@@ -108,15 +105,6 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
         return [f"{cells[0]} (reference)", *cells[1:], "–", "–", "–"]
     against = difference(line["difference"], line["diff_ci_low"], line["diff_ci_high"])
     return [*cells, against, probability(line["p_holm"]), number(line["detectable"], "{:.2f}")]
-
-
-def _settings(cell: Cell) -> str:
-    """Returns the settings of a training and its policy, but what goes with the seed: of a frozen
-    row what another training learned, of a filtered one what others suspect."""
-    training = cell.training.to_dict()
-    settings = {k: v for k, v in training.items() if k not in ("seed", "policy", "left_out")}
-    policy = {k: v for k, v in training["policy"].items() if k not in ("quantiles", "schedule")}
-    return json.dumps(settings | {f"policy.{k}": v for k, v in policy.items()}, sort_keys=True)
 
 
 def _lines(groups: Mapping[_Group, Values], reference: str | None) -> Iterator[dict[str, Any]]:

@@ -94,7 +94,7 @@ def contrast(
             weights all trainings begin with.
         train, test: each a ``torch.utils.data.Dataset`` of (PIL image or tensor, label), or (x, y)
             as arrays or tensors: uint8 images [N, C, S, S] or floating point features [N, ...].
-        policies: see `hpo.study.named_rows.rows_of`.
+        policies: see `hpo.study.named_rows.rows_of`; no strategies.
         seeds: trainings of each policy, at least 1.
         epochs: of each training.
         output: folder of results, tables and figures.
@@ -134,6 +134,13 @@ def contrast(
         ['none', 'beta-1']
     """
     rows = rows_of(policies)
+    for row in rows:
+        if row.strategy is not None:
+            raise ValueError(
+                f"policy {row.row.key} is a strategy, which spends a budget and has no line in the "
+                "table; give a hpo.Searched recipe, or set strategies against each other with "
+                "hpo.run_study"
+            )
     if name is not None and (not name or name[0] == "." or {*name} & {*"/\\"}):
         raise ValueError(f"name must be a word for files, without slashes, got {name!r}")
     recipe = {"augment": augment, "optimizer": optimizer, "schedule": schedule}
@@ -149,6 +156,11 @@ def contrast(
         if row.policy is not None and not type(row.policy).__module__.startswith("core.")
     }
     _check(settings, seeds=seeds, epochs=epochs, threads=threads, workers=workers)
+    if workers == 0 and address is not None:
+        raise ValueError(
+            f"address={address!r} names a Ray cluster, and workers=0 trains here, without Ray; "
+            "leave one of the two out"
+        )
     chosen = {"flip": False, "epochs": epochs, **named, **settings, **_files(settings)}
     if callable(optimizer) and "lr" not in settings:
         chosen |= _own_rate(named["optimizer"], objects)
@@ -197,7 +209,8 @@ def _all_items(training: TrainingConfig) -> TrainingConfig:
 
 
 def _files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the settings that name files as every process finds them, and knows a changed one."""
+    """Returns the settings that name files as every process finds them: a file of labels is known
+    by its content besides, weights by their path alone."""
     named = {n: settings[n] for n in (*LABEL_FILES, "weights") if settings.get(n) is not None}
     for setting, file in named.items():
         if not isinstance(file, (str, Path)):

@@ -37,7 +37,9 @@ def prepare(
     comparisons: Comparisons = NOTHING_DECLARED,
 ) -> tuple[Plan, dict[SourceKey, Source]]:
     """Loads the data sets and plans the study; raises what a training would later stumble over."""
-    if options.address is not None or os.environ.get("RAY_ADDRESS"):
+    _check_used(rows, options)
+    joins = options.address is not None or os.environ.get("RAY_ADDRESS")
+    if joins and options.workers != 0:
         from hpo.cluster.address import check_cluster
 
         check_cluster(options.address)
@@ -67,6 +69,24 @@ def prepare(
     comparisons = comparisons.of(next(iter(base.values())), [row.row.key for row in rows])
     plan = Plan(study, rows, options.datasets, seeds, base, search, budget, comparisons)
     return plan, sources
+
+
+def _check_used(rows: Sequence[StudyRow], options: Options) -> None:
+    """Raises ValueError where a flag is given that no row has a use for."""
+    flags: dict[str, float | None] = {}
+    if not any(row.searched is not None or row.strategy is not None for row in rows):
+        flags |= {"--search-trials": options.search_trials}
+        if options.search_parallel != 1:
+            flags |= {"--search-parallel": options.search_parallel}
+    if not any(row.strategy is not None for row in rows):
+        flags |= {"--budget": options.budget}
+    for flag, value in flags.items():
+        if value is not None:
+            kind = "has a strategy" if flag == "--budget" else "is searched"
+            raise ValueError(
+                f"{flag} {value:g} has no use: none of the rows {kind}; leave it out, or choose "
+                "such a row with --rows"
+            )
 
 
 def look_at_data(

@@ -6,10 +6,12 @@ What it needs beyond its flags (Ray, Optuna, MLflow, pandas, SciPy) is imported 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from hpo.command_line import Adapted, parse
+from hpo.run.early_end import EarlyEnd
 from hpo.run.statuses import INTERRUPTED, UNUSABLE
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import StudyRow
@@ -31,6 +33,7 @@ def run_study(
     adapted: Adapted | None = None,
     comparisons: Comparisons = NOTHING_DECLARED,
     tracker: type[StudyTracker] | None = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Trains what is missing and reports everything; the `main` of a script in `studies/`.
 
@@ -51,6 +54,7 @@ def run_study(
         adapted: what this study makes of the preset's training, before the user's own settings.
         comparisons: which of them the study was made for, and what shows that it can answer.
         tracker: a writer of MLflow that does more than the ordinary one.
+        defaults: of flags that start elsewhere in this study, such as {"label_noise": 0.4}.
 
     Returns:
         The exit status: 0 if all cells came to an end, those that diverged among them.
@@ -67,8 +71,14 @@ def run_study(
         budgeted = any(row.strategy is not None for row in rows)
         few_labels = any(row.semi is not None for row in rows)
         options = parse(
-            study, description, arguments, budgeted=budgeted, semi_supervised=few_labels
+            study,
+            description,
+            arguments,
+            budgeted=budgeted,
+            semi_supervised=few_labels,
+            defaults=defaults,
         )
+        end = EarlyEnd(options.fresh)
         chosen = options.chosen(rows, contenders)
     except ValueError as error:
         print(f"{study}: error: {error}", file=sys.stderr)
@@ -86,11 +96,8 @@ def run_study(
             adapted=adapted,
             comparisons=comparisons,
             tracker=tracker,
+            end=end,
         )
     except (KeyboardInterrupt, SystemExit):
-        print(
-            f"\n{study}: interrupted; run the same command again, without --fresh, to go on: "
-            "finished cells are kept",
-            file=sys.stderr,
-        )
+        print(end.interrupted(study), file=sys.stderr)
         return INTERRUPTED

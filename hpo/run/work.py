@@ -32,6 +32,7 @@ from hpo.report.study_figure import study_figure
 from hpo.report.style import save_figure
 from hpo.report.theme import themed
 from hpo.run.data import look_at_data, prepare
+from hpo.run.early_end import EarlyEnd
 from hpo.run.statuses import CRASHED, UNUSABLE
 from hpo.search.space_search import optuna_silenced
 from hpo.storage import output_folder
@@ -85,6 +86,7 @@ def worked(
     adapted: Adapted | None,
     comparisons: Comparisons,
     tracker: type[StudyTracker] | None,
+    end: EarlyEnd,
 ) -> int:
     """Runs a study whose flags are read; returns the exit status. See `run_study`."""
     try:
@@ -100,10 +102,11 @@ def worked(
                 adapted=adapted,
                 comparisons=comparisons,
                 tracker=tracker or StudyTracker,
+                end=end,
             )
         return 0 if ended.whole else CRASHED
     except (ValueError, ImportError, OSError, StoreError, StudyError, TrackingError) as error:
-        print(f"{study}: error: {error}{_way_out(error)}", file=sys.stderr)
+        print(f"{study}: error: {error}{end.way_out(error)}", file=sys.stderr)
         return UNUSABLE
 
 
@@ -119,6 +122,7 @@ def run_rows(
     comparisons: Comparisons = NOTHING_DECLARED,
     tracker: type[StudyTracker] = StudyTracker,
     tell: Tell = printed,
+    end: EarlyEnd | None = None,
 ) -> Ended:
     """Trains what is missing and reports everything, on an output folder that is held meanwhile.
 
@@ -128,10 +132,12 @@ def run_rows(
         table: name of the table's files; the study's where it is None.
         about: a line on the study, for MLflow.
         tell: shows the report.
+        end: what is told at an early end; knows from here that results were set aside.
 
     Raises:
         ValueError, OSError, StoreError, StudyError, TrackingError: the study cannot be run.
     """
+    begun = time.monotonic()
     output, storage = options.output, options.storage
     with (
         output_folder.locked(output),
@@ -139,50 +145,54 @@ def run_rows(
         given(options.given.objects),
         optuna_silenced(),
     ):
-        return _run(
-            study, rows, options, extras, table or study, about, adapted, comparisons, tracker, tell
+        plan, sources = prepare(study, rows, options, adapted, comparisons)
+        identity, previous = _identity(study, options)
+        if end is not None:
+            end.fresh = False
+        tracking = tracker(
+            options.tracking_uri,
+            output=output,
+            experiment=study,
+            study_id=identity,
+            previous_study_id=previous,
+            params={
+                "preset": options.preset,
+                "seeds": options.seeds,
+                **({"first_seed": options.first_seed} if options.first_seed else {}),
+                **({} if options.labels is None else {"labels": options.labels}),
+                **options.overrides,
+            },
+            description=about,
+            storage=storage,
         )
+        return _run(plan, sources, options, extras, table or study, tracking, tell, begun)
+
+
+def _identity(study: str, options: Options) -> tuple[str, str | None]:
+    """Returns under which identity the study is tracked, and under which it was before where its
+    results are now set aside, to be trained again."""
+    previous = output_folder.study_id(options.storage, study)
+    if not options.fresh:
+        return previous, None
+    uri = options.tracking_uri or default_tracking_uri(options.output)
+    check_tracking_uri(uri)
+    if Missing.all_in(options.output, uri):  # before the records are moved
+        send_missing(options.output, uri, options.storage)
+    output_folder.set_aside(options.storage)
+    return output_folder.study_id(options.storage, study, fresh=True), previous
 
 
 def _run(
-    study: str,
-    rows: Sequence[StudyRow],
+    plan: Plan,
+    sources: Mapping[SourceKey, Source],
     options: Options,
     extras: Sequence[ExtraReport],
     table: str,
-    about: str,
-    adapted: Adapted | None,
-    comparisons: Comparisons,
-    opened: type[StudyTracker],
+    tracking: StudyTracker,
     tell: Tell,
+    begun: float,
 ) -> Ended:
-    begun = time.monotonic()
-    plan, sources = prepare(study, rows, options, adapted, comparisons)
-    previous = output_folder.study_id(options.storage, study)
-    identity = previous
-    if options.fresh:
-        uri = options.tracking_uri or default_tracking_uri(options.output)
-        check_tracking_uri(uri)
-        if Missing.all_in(options.output, uri):  # before the records are moved
-            send_missing(options.output, uri, options.storage)
-        output_folder.set_aside(options.storage)
-        identity = output_folder.study_id(options.storage, study, fresh=True)
-    tracking = opened(
-        options.tracking_uri,
-        output=options.output,
-        experiment=study,
-        study_id=identity,
-        previous_study_id=previous if options.fresh else None,
-        params={
-            "preset": options.preset,
-            "seeds": options.seeds,
-            **({"first_seed": options.first_seed} if options.first_seed else {}),
-            **({} if options.labels is None else {"labels": options.labels}),
-            **options.overrides,
-        },
-        description=about,
-        storage=options.storage,
-    )
+    study = plan.study
     with tracking as tracker, Progress() as progress:
         about = "about " if plan.budget is not None else ""
         progress.say(f"{study}: {about}{plan.size} trainings, results in {shown(options.output)}")
@@ -322,13 +332,3 @@ def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
             file=sys.stderr,
         )
         return None
-
-
-def _way_out(error: Exception) -> str:
-    """Returns what is to be done about the system's own errors, which only say what is wrong."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return ""
-    return (
-        "; mend that or choose another output folder, then run the same command, without --fresh: "
-        "finished cells are kept"
-    )

@@ -16,8 +16,15 @@ from hpo.storage.folder import FolderStorage
 from hpo.storage.protocol import Storage
 
 
-def storage_of(place: Path | Storage) -> Storage:
-    """Returns a folder of this machine as a storage, and a storage as it is."""
+def storage_of(place: str | Path | Storage) -> Storage:
+    """Returns a folder of this machine as a storage, what a text names (see `storage_at`), and a
+    storage as it is.
+
+    Raises:
+        ValueError: the text names no place.
+    """
+    if isinstance(place, str):
+        return storage_at(place)
     return FolderStorage(place) if isinstance(place, Path) else place
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpo.cells.trials import Trial
+from hpo.cells.trials import Key, Trial
 from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import check_tracking_uri, mlflow_settings, open_experiment, store_errors
 from hpo.tracking.stored import runs_where
@@ -24,7 +24,7 @@ _PAGE = 1000  # of MLflow's limit on values of one request
 
 
 class TrackedComparison:
-    """One run for the comparison and a child for each trial, each written once.
+    """One run for the comparison and a child for each trial, whose run every attempt goes on with.
 
     What a store does not take is written by the next call with the same output: the trials are
     kept there. A context manager, which ends the run.
@@ -49,7 +49,7 @@ class TrackedComparison:
                 self._client: Any = MlflowClient(self.uri)
                 self._experiment = open_experiment(self._client, self.uri, name, output)
                 self._parent = self._find_parent(str(output.resolve()), name)
-                self._written = self._find_trials()
+                self._known = self._find_trials()
         except store_errors() as error:
             raise opening_error(self.uri, name, error) from shown_cause(self.uri, error)
 
@@ -65,8 +65,9 @@ class TrackedComparison:
 
     def trial(self, trial: Trial) -> None:
         """Writes the trial's run, unless the store has it."""
-        if trial.key not in self._written:
-            self._attempt(lambda: self._write(trial))
+        run = self._known.get(trial.key)
+        if run is None or run.info.status != "FINISHED":
+            self._attempt(lambda: self._write(trial, run))
 
     def result(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Writes what the comparison found."""
@@ -88,36 +89,48 @@ class TrackedComparison:
         run = self._client.create_run(self._experiment, tags=tags, run_name=name)
         return str(run.info.run_id)
 
-    def _find_trials(self) -> set[tuple[str, int]]:
-        ours = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status = 'FINISHED'"
-        runs = runs_where(self._client, self._experiment, ours)
-        return {(run.data.tags["function"], int(run.data.tags["seed"])) for run in runs}
+    def _find_trials(self) -> dict[Key, Any]:
+        """Returns the run of each trial; of several, as earlier versions wrote, one that ended
+        well, else the first."""
+        ours = f"tags.`mlflow.parentRunId` = '{self._parent}'"
+        known: dict[Key, Any] = {}
+        for run in runs_where(self._client, self._experiment, ours):
+            key = run.data.tags["function"], int(run.data.tags["seed"])
+            if key not in known or run.info.status == "FINISHED" != known[key].info.status:
+                known[key] = run
+        return known
 
-    def _write(self, trial: Trial) -> None:
+    def _write(self, trial: Trial, known: Any | None) -> None:
+        """Writes a trial into a run of its own, or the one that an earlier attempt left."""
         from mlflow.entities import Metric
 
-        tags = {
-            "kind": "trial",
-            "mlflow.parentRunId": self._parent,
-            "function": trial.function,
-            "seed": str(trial.seed),
-            **({"error": trial.error} if trial.error else {}),
-        }
-        name = f"{trial.function}-s{trial.seed}"
-        run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
+        if known is None:
+            tags = {
+                "kind": "trial",
+                "mlflow.parentRunId": self._parent,
+                "function": trial.function,
+                "seed": str(trial.seed),
+            }
+            name = f"{trial.function}-s{trial.seed}"
+            known = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        run = known.info.run_id
+        if trial.error:
+            self._client.set_tag(run, "error", trial.error)
+        elif "error" in known.data.tags:
+            self._client.delete_tag(run, "error")
+        # Of equal steps the later time counts: what ended well replaces what had failed.
+        time = 0 if trial.error else 1
         metrics = [
-            Metric(key, value, 0, step)
-            for step, reported in enumerate(trial.reports)
+            Metric(key, value, time, step)
+            for step, reported in enumerate(trial.reports, start=1)
             for key, value in reported.items()
         ]
-        metrics.append(Metric("seconds", trial.seconds, 0, 0))
+        metrics.append(Metric("seconds", trial.seconds, time, 0))
         if trial.value is not None:
-            metrics.append(Metric("value", trial.value, 0, 0))
+            metrics.append(Metric("value", trial.value, time, 0))
         for first in range(0, len(metrics), _PAGE):
             self._client.log_batch(run, metrics=metrics[first : first + _PAGE])
         self._client.set_terminated(run, "FAILED" if trial.error else "FINISHED")
-        if trial.error is None:
-            self._written.add(trial.key)
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         try:

@@ -70,5 +70,6 @@ def policies_of(command: str) -> Mapping[str, PolicyConfig]:
     module = f"studies.{study[1].replace('-', '_')}" if study is not None else ""
     if not module or find_spec(module) is None:
         return {}
-    rows = getattr(import_module(module), "rows", list)
-    return {row.row.key: row.policy for row in rows() if row.policy is not None}
+    script = import_module(module)
+    rows = [*getattr(script, "rows", list)(), *getattr(script, "CONTENDERS", ())]
+    return {row.row.key: row.policy for row in rows if row.policy is not None}

@@ -24,6 +24,7 @@ from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
 from hpo.study import presets
 from tests.hpo.search.test_space_search import Trace, trace
+from tests.support.refusals import refused_in_a_line
 
 BASE = replace(presets.training("digits", "smoke"), epochs=4, lr=0.1)
 SETTINGS = SearchSettings(trials=4, startup=2, min_epochs=1, reduction=2, seed=10)
@@ -69,6 +70,27 @@ def test_a_storage_gives_the_same_trials_as_memory(
     assert trace(again) == in_memory
     assert stated == [0, 1, 2, 3]
     assert again.best()["alpha"] == search.best()["alpha"]
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_trial_of_several_trainings_is_told_once_with_the_mean_of_all(
+    source: Source, parallel: int
+) -> None:
+    told: list[optuna.trial.FrozenTrial] = []
+    settings = replace(SETTINGS, trials=2, halving=False, replicates=2, parallel=parallel)
+    base = replace(BASE, epochs=1)
+    search = search_alpha(base, settings, source=source, on_trial=told.append)
+    assert sorted(trial.number for trial in told) == [0, 1]
+    assert {trial.state.name for trial in told} == {"COMPLETE"}
+    assert [trial.value for trial in told] == [search.study.trials[t.number].value for t in told]
+
+
+def test_checkpoints_lie_in_a_folder_of_this_machine(source: Source, tmp_path: Path) -> None:
+    one = replace(SETTINGS, trials=1)
+    search = search_alpha(BASE, one, source=source, checkpoints=str(tmp_path / "kept"))
+    assert trace(search)
+    with refused_in_a_line("checkpoints must be a folder of this machine, got s3://bucket/kept"):
+        search_alpha(BASE, one, source=source, checkpoints="s3://bucket/kept")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +235,19 @@ def test_the_command_prints_trials_and_the_best_alpha(
     assert first[-1] == f"best alpha on digits: {study.best_params['alpha']:.4g}"
     assert main(command) == 0  # all done: the result again and nothing else
     assert capsys.readouterr().out.splitlines() == first[-1:]
+
+
+def test_the_command_prints_the_mean_of_a_trials_trainings(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, trials=1, replicates=2)
+    monkeypatch.setattr(presets, "search", lambda _: settings)
+    assert main(["--preset", "smoke", "--storage", "alpha.log"]) == 0
+    [trial] = optuna.load_study(study_name=None, storage=open_storage("alpha.log")).trials
+    assert trial.value != trial.intermediate_values[max(trial.intermediate_values)]
+    [line, _] = capsys.readouterr().out.splitlines()
+    assert f", validation error {trial.value:.2f} % after " in line
+    assert line.endswith("complete")
 
 
 @pytest.mark.parametrize(

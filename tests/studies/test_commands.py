@@ -7,13 +7,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
-from core.policies import Beta, NoMix
+from core.data.masks import pack_mask
+from core.policies import Beta, NoMix, PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
@@ -79,11 +82,21 @@ def test_a_network_is_examined(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--images must be at least 1" in capsys.readouterr().err
 
 
-def stored(folder: Path, method: str, errors: list[float], **settings: object) -> None:
-    """Stores finished trainings, a seed an error."""
-    policy = NoMix() if method == "none" else Beta(1.0)
+def stored(
+    folder: Path,
+    method: str,
+    errors: list[float],
+    policy: PolicyConfig | None = None,
+    left_out: Sequence[str] = (),
+    **settings: object,
+) -> None:
+    """Stores finished trainings, a seed an error; `left_out` are the images of each seed."""
+    policy = policy or (NoMix() if method == "none" else Beta(1.0))
     for seed, error in enumerate(errors):
-        training = TrainingConfig("digits", "cnn", policy, seed=seed, meta_size=60, **settings)
+        own = {"left_out": left_out[seed]} if left_out else {}
+        training = TrainingConfig(
+            "digits", "cnn", policy, seed=seed, meta_size=60, **own, **settings
+        )
         record = CellRecord(Cell(method, training), "finished", result(test_error=error), None, {})
         CellStore(folder).save(record)
 
@@ -179,6 +192,39 @@ def test_of_a_method_with_several_settings_the_plainest_is_the_reference(
         table = capsys.readouterr().out
         assert re.search(r"\n\| none \(reference\) +\| +6\.00 \|", table)
         assert re.search(r"\n\| none, precision=bf16 +\| +7\.00 \| +1 \| +\+1\.00 \|", table)
+
+
+def test_trainings_of_one_name_and_several_policies_are_several_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An α that searches with other budgets found, and one λ a sample beside one a batch."""
+    stored(tmp_path, "beta-search", [5.0, 6.0], Beta(0.4))
+    stored(tmp_path, "beta-search", [7.0, 8.0], Beta(1.5))
+    stored(tmp_path, "beta-1", [4.0, 5.0], Beta(1.0))
+    stored(tmp_path, "beta-1", [8.0, 9.0], Beta(1.0, per_sample=True))
+    assert metamixup.main(["compare-runs", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    for name, mean in {
+        "beta-1, policy.per_sample=False": "4.50",
+        "beta-1, policy.per_sample=True": "8.50",
+        "beta-search, policy.alpha=0.4": "5.50",
+        "beta-search, policy.alpha=1.5": "7.50",
+    }.items():
+        line = (
+            rf"\n\| {re.escape(name)}( \(reference\))? +\| +{re.escape(mean)} ± \d+\.\d+ +\| +2 \|"
+        )
+        assert re.search(line, table), name
+
+
+def test_a_row_that_leaves_out_other_images_each_seed_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a row does that is filtered by what others suspect."""
+    masks = [pack_mask(torch.arange(100) == image) for image in (3, 4, 5)]
+    stored(tmp_path, "filtered", [5.0, 6.0, 7.0], NoMix(), masks)
+    assert metamixup.main(["compare-runs", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"\n\| filtered \(reference\) +\| 6\.00 ± 2\.48 \| +3 \|", table)
 
 
 def test_a_folder_is_opened(

@@ -15,6 +15,10 @@ from studies.label_errors import DEFAULTS, METHODS, clean_epochs, main, rows
 from tests.support.stores import tracked_runs
 
 
+def parsed(*flags: str) -> command_line.Options:
+    return command_line.parse("label_errors", "", flags, defaults=DEFAULTS)
+
+
 def test_every_method_has_its_trainings() -> None:
     table = {row.row.key: row for row in rows(7)}
     assert len(table) == len(rows(7)) == 14
@@ -42,16 +46,24 @@ def test_every_method_has_its_trainings() -> None:
     ],
 )
 def test_the_clean_images_alone_get_as_many_steps(flags: str, epochs: int) -> None:
-    options = command_line.parse("label_errors", "", [*DEFAULTS, *flags.split()])
+    options = parsed(*flags.split())
     assert clean_epochs(options) == epochs
 
 
 def test_defaults_of_its_own_that_flags_replace() -> None:
-    options = command_line.parse("label_errors", "", [*DEFAULTS])
+    options = parsed()
     assert (options.seeds, options.overrides, options.preset) == (5, {"label_noise": 0.4}, "quick")
-    options = command_line.parse("label_errors", "", [*DEFAULTS, "--label-noise", "0.2"])
+    options = parsed("--label-noise", "0.2")
     assert options.overrides == {"label_noise": 0.2}
     assert presets.training("digits", "quick").label_noise == 0
+
+
+def test_help_says_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "trainings of each row (default: 5)" in said
+    assert "labels of each class to make wrong, 0 to 1 (default: 0.4)" in said
 
 
 def test_without_cleanlab_nothing_is_trained_for_it(

@@ -12,6 +12,7 @@ from hpo.report.figure_files import drawn, mean_line, seeds_of
 from hpo.report.markdown import difference, padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed, finished_finals
+from hpo.report.statistics import lowest
 from hpo.report.style import COLORS, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
@@ -25,7 +26,8 @@ ZERO_AT = 0.05
 
 def alpha_search(outcome: Outcome) -> Extra:
     """Writes `STUDY-curve.csv` (a line a row: its α, its error, what that is above the lowest error
-    of a constant α) and `.png`, and says how far apart the searches ended.
+    of a constant α, of those with the most seeds) and `.png`, and says how far apart the searches
+    ended.
 
     A study in which no search has ended has no such part.
     """
@@ -89,14 +91,15 @@ def _lines(outcome: Outcome, dataset: str) -> list[dict[str, object]]:
         for row in outcome.plan.rows
         if errors[row.row.key] and (alpha := _alpha(outcome, dataset, row)) is not None
     ]
-    means = {
-        row.row.key: math.fsum(values) / len(values)
+    constants = [
+        {"n_seeds": len(values), "mean": math.fsum(values) / len(values), "key": row.row.key}
         for row, _ in trained
         if row.searched is None and (values := errors[row.row.key].values())
-    }
-    if not means:
+    ]
+    lowest_line = lowest(constants, lambda line: line["mean"])
+    if lowest_line is None:
         return []
-    best = errors[min(means, key=means.__getitem__)]
+    best = errors[str(lowest_line["key"])]
     lines = []
     for row, alpha in sorted(trained, key=lambda each: (each[0].searched is not None, each[1])):
         row_errors = errors[row.row.key]

@@ -123,17 +123,19 @@ def _text(outcome: Outcome) -> str:
 
 
 def _verdicts(rows: Sequence[StudyRow], lasts: Mapping[str, Mapping[str, Values]]) -> Iterator[str]:
-    """Says for each learned row whether its loss is lower than MixUp's, in all three senses."""
-    learned = [row.row for row in rows if row.row.family == "learned" and lasts[row.row.key]]
+    """Says for each learned row that was trained whether its loss is lower than MixUp's, in all
+    three senses."""
+    trained = {row.row.key: row.row for row in rows if lasts[row.row.key][_PANELS[0]]}
+    reference = trained.get(REFERENCE)
+    learned = [row for row in trained.values() if row.family == "learned"]
     against = contrasts(
         {
             (row.key, quantity): (lasts[row.key][quantity], lasts[REFERENCE][quantity])
             for row in learned
-            if REFERENCE in lasts
+            if reference is not None
             for quantity in _PANELS
         }
     )
-    reference = {row.row.key: row.row.label for row in rows}.get(REFERENCE)
     for row in learned:
         if reference is not None:
             said = "; ".join(
@@ -141,7 +143,7 @@ def _verdicts(rows: Sequence[StudyRow], lasts: Mapping[str, Mapping[str, Values]
                 for quantity in _PANELS
                 for contrast in [against[row.key, quantity]]
             )
-            yield f"- {row.label}, a lower loss than {reference}: {said}."
+            yield f"- {row.label}, a lower loss than {reference.label}: {said}."
 
 
 def _last(results: Results, quantity: str) -> dict[int, float]:

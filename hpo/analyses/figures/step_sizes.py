@@ -12,7 +12,7 @@ from hpo.report.contrasts import LEVEL, Values, contrasts, interval_text
 from hpo.report.figure_files import drawn, interval_columns, row_line, seeds_of
 from hpo.report.markdown import adjusted, difference, padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.statistics import MeanInterval
+from hpo.report.statistics import MeanInterval, lowest
 from hpo.report.style import COLORS, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
@@ -60,10 +60,10 @@ def step_sizes(outcome: Outcome) -> Extra:
 
 
 _NOTE = (
-    "- chosen: the lowest mean error on the meta-validation images, of equal ones the lowest mean "
-    "loss. A default stays unless the error of the step that is chosen is told apart from the "
-    "default's: differences are paired over seeds, p adjusted by Holm's method for the steps of a "
-    "policy."
+    "- chosen: of the steps with the most finished seeds the lowest mean error on the "
+    "meta-validation images, of equal ones the lowest mean loss. A default stays unless the error "
+    "of the step that is chosen is told apart from the default's: differences are paired over "
+    "seeds, p adjusted by Holm's method for the steps of a policy."
 )
 
 
@@ -73,8 +73,11 @@ def chosen(here: pd.DataFrame) -> float:
     Args:
         here: the lines of one data set and policy.
     """
-    means = here.pivot(index="step_size", columns="measure", values="mean")
-    return float(means.sort_values(["val_error", "val_loss"]).index[0])
+    means = here.pivot(index="step_size", columns="measure", values="mean").fillna(math.inf)
+    lines = means.assign(n_seeds=here.groupby("step_size")["n_seeds"].max()).reset_index()
+    best = lowest(lines.to_dict("records"), lambda line: (line["val_error"], line["val_loss"]))
+    assert best is not None
+    return float(best["step_size"])
 
 
 def steps_figure(frame: pd.DataFrame) -> Figure:

@@ -22,6 +22,7 @@ from hpo.bench.cost.report import title
 from hpo.bench.cost.whole_fit import measure_fit, rows
 from hpo.cells.store import StoreError
 from hpo.report.style import save_figure
+from hpo.run.early_end import EarlyEnd
 from hpo.storage import output_folder
 from hpo.study.progress import Progress, clock
 from hpo.tracking.tracker import (
@@ -46,21 +47,19 @@ def run_cost(description: str, arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 also where peers could not be measured or memory ran out.
     """
+    end = EarlyEnd(kept="measured groups")
     try:
         options = parse(description, arguments)
+        end.fresh = options.fresh
         with output_folder.locked(options.output):
-            return _run(options)
+            return _run(options, end)
     except (ValueError, OSError, StoreError, TrackingError) as error:
         print(f"{STUDY}: error: {error}", file=sys.stderr)
         return UNUSABLE
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code in (0, 2):  # --help, a flag unknown
             raise
-        print(
-            f"\n{STUDY}: interrupted; run the same command again, without --fresh, to go on: "
-            "measured groups are kept",
-            file=sys.stderr,
-        )
+        print(end.interrupted(STUDY), file=sys.stderr)
         return INTERRUPTED
 
 
@@ -96,7 +95,7 @@ def plan(options: CostOptions) -> list[_Planned]:
     ]
 
 
-def _run(options: CostOptions) -> int:
+def _run(options: CostOptions, end: EarlyEnd) -> int:
     begun = time.monotonic()
     source = load_source(options.setting.dataset, root=options.data_root)
     store = GroupStore(options.output)
@@ -105,6 +104,7 @@ def _run(options: CostOptions) -> int:
     if options.fresh:
         check_tracking_uri(options.tracking_uri or default_tracking_uri(options.output))
         store.set_aside()
+        end.fresh = False
         identity = output_folder.study_id(options.output, STUDY, fresh=True)
     planned = plan(options)
     settings = asdict(options.setting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from hpo.analyses.comparison import Comparison, compared
 from hpo.cells.trials import Report
 from hpo.report.statistics import detectable_difference
 from hpo.study.progress import SECONDS
+from hpo.study.study_run import StudyError
 from hpo.tracking.store import mlflow_settings
+from mlflow import MlflowClient
 from tests.support.stores import client_of
 
 Function = Callable[[int, Report], float]
@@ -82,7 +85,7 @@ def test_what_ended_is_kept_and_everything_is_recorded_once(tmp_path: Path) -> N
         steps = client.get_metric_history(children[0].info.run_id, "loss")
     assert len(children) == 21
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert [point.step for point in steps] == [0, 1, 2]
+    assert [point.step for point in steps] == [1, 2, 3]  # as progress counts them
     [parent] = [run for run in runs if run.data.tags["kind"] == "comparison"]
     assert parent.data.metrics["a minus c"] == 0.0
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
@@ -126,6 +129,56 @@ def test_a_trial_that_fails_is_named_and_run_again(tmp_path: Path) -> None:
     bad.update(dict.fromkeys(range(6), True))
     with pytest.raises(RuntimeError, match=r"'c' failed with every seed; .* ZeroDivisionError: no"):
         run({"a": calm, "c": breaks}, tmp_path)
+
+
+def test_a_trial_has_one_run_however_often_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose process died between the first and the last word to the store, and one that
+    failed twice before it ended well."""
+    failing = True
+
+    def breaks(seed: int, report: Report) -> float:
+        report(loss=5.0 if failing else 0.5)
+        if failing and seed == 1:
+            raise ZeroDivisionError("no batch")
+        return float(seed)
+
+    def children() -> dict[str, Any]:
+        client = client_of(tmp_path)
+        with mlflow_settings():
+            experiment = client.get_experiment_by_name("compare").experiment_id
+            found = client.search_runs([experiment], "tags.kind = 'trial'")
+        assert len({run.info.run_name for run in found}) == len(found)
+        return {run.info.run_name: run for run in found}
+
+    with monkeypatch.context() as dying:
+        log = MlflowClient.log_batch
+
+        def dies(client: MlflowClient, run: str, **metrics: Any) -> None:
+            log(client, run, **metrics)
+            raise KeyboardInterrupt
+
+        dying.setattr(MlflowClient, "log_batch", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run({"a": calm, "b": breaks}, tmp_path, seeds=3)
+    assert {run.info.status for run in children().values()} == {"RUNNING"}
+    for _ in range(2):
+        run({"a": calm, "b": breaks}, tmp_path, seeds=3)
+        runs = children()
+        failed = runs.pop("b-s1")
+        assert (failed.info.status, failed.data.tags["error"]) == (
+            "FAILED",
+            "ZeroDivisionError: no batch",
+        )
+        assert failed.data.metrics["loss"] == 5.0
+        assert [run.info.status for run in runs.values()] == ["FINISHED"] * 5
+    failing = False
+    run({"a": calm, "b": breaks}, tmp_path, seeds=3)
+    ended = children()["b-s1"]
+    assert ended.info.status == "FINISHED"
+    assert "error" not in ended.data.tags
+    assert (ended.data.metrics["loss"], ended.data.metrics["value"]) == (0.5, 1.0)
 
 
 def test_where_no_test_is_possible_no_other_p_is_larger() -> None:
@@ -238,6 +291,22 @@ def test_bad_input(functions: Any, options: Any, message: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=message):
         run(functions, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_sent_to_a_process_is_refused_in_a_line(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def holds(seed: int, report: Report) -> float:
+        with lock:
+            return float(seed)
+
+    with pytest.raises(StudyError) as refused:
+        run({"a": calm, "held": holds}, tmp_path, seeds=2, workers=1)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith("function 'held' cannot be sent to a worker: TypeError: cannot")
+    assert message.endswith("workers=0")
+    assert run({"a": calm, "held": holds}, tmp_path, seeds=2).table["n"].tolist() == [2]
 
 
 def test_a_damaged_trial_is_named(tmp_path: Path) -> None:

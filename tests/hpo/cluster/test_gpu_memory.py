@@ -11,13 +11,20 @@ import pytest
 import torch
 
 from core.meta.reading import DEFAULT, PAPER
-from core.policies import Beta, Fixed, Frozen, LearnedConfig, NoMix
+from core.policies import Beta, Fixed, Frozen, LearnedConfig, NoMix, ScoresConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import CONTEXT_BYTES, GpuUse
 from hpo.cells.record import CellRecord
 from hpo.cluster.gpu_memory import gpu_meter, to_measure
+from hpo.cluster.packing import packed_cells
 from hpo.report.preamble import memory_lines
+from hpo.search import Float
+from hpo.search.protocol import SearchSettings
+from hpo.search.strategies import Evolved, Listed, Sampled
+from hpo.study.plan import Plan
+from hpo.study.recipes import FrozenFrom, Searched
+from hpo.study.rows import Row, StudyRow
 
 GIB = 2**30
 MakeRecord = Callable[..., CellRecord]
@@ -108,6 +115,35 @@ def test_one_of_each_kind_is_measured_for_an_epoch() -> None:
     wider = [Cell("wide", replace(base, width=8)), Cell("large", replace(base, batch_size=300))]
     assert len(to_measure([Cell("none", base), *wider])) == 3
     assert [cell.method for cell in to_measure(cells, known=cells[4:])] == ["0"]
+
+
+def test_what_rows_that_wait_will_train_is_measured_too() -> None:
+    """Learned policies inside a search or a list, with the row's own settings; a population."""
+    base = {"digits": TrainingConfig("digits", "cnn", NoMix(), epochs=9, meta_size=60)}
+    learned, space = LearnedConfig(), {"lr": Float(0.01, 0.1)}
+
+    def row(key: str, recipe: Any, **settings: Any) -> StudyRow:
+        return StudyRow(Row(key, key, key, "extra", search=f"{key}-search"), recipe, settings)
+
+    rows = [
+        row("none", NoMix()),
+        row("searched", Searched(learned, space), meta_size=30),
+        row("sampled", Sampled(ScoresConfig(), {"weight_decay": Float(0.0, 0.1)})),
+        row("listed", Listed((Beta(alpha=1.0), LearnedConfig(permute=True)))),
+        row("population", Evolved()),
+        row("frozen", FrozenFrom("listed-source")),
+        row("listed-source", learned),
+    ]
+    plan = Plan("study", rows, ["digits"], range(2), base, SearchSettings(trials=3), budget=5.0)
+    measured = {(c.method, c.training.policy): c for c in to_measure(packed_cells(plan))}
+    assert [method for method, _ in measured] == [
+        "listed-source", "none", "searched", "sampled", "listed", "listed", "population",
+    ]  # fmt: skip
+    assert measured["searched", learned].training.meta_size == 30
+    assert measured["sampled", ScoresConfig()].training.meta_size == 60
+    assert ("listed", LearnedConfig(permute=True)) in measured
+    [population] = [c.population for c in measured.values() if c.population is not None]
+    assert population.members == 5
 
 
 def test_the_report_tells_the_largest_and_what_would_be_safe(make_record: MakeRecord) -> None:

@@ -189,10 +189,39 @@ def test_a_row_that_has_another_policy_by_now_is_marked(tmp_path: Path, evidence
     assert "| No MixUp " in page
 
 
+@pytest.mark.parametrize("file", ["table2.csv", "table2-controls.csv", "table2.md"])
+def test_of_two_presets_in_a_folder_the_tables_trainings_are_taken(
+    tmp_path: Path, evidence: Path, file: str
+) -> None:
+    """Both have seed 0 with one error; and data sets that the table has not stay out."""
+    output = tmp_path / "results"
+    mine = []
+    for dataset, epochs, errors in [
+        ("digits", 10, [5.0, 9.0]),
+        ("digits", 80, [5.0, 6.0, 7.0]),
+        ("mnist", 80, [6.0]),
+    ]:
+        for seed, error in enumerate(errors):
+            varied = {"seed": seed, "epochs": epochs, "meta_size": 60}
+            cell = Cell("none", TrainingConfig(dataset, "cnn", NoMix(), **varied))
+            record = CellRecord(cell, "finished", result(test_error=error), None, {})
+            CellStore(output).save(record)
+            mine += [cell.id] * (epochs == 80 and dataset == "digits")
+    line = {**LINE, "n_seeds": 2, "mean_error": 6.5}  # of seeds 1 and 2: --first-seed 1
+    pd.DataFrame([line]).to_csv(output / "table2.csv", index=False)
+    (output / "table2.md").write_text("# table2\n")
+    controls = {"dataset": "digits", "method": "none", "control": "placebo", "difference": 0.5}
+    pd.DataFrame([controls]).to_csv(output / "table2-controls.csv", index=False)
+    _, origin = take(output / file, "new", "metamixup table2", "", evidence)
+    taken = json.loads(origin.read_text())["cells"]
+    assert list(taken) == mine[:1]
+
+
 @pytest.mark.parametrize("study", ["metamixup step-sizes", "python studies/step_sizes.py"])
 def test_the_policies_of_a_commands_rows_are_known(study: str) -> None:
     assert policies_of(f"{study} --seeds 3")["scores"] == ScoresConfig()
     assert policies_of("make table2")["beta-1"] == Beta(alpha=1.0)
+    assert policies_of("metamixup table2 --preset contest")["beta-0.2"] == Beta(alpha=0.2)
     for command in ("metamixup compare-runs results", "core.training.fit of each policy", "make"):
         assert policies_of(command) == {}
 

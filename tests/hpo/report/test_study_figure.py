@@ -179,6 +179,22 @@ def test_lambda_is_drawn_over_training_where_it_moves(
     assert {text.get_text() for text in legend.get_texts()} == set(drawn)
 
 
+def test_beside_them_is_the_best_beta_among_the_most_complete(make_record: MakeRecord) -> None:
+    """One that lost seeds has the mean of others, perhaps kinder ones."""
+    two = Row("beta-2", "MixUp (α = 2)", "alpha=2", "beta")
+    history = [{"epoch": 1.0, "lam_q25": 0.4, "lam_q75": 0.6}]
+    seeds = [("metamixup", LearnedConfig(), 2, 9.0), ("beta-1", Beta(1.0), 2, 9.0),
+             ("beta-2", Beta(2.0), 1, 3.0)]  # fmt: skip
+    records = [
+        make_record(method, seed, policy=policy, history=history, val_error=error)
+        for method, policy, n, error in seeds
+        for seed in range(n)
+    ]
+    frame = build_table(records, [*ROWS[1:4], two], ["digits"])
+    [panel] = parts_of(study_figure(frame, records))[2].axes
+    assert {line.get_label() for line in panel.lines} == {"MetaMixUp", "MixUp (α = 1)"}
+
+
 def test_without_quartiles_nothing_is_drawn_of_lambda(make_record: MakeRecord) -> None:
     record = make_record("metamixup", policy=LearnedConfig(), history=[])
     assert len(parts_of(study_figure(build_table([record], ROWS, ["digits"]), [record]))) == 2

@@ -259,7 +259,10 @@ def test_records_come_from_the_store(tmp_path: Path, make_record: MakeRecord) ->
     store.save(other)
     assert {record.cell.id for record in load_records(tmp_path)} == {short.cell.id, other.cell.id}
     assert [record.cell for record in load_records(tmp_path, {short.cell.id})] == [short.cell]
-    assert load_records(tmp_path / "nothing") == []
+    assert load_records(str(tmp_path)) == load_records(tmp_path)
+    for absent in (tmp_path / "nothing", str(tmp_path / "nothing")):
+        with pytest.raises(ValueError, match=r"there is no folder .*nothing; give a study's"):
+            load_records(absent)
 
 
 def test_markdown_shows_numbers_and_units(records: list[CellRecord]) -> None:

@@ -25,11 +25,18 @@ from hpo.cells.cell import Cell
 from hpo.cells.store import StoreError
 from hpo.cluster import here
 from hpo.run.contrast import Contrast
+from hpo.search.spaces import BETA_ALPHA
+from hpo.search.strategies import Sampled
 from tests.support.refusals import refused_in_a_line
 
 ROOT = Path(__file__).parents[3]
 X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
+
+
+STRATEGY = hpo.StudyRow(
+    hpo.Row("sampled", "Sampled", "", "beta"), Sampled(Beta(alpha=1.0), BETA_ALPHA)
+)
 
 
 def net(in_channels: int, num_classes: int) -> nn.Module:
@@ -71,6 +78,13 @@ def test_it_returns_records_and_table_and_goes_on(run: Any, trained: list[str]) 
     assert {path.name for path in result.files} >= {"contrast.csv", "contrast.md", "contrast.png"}
     for record in first.records:
         assert record.to_dict() in [r.to_dict() for r in result.records]
+
+
+def test_without_ray_no_cluster_is_asked(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where nothing answers
+    assert len(run(seeds=1).records) == 2
+    with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: no Ray cluster"):
+        run(seeds=1, workers=1)
 
 
 @pytest.mark.parametrize("verbosity", [optuna.logging.INFO, optuna.logging.ERROR])
@@ -232,6 +246,7 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"policies": ["none", NoMix()]}, "policy none is given 2 times"),
         ({"policies": ["frozen"]}, "draws λ from what row metamixup learned"),
         ({"policies": [3]}, "3 is no policy"),
+        ({"policies": ["none", STRATEGY]}, "policy sampled is a strategy, .* hpo.Searched recipe"),
         ({"seed": 3}, "'seed' is no setting of contrast; choose among model"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"seeds": [0, 1]}, r"seeds must be a whole number, got \[0, 1\]"),
@@ -247,6 +262,7 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
+        ({"address": "auto"}, "address='auto' names a Ray cluster, and workers=0 trains here"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_the_first_training(

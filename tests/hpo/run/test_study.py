@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from core.policies import LearnedConfig, NoMix
+from core.policies import Beta, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from hpo import command_line
 from hpo.cells.cell import Cell
@@ -21,6 +21,9 @@ from hpo.report import preamble
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import study as run
 from hpo.run import work
+from hpo.search.spaces import BETA_ALPHA
+from hpo.search.strategies import Listed
+from hpo.study.recipes import Searched
 from hpo.study.rows import Row, StudyRow, controls
 
 QUANTILES = (0.0, 0.5, 1.0)
@@ -107,6 +110,28 @@ def test_what_does_not_fit_is_refused_before_a_training(
         planned(flags, [*ROWS, replace(ROWS[0], training=own)], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--search-trials 5", "--search-trials 5 has no use: none of the rows is searched; leave"),
+        ("--search-parallel 2", "--search-parallel 2 has no use: none of the rows is searched"),
+        ("--budget 4.5", "--budget 4.5 has no use: none of the rows has a strategy; leave it out"),
+    ],
+)
+def test_a_flag_that_no_row_has_a_use_for_is_refused(
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a study that has such rows, of which --rows leaves none."""
+    alpha = Searched(Beta(alpha=1.0), BETA_ALPHA)
+    waiting = Listed((NoMix(),)) if "budget" in flags else alpha
+    rows = [*ROWS, StudyRow(Row("waits", "Waits", "", "extra"), waiting)]
+    arguments = [*flags.split(), "--preset", "smoke", "--output", str(tmp_path)]
+    assert run.run_study("mine", rows, "", [*arguments, "--rows", "none"]) == run.UNUSABLE
+    assert f"mine: error: {message}" in capsys.readouterr().err
+    options = command_line.parse("mine", "", arguments, budgeted="budget" in flags)
+    assert work.prepare("mine", options.chosen(rows), options)
+
+
 # What a study reports beside its table
 
 
@@ -171,6 +196,34 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_record: Any) ->
 def settled(settle: Settle) -> list[str]:
     """Flags of a study whose only cell is in the store."""
     return settle(ROWS, lambda cell: 5.0, 1)
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+@pytest.mark.parametrize("early", [False, True])
+def test_an_early_end_says_how_to_go_on(
+    fresh: list[str],
+    early: bool,
+    settled: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without --fresh only once old results are set aside: they would count as trained again."""
+    place = (work, "prepare") if early else (Tracker, "__enter__")
+    ends = {
+        KeyboardInterrupt(): "mine: interrupted",
+        OSError(28, "No space left"): "mine: error: [Errno 28] No space left",
+    }
+    for error, words in ends.items():
+
+        def fail(*_: Any, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(*place, fail)
+        assert run.run_study("mine", ROWS, "", [*settled, *fresh]) in (run.INTERRUPTED, 2)
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(words)
+        assert "run the same command" in said
+        assert ("without --fresh" in said) == (not (fresh and early))
 
 
 def test_a_study_has_parts_of_the_report_of_its_own(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,42 @@ def test_the_size_counts_cells_and_trials(
     searched = [cell for key in searches for cell in plan.searched_cells(key, {"alpha": 1.0})]
     trials = 7 * len(searches)
     assert len(plan.fixed_cells()) + len(searched) + trials == size
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("none", "mine", "mine"), "2 rows have the key 'mine'; trainings are known by it"),
+        (("my row",), "row key 'my row' cannot name files and runs; leave out spaces, slashes"),
+        (("a/b",), "row key 'a/b' cannot name files"),
+        (("lr=1",), "row key 'lr=1' cannot name files"),
+        ((".mine",), "row key '.mine' cannot name files"),
+        (("",), "row key '' cannot name files"),
+    ],
+)
+def test_keys_that_trainings_cannot_be_known_by_are_refused(
+    keys: tuple[str, ...], message: str
+) -> None:
+    rows = [StudyRow(Row(key, key, "", "extra"), NoMix()) for key in keys]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Plan("table2", rows, ["digits"], range(1), BASE, SearchSettings(trials=7))
+
+
+@pytest.mark.parametrize("family", ["none", "beta"])
+def test_what_competes_for_the_best_beta_does_not_train_on_what_chooses_it(family: Any) -> None:
+    row = Row("mine", "Mine", "", family)
+    with pytest.raises(ValueError, match=r'row mine trains on .*; give it the family "extra"'):
+        StudyRow(row, NoMix(), {"meta_in_training": True})
+    extra = StudyRow(replace(row, family="extra"), NoMix(), {"meta_in_training": True})
+    assert extra.meta_in_training
+
+
+def test_a_searched_row_that_learns_has_no_variant_on_the_images_that_it_learns_from() -> None:
+    learned = Searched(LearnedConfig(), OPTIMISATION)
+    rows = [StudyRow(Row("metamixup-searched", "Searched", "", "learned"), learned), ROWS["none"]]
+    with pytest.raises(ValueError, match=r"row metamixup-searched learns .*: no metamixup-s.*\+"):
+        chosen_rows(rows, ["none", "metamixup-searched+meta"])
+    assert len(chosen_rows(rows, ["none+meta", "metamixup-searched"])) == 2
 
 
 def test_a_longer_row_shares_all_but_its_epochs_and_costs_that_much() -> None:

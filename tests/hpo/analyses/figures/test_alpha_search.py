@@ -53,6 +53,24 @@ def test_each_search_is_set_beside_the_lowest_error_of_a_constant(outcome: Outco
     assert "mnist" not in extra.markdown  # no search has ended there
 
 
+def test_a_constant_that_lost_seeds_is_not_the_lowest(
+    make_record: Make, outcome_of: Callable[..., Outcome]
+) -> None:
+    trained = {
+        "beta-0.5": (Beta(0.5), 6.0, 8.0),
+        "beta-1": (Beta(1.0), 5.0),
+        "beta-search": (Beta(0.8), 6.0, 9.0),
+    }
+    records = [
+        make_record(key, seed, policy=policy, test_error=error)
+        for key, (policy, *errors) in trained.items()
+        for seed, error in enumerate(errors)
+    ]
+    frame = pd.read_csv(alpha_search(outcome_of(rows(), records)).files[0])
+    above = dict(zip(frame["method"], frame["above_best"], strict=True))
+    assert above == {"beta-0.5": 0.0, "beta-1": -1.0, "beta-search": 0.5}
+
+
 def test_nothing_is_said_where_no_search_has_ended(make_outcome: Callable[..., Outcome]) -> None:
     extra = alpha_search(make_outcome(rows()[:2], {"none": [{}], "beta-0.1": [{}]}))
     assert (extra.markdown, extra.files) == ("", [])

@@ -71,6 +71,15 @@ def test_the_text_says_that_the_losses_are_of_different_data(outcome: Outcome) -
     assert all(Path(path).exists() for path in extra.files)
 
 
+@pytest.mark.parametrize("trained", ["beta-1", "metamixup"])
+def test_nothing_is_claimed_of_a_row_that_was_not_trained(
+    make_outcome: Callable[..., Outcome], trained: str
+) -> None:
+    text = loss_curves(make_outcome(ROWS, {trained: [history(2.0, 1.0)]})).markdown
+    assert "| MetaMixUp (default) |" in text
+    assert "a lower loss than" not in text
+
+
 def test_without_an_analysis_the_mixed_loss_is_still_there(
     make_outcome: Callable[..., Outcome],
 ) -> None:

@@ -77,6 +77,14 @@ def test_of_equal_errors_the_lower_loss_is_chosen(run: Run) -> None:
     assert f"the lowest mean error has step {SCORES.step_size:g}, the default." in extra.markdown
 
 
+def test_a_step_that_lost_seeds_is_not_chosen(run: Run) -> None:
+    """Its mean is that of other seeds, which were kinder."""
+    whole = [(6.0, 0.4), (8.0, 0.6)]
+    extra = run({"scores": whole, "scores-step-1": whole[:1], "scores-step-2": [(9.0, 0.1)] * 2})
+    assert chosen(pd.read_csv(extra.files[0])) == SCORES.step_size
+    assert f"the lowest mean error has step {SCORES.step_size:g}, the default." in extra.markdown
+
+
 def test_a_default_that_is_told_apart_is_said_to_be(run: Run) -> None:
     steps = {"metamixup-step-1": 6.0, "metamixup": 8.0}
     noise = (0.0, 0.01, -0.01, 0.02)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from core.meta.engines import ENGINES
+from hpo.bench.cost import run
 from hpo.bench.cost.command_line import cores, parse
 from hpo.bench.cost.contenders import contenders
 from hpo.bench.cost.presets import GROWTH, cases
@@ -85,3 +86,25 @@ def test_models_are_chosen_and_others_added() -> None:
     assert (added.model, added.batch_size, added.image_size) == ("wrn_28_2", 64, 32)
     with pytest.raises(ValueError, match="unknown model 'lenet'"):
         cases("quick", "cpu", ["lenet"])
+
+
+@pytest.mark.parametrize(("fresh", "early"), [(True, True), (True, False), (False, True)])
+def test_an_interrupt_says_how_to_go_on(
+    fresh: bool,
+    early: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without --fresh only once what was measured before is set aside."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "load_source" if early else "StudyTracker", interrupt)
+    flags = ["--preset", "smoke", "--output", str(tmp_path), *["--fresh"] * fresh]
+    assert run.run_cost("", flags) == run.INTERRUPTED
+    said = capsys.readouterr().err
+    assert "interrupted" in said
+    assert "run the same command again" in said
+    assert ("without --fresh, to go on: measured groups" in said) == (not (fresh and early))
