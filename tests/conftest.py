@@ -15,7 +15,11 @@ from tests.support.scripts import handled_sigint
 
 HERE = Path(__file__).parent
 # `make test` hands files out in this order: the longest first, so that all processes end together.
-LONGEST = ("system", "studies", "hpo/cluster", "core/test_distributed.py")
+LONGEST = (
+    *("system", "studies", "hpo/cluster", "core/test_distributed.py"),
+    *("hpo/run", "hpo/analyses/test_comparison.py", "hpo/bench/cost", "house/test_package.py"),
+    *("hpo/search", "core/meta/engines/test_compiled.py", "core/training", "core/test_memory.py"),
+)
 
 
 def pytest_collection() -> None:
@@ -107,6 +111,14 @@ def without_ray_in_module() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         _train_here(patch)
         yield
+
+
+@pytest.fixture
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study's picture is an empty one: it takes longer than small trainings do."""
+    from hpo.report.style import canvas
+
+    monkeypatch.setattr("hpo.run.work.study_figure", lambda *_: canvas(1, 1))
 
 
 def _train_here(patch: pytest.MonkeyPatch) -> None:

@@ -58,23 +58,22 @@ def untold(page: Path, evidence: Path) -> list[str]:
         without = []
         for match in _TOGETHER.finditer(prose):
             scales = (1, -1, 100, -100) if prose.startswith(" %", match.end()) else (1, -1)
-            if not any(_stands(match[0], line, scale) for line in lines for scale in scales):
+            told = [_told(number) for number in _NUMBER.finditer(match[0])]
+            if not any(_stands(told, line, scale) for line in lines for scale in scales):
                 without.append(match[0])
         if without:
             found.append(f"{title or 'top'}: {', '.join(without)}")
     return found
 
 
-def _stands(told: str, line: _Line, scale: int) -> bool:
+def _told(number: re.Match[str]) -> tuple[float, float]:
+    """Returns a number in words, and how far from it the value may be that is meant."""
+    return float(number[0].replace("−", "-")), _ROUNDED * 10.0 ** -len(number["digits"])
+
+
+def _stands(told: Iterable[tuple[float, float]], line: _Line, scale: int) -> bool:
     """Whether a line has all these numbers, each multiplied by the scale."""
-    return all(
-        any(
-            abs(value * scale - float(number[0].replace("−", "-")))
-            <= _ROUNDED * 10.0 ** -len(number["digits"])
-            for value in line
-        )
-        for number in _NUMBER.finditer(told)
-    )
+    return all(any(abs(value * scale - near) <= off for value in line) for near, off in told)
 
 
 def _lines(texts: Iterable[str], evidence: Path) -> Iterator[_Line]:

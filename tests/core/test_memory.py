@@ -27,9 +27,9 @@ from core.policies.persistent_scores import PersistentScores
 
 CHANNELS, WIDTH, SIDE, CLASSES, N = 2, 8, 12, 3, 12
 
-STEPS, WARM = 300, 100
+STEPS, WARM = 200, 100
 BOUND = 2 * 2**20
-"""Growth allowed over the last 200 steps. One activation kept at each step were 10 MiB; one λ, of
+"""Growth allowed over the last 100 steps. One activation kept at each step were 5 MiB; one λ, of
 48 bytes and the object around it, is for the count to see."""
 
 Step = Callable[[], object]

@@ -97,10 +97,21 @@ def test_no_path_of_a_machine() -> None:
 # ----------------------------------------------------------------------- what a public name owes
 
 
-def public_definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
+FOLDERS = sorted({path.parent for path in FILES})
+in_each_folder = pytest.mark.parametrize("folder", FOLDERS, ids=map(named, FOLDERS))
+
+
+def modules_in(folder: Path) -> dict[Path, str]:
+    """Returns the module of each file, those in its own folders left out."""
+    found = {p: name for p, name in zip(FILES, MODULES, strict=True) if p.parent == folder}
+    assert found
+    return found
+
+
+def public_definitions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     """Dotted names and nodes of public functions, classes and their public methods."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree.body:
         if not isinstance(node, kinds) or node.name.startswith("_"):
             continue
         yield node.name, node
@@ -116,25 +127,29 @@ def inherited_docstring(module: ModuleType, name: str) -> str | None:
     return inspect.getdoc(getattr(getattr(module, owner), method)) if method else None
 
 
-@pytest.mark.parametrize(("path", "module"), [*zip(FILES, MODULES, strict=True)], ids=MODULES)
-def test_every_public_name_has_a_docstring(path: Path, module: str) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    missing = [] if ast.get_docstring(tree) or not tree.body else ["the module itself"]
-    for name, node in public_definitions(path):
-        assert isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        if not ast.get_docstring(node) and not inherited_docstring(
-            importlib.import_module(module), name
-        ):
-            missing.append(name)
-    assert not missing, f"{named(path)}: no docstring: {missing}"
+@in_each_folder
+def test_every_public_name_has_a_docstring(folder: Path) -> None:
+    missing = {}
+    for path, module in modules_in(folder).items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        without = [] if ast.get_docstring(tree) or not tree.body else ["the module itself"]
+        for name, node in public_definitions(tree):
+            assert isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            if not ast.get_docstring(node) and not inherited_docstring(
+                importlib.import_module(module), name
+            ):
+                without.append(name)
+        missing[module] = without
+    assert {module: names for module, names in missing.items() if names} == {}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_name_in_all_exists(name: str) -> None:
-    module: Any = importlib.import_module(name)
-    exported = getattr(module, "__all__", [])
-    assert len(set(exported)) == len(exported)
-    assert not [member for member in exported if not hasattr(module, member)]
+@in_each_folder
+def test_every_name_in_all_exists(folder: Path) -> None:
+    for name in modules_in(folder).values():
+        module: Any = importlib.import_module(name)
+        exported = getattr(module, "__all__", [])
+        assert len(set(exported)) == len(exported), name
+        assert not [f"{name}.{member}" for member in exported if not hasattr(module, member)]
 
 
 def test_every_package_says_what_it_offers() -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import core
-import hpo
 from core import lazy
 from core.mixing import batch
 from studies.__main__ import commands
@@ -59,17 +58,21 @@ def test_a_lazy_package_has_its_names(package: ModuleType) -> None:
     assert not {m.name for m in pkgutil.iter_modules(package.__path__)} & set(package.__all__)
 
 
-def test_submodules_are_found_too() -> None:
-    script = "import core; print(core.testing.__name__, core.data.DATASETS['digits'].num_classes)"
+def test_submodules_are_found_and_all_policies_known_whatever_was_imported() -> None:
+    """In a fresh process that imports neither otherwise."""
+    script = """
+import sys
+from core.policies.config import policy_kinds
+print(*policy_kinds())
+import core
+assert not {"core.testing", "core.data"} & set(sys.modules)
+print(core.testing.__name__, core.data.DATASETS["digits"].num_classes)
+"""
     said = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
-    assert said == "core.testing 10\n"
-
-
-def test_all_policies_are_known_whatever_was_imported() -> None:
-    script = "from core.policies.config import policy_kinds as k; print(*k())"
-    kinds = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split()
-    assert {"none", "learned", "scores", "learned-beta", "adamixup", "l2rw", "frozen"} <= set(kinds)
-    assert hpo.Row is not None
+    kinds, found = said.splitlines()
+    expected = {"none", "learned", "scores", "learned-beta", "adamixup", "l2rw", "frozen"}
+    assert expected <= set(kinds.split())
+    assert found == "core.testing 10"
 
 
 def test_a_library_that_was_imported_late_stands_in_its_own_place() -> None:

@@ -21,7 +21,7 @@ def test_controls_and_variants_share_all_with_the_learned_row_but_one_thing() ->
     assert rows["learned-beta-brier"] == LearnedBetaConfig(objective="brier")
     assert rows["learned-beta-never"].cost == 1
     assert rows["learned-beta"].cost < 1.3
-    assert isinstance(LearnedBetaConfig().frozen((0.0, 1.0)), Frozen)
+    assert LearnedBetaConfig().frozen((0.0, 1.0)) == Frozen((0.0, 1.0))
 
 
 def test_the_learned_row_is_a_strategy_of_contrast_where_it_is_asked_for() -> None:

@@ -76,7 +76,7 @@ LARGE = ("resnet18", "mobilenet", "timm")
 
 @pytest.fixture
 def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_ray: None, nothing_drawn: None
 ) -> Iterator[Callable[..., pd.DataFrame]]:
     """run(data set, network) makes a small Table II in this process, from the user's folder."""
     (tmp_path / "own_classifiers.py").write_text(MODULE)

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from core.training.config import TrainingConfig
 from hpo.study import presets
 from studies.proposition1 import PAIRS, looked_at, main
 
@@ -36,7 +36,8 @@ def test_a_network_of_ones_own_must_be_smooth(
     arguments = ["--preset", "smoke", "--model", "digits_cnn", "--output", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert "the gradient of digits_cnn jumps; choose cnn_smooth" in capsys.readouterr().err
-    assert isinstance(looked_at(presets.training("digits", "quick")), TrainingConfig)
+    given = replace(presets.training("digits", "quick"), model="cnn_smooth")
+    assert looked_at(given).model == "cnn_smooth"  # not the one for digits
 
 
 @pytest.mark.slow

@@ -185,9 +185,9 @@ def test_a_smoke_run_of_two_architectures(
 
 
 def _imagenet(root: Path, classes: int, pixels: int) -> Path:
-    """Returns a tree in ImageNet's layout: 3 training and 2 validation images of each class."""
+    """Returns a tree in ImageNet's layout: 2 training and 2 validation images of each class."""
     values = np.random.default_rng(0)
-    for part, count in (("train", 3), ("val", 2)):
+    for part, count in (("train", 2), ("val", 2)):
         for number in range(classes):
             folder = root / "imagenet" / part / f"n{number:08d}"
             folder.mkdir(parents=True)

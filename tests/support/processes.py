@@ -31,6 +31,19 @@ def family(process: int) -> list[int]:
     return members
 
 
+def command_of(process: int) -> str:
+    """Returns its command line, or "" where it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode()
+    except OSError:
+        return ""
+
+
+def workers_of(driver: int) -> list[int]:
+    """Returns the processes of Ray's that train for a driver."""
+    return [p for p in family(driver) if command_of(p).startswith("ray::ImplicitFunc")]
+
+
 def listening(process: int) -> set[str]:
     """Returns where a process and its descendants accept connections.
 

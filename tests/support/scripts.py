@@ -49,12 +49,17 @@ def run_calmly(study: str, *arguments: str | Path, output: Path) -> Path:
     return output
 
 
-def kill_when(ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path) -> None:
-    """Kills a running study's process once `ready`; its workers are Ray's to end."""
+def kill_when(ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path) -> str:
+    """Kills a running study's process once `ready`; its workers are Ray's to end.
+
+    Returns:
+        What it had written to standard error.
+    """
     driver = _running(ready, study, *arguments, cwd=cwd)
     driver.kill()
     _, stderr = driver.communicate()
     assert driver.returncode == -signal.SIGKILL, stderr
+    return stderr
 
 
 def interrupt_when(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,17 +11,18 @@ import pandas as pd
 from hpo.tracking.store import mlflow_settings
 from mlflow import MlflowClient
 from studies.load import main
-from tests.support.scripts import run_script
 
 CELLS = 4
 
 
-def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path) -> None:
+def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path, empty_store: Path) -> None:
     out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(empty_store, out / "load-mlflow.db")
     flags = ["--cells", CELLS, "--concurrent", 2, "--workers", 1, "--output", out]
-    done = run_script("load", *map(str, flags), cwd=tmp_path)
+    status = main([*map(str, flags)])
     logs = [path.read_text() for path in out.glob("load-*/log.txt")]
-    assert done.returncode == 0, (done.stderr, logs)
+    assert status == 0, logs
     assert len(logs) == 2
     cells = Counter(path.parent.name for path in out.glob("load-?/cells/*/result.json"))
     assert len(cells) == CELLS  # the same cells in both studies

@@ -122,6 +122,7 @@ def _measure(
             failed(name, error)
     say(f"{setting.repeats} rounds of {len(steps)} contenders")
     gc.collect()
+    frozen = gc.get_freeze_count()  # by the caller, whose objects stay so
     gc.freeze()  # what lives on is not looked through again before each step
 
     def settle() -> None:
@@ -141,7 +142,8 @@ def _measure(
                 on_error=failed,
             )
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
     for name, seconds in times.items():
         rows[name] = replace(rows[name], seconds=tuple(seconds))
 

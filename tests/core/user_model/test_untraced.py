@@ -76,12 +76,18 @@ def test_a_compiled_caller_gets_the_numbers_of_a_plain_one(name: str) -> None:
         assert torch.equal(compiled, plain)
 
 
-def test_who_compiles_nothing_loads_no_compiler() -> None:
+def test_who_compiles_nothing_loads_no_compiler_and_sees_no_warning() -> None:
+    """In a fresh process, the first use of dual numbers among the rest."""
     code = """
 import sys, torch, core
 model = torch.nn.Linear(4, 3)
 batch = torch.randn(6, 4), torch.arange(6) % 3
 core.learn_interpolation(model, batch, batch, lr=0.1)
 assert "torch._dynamo" not in sys.modules
+lam, partner = torch.rand(6), torch.arange(6).roll(1)
+core.hypergradient(model, batch, batch, lam, partner, lr=0.1, engine="forward_reverse")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")

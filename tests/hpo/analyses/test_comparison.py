@@ -7,6 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from scipy import stats
 import hpo
 from hpo.analyses.comparison import Comparison, compared
 from hpo.cells.trials import Report
+from hpo.cluster.session import Demand, session
 from hpo.report.statistics import detectable_difference
 from hpo.study.progress import SECONDS
 from hpo.study.study_run import StudyError
@@ -236,20 +238,20 @@ def draw(rng: np.random.Generator, n: int) -> dict[str, dict[int, float]]:
 
 
 def test_a_function_is_seldom_told_apart_from_itself_however_often_one_looks() -> None:
-    """More than 18 of 200, or 11 of 100, at 5 % happen once in 200. Looks end at the first
+    """More than 11 of 100, or 8 of 60, at 5 % happen once in 200 or less. Looks end at the first
     p < 0.05, the worst that can be done with them."""
     rng = np.random.default_rng(0)
-    once = sum(compared(draw(rng, 8))["p_holm"][0] < 0.05 for _ in range(200))
-    assert 2 <= once <= 18
+    once = sum(compared(draw(rng, 8))["p_holm"][0] < 0.05 for _ in range(100))
+    assert 2 <= once <= 11
     repeatedly = 0
-    for _ in range(100):
+    for _ in range(60):
         values = draw(rng, 40)
         for look, n in enumerate((6, 9, 14, 21, 32, 40), start=1):
             here = {name: {s: seeds[s] for s in range(n)} for name, seeds in values.items()}
             if compared(here, look)["p_holm"][0] < 0.05:
                 repeatedly += 1
                 break
-    assert repeatedly <= 11
+    assert repeatedly <= 8
 
 
 @pytest.mark.parametrize("n", [3, 8, 30])
@@ -318,8 +320,10 @@ def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_under_ray_processes_may_die_and_the_numbers_are_those_of_one_process(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Both calls find one Ray, which takes longer to start than they."""
+
     # Of this function alone: a process that knew others of this file would import all that it does.
     def dies(seed: int, report: Report) -> float:
         report(loss=0.5)
@@ -328,10 +332,12 @@ def test_under_ray_processes_may_die_and_the_numbers_are_those_of_one_process(
         return 11.0 + seed % 2
 
     functions: dict[str, Function] = {"a": lambda seed, report: 10.0, "b": dies}
-    first = run(functions, tmp_path / "ray", workers=2, seeds=2)
-    [error] = first.values["error"].dropna()
-    assert error.startswith("its process died")
-    (tmp_path / "again").touch()
-    again = run(functions, tmp_path / "ray", seeds=2)
+    with session(Demand(None, workers=2, threads=1, gpus=0, data_bytes=0)) as begun:
+        monkeypatch.setattr("hpo.cluster.trials.session", lambda _: nullcontext(begun))
+        first = run(functions, tmp_path / "ray", workers=2, seeds=2)
+        [error] = first.values["error"].dropna()
+        assert error.startswith("its process died")
+        (tmp_path / "again").touch()
+        again = run(functions, tmp_path / "ray", workers=2, seeds=2)
     alone = run(functions, tmp_path / "alone", seeds=2)
     pd.testing.assert_frame_equal(again.table, alone.table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -59,16 +60,37 @@ class BrokenSource(Source):
 
 @dataclass(frozen=True)
 class Studied:
-    """What a study with two workers left: its folder, and its records by data set."""
+    """What a study with two workers left: its folder, and its records by data set; and how one
+    failed whose disk takes no result."""
 
     output: Path
     records: dict[str, list[CellRecord]]
+    failure: Exception
+
+
+class FullStore(CellStore):
+    """A disk that takes no result."""
+
+    def save(self, record: CellRecord) -> None:
+        raise StoreError(f"cannot write {record.cell.id}: no space left on device")
+
+
+def failure_of_a_full_disk(output: Path, digits: Source, demand: Demand) -> Exception:
+    rows = [StudyRow(Row("none", "none", "none", "none"), NoMix())]
+    plan = Plan("table2", rows, ["digits"], [0], {"digits": BASE}, SearchSettings())
+    tracker = StudyTracker(None, output=output, experiment="t", study_id="t", params={})
+    run = StudyRun(plan, FullStore(output), tracker, Progress(), {"digits": "d"})
+    sources, storage = {("digits", None): digits}, FolderStorage(output)
+    with pytest.raises((StoreError, StudyError)) as failed:
+        run_on_ray(run, sources, demand, output=output, storage=storage, device="cpu")
+    tracker.close("FAILED")
+    return failed.value
 
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
     """Returns what is left of a study of three data sets: of one a worker's disk is gone, with
-    another all diverges."""
+    another all diverges. One that fails follows on the same Ray, which takes longer to start."""
     output, digits = tmp_path_factory.mktemp("studied"), load_source("digits")
     fields = {name: getattr(digits, name) for name in Source.__dataclass_fields__}
     sources = {
@@ -81,20 +103,24 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
     rows = [StudyRow(Row(key, key, key, "beta"), recipe) for key, recipe in RECIPES.items()]
     search = SearchSettings(trials=3, startup=2, min_epochs=1, reduction=2)
     plan = Plan("table2", rows, list(sources), [0, 1], base, search)
+    demand = Demand(address=None, workers=2, threads=1, gpus=0, data_bytes=10**6)
     with (
+        session(demand) as begun,
+        pytest.MonkeyPatch.context() as patch,
         open(output / "progress.txt", "w") as stream,
         StudyTracker(None, output=output, experiment="t", study_id="t", params={}) as tracker,
     ):
         fingerprints = {name: source.fingerprint() for name, source in sources.items()}
         run = StudyRun(plan, CellStore(output), tracker, Progress(stream), fingerprints)
         loaded = {source_key(base[name]): source for name, source in sources.items()}
-        demand = Demand(address=None, workers=2, threads=1, gpus=0, data_bytes=10**6)
         storage = FolderStorage(output)
+        patch.setattr("hpo.cluster.runner.session", lambda _: nullcontext(begun))
         run_on_ray(run, loaded, demand, output=output, storage=storage, device="cpu")
         assert run.finished
         assert run.workers == 2
+        failure = failure_of_a_full_disk(tmp_path_factory.mktemp("full"), digits, demand)
     of = {name: [r for r in run.records if r.cell.dataset == name] for name in sources}
-    return Studied(output, of)
+    return Studied(output, of, failure)
 
 
 def test_two_workers_and_alone_give_the_same_numbers(studied: Studied) -> None:
@@ -126,30 +152,9 @@ def test_cells_that_diverge_keep_the_epochs_before(studied: Studied) -> None:
     assert np.isfinite([r.result.train_seconds for r in steep]).all()
 
 
-class FullStore(CellStore):
-    """A disk that takes no result."""
-
-    def save(self, record: CellRecord) -> None:
-        raise StoreError(f"cannot write {record.cell.id}: no space left on device")
-
-
-def test_what_fails_in_the_driver_keeps_its_message(tmp_path: Path) -> None:
-    digits = load_source("digits")
-    rows = [StudyRow(Row("none", "none", "none", "none"), NoMix())]
-    plan = Plan("table2", rows, ["digits"], [0], {"digits": BASE}, SearchSettings())
-    demand = Demand(address=None, workers=1, threads=1, gpus=0, data_bytes=10**6)
-    tracker = StudyTracker(None, output=tmp_path, experiment="t", study_id="t", params={})
-    run = StudyRun(plan, FullStore(tmp_path), tracker, Progress(), {"digits": "d"})
-    with pytest.raises(StoreError, match="no space left on device"):
-        run_on_ray(
-            run,
-            {("digits", None): digits},
-            demand,
-            output=tmp_path,
-            storage=FolderStorage(tmp_path),
-            device="cpu",
-        )
-    tracker.close("FAILED")
+def test_what_fails_in_the_driver_keeps_its_message(studied: Studied) -> None:
+    assert isinstance(studied.failure, StoreError)
+    assert "no space left on device" in str(studied.failure)
 
 
 def test_addresses_that_cannot_work_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

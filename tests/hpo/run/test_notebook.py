@@ -34,7 +34,9 @@ def histories(output: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("what", ["no_grad", "float64"])
-def test_settings_of_a_notebook_change_nothing(what: str, tmp_path: Path) -> None:
+def test_settings_of_a_notebook_change_nothing(
+    what: str, tmp_path: Path, nothing_drawn: None
+) -> None:
     """Trainings here are those of a process of its own, and the settings hold again afterwards."""
     truth = histories(tmp_path / "before")
     before = torch.get_default_dtype()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from ray import tune
 from sklearn.datasets import load_digits
@@ -29,20 +28,73 @@ STEPS = 16
 """In an epoch: 1000 images in batches of 64."""
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+KILLED = """
+import os, runpy, sys
+from ray import tune
+
+script, lives, *sys.argv[1:] = sys.argv[1:]
+with_resources = tune.with_resources
+
+
+def mortal(train, lives=lives):
+    def dies_after_two_epochs(config):
+        report = tune.report
+        first = not os.path.exists(lives)
+
+        def then_die(metrics, **more):
+            with open(lives, "a") as file:
+                file.write(f"{metrics['epoch']} ")
+            report(metrics, **more)
+            if first and metrics["epoch"] == 2:
+                os._exit(1)
+
+        if config["init_alpha"] == 0.5:
+            tune.report = then_die
+        train(config)
+
+    return dies_after_two_epochs
+
+
+tune.with_resources = lambda train, resources: with_resources(mortal(train), resources)
+runpy.run_path(script, run_name="__main__")
+"""
+"""Runs the script; the worker of the trial 0.5 dies once it has reported two epochs."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the example printed, what each trial reported, and the epochs that the trial 0.5 did."""
+
+    printed: list[str]
+    output: Path
+    trials: dict[float, list[dict[str, Any]]]
+    lives: str
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Returns what is left of the example with two trials, a worker of which died."""
+    output = tmp_path_factory.mktemp("ran")
+    lives = output / "lives"
+    arguments = ["--alphas", "2", "0.5", "--epochs", "4", "--output", str(output)]
     # What `hpo` sets for its own driver must not reach a program that knows nothing of it.
-    for name in [name for name in os.environ if name.startswith("TUNE_")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    with ray.init(
-        num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    ):
-        yield
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TUNE_")}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(example.__file__), str(lives), *arguments],
+        cwd=output,
+        env=environment | {"RAY_AIR_NEW_OUTPUT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # Nothing is told but the death: by Tune, and on standard output by Ray.
+    [death] = re.findall(r"^\d{4}-\d\d-\d\d \S+\t(.*)", done.stderr, re.MULTILINE)
+    assert "Trial task failed for trial dies_after_two_epochs" in death
+    assert "Warning" not in done.stderr
+    printed = [line for line in done.stdout.splitlines() if "(raylet)" not in line]
+    return Ran(printed, output, reports(output), lives.read_text())
 
 
 def reports(output: Path) -> dict[float, list[dict[str, Any]]]:
@@ -68,38 +120,26 @@ def alone(monkeypatch: pytest.MonkeyPatch, alpha: float, epochs: int) -> list[tu
     return seen
 
 
+def told(reported: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(m["epoch"], m["steps"], m["error"]) for m in reported]
+
+
 @pytest.mark.slow
-def test_it_prints_what_the_trials_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert example.__file__ is not None
-    arguments = ["--alphas", "2", "0.5", "--epochs", "4", "--output", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, example.__file__, *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    printed = done.stdout.splitlines()
+def test_it_prints_what_the_trials_reported(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, trials = ran.printed, ran.trials
     assert len(printed) == 5
-    trials = reports(tmp_path)
     assert [*sorted(trials)] == [0.5, 2.0]
     for line, (alpha, reported) in zip(printed[1:3], sorted(trials.items()), strict=True):
         assert [float(word) for word in line.split()] == pytest.approx(
             [alpha, reported[-1]["error"], 4, 4 * STEPS], abs=1e-6
         )
-        assert [(m["epoch"], m["steps"], m["error"]) for m in reported] == alone(
-            monkeypatch, alpha, 4
-        )
+        assert told(reported) == alone(monkeypatch, alpha, 4)
     best = min(trials, key=lambda alpha: trials[alpha][-1]["error"])
     best_error = trials[best][-1]["error"]
     assert printed[3] == f"best: init_alpha {best:g}, error {best_error:.2f} %"
     assert best_error < 20  # chance is 90
 
-    (file,) = tmp_path.rglob(f"*init_alpha={best:.4f}*/checkpoint_*/state.pt")
+    (file,) = ran.output.rglob(f"*init_alpha={best:.4f}*/checkpoint_*/state.pt")
     model = example.make_model()
     model.load_state_dict(torch.load(file, weights_only=True)["model"])
     x, y = example.split_digits()[3]
@@ -113,35 +153,12 @@ def test_it_prints_what_the_trials_reported(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_from_its_checkpoint(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lives = tmp_path / "lives"
-
-    def dies_after_two_epochs(config: dict[str, Any]) -> None:
-        report = tune.report
-        first = not lives.exists()
-
-        def then_die(metrics: dict[str, Any], **kw: Any) -> None:
-            with lives.open("a") as file:
-                file.write(f"{metrics['epoch']} ")
-            report(metrics, **kw)
-            if first and metrics["epoch"] == 2:
-                os._exit(1)
-
-        tune.report = then_die
-        example.train(config)
-
-    results = example.run(
-        dies_after_two_epochs, alphas=[0.5], epochs=4, output=tmp_path / "results"
-    )
-    assert results.num_errors == 0
-    assert lives.read_text() == "1 2 3 4 "  # no epoch twice: the second life began with the third
-    (reported,) = reports(tmp_path / "results").values()
+def test_a_killed_worker_goes_on_from_its_checkpoint(ran: Ran) -> None:
+    """To the numbers of an undisturbed one, see above."""
+    assert ran.lives == "1 2 3 4 "  # no epoch twice: the second life began with the third
+    reported = ran.trials[0.5]
     assert [m["pid"] for m in reported[:2]] != [m["pid"] for m in reported[2:]]
-    epochs = [(m["epoch"], m["steps"], m["error"]) for m in reported]
-    assert [steps for _, steps, _ in epochs] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
-    assert epochs == alone(monkeypatch, 0.5, 4)
+    assert [m["steps"] for m in reported] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
 
 
 def test_what_teaches_lambda_scores_no_trial(

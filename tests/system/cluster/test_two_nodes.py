@@ -42,8 +42,13 @@ class Happened:
 
 
 @pytest.fixture(scope="module")
-def happened(s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Happened:
+def happened(
+    s3_server: Any, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Happened:
     output, uri = tmp_path_factory.mktemp("two-nodes"), f"s3://{s3_server.bucket}/two-nodes"
+    for name in ("one", "two"):
+        (output / name).mkdir()
+        shutil.copy(empty_store, output / name / "mlflow.db")
     folder = Path(tempfile.mkdtemp(prefix="hm", dir="/tmp"))  # Ray's sockets want a short name
     settings = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
     settings |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
@@ -128,6 +133,7 @@ def test_another_machine_goes_on_from_the_bucket(
     s3: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    nothing_drawn: None,
 ) -> None:
     """All that is left of the driver is the bucket; nothing is trained again."""
     monkeypatch.delattr(hpo.cluster.runner, "run_on_ray")

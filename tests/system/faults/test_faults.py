@@ -70,7 +70,7 @@ def test_ctrl_c_pressed_twice_leaves_what_the_next_time_ends(
 def test_a_driver_that_is_killed_at_any_moment_loses_nothing(
     calm: Path, bench: Bench, tmp_path: Path
 ) -> None:
-    """At moments spread over a study's life, which begins where everything is imported.
+    """At moments spread over a study's life.
 
     It trains by itself: a kill cuts short a checkpoint too, a result, the store's first tables.
     `test_table2.py` kills drivers whose workers are Ray's.
@@ -90,18 +90,22 @@ def test_a_driver_that_is_killed_at_any_moment_loses_nothing(
     first = context.Process(target=int)  # waits for the imports
     first.start()
     first.join()
-    begun = time.monotonic()
-    driver = start(tmp_path / "whole")
-    driver.join()
-    life = time.monotonic() - begun
-    assert driver.exitcode == 0
     out = tmp_path / "out"
-    for moment in (0.1, 0.6, 0.25, 0.4):
+    ended = []
+    for pattern, number in (
+        ("mlflow.db", 1),
+        ("cells/*/checkpoint.pt", 1),
+        ("cells/*/result.json", 1),
+        ("cells/*/result.json", 3),
+    ):
         driver = start(out)
-        driver.join(moment * life)
+        while driver.is_alive() and len(list(out.glob(pattern))) < number:
+            time.sleep(0.005)
         driver.kill()
         driver.join()
-        assert driver.exitcode in (0, -signal.SIGKILL), "it refused to go on"
+        ended.append(driver.exitcode)
+    assert set(ended) <= {0, -signal.SIGKILL}, "it refused to go on"
+    assert ended.count(-signal.SIGKILL) >= 3
     driver = start(out)
     driver.join()
     assert driver.exitcode == 0
@@ -152,12 +156,12 @@ def can_mount() -> bool:
 def test_a_disk_that_is_full_costs_what_was_not_written(
     calm: Path, empty_store: Path, tmp_path: Path
 ) -> None:
-    """A real one, of a process of its own: full for a checkpoint, for a result, for the report."""
+    """A real one, of a process of its own: full for the store too, for a result, for the report."""
     disk = tmp_path / "disk"
     disk.mkdir()
     done = in_a_process(UNSHARE, "full_disk.py", disk, calm, empty_store)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("as calm") == 4
+    assert done.stdout.count("as calm") == 3
 
 
 def test_a_disk_that_is_full_for_a_checkpoint_costs_a_cell_until_the_next_time(
@@ -273,7 +277,7 @@ def test_a_store_that_was_cut_short_is_named_with_the_way_out(
     bench.assert_as_calm(again, calm)
 
 
-@pytest.mark.parametrize("damage", ["nothing in it", "half of it", "a later version's"])
+@pytest.mark.parametrize("damage", ["half of it", "a later version's"])
 def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
     damage: str, folder: Path, calm: Path, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,7 +288,7 @@ def test_a_result_that_cannot_be_read_is_named_with_the_way_out(
         record["config"]["invented_later"] = 1
         path.write_text(json.dumps(record))
     else:
-        path.write_text(text[: 0 if damage == "nothing in it" else len(text) // 2])
+        path.write_text(text[: len(text) // 2])
     message = error_of(bench, folder, capsys)
     if damage == "a later version's":
         assert f"{path} is of another version" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def test_every_contender_is_measured_and_the_exact_ones_are_exact(
     reversed_sign = Contender("reversed", "option", who[0].build, wrong)
     case = replace(TINY, model=model)
     group = measure(case, SETTING, [*who, reversed_sign], source)
+    assert gc.get_freeze_count() > 0  # what `tests/conftest.py` froze
     rows = {m.name: m for m in group.measurements}
     assert list(rows) == [c.name for c in who] + ["reversed"]
     assert all(m.error is None and len(m.seconds) == 4 for m in rows.values())
