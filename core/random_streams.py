@@ -74,11 +74,11 @@ class TorchStreams:
 
 
 @contextmanager
-def forked(devices: Iterable[torch.device]) -> Iterator[TorchStreams]:
+def forked(devices: Iterable[torch.device]) -> Iterator[None]:
     """Afterwards torch's global streams are as before, on the CPU and the devices."""
     before = TorchStreams(devices)
     try:
-        yield before
+        yield
     finally:
         before.put_back()
 
