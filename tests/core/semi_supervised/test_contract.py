@@ -76,6 +76,22 @@ def test_every_kind_is_here() -> None:
 
 
 @every_method
+def test_a_network_may_write_to_its_input(case: Case) -> None:
+    """As one that normalizes in place, which is the same network as one that does not."""
+    ends = []
+    for in_place in (True, False):
+        course = Course(partial(build_method, case.config), case.policy)
+
+        def shifted(module: Any, args: Any, in_place: bool = in_place) -> tuple[torch.Tensor]:
+            return (args[0].sub_(0.5) if in_place else args[0] - 0.5,)
+
+        course.net.register_forward_pre_hook(shifted)
+        course.train(0, 1)
+        ends.append(course.parameters())
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+@every_method
 def test_what_is_evaluated_is_the_model_or_its_average(case: Case) -> None:
     course = Course(partial(build_method, case.config), case.policy, norm=True, drop=True)
     path = [course.parameters()]
