@@ -16,9 +16,9 @@ from hpo.storage.atomic import write_atomically, write_csv
 
 _INTRODUCTION = """# What works
 
-{count} networks, layers, losses and optimizers were tried with every engine (torch {torch}, CPU),
-and the hypergradient held against central differences of plain training: a copy of the model,
-`backward`, the optimizer's own `step`, the validation loss. {right} entries are right, {refused}
+{count} networks, layers, losses and optimizers were tried with four engines (large networks with
+`auto` alone, none with `compiled`; torch {torch}, CPU), and the hypergradient held against central
+differences of plain training: a copy of the model, `backward`, the optimizer's own `step`, the validation loss. {right} entries are right, {refused}
 refused by a message, {approximate} approximate (`finite_difference` of whole networks), {late} left
 out for time, {wrong} wrong. `python studies/compatibility.py` makes this page and
 [its table](evidence/compatibility.csv) anew.

@@ -13,6 +13,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "hpo" / "cluster" / "launchers"
 LAUNCHED = ("local", "aws", "gcp")
+PASSWORDS = {"/mlflow-server", "/mlflow/.env"}  # where mlflow/README.md has secrets.sh write them
 SECRET = re.compile(r"(password|token|secret|key)\w*\s*[=:]\s*['\"]?[A-Za-z0-9+/]{12,}", re.I)
 
 
@@ -39,7 +40,7 @@ def test_the_schema_is_one_that_refuses() -> None:
 def test_it_installs_this_tree_and_takes_server_and_token_from_files_outside(name: str) -> None:
     config = read(name)
     assert config["file_mounts"]["~/metamixup-hpo"] == "."
-    assert {".git", ".venv"} <= set(config["rsync_exclude"])
+    assert {".git", ".venv", *PASSWORDS} <= set(config["rsync_exclude"])
     [install] = [c for c in config["setup_commands"] if "pip install" in c]
     assert "-c ~/metamixup-hpo/constraints.txt" in install
     assert '"$HOME/metamixup-hpo[cluster]"' in install
@@ -48,6 +49,11 @@ def test_it_installs_this_tree_and_takes_server_and_token_from_files_outside(nam
     assert "RAY_AUTH_MODE=token" in shell
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1], "loopback alone"
+
+
+def test_the_image_is_built_without_the_passwords() -> None:
+    ignored = set((ROOT / ".dockerignore").read_text().splitlines())
+    assert {path.removeprefix("/") for path in PASSWORDS} <= ignored
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.iterdir()), ids=lambda path: path.name)
