@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.mixing.batch import soft_cross_entropy
+from core.user_model.untouched import modes_kept
 
 if TYPE_CHECKING:
     from core.data import ImageSet, Transform
@@ -94,9 +95,6 @@ def _adjusted(logits: Tensor, adjustment: Tensor | None) -> Tensor:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode and no gradient is kept; modes are as before after,
     also of parts that stand in another mode than the whole."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    with torch.inference_mode():
+    with modes_kept(model), torch.inference_mode():
+        model.eval()
         yield
-    for module, training in modes:
-        module.training = training

@@ -15,6 +15,7 @@ from core.meta.engines.any_order import Watch, in_any_order
 from core.meta.engines.forward_reverse import NoTangents, load_decompositions, needs_graph
 from core.meta.engines.replay import Replay
 from core.meta.gradient import kernels_for
+from core.meta.inner_step import unwrapped
 from core.meta.problem import MetaProblem, Validation
 from core.meta.refusals import named_refusals
 from core.user_model.precision import loss_scaler, wide_dtype
@@ -107,6 +108,7 @@ _WAY_OUT = "leave carry at 0, which looks one step ahead"
 
 def check_sgd(optimizer: torch.optim.Optimizer) -> None:
     """Raises ValueError unless tangents can follow its step, in the region of the caller."""
+    optimizer = unwrapped(optimizer)
     if type(optimizer) is not torch.optim.SGD:  # a subclass may step otherwise
         raise ValueError(f"carry follows steps of SGD, got {type(optimizer).__name__}; {_WAY_OUT}")
     for group in optimizer.param_groups:

@@ -198,7 +198,7 @@ def meta_problem(
 
     Arguments as in `meta_gradient`.
     """
-    check_batch(val_batch, "meta-validation", tokens=settings.get("mixing", INPUT).hooks)
+    check_batch(val_batch, "meta-validation", tokens=takes_tokens(settings.get("mixing", INPUT)))
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "λ is learned by gradients, which torch.inference_mode forbids; leave it around this "

@@ -127,7 +127,7 @@ def differentiable(
             otherwise, it maximizes, it is an Adam with decoupled decay, or it holds a parameter
             that is not the model's, or a complex one and is not SGD.
     """
-    optimizer = _unwrapped(optimizer)
+    optimizer = unwrapped(optimizer)
     kind = type(optimizer).__name__
     check_descends(optimizer)
     known = {id(p) for p in parameters}
@@ -163,7 +163,7 @@ def differentiable(
     return cast(DifferentiableOptimizer, copy)
 
 
-def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Returns what a training library's wrapper holds; one with a step of its own is refused."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         kind = type(optimizer)

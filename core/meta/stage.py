@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from core.meta.engines.once import other_parameters
 from core.meta.gradient import Engine, meta_gradient, moved_parameters
 from core.meta.inner_step import LearningRate, check_descends, current_rates
 from core.meta.reading import DEFAULT, Reading, check_reading
@@ -151,7 +152,7 @@ class MetaOptions:
             validation_gradient=earlier,
             validation_loss=self.validation_loss,
             averaged=averaged,
-            others=_others(model, optimizer),
+            others=other_parameters(model, optimizer),
         )
         moving = meta.hypergradient
         if moving.device.type != "cpu" and self.validation_gradient is None:
@@ -175,14 +176,6 @@ class MetaOptions:
         must count the same stages."""
         ranks = ALONE if self.validation_gradient is None else ranks_of(model)
         return bool(ranks.largest((~moving.isfinite().all()).to(torch.int32)))
-
-
-def _others(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
-    """Returns the parameters that the optimizer holds and the model does not."""
-    if optimizer is None:
-        return []
-    own = {id(p) for p in unwrap(model).parameters()}
-    return [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
 
 
 def _rates(

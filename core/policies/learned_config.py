@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from core.meta.reading import DEFAULT, SCORES, Reading
+from core.meta.reading import DEFAULT, SCORES, Reading, check_reading
 from core.meta.validation_gradient import ValidationGradient
 from core.policies.config import MetaConfig, PolicyConfig, register_policy
 from core.policies.drawn import Frozen
@@ -41,6 +41,7 @@ class MetaStageConfig(MetaConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_reading(self.reading)
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
         ValidationGradient(self.refresh_every)

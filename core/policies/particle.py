@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.meta.engines.once import other_parameters, refuse_other_parameters
 from core.mixing.batch import Batch, Loss, copied
 from core.mixing.interpolation import Interpolation
 from core.mixing.losses import unmixed_loss
 from core.policies.protocol import StepInput
 from core.user_model.logits import with_logits
 from core.user_model.precision import loss_scale, outside_autocast
-from core.user_model.untouched import aside
+from core.user_model.untouched import aside, modes_kept
 from core.user_model.wrapped_models import logits_of, ranks_of, unwrap
 
 
@@ -51,14 +52,18 @@ class Particle:
 
         Under DistributedDataParallel the gradient is averaged over the ranks. Gradients that are
         not finite move nothing.
+
+        Raises:
+            ValueError: the loss reads a parameter that the optimizer holds and the model does not,
+                or the optimizer was given parameters since the copy was made.
         """
-        groups = self._optimizer.param_groups, step.optimizer.param_groups
-        for mine, real in zip(*groups, strict=True):
-            mine.update({name: value for name, value in real.items() if name != "params"})
+        self._follow(step)
         scale = loss_scale()
         moved = [p for p in self._module.parameters() if p.requires_grad]
         with torch.enable_grad(), aside(self._module):
             loss = given.objective(self._model, copied(step.batch), step.loss) * scale
+            theta = dict(self._module.named_parameters())
+            refuse_other_parameters(loss, theta, {}, self._others(step))
             with outside_autocast(loss.device.type):
                 gradient = torch.autograd.grad(loss, moved, allow_unused=True)
         # A layer may be used on one rank alone: all exchange the same, and whether it was used.
@@ -76,17 +81,34 @@ class Particle:
         for p in moved:
             p.grad = None
 
+    def _follow(self, step: StepInput) -> None:
+        """Takes over the real training's rates, frozen and thawed layers, and modes."""
+        mine, real = self._optimizer.param_groups, step.optimizer.param_groups
+        if [len(group["params"]) for group in mine] != [len(group["params"]) for group in real]:
+            raise ValueError(
+                "the optimizer was given parameters after learning began, which a particle cannot "
+                "follow; give it all at first, frozen (requires_grad=False) where they wait"
+            )
+        for group, theirs in zip(mine, real, strict=True):
+            group.update({name: value for name, value in theirs.items() if name != "params"})
+        module = unwrap(step.model)
+        for p, its in zip(self._module.parameters(), module.parameters(), strict=True):
+            p.requires_grad_(its.requires_grad)
+        for layer, its_layer in zip(self._module.modules(), module.modules(), strict=True):
+            layer.training = its_layer.training
+
+    def _others(self, step: StepInput) -> list[Tensor]:
+        """Returns what either optimizer moves beside its model."""
+        mine = other_parameters(self._module, self._optimizer)
+        return mine + other_parameters(step.model, step.optimizer)
+
     @torch.no_grad()
     def judged(self, val_batch: Batch, loss: Loss) -> Tensor:
         """Returns the loss of a validation batch in evaluation mode, a scalar."""
         x, y = copied(val_batch)
-        modes = [(module, module.training) for module in self._module.modules()]
-        self._module.eval()
-        with aside(self._module):
-            value = unmixed_loss(loss, self._model(x), y)
-        for module, training in modes:
-            module.training = training
-        return value
+        with modes_kept(self._module), aside(self._module):
+            self._module.eval()
+            return unmixed_loss(loss, self._model(x), y)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns weights, buffers and the optimizer's state, copied."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.meta.reading import SCORES, Reading
+from core.meta.reading import SCORES, Reading, check_reading
 from core.policies.kept_scores import KeptScores
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights
@@ -44,6 +44,7 @@ class PersistentWeights(SampleWeights):
     initial: float = 0.0
 
     def __post_init__(self) -> None:
+        check_reading(self.reading)
         self._kept = KeptScores(self.initial)
         self._indices = torch.zeros(0, dtype=torch.int64)
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from core.semi_supervised.method import SemiSupervisedMethod
-from core.user_model.wrapped_models import unwrap
+from core.user_model.logits import with_logits
+from core.user_model.wrapped_models import logits_of, unwrap
 
 
 class MovingAverage:
@@ -25,8 +26,8 @@ class MovingAverage:
         decay: in [0, 1).
 
     Attributes:
-        model: the average, a module of its own without gradients. Modes (train, eval) are the
-            caller's affair.
+        model: the average, a module of its own without gradients, that gives logits. Modes (train,
+            eval) are the caller's affair.
 
     Raises:
         ValueError: decay lies outside [0, 1).
@@ -35,7 +36,8 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay of a moving average must lie in [0, 1), got {decay}")
-        self.model = copy.deepcopy(unwrap(model)).requires_grad_(False)
+        copied = copy.deepcopy(unwrap(model)).requires_grad_(False)
+        self.model = with_logits(copied, logits_of(model))
         self._average = get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from core.semi_supervised.averaging import CarriesAverage
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
 from core.user_model.held_statistics import statistics_held
-from core.user_model.precision import descend
+from core.user_model.precision import descend, forget_casts
 
 
 def sharpen(p: Tensor, temperature: float) -> Tensor:
@@ -56,6 +56,7 @@ def guess_labels(model: nn.Module, views: Sequence[Tensor], temperature: float) 
     """
     with torch.no_grad(), statistics_held(model):
         predictions = torch.stack([torch.softmax(model(view.clone()), dim=1) for view in views])
+    forget_casts()
     return sharpen(predictions.mean(0), temperature)
 
 

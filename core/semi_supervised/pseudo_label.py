@@ -14,6 +14,7 @@ from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.semi_supervised.threshold import threshold_at
 from core.user_model.held_statistics import statistics_held
+from core.user_model.precision import forget_casts
 
 
 def pseudo_labels(probabilities: Tensor, threshold: float) -> Tensor:
@@ -97,6 +98,7 @@ class PseudoLabel(SemiSupervisedMethod):
         (x, y), (images,) = batch.labelled, batch.views
         with torch.no_grad(), statistics_held(model):
             probabilities = model(images.clone()).softmax(dim=1)
+        forget_casts()
         labels = pseudo_labels(probabilities, self._threshold(batch.epoch))
         taken = labels >= 0
         inputs = torch.cat([x, images[taken]])

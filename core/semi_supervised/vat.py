@@ -14,8 +14,9 @@ from core.mixing.batch import soft_cross_entropy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.user_model.held_statistics import statistics_held
+from core.user_model.logits import with_logits
 from core.user_model.precision import descend
-from core.user_model.wrapped_models import unwrap
+from core.user_model.wrapped_models import logits_of, unwrap
 
 
 class VAT(SemiSupervisedMethod):
@@ -58,28 +59,30 @@ class VAT(SemiSupervisedMethod):
         (unlabelled,) = batch.views
         n = len(x)
         optimizer.zero_grad()
-        replay = Replay([x])
-        logits = model(torch.cat([x, unlabelled]))
-
-        def divergence(network: nn.Module, r: Tensor) -> Tensor:
-            with replay(), statistics_held(model):
-                perturbed: Tensor = network(torch.cat([x, unlabelled + r]))[n:]
-            return kl_divergence(logits[n:], perturbed)
-
         start = torch.randn(
             unlabelled.shape, generator=generator, device=generator.device, dtype=unlabelled.dtype
         ).to(unlabelled.device)
-        plain = unwrap(model)  # compiled graphs have no double backward
+        replay, plain = Replay([x]), with_logits(unwrap(model), logits_of(model))
+
+        def perturbed(network: nn.Module, r: Tensor) -> Tensor:
+            with replay(), statistics_held(model):
+                output: Tensor = network(torch.cat([x, unlabelled + r]))
+            return output[n:]
+
+        # All passes by the same kernels, as others draw other masks from the same stream, and by
+        # such as can be differentiated twice.
         with kernels_for("double_backward", plain):
+            logits = model(torch.cat([x, unlabelled]))
             direction = virtual_adversarial_direction(
-                lambda r: divergence(plain, r).sum(),
+                lambda r: kl_divergence(logits[n:], perturbed(plain, r)).sum(),
                 start,
                 xi=self._config.xi,
                 power_iterations=self._config.power_iterations,
             )
-        weight = self._config.weight_at(batch.progress)
+            moved = perturbed(model, self._config.epsilon * direction)
         loss = soft_cross_entropy(logits[:n], y)
-        loss = loss + weight * divergence(model, self._config.epsilon * direction).mean()
+        weight = self._config.weight_at(batch.progress)
+        loss = loss + weight * kl_divergence(logits[n:], moved).mean()
         if self._config.entropy > 0:
             loss = loss + self._config.entropy * mean_entropy(logits[n:])
         descend(optimizer, loss)

@@ -22,6 +22,7 @@ from core.policies import PolicyConfig, policy_from_dict
 from core.policies.config import UnknownSetting
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.few_label_checks import check_semi
+from core.training.python_numbers import with_python_numbers
 from core.training.remedies import LossName, Sampling, check_remedies
 from core.user_model.precision import PRECISIONS, PrecisionName
 
@@ -62,7 +63,8 @@ class TrainingConfig:
         meta_size: meta-validation images, class-balanced, taken from the training part.
         checked: a file with 1 for each training image of the data set whose label somebody has
             checked and 0 for any other, in its order: the meta-validation images are taken from
-            these alone, and those that are not taken train. None: from all. Read as `labels` is.
+            these alone, with the data set's labels (with meta_noise those of `labels`), and those
+            that are not taken train. None: from all. Read as `labels` is.
         meta_in_training: train on the meta-validation images too.
         equal_steps: an epoch then draws as many of all these images as it has without them, at
             random, and so takes as many steps.
@@ -179,6 +181,9 @@ class TrainingConfig:
     analysis: AnalysisConfig | None = None
 
     def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = with_python_numbers(getattr(self, setting.name))
+            object.__setattr__(self, setting.name, value)
         _check_kinds(self)
         for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
             if getattr(self, name) < 1:
@@ -334,6 +339,9 @@ def _check_kinds(config: TrainingConfig) -> None:
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
     if not isinstance(config.policy, PolicyConfig):
         raise ValueError(f"policy must be one as core.NoMix() is, got {config.policy!r}")
+    for name, kind in (("semi", SemiSupervisedConfig), ("analysis", AnalysisConfig)):
+        if not isinstance(getattr(config, name), (kind, type(None))):
+            raise ValueError(f"{name} must be of {kind.__name__}, got {getattr(config, name)!r}")
     whole = isinstance(config.milestones, tuple)
     if not whole or not all(isinstance(epoch, Integral) for epoch in config.milestones):
         raise ValueError(f"milestones must be a tuple of epochs, got {config.milestones!r}")

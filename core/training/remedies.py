@@ -59,7 +59,7 @@ def check_remedies(config: Any) -> None:
         raise ValueError(
             "meta_noise has no use without label_noise or labels; give one, or leave it out"
         )
-    if config.meta_noise and config.checked is not None:
+    if config.meta_noise and config.checked is not None and config.label_noise > 0:
         raise ValueError(
             f"meta_noise makes wrong labels of the images that checked={config.checked} names as "
             "checked; leave one of them out"

@@ -77,6 +77,15 @@ class Precision:
             self.scaler.load_state_dict(state)
 
 
+def forget_casts() -> None:
+    """Lets the passes that follow in a user's autocast region cast weights anew.
+
+    Call it after a pass without gradients: torch keeps its casts, and older versions would use them
+    in the pass with gradients, where the weights would then get none.
+    """
+    torch.clear_autocast_cache()
+
+
 def check_precision(name: PrecisionName, device: torch.device | str) -> None:
     """Raises ValueError where the device does not compute in this precision."""
     kind = torch.device(device).type

@@ -22,6 +22,17 @@ def aside(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Afterwards each layer trains or evaluates as before, whatever happened inside."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+@contextlib.contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Inside, forward passes may write to the module; afterwards, it stands as before.
 

@@ -91,6 +91,16 @@ def test_a_perfect_and_a_hopeless_model() -> None:
     assert (result.error, result.loss) == (100, pytest.approx(50))
 
 
+def test_after_an_error_modes_are_as_before() -> None:
+    model, images, _, _ = case(10)
+    model.train()
+    model.norm.eval()
+    model.drop.register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, images, TRANSFORM)
+    assert (model.training, model.norm.training, model.drop.training) == (True, False, True)
+
+
 def test_nothing_is_left_behind() -> None:
     model, images, _, _ = case(10)
     model.train()

@@ -118,6 +118,8 @@ class _Graphs:
     stage: Stage = field(default_factory=_compile)
     classes: dict[Hashable, int] = field(default_factory=dict)
     """C for each kind of batch that has run."""
+    checked: set[Hashable] = field(default_factory=set)
+    """Which losses have run with which kinds of batch."""
     failure: str | None = None
     said: set[str] = field(default_factory=set)
 
@@ -125,16 +127,18 @@ class _Graphs:
         """Returns the result, or why there is none."""
         kind = _kind(problem)
         new = kind not in self.classes
-        if new:
-            if self.failure is None and len(self.classes) == MOST_SHAPES:
-                self.failure = f"batches of {MOST_SHAPES} shapes or modes have been compiled"
-            if self.failure is not None:
-                return self.failure
+        if new and self.failure is None and len(self.classes) == MOST_SHAPES:
+            self.failure = f"batches of {MOST_SHAPES} shapes or modes have been compiled"
+        if self.failure is not None:
+            return self.failure
+        loss = kind, getattr(problem.loss, "__code__", type(problem.loss)), *problem.theta
+        if loss not in self.checked:
             try:
                 self.classes[kind] = _number_of_classes(problem)
             except DifferentiatesInside:
                 self.failure = "the model or the loss takes a derivative itself"
                 return self.failure
+            self.checked.add(loss)
         problem = _with_labels(problem, self.classes[kind])
         try:
             with _without_deprecations() if new else contextlib.nullcontext():

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import Node
+
+from core.user_model.wrapped_models import unwrap
 
 
 def _once(ctx: Any, *slopes: Any) -> None:
@@ -48,6 +50,14 @@ def differentiable_once(loss: Tensor) -> list[str]:
     )
 
 
+def other_parameters(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    """Returns the parameters that the optimizer holds and the model does not."""
+    if optimizer is None:
+        return []
+    own = {id(p) for p in unwrap(model).parameters()}
+    return [p for group in optimizer.param_groups for p in group["params"] if id(p) not in own]
+
+
 def refuse_other_parameters(
     loss: Tensor,
     theta: Mapping[str, Tensor],
@@ -85,9 +95,8 @@ def refuse_other_parameters(
             shape = list(node.variable.shape)  # type: ignore[attr-defined]
             raise ValueError(
                 f"the loss reads a parameter of shape {shape} that the optimizer holds and the "
-                "model does not, so the virtual step would leave it where the real one moves it; "
-                "make it a parameter of the model (as in an nn.ModuleList in place of a list), or "
-                "pass `lr` instead of `optimizer`, which takes it for a constant"
+                "model does not, so a step ahead would leave it where the real one moves it; "
+                "make it a parameter of the model (as in an nn.ModuleList in place of a list)"
             )
     if not reached:
         raise ValueError(

@@ -6,8 +6,9 @@ import time
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from core.meta.engines.once import other_parameters
 from core.meta.engines.replay import Replay
 from core.meta.examination import findings
 from core.meta.examination.passes import Passes
@@ -85,7 +86,8 @@ def examine(
             batch, notes = findings.usable(batch, "training")
             val_batch, more = findings.usable(val_batch, "meta-validation")
             rates, about_rates = findings.usable_rates(module, optimizer, lr)
-            plain = _plain(module, model, batch, val_batch, loss, mixing, rates, replay)
+            others = other_parameters(model, optimizer)
+            plain = _plain(model, batch, val_batch, loss, mixing, rates, others, replay)
             notes += [*more, *about_rates, *findings.mode(module), *findings.hooks(module)]
             report = Passes(plain, passing, deadline, notes).report()
     finally:
@@ -94,13 +96,13 @@ def examine(
 
 
 def _plain(
-    module: nn.Module,
     model: nn.Module,
     batch: Batch,
     val_batch: Batch,
     loss: Loss,
     mixing: Mixing,
     rates: dict[str, float],
+    others: list[Tensor],
     replay: Replay,
 ) -> PlainTraining:
     """Returns plain training with λ, pairs and the mixing's draws of its own, always the same."""
@@ -109,7 +111,7 @@ def _plain(
     lam = (0.2 + 0.6 * torch.rand(len(x), generator=stream)).to(x.device, dtype)
     partner = draw_partners(len(x), generator=stream, device=x.device)
     return PlainTraining(
-        module=module,
+        module=unwrap(model),
         logits_of=logits_of_wrapped(model),
         batch=batch,
         val_batch=val_batch,
@@ -118,5 +120,6 @@ def _plain(
         loss=loss,
         mixing=mixing.draw(x, stream),
         rates=rates,
+        others=others,
         replay=replay,
     )

@@ -166,6 +166,7 @@ class Passes:
             loss=plain.loss,
             mixing=plain.mixing,
             logits_of=plain.logits_of,
+            others=plain.others,
         )
 
     def _measured(self, run: Callable[[], T]) -> tuple[_Cost, T]:

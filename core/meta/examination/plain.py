@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,7 @@ class PlainTraining:
     loss: Loss
     mixing: Mixing
     rates: Mapping[str, float]
+    others: Sequence[Tensor]
     replay: Replay
 
     def values(

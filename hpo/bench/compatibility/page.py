@@ -18,9 +18,10 @@ _INTRODUCTION = """# What works
 
 {count} networks, layers, losses and optimizers were tried with four engines (large networks with
 `auto` alone, none with `compiled`; torch {torch}, CPU), and the hypergradient held against central
-differences of plain training: a copy of the model, `backward`, the optimizer's own `step`, the validation loss. {right} entries are right, {refused}
-refused by a message, {approximate} approximate (`finite_difference` of whole networks), {late} left
-out for time, {wrong} wrong. `python studies/compatibility.py` makes this page and
+differences of plain training: a copy of the model, `backward`, the optimizer's own `step`, the
+validation loss. {right} entries are right, {refused} refused by a message,
+{approximate} approximate (`finite_difference` of whole networks), {late} left out for time,
+{wrong} wrong. `python studies/compatibility.py` makes this page and
 [its table](evidence/compatibility.csv) anew.
 
 What is not here, and a model of your own, is examined by

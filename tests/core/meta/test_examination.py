@@ -382,6 +382,23 @@ def test_nothing_is_changed(fails: bool) -> None:
     assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
 
 
+def test_it_refuses_what_a_step_with_this_optimizer_refuses() -> None:
+    model, temperature = nn.Linear(4, 3), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([*model.parameters(), temperature], lr=0.1)
+    batch, val_batch = [(torch.randn(n, 4), torch.randint(3, (n,))) for n in (6, 5)]
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        return core.soft_cross_entropy(logits / temperature, y)
+
+    report = core.examine(model, batch, val_batch, optimizer=optimizer, loss=loss)
+    assert report.engine is None
+    refusals = {engine.refusal for engine in report.engines if engine.engine != "compiled"}
+    assert len(refusals) == 1
+    assert "shape [1] that the optimizer holds and the model does not" in str(refusals)
+    constant = core.examine(model, batch, val_batch, lr=0.1, loss=loss)
+    assert constant.engine == "auto"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit"])
 def test_networks_of_torchvision(name: str) -> None:

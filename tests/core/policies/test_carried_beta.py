@@ -161,6 +161,23 @@ def test_it_keeps_the_contract(check: Any) -> None:
     check(partial(copy.deepcopy, told(carry=0.9, every=2)))
 
 
+def test_it_follows_what_a_training_librarys_wrapper_holds(toy: SimpleNamespace) -> None:
+    """As Lightning's: a subclass made on the fly, the torch optimizer its attribute."""
+
+    def wrapped(parameters: Any) -> optim.SGD:
+        inner = optim.SGD(parameters, lr=0.1, momentum=0.9)
+        wrapper = object.__new__(type("WrappedSGD", (type("Wrapper", (), {}), optim.SGD), {}))
+        wrapper.__dict__ = {**inner.__dict__, "optimizer": inner}
+        return wrapper
+
+    ends = []
+    for make in (partial(optim.SGD, lr=0.1, momentum=0.9), wrapped):
+        policy = told(carry=0.9, reach=2.0)
+        trained(toy, policy, STEPS, make)
+        ends.append(policy.present_alpha)
+    assert ends[0] == ends[1] != told().present_alpha
+
+
 class Lars(optim.SGD):
     """It may step otherwise than SGD."""
 

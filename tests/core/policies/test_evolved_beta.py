@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn, optim
 
+import core
+from core.mixing.real_step import mixed_step
 from core.policies import evolved_beta
 from core.policies.evolved_beta import EvolvedBeta
 from core.policies.learned_beta import LearnedBeta
@@ -204,6 +206,60 @@ def test_after_the_end_that_was_told_alpha_is_that_of_the_end(toy: SimpleNamespa
     said = policy.metrics()
     assert said["alpha"] == pytest.approx(said["alpha_end"])
     assert said["alpha_start"] != pytest.approx(said["alpha_end"])
+
+
+class Listed(nn.Module):
+    """Its last layer is in a plain list, which torch does not look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.rest = nn.Linear(4, 5).double(), [nn.Linear(5, 3).double()]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rest[0](self.inp(x).tanh())
+
+
+@pytest.mark.parametrize("where", ["a plain list", "the loss"])
+def test_parameters_that_the_optimizer_alone_holds_are_refused(
+    toy: SimpleNamespace, where: str
+) -> None:
+    """A particle would leave them where the real training moves them."""
+    data, net, head = toy.make_data(9, 5), Listed(), nn.Linear(3, 3).double()
+    if where == "the loss":
+        net.rest[0].requires_grad_(False)
+    others = head if where == "the loss" else net.rest[0]
+
+    def loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return core.soft_cross_entropy(head(logits) if where == "the loss" else logits, y)
+
+    optimizer = optim.SGD([*net.parameters(), *others.parameters()], lr=0.1)
+    with pytest.raises(ValueError, match="that the optimizer holds and the model does not"):
+        told()(net, optimizer, data.batch, data.val_batch, loss=loss)
+    idle = nn.Linear(3, 3).double()  # which nothing reads
+    optimizer = optim.SGD([*net.parameters(), *idle.parameters()], lr=0.1)
+    assert told()(net, optimizer, data.batch, data.val_batch).lam.shape == (9,)
+
+
+def test_particles_thaw_freeze_and_change_modes_as_the_training_does(toy: SimpleNamespace) -> None:
+    """With no noise to speak of, each of them stays where the real training is."""
+    net = toy.make_net(norm=True)
+    optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    policy, moved = told(sigma=1e-9), []
+    for t, (trains, counts) in enumerate([(False, True), (True, True), (True, False)]):
+        net.inp.weight.requires_grad_(trains)
+        net.norm.train(counts)
+        data, before = toy.make_data(9, 5, seed=t), net.inp.weight.detach().clone()
+        given = policy(net, optimizer, data.batch, data.val_batch, generator=stream(t))
+        optimizer.zero_grad()
+        mixed_step(net, optimizer, data.batch, given)
+        moved.append(not torch.equal(net.inp.weight, before))
+    assert moved == [False, True, True]
+    for particle in policy.state_dict()["particles"]:
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(particle["model"][name], value, rtol=1e-6, atol=1e-7)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    with pytest.raises(ValueError, match="given parameters after learning began"):
+        policy(net, optimizer, data.batch, data.val_batch, generator=stream(9))
 
 
 def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import core
 from core.semi_supervised.averaging import MovingAverage
 
 
@@ -40,6 +41,21 @@ def test_buffers_are_the_models_own_and_the_model_is_only_read(toy: SimpleNamesp
     for name, buffer in average.model.named_buffers():
         assert torch.equal(buffer, net.get_buffer(name))
         assert buffer.data_ptr() != net.get_buffer(name).data_ptr()
+
+
+def test_of_a_network_with_parts_it_gives_the_logits() -> None:
+    class Parts(nn.Linear):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": super().forward(x)}
+
+    model, x = Parts(2, 3), torch.randn(4, 2)
+    average = MovingAverage(core.with_logits(model, "logits"), 0.5)
+    before = model.weight.detach().clone()
+    move(model, 1)
+    average.update(core.with_logits(model, "logits"))
+    weight = (before + model.weight.detach()) / 2
+    bias = average.state_dict()["bias"]
+    torch.testing.assert_close(average.model(x), x @ weight.T + bias)
 
 
 def test_it_has_no_gradients_and_leaves_those_of_the_model() -> None:

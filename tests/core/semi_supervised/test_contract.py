@@ -76,6 +76,17 @@ def test_every_kind_is_here() -> None:
 
 
 @every_method
+def test_each_weight_is_trained_in_an_autocast_region_of_the_users_own(case: Case) -> None:
+    """Where torch keeps the casts of passes without gradients, as its versions up to 2.9 do."""
+    course = Course(partial(build_method, case.config), case.policy)
+    before = course.parameters()
+    with torch.autocast("cpu", torch.bfloat16):
+        course.train(1)
+    for name, p in course.parameters().items():
+        assert not torch.equal(p, before[name]), name
+
+
+@every_method
 def test_a_network_may_write_to_its_input(case: Case) -> None:
     """As one that normalizes in place, which is the same network as one that does not."""
     ends = []

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import core
 from core.models import build_model
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch
@@ -143,6 +144,52 @@ def test_attention_is_differentiated_twice() -> None:
         method.step(model, optimizer, batch, generator=torch.Generator().manual_seed(11))
         after.append(model.layer.weight.detach())
     torch.testing.assert_close(*after)
+
+
+class Kernels(nn.Linear):
+    """It notes which kernels of attention may run, and whether the compiler is to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        cuda = torch.backends.cuda
+        self.seen.append((cuda.math_sdp_enabled(), cuda.flash_sdp_enabled(), _stance()))
+        return super().forward(x)
+
+
+def _stance() -> str:
+    import torch._dynamo.eval_frame as dynamo
+
+    return str(dynamo._stance.stance)
+
+
+@pytest.mark.parametrize("xi", [0.0, 1e-3])
+def test_all_passes_run_by_the_same_kernels(xi: float) -> None:
+    """Another kernel draws other masks from the same stream."""
+    model, optimizer_of = Kernels(FEATURES, CLASSES), torch.optim.SGD
+    model.seen = []
+    batch = make_batch(starts(B, FEATURES).float(), starts().float(), progress=0.5)
+    optimizer = optimizer_of(model.parameters(), lr=0.1)
+    vat(weight=1.0, epsilon=1.0, xi=xi).step(model, optimizer, batch, generator=torch.Generator())
+    assert len(model.seen) == 3
+    assert len({*model.seen}) == 1
+
+
+def test_a_network_whose_logits_are_a_part_of_what_it_returns() -> None:
+    class Parts(nn.Linear):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": super().forward(x)}
+
+    after = []
+    for kind in (nn.Linear, Parts):
+        torch.manual_seed(0)
+        model = kind(FEATURES, CLASSES)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        batch = make_batch(starts(B, FEATURES).float(), starts().float(), progress=0.5)
+        network = model if kind is nn.Linear else core.with_logits(model, "logits")
+        vat(weight=1.0, epsilon=1.0).step(
+            network, optimizer, batch, generator=torch.Generator().manual_seed(2)
+        )
+        after.append(model.weight.detach())
+    assert torch.equal(*after)
 
 
 @pytest.mark.parametrize("entropy", [0.0, 0.1])

@@ -190,6 +190,8 @@ def test_adam_has_no_use_for_another_momentum(optimizer: Any) -> None:
         ({"policy": "none"}, r"policy must be one as core.NoMix\(\) is, got 'none'"),
         ({"milestones": 3}, "milestones must be a tuple of epochs, got 3"),
         ({"milestones": (1.5,)}, r"milestones must be a tuple of epochs, got \(1.5,\)"),
+        ({"semi": "mixmatch"}, "semi must be of SemiSupervisedConfig, got 'mixmatch'"),
+        ({"analysis": {}}, r"analysis must be of AnalysisConfig, got \{\}"),
     ],
 )
 def test_settings_of_another_type_are_refused_by_name(
@@ -197,4 +199,24 @@ def test_settings_of_another_type_are_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         config(**changes)
-    config(lr=1, width=np.int64(4), translate=np.int32(1), weight_decay=np.float32(0.5))
+
+
+def test_numbers_of_numpy_are_those_of_python() -> None:
+    """A checkpoint is read with `weights_only`, which knows no others, and JSON neither."""
+    learned = LearnedConfig(replace(PAPER, step_size=np.float64(0.5)), every=np.int64(4))
+    numpy = config(
+        policy=learned,
+        lr=np.float64(0.5),
+        width=np.int64(4),
+        weight_decay=np.float32(0.5),
+        flip=np.bool_(True),
+        schedule="step",
+        milestones=(np.int64(1), 2),
+    )
+    python = replace(numpy, lr=0.5, width=4, weight_decay=0.5, flip=True, milestones=(1, 2))
+    assert json.loads(json.dumps(numpy.to_dict())) == python.to_dict()
+    assert isinstance(numpy.policy, LearnedConfig)
+    kinds = [type(v) for v in (numpy.lr, *numpy.milestones, numpy.flip, numpy.policy.every)]
+    assert kinds == [float, int, int, bool, int]
+    assert type(numpy.policy.reading.step_size) is float
+    assert config(policy=POLICIES[0]).policy is POLICIES[0]

@@ -356,6 +356,9 @@ def test_meta_validation_images_are_of_those_that_somebody_has_checked(tmp_path:
         assert read(data.train).keys() == set(range(60)) - meta.keys()
         drawn.append(sorted(meta))
     assert drawn[0] != drawn[1] != drawn[2]
+    np.save(tmp_path / "corrected.npy", np.ones(60, int))
+    corrected = replace(config, labels=f"{tmp_path}/corrected.npy", meta_noise=True)
+    assert {*read(prepare_data(corrected, numbered(), "cpu").meta).values()} == {1}
     # Those that train are no fewer unchecked ones than there are: a subset is drawn from all.
     subset = read(prepare_data(replace(config, train_size=30), numbered(), "cpu").train)
     assert 10 < sum(number < 36 for number in subset) < 30

@@ -243,6 +243,22 @@ class ThreeMasks(nn.Module):
         return out
 
 
+def test_a_loss_that_comes_later_is_looked_into_as_the_first_is(
+    graphs: list[None], toy: SimpleNamespace
+) -> None:
+    """Of the same shapes; its penalty reads parameters that were collected before."""
+    net, data = toy.make_net(), toy.make_data()
+    collected, arguments = list(net.parameters()), {"lr": 0.3, "engine": "compiled", **vars(data)}
+    meta_gradient(net, **arguments)
+
+    def penalized(logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y) + 0.1 * sum(p.pow(2).sum() for p in collected)
+
+    with pytest.raises(ValueError, match="as an object collected before the step"):
+        meta_gradient(net, **arguments, loss=penalized)
+    assert len(graphs) == 1
+
+
 def two_blocks() -> nn.Module:
     """A residual network of few stages, as each takes a second to compile."""
     blocks = PreActBlock(4, 4, stride=1), PreActBlock(4, 8, stride=2)
