@@ -150,11 +150,6 @@ def contrast(
         if thing is not None or role == "model":
             named[role], given = named_object(role, thing, name)
             objects |= given
-    objects |= {
-        f"{GIVEN}policy.{row.policy.kind}": type(row.policy)
-        for row in rows
-        if row.policy is not None and not type(row.policy).__module__.startswith("core.")
-    }
     _check(settings, seeds=seeds, epochs=epochs, threads=threads, workers=workers)
     if workers == 0 and address is not None:
         raise ValueError(

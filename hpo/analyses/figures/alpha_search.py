@@ -83,9 +83,7 @@ def _lines(outcome: Outcome, dataset: str) -> list[dict[str, object]]:
     """Returns a line for each row with a constant α and a finished training, the searched ones
     last, each by α. What also trains on the meta-validation images is no part of the curve."""
     rows = [row for row in outcome.plan.rows if not row.meta_in_training]
-    errors = {
-        row.row.key: errors_by_seed(outcome.records, row.row.key, dataset) for row in rows
-    }
+    errors = {row.row.key: errors_by_seed(outcome.records, row.row.key, dataset) for row in rows}
     trained = [
         (row, alpha)
         for row in rows
