@@ -204,6 +204,10 @@ def parse(
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
         raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus_per_cell}")
+    if device == "cuda" and gpus_per_cell == 0:
+        raise ValueError(
+            "--gpus-per-cell 0 leaves a cell no GPU; give a share such as 0.25, or --device cpu"
+        )
     datasets = tuple(dict.fromkeys(map(_canonical, args.dataset or ["digits"])))
     for dataset in datasets:
         _check_outside(args.output, dataset)

@@ -236,12 +236,11 @@ _KINDS = {int: "a whole number", float: "a number", bool: "True or False", type(
 
 
 def _check_device(device: str) -> None:
-    try:
-        known = device == "auto" or torch.device(device).type in ("cpu", "cuda", "mps")
-    except RuntimeError:
-        known = False
-    if not known:
-        raise ValueError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(
+            f"device must be auto, cpu, cuda or mps, got {device!r}; of several GPUs "
+            "CUDA_VISIBLE_DEVICES says which"
+        )
 
 
 def _check(settings: Mapping[str, Any], workers: int | None, **counts: int) -> None:

@@ -201,6 +201,7 @@ def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("--gpus-per-cell -1", "--gpus-per-cell must be at least 0 and finite, got -1.0"),
         ("--gpus-per-cell nan", "--gpus-per-cell must be at least 0 and finite, got nan"),
         ("--gpus-per-cell auto", "auto measures on a GPU; add --device cuda"),
+        ("--device cuda --address ray:1 --gpus-per-cell 0", "leaves a cell no GPU; give a share"),
         ("--output s3://bucket/x", "--output is a folder .* --storage that takes a URI"),
         ("--storage s3://bucket", "give bucket and prefix"),
     ],

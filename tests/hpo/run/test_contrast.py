@@ -261,6 +261,7 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"checked": Y}, "checked must be a file, got ndarray; write it to one"),
         ({"labels": "absent.npy"}, "absent.npy cannot be read: FileNotFoundError"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
+        ({"device": "cuda:0"}, "got 'cuda:0'; of several GPUs CUDA_VISIBLE_DEVICES says which"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
         ({"address": "auto"}, "address='auto' names a Ray cluster, and workers=0 trains here"),
