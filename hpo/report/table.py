@@ -154,8 +154,7 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         sum(float(getattr(trial.result, name)) for trial in trials)
         for name in ("train_seconds", "samples_seen")
     )
-    frozen = [row.control_of] if row.family == "frozen" and row.control_of else []
-    for needed in (*frozen, *row.needs):
+    for needed in filter(None, (row.draws_from, *row.needs)):
         sources = finished_finals(records, needed)
         search_seconds += _mean(sources, "train_seconds") if sources else 0
         search_samples += _mean(sources, "samples_seen") if sources else 0

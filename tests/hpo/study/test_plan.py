@@ -325,9 +325,12 @@ def test_a_frozen_row_needs_its_source() -> None:
 
 
 def test_a_control_that_trains_on_more_images_is_no_control() -> None:
+    """And with no counterpart, which has not those images."""
     frozen = controls(learned_row(LearnedConfig()))[1]
+    frozen = replace(frozen, row=replace(frozen.row, counterpart="none"))
     more = with_meta_images(frozen)
     assert (more.row.key, more.row.control_of) == ("mine-frozen+meta", None)
+    assert more.row.counterpart is None
     assert (more.frozen_from, more.meta_in_training) == ("mine", True)
 
 
