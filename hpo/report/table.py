@@ -207,10 +207,9 @@ def _compare(
     declared: Comparisons,
 ) -> None:
     """Fills in the comparison with the best Beta of one data set and architecture."""
-    if best_of(entries, ["beta"]) is None:
-        return
     best = best_of(entries, ["none", "beta"])
-    assert best is not None
+    if best is None:
+        return
     reference = best["method"]
     p_holm = adjusted_p(entries, rows, errors, reference, declared)
     for entry in entries:

@@ -240,11 +240,21 @@ def test_a_beta_row_that_lost_seeds_is_not_the_best(make_record: MakeRecord) -> 
     assert list(frame[frame.best_beta].method) == ["beta-1"]
 
 
-def test_no_beta_row_leaves_the_comparison_empty(make_record: MakeRecord) -> None:
-    frame = build_table([make_record("none")], [NONE, BETA_1], ["digits"])
+def test_without_a_beta_that_finished_no_mixing_is_the_best(make_record: MakeRecord) -> None:
+    records = [make_record("none", seed, test_error=5.0 + seed) for seed in range(3)]
+    records += [make_record("metamixup", seed, test_error=4.0 + 2 * seed) for seed in range(3)]
+    frame = build_table(records, [NONE, BETA_1, LEARNED], ["digits"])
+    assert list(frame[frame.best_beta].method) == ["none"]
+    learned = line(frame, "metamixup")  # differences −1, 0 and 1
+    assert (learned["diff_vs_best_beta"], learned["p_holm"]) == (0.0, pytest.approx(1.0))
+    assert math.isnan(line(frame, "beta-1")["p_holm"])  # type: ignore[arg-type]
+
+
+def test_without_a_constant_the_comparison_stays_empty(make_record: MakeRecord) -> None:
+    frame = build_table([make_record("metamixup")], [NONE, BETA_1, LEARNED], ["digits"])
     assert not frame.best_beta.any()
     assert frame.diff_vs_best_beta.isna().all()
-    assert "No MixUp" in to_markdown(frame)
+    assert "MetaMixUp" in to_markdown(frame)
 
 
 def test_two_configurations_of_one_cell_are_refused(make_record: MakeRecord) -> None:
