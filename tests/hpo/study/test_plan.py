@@ -120,9 +120,10 @@ def test_the_size_counts_cells_and_trials(
     ("keys", "message"),
     [
         (("none", "mine", "mine"), "2 rows have the key 'mine'; trainings are known by it"),
-        (("my row",), "row key 'my row' cannot name files and runs; leave out spaces, slashes"),
+        (("my row",), "row key 'my row' cannot name files and runs; take letters, digits, _"),
         (("a/b",), "row key 'a/b' cannot name files"),
         (("lr=1",), "row key 'lr=1' cannot name files"),
+        *(((f"a{sign}b",), f"row key 'a{sign}b' cannot name files") for sign in "(),:%"),
         ((".mine",), "row key '.mine' cannot name files"),
         (("",), "row key '' cannot name files"),
     ],
