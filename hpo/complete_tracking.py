@@ -6,12 +6,12 @@ python -m hpo.complete_tracking DIR --tracking-uri http://127.0.0.1:5000 --stora
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpo.cells.cell import NAME
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
@@ -122,7 +122,7 @@ def _record(cell_id: str, content: Any, storage: Storage) -> CellRecord:
     """Returns the record that the ledger holds, or the one that is stored."""
     if content is not None:
         return CellRecord.from_dict(content)
-    record = CellStore(storage).load(cell_id) if re.fullmatch(r"[\w.+@-]+", cell_id) else None
+    record = CellStore(storage).load(cell_id) if NAME.fullmatch(cell_id) else None
     if record is None:
         raise LookupError(f"no record in {storage.uri}; give --storage where it is elsewhere")
     return record

@@ -12,17 +12,17 @@ followed by every assumption. It takes seconds, needs no data and no GPU.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import ModuleType
 
 from core.lazy import pandas as pd
 from hpo.bench.estimate import Table, plan_report, planned_jobs
 from hpo.command_line.flags import command, program, shared
 from hpo.study import few_label_presets, presets
-from hpo.study.rows import StudyRow
 from studies import table1, table2, table3, table4, table5
+from studies.paper_numbers import COLUMNS as LABELLED
 
-_LABELLED = (("cifar10", 1000), ("cifar10", 4000), ("svhn", 500), ("svhn", 1000))
 _ARCHITECTURES = ("preact_resnet18", "preact_resnet34", "wrn_28_10")
 _TABLE1 = (
     ("mnist", "cnn"),
@@ -32,23 +32,23 @@ _TABLE1 = (
 _COLUMNS: Mapping[str, Sequence[tuple[str, int | str | None]]] = {
     "table1": _TABLE1,
     "table2": (("cifar10", None), ("cifar100", None), ("svhn", None), ("mnist", None)),
-    "table3": _LABELLED,
-    "table4": _LABELLED,
+    "table3": LABELLED,
+    "table4": LABELLED,
     "table5": (("cifar10", 4000), ("svhn", 1000)),
 }
 """The columns of the paper's tables: data set, and number of labels or architecture."""
 
-_ROWS: Mapping[str, Callable[[], list[StudyRow]]] = {
-    "table1": table1.rows,
-    "table2": table2.rows,
-    "table3": table3.rows,
-    "table4": table4.rows,
-    "table5": table5.rows,
+_STUDIES: Mapping[str, ModuleType] = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "table5": table5,
 }
 
 
 def table(name: str, preset: str, epochs: int | None = None) -> Table:
-    """Returns one of the paper's tables under a preset.
+    """Returns one of the paper's tables under a preset, with all rows that it trains there.
 
     Args:
         name: of its study.
@@ -67,7 +67,9 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
             if which is not None:
                 training, label = replace(training, model=which, width=None), f"{dataset} {which}"
         columns[label] = replace(training, epochs=epochs or training.epochs)
-    return Table(name, _ROWS[name](), columns, presets.search(preset))
+    study = _STUDIES[name]
+    rows = presets.rows(preset, study.rows(), getattr(study, "CONTENDERS", ()))
+    return Table(name, rows, columns, presets.search(preset))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,14 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--gpus", type=int, default=8, metavar="N", help="default: 8")
-    add("--tables", default=",".join(_ROWS), metavar="NAME,NAME", help="default: all")
+    add("--tables", default=",".join(_STUDIES), metavar="NAME,NAME", help="default: all")
     throughput = "sustained TFLOP/s of one GPU in training (default: 20)"
     add("--gpu-tflops", type=float, default=20.0, metavar="X", help=throughput)
     args = parser.parse_args(arguments)
     names = args.tables.split(",")
-    unknown = [name for name in names if name not in _ROWS]
+    unknown = [name for name in names if name not in _STUDIES]
     if unknown:
-        parser.error(f"unknown table {unknown[0]!r}; choose among {', '.join(_ROWS)}")
+        parser.error(f"unknown table {unknown[0]!r}; choose among {', '.join(_STUDIES)}")
     for flag in ("gpus", "seeds", "epochs", "gpu_tflops"):
         value = getattr(args, flag)
         if value is not None and value <= 0:

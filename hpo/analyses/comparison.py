@@ -13,7 +13,7 @@ from typing import Any
 
 from core.lazy import pandas as pd
 from hpo.cells.trials import Function, Key, Runner, Trial, TrialStore, in_this_process
-from hpo.report.contrasts import Values
+from hpo.report.contrasts import LEVEL, Values
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import detectable_difference, holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically, write_csv
@@ -21,7 +21,6 @@ from hpo.storage.output_folder import locked
 from hpo.study.progress import QuietLine
 from hpo.tracking.trials import TrackedComparison
 
-LEVEL = 0.05
 GROWTH = 1.5
 """Seeds of the next look, as a multiple of those of the last."""
 ENOUGH = 10

@@ -18,6 +18,9 @@ from hpo.cells.population import Population
 SCHEMA = 1
 Purpose = Literal["final", "search"]
 
+NAME = re.compile(r"[\w+@-][\w.+@-]*")
+"""What may name a method, and so its cells, their folders and their runs."""
+
 
 @dataclass(frozen=True)
 class Cell:

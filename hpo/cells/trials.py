@@ -128,6 +128,20 @@ def in_this_process(functions: Mapping[str, Function], notify: Notify) -> Runner
 
     def run(keys: Sequence[Key]) -> Iterator[Trial]:
         for name, seed in keys:
-            yield run_trial(name, functions[name], seed, notify)
+            yield run_trial(name, _staying(functions[name]), seed, notify)
 
     return run
+
+
+def _staying(function: Function) -> Function:
+    """Returns the function with its `sys.exit` as an error: here it would end us."""
+
+    def stays(seed: int, report: Report) -> float:
+        try:
+            return function(seed, report)
+        except SystemExit as end:
+            if type(end) is not SystemExit:
+                raise  # by a signal, which is meant for us; see `hpo.tracking.signals`
+            raise RuntimeError(f"it called sys.exit({end.code!r})") from end
+
+    return stays

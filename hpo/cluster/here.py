@@ -11,7 +11,7 @@ from hpo.cluster.trainable import ending_of, train_cell
 from hpo.storage.protocol import Storage
 from hpo.study.given import OBJECTS
 from hpo.study.plan import SourceKey
-from hpo.study.study_run import StudyRun
+from hpo.study.study_run import StudyError, StudyRun
 
 if TYPE_CHECKING:
     from core.data import Source
@@ -33,13 +33,19 @@ def run_here(
 ) -> None:
     """Trains all cells of a study, in place of `hpo.cluster.runner.run_on_ray`; see there."""
     run.workers = 1
+    failures: list[Exception] = []
     while (cell := run.next()) is not None:
 
         def report(values: dict[str, Any], cell_id: str = cell.id) -> None:
-            if run.report(cell_id, values["epochs"]):
+            try:
+                stopped = run.report(cell_id, values["epochs"])
+                if not stopped and "ending" in values:
+                    run.end(cell_id, **ending_of(values))
+            except Exception as error:  # the study's own, which the cell would take for its end
+                failures.append(error)
+                raise
+            if stopped:
                 raise _Stopped
-            if "ending" in values:
-                run.end(cell_id, **ending_of(values))
 
         with suppress(_Stopped):
             train_cell(
@@ -52,3 +58,9 @@ def run_here(
                 objects=objects,
                 report=report,
             )
+        if failures:
+            raise failures[0]
+    if not run.finished:
+        raise StudyError(
+            "trainings are left that wait for nothing that runs; run the same command again"
+        )

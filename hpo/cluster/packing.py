@@ -1,4 +1,5 @@
-"""This module finds out what part of a GPU a study's cells need, before they are packed."""
+"""This module finds out what part of a GPU a study's cells need, before they are packed, and which
+policies workers are told of."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from core.data.imported import GIVEN
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import GpuUse
 from hpo.cluster.gpu_memory import Meter, to_measure
-from hpo.cluster.trainable import train
+from hpo.cluster.trainable import register_policies, train
 from hpo.search.strategies import Listed, Sampled
+from hpo.study.given import OBJECTS
 from hpo.study.plan import Plan, SourceKey, source_key
-from hpo.study.rows import StudyRow
+from hpo.study.rows import EVENLY, StudyRow
 from hpo.study.study_run import StudyError, StudyRun
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ def measured_share(
     shared = ray.put(sources)
     asked = {
         cell.id: _measure.options(num_cpus=threads, num_gpus=1).remote(
-            cell.to_dict(), shared, device, threads, meter
+            cell.to_dict(), shared, device, threads, meter, own_policies(run.plan)
         )
         for cell in to_measure(packed_cells(run.plan), known)
     }
@@ -61,6 +64,20 @@ def measured_share(
             raise StudyError("--gpus-per-cell auto: no GPU was used; give a number instead")
         shares.append(use.safe_share)
     return max(shares)
+
+
+def own_policies(plan: Plan) -> OBJECTS:
+    """Returns by name the configurations of policies, those of the project apart, that the cells of
+    a study train with. A worker learns of them from here alone."""
+    policies = [cell.training.policy for cell in packed_cells(plan)]
+    by_key = {row.row.key: row.policy for row in plan.rows}
+    learned = [by_key[row.frozen_from] for row in plan.rows if row.frozen_from is not None]
+    policies += [policy.frozen(EVENLY) for policy in learned if policy is not None]
+    return {
+        f"{GIVEN}policy.{policy.kind}": type(policy)
+        for policy in policies
+        if not type(policy).__module__.startswith("core.")
+    }
 
 
 def packed_cells(plan: Plan) -> list[Cell]:
@@ -98,8 +115,10 @@ def _measure(
     device: str,
     threads: int,
     meter: Meter,
+    policies: OBJECTS,
 ) -> GpuUse | None:
     """Trains a cell alone on a GPU, in a process that ends with it."""
+    register_policies(policies)
     measured = Cell.from_dict(cell)
     with meter(device, 1.0) as used:
         source = sources[source_key(measured.training)]

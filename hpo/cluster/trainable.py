@@ -59,6 +59,13 @@ def train(cell: Cell, **options: Any) -> TrainingResult:
     return fit(cell.training, **options)
 
 
+def register_policies(objects: OBJECTS) -> None:
+    """Makes the policies among objects that Python code gave known in this process."""
+    for thing in objects.values():
+        if isinstance(thing, type) and issubclass(thing, PolicyConfig):
+            register_policy(thing)
+
+
 def ending_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the last report of `train_cell` says, as arguments of `StudyRun.end`."""
     ending: dict[str, Any] = json.loads(report["ending"])
@@ -100,9 +107,7 @@ def train_cell(
 
     ending: dict[str, Any] = {"environment": {}}
     try:
-        for thing in objects.values():
-            if isinstance(thing, type) and issubclass(thing, PolicyConfig):
-                register_policy(thing)
+        register_policies(objects)
         cell = Cell.from_dict(config["cell"])
         ending["environment"] = {**environment(device, threads), **whereabouts()}
         checkpoints = CellStore(storage).checkpoints(cell.id)

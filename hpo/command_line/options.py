@@ -24,7 +24,7 @@ from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.study import few_label_presets, presets
 from hpo.study.given import Given
-from hpo.study.rows import StudyRow, chosen_rows, with_meta_images
+from hpo.study.rows import StudyRow, chosen_rows
 
 if TYPE_CHECKING:
     from core.data import Source
@@ -127,12 +127,7 @@ class Options:
         """
         if self.rows is not None:
             return chosen_rows([*rows, *contenders], self.rows)
-        if self.preset == "contest":
-            return [*rows, *contenders]
-        # The searched Beta could as well have trained on the images it was selected on.
-        searched = [row for row in rows if row.searched is not None]
-        extra = map(with_meta_images, searched) if self.preset == "quick" else ()
-        return [*rows, *extra]
+        return presets.rows(self.preset, rows, contenders)
 
 
 def parse(
@@ -209,6 +204,10 @@ def parse(
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
         raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus_per_cell}")
+    if device == "cuda" and gpus_per_cell == 0:
+        raise ValueError(
+            "--gpus-per-cell 0 leaves a cell no GPU; give a share such as 0.25, or --device cpu"
+        )
     datasets = tuple(dict.fromkeys(map(_canonical, args.dataset or ["digits"])))
     for dataset in datasets:
         _check_outside(args.output, dataset)

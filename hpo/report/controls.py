@@ -45,7 +45,7 @@ def controls_report(outcome: Outcome) -> Extra:
 
     It is empty where the study has no learned row.
     """
-    rows = [row.row for row in outcome.plan.rows]
+    rows = [row.row for row in outcome.plan.table_rows]
     declared = outcome.plan.comparisons
     frame = compare_with_controls(outcome.records, rows, outcome.frame, declared)
     if frame.empty:

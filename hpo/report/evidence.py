@@ -110,22 +110,16 @@ def take(
 
     Raises:
         ValueError: the table is not there, the name is none of a file, or it holds nothing.
+        StoreError: a training beside it cannot be read. Nothing is written then.
     """
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"evidence {name!r} is no name; take letters, digits and hyphens")
     if not table.is_file():
         raise ValueError(f"{table} is not there; give the CSV that a study wrote")
-    text = table.suffix == ".md"
-    kept = evidence / f"{name}.{'txt' if text else 'csv'}"
-    if text:
-        write_atomically(kept, _without_folders(table.read_text(encoding="utf-8")))
-    else:
-        frame = read_table(table)
-        if frame.empty:
-            raise ValueError(f"{table} has no line")
-        if "dataset" in frame:
-            frame["dataset"] = frame["dataset"].map(shown_dataset)
-        write_csv(kept, frame)
+    frame = None if table.suffix == ".md" else read_table(table)
+    if frame is not None and frame.empty:
+        raise ValueError(f"{table} has no line")
+    # Before anything is written: a table never stands beside the origin of another one.
     origin = Origin(
         command=_without_folders(command),
         commit=_commit(),
@@ -134,6 +128,13 @@ def take(
         setting=setting,
         cells=_cells(table, policies(command)),
     )
+    kept = evidence / f"{name}.{'txt' if frame is None else 'csv'}"
+    if frame is None:
+        write_atomically(kept, _without_folders(table.read_text(encoding="utf-8")))
+    else:
+        if "dataset" in frame:
+            frame["dataset"] = frame["dataset"].map(shown_dataset)
+        write_csv(kept, frame)
     stated = kept.with_suffix(".json")
     about = json.dumps(asdict(origin), indent=1, ensure_ascii=False, sort_keys=True)
     write_atomically(stated, about + "\n")

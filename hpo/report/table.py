@@ -154,8 +154,7 @@ def _entry(row: Row, dataset: str, records: Sequence[CellRecord]) -> dict[str, A
         sum(float(getattr(trial.result, name)) for trial in trials)
         for name in ("train_seconds", "samples_seen")
     )
-    frozen = [row.control_of] if row.family == "frozen" and row.control_of else []
-    for needed in (*frozen, *row.needs):
+    for needed in filter(None, (row.draws_from, *row.needs)):
         sources = finished_finals(records, needed)
         search_seconds += _mean(sources, "train_seconds") if sources else 0
         search_samples += _mean(sources, "samples_seen") if sources else 0
@@ -208,10 +207,9 @@ def _compare(
     declared: Comparisons,
 ) -> None:
     """Fills in the comparison with the best Beta of one data set and architecture."""
-    if best_of(entries, ["beta"]) is None:
-        return
     best = best_of(entries, ["none", "beta"])
-    assert best is not None
+    if best is None:
+        return
     reference = best["method"]
     p_holm = adjusted_p(entries, rows, errors, reference, declared)
     for entry in entries:

@@ -150,11 +150,6 @@ def contrast(
         if thing is not None or role == "model":
             named[role], given = named_object(role, thing, name)
             objects |= given
-    objects |= {
-        f"{GIVEN}policy.{row.policy.kind}": type(row.policy)
-        for row in rows
-        if row.policy is not None and not type(row.policy).__module__.startswith("core.")
-    }
     _check(settings, seeds=seeds, epochs=epochs, threads=threads, workers=workers)
     if workers == 0 and address is not None:
         raise ValueError(
@@ -241,12 +236,11 @@ _KINDS = {int: "a whole number", float: "a number", bool: "True or False", type(
 
 
 def _check_device(device: str) -> None:
-    try:
-        known = device == "auto" or torch.device(device).type in ("cpu", "cuda", "mps")
-    except RuntimeError:
-        known = False
-    if not known:
-        raise ValueError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(
+            f"device must be auto, cpu, cuda or mps, got {device!r}; of several GPUs "
+            "CUDA_VISIBLE_DEVICES says which"
+        )
 
 
 def _check(settings: Mapping[str, Any], workers: int | None, **counts: int) -> None:

@@ -213,6 +213,7 @@ def _run(
         if not run.settled:
             from hpo.cluster import runner
             from hpo.cluster.here import run_here
+            from hpo.cluster.packing import own_policies
             from hpo.cluster.session import Demand
 
             demand = Demand(
@@ -230,7 +231,7 @@ def _run(
                 output=options.output,
                 storage=options.storage,
                 device=options.device,
-                objects=options.given.objects,
+                objects={**own_policies(plan), **options.given.objects},
             )
         run.tidy()
         progress.close()

@@ -37,6 +37,10 @@ from hpo.search.spaces import BETA_ALPHA, Space, suggest
 _LOSS = "val_loss"
 """A trial's attribute: the mean meta-validation loss of its trainings."""
 
+REPEATS = 100
+"""So many trainings in a row that were trained before end a search under a budget: they cost it
+nothing, and it may have found all that it looks for."""
+
 _SEEDS_APART = 2**20
 """As many seeds of the sampler there are for a data set's draws to begin with."""
 
@@ -52,7 +56,8 @@ class SpaceSearch:
         settings: how long to search, and how.
         space: over which settings; see `hpo.search.configured`.
         method: of the trials' cells.
-        budget: what the trials may cost; needed where `settings.trials` is None.
+        budget: what the trials may cost, each training once, however often it is drawn; needed
+            where `settings.trials` is None.
         storage: an Optuna storage for users who want to look into the study; None keeps it in
             memory, which is enough where the cells' own records are stored.
 
@@ -85,6 +90,10 @@ class SpaceSearch:
         """Those of the present round, by a cell that is trained for them and has not ended."""
         self._ends: dict[int, list[tuple[float, float]]] = {}
         """Of trials that have not ended, by number: error and loss of their finished trainings."""
+        self._charged: set[str] = set()
+        """Cells that the budget has paid for."""
+        self._repeats = 0
+        """Cells in a row that it had paid for before."""
         self._draws = settings.seed
         if settings.own_draws:
             self._draws += zlib.crc32(base.dataset.encode()) % _SEEDS_APART
@@ -109,10 +118,10 @@ class SpaceSearch:
 
     @property
     def done(self) -> bool:
-        """Says whether all trials have ended, or the budget is spent."""
+        """Says whether all trials have ended, or the budget is spent or buys nothing new."""
         if self._trials:
             return False
-        if self._budget is not None and self._budget.spent:
+        if self._budget is not None and (self._budget.spent or self._repeats >= REPEATS):
             return True
         return self.settings.trials is not None and self._ended() >= self.settings.trials
 
@@ -133,16 +142,18 @@ class SpaceSearch:
             The epoch after which it is to be stopped, or None to go on.
         """
         epochs = list(epochs)
-        stops = [self._report(trial, epochs) for trial in self._running_trials(cell)]
+        running = self._trials[self._running_name(cell)]
+        stops = [self._report(trial, epochs) for trial in running]
         return stops[0]
 
     def end(self, status: Status, result: Result, cell: Cell | None = None) -> None:
         """Takes in how a running trial ended; the cell may be left out where one runs."""
-        trials = self._running_trials(cell)
-        if self._budget is not None:
+        name = self._running_name(cell)
+        if self._budget is not None and name not in self._charged:
             self._budget.charge(self._base, status, result)
-        self._trials = {cell_id: of for cell_id, of in self._trials.items() if of is not trials}
-        for trial in trials:
+        self._repeats = self._repeats + 1 if name in self._charged else 0
+        self._charged.add(name)
+        for trial in self._trials.pop(name):
             self._end(trial, status, result)
 
     def best(self) -> dict[str, float]:
@@ -235,13 +246,13 @@ class SpaceSearch:
         ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return len(self._study.get_trials(deepcopy=False, states=ended))
 
-    def _running_trials(self, cell: Cell | None) -> list[optuna.Trial]:
-        """Returns the trials that a running cell is trained for."""
+    def _running_name(self, cell: Cell | None) -> str:
+        """Returns the id of a running cell, which may be left out where one runs."""
         handed_out = self._trials.keys() - {waiting.id for waiting in self._waiting}
         name = cell.id if cell is not None else next(iter(handed_out), None)
         if name not in handed_out or (cell is None and len(handed_out) > 1):
             raise RuntimeError("no trial is running: call next() first")
-        return self._trials[name]
+        return name
 
 
 def alpha_search(

@@ -64,7 +64,7 @@ LEARNED_STEP: Space = {"step_size": Float(0.5, 16.0, log=True)}
 """How far a learned policy moves λ (Eq. 10), around the default reading's 4."""
 
 SCORES_STEP: Space = {"step_size": Float(0.05, 2.0, log=True)}
-"""How far a meta stage moves persistent scores, around their default of 0.5: they add up."""
+"""How far a meta stage moves persistent scores, which add up: half the default of 0.1 and more."""
 
 WEIGHT_NET_RATES: Space = {**LEARNING_RATE, "net_lr": Float(1e-4, 0.1, log=True)}
 """Learning rate of SGD, and that of Meta-Weight-Net's network, around its source's 1e-3."""

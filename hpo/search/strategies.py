@@ -129,7 +129,7 @@ class Evolved(Strategy):
 
 
 class ListSearch:
-    """Hands out cells in their order while the budget lasts; stops none of them early.
+    """Hands out cells in their order while the budget lasts, each once; stops none of them early.
 
     Args:
         cells: at least one.
@@ -137,7 +137,7 @@ class ListSearch:
     """
 
     def __init__(self, cells: Sequence[Cell], budget: Budget):
-        self._cells = list(cells)
+        self._cells = list({cell.id: cell for cell in cells}.values())
         self._budget = budget
         self._current: Cell | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.policies import PolicyConfig, frozen_control
 from core.training.config import TrainingConfig
-from hpo.cells.cell import Cell
+from hpo.cells.cell import NAME, Cell
 from hpo.search.configured import configured
 from hpo.search.protocol import Search, SearchSettings
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
@@ -207,8 +206,8 @@ def _check_keys(keys: Sequence[str]) -> None:
     for key, count in Counter(keys).items():
         if count > 1:
             raise ValueError(f"{count} rows have the key {key!r}; trainings are known by it")
-        if not re.fullmatch(r"[^\s/\\=.][^\s/\\=]*", key):
+        if not NAME.fullmatch(key):
             raise ValueError(
-                f"row key {key!r} cannot name files and runs; leave out spaces, slashes, = and a "
-                "dot in front"
+                f"row key {key!r} cannot name files and runs; take letters, digits, _ - + @ and a "
+                "dot, which is not in front"
             )

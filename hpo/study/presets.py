@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from core.policies import NoMix
 from core.training.config import TrainingConfig
 from hpo.search.protocol import SearchSettings
+from hpo.study.rows import StudyRow, with_meta_images
 
 if TYPE_CHECKING:
     from core.data import Source
@@ -168,6 +169,22 @@ def search(preset: str) -> SearchSettings:
 def budget(preset: str) -> float:
     """Returns what a strategy may cost for each seed, in units of a plain training, by preset."""
     return {"smoke": 6.0, "quick": 12.0, "contest": 12.0}.get(preset, 20.0)
+
+
+def rows(
+    preset: str, table: Sequence[StudyRow], contenders: Sequence[StudyRow] = ()
+) -> list[StudyRow]:
+    """Returns the rows that a study trains where nobody names some.
+
+    Args:
+        preset: "contest" has the contenders too; "quick" the searched Betas once more, those with
+            "+meta", which could as well have trained on the images that they were selected on.
+        table, contenders: of the study.
+    """
+    if preset == "contest":
+        return [*table, *contenders]
+    searched = [row for row in table if row.searched is not None and row.row.family == "beta"]
+    return [*table, *(map(with_meta_images, searched) if preset == "quick" else ())]
 
 
 def fit_to(config: TrainingConfig, source: Source) -> TrainingConfig:

@@ -31,8 +31,7 @@ class Row:
         setting: for programs, such as "alpha=1".
         family: "none", the unit of cost, and "beta" rows compete for the best Beta.
         paper_error: the paper's own number in percent, by data set.
-        control_of: of a placebo and of a frozen row the key of the learned row that it belongs to;
-            a frozen row bears the cost of that row's training, which it needs.
+        control_of: of a placebo and of a frozen row the key of the learned row that it belongs to.
         counterpart: key of the row that lacks what this one adds, such as a learned λ or an early
             stop, and shares all else; it stands for the best Beta among its controls.
         architecture: of a study of several, in which rows are compared with rows of their own; ""
@@ -40,8 +39,8 @@ class Row:
         base: key of the row that it varies, in architecture or training images; "" of all others.
         search: method of the trials whose result it takes and whose cost it bears; "" of none.
         searched: names of the settings that they search.
-        needs: keys of rows whose trainings it needs and whose cost it bears; a frozen row needs the
-            one that it is a control of in any case.
+        needs: keys of rows whose predictions it needs; it bears the cost of their trainings.
+        draws_from: key of the row that it draws λ from and whose cost it bears, by its recipe.
 
     Examples:
         >>> import hpo
@@ -61,6 +60,7 @@ class Row:
     search: str = ""
     searched: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    draws_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class StudyRow:
         if self.searched is not None:
             search, names = self.row.search or self.row.key, tuple(self.searched.space)
             object.__setattr__(self, "row", replace(self.row, search=search, searched=names))
+        if self.frozen_from is not None:
+            object.__setattr__(self, "row", replace(self.row, draws_from=self.frozen_from))
         if self.filtered_by is not None:
             object.__setattr__(self, "row", replace(self.row, needs=self.filtered_by.folds))
 
@@ -186,10 +188,8 @@ class StudyRow:
 
     def search_settings(self, dataset: str) -> dict[str, Any]:
         """Returns what trials of its search have, which never train on what they are chosen by."""
-        settings = self.settings(dataset)
-        for name in ("meta_in_training", "equal_steps"):
-            settings.pop(name, None)
-        return settings
+        own = self.settings(dataset)
+        return {n: v for n, v in own.items() if n not in ("meta_in_training", "equal_steps")}
 
 
 def with_meta_images(row: StudyRow) -> StudyRow:
@@ -214,6 +214,7 @@ def with_meta_images(row: StudyRow) -> StudyRow:
         family="extra",
         paper_error={},
         control_of=None,
+        counterpart=None,
         base=row.row.base or key,
     )
     settings = {"meta_in_training": True} | ({} if row.semi else {"equal_steps": True})

@@ -315,9 +315,9 @@ class StudyRun:
         return record
 
     def _keep(self, cell: Cell) -> CellRecord | None:
-        """Returns the cell's record from before, which is tracked and counted, or None."""
+        """Returns the cell's record from before, which is tracked and counted once, or None."""
         record = self._load(cell)
-        if record is not None:
+        if record is not None and cell.id not in self._stored:
             self._tracker.end_cell(record)
             self._count(record, before=True)
             self._follow(record)

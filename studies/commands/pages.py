@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from core.policies import PolicyConfig
+from hpo.cells.store import StoreError
 from hpo.command_line.flags import command, program
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import write_pages
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pages = [options.root / "README.md", *sorted((options.root / "docs").rglob("*.md"))]
         changed = write_pages(pages, evidence, check=options.check, policies=policies_of)
         unsupported = [(path, numbers) for path in pages for numbers in untold(path, evidence)]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StoreError) as error:
         print(f"pages: error: {error}", file=sys.stderr)
         return 2
     for path in changed:

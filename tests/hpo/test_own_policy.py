@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,16 +15,30 @@ from typing import Any
 import pytest
 
 import core.policies.config
+import hpo
 from core.data import load_source
+from core.policies import NoMix, PolicyConfig
 from core.testing import POLICY_CHECKS
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from hpo.cells.cell import Cell
+from hpo.cells.gpu_use import GpuUse
 from hpo.cells.record import CellRecord
+from hpo.cluster import packing
+from hpo.cluster.gpu_memory import Read
+from hpo.cluster.here import run_here
+from hpo.cluster.packing import own_policies
+from hpo.report.records import load_records
 from hpo.report.study_figure import study_figure
 from hpo.report.table import build_table
 from hpo.search.configured import configured
+from hpo.search.protocol import SearchSettings
+from hpo.search.spaces import Float
+from hpo.search.strategies import Listed, Sampled
+from hpo.study.plan import Plan
+from hpo.study.recipes import FilteredBy, Recipe, Searched
 from hpo.study.rows import Row, StudyRow, controls, grid_cost
+from hpo.study.study_run import StudyRun
 
 FILE = '''
 from __future__ import annotations
@@ -149,6 +164,50 @@ def test_it_has_a_cost_a_frozen_control_and_no_placebo(own: ModuleType) -> None:
     assert [control.row.key for control in controls(row)] == ["brightness-frozen"]
     with pytest.raises(ValueError, match="policy brightness has no placebo"):
         policy.placebo()
+
+
+def recipes(policy: PolicyConfig) -> dict[str, Recipe]:
+    return {
+        "plain": policy,
+        "searched": Searched(policy, {"share": Float(0.1, 0.9)}),
+        "filtered": FilteredBy(("fold",), policy),
+        "sampled": Sampled(policy, {"share": Float(0.1, 0.9)}),
+        "listed": Listed((NoMix(), policy)),
+    }
+
+
+@pytest.mark.parametrize("name", recipes(NoMix()))
+def test_workers_are_told_of_it_whatever_the_recipe(own: ModuleType, name: str) -> None:
+    fold = StudyRow(Row("fold", "Fold", "", "extra"), NoMix())
+    row = StudyRow(Row("mine", "Mine", "", "extra"), recipes(own.BrightnessConfig())[name])
+    base = {"digits": replace(training(own), policy=NoMix())}
+    plan = Plan("mine", [fold, row], ["digits"], range(1), base, SearchSettings(), budget=2.0)
+    assert own_policies(plan) == {"given:policy.brightness": own.BrightnessConfig}
+    assert own_policies(replace(plan, rows=[fold])) == {}
+
+
+@contextmanager
+def ten_bytes(device: str, share: float) -> Iterator[Read]:
+    yield lambda: GpuUse(10, 100, share)
+
+
+def test_a_process_that_has_not_imported_it_trains_and_measures_it(
+    own: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(run: StudyRun, sources: Any, demand: Any, **options: Any) -> None:
+        [cell] = run.plan.fixed_cells()
+        policies = own_policies(run.plan)
+        monkeypatch.delitem(core.policies.config._REGISTERED, "brightness")
+        measure = packing._measure._function  # type: ignore[attr-defined]
+        assert measure(cell.to_dict(), sources, "cpu", 1, ten_bytes, policies).peak == 10
+        monkeypatch.delitem(core.policies.config._REGISTERED, "brightness")
+        run_here(run, sources, demand, **options)
+
+    monkeypatch.setattr("hpo.cluster.runner.run_on_ray", elsewhere)
+    row = StudyRow(Row("mine", "Mine", "", "extra"), own.BrightnessConfig())
+    flags = ["--preset", "smoke", "--epochs", "1", "--seeds", "1", "--output", str(tmp_path)]
+    assert hpo.run_study("mine", [row], "A policy of my own.", flags) == 0
+    assert [record.status for record in load_records(tmp_path)] == ["finished"]
 
 
 def test_it_has_a_row_in_the_table_and_a_place_in_figures(

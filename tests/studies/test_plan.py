@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from studies import plan
+from hpo.bench.estimate import planned_jobs
+from studies import plan, table2, table3
 
 
 def test_the_plan_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,6 +30,20 @@ def test_table_one_has_a_column_for_each_data_set_and_architecture() -> None:
         "preact_resnet34",
         "wrn_28_10",
     ]
+
+
+def test_a_preset_has_all_rows_that_its_study_trains() -> None:
+    """Contenders and their searches in a contest; in quick the searched Beta once more."""
+    contest = plan.table("table2", "contest")
+    keys = [row.row.key for row in contest.rows]
+    assert set(keys) == {row.row.key for row in (*table2.rows(), *table2.CONTENDERS)}
+    planned = planned_jobs(contest, 3)
+    assert {"metamixup-searched", "search of metamixup-searched"} <= {*planned["row"]}
+    few_labels = {row.row.key for row in plan.table("table3", "contest").rows}
+    assert few_labels.issuperset(row.row.key for row in table3.CONTENDERS)
+    quick = [row.row.key for row in plan.table("table2", "quick").rows]
+    assert quick == [*(row.row.key for row in table2.rows()), "beta-search+meta"]
+    assert len(plan.table("table2", "paper").rows) == len(table2.rows())
 
 
 def test_a_faster_gpu_takes_less_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,23 +59,23 @@ class Point:
 
 
 def replay(search: Search, records: Mapping[str, CellRecord]) -> list[CellRecord]:
-    """Returns the records of a search's trainings in the order in which it asked for them.
+    """Returns the records of a search's trainings in the order in which it first asked for them.
 
     Args:
         search: at its beginning.
         records: by cell id; where one is missing, or crashed, the search has come no further.
     """
-    replayed: list[CellRecord] = []
+    replayed: dict[str, CellRecord] = {}
 
     def recorded(cell: Cell) -> CellRecord | None:
         record = records.get(cell.id)
         if record is None or record.status == "crashed":
             return None
-        replayed.append(record)
+        replayed.setdefault(cell.id, record)
         return record
 
     drive.replay(search, recorded)
-    return replayed
+    return list(replayed.values())
 
 
 def points(record: CellRecord) -> list[Point]:

@@ -158,8 +158,8 @@ def _lines(table: Table, label: str, seeds: int) -> Iterator[dict[str, object]]:
                 replicates = table.search.replicates
                 trainings = (table.search.trials or 0) * replicates
                 units = trainings * (HALVED if table.search.halving and replicates == 1 else 1.0)
-                policy = row.searched.policy
-                yield job(search, base, policy, count=1, trainings=trainings, units=units)
+                shared = partial(job, search, base, row.searched.policy, count=1)
+                yield shared(trainings=trainings, units=units, semi_weight=row.semi_weight)
             yield planned(row.searched.policy, after=search)
         elif row.frozen_from is not None:
             policy = policies[row.frozen_from].frozen(EVENLY)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -112,6 +114,27 @@ def test_reports_are_told_while_trials_run(
 def test_a_function_that_returns_no_number_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"'b' failed .* it returned NoneType, and must return"):
         run({"a": calm, "b": lambda seed, report: None}, tmp_path, seeds=2)
+
+
+def test_a_function_that_exits_fails_alone(tmp_path: Path) -> None:
+    """A signal's exit, which is a class of its own, ends the comparison as ever."""
+
+    def leaves(seed: int, report: Report) -> float:
+        if seed == 2:
+            sys.exit(3)
+        return other(seed, report)
+
+    result = run({"a": calm, "b": leaves}, tmp_path)
+    assert result.values["error"].dropna().tolist() == ["RuntimeError: it called sys.exit(3)"]
+    assert result.table["n"].tolist() == [5]
+
+    def ended(seed: int, report: Report) -> float:
+        signal.raise_signal(signal.SIGTERM)
+        return 0.0
+
+    with pytest.raises(SystemExit) as caught:
+        run({"a": calm, "c": ended}, tmp_path)
+    assert caught.value.code == 128 + signal.SIGTERM
 
 
 def test_a_trial_that_fails_is_named_and_run_again(tmp_path: Path) -> None:

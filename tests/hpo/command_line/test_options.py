@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from core.policies import Beta, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from hpo import command_line
 from hpo.command_line import Options
+from hpo.search.spaces import LEARNED_STEP
 from hpo.storage.folder import FolderStorage
 from hpo.study import few_label_presets
-from hpo.study.recipes import SEARCHED_ALPHA
+from hpo.study.recipes import SEARCHED_ALPHA, Searched
 from hpo.study.rows import Row, StudyRow, controls
 
 ROWS = [
@@ -199,6 +201,7 @@ def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("--gpus-per-cell -1", "--gpus-per-cell must be at least 0 and finite, got -1.0"),
         ("--gpus-per-cell nan", "--gpus-per-cell must be at least 0 and finite, got nan"),
         ("--gpus-per-cell auto", "auto measures on a GPU; add --device cuda"),
+        ("--device cuda --address ray:1 --gpus-per-cell 0", "leaves a cell no GPU; give a share"),
         ("--output s3://bucket/x", "--output is a folder .* --storage that takes a URI"),
         ("--storage s3://bucket", "give bucket and prefix"),
     ],
@@ -291,6 +294,13 @@ def test_all_rows_by_default_and_in_quick_the_searched_one_with_more_images() ->
     table = ["none", "beta-1", "beta-search", "metamixup"]
     assert keys("--preset", "smoke") == keys("--preset", "paper") == table
     assert keys("--preset", "quick") == [*table, "beta-search+meta"]
+
+
+@pytest.mark.parametrize("family", ["learned", "extra"])
+def test_a_searched_row_that_is_no_beta_comes_once(family: Any) -> None:
+    """What learns cannot train on the images that it learns from, and is not asked to."""
+    row = StudyRow(Row("mine", "Mine", "", family), Searched(LearnedConfig(), LEARNED_STEP))
+    assert parse("--preset", "quick").chosen([row]) == [row]
 
 
 def test_chosen_rows_come_in_the_tables_order() -> None:

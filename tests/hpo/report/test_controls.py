@@ -16,6 +16,7 @@ from hpo.report.controls import COLUMNS, compare_with_controls, controls_report
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
+from hpo.search.strategies import Listed
 from hpo.study.plan import Plan
 from hpo.study.recipes import SEARCHED_ALPHA
 from hpo.study.rows import Row, StudyRow, controls
@@ -46,8 +47,8 @@ COSTS = {"mine": 45.0, "mine-placebo": 44.0, "mine-frozen": 10.0, "alone": 45.0}
 def outcome(output: Path, records: list[CellRecord], rows: list[StudyRow] = ROWS) -> Outcome:
     datasets = list(dict.fromkeys(record.cell.dataset for record in records))
     base = {name: replace(BASE, dataset=name) for name in datasets}
-    plan = Plan("mine", rows, datasets, range(3), base, SearchSettings(trials=2))
-    frame = build_table(records, [row.row for row in rows], datasets)
+    plan = Plan("mine", rows, datasets, range(3), base, SearchSettings(trials=2), budget=4.0)
+    frame = build_table(records, [row.row for row in plan.table_rows], datasets)
     return Outcome(plan, records, {}, frame, output)
 
 
@@ -302,6 +303,14 @@ def test_any_row_with_a_control_or_a_counterpart_is_held_against_it(
     assert of(frame, "alone").loc["counterpart", "difference"] == pytest.approx(3.4)
     for stated in ("best Beta: as in", "its counterpart: the row", "its search included or its"):
         assert stated in extra.markdown
+
+
+def test_a_strategy_that_learns_has_no_line(tmp_path: Path, make_records: MakeRecords) -> None:
+    """It stands beside the table, and leaves the controls of its rows as they are."""
+    strategy = StudyRow(Row("once", "Once", "", "learned"), Listed((LearnedConfig(),)))
+    alone = controls_report(outcome(tmp_path, make_records()))
+    beside = controls_report(outcome(tmp_path, make_records(), [*ROWS, strategy]))
+    assert beside.markdown == alone.markdown
 
 
 def test_a_study_that_learns_nothing_has_no_such_table(

@@ -170,6 +170,27 @@ def test_a_table_is_taken_with_its_origin(tmp_path: Path, evidence: Path) -> Non
     assert main(["--root", str(tmp_path), "--take", str(output / "table2.csv")]) == 2
 
 
+def test_nothing_is_taken_where_a_training_cannot_be_read(
+    tmp_path: Path, evidence: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The evidence of before stays, table and origin."""
+    output = tmp_path / "results"
+    cell = Cell("none", TrainingConfig("digits", "cnn", NoMix(), meta_size=60))
+    store = CellStore(output)
+    store.save(CellRecord(cell, "finished", result(), None, {}))
+    pd.DataFrame([LINE]).to_csv(output / "table2.csv", index=False)
+    command = ["--take", str(output / "table2.csv"), "--command", "metamixup table2"]
+    where = ["--root", str(evidence.parents[1]), *command, "--name", "new"]
+    assert main(where) == 0
+    before = [(evidence / f"new.{kind}").read_bytes() for kind in ("csv", "json")]
+    pd.DataFrame([BETA]).to_csv(output / "table2.csv", index=False)
+    (store.directory(cell.id) / "result.json").write_text("{")
+    capsys.readouterr()
+    assert main(where) == 2
+    assert capsys.readouterr().err.startswith("pages: error: ")
+    assert [(evidence / f"new.{kind}").read_bytes() for kind in ("csv", "json")] == before
+
+
 def test_a_row_that_has_another_policy_by_now_is_marked(tmp_path: Path, evidence: Path) -> None:
     """And of trainings under one name in one folder those of the study are taken."""
     output = tmp_path / "results"

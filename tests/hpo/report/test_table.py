@@ -15,7 +15,8 @@ from hpo.cells.store import CellStore
 from hpo.report.records import load_records
 from hpo.report.table import COLUMNS, build_table, summary_rows, to_markdown, write_report
 from hpo.study.comparisons import BEST_BETA, Comparisons
-from hpo.study.rows import Row
+from hpo.study.recipes import FrozenFrom
+from hpo.study.rows import Row, StudyRow, with_meta_images
 
 MakeRecord = Callable[..., CellRecord]
 T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom
@@ -239,11 +240,21 @@ def test_a_beta_row_that_lost_seeds_is_not_the_best(make_record: MakeRecord) -> 
     assert list(frame[frame.best_beta].method) == ["beta-1"]
 
 
-def test_no_beta_row_leaves_the_comparison_empty(make_record: MakeRecord) -> None:
-    frame = build_table([make_record("none")], [NONE, BETA_1], ["digits"])
+def test_without_a_beta_that_finished_no_mixing_is_the_best(make_record: MakeRecord) -> None:
+    records = [make_record("none", seed, test_error=5.0 + seed) for seed in range(3)]
+    records += [make_record("metamixup", seed, test_error=4.0 + 2 * seed) for seed in range(3)]
+    frame = build_table(records, [NONE, BETA_1, LEARNED], ["digits"])
+    assert list(frame[frame.best_beta].method) == ["none"]
+    learned = line(frame, "metamixup")  # differences −1, 0 and 1
+    assert (learned["diff_vs_best_beta"], learned["p_holm"]) == (0.0, pytest.approx(1.0))
+    assert math.isnan(line(frame, "beta-1")["p_holm"])  # type: ignore[arg-type]
+
+
+def test_without_a_constant_the_comparison_stays_empty(make_record: MakeRecord) -> None:
+    frame = build_table([make_record("metamixup")], [NONE, BETA_1, LEARNED], ["digits"])
     assert not frame.best_beta.any()
     assert frame.diff_vs_best_beta.isna().all()
-    assert "No MixUp" in to_markdown(frame)
+    assert "MetaMixUp" in to_markdown(frame)
 
 
 def test_two_configurations_of_one_cell_are_refused(make_record: MakeRecord) -> None:
@@ -321,19 +332,27 @@ def test_summaries_take_further_numbers_by_method_and_data_set(records: list[Cel
 
 
 def test_a_frozen_row_bears_the_training_that_it_draws_from(make_record: MakeRecord) -> None:
-    frozen = Row("frozen", "Frozen", "", "frozen", control_of="metamixup")
+    frozen = StudyRow(
+        Row("frozen", "Frozen", "", "frozen", control_of="metamixup"), FrozenFrom("metamixup")
+    )
+    rows = [LEARNED, frozen.row, with_meta_images(frozen).row]
     records = [
         *(
             make_record("metamixup", s, train_seconds=40.0 + 2 * s, samples_seen=3000)
             for s in (0, 1)
         ),
         make_record("metamixup", 2, status="diverged", train_seconds=900.0),
-        *(make_record("frozen", s, train_seconds=10.0, samples_seen=1000) for s in (0, 1)),
+        *(
+            make_record(key, s, train_seconds=10.0, samples_seen=1000)
+            for key in ("frozen", "frozen+meta")
+            for s in (0, 1)
+        ),
     ]
-    table = build_table(records, [LEARNED, frozen], ["digits"])
-    of = line(table, "frozen")
-    assert (of["search_seconds"], of["train_seconds"]) == (41.0, 51.0)
-    assert (of["search_samples"], of["samples_seen"]) == (3000, 4000)
+    table = build_table(records, rows, ["digits"])
+    for key in ("frozen", "frozen+meta"):
+        of = line(table, key)
+        assert (of["search_seconds"], of["train_seconds"]) == (41.0, 51.0)
+        assert (of["search_samples"], of["samples_seen"]) == (3000, 4000)
     assert line(table, "metamixup")["search_seconds"] == 0
 
 

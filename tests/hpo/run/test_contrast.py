@@ -22,11 +22,13 @@ from torch.utils.data import Dataset, TensorDataset
 import hpo
 from core.policies import Beta, LearnedConfig, NoMix
 from hpo.cells.cell import Cell
-from hpo.cells.store import StoreError
+from hpo.cells.record import CellRecord
+from hpo.cells.store import CellStore, StoreError
 from hpo.cluster import here
 from hpo.run.contrast import Contrast
 from hpo.search.spaces import BETA_ALPHA
 from hpo.search.strategies import Sampled
+from hpo.study.study_run import StudyError
 from tests.support.refusals import refused_in_a_line
 
 ROOT = Path(__file__).parents[3]
@@ -85,6 +87,32 @@ def test_without_ray_no_cluster_is_asked(run: Any, monkeypatch: pytest.MonkeyPat
     assert len(run(seeds=1).records) == 2
     with pytest.raises(ConnectionError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: no Ray cluster"):
         run(seeds=1, workers=1)
+
+
+def test_a_pruned_trial_that_cannot_be_written_ends_the_study(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its search would run for ever, and rows that wait for it be missing without a word."""
+
+    def full(store: CellStore, record: CellRecord) -> None:
+        if record.status == "pruned":
+            raise StoreError("no space left")
+        save(store, record)
+
+    save = CellStore.save
+    monkeypatch.setattr(CellStore, "save", full)
+    monkeypatch.setattr("hpo.cluster.trainable.REPORT_SECONDS", 0.0)  # so that epochs are told
+    monkeypatch.setattr("hpo.search.halving.SuccessiveHalving.prune", lambda *_: True)
+    recipe = hpo.Searched(Beta(alpha=1.0), BETA_ALPHA)
+    searched = hpo.StudyRow(hpo.Row("mine", "Mine", "", "beta"), recipe)
+    with pytest.raises(StoreError, match="no space left"):
+        run(policies=["none", searched])
+
+
+def test_what_is_left_over_is_no_success(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.study.study_run.StudyRun.next", lambda _: None)
+    with pytest.raises(StudyError, match="run the same command again"):
+        run()
 
 
 @pytest.mark.parametrize("verbosity", [optuna.logging.INFO, optuna.logging.ERROR])
@@ -261,6 +289,7 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"checked": Y}, "checked must be a file, got ndarray; write it to one"),
         ({"labels": "absent.npy"}, "absent.npy cannot be read: FileNotFoundError"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
+        ({"device": "cuda:0"}, "got 'cuda:0'; of several GPUs CUDA_VISIBLE_DEVICES says which"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
         ({"address": "auto"}, "address='auto' names a Ray cluster, and workers=0 trains here"),

@@ -17,6 +17,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
 from hpo.search.configured import configured
+from hpo.search.drive import run_through
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
@@ -203,6 +204,13 @@ def test_a_grid_goes_in_its_order_and_stops_with_the_budget(tmp_path: Path) -> N
     assert [c.training.policy.lam for c in bench.cells] == [0.1, 0.2, 0.3]
 
 
+def test_a_policy_that_is_listed_twice_is_trained_once() -> None:
+    search = Listed((GRID[0], GRID[0], GRID[1])).search(BASE, "grid", SETTINGS, 3.0)
+    cells: list[Cell] = []
+    run_through(search, lambda cell: made_up(cell)[1:], cells.append)
+    assert [cell.training.policy for cell in cells] == [GRID[0], GRID[1]]
+
+
 def test_a_population_is_as_large_as_the_budget(tmp_path: Path) -> None:
     bench = bench_on(tmp_path, make_plan("population", seeds=1, budget=7.9))
     assert bench.drive()
@@ -226,6 +234,40 @@ def test_the_costly_searches_start_first(tmp_path: Path) -> None:
     assert [(c.method, c.seed) for c in keys if c is not None] == [
         (method, seed) for method in ("tpe", "grid", "once") for seed in (0, 1)
     ]
+
+
+def plan_with_zero(space: Space = BETA_ALPHA) -> Plan:
+    """Draws of α = 0, one of six, are the same training again."""
+    rows = [StudyRow(Row("zero", "zero", "", "extra"), Sampled(BETA, space, "random", False))]
+    search = replace(SETTINGS, with_zero=True)
+    return Plan("contrast", rows, ["digits"], [0], {"digits": BASE}, search, 12.0)
+
+
+def test_a_training_that_is_drawn_again_is_paid_once(tmp_path: Path) -> None:
+    plan = plan_with_zero()
+    bench = bench_on(tmp_path, plan)
+    assert bench.drive()
+    alphas = [cell.training.policy.alpha for cell in bench.cells]
+    assert len(set(alphas)) == len(alphas) == 12
+    drawn = plan.open_searches()["zero", "digits", 0]
+    assert isinstance(drawn, SpaceSearch)
+    run_through(drawn, lambda cell: made_up(cell)[1:])
+    values = [BETA_ALPHA["alpha"].with_zero().value(t.params["alpha"]) for t in drawn.study.trials]
+    assert values.count(0.0) > 1  # or this would show little
+    assert list(dict.fromkeys(values)) == alphas
+    [curve] = curves(plan, bench.run.records).values()
+    assert [point.units for point in curve] == list(range(1, 13))
+    assert curve[-1].train_seconds == sum(r.result.train_seconds for r in bench.run.records)
+    assert bench.progress.total == bench.progress.done == 12
+    again = bench_on(tmp_path, plan)
+    assert again.run.settled
+    assert again.progress.total == again.progress.kept == len(again.tracker.ended) == 12
+
+
+def test_a_search_that_has_trained_all_there_is_ends(tmp_path: Path) -> None:
+    bench = bench_on(tmp_path, plan_with_zero({"epochs": Int(7, 9)}))
+    assert bench.drive()
+    assert sorted(cell.training.epochs for cell in bench.cells) == [7, 8, 9]
 
 
 # Whatever happens

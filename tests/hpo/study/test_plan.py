@@ -120,9 +120,10 @@ def test_the_size_counts_cells_and_trials(
     ("keys", "message"),
     [
         (("none", "mine", "mine"), "2 rows have the key 'mine'; trainings are known by it"),
-        (("my row",), "row key 'my row' cannot name files and runs; leave out spaces, slashes"),
+        (("my row",), "row key 'my row' cannot name files and runs; take letters, digits, _"),
         (("a/b",), "row key 'a/b' cannot name files"),
         (("lr=1",), "row key 'lr=1' cannot name files"),
+        *(((f"a{sign}b",), f"row key 'a{sign}b' cannot name files") for sign in "(),:%"),
         ((".mine",), "row key '.mine' cannot name files"),
         (("",), "row key '' cannot name files"),
     ],
@@ -325,9 +326,12 @@ def test_a_frozen_row_needs_its_source() -> None:
 
 
 def test_a_control_that_trains_on_more_images_is_no_control() -> None:
+    """And with no counterpart, which has not those images."""
     frozen = controls(learned_row(LearnedConfig()))[1]
+    frozen = replace(frozen, row=replace(frozen.row, counterpart="none"))
     more = with_meta_images(frozen)
     assert (more.row.key, more.row.control_of) == ("mine-frozen+meta", None)
+    assert more.row.counterpart is None
     assert (more.frozen_from, more.meta_in_training) == ("mine", True)
 
 

@@ -11,7 +11,9 @@ from core.policies import Beta, Fixed, NoMix
 from hpo.analyses.figures.alpha_search import alpha_search
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
+from hpo.study import presets
 from hpo.study.named_rows import fixed
+from hpo.study.rows import with_meta_images
 from studies.alpha_search import rows
 
 Make = Callable[..., CellRecord]
@@ -51,6 +53,19 @@ def test_each_search_is_set_beside_the_lowest_error_of_a_constant(outcome: Outco
     assert "2.25 points more" in extra.markdown  # of 3.5 and 1
     assert "at worst 3.50" in extra.markdown
     assert "mnist" not in extra.markdown  # no search has ended there
+
+
+def test_what_also_trains_on_the_images_that_choose_is_no_search(
+    make_record: Make, outcome_of: Callable[..., Outcome]
+) -> None:
+    """In quick each search is there once; a row that somebody asks for stays out of the curve."""
+    assert presets.rows("quick", rows()) == rows()
+    more = [with_meta_images(row) for row in rows()[-2:]]
+    trained = {"beta-0.5": Beta(0.5), "beta-search": Beta(0.8), more[0].row.key: Beta(0.9)}
+    records = [make_record(key, policy=policy) for key, policy in trained.items()]
+    extra = alpha_search(outcome_of([*rows(), *more], records))
+    assert list(pd.read_csv(extra.files[0])["method"]) == ["beta-0.5", "beta-search"]
+    assert "digits: 1 searches ended" in extra.markdown
 
 
 def test_a_constant_that_lost_seeds_is_not_the_lowest(
