@@ -416,7 +416,10 @@ def smoothed_in_place(f: Tensor, y: Tensor) -> Tensor:
      core.policies.EvolvedBeta(begin=0.0, every=1, average_over=1)],
     ids=["input", "hidden", "l2rw", "mwn", "compiled", "evolved"],
 )  # fmt: skip
-def test_what_the_model_or_the_loss_writes_to_is_never_the_callers(policy: Any, data: Data) -> None:
+def test_what_the_model_or_the_loss_writes_to_is_never_the_callers(
+    policy: Any, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.meta.engines.compiled.BACKEND", "aot_eager")  # C++ takes longer
     model = Normalizing()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     given = [data.x, one_hot(data.y), data.x_val, one_hot(data.y_val)]
@@ -427,6 +430,13 @@ def test_what_the_model_or_the_loss_writes_to_is_never_the_callers(policy: Any, 
     policy(model, optimizer, (x, y), (x_val, y_val), generator=torch.Generator(), **more)
     for tensor, as_given in zip((x, y, x_val, y_val), given, strict=True):
         assert torch.equal(tensor, as_given)
+
+
+def test_an_examination_leaves_the_callers_batches_alone(data: Data) -> None:
+    model = Normalizing()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    given = [data.x, one_hot(data.y), data.x_val, one_hot(data.y_val)]
+    x, y, x_val, y_val = (t.clone() for t in given)
     core.examine(model, (x, y), (x_val, y_val), optimizer=optimizer)
     for tensor, as_given in zip((x, y, x_val, y_val), given, strict=True):
         assert torch.equal(tensor, as_given)
