@@ -212,7 +212,7 @@ def test_without_a_compiler_of_cpp(toy: SimpleNamespace) -> None:
     # Not by monkeypatch: to put a setting back, it would delete it.
     without = config.patch({"cpp.cxx": (None, "no-such-compiler")})
     with without, pytest.warns(CompileFallback, match="compiler"):
-        compare(toy.make_net(), toy.make_data())
+        compare(nn.Linear(4, 3).double(), toy.make_data())
 
 
 def test_what_is_wrong_is_raised_as_ever(graphs: list[None], toy: SimpleNamespace) -> None:
