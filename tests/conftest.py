@@ -19,6 +19,7 @@ LONGEST = (
     *("system", "studies", "hpo/cluster", "core/test_distributed.py"),
     *("hpo/run", "hpo/analyses/test_comparison.py", "hpo/bench/cost", "house/test_package.py"),
     *("hpo/search", "core/meta/engines/test_compiled.py", "core/training", "core/test_memory.py"),
+    *("hpo/tracking", "hpo/study"),
 )
 
 

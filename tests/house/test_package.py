@@ -112,9 +112,12 @@ def test_a_missing_part_names_the_extra(tmp_path: Path) -> None:
 def test_every_file_says_the_same_version() -> None:
     assert PROJECT["dynamic"] == ["version"]
     launchers = ROOT / "hpo/cluster/launchers"
-    stated = [re.findall(r"metamixup-hpo:(\S+)", path.read_text()) for path in launchers.iterdir()]
-    stated.append(re.findall(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
-    assert {version for versions in stated for version in versions} == {core.__version__}
+    files = dict.fromkeys(launchers.iterdir(), r"metamixup-hpo:(\S+)")
+    files[ROOT / "CITATION.cff"] = r"(?m)^version: (\S+)"
+    stated = {path.name: {*re.findall(form, path.read_text())} for path, form in files.items()}
+    assert {name: versions for name, versions in stated.items() if versions} == {
+        name: {core.__version__} for name in ("Dockerfile", "kuberay.yaml", "CITATION.cff")
+    }
     assert f"## {core.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 

@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 
 import hpo
 from core.data import Source, load_source
+from core.training.checkpoint import CURRENT
 from core.training.result import DivergenceError
 from core.training.training import Training
 from hpo import optuna_study
@@ -74,21 +75,47 @@ def test_a_storage_gives_the_same_trials_as_memory(
 
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_a_trial_of_several_trainings_is_told_once_with_the_mean_of_all(
-    source: Source, parallel: int
+    source: Source, parallel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[optuna.trial.FrozenTrial] = []
+    errors: dict[float, list[float]] = {}
+    fit = optuna_study.fit
+
+    def noted(config: Any, **more: Any) -> Any:
+        result = fit(config, **more)
+        errors.setdefault(config.policy.alpha, []).append(result.val_error)
+        return result
+
+    monkeypatch.setattr(optuna_study, "fit", noted)
     settings = replace(SETTINGS, trials=2, halving=False, replicates=2, parallel=parallel)
     base = replace(BASE, epochs=1)
     search = search_alpha(base, settings, source=source, on_trial=told.append)
     assert sorted(trial.number for trial in told) == [0, 1]
     assert {trial.state.name for trial in told} == {"COMPLETE"}
-    assert [trial.value for trial in told] == [search.study.trials[t.number].value for t in told]
+    assert [len(of_trial) for of_trial in errors.values()] == [2, 2]
+    assert any(first != second for first, second in errors.values())
+    for trial in told:
+        assert trial.value == pytest.approx(sum(errors[trial.params["alpha"]]) / 2)
+        assert search.study.trials[trial.number].value == trial.value
 
 
-def test_checkpoints_lie_in_a_folder_of_this_machine(source: Source, tmp_path: Path) -> None:
+def test_checkpoints_lie_in_a_folder_of_this_machine(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = replace(SETTINGS, trials=1)
-    search = search_alpha(BASE, one, source=source, checkpoints=str(tmp_path / "kept"))
-    assert trace(search)
+    places: list[Path] = []
+    fit = optuna_study.fit
+
+    def noted(config: Any, *, directory: Path, **more: Any) -> Any:
+        result = fit(config, directory=directory, **more)
+        places.append(directory)
+        assert (directory / CURRENT).exists()
+        return result
+
+    monkeypatch.setattr(optuna_study, "fit", noted)
+    search_alpha(BASE, one, source=source, checkpoints=str(tmp_path / "kept"))
+    [place] = places
+    assert place.parent == tmp_path / "kept/cells"
     with refused_in_a_line("checkpoints must be a folder of this machine, got s3://bucket/kept"):
         search_alpha(BASE, one, source=source, checkpoints="s3://bucket/kept")
 

@@ -112,7 +112,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_each_figure_from_cells_to_its_files(
-    name: str, output: Path, capsys: pytest.CaptureFixture[str]
+    name: str, output: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     arguments = [*SMALL, "--rows", ROWS[name], "--output", str(output)]
     assert STUDIES[name].main(arguments) == 0
@@ -130,7 +130,9 @@ def test_each_figure_from_cells_to_its_files(
 
 
 @pytest.mark.slow
-def test_maps_of_class_pairs_are_drawn_at_the_epochs_that_were_looked_at(tmp_path: Path) -> None:
+def test_maps_of_class_pairs_are_drawn_at_the_epochs_that_were_looked_at(
+    tmp_path: Path, nothing_drawn: None
+) -> None:
     flags = [*SMALL, "--rows", "metamixup", "--epochs", "3", "--output", str(tmp_path)]
     assert figure7.main(flags) == 0
     frame = pd.read_csv(tmp_path / "figure7.csv")

@@ -85,7 +85,9 @@ def test_without_cleanlab_nothing_is_trained_for_it(
 
 
 @pytest.mark.slow
-def test_its_files_and_a_second_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_files_and_a_second_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
+) -> None:
     pytest.importorskip("cleanlab")
     out = tmp_path / "out"
     study = ["--preset", "smoke", "--seeds", "1", "--output", str(out)]

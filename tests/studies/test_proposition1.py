@@ -41,7 +41,7 @@ def test_a_network_of_ones_own_must_be_smooth(
 
 
 @pytest.mark.slow
-def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None) -> None:
     arguments = ["--preset", "smoke", "--seeds", "1", "--epochs", "1", "--rows", "none,beta-1"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_what_readings_are_held_against_is_there() -> None:
 
 @pytest.mark.slow
 def test_the_study_ranks_readings_and_goes_on_where_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     some = (
         "none,beta-1,beta-1+meta,after-lam-mean-5,before-logit-rms-4,before-sign-4,default-overlap"

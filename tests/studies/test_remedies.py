@@ -88,7 +88,7 @@ def test_the_positive_control_is_what_the_study_says(
 
 @pytest.mark.slow
 def test_a_smoke_run_compares_scores_with_the_remedy_that_they_add_to(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     rows = "none,beta-1,gce,scores+gce,gce-searched,cutmix,scores+cutmix,trivial-augment,elr"
     command = ["--preset", "smoke", "--seeds", "2", "--rows", rows, "--label-noise", "0.4"]

@@ -140,7 +140,7 @@ def test_an_interrupt_is_told(
 
 
 @pytest.mark.slow
-def test_a_figure_for_real(tmp_path: Path) -> None:
+def test_a_figure_for_real(tmp_path: Path, nothing_drawn: None) -> None:
     arguments = ["--preset", "smoke", "--epochs", "1", "--output", str(tmp_path)]
     assert main([*arguments, "--only", "figure6"]) == 0
     text = (tmp_path / "reproduction.md").read_text()

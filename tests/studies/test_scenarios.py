@@ -31,7 +31,9 @@ def test_rivals_that_learn_weights_are_there_on_request():
 
 
 @pytest.mark.slow
-def test_a_smoke_run_compares_the_scores_with_each_of_their_controls(tmp_path, capsys):
+def test_a_smoke_run_compares_the_scores_with_each_of_their_controls(
+    tmp_path, capsys, nothing_drawn
+):
     rows = "beta-1,scores,scores-placebo,scores-frozen,scores-4,scores-4+meta"
     command = ["--preset", "smoke", "--seeds", "2", "--rows", rows, "--label-noise", "0.4"]
     assert scenarios.main([*command, "--output", str(tmp_path)]) == 0

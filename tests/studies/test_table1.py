@@ -156,7 +156,7 @@ def test_the_papers_numbers_are_those_of_the_docstring() -> None:
 
 @pytest.mark.slow
 def test_a_smoke_run_of_two_architectures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     command = ["--preset", "smoke", "--seeds", "1", "--width", "4", "--output", str(tmp_path)]
     networks = ["--architecture", "digits_cnn", "--architecture", "cnn"]
@@ -199,7 +199,7 @@ def _imagenet(root: Path, classes: int, pixels: int) -> Path:
 
 @pytest.mark.slow
 def test_imagenet_is_streamed_in_crops_and_told_by_both_errors(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     root = _imagenet(tmp_path / "data", classes=100, pixels=120)
     out = tmp_path / "out"

@@ -24,7 +24,7 @@ def test_the_numbers_and_settings_are_those_of_table_3_where_both_have_them() ->
 
 
 def test_apl_is_compared_with_pseudo_labels(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     command = ["--preset", "smoke", "--seeds", "1", "--epochs", "3", "--output", str(tmp_path)]
     assert table4.main(command) == 0

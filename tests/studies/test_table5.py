@@ -20,7 +20,7 @@ def test_the_grid_is_the_papers() -> None:
 
 
 def test_a_search_of_the_same_cost_is_set_against_the_grid(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     command = ["--preset", "smoke", "--seeds", "1", "--epochs", "2", "--train-size", "100"]
     assert table5.main([*command, "--output", str(tmp_path)]) == 0

@@ -166,7 +166,9 @@ def test_a_loss_of_the_users_own(policy: Policy, setup: Any) -> None:
 @pytest.mark.parametrize("name", [name for name in POLICIES if name not in STATEFUL])
 def test_policies_are_values(name: str) -> None:
     policy = POLICIES[name]
-    assert hash(policy) == hash(policy)
+    again = copy.deepcopy(policy)
+    assert again == policy
+    assert hash(again) == hash(policy)
     assert list(POLICIES.values()).count(policy) == 1
     assert policy.state_dict() == {}
 

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import statistics
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -86,9 +87,17 @@ def images(config: TrainingConfig) -> SemiData:
 
 
 @functools.cache
+def kept(config: TrainingConfig) -> tuple[TrainingResult, dict[str, Any]]:
+    """Returns the result of a training that nothing disturbs, and its checkpoint. Not to be
+    changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        result, checkpoint = run(config, directory=Path(folder)), load_checkpoint(Path(folder))
+    assert checkpoint is not None
+    return result, checkpoint
+
+
 def whole(config: TrainingConfig) -> TrainingResult:
-    """Returns the result of a training that nothing disturbs. Not to be changed."""
-    return run(config)
+    return kept(config)[0]
 
 
 @pytest.fixture
@@ -278,10 +287,8 @@ def test_the_threshold_falls_by_epoch() -> None:
 
 
 @pytest.mark.parametrize("name", AVERAGED)
-def test_the_moving_average_is_what_is_evaluated(name: str, tmp_path: Path) -> None:
-    result = run(CASES[name], directory=tmp_path)
-    checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint is not None
+def test_the_moving_average_is_what_is_evaluated(name: str) -> None:
+    result, checkpoint = kept(CASES[name])
     (average,) = checkpoint["method"].values()
     model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8, width=4)
     data = images(CASES[name])
@@ -334,10 +341,9 @@ def test_the_median_is_over_the_networks_of_the_last_20_epochs(
 # ----------------------------------------------------------------- wrong labels, interruptions
 
 
-def assert_same_end(*directories: Path) -> None:
-    """Trainings ended in the same state."""
-    one, two = map(load_checkpoint, directories)
-    assert one is not None
+def assert_same_end(one: dict[str, Any], directory: Path) -> None:
+    """The training of a directory ended in a state."""
+    two = load_checkpoint(directory)
     assert two is not None
     assert one.keys() == two.keys()
     for part in one:
@@ -363,7 +369,7 @@ def mislabelled(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Source]:
 def test_wrong_labels_of_unlabelled_images_change_nothing_and_of_a_labelled_one_a_lot(
     name: str, mislabelled: Callable[[Any], Source], tmp_path: Path
 ) -> None:
-    config, expected = CASES[name], run(CASES[name], directory=tmp_path / "true")
+    config, (expected, ended) = CASES[name], kept(CASES[name])
     splits = draw_splits(config, digits())
     assert splits.unlabelled is not None
     assert splits.labelled is not None
@@ -373,7 +379,7 @@ def test_wrong_labels_of_unlabelled_images_change_nothing_and_of_a_labelled_one_
     result = fit(config, source=wrong, directory=tmp_path / "wrong")
     counted = {"without": ("accepted_accuracy",)}  # that, and only that, may tell
     assert numbers(result, **counted) == numbers(expected, **counted)
-    assert_same_end(tmp_path / "true", tmp_path / "wrong")
+    assert_same_end(ended, tmp_path / "wrong")
     result = fit(config, source=mislabelled(splits.labelled[:1].numpy()))
     assert result.train_loss != expected.train_loss
 
@@ -399,11 +405,11 @@ def test_an_interruption_after_every_epoch_changes_nothing(
 ) -> None:
     monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
     config = replace(CASES[name], **changes)
-    expected = run(config, directory=tmp_path / "whole")
+    expected, ended = kept(config)
     for at in range(1, EPOCHS + 1):
         interrupt(config, tmp_path / "parts", at)
     assert numbers(run(config, directory=tmp_path / "parts")) == numbers(expected)
-    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    assert_same_end(ended, tmp_path / "parts")
 
 
 def test_another_method_does_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:

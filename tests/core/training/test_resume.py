@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,7 +83,6 @@ CNN = next(cell for cell in CELLS if cell.model == "cnn" and cell.policy.kind ==
 named = functools.partial(
     pytest.mark.parametrize, "config", ids=lambda cell: f"{cell.model}-{cell.policy.kind}"
 )
-every_cell = named(CELLS)
 
 SCRIPT = """
 import json, sys
@@ -131,17 +130,12 @@ def resume(config: TrainingConfig, directory: Path) -> dict[str, Any]:
     return numbers(result)
 
 
-@every_cell
-def test_the_same_numbers_twice_whatever_the_callers_state(config: TrainingConfig) -> None:
-    first = whole(config)
-    torch.rand(7)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        again = numbers(fit(config))
-    finally:
-        torch.set_num_threads(threads)
-    assert again == first
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads for the rest of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @named([next(cell for cell in CELLS if cell.model == model) for model in MODELS])
@@ -182,11 +176,13 @@ SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.usefixtures("each_epoch_kept")
 @named([*CELLS, *(replace(CNN, **some) for some in SETTINGS)])
-def test_dying_after_every_single_epoch(
-    config: TrainingConfig, tmp_path: Path, steps: list[int]
+def test_dying_after_every_single_epoch_whatever_the_callers_state(
+    config: TrainingConfig, tmp_path: Path, steps: list[int], threads: Callable[[int], None]
 ) -> None:
     expected = whole(config)
     assert (expected == whole(CNN)) == (config == CNN)
+    torch.rand(7)
+    threads(2)
     steps.clear()
     for at in range(1, EPOCHS + 1):
         interrupt(config, tmp_path, at)

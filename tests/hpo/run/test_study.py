@@ -211,17 +211,17 @@ def test_an_early_end_says_how_to_go_on(
 ) -> None:
     """Without --fresh only once old results are set aside: they would count as trained again."""
     place = (work, "prepare") if early else (Tracker, "__enter__")
-    ends = {
-        KeyboardInterrupt(): "mine: interrupted",
-        OSError(28, "No space left"): "mine: error: [Errno 28] No space left",
-    }
-    for error, words in ends.items():
+    ends: list[tuple[BaseException, int, str]] = [
+        (KeyboardInterrupt(), 130, "mine: interrupted"),
+        (OSError(28, "No space left"), 2, "mine: error: [Errno 28] No space left"),
+    ]
+    for error, status, words in ends:
 
         def fail(*_: Any, error: BaseException = error) -> None:
             raise error
 
         monkeypatch.setattr(*place, fail)
-        assert run.run_study("mine", ROWS, "", [*settled, *fresh]) in (run.INTERRUPTED, 2)
+        assert run.run_study("mine", ROWS, "", [*settled, *fresh]) == status
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith(words)
         assert "run the same command" in said

@@ -10,13 +10,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "needs", "epochs"),
-    [("lightning_trainer", "lightning", 1), ("hugging_face_loop", "torch", 3)],
+    ("name", "needs", "epochs", "functions"),
+    [
+        ("lightning_trainer", "lightning", 1, ("step 4", "step 0.5")),
+        ("hugging_face_loop", "torch", 3, ("mixup", "plain")),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_it_compares_and_reports(
-    name: str, needs: str, epochs: int, tmp_path: Path,
+    name: str, needs: str, epochs: int, functions: tuple[str, str], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     if importlib.util.find_spec(needs) is None:
@@ -27,5 +30,9 @@ def test_it_compares_and_reports(
     values = pd.read_csv(tmp_path / "compare-values.csv")
     assert values["error"].isna().all()
     assert ((values["value"] >= 0) & (values["value"] <= 100)).all()
-    assert values["value"].nunique() > 1
-    assert "difference" in capsys.readouterr().out
+    trials = [*zip(values["function"], values["seed"], strict=True)]
+    assert sorted(trials) == sorted((function, seed) for function in functions for seed in (0, 1))
+    means = values.groupby("function")["value"].mean()
+    first, second = functions
+    assert means[first] != means[second]
+    assert f"| {first} − {second} | " in capsys.readouterr().out

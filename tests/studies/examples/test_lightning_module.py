@@ -6,18 +6,20 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import core
-from studies.examples import lightning_module as example  # before Lightning: see its imports
 
-import lightning as L  # isort: skip
-from lightning.pytorch.callbacks import ModelCheckpoint  # isort: skip
-from lightning.pytorch.plugins import MixedPrecision  # isort: skip
+if TYPE_CHECKING:
+    import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.plugins import MixedPrecision
+
+    from studies.examples import lightning_module as example
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
@@ -25,6 +27,17 @@ pytestmark = [
 ]
 
 BATCHES = math.ceil(1000 / 64)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported() -> None:
+    """Lightning takes seconds to import, in each process that collects these tests."""
+    global L, ModelCheckpoint, MixedPrecision, example
+    from studies.examples import lightning_module as example  # before Lightning: see its imports
+
+    import lightning as L  # isort: skip
+    from lightning.pytorch.callbacks import ModelCheckpoint  # isort: skip
+    from lightning.pytorch.plugins import MixedPrecision  # isort: skip
 
 
 def fit(module: L.LightningModule, *, epochs: int = 1, resume: Any = None, **kw: Any) -> L.Trainer:
@@ -36,9 +49,9 @@ def fit(module: L.LightningModule, *, epochs: int = 1, resume: Any = None, **kw:
     return trainer
 
 
-def seeded(kind: type[example.MetaMixUp] = example.MetaMixUp) -> example.MetaMixUp:
+def seeded(kind: type[example.MetaMixUp] | None = None) -> example.MetaMixUp:
     torch.manual_seed(0)
-    return kind()
+    return (kind or example.MetaMixUp)()
 
 
 def error_of(state: dict[str, Tensor], part: int) -> float:
@@ -100,24 +113,22 @@ def test_a_loss_scale_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error_of(module.state_dict(), 2) < 60
 
 
-class WithTheWholeStep(example.MetaMixUp):
-    """`metamixup_step` with the optimizer that Lightning hands out."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        core.metamixup_step(self.net, self.optimizers(), batch["train"], batch["meta"])
-        self.lr_schedulers().step()
-
-
-class WithTheBareOptimizer(example.MetaMixUp):
-    """The same with torch's own optimizer, which Lightning does not see stepping."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        core.metamixup_step(self.net, optimizer, batch["train"], batch["meta"])
-        self.lr_schedulers().step()
-
-
 def test_the_whole_step_is_the_same_and_a_bare_optimizer_is_not_counted() -> None:
+    class WithTheWholeStep(example.MetaMixUp):
+        """`metamixup_step` with the optimizer that Lightning hands out."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            core.metamixup_step(self.net, self.optimizers(), batch["train"], batch["meta"])
+            self.lr_schedulers().step()
+
+    class WithTheBareOptimizer(example.MetaMixUp):
+        """The same with torch's own optimizer, which Lightning does not see stepping."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            core.metamixup_step(self.net, optimizer, batch["train"], batch["meta"])
+            self.lr_schedulers().step()
+
     weights, steps = [], []
     for kind in (example.MetaMixUp, WithTheWholeStep, WithTheBareOptimizer):
         module = seeded(kind)

@@ -334,7 +334,22 @@ def test_what_mlflow_misses_is_sent_before_a_study_begins_afresh(
 def test_killed_while_it_writes_the_report_it_leaves_the_old_one(
     folder: Path, calm: Path, bench: Bench
 ) -> None:
-    """As after SIGKILL: files aside, half written, that nobody ends."""
+    """Then as after SIGKILL: files aside, half written, that nobody ends."""
+    report = folder / "faults.csv"
+    report.write_text("of the last time\n")
+    one_record(folder).unlink()
+    replace = os.replace
+
+    def cut(aside: Any, path: Any) -> None:
+        if Path(path) == report:
+            raise KeyboardInterrupt
+        replace(aside, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", cut)
+        assert bench.study(folder) == INTERRUPTED
+    assert bench.trained == bench.epochs
+    assert report.read_text() == "of the last time\n"
     for name in ("faults.csv", "faults.md", "faults.png", "studies.json"):
         (folder / f".{name}.4242").write_text("half")
     aside = one_record(folder).with_name(".result.json.4242")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -181,9 +180,13 @@ def test_a_model_that_is_no_single_graph(graphs: list[None], toy: SimpleNamespac
 
 
 def test_mixing_at_a_hidden_layer(graphs: list[None], toy: SimpleNamespace) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CompileFallback)
-        compare(toy.make_net(), toy.make_data(), mixing=HiddenMixing(("hidden",)))
+    net, data = toy.make_net(), toy.make_data()
+    arguments = {"model": net, "lr": 0.3, **vars(data), "mixing": HiddenMixing(("hidden",))}
+    with pytest.warns(CompileFallback, match="does not compile the meta stage of Net"):
+        value = hypergradient(**arguments, engine="compiled")
+    truth = hypergradient(**arguments, engine="unroll")
+    assert float((value - truth).norm() / truth.norm()) < 1e-10
+    assert graphs == []
 
 
 def test_an_optimizer_and_another_loss(graphs: list[None], toy: SimpleNamespace) -> None:
@@ -209,7 +212,7 @@ def test_without_a_compiler_of_cpp(toy: SimpleNamespace) -> None:
     # Not by monkeypatch: to put a setting back, it would delete it.
     without = config.patch({"cpp.cxx": (None, "no-such-compiler")})
     with without, pytest.warns(CompileFallback, match="compiler"):
-        compare(toy.make_net(), toy.make_data())
+        compare(nn.Linear(4, 3).double(), toy.make_data())
 
 
 def test_what_is_wrong_is_raised_as_ever(graphs: list[None], toy: SimpleNamespace) -> None:
