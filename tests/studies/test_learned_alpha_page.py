@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +80,7 @@ def test_a_trainable_of_ray_tune_reports_alpha(given: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_a_module_of_lightning(given: dict[str, Any], tmp_path: Path) -> None:
-
+    import_module("core.data.torchvision_compat")  # before Lightning, which imports torchvision
     lightning = pytest.importorskip("lightning")
     given["L"] = lightning
     exec(LIGHTNING, given)
