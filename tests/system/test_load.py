@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
+from hpo.bench.load import run
 from hpo.tracking.store import mlflow_settings
 from mlflow import MlflowClient
 from studies.load import main
@@ -15,7 +17,10 @@ from studies.load import main
 CELLS = 4
 
 
-def test_studies_side_by_side_on_one_server_lose_nothing(tmp_path: Path, empty_store: Path) -> None:
+def test_studies_side_by_side_on_one_server_lose_nothing(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "ALONE", 3)
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(empty_store, out / "load-mlflow.db")
