@@ -81,7 +81,9 @@ SetEnv HOME={home} RAY_TMPDIR={home}
         server.wait()
 
 
-def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(home: Path, ssh: Path) -> None:
+def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(
+    home: Path, ssh: Path, empty_store: Path
+) -> None:
     config = yaml.safe_load((ROOT / "hpo/cluster/launchers/local.yaml").read_text())
     config["auth"] = {
         "ssh_user": pwd.getpwuid(os.getuid()).pw_name,
@@ -113,6 +115,8 @@ def test_ray_submit_trains_a_table_on_a_host_reached_by_ssh(home: Path, ssh: Pat
     assert (home / "metamixup-hpo/studies/table2.py").exists()
     assert not (home / "metamixup-hpo/.git").exists()
     output = home / "results"
+    output.mkdir()
+    shutil.copy(empty_store, output / "mlflow.db")
     flags = f"--dataset digits --preset smoke --seeds 1 --rows metamixup --output {output}"
     submit = ("submit", "--no-config-cache", str(launcher), "studies/table2.py", "--")
     assert "look at the runs" in ray(home, *submit, *flags.split())
