@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ def with_python_numbers(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if type(value) is tuple:
-        return tuple(with_python_numbers(part) for part in value)
+        parts = tuple(map(with_python_numbers, value))
+        return value if all(map(operator.is_, parts, value)) else parts
     if is_dataclass(value) and not isinstance(value, type):
         named = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
         python = {name: with_python_numbers(part) for name, part in named.items()}

@@ -219,4 +219,5 @@ def test_numbers_of_numpy_are_those_of_python() -> None:
     kinds = [type(v) for v in (numpy.lr, *numpy.milestones, numpy.flip, numpy.policy.every)]
     assert kinds == [float, int, int, bool, int]
     assert type(numpy.policy.reading.step_size) is float
-    assert config(policy=POLICIES[0]).policy is POLICIES[0]
+    for policy in POLICIES:
+        assert config(policy=policy).policy is policy
