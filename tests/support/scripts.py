@@ -24,31 +24,6 @@ def handled_sigint() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def run_script(
-    study: str, *arguments: str | Path, cwd: Path, timeout: float = 600
-) -> subprocess.CompletedProcess[str]:
-    """Runs a study's script to its end and keeps what it said."""
-    return subprocess.run(
-        _command(study, *arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def run_calmly(study: str, *arguments: str | Path, output: Path) -> Path:
-    """Runs a study that must succeed, without a traceback or a warning; what it prints is kept in
-    its output folder, which is returned, as `stdout.txt`."""
-    done = run_script(study, *arguments, "--output", output, cwd=output.parent)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr
-    (output / "stdout.txt").write_text(done.stdout)
-    return output
-
-
 def kill_when(ready: Callable[[], bool], study: str, *arguments: str | Path, cwd: Path) -> str:
     """Kills a running study's process once `ready`; its workers are Ray's to end.
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from scipy import stats
 import hpo
 from hpo.analyses.comparison import Comparison, compared
 from hpo.cells.trials import Report
-from hpo.cluster.session import Demand, session
 from hpo.report.statistics import detectable_difference
 from hpo.study.progress import SECONDS
 from hpo.study.study_run import StudyError
@@ -354,28 +351,3 @@ def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
     (tmp_path / "trials" / "a-s3.json").write_text("{")
     with pytest.raises(ValueError, match=r"a-s3\.json cannot be read .*; remove it"):
         run({"a": calm, "b": other}, tmp_path)
-
-
-@pytest.mark.slow
-def test_under_ray_processes_may_die_and_the_numbers_are_those_of_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both calls find one Ray, which takes longer to start than they."""
-
-    # Of this function alone: a process that knew others of this file would import all that it does.
-    def dies(seed: int, report: Report) -> float:
-        report(loss=0.5)
-        if seed == 1 and not (tmp_path / "again").exists():
-            os._exit(1)
-        return 11.0 + seed % 2
-
-    functions: dict[str, Function] = {"a": lambda seed, report: 10.0, "b": dies}
-    with session(Demand(None, workers=2, threads=1, gpus=0, data_bytes=0)) as begun:
-        monkeypatch.setattr("hpo.cluster.trials.session", lambda _: nullcontext(begun))
-        first = run(functions, tmp_path / "ray", workers=2, seeds=2)
-        [error] = first.values["error"].dropna()
-        assert error.startswith("its process died")
-        (tmp_path / "again").touch()
-        again = run(functions, tmp_path / "ray", workers=2, seeds=2)
-    alone = run(functions, tmp_path / "alone", seeds=2)
-    pd.testing.assert_frame_equal(again.table, alone.table)

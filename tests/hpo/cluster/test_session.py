@@ -1,14 +1,17 @@
-"""How many cells run at a time where nobody says so, and what is said where Ray does not start."""
+"""How many cells run at a time where nobody says so, and what is said where there is no Ray."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 from typing import Any
 
 import pytest
 import ray
 
+from hpo.cluster.address import check_cluster
 from hpo.cluster.session import Demand, default_workers, room, session
 from hpo.study.study_run import StudyError
 
@@ -72,3 +75,46 @@ def test_a_cell_that_fits_on_no_node_is_refused(monkeypatch: pytest.MonkeyPatch)
         StudyError, match=r"1 CPU, 3 GPU, and no.*most 8 CPU, 2 GPU.*--gpus-per-cell"
     ):
         room(Demand(None, 1, threads=1, gpus=3, data_bytes=0))
+
+
+def test_addresses_that_cannot_work_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9: no Ray.*start --head.*--address"):
+        check_cluster("127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="nowhere"):
+        check_cluster("nowhere")
+    with pytest.raises(ValueError, match="ray job submit"):
+        check_cluster("ray://127.0.0.1:10001")
+    for address in (None, "auto"):
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+        with pytest.raises(ConnectionError, match=r"^RAY_ADDRESS=127\.0\.0\.1:9: .*unset RAY"):
+            check_cluster(address)
+        monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+        with pytest.raises(ValueError, match=r"^RAY_ADDRESS=http.*http:// is for `ray job submit`"):
+            check_cluster(address)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    check_cluster(None)
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-x\r\n", b"HTTP/1.1 400 Bad\r\n", b""])
+def test_what_listens_and_is_no_ray_is_not_waited_for(answer: bytes) -> None:
+    with socket.create_server(("", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(64)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        with pytest.raises(ConnectionError, match=f":{port}: (what answers|no Ray cluster)"):
+            check_cluster(f"127.0.0.1:{port}")
+        thread.join()
+
+
+def test_a_session_asks_before_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    demand = Demand(address=None, workers=1, threads=1, gpus=0, data_bytes=0)
+    with pytest.raises(StudyError, match="RAY_ADDRESS=127"), session(demand):
+        pass

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,7 +27,6 @@ from hpo.search.strategies import Sampled
 from hpo.study.study_run import StudyError
 from tests.support.refusals import refused_in_a_line
 
-ROOT = Path(__file__).parents[3]
 X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(int)
 
@@ -301,22 +296,3 @@ def test_what_does_not_fit_is_refused_before_the_first_training(
     with refused_in_a_line(message):
         run(**changes)
     assert trained == []
-
-
-@pytest.mark.slow
-def test_the_example_of_the_page_runs_under_ray(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "your-own-classifier.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    [script] = [block for block in blocks if "hpo.contrast(" in block]
-    script = script.replace("seeds=5", "seeds=1, workers=1").replace("epochs=30", "epochs=2")
-    (tmp_path / "mine.py").write_text(script)
-    run = subprocess.run(
-        [sys.executable, "mine.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "cells 4/4" in run.stderr
-    assert "MetaMixUp" in run.stdout
