@@ -1,7 +1,10 @@
-"""Ray trains the cells of a study here or on a cluster; no other folder imports it."""
+"""Ray trains the cells of a study here or on a cluster; no other folder imports it.
+
+What imports Ray Tune and torch is imported by its own name: a process that runs one trial of a
+comparison needs neither.
+"""
 
 from hpo.cluster.address import check_cluster
-from hpo.cluster.runner import pixel_bytes, run_on_ray
 from hpo.cluster.session import Demand, Session, default_workers, session
 
 __all__ = [
@@ -9,7 +12,5 @@ __all__ = [
     "Session",
     "check_cluster",
     "default_workers",
-    "pixel_bytes",
-    "run_on_ray",
     "session",
 ]
