@@ -213,8 +213,8 @@ def _run(
         if not run.settled:
             from hpo.cluster import runner
             from hpo.cluster.here import run_here
-            from hpo.cluster.packing import own_policies
             from hpo.cluster.session import Demand
+            from hpo.cluster.trained_policies import own_policies
 
             demand = Demand(
                 address=options.address,

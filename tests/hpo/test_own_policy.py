@@ -27,7 +27,7 @@ from hpo.cells.record import CellRecord
 from hpo.cluster import packing
 from hpo.cluster.gpu_memory import Read
 from hpo.cluster.here import run_here
-from hpo.cluster.packing import own_policies
+from hpo.cluster.trained_policies import own_policies
 from hpo.report.records import load_records
 from hpo.report.study_figure import study_figure
 from hpo.report.table import build_table

@@ -17,7 +17,7 @@ from hpo.cells.cell import Cell
 from hpo.cells.gpu_use import CONTEXT_BYTES, GpuUse
 from hpo.cells.record import CellRecord
 from hpo.cluster.gpu_memory import gpu_meter, to_measure
-from hpo.cluster.packing import packed_cells
+from hpo.cluster.trained_policies import packed_cells
 from hpo.report.preamble import memory_lines
 from hpo.search import Float
 from hpo.search.protocol import SearchSettings
