@@ -130,11 +130,11 @@ def start_at(parser: ArgumentParser, defaults: Mapping[str, Any]) -> None:
 
 def program(name: str) -> str:
     """Returns how a script of `studies/` was started, as users write it: "metamixup table2"."""
-    started = Path(sys.argv[0])
+    started, named = Path(sys.argv[0]), name.replace("_", "-")
     if started.stem == "metamixup":
-        return f"metamixup {name}"
+        return f"metamixup {named}"
     as_module = (started.parent.name, started.stem) == ("studies", "__main__")
-    return f"python -m studies {name}" if as_module else f"studies/{name}.py"
+    return f"python -m studies {named}" if as_module else f"studies/{name}.py"
 
 
 def command(prog: str, description: str | None, *parents: ArgumentParser) -> ArgumentParser:

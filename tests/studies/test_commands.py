@@ -60,17 +60,17 @@ def test_an_unknown_command_is_told_a_near_one(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("started", "shown"),
     [
-        ("/usr/bin/metamixup", "metamixup table2"),
-        ("C:/Scripts/metamixup.exe", "metamixup table2"),
-        ("site-packages/studies/__main__.py", "python -m studies table2"),
-        ("studies/table2.py", "studies/table2.py"),
+        ("/usr/bin/metamixup", "metamixup alpha-search"),
+        ("C:/Scripts/metamixup.exe", "metamixup alpha-search"),
+        ("site-packages/studies/__main__.py", "python -m studies alpha-search"),
+        ("studies/alpha_search.py", "studies/alpha_search.py"),
     ],
 )
 def test_help_names_the_command_as_it_was_started(
     started: str, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flags.sys, "argv", [started])
-    assert flags.program("table2") == shown
+    assert flags.program("alpha_search") == shown
 
 
 def test_a_network_is_examined(capsys: pytest.CaptureFixture[str]) -> None:
