@@ -22,14 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.lazy import pandas as pd
-from hpo.report.evidence import (
-    Origin,
-    Policies,
-    no_policies,
-    read_origin,
-    read_table,
-    shown_dataset,
-)
+from hpo.report.evidence import Origin, Policies, no_policies, read_origin, seeds_of
+from hpo.report.evidence_trainings import read_table, shown_dataset
 from hpo.report.markdown import difference, error, number, padded_table, probability
 from hpo.report.page import anchor, sections
 
@@ -57,7 +51,7 @@ Line = Mapping[str, Any]
 
 
 class _Table(NamedTuple):
-    file: str
+    path: Path
     frame: pd.DataFrame
     origin: Origin | None
     stale: set[tuple[str, str]]
@@ -148,7 +142,7 @@ def _read_text(name: str, evidence: Path, policies: Policies) -> _Table:
     path = _file(f"{name}.txt", evidence)
     origin = read_origin(path)
     text = path.read_text(encoding="utf-8")
-    return _Table(path.name, pd.DataFrame(), origin, _stale(origin, policies), text)
+    return _Table(path, pd.DataFrame(), origin, _stale(origin, policies), text)
 
 
 def _read(name: str, evidence: Path, policies: Policies) -> _Table:
@@ -159,7 +153,7 @@ def _read(name: str, evidence: Path, policies: Policies) -> _Table:
         column = "label" if "label" in frame else "method"
         old = [pair in stale for pair in zip(frame["method"], frame["dataset"], strict=True)]
         frame.loc[old, column] += STALE
-    return _Table(path.name, frame, origin, stale)
+    return _Table(path, frame, origin, stale)
 
 
 def _stale(origin: Origin | None, policies: Policies) -> set[tuple[str, str]]:
@@ -171,9 +165,10 @@ def _origin_lines(table: _Table, link: str) -> list[str]:
         return []
     origin = table.origin
     versions = ", ".join(f"{name} {of}" for name, of in origin.versions.items() if name == "torch")
-    source = f"[{table.file}]({link}/{table.file})"
+    files = {table.path.name: table.path, "each training": seeds_of(table.path)}
+    links = [f"[{name}]({link}/{path.name})" for name, path in files.items() if path.is_file()]
     origins = ", ".join(filter(None, [f"commit {origin.commit}", origin.date, versions]))
-    return [f"`{origin.command}` ({origins}; {source})"]
+    return [f"`{origin.command}` ({origins}; {', '.join(links)})"]
 
 
 def _chosen(frame: pd.DataFrame, options: Mapping[str, str]) -> pd.DataFrame:
@@ -319,7 +314,8 @@ def _text(tables: Sequence[_Table], options: Mapping[str, str]) -> str:
 def _section(table: _Table, chosen: str) -> str:
     parts = {anchor(title): part for title, part in sections(table.text)}
     if chosen not in parts:
-        raise ValueError(f"{table.file} has no section {chosen!r}; there are {', '.join(parts)}")
+        there = ", ".join(parts)
+        raise ValueError(f"{table.path.name} has no section {chosen!r}; there are {there}")
     return parts[chosen]
 
 

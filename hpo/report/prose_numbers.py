@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.lazy import pandas as pd
-from hpo.report.evidence import read_table
+from hpo.report.evidence_trainings import read_table
 from hpo.report.page import anchor, sections
 
 _BLOCK = re.compile(
@@ -79,7 +79,7 @@ def _stands(told: Iterable[tuple[float, float]], line: _Line, scale: int) -> boo
 def _lines(texts: Iterable[str], evidence: Path) -> Iterator[_Line]:
     """Returns the numbers of each line of the tables and CSVs that these sections name."""
     for text in texts:
-        names = [link["name"] for link in _CSV.finditer(text)]
+        names = [link["name"] for link in _CSV.finditer(_BLOCK.sub("", text))]
         for block in _BLOCK.finditer(text):
             names += block["names"].split("+")
             for line in block[0].splitlines():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import scipy.stats
 
 from hpo.report.evidence_blocks import write_pages
 from hpo.report.markdown import difference
@@ -61,3 +62,31 @@ def test_every_table_in_a_page_is_that_of_its_file() -> None:
 def test_numbers_in_words_stand_in_the_evidence_of_their_section() -> None:
     told = {page.name: untold(page, DOCS / "evidence") for page in PAGES}
     assert {name: numbers for name, numbers in told.items() if numbers} == {}
+
+
+SEEDS = sorted((DOCS / "evidence").glob("*-seeds.csv"))
+
+
+@pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
+def test_a_table_follows_from_its_trainings(path: Path) -> None:
+    """Means, t intervals and, where the table pairs, differences and p, by SciPy from the seeds."""
+    trained = pd.read_csv(path, keep_default_na=False)
+    errors = trained.pivot(index=["dataset", "seed"], columns="method", values="test_error")
+    table = pd.read_csv(path.with_name(path.name.replace("-seeds", "")), keep_default_na=False)
+    mean = "mean_error" if "mean_error" in table else "mean"
+    for line in table.to_dict("records"):
+        own = errors.loc[line["dataset"], line["method"]].dropna()
+        assert len(own) == line["n_seeds"]
+        assert own.mean() == pytest.approx(line[mean], abs=1e-4)
+        if len(own) > 1:
+            interval = scipy.stats.t.interval(0.95, len(own) - 1, own.mean(), scipy.stats.sem(own))
+            assert interval == pytest.approx((line["ci_low"], line["ci_high"]), abs=1e-3)
+    for dataset, lines in table.groupby("dataset") if "best_beta" in table else ():
+        best = lines.loc[lines["best_beta"].astype(str) == "True", "method"].item()
+        for line in lines.to_dict("records"):
+            if line["method"] == best or line["p_value"] == "":
+                continue
+            pair = errors.loc[dataset, [line["method"], best]].dropna()
+            assert scipy.stats.ttest_rel(*pair.T.to_numpy()).pvalue == pytest.approx(
+                float(line["p_value"]), rel=1e-2
+            )

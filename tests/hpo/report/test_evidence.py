@@ -11,7 +11,8 @@ import pytest
 from core.policies import Beta, NoMix, ScoresConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
-from hpo.cells.record import CellRecord
+from hpo.cells.record import CellRecord, Status
+from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import fill, write_pages
@@ -233,9 +234,45 @@ def test_of_two_presets_in_a_folder_the_tables_trainings_are_taken(
     (output / "table2.md").write_text("# table2\n")
     controls = {"dataset": "digits", "method": "none", "control": "placebo", "difference": 0.5}
     pd.DataFrame([controls]).to_csv(output / "table2-controls.csv", index=False)
-    _, origin = take(output / file, "new", "metamixup table2", "", evidence)
+    _, origin, *seeds = take(output / file, "new", "metamixup table2", "", evidence)
     taken = json.loads(origin.read_text())["cells"]
     assert list(taken) == mine[:1]
+    assert [pd.read_csv(path)["seed"].tolist() for path in seeds] == [[1, 2]] * (
+        file == "table2.csv"
+    )
+
+
+def test_what_each_training_gave_comes_with_its_table(tmp_path: Path, evidence: Path) -> None:
+    """In the table's order, without those that failed; a page links to them."""
+    output = tmp_path / "results"
+    store = CellStore(output)
+    dataset = f"folder:{tmp_path}/images"
+    for method, policy, errors in [
+        ("beta-1", Beta(alpha=1.0), [4.0, 5.5]),
+        ("none", NoMix(), [6.0, 7.25, None]),
+    ]:
+        for seed, error in enumerate(errors):
+            cell = Cell(method, TrainingConfig(dataset, "cnn", policy, seed=seed, meta_size=60))
+            status: Status = "diverged" if error is None else "finished"
+            gave = PartialResult.of([]) if error is None else result(test_error=error)
+            store.save(CellRecord(cell, status, gave, None, {}))
+    none = {**LINE, "dataset": dataset, "n_seeds": 2, "mean_error": 6.625}
+    beta = {**BETA, "dataset": dataset, "method": "beta-1", "n_seeds": 2, "mean_error": 4.75}
+    pd.DataFrame([none, beta]).to_csv(output / "table2.csv", index=False)
+    where = (output / "table2.csv", "new", "metamixup table2", "", evidence)
+    _, _, seeds = take(*where)
+    lines = [line.split(",") for line in seeds.read_text().splitlines()]
+    assert lines[0][:4] == ["dataset", "method", "seed", "test_error"]
+    assert [line[:4] for line in lines[1:]] == [
+        ["folder:images", "none", "0", "6.0"],
+        ["folder:images", "none", "1", "7.25"],
+        ["folder:images", "beta-1", "0", "4.0"],
+        ["folder:images", "beta-1", "1", "5.5"],
+    ]
+    assert "[each training](evidence/new-seeds.csv))" in fill(block("new"), evidence)
+    pd.DataFrame([{**none, "mean_error": 3.0}]).to_csv(output / "table2.csv", index=False)
+    assert seeds not in take(*where)
+    assert not seeds.exists()
 
 
 @pytest.mark.parametrize("study", ["metamixup step-sizes", "python studies/step_sizes.py"])
