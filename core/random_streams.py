@@ -127,5 +127,16 @@ class RandomStreams:
 
 
 def stream_device(generator: torch.Generator | None) -> torch.device:
-    """Returns where a generator draws: a CPU generator gives the same numbers everywhere."""
-    return torch.device("cpu") if generator is None else generator.device
+    """Returns where a generator draws: a CPU generator gives the same numbers everywhere.
+
+    Raises:
+        ValueError: it is none, but a seed perhaps.
+    """
+    if generator is None:
+        return torch.device("cpu")
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, got {generator!r}; of a seed it is "
+            "torch.Generator().manual_seed(seed), made once before the loop"
+        )
+    return generator.device

@@ -224,10 +224,6 @@ def policy_kinds() -> tuple[str, ...]:
     return tuple(_REGISTERED)
 
 
-class UnknownSetting(ValueError):
-    """What is stored is of another version, or of a user's own code that was not imported."""
-
-
 def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
     """Reads what `PolicyConfig.to_dict` wrote.
 
@@ -242,7 +238,7 @@ def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
     """
     kind = data["kind"]
     if kind not in _REGISTERED:
-        raise UnknownSetting(f"policy kind must be one of {', '.join(_REGISTERED)}; got {kind!r}")
+        raise ValueError(f"policy kind must be one of {', '.join(_REGISTERED)}; got {kind!r}")
     config = _REGISTERED[kind]
     flags = config.kinds[kind]
     usable = {field.name for field in fields(config)} - flags.keys()

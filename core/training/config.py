@@ -19,7 +19,6 @@ from core.data.names import (
 )
 from core.mixing.remedies import ClassWeights
 from core.policies import PolicyConfig, policy_from_dict
-from core.policies.config import UnknownSetting
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.few_label_checks import check_semi
 from core.training.python_numbers import with_python_numbers
@@ -295,7 +294,7 @@ class TrainingConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise UnknownSetting(
+            raise ValueError(
                 f"unknown training settings {unknown}; this version knows {sorted(known)}"
             )
         values = dict(data)

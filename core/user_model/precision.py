@@ -144,8 +144,19 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 def autocast_region(
     device_type: str, dtype: torch.dtype | None
 ) -> contextlib.AbstractContextManager[object]:
-    """Returns autocast to `dtype`, or the region that the caller is in where it is None."""
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)
+    """Returns autocast to `dtype`, or the region that the caller is in where it is None.
+
+    Raises:
+        ValueError: it is not one of the two types that autocast computes in.
+    """
+    if dtype is None:
+        return contextlib.nullcontext()
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast={dtype!r} is no type to compute in; give torch.bfloat16 or torch.float16, "
+            "or None for the region that you are in"
+        )
+    return torch.autocast(device_type, dtype=dtype)
 
 
 def outside_autocast(device_type: str) -> contextlib.AbstractContextManager[object]:

@@ -17,6 +17,10 @@ data's fingerprint, the host and node it ran on, the GPU memory it took."""
 Status = Literal["finished", "pruned", "diverged", "crashed"]
 
 
+class RefusedSettings(ValueError):
+    """What is stored is of another version, or of a user's own code that was not imported."""
+
+
 @dataclass(frozen=True)
 class CellRecord:
     """What became of a cell.
@@ -77,8 +81,16 @@ class CellRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CellRecord:
-        """Reads what `to_dict` returned."""
-        training = TrainingConfig.from_dict(data["config"])
+        """Reads what `to_dict` returned.
+
+        Raises:
+            RefusedSettings: this version has no such settings, or takes them no longer.
+            KeyError, TypeError, ValueError: the rest is no record.
+        """
+        try:
+            training = TrainingConfig.from_dict(data["config"])
+        except ValueError as error:
+            raise RefusedSettings(str(error)) from error
         return cls(
             cell=Cell(data["method"], training, data["purpose"], **special_in(data)),
             status=data["status"],

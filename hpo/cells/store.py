@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from core.policies.config import UnknownSetting
-from hpo.cells.record import CellRecord
+from hpo.cells.record import CellRecord, RefusedSettings
 from hpo.storage.folder import FolderStorage
 from hpo.storage.places import storage_of
 from hpo.storage.protocol import Keep, Storage
@@ -80,7 +79,7 @@ class CellStore:
             return None
         except OSError as error:
             raise StoreError(f"cannot read {self.place(cell_id)}/result.json: {error}") from error
-        except UnknownSetting as error:
+        except RefusedSettings as error:
             raise StoreError(
                 f"{self.place(cell_id)}/result.json is of another version, or of code of your own "
                 f"({error}); read it with that version, or by a script that imports that code first"

@@ -335,7 +335,12 @@ def test_a_damaged_result_is_named_with_the_way_out(
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"momentum"', '"impulse"'), ('"kind": "beta"', '"kind": "gamma"')]
+    ("old", "new"),
+    [
+        ('"momentum"', '"impulse"'),
+        ('"kind": "beta"', '"kind": "gamma"'),
+        ('"optimizer": "sgd"', '"optimizer": "refused by now"'),
+    ],
 )
 def test_a_result_of_another_version_is_not_to_be_deleted(
     tmp_path: Path, make_record: MakeRecord, old: str, new: str
