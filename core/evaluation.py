@@ -95,6 +95,7 @@ def _adjusted(logits: Tensor, adjustment: Tensor | None) -> Tensor:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode and no gradient is kept; modes are as before after,
     also of parts that stand in another mode than the whole."""
-    with modes_kept(model), torch.inference_mode():
+    # Not inference mode: a table that the model makes now, and keeps, must serve training too.
+    with modes_kept(model), torch.no_grad():
         model.eval()
         yield

@@ -84,17 +84,23 @@ def forked(devices: Iterable[torch.device]) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Inside, a user's code draws by the seed; afterwards all global streams are as before, torch's
-    on the device too."""
-    device = torch.device(device)
+def streams_kept(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Afterwards all global streams are as before, torch's on the device and on GPUs in use too."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     before = global_streams()
     try:
-        with forked([device]):
-            seed_global_streams(seed)
+        with forked({torch.device(device), *(torch.device("cuda", i) for i in gpus)}):
             yield
     finally:
         set_global_streams(before)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Inside, a user's code draws by the seed; afterwards it is as after `streams_kept`."""
+    with streams_kept(device):
+        seed_global_streams(seed)
+        yield
 
 
 class RandomStreams:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from core.policies.plain_settings import check_kinds
+
 if TYPE_CHECKING:
     from core.policies import PolicyConfig
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 class AnalysisConfig:
     """What is looked at in one training beside its errors. It changes nothing in the training.
 
-    A number larger than that of the images there are takes all of them.
+    A number larger than that of the images there are takes all of them, but of `curvature_pairs`.
 
     Attributes:
         unmixed_images: training images whose loss, unmixed and not augmented, is taken after each
@@ -44,6 +46,8 @@ class AnalysisConfig:
     curvature_pairs: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        object.__setattr__(self, "pair_epochs", tuple(map(int, self.pair_epochs)))
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "pair_epochs" and value < 0:
@@ -61,6 +65,15 @@ class AnalysisConfig:
             model: its name.
             policy: what mixes.
         """
+        if self.plane_images and model != "cnn_2d":
+            raise ValueError(
+                f"plane_images needs a network with 2 features, which {model} has not; choose the "
+                "model cnn_2d"
+            )
+        if self.mixed_samples and ":" in model:
+            raise ValueError(
+                f"mixed_samples looks at features, and model {model} shows none; leave it out"
+            )
         if self.curvature_pairs and not model.endswith("_smooth"):
             raise ValueError(
                 f"curvature_pairs needs a smooth network, and the gradient of {model} jumps; "

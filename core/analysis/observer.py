@@ -79,11 +79,7 @@ class Observer:
         return metrics
 
     def findings(self, model: ImageClassifier) -> Findings:
-        """Returns what was found, with what is to be measured of the trained model.
-
-        Raises:
-            ValueError: `plane_images` of a network that has not two features.
-        """
+        """Returns what was found, with what is to be measured of the trained model."""
         plane = _spaced(self._data.test, self._config.plane_images)
         mixed = _joined(self._mixed)
         distances: dict[str, float] = {}
@@ -117,12 +113,6 @@ class Observer:
         return evaluate(model, self._data.train, self._data.transform, self._unmixed).loss
 
     def _plane(self, model: ImageClassifier, indices: Tensor) -> list[list[float]]:
-        size = model.classifier.in_features
-        if size != 2:
-            raise ValueError(
-                f"plane_images needs a network with 2 features, this one has {size}; choose the "
-                "model cnn_2d"
-            )
         with evaluating(model):
             batches = self._data.test.batches(indices.split(BATCH))
             features = [model.features(self._data.transform.evaluate(x)) for x, _ in batches]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -94,9 +95,14 @@ def _read(what: str, items: Any, memory_limit: int) -> tuple[Items, list[Any]]:
     with seeded(0):
         first = _item(what, items, 0)[0]
     read = partial(_at, what, first.shape, first.dtype)
-    draws = _draws(what, items)
+    draws = _draws(what, items, range(0, len(items), -(-len(items) // 16)))
     if first.nbytes * len(items) <= memory_limit and not draws:
-        return read(items, list(range(len(items))))
+        with seeded(0):
+            whole = read(items, list(range(len(items))))
+        # Some draw for rare classes alone.
+        draws = _draws(what, items, _firsts_of_each(whole[1]))
+        if not draws:
+            return whole
     hashes, labels = [], []
     for x, y in read_batches(items, read, torch.arange(len(items)).split(64), seed=0):
         hashes.append(hashes_of(x))
@@ -105,16 +111,34 @@ def _read(what: str, items: Any, memory_limit: int) -> tuple[Items, list[Any]]:
     return DatasetItems(items, read, shape, images, np.concatenate(hashes), draws), labels
 
 
-def _draws(what: str, items: Any) -> bool:
-    """Says whether some of at most 16 items, evenly spaced, are others at a second reading."""
-    rows = range(0, len(items), -(-len(items) // 16))
+def _draws(what: str, items: Any, rows: Sequence[int]) -> bool:
+    """Says whether some of these items are others at a second reading.
+
+    Raises:
+        ValueError: they are so where the global random streams are the same.
+    """
 
     def read(seed: int) -> list[tuple[tuple[int, ...], bytes]]:
         with seeded(seed):
             values = [_item(what, items, i)[0] for i in rows]
         return [(value.shape, value.tobytes()) for value in values]
 
-    return read(1) != read(2)
+    once = read(1)
+    if read(1) != once:
+        raise ValueError(
+            f"{what} draws from a random stream of its own, which no seed of a training reaches, "
+            "and processes that read it would all draw alike; draw from torch's, Python's or "
+            "NumPy's global stream (torch.rand, random, np.random.rand)"
+        )
+    return read(2) != once
+
+
+def _firsts_of_each(labels: Iterable[Any]) -> list[int]:
+    """Returns the positions of the first two items of each label."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i, label in enumerate(labels):
+        rows[str(label)].append(i)
+    return [i for positions in rows.values() for i in positions[:2]]
 
 
 def _at(

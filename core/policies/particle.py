@@ -16,7 +16,7 @@ from core.mixing.losses import unmixed_loss
 from core.policies.protocol import StepInput
 from core.user_model.logits import with_logits
 from core.user_model.precision import loss_scale, outside_autocast
-from core.user_model.untouched import aside, modes_kept
+from core.user_model.untouched import aside, copyable, modes_kept
 from core.user_model.wrapped_models import logits_of, ranks_of, unwrap
 
 
@@ -38,7 +38,8 @@ class Particle:
             raise ValueError("a particle cannot follow LBFGS; leave sigma at 0, or choose SGD")
         try:
             # Together, so that the copied optimizer holds the copied parameters.
-            self._module, self._optimizer = deepcopy((unwrap(model), optimizer))
+            with copyable(unwrap(model)):
+                self._module, self._optimizer = deepcopy((unwrap(model), optimizer))
         except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"the model or the optimizer cannot be copied: {error}; leave sigma at 0"

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from core.semi_supervised.method import SemiSupervisedMethod
 from core.user_model.logits import with_logits
+from core.user_model.untouched import copyable
 from core.user_model.wrapped_models import logits_of, unwrap
 
 
@@ -36,7 +37,9 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay of a moving average must lie in [0, 1), got {decay}")
-        copied = copy.deepcopy(unwrap(model)).requires_grad_(False)
+        plain = unwrap(model)
+        with copyable(plain):
+            copied = copy.deepcopy(plain).requires_grad_(False)
         self.model = with_logits(copied, logits_of(model))
         self._average = get_ema_multi_avg_fn(decay)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from core.policies.plain_settings import check_kinds
 from core.semi_supervised.ramp import Ramp, ramp
 
 SemiKind = Literal["supervised", "pi-model", "mean-teacher", "vat", "pseudo-label", "mixmatch"]
@@ -86,6 +87,7 @@ class SemiSupervisedConfig:
     dominant: bool = True
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.kind not in SEMI_KINDS:
             raise ValueError(f"semi kind must be one of {', '.join(SEMI_KINDS)}; got {self.kind!r}")
         needed = ("kind", "labelled", *NEEDED[self.kind])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
-from numbers import Integral, Real
-from typing import Any, Literal, get_args, get_type_hints
+from numbers import Integral
+from typing import Any, Literal
 
 from core.analysis.config import AnalysisConfig
 from core.data.names import (
@@ -19,9 +18,9 @@ from core.data.names import (
 )
 from core.mixing.remedies import ClassWeights
 from core.policies import PolicyConfig, policy_from_dict
+from core.policies.plain_settings import check_kinds, with_python_numbers
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.few_label_checks import check_semi
-from core.training.python_numbers import with_python_numbers
 from core.training.remedies import LossName, Sampling, check_remedies
 from core.user_model.precision import PRECISIONS, PrecisionName
 
@@ -312,30 +311,9 @@ class TrainingConfig:
             raise ValueError(f"training settings cannot be read: {error}") from error
 
 
-_KINDS: Mapping[Any, tuple[Any, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    str: (str, "a text"),
-    bool: (bool, "True or False"),
-    type(None): (type(None), "None"),
-}
-
-
-@cache
-def _plain_settings() -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """Returns the settings that are numbers, texts and the like, with the types of each."""
-    kinds = {name: get_args(of) or (of,) for name, of in get_type_hints(TrainingConfig).items()}
-    return tuple((name, of) for name, of in kinds.items() if {*_KINDS}.issuperset(of))
-
-
 def _check_kinds(config: TrainingConfig) -> None:
     """Raises ValueError where a setting is of another type than it must be."""
-    for name, kinds in _plain_settings():
-        value = getattr(config, name)
-        is_right = isinstance(value, tuple(_KINDS[kind][0] for kind in kinds))
-        if not is_right or (isinstance(value, bool) and bool not in kinds):
-            wanted = " or ".join(_KINDS[kind][1] for kind in kinds)
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    check_kinds(config)
     if not isinstance(config.policy, PolicyConfig):
         raise ValueError(f"policy must be one as core.NoMix() is, got {config.policy!r}")
     for name, kind in (("semi", SemiSupervisedConfig), ("analysis", AnalysisConfig)):

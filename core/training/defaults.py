@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
+
+from core.user_model.precision import outside_autocast
 
 
 @contextmanager
 def torchs_defaults() -> Iterator[None]:
-    """Inside, gradients are taken and new tensors are float32, as in a process of its own.
+    """Inside, gradients are taken, new tensors are float32, and nothing is cast, as in a process of
+    its own.
 
-    A caller's `torch.set_grad_enabled(False)` and `torch.set_default_dtype` hold again afterwards.
+    A caller's `torch.set_grad_enabled(False)`, `torch.inference_mode`, `torch.autocast` and
+    `torch.set_default_dtype` hold again afterwards.
     """
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.enable_grad():
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for device_type in ("cpu", "cuda", "mps", "xpu"):
+                stack.enter_context(outside_autocast(device_type))
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -23,6 +23,7 @@ from core.training.result import Metrics, TrainingResult
 from core.training.statistics import LambdaStatistics
 from core.training.training import Training, whole_batches
 from core.user_model.precision import wide_dtype
+from core.user_model.untouched import train_mode
 
 LAST_EPOCHS = 20
 """Whose test errors `TrainingResult.median_error` is the median of (Berthelot et al. 2019)."""
@@ -62,7 +63,7 @@ class SemiSupervisedTraining(Training):
         meta_losses: list[Tensor] = []
         order = self._unlabelled_order()
         samples = 0
-        self._model.train()
+        train_mode(self._model)
         for i, (rows, batch) in enumerate(zip(order, self._batches(order), strict=True)):
             self._set_rate(i, len(order))
             with self._precision.region():

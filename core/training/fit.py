@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from core.data import Source, load_source
-from core.random_streams import seed_global_streams, seeded
+from core.random_streams import seed_global_streams, seeded, streams_kept
 from core.training.checkpoint import checkpoints, save_checkpoint
 from core.training.config import TrainingConfig
 from core.training.defaults import torchs_defaults
@@ -48,7 +48,8 @@ def fit(
         directory: for checkpoints, at most one every 10 s; None keeps none.
         device: where to train.
         threads: intra-op threads of torch; part of what makes CPU numbers reproducible.
-        on_epoch: called for each epoch in order, those before a resume included, with epoch (from
+        on_epoch: called for each epoch in order, those before a resume included. It may draw from
+            global random streams, and change the dictionary that it gets, which has epoch (from
             1), train_loss, val_loss, val_error (percent), lr, train_seconds and samples_seen
             (cumulative), lam_mean, lam_q05 to lam_q95, of learned policies lam_change,
             hypergradient_rms and meta_loss, those of `AdaMixUp.metrics` and, of meta-validation
@@ -65,8 +66,7 @@ def fit(
         training = _continued(config, source, device, directory)
         history = training.history
         for metrics in history:
-            if on_epoch is not None:
-                on_epoch(metrics)
+            _tell(on_epoch, metrics, training.device)
         saved = history[-1]["train_seconds"] if history else 0.0
         for epoch in range(len(history), config.epochs):
             metrics = training.epoch()
@@ -74,9 +74,16 @@ def fit(
             if directory is not None and (due or epoch + 1 == config.epochs):
                 saved = metrics["train_seconds"]
                 save_checkpoint(directory, {"config": config.to_dict(), **training.state_dict()})
-            if on_epoch is not None:
-                on_epoch(metrics)
+            _tell(on_epoch, metrics, training.device)
         return training.result()
+
+
+def _tell(
+    on_epoch: Callable[[Metrics], None] | None, metrics: Metrics, device: torch.device
+) -> None:
+    if on_epoch is not None:
+        with streams_kept(device):
+            on_epoch(dict(metrics))
 
 
 def start(config: TrainingConfig, source: Source, device: torch.device | str) -> Training:

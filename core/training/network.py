@@ -106,17 +106,21 @@ def _try(name: str, model: nn.Module, source: Source) -> None:
     x, y = torch.randn(shape, generator=generator), torch.arange(4) % classes
     way_out = f"items here are {list(shape[1:])}; mend the model, or its sizes"
     with torch.random.fork_rng(devices=[]):
-        try:
-            output = model.train()(x)
-        except Exception as error:
-            raise ValueError(
-                f"model {name} fails on a batch {list(shape)}: {_line(error)}; {way_out}"
-            ) from error
-        if not isinstance(output, Tensor) or output.shape != (4, classes):
-            raise ValueError(
-                f"model {name} must return logits [4, {classes}] of a batch {list(shape)}, got "
-                f"{described(output)}; have its forward return one tensor [n, classes]"
-            )
+        for mode in ("eval", "train"):
+            try:
+                with torch.set_grad_enabled(mode == "train"):
+                    output = model.train(mode == "train")(x)
+            except Exception as error:
+                raise ValueError(
+                    f"model {name}, in its mode {mode}, fails on a batch {list(shape)}: "
+                    f"{_line(error)}; {way_out}"
+                ) from error
+            if not isinstance(output, Tensor) or output.shape != (4, classes):
+                raise ValueError(
+                    f"model {name} must return logits [4, {classes}] of a batch {list(shape)}, in "
+                    f"its mode {mode} got {described(output)}; have its forward return one tensor "
+                    "[n, classes]"
+                )
         try:
             optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
             metamixup_step(model, optimizer, (x, y), (x, y), generator=generator)
@@ -215,8 +219,9 @@ def load_weights(model: nn.Module, file: Path) -> None:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"weights {file} is no state dict; save it by torch.save(m.state_dict())")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
     own = model.state_dict()
+    if own.keys() != state.keys():  # of a DataParallel, unless the model has such a name itself
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     layers = [
         path
         for path, layer in model.named_modules()

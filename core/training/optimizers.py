@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -16,9 +17,10 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
 
     "sgd" takes `config.momentum` and adds weight_decay · θ to the gradient. "adam" does the latter
     too, and keeps β = (0.9, 0.999) in place of a momentum. "adamw" is Adam whose decay stands apart
-    from the gradient, θ ← (1 − lr · weight_decay) · θ, and touches the weights of convolutions and
-    linear layers alone: no bias and no BatchNorm. This is MixMatch's rule (google-research/mixmatch
-    decays what is named "kernel"; it does so after the step of Adam, `torch.optim.AdamW` before).
+    from the gradient, θ ← (1 − lr · weight_decay) · θ, and touches the weights of convolutions,
+    linear layers and attention alone: no bias and no BatchNorm. This is MixMatch's rule
+    (google-research/mixmatch decays what is named "kernel"; it does so after the step of Adam,
+    `torch.optim.AdamW` before).
 
     torch's fused kernels are taken where they change no stored result: on a GPU, and where
     precision or memory format were chosen. On the CPU they round otherwise than its loops.
@@ -62,7 +64,7 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
         return torch.optim.Adam(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
         )
-    kernels = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    kernels = {id(p) for layer in model.modules() for p in _kernels(layer)}
     decayed = [p for p in model.parameters() if id(p) in kernels]
     spared = [p for p in model.parameters() if id(p) not in kernels]
     return torch.optim.AdamW(
@@ -73,6 +75,19 @@ def build_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opt
         lr=config.lr,
         fused=fused,
     )
+
+
+def _kernels(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """Yields the weights of a convolution, a linear layer or an attention's projections, also where
+    the weight is computed from others, as `weight_norm` does."""
+    if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+        for name, parameter in layer.named_parameters():
+            if name.startswith(("weight", "parametrizations.weight")):
+                yield parameter
+    elif isinstance(layer, nn.MultiheadAttention):
+        for name, parameter in layer.named_parameters(recurse=False):
+            if name.endswith("proj_weight"):
+                yield parameter
 
 
 def _fused(config: TrainingConfig, device_type: str) -> bool | None:

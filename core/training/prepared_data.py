@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.data import (
     ImageSet,
@@ -112,8 +112,8 @@ def fit_transform(config: TrainingConfig, source: Source, images: ImageSet) -> T
 def augmentation(config: TrainingConfig) -> Augmentation | None:
     """Returns the augmentation of a batch that the user names, or None.
 
-    Transforms of torchvision draw once for all that they are given: one that is named itself is
-    called on each image.
+    Transforms of torchvision draw once for all that they are given: one that is named itself, or
+    given as an object, is called on each image.
 
     Raises:
         ValueError: as `transform_of`.
@@ -121,8 +121,13 @@ def augmentation(config: TrainingConfig) -> Augmentation | None:
     if config.augment is None:
         return None
     transform = transform_of(config.augment)
-    each = config.augment.startswith("torchvision.")
+    parts = [*transform] if isinstance(transform, nn.Sequential) else [transform]
+    each = config.augment.startswith("torchvision.") or all(map(_of_torchvision, parts))
     return partial(_each, transform) if each else transform
+
+
+def _of_torchvision(transform: Augmentation) -> bool:
+    return type(transform).__module__.startswith("torchvision.")
 
 
 def _each(transform: Augmentation, x: Tensor) -> Tensor:

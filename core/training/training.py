@@ -24,6 +24,7 @@ from core.training.prepared_data import prepare_data
 from core.training.result import Metrics, TrainingResult, check_convergence
 from core.training.statistics import LambdaSchedule, LambdaStatistics
 from core.user_model.precision import Precision, outside_autocast, wide_dtype
+from core.user_model.untouched import train_mode
 
 
 class Training:
@@ -110,7 +111,7 @@ class Training:
         total = torch.zeros((), dtype=wide_dtype(self.device), device=self.device)
         meta_total, meta_stages = torch.zeros_like(total), 0
         samples = 0
-        self._model.train()
+        train_mode(self._model)
         batches = zip(order, data.train.batches(order, streams["augmentation"]), strict=True)
         for i, (indices, (images, labels)) in enumerate(batches):
             self._set_rate(i, len(order))
@@ -189,8 +190,8 @@ class Training:
                 "train_seconds": seconds,
                 "samples_seen": before["samples_seen"] + samples,
                 **lam.metrics(),
-                **self.policy.metrics(),
-                **observe(),
+                **_numbers(self.policy.metrics()),
+                **_numbers(observe()),
             }
         if meta_loss is not None:
             metrics["meta_loss"] = meta_loss
@@ -337,3 +338,8 @@ def whole_batches(size: int, batch: int, steps: int, generator: torch.Generator)
 def _rounded(values: Tensor) -> list[float]:
     """Rounds to five digits: what is stored of a large training set stays small."""
     return [float(f"{value:.5g}") for value in values.tolist()]
+
+
+def _numbers(metrics: Mapping[str, Any]) -> Metrics:
+    """Returns numbers of Python, whatever a policy counts in: checkpoints hold no others."""
+    return {name: float(value) for name, value in metrics.items()}

@@ -140,17 +140,20 @@ def _tensor(name: str, tensor: Tensor) -> _Kept:
     grad, needed = (tensor.grad if tensor.is_leaf else None), tensor.requires_grad
 
     def moved() -> bool:
-        return tensor.shape != here.shape or tensor.data_ptr() != here.data_ptr()
+        if tensor.shape != here.shape or tensor.layout != here.layout:
+            return True
+        return tensor.layout is torch.strided and tensor.data_ptr() != here.data_ptr()
 
     def changed() -> list[str]:
         flags = tensor.is_leaf and (tensor.grad is not grad or tensor.requires_grad != needed)
-        return [name] if flags or moved() or not _same(here, values) else []
+        return [name] if flags or moved() or not _same(tensor.detach(), values) else []
 
     def restore() -> None:
         if moved():
             tensor.data = here
-        if not _same(here, values):
-            here.copy_(values)
+        if not _same(tensor.detach(), values):
+            with torch.no_grad():  # not through `here`: of a sparse tensor it has values of its own
+                tensor.copy_(values)
         if tensor.is_leaf:
             tensor.requires_grad_(needed).grad = grad
 
@@ -169,8 +172,10 @@ def _same(new: Any, old: Any) -> bool:
     if type(new) is not type(old):
         return False
     if isinstance(new, Tensor):
-        if new.shape != old.shape or new.dtype != old.dtype or new.is_sparse:
+        if (new.shape, new.dtype, new.layout) != (old.shape, old.dtype, old.layout):
             return False
+        if new.layout is not torch.strided:
+            return _same(new.to_dense(), old.to_dense())
         nan = new.is_floating_point() or new.is_complex()
         return torch.equal(new, old) or (nan and torch.allclose(new, old, 0, 0, equal_nan=True))
     if isinstance(new, np.ndarray):

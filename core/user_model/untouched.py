@@ -32,6 +32,32 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
             layer.training = training
 
 
+def train_mode(module: nn.Module) -> None:
+    """Sets the module to train, but not parts that stand in evaluation mode while the whole trains:
+    a user has frozen them."""
+    if not module.training:
+        module.train()
+
+
+@contextlib.contextmanager
+def copyable(module: nn.Module) -> Iterator[None]:
+    """Inside, `copy.deepcopy` takes the module: weights that its layers have computed (by the older
+    `weight_norm` and its like, which compute them anew) stand without their graph."""
+    computed = [
+        (vars(layer), name, value)
+        for layer in module.modules()
+        for name, value in vars(layer).items()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    ]
+    for attributes, name, value in computed:
+        attributes[name] = value.detach()
+    try:
+        yield
+    finally:
+        for attributes, name, value in computed:
+            attributes[name] = value
+
+
 @contextlib.contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Inside, forward passes may write to the module; afterwards, it stands as before.

@@ -118,3 +118,19 @@ def test_nothing_is_left_behind() -> None:
     model.eval()
     assert evaluate(model, images, TRANSFORM) == first
     assert not model.training
+
+
+def test_what_a_model_makes_in_evaluation_serves_training() -> None:
+    class Table(nn.Linear):
+        table: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.table is None:
+                self.table = torch.linspace(0, 1, 16)
+            return super().forward(x.flatten(1) * self.table)
+
+    model = Table(16, 3)
+    images = DeviceImages(np.zeros((6, 1, 4, 4), np.uint8), np.arange(6) % 3)
+    evaluate(model, images, TRANSFORM)
+    model(torch.ones(2, 1, 4, 4)).sum().backward()
+    assert model.weight.grad is not None

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from core.analysis.config import AnalysisConfig
 from core.policies import Beta, CutMix, PolicyConfig, ScoresConfig
+from core.semi_supervised import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 
 PAPER = AnalysisConfig(pair_epochs=(3, 30, 90, 120))
@@ -42,6 +44,24 @@ def test_samples_that_are_no_blends_of_images_are_not_looked_at(policy: PolicyCo
     with pytest.raises(ValueError, match=f"blends of whole images, and policy {policy.kind} mixes"):
         TrainingConfig("digits", "digits_cnn", policy, analysis=analysis)
     assert TrainingConfig("digits", "digits_cnn", Beta(alpha=1.0), analysis=analysis).analysis
+
+
+def test_what_a_network_does_not_show_is_not_looked_at() -> None:
+    """It is refused before the training, not after it."""
+    with pytest.raises(ValueError, match="2 features, which cnn has not; choose the model cnn_2d"):
+        TrainingConfig("digits", "cnn", Beta(), analysis=AnalysisConfig(plane_images=10))
+    with pytest.raises(ValueError, match="features, and model mine:net shows none"):
+        TrainingConfig("digits", "mine:net", Beta(), analysis=AnalysisConfig(mixed_samples=10))
+
+
+def test_numbers_are_pythons_and_of_their_type() -> None:
+    epochs = AnalysisConfig(pair_epochs=[np.int64(1), np.int64(3)]).pair_epochs  # type: ignore[arg-type]
+    assert epochs == (1, 3)
+    assert [type(epoch) for epoch in epochs] == [int, int]
+    with pytest.raises(ValueError, match=r"unmixed_images must be a whole number, got 10\.0"):
+        AnalysisConfig(unmixed_images=10.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="labelled must be a whole number, got '40'"):
+        SemiSupervisedConfig("pi-model", labelled="40")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,9 @@ def test_a_resumed_training_finds_the_same(
 
 
 def test_nothing_is_found_of_what_was_not_asked_for() -> None:
-    config = replace(CONFIG, model="digits_cnn", epochs=1)
-    result = fit(replace(config, analysis=AnalysisConfig(pair_epochs=(1,))), source=digits())
+    first = AnalysisConfig(pair_epochs=(1,))
+    config = replace(CONFIG, model="digits_cnn", epochs=1, analysis=first)
+    result = fit(config, source=digits())
     assert result.findings is not None
     assert result.findings.pair_epochs == [1]
     assert not result.findings.plane
@@ -176,12 +177,6 @@ def test_nothing_is_found_of_what_was_not_asked_for() -> None:
     assert "unmixed_loss" not in result.history[0]
     empty = fit(replace(config, analysis=AnalysisConfig()), source=digits())
     assert empty.findings == Findings()
-
-
-def test_a_plane_needs_two_features() -> None:
-    config = replace(CONFIG, model="digits_cnn", epochs=1)
-    with pytest.raises(ValueError, match="2 features, this one has 16; choose the model cnn_2d"):
-        fit(config, source=digits())
 
 
 def test_more_images_than_there_are_is_all_of_them() -> None:

@@ -52,6 +52,10 @@ def draw(i): return torch.tensor([torch.rand(()), np.random.rand(), random.rando
 def random_items(): return sets(draw, lambda i: i % 3)
 def mirrored(i): return torch.arange(64, dtype=torch.uint8).view(8, 8).roll(random.randrange(2))
 def random_images(): return sets(mirrored)
+generator = np.random.default_rng(0)
+def of_its_own(): return sets(lambda i: generator.random(3))
+def rare(i): return np.full(3, np.random.rand() if i == 29 else float(i))
+def rarely(): return sets(rare, lambda i: 2 if i == 29 else i % 2)
 def table(): return both(features(60, 4))
 def with_root(root): return both(torch.from_numpy(pixels(30, 3, 8, 8)), torch.arange(30) % 3)
 def net(in_channels, num_classes): return nn.Linear(in_channels, num_classes)
@@ -186,6 +190,20 @@ def test_draws_of_streamed_items_follow_the_generator() -> None:
 
     assert epoch(1) == epoch(1) != epoch(2)
     assert len(set(epoch(1))) == 90
+
+
+def test_a_stream_that_no_seed_reaches_is_refused() -> None:
+    with refused_in_a_line(r"random stream of its own.* draw from torch's"):
+        load_source("data_of_mine:of_its_own")
+
+
+def test_items_of_a_rare_class_that_draw_alone_are_noticed() -> None:
+    images = load_source("data_of_mine:rarely").images("train")
+    generator = torch.Generator().manual_seed(0)
+    (first, _), (second, _) = (
+        next(images.batches([torch.arange(30)], generator)) for _ in range(2)
+    )
+    assert (first != second).any(1).nonzero().flatten().tolist() == [29]
 
 
 @pytest.mark.parametrize("name", ["random_items", "random_images"])

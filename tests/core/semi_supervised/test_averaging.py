@@ -43,6 +43,23 @@ def test_buffers_are_the_models_own_and_the_model_is_only_read(toy: SimpleNamesp
         assert buffer.data_ptr() != net.get_buffer(name).data_ptr()
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_of_a_network_whose_weights_are_computed() -> None:
+    """torch copies no tensor that has a graph; the older weight_norm keeps one as its weight."""
+    model = nn.utils.weight_norm(nn.Linear(2, 3))
+    computed, x = model.weight, torch.randn(4, 2)
+    average = MovingAverage(model, 0.5)
+    assert model.weight is computed
+    torch.testing.assert_close(average.model(x), model(x))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    move(model, 1)
+    average.update(model)
+    mean = {name: (before[name] + p.detach()) / 2 for name, p in model.named_parameters()}
+    v, g = mean["weight_v"], mean["weight_g"]
+    weight = g * v / v.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(average.model(x), x @ weight.T + mean["bias"])
+
+
 def test_of_a_network_with_parts_it_gives_the_logits() -> None:
     class Parts(nn.Linear):
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

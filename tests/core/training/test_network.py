@@ -12,6 +12,7 @@ from torch import nn
 
 from core.data import load_source
 from core.policies import AdaMixUpConfig, NoMix
+from core.training.checkpoint import checkpoints
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.network import build_network, check_network
@@ -27,6 +28,7 @@ def mlp(in_channels, num_classes, image_size):
 def classes_alone(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
 def anything(**sizes): return mlp(**sizes)
 def nothing(): pass
+def normed(): return nn.Sequential(nn.BatchNorm2d(1).eval(), nn.Flatten(), nn.Linear(64, 10)).eval()
 def raising(): raise RuntimeError("no licence\\nmore")
 def text(): return "resnet"
 def frozen(): return mlp(1, 10, 8).requires_grad_(False)
@@ -42,6 +44,17 @@ def meta(): return mlp(1, 10, 8).to("meta")
 class Detached(nn.Linear):
     def forward(self, x): return super().forward(x.flatten(1)).detach()
 def detached(): return Detached(64, 10)
+class Parts(nn.Linear):
+    def forward(self, x):
+        logits = super().forward(x.flatten(1))
+        return logits if self.training else (logits, x)
+def parts(): return Parts(64, 10)
+class Frozen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1).eval().requires_grad_(False)
+        self.module = nn.Linear(64, 10)
+    def forward(self, x): return self.module(self.norm(x).flatten(1))
 number = 3
 """
 
@@ -71,6 +84,23 @@ def test_a_factory_trains() -> None:
     assert fit(config("networks_of_mine:mlp"), source=load_source("digits")).parameters == 650
 
 
+def test_what_a_factory_has_frozen_stays_so(tmp_path: Path) -> None:
+    """Also in evaluation mode: running averages of a network before fine-tuning."""
+    kept = fit_and_keep(config("networks_of_mine:Frozen", lr=0.1), tmp_path)
+    assert kept["norm.running_mean"].tolist() == [0.0]
+    assert kept["norm.running_var"].tolist() == [1.0]
+    assert kept["norm.num_batches_tracked"] == 0
+    normed = fit_and_keep(config("networks_of_mine:normed", lr=0.1), tmp_path / "normed")
+    assert normed["0.num_batches_tracked"] == 2
+
+
+def fit_and_keep(settings: TrainingConfig, place: Path) -> dict[str, Any]:
+    """Returns the state of the network after the training."""
+    fit(settings, source=load_source("digits"), directory=place)
+    [state] = checkpoints(place, torch.device("cpu"))
+    return dict(state["model"])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -85,6 +115,7 @@ def test_a_factory_trains() -> None:
         ("networks_of_mine:needs", "raised TypeError"),
         ("networks_of_mine:double", "changes torch's default dtype"),
         ("networks_of_mine:meta", "was built on meta"),
+        ("networks_of_mine:parts", "its mode eval got tuple of 2"),
         ("networks_of_mine:detached", "the meta step fails"),
         ("networks_of_mine:number", "is of type int"),
         ("networks_of_mine:absent", "cannot be imported: AttributeError"),
@@ -133,6 +164,12 @@ def test_weights_are_loaded_but_for_a_head_of_other_classes(tmp_path: Path) -> N
     torch.save(net(10, hidden=6).state_dict() | {"9.weight": torch.zeros(1)}, file)
     with pytest.raises(ValueError, match=r"of another network than Sequential: .* 1 unknown"):
         build_network(tuned, digits)
+    own = config("networks_of_mine:Frozen", weights=str(file))
+    state = {**build_network(config("networks_of_mine:Frozen"), digits).state_dict()}
+    for named in (state, {f"module.{name}": value for name, value in state.items()}):
+        torch.save(named, file)
+        loaded = build_network(own, digits).state_dict()
+        assert torch.equal(loaded["module.weight"], state["module.weight"])
     file.write_text("no weights")
     with pytest.raises(ValueError, match="cannot be read"):
         build_network(tuned, digits)

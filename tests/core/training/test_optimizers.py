@@ -95,6 +95,29 @@ def test_adamw_holds_each_parameter_once_and_decays_what_is_not_a_vector(model: 
         assert decay[id(p)] == (0.1 if p.ndim > 1 else 0)
 
 
+def test_adamw_decays_the_kernels_of_ones_own_network_however_they_are_kept() -> None:
+    net = nn.ModuleDict(
+        {
+            "signal": nn.Conv1d(4, 8, 3),
+            "normed": nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),
+            "attention": nn.MultiheadAttention(8, 2),
+            "table": nn.Embedding(5, 8),
+            "norm": nn.LayerNorm(8),
+        }
+    )
+    optimizer = build_optimizer(replace(CONFIG, optimizer="adamw"), net)
+    decayed, spared = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
+    names = {name for name, p in net.named_parameters() if id(p) in decayed}
+    assert names == {
+        "signal.weight",
+        "normed.parametrizations.weight.original0",
+        "normed.parametrizations.weight.original1",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+    }
+    assert len(decayed) + len(spared) == len(list(net.parameters()))
+
+
 def test_momentum_of_sgd() -> None:
     optimizer = build_optimizer(replace(CONFIG, momentum=0.5), Layers())
     assert isinstance(optimizer, torch.optim.SGD)

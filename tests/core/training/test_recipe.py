@@ -28,6 +28,9 @@ MODULE = """
 import random
 import numpy as np
 import torch
+from torchvision.transforms import v2
+flip = v2.Compose([v2.RandomHorizontalFlip()])
+flip_by_parts = torch.nn.Sequential(v2.RandomHorizontalFlip())
 def invert(x): return 255 - x
 def shuffled(x): return x[torch.randperm(len(x))]
 def shuffled_by_numpy(x): return x[np.random.permutation(len(x))]
@@ -78,6 +81,12 @@ def streams() -> list[object]:
     return [random.getstate(), numpy.tolist(), torch.get_rng_state().tolist()]
 
 
+def streams_moved() -> None:
+    torch.rand(3)
+    np.random.rand(3)  # noqa: NPY002
+    random.random()
+
+
 @pytest.mark.parametrize("name", ["shuffled", "shuffled_by_numpy", "shuffled_by_python"])
 def test_random_augmentation_follows_the_training_and_leaves_the_global_streams(name: str) -> None:
     data = prepare_data(config(augment=name), load_source("digits"), "cpu")
@@ -107,6 +116,47 @@ def test_a_network_that_draws_from_other_streams_than_torchs_is_fixed_by_the_see
         fit(ours, source=source, directory=tmp_path, on_epoch=die)
     random.seed(5)
     assert numbers(fit(ours, source=source, directory=tmp_path)) == whole
+
+
+@pytest.mark.parametrize("around", ["autocast", "inference mode"])
+def test_what_a_caller_has_switched_on_moves_no_training(around: str) -> None:
+    ours, source = config(model="Jumping"), load_source("digits")
+    alone = numbers(fit(ours, source=source))
+    with torch.autocast("cpu") if around == "autocast" else torch.inference_mode():
+        assert numbers(fit(ours, source=source)) == alone
+
+
+def test_what_a_listener_draws_and_changes_moves_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
+
+    def listen(metrics: Metrics) -> None:
+        streams_moved()
+        if metrics.pop("epoch") == 2 and not any(tmp_path.glob("went-on")):
+            (tmp_path / "went-on").touch()
+            raise Interrupted
+        metrics.clear()
+
+    ours, source = config(epochs=3, model="Jumping"), load_source("digits")
+    whole = numbers(fit(ours, source=source))
+    with pytest.raises(Interrupted):
+        fit(ours, source=source, directory=tmp_path, on_epoch=listen)
+    assert numbers(fit(ours, source=source, directory=tmp_path, on_epoch=listen)) == whole
+
+
+@pytest.mark.parametrize("name", ["flip", "flip_by_parts", "torchvision"])
+def test_transforms_of_torchvision_draw_for_each_image(name: str) -> None:
+    """Named themselves, or given as objects, which draw once for all that they are called with."""
+    ours = config(augment="flip" if name == "torchvision" else name)
+    if name == "torchvision":
+        ours = replace(ours, augment="torchvision.transforms.v2:RandomHorizontalFlip")
+    data = prepare_data(ours, load_source("digits"), "cpu")
+    x, _ = next(data.train.batches([torch.arange(20)]))
+    shown = data.transform.train(x, torch.Generator().manual_seed(0))
+    flipped = (shown == data.transform.evaluate(x.flip(-1))).flatten(1).all(1)
+    assert 0 < int(flipped.sum()) < 20
+    assert torch.equal(shown[~flipped], data.transform.evaluate(x[~flipped]))
 
 
 def test_an_augmentation_may_write_to_its_batch() -> None:

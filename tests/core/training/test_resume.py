@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -290,3 +291,13 @@ def test_a_training_goes_on_on_another_device(first: str, second: str, tmp_path:
         fit(CNN, source=digits(), directory=tmp_path, device=first, on_epoch=die)
     result = fit(CNN, source=digits(), directory=tmp_path, device=second)
     assert [m["epoch"] for m in result.history] == list(range(1, EPOCHS + 1))
+
+
+def test_numbers_of_numpy_that_a_policy_counts_are_kept_as_pythons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint with others cannot be read, so that the epochs would be trained again."""
+    monkeypatch.setattr(NoMix, "metrics", lambda self: {"mine": np.mean([1.0, 2.0])})
+    fit(CELLS[0], source=digits(), directory=tmp_path)
+    [state] = core.training.checkpoint.checkpoints(tmp_path)
+    assert [epoch["mine"] for epoch in state["history"]] == [1.5] * EPOCHS

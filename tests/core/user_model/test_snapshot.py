@@ -96,6 +96,20 @@ def test_gradients_flags_and_an_optimizers_state() -> None:
     assert all(torch.equal(s["momentum_buffer"], p.grad) for p, s in optimizer.state.items())
 
 
+def test_a_sparse_buffer_is_noticed_and_put_back() -> None:
+    layer = nn.Linear(2, 2)
+    layer.register_buffer("graph", torch.eye(2).to_sparse())
+    graph, before = layer.graph, Snapshot({"": layer})
+    assert before.restore() == set()
+    graph.mul_(2)
+    assert before.restore() == {"graph"}
+    assert before.restore() == set()
+    assert torch.equal(layer.graph.to_dense(), torch.eye(2))
+    layer.graph = torch.ones(2, 2).to_sparse()
+    assert before.restore() == {"graph"}
+    assert layer.graph is graph
+
+
 def test_what_a_hook_has_closed_over_and_what_is_left_out() -> None:
     layer, outputs = nn.Linear(2, 2), [1]
     layer.register_forward_hook(lambda *given: outputs.append(2))

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, and studies on it, as a process of its own: what Ray
+"""A Ray cluster of two nodes on this machine, and a study on it, as a process of its own: what Ray
 leaves behind in a process would disturb other tests. Run by test_two_nodes.py.
 
 Prints as its last line what was seen, as JSON.
@@ -44,16 +44,17 @@ MIB = 2**20
 
 
 def train_noted(config: Any, notes: str = "", doomed: str = "", **options: Any) -> None:
-    """`train_cell` that reports and keeps each epoch, and notes where it began, and from what; on
-    the doomed node it comes no further than the second epoch."""
+    """`train_cell` that reports and keeps each epoch, and notes where it began, and from what; the
+    second of the doomed node comes no further than its second epoch."""
     fit.CHECKPOINT_SECONDS = trainable.REPORT_SECONDS = bucket.REST = 0.0
     checkpoints, report = fit.checkpoints, tune.report
-    seen_epochs = [0]
+    seen_epochs, place = [0], [0]
 
     def reported(result: dict[str, Any]) -> None:
         report(result)
         seen_epochs[0] += len(result["epochs"])
-        while seen_epochs[0] == 2 and ray.get_runtime_context().get_node_id() == doomed:
+        on_doomed = place[0] > 2 and ray.get_runtime_context().get_node_id() == doomed
+        while seen_epochs[0] == 2 and on_doomed:
             time.sleep(1)
 
     def noted(*arguments: Any) -> Iterator[Any]:
@@ -63,8 +64,10 @@ def train_noted(config: Any, notes: str = "", doomed: str = "", **options: Any) 
         epochs = len(states[0]["history"]) if states else 0
         with open(Path(notes) / f"{method}-{seed}", "a") as file:
             file.write(f"{node} {epochs}\n")
-        # A node has room for one: the second begins on the other node, however long that takes.
-        while len(list(Path(notes).iterdir())) < 2:
+        place[0] = len(list(Path(notes).iterdir()))
+        # A node has room for one, and cells begin in pairs: the second of a pair does so on the
+        # other node, however long that takes.
+        while len(list(Path(notes).iterdir())) % 2:
             time.sleep(0.1)
         return iter(states)
 
@@ -103,7 +106,7 @@ def notes_of(folder: Path) -> dict[str, list[list[Any]]]:
 
 
 def main(output: Path, uri: str) -> dict[str, Any]:
-    """Runs everything on one cluster; a node goes last of all."""
+    """Runs everything on one cluster, which loses a node in the second half of the study."""
     seen: dict[str, Any] = {}
     node = {"num_cpus": 1, "object_store_memory": 80 * MIB, "include_dashboard": False}
     ray._private.node.time = Patient()
@@ -124,8 +127,8 @@ def main(output: Path, uri: str) -> dict[str, Any]:
         return ref
 
     def watched_end(run: StudyRun, cell_id: str, *arguments: Any, **named: Any) -> None:
-        ended.append(cell_id)
-        if len(ended) == 3:
+        ended.append(where_begun(run, cell_id)[-1][0])
+        if len(ended) == 2:
             where = ray.experimental.get_object_locations(references)
             seen["copies"] = [sorted(where[ref]["node_ids"]) for ref in references]
             loaded.append((run, ray.get(references[0])))
@@ -133,35 +136,33 @@ def main(output: Path, uri: str) -> dict[str, Any]:
 
     def remove(run: StudyRun, cell_id: str, epochs: Any) -> bool:
         stop = report(run, cell_id, epochs)
-        if other in cluster.worker_nodes:
-            cell = run._running[cell_id]
-            begun = notes_of(output / "lost")[f"{cell.method}-{cell.seed}"]
-            if begun[-1][0] == other.node_id and len(run._epochs[cell_id]) == 2:
-                seen["removed"] = f"{cell.method}-{cell.seed}"
+        if other.node_id in ended and other in cluster.worker_nodes:
+            began = where_begun(run, cell_id)
+            if began[-1][0] == other.node_id and len(run._epochs[cell_id]) == 2:
+                seen["removed"] = name_of(run, cell_id)
                 cluster.remove_node(other, allow_graceful=False)
         return stop
+
+    def where_begun(run: StudyRun, cell_id: str) -> list[list[Any]]:
+        return notes_of(notes)[name_of(run, cell_id)]
+
+    def name_of(run: StudyRun, cell_id: str) -> str:
+        return f"{run._running[cell_id].method}-{run._running[cell_id].seed}"
 
     hpo.run.work.study_figure = lambda *_: canvas(1, 1)  # nobody looks at it
     os.chdir(output)
     seen["relative"] = run_study("nodes", ROWS, "", [*flags, "--output", "relative"])
-    ray.put, StudyRun.end = watched_put, watched_end
-    for name in ("spread", "lost"):
-        (output / name).mkdir()
-    hpo.cluster.runner.train_cell = partial(train_noted, notes=str(output / "spread"))
-    shared = ["--output", str(output / "one"), "--storage", str(output / "cells")]
+    notes = output / "notes"
+    notes.mkdir()
+    ray.put, StudyRun.end, StudyRun.report = watched_put, watched_end, remove
+    hpo.cluster.runner.train_cell = partial(train_noted, notes=str(notes), doomed=other.node_id)
+    shared = ["--output", str(output / "study"), "--storage", uri]
     seen["status"] = run_study("nodes", ROWS, "", [*flags, *shared])
-    seen["spread"] = notes_of(output / "spread")
-    ray.put, StudyRun.end, StudyRun.report = put, end, remove
+    seen["begun"] = notes_of(notes)
     ray.init(address=cluster.address, log_to_driver=False)
     run, sources = loaded[0]
     seen["share"] = measured_share(run, sources, threads=1, device="cpu", meter=fake_meter)
     ray.shutdown()
-    hpo.cluster.runner.train_cell = partial(
-        train_noted, notes=str(output / "lost"), doomed=other.node_id
-    )
-    shared = ["--output", str(output / "two"), "--storage", uri]
-    seen["status after loss"] = run_study("nodes", ROWS, "", [*flags, *shared])
-    seen["lost"] = notes_of(output / "lost")
     cluster.shutdown()
     return seen
 
