@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -266,7 +267,7 @@ def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:
     net, data = toy.make_net(), toy.make_data(9, 5)
     with pytest.raises(ValueError, match="cannot follow LBFGS; leave sigma at 0"):
         told()(net, optim.LBFGS(net.parameters()), data.batch, data.val_batch)
-    net.grown = 2 * net.out.weight  # no leaf: torch refuses to copy it
+    net.lock = threading.Lock()
     with pytest.raises(ValueError, match=r"cannot be copied: .*; leave sigma at 0"):
         told()(net, optim.SGD(net.parameters(), lr=0.1), data.batch, data.val_batch)
     for settings, message in [
