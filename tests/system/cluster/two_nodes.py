@@ -127,8 +127,9 @@ def main(output: Path, uri: str) -> dict[str, Any]:
         return ref
 
     def watched_end(run: StudyRun, cell_id: str, *arguments: Any, **named: Any) -> None:
-        ended.append(where_begun(run, cell_id)[-1][0])
-        if len(ended) == 2:
+        if cell_id in run._running:  # else it has been told before
+            ended.append(where_begun(run, cell_id)[-1][0])
+        if len(ended) == 2 and not loaded:
             where = ray.experimental.get_object_locations(references)
             seen["copies"] = [sorted(where[ref]["node_ids"]) for ref in references]
             loaded.append((run, ray.get(references[0])))
