@@ -18,6 +18,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.data import Source, load_source
@@ -28,7 +29,7 @@ from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
-from hpo.command_line.flags import chosen_device, command, shared
+from hpo.command_line.flags import canonical, chosen_device, command, shared
 from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search, optuna_silenced
@@ -36,6 +37,9 @@ from hpo.storage import output_folder
 from hpo.storage.folder import FolderStorage
 from hpo.storage.places import storage_of
 from hpo.study import presets
+
+_DATA = "data"
+"""Under this name Optuna's study keeps the fingerprint of the data."""
 
 
 class _Pruned(Exception):
@@ -94,7 +98,8 @@ def search_alpha(
         The finished search; `best()` is its result, `study` the Optuna study.
 
     Raises:
-        ValueError: ``checkpoints`` is no folder of this machine.
+        ValueError: ``checkpoints`` is no folder of this machine, or the data are not those that
+            the search was begun with.
 
     Examples:
         >>> import hpo
@@ -109,6 +114,13 @@ def search_alpha(
     search = alpha_search(base, settings, storage=storage)
     if source is None:
         source = load_source(base.dataset, root=data_root, image_size=base.image_size)
+    data = source.fingerprint()
+    if search.study.user_attrs.get(_DATA, data) != data:
+        raise ValueError(
+            f"{base.dataset} has other images or labels than this search was begun with; search "
+            "in another storage, or put the data back"
+        )
+    search.study.set_user_attr(_DATA, data)
 
     def place(cell: Cell) -> Path | None:
         return None if kept is None else CellStore(kept).directory(cell.id)
@@ -117,17 +129,21 @@ def search_alpha(
         return _train(search, cell, source, place(cell), device)
 
     def tidy(cell: Cell) -> None:
-        directory = place(cell)
-        if directory is not None:
-            remove_checkpoints(directory)
-            with suppress(OSError):  # a study on the same folder may keep its result there
-                directory.rmdir()
+        # A trial is several trainings, and a killed one asks for all of them again.
+        places.append(place(cell))
+        if not search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            for directory in filter(None, places):
+                remove_checkpoints(directory)
+                with suppress(OSError):  # a study on the same folder may keep its result there
+                    directory.rmdir()
+            places.clear()
         if on_trial is None:
             return
         for trial in _ended(search, told):
             told.add(trial.number)
             on_trial(trial)
 
+    places: list[Path | None] = []
     told = {trial.number for trial in _ended(search)}
     run_through(search, ended, tidy)
     return search
@@ -177,8 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--checkpoints", type=Path, default=Path("results"), metavar="DIR")
     args = parser.parse_args(arguments)
     try:
+        if ":/" in str(args.checkpoints):
+            raise ValueError(f"--checkpoints is a folder of this machine, got {args.checkpoints}")
+        args.dataset = canonical(args.dataset)
         with output_folder.locked(args.checkpoints.absolute()), optuna_silenced():
             return _search(args)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError, optuna.exceptions.OptunaError) as error:
         print(f"optuna_study: error: {error}", file=sys.stderr)
         return 2

@@ -78,7 +78,8 @@ def check_network(
             model = build_network(config, source)
         if ":" in config.model:
             _check_parts(config, model, policies)
-            _try(config.model, model, source)
+            check_passes(config.model, model, source)
+            _check_meta_step(config.model, model, source)
     return model
 
 
@@ -98,12 +99,14 @@ def _check_parts(
         )
 
 
-def _try(name: str, model: nn.Module, source: Source) -> None:
-    """Raises ValueError unless the model gives [n, C] and takes a meta step."""
+def check_passes(name: str, model: nn.Module, source: Source) -> None:
+    """Raises ValueError unless the model gives [n, C] for items of the source, in both modes.
+
+    It is in training mode afterwards, and its running statistics have moved.
+    """
     classes = source.num_classes
     shape = (4, *source.shape)
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(shape, generator=generator), torch.arange(4) % classes
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     way_out = f"items here are {list(shape[1:])}; mend the model, or its sizes"
     with torch.random.fork_rng(devices=[]):
         for mode in ("eval", "train"):
@@ -121,6 +124,14 @@ def _try(name: str, model: nn.Module, source: Source) -> None:
                     f"its mode {mode} got {described(output)}; have its forward return one tensor "
                     "[n, classes]"
                 )
+
+
+def _check_meta_step(name: str, model: nn.Module, source: Source) -> None:
+    """Raises ValueError unless the model takes a meta step."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((4, *source.shape), generator=generator)
+    y = torch.arange(4) % source.num_classes
+    with torch.random.fork_rng(devices=[]):
         try:
             optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
             metamixup_step(model, optimizer, (x, y), (x, y), generator=generator)

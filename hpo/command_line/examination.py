@@ -8,9 +8,12 @@ import torch
 
 from core.data import load_source
 from core.meta.examination import Examination, examine
-from core.training.network import build_network
+from core.random_streams import seeded
+from core.training.network import build_network, check_passes
+from core.training.objective import Objective
 from core.training.optimizers import build_optimizer
 from core.training.prepared_data import prepare_data
+from core.training.recipe import check_recipe
 from hpo.command_line.flags import require_counts
 from hpo.command_line.settings import given_settings, with_settings
 from hpo.study import presets
@@ -34,12 +37,18 @@ def examined(args: Namespace) -> Examination:
     training = with_settings(presets.fit_to(training, source), given)
     generator = torch.Generator().manual_seed(training.seed)
     torch.manual_seed(training.seed)
+    if ":" in training.model:
+        with seeded(training.seed):
+            check_passes(training.model, build_network(training, source), source)
     model = build_network(training, source).train()
+    check_recipe(training, source, model)
     data = prepare_data(training, source, "cpu")
+    objective = Objective(training, data.train.labels, source.num_classes, torch.device("cpu"))
     batches = []
-    for part in (data.train, data.meta):
+    for part in (data.meta, data.train):
         rows = torch.randperm(len(part), generator=generator)[: args.images]
         [(x, y)] = part.batches([rows])
         batches.append((data.transform.train(x, generator), y))
-    first, second = batches
-    return examine(model, first, second, optimizer=build_optimizer(training, model))
+    second, first = batches
+    loss = objective.loss(model, first[0], rows)
+    return examine(model, first, second, optimizer=build_optimizer(training, model), loss=loss)

@@ -206,3 +206,11 @@ def chosen_device(device: str, *, here: bool = True, way_out: str = "use --devic
     if here and not available.get(device, True):
         raise ValueError(f"--device {device}: no {device.upper()} device here; {way_out}")
     return device
+
+
+def canonical(dataset: str) -> str:
+    """Returns `folder:PATH` with the path absolute, so that one folder has one name."""
+    kind, separator, path = dataset.partition(":")
+    if kind != "folder" or not separator:
+        return dataset
+    return f"folder:{Path(path).expanduser().resolve()}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import core.data
 from core.training.config import TrainingConfig
 from hpo.command_line.flags import (
+    canonical,
     chosen_device,
     command,
     program,
@@ -204,11 +205,16 @@ def parse(
         raise ValueError(f"--budget must be positive and finite, got {args.budget}")
     if gpus_per_cell is not None and not 0 <= gpus_per_cell < float("inf"):
         raise ValueError(f"--gpus-per-cell must be at least 0 and finite, got {gpus_per_cell}")
+    if device != "cuda" and gpus_per_cell:
+        raise ValueError(
+            f"--gpus-per-cell {gpus_per_cell:g} would reserve GPUs for trainings on {device}; add "
+            "--device cuda, or leave it out"
+        )
     if device == "cuda" and gpus_per_cell == 0:
         raise ValueError(
             "--gpus-per-cell 0 leaves a cell no GPU; give a share such as 0.25, or --device cpu"
         )
-    datasets = tuple(dict.fromkeys(map(_canonical, args.dataset or ["digits"])))
+    datasets = tuple(dict.fromkeys(map(canonical, args.dataset or ["digits"])))
     for dataset in datasets:
         _check_outside(args.output, dataset)
     return Options(
@@ -241,11 +247,3 @@ def _check_outside(output: Path, dataset: str) -> None:
             raise ValueError(
                 f"--output {output} lies within the images of {folder}; choose a folder outside"
             )
-
-
-def _canonical(dataset: str) -> str:
-    """Returns `folder:PATH` with the path absolute, so that one folder has one name."""
-    kind, separator, path = dataset.partition(":")
-    if kind != "folder" or not separator:
-        return dataset
-    return f"folder:{Path(path).expanduser().resolve()}"

@@ -4,7 +4,7 @@
 network, the data set and all settings are given as to a study.
 
     metamixup examine --model torchvision:resnet18 --dataset digits
-    metamixup examine --model my_net:build --dataset folder:IMAGES --batch-size 32
+    metamixup examine --model my_net:build --dataset folder:IMAGES --images 32
 """
 
 from __future__ import annotations

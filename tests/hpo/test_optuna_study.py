@@ -207,6 +207,42 @@ def test_checkpoints_are_gone_on_from(
     assert trained == [0, 1, 2, -1, 3]
 
 
+def test_a_killed_trial_of_several_trainings_repeats_none_that_ended(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, trials=1, halving=False, replicates=3)
+    trained: list[int] = []
+    one_epoch = Training.epoch
+
+    def counted(training: Training) -> Any:
+        if len(trained) == 2:
+            trained.append(-1)
+            raise Killed
+        trained.append(training.config.seed)
+        return one_epoch(training)
+
+    monkeypatch.setattr(Training, "epoch", counted)
+    storage, base = open_storage(str(tmp_path / "alpha.log")), replace(BASE, epochs=1)
+    more = {"source": source, "storage": storage, "checkpoints": tmp_path}
+    with pytest.raises(Killed):
+        search_alpha(base, settings, **more)
+    search = search_alpha(base, settings, **more)
+    assert len(trained) == 4
+    assert trained[2] == -1
+    assert len({*trained}) == 4
+    whole = search_alpha(base, settings, source=source)
+    assert [t.value for t in search.study.trials] == [t.value for t in whole.study.trials]
+    assert list((tmp_path / "cells").iterdir()) == []
+
+
+def test_a_search_does_not_go_on_with_other_data(source: Source, tmp_path: Path) -> None:
+    storage, one = open_storage(str(tmp_path / "alpha.log")), replace(SETTINGS, trials=1)
+    search_alpha(BASE, one, source=source, storage=storage)
+    other = replace(source, test_labels=source.test_labels[::-1].copy())
+    with refused_in_a_line("digits has other images or labels than this search was begun with"):
+        search_alpha(BASE, one, source=other, storage=storage)
+
+
 def test_the_results_of_a_study_on_the_same_folder_stay(source: Source, tmp_path: Path) -> None:
     """The trials are the same cells: a study's record of one must not go with the checkpoints."""
     first = alpha_search(BASE, SETTINGS).next()
@@ -285,6 +321,7 @@ def test_the_command_prints_the_mean_of_a_trials_trainings(
         ("--storage sqlite:///nowhere/alpha.db", "unable to open database file; choose"),
         ("--storage sqlite:///garbage", "file is not a database; choose"),
         ("--storage nosql://me:secret@host/x", "cannot open the database given as storage"),
+        ("--checkpoints s3://bucket/x", "--checkpoints is a folder of this machine, got s3:/"),
         ("--dataset nosuch", "unknown data set 'nosuch'; choose one of digits"),
         ("--dataset folder:nowhere", "nowhere"),
     ],
@@ -318,6 +355,17 @@ def test_a_search_in_which_nothing_finishes_says_so(
     ]
     assert "validation error - after 0 epochs, fail" in captured.out
     assert "none of the 3 trials of the search on digits finished" in captured.err
+
+
+def test_it_is_interrupted_without_a_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optuna_study, "fit", interrupt)
+    assert main(["--preset", "smoke", "--storage", "alpha.log"]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it was\n"
 
 
 def test_it_needs_no_ray() -> None:

@@ -10,18 +10,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 from core.data.masks import pack_mask
+from core.mixing.remedies import EarlyLearning, GeneralizedCrossEntropy
 from core.policies import Beta, NoMix, PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
-from hpo.command_line import flags
+from hpo.command_line import examination, flags
 from studies import __main__ as metamixup
 from studies.commands import open as open_results
 from tests.support.results import result
@@ -71,6 +73,38 @@ def test_help_names_the_command_as_it_was_started(
 ) -> None:
     monkeypatch.setattr(flags.sys, "argv", [started])
     assert flags.program("alpha_search") == shown
+
+
+def test_the_loss_of_the_training_is_examined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what fails is said in a line."""
+    (tmp_path / "examined_parts.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.Flatten(), nn.Linear(5, 10))\n"
+        "def augment(x): raise RuntimeError('broken')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    losses: list[object] = []
+    real = examination.examine
+
+    def noted(*given: Any, loss: Any, **more: Any) -> Any:
+        losses.append(loss)
+        return real(*given, loss=loss, **more)
+
+    monkeypatch.setattr(examination, "examine", noted)
+    for loss in ("gce", "elr"):
+        assert metamixup.main(["examine", "--images", "3", "--loss", loss]) == 0
+    assert [type(loss) for loss in losses] == [GeneralizedCrossEntropy, EarlyLearning]
+    capsys.readouterr()
+    for flag, words in {
+        "--model examined_parts:net": "model examined_parts:net, in its mode eval, fails on a",
+        "--augment examined_parts:augment": "augment examined_parts:augment fails on a batch",
+    }.items():
+        assert metamixup.main(["examine", *flag.split()]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"examine: error: {words}")
+        assert error.count("\n") == 1
 
 
 def test_a_network_is_examined(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_the_paper_has_its_own_data_sets(called: dict[str, list[str]], tmp_path:
 
 def test_flags_reach_every_study(called: dict[str, list[str]], tmp_path: Path) -> None:
     given = (
-        "--seeds 2 --epochs 4 --workers 3 --threads 2 --gpus-per-cell 0.5 --device cpu "
+        "--seeds 2 --epochs 4 --workers 3 --threads 2 --gpus-per-cell 0.5 --device cuda "
         "--address auto --tracking-uri http://x:1 --dataset mnist --dataset digits "
         "--storage s3://bucket/all/"
     )
@@ -100,7 +100,7 @@ def test_flags_reach_every_study(called: dict[str, list[str]], tmp_path: Path) -
     options = parse("figure2", "", called["figure2"])
     assert options.datasets == ("mnist", "digits")
     assert (options.seeds, options.overrides, options.workers) == (2, {"epochs": 4}, 3)
-    assert (options.threads, options.gpus_per_cell, options.device) == (2, 0.5, "cpu")
+    assert (options.threads, options.gpus_per_cell, options.device) == (2, 0.5, "cuda")
     assert (options.address, options.tracking_uri) == ("auto", "http://x:1")
     assert options.data_root == tmp_path
     assert options.storage.uri == "s3://bucket/all"

@@ -73,7 +73,8 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
     given = (
         "--dataset mnist --dataset folder:/birds --dataset mnist --preset paper --seeds 5 "
         "--first-seed 20 --rows none,beta-1 --search-trials 9 --tracking-uri http://host:5000 "
-        "--address ray:1 --workers 7 --threads 2 --gpus-per-cell 0.25 --data-root /data --fresh"
+        "--address ray:1 --workers 7 --threads 2 --device cuda --gpus-per-cell 0.25 "
+        "--data-root /data --fresh"
     )
     options = parse(
         *given.split(),
@@ -96,7 +97,7 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
         address="ray:1",
         workers=7,
         threads=2,
-        device="cpu",
+        device="cuda",
         gpus_per_cell=0.25,
         data_root=Path("/data"),
         fresh=True,
@@ -200,6 +201,7 @@ def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("--search-parallel 0", "--search-parallel must be at least 1, got 0"),
         ("--gpus-per-cell -1", "--gpus-per-cell must be at least 0 and finite, got -1.0"),
         ("--gpus-per-cell nan", "--gpus-per-cell must be at least 0 and finite, got nan"),
+        ("--gpus-per-cell 0.25", "would reserve GPUs for trainings on cpu; add --device cuda"),
         ("--gpus-per-cell auto", "auto measures on a GPU; add --device cuda"),
         ("--device cuda --address ray:1 --gpus-per-cell 0", "leaves a cell no GPU; give a share"),
         ("--output s3://bucket/x", "--output is a folder .* --storage that takes a URI"),

@@ -73,6 +73,7 @@ NEEDS = {
     "loss_strength": ("loss", "--loss gce", "gce"),
     "fold": ("folds", "--folds 5", 5),
     "padding": ("translate", "--translate 1", 1),
+    "analysis.plane_images": ("model", "--model cnn_2d", "cnn_2d"),
     "analysis.curvature_pairs": ("model", "--model cnn_smooth", "cnn_smooth"),
 }
 """Settings that have no use alone, with one that gives it to them."""
