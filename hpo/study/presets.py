@@ -156,6 +156,7 @@ def search(preset: str) -> SearchSettings:
             trials=12,
             startup=6,
             halving=False,
+            min_epochs=20,  # of strategies that halve: well after the warm-up
             replicates=3,
             with_zero=True,
             ties_by_loss=True,

@@ -71,11 +71,13 @@ def test_what_a_mirror_turns_into_something_else_is_not_flipped(dataset: str) ->
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_search_fits_in_its_preset(name: str) -> None:
-    """Halving comes before the end of a training, and TPE has trials of its own."""
+    """Halving comes before the end of a training, well after its warm-up, and TPE has trials of its
+    own."""
     settings = presets.search(name)
     assert settings.startup < settings.trials
     for dataset in ALL:
-        assert settings.min_epochs < presets.training(dataset, name).epochs
+        training = presets.training(dataset, name)
+        assert 3 * training.warmup_epochs < settings.min_epochs < training.epochs
 
 
 def test_an_unknown_preset_is_named_with_those_there_are() -> None:
