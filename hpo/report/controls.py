@@ -60,7 +60,11 @@ def controls_report(outcome: Outcome) -> Extra:
         for row in rows
         if not can_answer(settings, dataset, row.architecture)
     }
-    return Extra(controls_markdown(frame, outcome.labels, mute), [path], _metrics(frame))
+    ended = {
+        (line["dataset"], line["method"]): (line["n_seeds"], line["n_failed"])
+        for line in outcome.frame.to_dict("records")
+    }
+    return Extra(controls_markdown(frame, outcome.labels, ended, mute), [path], _metrics(frame))
 
 
 def compare_with_controls(
@@ -104,13 +108,17 @@ def compare_with_controls(
 
 
 def controls_markdown(
-    frame: pd.DataFrame, labels: Mapping[str, str], mute: Collection[tuple[str, str]] = ()
+    frame: pd.DataFrame,
+    labels: Mapping[str, str],
+    ended: Mapping[tuple[str, str], tuple[int, int]],
+    mute: Collection[tuple[str, str]],
 ) -> str:
     """Returns the table of `compare_with_controls` for people, one line for each learned row.
 
     Args:
         frame: of `compare_with_controls`, not empty.
         labels: of the rows, by key.
+        ended: by data set and row how many trainings finished, and how many failed.
         mute: data set and row where the positive control was not found.
     """
     parts = ["## Does learning pay?"]
@@ -127,7 +135,7 @@ def controls_markdown(
         table = [_cells(labels[method], lines, controls) for method, lines in by_method.items()]
         parts.append(padded_table(_header(controls), table))
         verdicts = [
-            _verdict(labels[method], lines, mute=(dataset, method) in mute)
+            _verdict(labels[method], lines, *ended[dataset, method], mute=(dataset, method) in mute)
             for method, lines in by_method.items()
             if any(line["control_method"] for line in lines[:2])
         ]
@@ -221,7 +229,11 @@ def _cells(label: str, lines: Sequence[Mapping[str, Any]], controls: Sequence[st
     return [*cells, *(number(beta[f"{name}_ratio"], "{:.2f}×") for name in ("seconds", "samples"))]
 
 
-def _verdict(label: str, lines: Sequence[Mapping[str, Any]], *, mute: bool) -> str:
+def _verdict(
+    label: str, lines: Sequence[Mapping[str, Any]], finished: int, failed: int, *, mute: bool
+) -> str:
+    if not finished:
+        return f"- {label}: no result" + (f", all {failed} trainings failed." if failed else ".")
     beaten = [
         _with_article(_NAMES[line["control"]])
         for line in lines
@@ -233,7 +245,12 @@ def _verdict(label: str, lines: Sequence[Mapping[str, Any]], *, mute: bool) -> s
     if mute:
         text = f"- {label}: this setting cannot answer, as its positive control does not show"
         text += f"; fewer errors than {' and '.join(beaten)}" if beaten else ""
-    return text + (f"; not there: {', '.join(missing)}." if missing else ".")
+    text += f"; not there: {', '.join(missing)}" if missing else ""
+    if failed:
+        trainings = "training" if failed == 1 else "trainings"
+        text += f"; over {finished} of {finished + failed} seeds: {failed} {trainings} "
+        text += "of the row failed"
+    return f"{text}."
 
 
 def _with_article(name: str) -> str:
