@@ -302,9 +302,9 @@ def test_the_detectable_difference_is_found_in_four_of_five(n: int) -> None:
     assert abs(power - 0.8) < 3 * math.sqrt(0.16 / 4000)
 
 
-def test_there_is_no_detectable_difference_of_one_seed() -> None:
-    assert math.isnan(detectable_difference([1.0]))
-    assert detectable_difference([2.0, 2.0]) == 0.0
+@pytest.mark.parametrize("alike", [[1.0], [2.0, 2.0], [0.3 - 0.2, 0.8 - 0.7], [0.0, 0.0]])
+def test_there_is_no_detectable_difference_without_spread(alike: list[float]) -> None:
+    assert math.isnan(detectable_difference(alike))
 
 
 @pytest.mark.parametrize(
