@@ -60,8 +60,11 @@ def table(name: str, preset: str, epochs: int | None = None) -> Table:
         if isinstance(which, int):
             training = few_label_presets.training(dataset, preset)
             assert training.semi is not None
-            training = replace(training, semi=replace(training.semi, labelled=which))
             label = f"{dataset} {which} labels"
+            if training.train_size is not None and which >= training.train_size:
+                label += f", cut to {training.semi.labelled}"  # as the preset has
+            else:
+                training = replace(training, semi=replace(training.semi, labelled=which))
         else:
             training, label = presets.training(dataset, preset), dataset
             if which is not None:

@@ -159,8 +159,10 @@ def _one_at_a_time(name: str, reading: Reading) -> list[StudyRow]:
     for size in META_SIZES:
         label, training = f"{name}: {size} meta-validation images", {"meta_size": size}
         varied.append(_learned(f"{name}-meta-{size}", reading, label, training))
-    label, training = f"{name}: meta-validation images train", {"meta_in_training": True}
-    return [*varied, _learned(f"{name}-overlap", reading, label, training)]
+    # As many steps as the rows +meta that it is judged against.
+    shared = {"meta_in_training": True, "equal_steps": True}
+    label = f"{name}: meta-validation images train"
+    return [*varied, _learned(f"{name}-overlap", reading, label, shared)]
 
 
 def _learned(

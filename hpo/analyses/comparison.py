@@ -39,16 +39,18 @@ class Comparison:
             difference that so many seeds show at p < 0.05 with 80 % power, the spread given).
         looks: how often the interval was looked at.
         files: what was written.
+        until: as it was given; None: there was one look, and no other could have followed.
     """
 
     values: pd.DataFrame
     table: pd.DataFrame
     looks: int
     files: tuple[Path, ...]
+    until: float | None = None
 
     def __str__(self) -> str:
         """Returns the report as Markdown."""
-        return _markdown(self.values, self.table, self.looks)
+        return _markdown(self.values, self.table, self.looks, self.until)
 
 
 def compare(
@@ -154,7 +156,7 @@ def compare(
             if enough or n >= most_seeds:
                 break
             look, n = look + 1, min(most_seeds, math.ceil(GROWTH * n))
-        result = _written(folder, list(trials.values()), table, look)
+        result = _written(folder, list(trials.values()), table, look, until)
         pairs = zip(table["first"], table["second"], table["difference"], strict=True)
         metrics = {f"{_plain(one)} minus {_plain(other)}": float(by) for one, other, by in pairs}
         tracked.result(metrics, result.files)
@@ -250,17 +252,20 @@ def _check_some_ended(functions: Mapping[str, Function], trials: Mapping[Key, Tr
             raise RuntimeError(f"function {name!r} failed with every seed; the first time: {error}")
 
 
-def _written(folder: Path, trials: list[Trial], table: pd.DataFrame, looks: int) -> Comparison:
+def _written(
+    folder: Path, trials: list[Trial], table: pd.DataFrame, looks: int, until: float | None
+) -> Comparison:
     columns = ["function", "seed", "value", "seconds", "error"]
     values = pd.DataFrame([{c: getattr(t, c) for c in columns} for t in trials], columns=columns)
     files = tuple(folder / f"compare{end}" for end in (".csv", "-values.csv", ".md"))
     for path, frame in zip(files, (table, values), strict=False):
         write_csv(path, frame)
-    write_atomically(files[2], _markdown(values, table, looks))
-    return Comparison(values, table, looks, files)
+    result = Comparison(values, table, looks, files, until)
+    write_atomically(files[2], str(result))
+    return result
 
 
-def _markdown(values: pd.DataFrame, table: pd.DataFrame, looks: int) -> str:
+def _markdown(values: pd.DataFrame, table: pd.DataFrame, looks: int, until: float | None) -> str:
     means = []
     for function, here in values.groupby("function", sort=False):
         interval = mean_interval(here["value"].dropna().tolist())
@@ -280,7 +285,7 @@ def _markdown(values: pd.DataFrame, table: pd.DataFrame, looks: int) -> str:
         ]
         for line in table.itertuples()
     ]
-    level = "" if looks == 1 else f" Intervals and p hold for all {looks} looks together."
+    level = "" if until is None else f" Intervals and p hold for all looks together, here {looks}."
     return "\n\n".join(
         [
             padded_table(("function", "value", "n", "failed", "seconds"), means),

@@ -17,7 +17,7 @@ from hpo.report.contrasts import LEVEL, paired
 from hpo.report.families import Couple, adjusted_p
 from hpo.report.markdown import difference, number, padded_table, probability, tables_of
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.positive_control import can_answer, settings_table
+from hpo.report.positive_control import doubt, settings_table
 from hpo.report.records import errors_by_seed
 from hpo.storage.atomic import write_csv
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
@@ -54,13 +54,16 @@ def controls_report(outcome: Outcome) -> Extra:
     digits |= dict.fromkeys(("seconds_ratio", "samples_ratio"), 3)
     path = write_csv(outcome.file("controls.csv"), frame.round(digits))
     settings = settings_table(outcome.frame, outcome.records, declared)
-    mute = {
-        (dataset, row.key)
+    doubts = {
+        (dataset, row.key): doubt(settings, dataset, row.architecture)
         for dataset in outcome.plan.datasets
         for row in rows
-        if not can_answer(settings, dataset, row.architecture)
     }
-    return Extra(controls_markdown(frame, outcome.labels, mute), [path], _metrics(frame))
+    ended = {
+        (line["dataset"], line["method"]): (line["n_seeds"], line["n_failed"])
+        for line in outcome.frame.to_dict("records")
+    }
+    return Extra(controls_markdown(frame, outcome.labels, ended, doubts), [path], _metrics(frame))
 
 
 def compare_with_controls(
@@ -104,14 +107,18 @@ def compare_with_controls(
 
 
 def controls_markdown(
-    frame: pd.DataFrame, labels: Mapping[str, str], mute: Collection[tuple[str, str]] = ()
+    frame: pd.DataFrame,
+    labels: Mapping[str, str],
+    ended: Mapping[tuple[str, str], tuple[int, int]],
+    doubts: Mapping[tuple[str, str], str],
 ) -> str:
     """Returns the table of `compare_with_controls` for people, one line for each learned row.
 
     Args:
         frame: of `compare_with_controls`, not empty.
         labels: of the rows, by key.
-        mute: data set and row where the positive control was not found.
+        ended: by data set and row how many trainings finished, and how many failed.
+        doubts: by data set and row what is wrong with the positive control, or "".
     """
     parts = ["## Does learning pay?"]
     datasets = list(frame["dataset"].unique())
@@ -127,7 +134,7 @@ def controls_markdown(
         table = [_cells(labels[method], lines, controls) for method, lines in by_method.items()]
         parts.append(padded_table(_header(controls), table))
         verdicts = [
-            _verdict(labels[method], lines, mute=(dataset, method) in mute)
+            _verdict(labels[method], lines, *ended[dataset, method], doubts[dataset, method])
             for method, lines in by_method.items()
             if any(line["control_method"] for line in lines[:2])
         ]
@@ -221,7 +228,11 @@ def _cells(label: str, lines: Sequence[Mapping[str, Any]], controls: Sequence[st
     return [*cells, *(number(beta[f"{name}_ratio"], "{:.2f}×") for name in ("seconds", "samples"))]
 
 
-def _verdict(label: str, lines: Sequence[Mapping[str, Any]], *, mute: bool) -> str:
+def _verdict(
+    label: str, lines: Sequence[Mapping[str, Any]], finished: int, failed: int, doubt_here: str
+) -> str:
+    if not finished:
+        return f"- {label}: no result" + (f", all {failed} trainings failed." if failed else ".")
     beaten = [
         _with_article(_NAMES[line["control"]])
         for line in lines
@@ -230,10 +241,15 @@ def _verdict(label: str, lines: Sequence[Mapping[str, Any]], *, mute: bool) -> s
     missing = [_NAMES[line["control"]] for line in lines if not line["n_seeds"]]
     text = f"- {label}: fewer errors, with p (Holm) < {LEVEL}, than "
     text += " and ".join(beaten) or "none of its controls"
-    if mute:
-        text = f"- {label}: this setting cannot answer, as its positive control does not show"
+    if doubt_here:
+        text = f"- {label}: this setting cannot answer, as its positive control {doubt_here}"
         text += f"; fewer errors than {' and '.join(beaten)}" if beaten else ""
-    return text + (f"; not there: {', '.join(missing)}." if missing else ".")
+    text += f"; not there: {', '.join(missing)}" if missing else ""
+    if failed:
+        trainings = "training" if failed == 1 else "trainings"
+        text += f"; over {finished} of {finished + failed} seeds: {failed} {trainings} "
+        text += "of the row failed"
+    return f"{text}."
 
 
 def _with_article(name: str) -> str:

@@ -48,16 +48,17 @@ def semi_table(
 
     ``median_error`` is the mean over seeds of the median test error of a training's last 20 epochs,
     with its 95 % interval. ``labels`` is the number of labelled images, ``labels_with_meta`` the
-    meta-validation images besides where the row needs their labels: to learn λ, or to train. Rows
-    are compared with the reference by a paired t test over the seeds that both have; p is adjusted
-    by Holm's method over the comparisons of one data set, but for those that stand alone: see
-    `Comparisons`. No row is the best Beta.
+    meta-validation images besides where the row needs their labels: to learn λ, to train, or to
+    choose its settings in a search. Rows are compared with the reference by a paired t test over
+    the seeds that both have; p is adjusted by Holm's method over the comparisons of one data set,
+    but for those that stand alone: see `Comparisons`. No row is the best Beta.
 
     Args:
         frame: of `hpo.report.table.build_table`.
         rows, records: those that it was made from.
         declared: by the study; its reference is the row that the others are compared with.
     """
+    searched = {row.key for row in rows if row.search}
     lines: list[dict[str, Any]] = []
     for dataset in frame["dataset"].unique():
         here = final_trainings(records, dataset=dataset)
@@ -65,7 +66,9 @@ def semi_table(
         for entry in entries:
             trainings = final_trainings(here, entry["method"])
             entry |= (
-                _medians(trainings) | _budget(trainings) | dict.fromkeys(_COMPARISON[:-1], _NAN)
+                _medians(trainings)
+                | _budget(trainings, searched=entry["method"] in searched)
+                | dict.fromkeys(_COMPARISON[:-1], _NAN)
             )
             entry |= {"reference": "", "best_beta": False}
         _compare(entries, rows, here, declared)
@@ -95,12 +98,12 @@ def _medians(records: Sequence[CellRecord]) -> dict[str, float]:
     return dict(zip(_ERRORS, median[:3], strict=True))
 
 
-def _budget(records: Sequence[CellRecord]) -> dict[str, float]:
+def _budget(records: Sequence[CellRecord], *, searched: bool) -> dict[str, float]:
     training = records[0].cell.training if records else None
     if training is None or training.semi is None:
         return dict.fromkeys(_LABELS, _NAN)
     labels = training.semi.labelled
-    meta = training.meta_size if needs_meta_labels(training) else 0
+    meta = training.meta_size if searched or needs_meta_labels(training) else 0
     return {"labels": labels, "labels_with_meta": labels + meta}
 
 

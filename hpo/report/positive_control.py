@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import LEVEL, paired
-from hpo.report.markdown import difference, number, probability, tables_of
+from hpo.report.markdown import difference, probability, tables_of
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
 from hpo.report.statistics import detectable_difference, lowest
@@ -29,6 +30,16 @@ _HEADING = "## Can this setting answer?"
 
 _ROUNDING = 1e-6
 """Of an error in percent."""
+
+_ABSENT, _UNTESTED = "does not show", "cannot be tested with these seeds"
+
+_ANSWERS = {
+    "": "Yes",
+    _ABSENT: "No: what is known to help does not show here, so that rows which do not differ say "
+    "nothing",
+    _UNTESTED: f"It {_UNTESTED}",
+}
+"""Of a positive control, by what is wrong with it."""
 
 POSITIVE, PRIMARY = "positive control", "primary"
 """The comparisons; see `hpo.study.comparisons.Comparisons`."""
@@ -99,9 +110,9 @@ def settings_table(
     return pd.DataFrame(compared, columns=list(COLUMNS))
 
 
-def can_answer(frame: pd.DataFrame, dataset: str, architecture: str) -> bool:
-    """Says whether the positive control of a data set and architecture was found; True where there
-    is none, as nothing is known against it.
+def doubt(frame: pd.DataFrame, dataset: str, architecture: str) -> str:
+    """Returns what is wrong with the positive control of a data set and architecture, "" where it
+    was found; and where there is none, as nothing is known against the setting.
 
     Args:
         frame: of `settings_table`.
@@ -109,7 +120,7 @@ def can_answer(frame: pd.DataFrame, dataset: str, architecture: str) -> bool:
     """
     here = frame[(frame["dataset"] == dataset) & (frame["architecture"] == architecture)]
     controls = here[here["comparison"] == POSITIVE].to_dict("records")
-    return all(line["difference"] < 0 and line["p_value"] < LEVEL for line in controls)
+    return next(filter(None, map(_doubt_of, controls)), "")
 
 
 def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
@@ -122,27 +133,28 @@ def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
     text = []
     for line in frame.to_dict("records"):
         where = " ".join(filter(None, [line["dataset"], line["architecture"]]))
-        shown = difference(line["difference"], line["ci_low"], line["ci_high"])
+        spread = line["ci_low"] < line["ci_high"]
+        ends = (line["ci_low"], line["ci_high"]) if spread else (math.nan, math.nan)
+        shown = difference(line["difference"], *ends)
         said = (
             f"{labels[line['method']]} − {labels[line['other']]}: {shown}, p = "
             f"{probability(line['p_value'])}, n = {line['n_seeds']}"
         )
-        shows = number(line["detectable"], "{:.2g}")
         if line["comparison"] == POSITIVE:
-            answers = can_answer(frame, line["dataset"], line["architecture"])
-            verdict = (
-                "Yes"
-                if answers
-                else "No: what is known to help does not show here, so that rows which do not "
-                "differ say nothing"
-            )
-            text.append(f"- {where}, positive control: {said}. {verdict}.")
+            text.append(f"- {where}, positive control: {said}. {_ANSWERS[_doubt_of(line)]}.")
         else:
-            text.append(
-                f"- {where}, primary comparison: {said}. So many seeds show a difference of "
-                f"{shows} with 80 % power."
-            )
+            power = f"So many seeds show a difference of {line['detectable']:.2g} with 80 % power"
+            if not spread:
+                power = "Without spread it is not known what so many seeds show"
+            text.append(f"- {where}, primary comparison: {said}. {power}.")
     return "\n".join([_HEADING, "", *text])
+
+
+def _doubt_of(control: Mapping[str, Any]) -> str:
+    if math.isnan(control["p_value"]):
+        return _UNTESTED
+    found = control["difference"] < 0 and control["p_value"] < LEVEL
+    return "" if found else _ABSENT
 
 
 def _no_better_than_a_guess(outcome: Outcome) -> list[str]:

@@ -120,12 +120,13 @@ def detectable_difference(differences: Sequence[float], level: float = 0.05) -> 
         level: of the two-sided test.
 
     Returns:
-        A positive number; 0 without any spread, NaN for fewer than two differences.
+        A positive number; NaN for fewer than two differences, and without any spread.
     """
     from scipy import optimize, stats
 
     n = len(differences)
-    if n < 2:
+    # Subtraction leaves rounding noise, far below any spread of trainings.
+    if n < 2 or np.ptp(differences) <= 1e-9 * np.abs(differences).max():
         return _NAN
     # Given the estimated spread, s times the true one, the statistic exceeds its bound as a normal
     # variable exceeds s times that; the mean over s is the power. (SciPy's noncentral t is NaN far

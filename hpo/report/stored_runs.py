@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.lazy import pandas as pd
+from hpo.cells.record import CellRecord
 from hpo.report.contrasts import Values, contrasts
 from hpo.report.figure_files import interval_columns
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.records import finished_finals, load_records, settings_of
 from hpo.report.statistics import detectable_difference
+from hpo.study.plan import SourceKey, source_key
 
 MEASURES = ("test_error", "val_error", "train_seconds")
 """What of a training can be compared; the errors in percent."""
@@ -45,14 +47,18 @@ def stored_comparison(
 
     Args:
         folders: output folders of studies.
-        methods: keys of rows; None takes all.
+        methods: keys of rows; None takes all. The reference is taken along.
         reference: the key that the others are compared with; None is the first.
         measure: one of MEASURES.
 
     Raises:
-        ValueError: a folder is not there or holds no finished training, a method is not there, or
-            two trainings differ in nothing that a table could show.
+        ValueError: a folder is not there or holds no finished training, a method is not there, two
+            trainings differ in nothing that a table could show, or in their data; or the
+            meta-validation error is asked for of rows that train on those images.
     """
+    taken = None if methods is None else {*methods, *filter(None, [reference])}
+    data: dict[SourceKey, tuple[Path, str]] = {}
+    training_errors: set[str] = set()
     datasets: dict[str, dict[_Group, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     seen: set[str] = set()
     for folder in {folder.expanduser().resolve(): folder for folder in folders}.values():
@@ -62,8 +68,11 @@ def stored_comparison(
         for record in records:
             cell = record.cell
             seen.add(cell.method)
-            if methods is not None and cell.method not in methods:
+            if taken is not None and cell.method not in taken:
                 continue
+            _check_data(record, folder, data)
+            if cell.training.meta_in_training:
+                training_errors.add(cell.method)
             values = datasets[cell.dataset][_Group(folder, cell.method, settings_of(cell))]
             if cell.seed in values:
                 raise ValueError(
@@ -77,6 +86,11 @@ def stored_comparison(
             raise ValueError(
                 f"no finished training of {name!r}; there are {', '.join(sorted(seen))}"
             )
+    if measure == "val_error" and training_errors:
+        raise ValueError(
+            f"the val_error of {', '.join(sorted(training_errors))} is one of images that train; "
+            "choose other rows with --methods, or another --measure"
+        )
     return pd.DataFrame(
         [
             {"dataset": dataset, "measure": measure, **line}
@@ -93,6 +107,24 @@ def stored_comparison_text(comparison: pd.DataFrame) -> str:
         cells = [_cells(line) for line in lines.to_dict("records")]
         parts += [f"## {dataset}, {measure}", padded_table(_HEADER, cells)]
     return "\n\n".join(parts)
+
+
+def _check_data(record: CellRecord, folder: Path, known: dict[SourceKey, tuple[Path, str]]) -> None:
+    """Refuses a training on other data than `known`, where those of a new name are noted.
+
+    Raises:
+        ValueError: another was trained on data of the same name with another fingerprint.
+    """
+    fingerprint = record.environment.get("data", "")[:16]  # that of weights follows
+    if not fingerprint:
+        return
+    key = source_key(record.cell.training)
+    first, expected = known.setdefault(key, (folder, fingerprint))
+    if fingerprint != expected:
+        raise ValueError(
+            f"{first} and {folder} were trained on different images or labels of {key[0]} "
+            f"(fingerprints {expected} and {fingerprint}), so that their errors are not comparable"
+        )
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:

@@ -37,8 +37,8 @@ def with_presets(
 ) -> list[StudyRow]:
     """Returns the rows with `StudyRow.by_dataset` and the paper's numbers for these labels.
 
-    Rows without `StudyRow.semi` stay as they are. A control and a row that trains on more images
-    than the paper's have no number of the paper.
+    Rows without `StudyRow.semi` stay as they are. A control, a row that trains on more images than
+    the paper's, and one whose settings are searched have no number of the paper.
 
     Args:
         rows: of the study.
@@ -71,7 +71,8 @@ def with_presets(
             for (dataset, labels), error in row.semi.paper_errors.items()
             if dataset in base and settings[dataset]["semi"].labelled == labels
         }
-        if row.row.control_of is not None or row.meta_in_training:
+        searched = row.searched is not None
+        if searched or row.row.control_of is not None or row.meta_in_training:
             paper = {}
         complete.append(replace(row, row=replace(row.row, paper_error=paper), by_dataset=settings))
     return complete

@@ -122,16 +122,20 @@ def stored(
     errors: list[float],
     policy: PolicyConfig | None = None,
     left_out: Sequence[str] = (),
+    data: str = "",
     **settings: object,
 ) -> None:
-    """Stores finished trainings, a seed an error; `left_out` are the images of each seed."""
+    """Stores finished trainings, a seed an error; `left_out` are the images of each seed, `data`
+    the fingerprint of all."""
     policy = policy or (NoMix() if method == "none" else Beta(1.0))
     for seed, error in enumerate(errors):
         own = {"left_out": left_out[seed]} if left_out else {}
         training = TrainingConfig(
             "digits", "cnn", policy, seed=seed, meta_size=60, **own, **settings
         )
-        record = CellRecord(Cell(method, training), "finished", result(test_error=error), None, {})
+        ended = result(test_error=error, val_error=error)
+        environment = {"data": data} if data else {}
+        record = CellRecord(Cell(method, training), "finished", ended, None, environment)
         CellStore(folder).save(record)
 
 
@@ -214,6 +218,50 @@ def test_two_folders_are_set_side_by_side(
     table = capsys.readouterr().out
     assert "a: none (reference)" in table
     assert re.search(r"b: none +\| 6\.50 ± 6\.35 \| +2 \| \+1\.00 \[\+1\.00, \+1\.00\]", table)
+
+
+def test_trainings_on_other_data_of_one_name_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of another size are other data by right, and so is what began with other weights."""
+    monkeypatch.chdir(tmp_path)
+    stored(Path("a"), "none", [5.0, 6.0], data="0123456789abcdef")
+    stored(Path("b"), "none", [6.0, 7.0], data="0123456789abcdef" + "weights")
+    stored(Path("b"), "none", [6.0, 7.0], data="another", image_size=16)
+    assert metamixup.main(["compare-runs", "a", "b"]) == 0
+    stored(Path("c"), "none", [6.0, 7.0], data="fedcba9876543210")
+    capsys.readouterr()
+    assert metamixup.main(["compare-runs", "a", "c"]) == 2
+    assert capsys.readouterr().err == (
+        "compare-runs: error: a and c were trained on different images or labels of digits "
+        "(fingerprints 0123456789abcdef and fedcba9876543210), so that their errors are not "
+        "comparable\n"
+    )
+
+
+def test_the_error_of_images_that_train_is_no_validation_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path, "none", [7.0, 8.0])
+    stored(tmp_path, "none+meta", [1.0, 2.0], meta_in_training=True)
+    asked = ["compare-runs", str(tmp_path), "--measure", "val_error"]
+    assert metamixup.main(asked) == 2
+    assert "the val_error of none+meta is one of images that train;" in capsys.readouterr().err
+    assert metamixup.main([*asked, "--methods", "none"]) == 0
+    assert metamixup.main(asked[:2]) == 0
+
+
+def test_the_reference_is_compared_with_whatever_is_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method, errors in {"none": [7.0, 8.0], "beta-1": [6.0, 5.0], "beta-2": [5.0, 6.0]}.items():
+        stored(tmp_path, method, errors)
+    chosen = ["--methods", "beta-1", "--reference", "none"]
+    assert metamixup.main(["compare-runs", str(tmp_path), *chosen]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"\n\| none \(reference\) +\| 7\.50 ", table)
+    assert re.search(r"\n\| beta-1 +\| 5\.50 ± 6\.35 \| +2 \| −2\.00 \[", table)
+    assert "beta-2" not in table
 
 
 def test_of_a_method_with_several_settings_the_plainest_is_the_reference(

@@ -46,6 +46,17 @@ def test_a_preset_has_all_rows_that_its_study_trains() -> None:
     assert len(plan.table("table2", "paper").rows) == len(table2.rows())
 
 
+def test_labels_are_cut_to_what_a_preset_trains_on() -> None:
+    """Of 150 training images no 4000 are labeled, and no work is below 0."""
+    smoke = plan.table("table3", "smoke")
+    assert [t.semi.labelled for t in smoke.columns.values() if t.semi is not None] == [50] * 4
+    assert "cifar10 4000 labels, cut to 50" in smoke.columns
+    assert (planned_jobs(smoke, 2)["flops"] > 0).all()
+    paper = plan.table("table3", "paper").columns["cifar10 4000 labels"]
+    assert paper.semi is not None
+    assert paper.semi.labelled == 4000
+
+
 def test_a_faster_gpu_takes_less_time(capsys: pytest.CaptureFixture[str]) -> None:
     hours = []
     for tflops in ("10", "40"):

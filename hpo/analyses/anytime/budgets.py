@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from core.lazy import pandas as pd
 from hpo.analyses.anytime.curves import Point, errors_at
 from hpo.report.contrasts import paired
 from hpo.report.markdown import difference, padded_table
+from hpo.search.budget import ROUNDING
 from hpo.search.strategies import Listed
 from hpo.study.plan import Plan, SearchKey
 
@@ -36,8 +37,8 @@ def budget_table(plan: Plan, by_search: Mapping[SearchKey, Sequence[Point]]) -> 
         for strategy in once:
             start = max(_places(by_search, strategy, dataset), default=float("inf"))
             for against in searches:
-                later = {p for p in _places(by_search, against, dataset) if p > start}
-                for units in sorted({start, *later}):
+                later = [p for p in _places(by_search, against, dataset) if p > start]
+                for units in _distinct([start, *later]):
                     at = paired(
                         errors_at(by_search, strategy, dataset, units),
                         errors_at(by_search, against, dataset, units),
@@ -89,5 +90,15 @@ def _places(
         for point in trained if (key, name) == (method, dataset) else ():
             if point.test_error == point.test_error and point.test_error != before:
                 before = point.test_error
-                places.add(round(point.units, 6))
+                places.add(point.units)
     return places
+
+
+def _distinct(places: Iterable[float]) -> list[float]:
+    """Returns them in ascending order, of those that differ by rounding the largest."""
+    distinct: list[float] = []
+    for place in sorted(places):
+        if distinct and place - distinct[-1] <= ROUNDING:
+            distinct.pop()
+        distinct.append(place)
+    return distinct

@@ -47,41 +47,69 @@ def constants_tried(outcome: Outcome) -> Extra:
             short_name(line["dataset"]),
             line["label"],
             str(line["trainings"]),
+            str(line["n_seeds"]),
             f"{line['search_error']:.2f}",
             difference(line["difference"], line["diff_ci_low"], line["diff_ci_high"]),
             probability(line["p_value"]),
         )
         for line in frame.to_dict("records")
     ]
-    header = ("data set", "row", "constants tried", "error of the search", "row − search", "p")
-    note = (
+    header = (
+        "data set", "row", "constants tried", "n", "error of the search", "row − search", "p",
+    )  # fmt: skip
+    notes = [
         "- The search takes the constant with the lowest meta-validation error of those tried, in "
         "random order; the difference is paired over seeds, with 95 % interval, each by itself."
-    )
+    ]
+    for dataset in frame["dataset"].unique():
+        left_out = constants_of(outcome, dataset)[1]
+        if left_out:
+            notes.append(
+                f"- Left out on {short_name(dataset)}, as they lack seeds that other constants "
+                f"have: {', '.join(row.row.label for row in left_out)}."
+            )
     text = f"## Against constants tried one after another\n\n![errors]({picture.name})\n\n"
-    return Extra(text + f"{padded_table(header, lines)}\n\n{note}\n", [csv, picture])
+    table = padded_table(header, lines)
+    return Extra(text + "\n\n".join([table, "\n".join(notes)]) + "\n", [csv, picture])
 
 
 def tried_table(outcome: Outcome) -> pd.DataFrame:
     """Returns a line for each data set, row that learns, and number of constants tried; see
     COLUMNS."""
-    rows = [row for row in outcome.plan.rows if row.policy is not None]
-    constants = [row for row in rows if row.row.family in ("none", "beta")]
-    learned = [row for row in rows if row.row.family == "learned"]
+    learned = [r for r in outcome.plan.rows if r.policy is not None and r.row.family == "learned"]
     lines = [
         line
         for dataset in outcome.plan.datasets
+        for constants in [constants_of(outcome, dataset)[0]]
         for row in learned
         for line in _lines(outcome, dataset, row, constants)
     ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
+def constants_of(outcome: Outcome, dataset: str) -> tuple[list[StudyRow], list[StudyRow]]:
+    """Returns the constants that a search tries on a data set, and those that are left out.
+
+    One that lacks seeds, as it diverges, would cost all others these seeds. It is tried only where
+    there are not two without it.
+    """
+    seeds = {
+        row.row.key: outcome.results(dataset, row).keys()
+        for row in outcome.plan.rows
+        if row.policy is not None and row.row.family in ("none", "beta")
+    }
+    there = [row for row in outcome.plan.rows if seeds.get(row.row.key)]
+    most = max((len(seeds[row.row.key]) for row in there), default=0)
+    complete = [row for row in there if len(seeds[row.row.key]) == most]
+    if len(complete) < 2:
+        return there, []
+    return complete, [row for row in there if row not in complete]
+
+
 def _lines(
     outcome: Outcome, dataset: str, row: StudyRow, constants: Sequence[StudyRow]
 ) -> Sequence[tuple[object, ...]]:
     by_row = [outcome.results(dataset, constant) for constant in constants]
-    by_row = [results for results in by_row if results]
     mine = outcome.results(dataset, row)
     seeds = [s for s in mine if all(s in results for results in by_row)]
     if len(by_row) < 2 or not seeds:

@@ -134,7 +134,7 @@ def _sentences(lines: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) ->
     ]
     groups: dict[str, list[str]] = {}
     for line in lines:
-        if line["method"] != REFERENCE:
+        if line["method"] != REFERENCE and not math.isnan(line["p_holm"]):
             words = "not told apart from that without mixing by these seeds for"
             if line["p_holm"] < LEVEL:
                 size = "smaller" if line["kappa_over_none"] < 1 else "larger"

@@ -248,9 +248,19 @@ def test_seeds_are_added_until_the_interval_is_narrow_enough(tmp_path: Path) -> 
     values = result.values.pivot(index="seed", columns="function", values="value")
     spread = (values["a"] - values["b"]).std() / math.sqrt(line["n"])
     assert (line["ci_high"] - line["ci_low"]) / 2 == pytest.approx(wider * spread)
-    assert f"for all {result.looks} looks together" in str(result)
+    assert f"hold for all looks together, here {result.looks}." in str(result)
     few = run(functions, tmp_path / "few", seeds=4, until=1e-6, most_seeds=7)
     assert few.table["n"].tolist() == [7]
+
+
+def test_the_report_of_a_first_look_says_that_others_could_have_followed(tmp_path: Path) -> None:
+    """Its level is 6/π² of 5 %, so that the interval is one of 96.96 %."""
+    functions = {"a": calm, "b": other}
+    result = run(functions, tmp_path, until=100.0)
+    assert result.looks == 1
+    assert "Intervals and p hold for all looks together, here 1." in str(result)
+    assert (tmp_path / "compare.md").read_text() == str(result)
+    assert "looks together" not in str(run(functions, tmp_path / "once"))
 
 
 def draw(rng: np.random.Generator, n: int) -> dict[str, dict[int, float]]:
@@ -302,9 +312,9 @@ def test_the_detectable_difference_is_found_in_four_of_five(n: int) -> None:
     assert abs(power - 0.8) < 3 * math.sqrt(0.16 / 4000)
 
 
-def test_there_is_no_detectable_difference_of_one_seed() -> None:
-    assert math.isnan(detectable_difference([1.0]))
-    assert detectable_difference([2.0, 2.0]) == 0.0
+@pytest.mark.parametrize("alike", [[1.0], [2.0, 2.0], [0.3 - 0.2, 0.8 - 0.7], [0.0, 0.0]])
+def test_there_is_no_detectable_difference_without_spread(alike: list[float]) -> None:
+    assert math.isnan(detectable_difference(alike))
 
 
 @pytest.mark.parametrize(

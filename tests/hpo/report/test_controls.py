@@ -206,6 +206,23 @@ def test_seeds_that_one_of_them_lacks_do_not_count(
     assert line["difference"] == pytest.approx(-1.2)
 
 
+def test_the_verdict_counts_the_trainings_of_the_row_that_failed(
+    tmp_path: Path, make_records: MakeRecords, make_record: MakeRecord
+) -> None:
+    def said(lost: int) -> str:
+        failed = [make_record("mine", seed, status="diverged", error="NaN") for seed in range(lost)]
+        there = [r for r in make_records() if r.cell.method != "mine" or r.cell.seed >= lost]
+        text = controls_report(outcome(tmp_path, [*there, *failed])).markdown
+        [line] = [line for line in text.splitlines() if line.startswith("- Mine")]
+        return line
+
+    assert said(1) == (
+        "- Mine: fewer errors, with p (Holm) < 0.05, than the placebo; over 2 of 3 seeds: "
+        "1 training of the row failed."
+    )
+    assert said(3) == "- Mine: no result, all 3 trainings failed."
+
+
 def test_the_table_for_people(tmp_path: Path, make_records: MakeRecords) -> None:
     text = controls_report(outcome(tmp_path, make_records())).markdown
     lines = text.splitlines()

@@ -59,9 +59,11 @@ def records(make_record: MakeRecord) -> list[CellRecord]:
     return results
 
 
-def table(records: list[CellRecord], reference: str | None = "sup") -> pd.DataFrame:
+def table(
+    records: list[CellRecord], reference: str | None = "sup", rows: list[Row] = ROWS
+) -> pd.DataFrame:
     return semi_table(
-        build_table(records, ROWS, ["digits"]), ROWS, records, Comparisons(reference=reference)
+        build_table(records, rows, ["digits"]), rows, records, Comparisons(reference=reference)
     )
 
 
@@ -120,6 +122,20 @@ def test_meta_validation_images_that_train_or_gave_lambda_are_counted(
     assert counted() == 100
     assert counted(meta_in_training=True) == 130
     assert counted(policy=Frozen(quantiles=(0.0, 1.0))) == 130
+
+
+def test_meta_validation_images_that_chose_the_settings_are_counted(
+    records: list[CellRecord],
+) -> None:
+    rows = [replace(row, search="lr") if row.key == "good" else row for row in ROWS]
+    frame = table(records, rows=rows)
+    assert frame.set_index("method").loc["good", ["labels", "labels_with_meta"]].tolist() == [
+        100,
+        130,
+    ]
+    text = to_markdown(frame)
+    assert "to learn λ, to train, or to choose settings in a search." in text
+    assert "the mean of one training, plus the whole search where one was needed" in text
 
 
 def test_without_the_reference_nothing_is_compared(records: list[CellRecord]) -> None:

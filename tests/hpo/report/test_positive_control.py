@@ -11,8 +11,9 @@ from core.policies import Beta, LearnedConfig, NoMix
 from hpo.report.outcome import Outcome
 from hpo.report.positive_control import (
     PRIMARY,
-    can_answer,
+    doubt,
     positive_control,
+    settings_markdown,
     settings_table,
 )
 from hpo.study.comparisons import BEST_BETA, Comparisons
@@ -80,7 +81,7 @@ def test_a_setting_answers_where_mixing_is_seen_to_help(
 ) -> None:
     outcome = made(make_outcome, none)
     frame = settings_table(outcome.frame, outcome.records, DECLARED)
-    assert can_answer(frame, "digits", "") is answers
+    assert doubt(frame, "digits", "") == ("" if answers else "does not show")
     extra = positive_control(outcome)
     assert [path.name for path in extra.files] == ["figure-setting.csv"]
     assert extra.files[0].read_text().startswith("dataset,architecture,comparison,method")
@@ -88,12 +89,30 @@ def test_a_setting_answers_where_mixing_is_seen_to_help(
     assert ("say nothing" in extra.markdown) is not answers
 
 
+@pytest.mark.parametrize("none", [[7.0], [7.0, 8.0, 9.0]])
+def test_without_spread_nothing_is_tested(make_outcome: MakeOutcome, none: list[float]) -> None:
+    """One seed, or the same difference with each: no p, no interval, no power."""
+    outcome = made(make_outcome, none)
+    text = positive_control(outcome).markdown
+    said = "MixUp − No MixUp: −2.00, p = –, n = {}. It cannot be tested with these seeds."
+    assert said.format(len(none)) in text
+    assert "say nothing" not in text
+    alike = Comparisons(primary=(("beta-1", "none"),))
+    frame = settings_table(outcome.frame, outcome.records, alike)
+    [primary] = frame[frame["comparison"] == PRIMARY].to_dict("records")
+    assert math.isnan(primary["detectable"])
+    assert doubt(frame, "digits", "") == "cannot be tested with these seeds"
+    text = settings_markdown(frame, outcome.labels)
+    assert "power" not in text
+    assert f"−2.00, p = –, n = {len(none)}. Without spread it is not known" in text
+
+
 def test_what_is_not_there_is_not_told(make_outcome: MakeOutcome) -> None:
     outcome = make_outcome([BETA, LEARNED], {"beta-1": results([5.0, 6.0, 7.0], 3.0)})
     assert positive_control(outcome).markdown == ""
     frame = settings_table(outcome.frame, outcome.records, Comparisons())
     assert frame.empty
-    assert can_answer(frame, "digits", "")
+    assert doubt(frame, "digits", "") == ""
 
 
 def test_a_study_may_name_its_own(make_outcome: MakeOutcome) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.data import Source, load_source
@@ -7,6 +9,7 @@ from core.policies import LearnedConfig, NoMix
 from hpo.study import few_label_presets
 from hpo.study.few_label_rows import with_presets
 from hpo.study.plan import SourceKey, source_key
+from hpo.study.recipes import SEARCHED_ALPHA
 from hpo.study.rows import Row, SemiRow, StudyRow, controls, with_meta_images
 
 PAPER = {("digits", 50): 9.0, ("digits", 100): 8.0, ("cifar10", 50): 7.0}
@@ -50,7 +53,8 @@ def test_what_the_command_line_gave_goes_before_a_methods_rate(
 def test_the_papers_number_is_of_the_same_data_set_labels_and_images(
     sources: dict[SourceKey, Source],
 ) -> None:
-    rows = [LEARNED, *controls(LEARNED), SUPERVISED, with_meta_images(SUPERVISED)]
+    tuned = replace(SUPERVISED, row=replace(SUPERVISED.row, key="tuned"), recipe=SEARCHED_ALPHA)
+    rows = [LEARNED, *controls(LEARNED), SUPERVISED, with_meta_images(SUPERVISED), tuned]
     actual = with_presets(rows, BASE, sources, "quick", {})
     shown = {row.row.key: row.row.paper_error for row in actual}
     assert shown == {
@@ -59,6 +63,7 @@ def test_the_papers_number_is_of_the_same_data_set_labels_and_images(
         "meta-frozen": {},
         "sup": {"digits": 9.0},
         "sup+meta": {},
+        "tuned": {},
     }
 
 

@@ -55,6 +55,24 @@ def test_every_budget_at_which_an_incumbent_changes() -> None:
     ]  # fmt: skip
 
 
+def test_a_place_with_many_digits_shows_the_change_that_makes_it() -> None:
+    """After a third of a training, 4/3, the search has 5; seed 1 gets there by another sum."""
+    found = {
+        key: trained
+        for seed, third in ((0, 4 / 3), (1, 4 / 3 + 1e-12))
+        for key, trained in {
+            ("once", "digits", seed): [Point(1.2, 1, 1, 5.0, 6.0 + seed)],
+            ("search", "digits", seed): [
+                Point(1, 1, 1, 9.0, 9.0),
+                Point(third, 1, 1, 3.0, 5.0 - seed),
+            ],
+        }.items()
+    }
+    table = budget_table(PLAN, found)
+    assert list(table["units"]) == pytest.approx([1.2, 4 / 3])
+    assert list(table["difference"]) == [-2.5, 2.0]
+
+
 def test_nothing_is_said_where_nothing_trains_once_or_has_ended() -> None:
     searches = Plan("contrast", ROWS[1:], ["digits"], [0, 1], BASE, SearchSettings(), 5.0)
     waiting = {key: trained for key, trained in FOUND.items() if key[0] != "once"}

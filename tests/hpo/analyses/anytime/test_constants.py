@@ -48,6 +48,33 @@ def test_a_line_for_each_number_of_constants(make_outcome: Callable[..., Outcome
     assert "| digits" in extra.markdown
 
 
+def test_a_constant_that_diverges_costs_the_others_no_seed(
+    make_outcome: Callable[..., Outcome],
+) -> None:
+    """Its one seed would be all that is compared; of two constants it is tried nevertheless."""
+    diverges = beta(8.0)
+    trained = {
+        "none": [given(5, 12), given(5, 16)],
+        "beta-1": [given(4, 8), given(4, 12)],
+        "beta-8": [given(1, 1)],
+        "learned-beta": [given(4, 9), given(4, 12)],
+    }
+    extra = constants_tried(make_outcome([NONE, MIXUP, diverges, LEARNED_BETA], trained))
+    frame = pd.read_csv(extra.files[0])
+    assert list(frame["n_seeds"]) == [2, 2]
+    assert list(frame["search_error"]) == [12.0, 10.0]
+    assert (
+        "- Left out on digits, as they lack seeds that other constants have: MixUp (α = 8)."
+        in extra.markdown
+    )
+    header, _, *lines = [line for line in extra.markdown.splitlines() if line.startswith("|")]
+    place = [cell.strip() for cell in header.split("|")].index("n")
+    assert [line.split("|")[place].strip() for line in lines] == ["2", "2"]
+    extra = constants_tried(make_outcome([NONE, diverges, LEARNED_BETA], trained))
+    assert list(pd.read_csv(extra.files[0])["n_seeds"]) == [1, 1]
+    assert "Left out" not in extra.markdown
+
+
 def test_nothing_is_said_without_a_search(make_outcome: Callable[..., Outcome]) -> None:
     one = {"beta-1": [given(4, 8)], "learned-beta": [given(4, 9)]}
     extra = constants_tried(make_outcome([MIXUP, LEARNED_BETA], one, ["digits"]))
