@@ -178,13 +178,17 @@ def _connect_once(uri: str) -> None:
 def _create_whole(uri: str, path: Path) -> None:
     """Makes a file that is not there, with MLflow's tables, aside, and gives it its name.
 
-    MLflow makes dozens of them, one after another, and cannot go on where a kill stopped it.
+    MLflow makes dozens of them, one after another, and cannot go on where a kill stopped it. Of
+    studies that start together the first gives the file, which the others have open soon.
     """
     import sqlalchemy
 
-    if path.exists() and path.stat().st_size > 0:
-        return
-    with in_place_of(path) as aside:
+    path = path.resolve()  # a link to a file that is not there has the name already
+    if path.exists():
+        if path.stat().st_size > 0:
+            return
+        path.unlink(missing_ok=True)  # nobody has taken it for a store so far
+    with in_place_of(path, unless_there=True) as aside:
         aside.touch()  # where nothing can be written, MLflow would try for 100 seconds
         create_tables(str(sqlalchemy.make_url(uri).set(database=str(aside))))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 import hpo
 from hpo.cells.record import CellRecord
-from hpo.storage.atomic import sweep
+from hpo.storage.atomic import in_place_of, sweep
+from hpo.tracking import store
 from hpo.tracking.store import mlflow_settings
 from hpo.tracking.tracker import (
     TrackingError,
@@ -69,14 +72,14 @@ def test_an_unreachable_server_is_named_within_seconds(
 def test_a_file_that_was_cut_short_is_to_be_moved_away(
     keep: int, tmp_path: Path, empty_store: Path, pauses: list[float]
 ) -> None:
-    store = tmp_path / "mlflow.db"
-    store.write_bytes(empty_store.read_bytes()[:keep])
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_store.read_bytes()[:keep])
     with pytest.raises(TrackingError) as caught:
         check_tracking_uri(default_tracking_uri(tmp_path))
-    assert f"{store} cannot be used: " in str(caught.value)
+    assert f"{path} cannot be used: " in str(caught.value)
     assert "malformed. Move that file away and run the same command again: it" in str(caught.value)
     assert "--tracking-uri" not in str(caught.value)
-    store.write_bytes(b"It is no database at all. " * 100)
+    path.write_bytes(b"It is no database at all. " * 100)
     with pytest.raises(TrackingError, match=r"file is not a database. Move that file away"):
         check_tracking_uri(default_tracking_uri(tmp_path))
     assert sum(pauses) < 5  # without MLflow's ten retries
@@ -111,6 +114,51 @@ def test_killed_while_it_creates_the_store_it_leaves_none(tmp_path: Path) -> Non
         database.executescript("DELETE FROM alembic_version; DROP TABLE logged_models")
     with pytest.raises(TrackingError, match=r"duplicate column .*Move that file away"):
         check_tracking_uri(f"sqlite:///{tmp_path}/half.db")
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("before", ["nothing", "an empty file", "a link to nothing"])
+def test_of_studies_that_start_together_all_have_the_file_of_the_first(
+    before: str, links: bool, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    if before == "an empty file":
+        path.touch()
+    elif before == "a link to nothing":
+        path.symlink_to(tmp_path / "elsewhere.db")
+
+    def overtaken(uri: str) -> None:
+        """Another study has its file there, and open, while ours is made."""
+        shutil.copy(empty_store, path.resolve())
+        ours = sqlalchemy.make_url(uri).database
+        assert ours is not None
+        shutil.copy(empty_store, ours)
+        first.append(path.stat().st_ino)
+
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    first: list[int] = []
+    monkeypatch.setattr(store, "create_tables", overtaken)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    for _ in range(2):
+        check_tracking_uri(default_tracking_uri(tmp_path))
+    assert [path.stat().st_ino] == first
+    assert path.is_symlink() == (before == "a link to nothing")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_store_is_made_on_a_file_system_without_links(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_links)
+    with in_place_of(tmp_path / "mlflow.db", unless_there=True) as aside:
+        shutil.copy(empty_store, aside)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_a_full_disk_is_told_with_the_way_out(study: Study) -> None:
@@ -165,12 +213,12 @@ def test_a_deleted_experiment_says_how_to_get_it_back(study: Study) -> None:
     with study.open():
         pass
     study.client.delete_experiment(study.run("table2").info.experiment_id)
-    store = f"sqlite:///{study.output}/mlflow.db"
+    uri = f"sqlite:///{study.output}/mlflow.db"
     with pytest.raises(TrackingError) as caught:
         study.open()
     restore, gc = re.findall("`([^`]*mlflow [^`]*)`", str(caught.value))
-    assert restore == f"MLFLOW_TRACKING_URI={store} mlflow experiments restore --experiment-id 1"
-    assert gc == f"mlflow gc --backend-store-uri {store}"
+    assert restore == f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id 1"
+    assert gc == f"mlflow gc --backend-store-uri {uri}"
 
 
 def test_a_copied_folder_leaves_the_first_alone(study: Study, make_record: MakeRecord) -> None:
