@@ -98,7 +98,7 @@ def held(output: Path, storage: Storage) -> Iterator[None]:
     if not isinstance(storage, FolderStorage):
         with checked(storage), _announced(storage):
             yield
-    elif storage.root == output:
+    elif storage.root.resolve() == output.resolve():
         yield
     else:
         with locked(storage.root), checked(storage):
