@@ -106,29 +106,43 @@ def open_experiment(client: Any, uri: str, name: str, output: Path, description:
         )
     old = stored.artifact_location
     made_here = uri == local_tracking_uri(output) and old.endswith("/mlartifacts")
-    if made_here and old != location:
-        _move_artifacts(output / "mlflow.db", stored.experiment_id, old, location)
+    if made_here and old != location and old.startswith(("/", "file:")):
+        _follow_artifacts(output / "mlflow.db", stored.experiment_id, old, location)
     for key, value in missing_tags(stored.tags, description).items():
         client.set_experiment_tag(stored.experiment_id, key, value)
     return str(stored.experiment_id)
 
 
-def _move_artifacts(database: Path, experiment_id: str, old: str, new: str) -> None:
+def _follow_artifacts(database: Path, experiment_id: str, old: str, new: str) -> None:
     """Has a store that was copied or moved with its folder look for artifacts in that folder.
 
     MLflow keeps absolute paths and has no call that changes them, so its tables are written to. The
-    folder that they named before may be another study's by now, and is not touched.
+    folder that they named before may be another study's by now, and is not touched. Nor is what is
+    said of files that lie there alone: an experiment that a study with another output folder has
+    begun in this store keeps its place.
     """
-    which = {"old": old, "new": new, "id": int(experiment_id)}
-    changes = (
-        "UPDATE experiments SET artifact_location = :new WHERE experiment_id = :id",
-        "UPDATE runs SET artifact_uri = :new || substr(artifact_uri, length(:old) + 1) "
-        "WHERE experiment_id = :id AND substr(artifact_uri, 1, length(:old) + 1) = :old || '/'",
-    )
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    before, after = (Path(local_file_uri_to_path(place)) for place in (old, new))
+    ours = "experiment_id = ? AND substr(artifact_uri, 1, ?) = ?"
+    which = (int(experiment_id), len(old) + 1, f"{old}/")
     try:
         with closing(sqlite3.connect(database, timeout=_CONNECT_SECONDS)) as connection, connection:
-            for change in changes:
-                connection.execute(change, which)
+            runs = [
+                run
+                for (run,) in connection.execute(f"SELECT run_uuid FROM runs WHERE {ours}", which)
+            ]
+            moved = [run for run in runs if (after / run).exists() or not (before / run).exists()]
+            if not any((after / run).exists() for run in runs) and len(moved) < len(runs):
+                return
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                (new, int(experiment_id)),
+            )
+            connection.executemany(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE run_uuid = ?",
+                [(new, len(old) + 1, run) for run in moved],
+            )
     except sqlite3.Error as error:
         raise OSError(str(error)) from error
 

@@ -242,6 +242,47 @@ def test_a_copied_folder_leaves_the_first_alone(study: Study, make_record: MakeR
     assert set(moved.statuses().values()) == {"FINISHED"}
 
 
+def test_an_experiment_of_another_output_folder_keeps_its_place(
+    study: Study, make_record: MakeRecord
+) -> None:
+    """A part of a reproduction has a folder of its own, and the store of all."""
+    table = study.output / "table2.csv"
+    part = type(study)(study.output / "labels-4000")
+    (part.output / "mlartifacts").mkdir(parents=True)
+    with part.open(default_tracking_uri(study.output)) as tracker:
+        tracker.end_cell(make_record())
+        table.write_text("a")
+        tracker.log_figure_files([table])
+    before = {run.info.run_id: run.info.artifact_uri for run in study.runs()}
+    assert part.files("table2.csv") == ["table2.csv"]
+    with study.open(study_id="5678"):
+        pass
+    after = {run.info.run_id: run.info.artifact_uri for run in study.runs()}
+    assert before == {run: after[run] for run in before}
+    with mlflow_settings():
+        place = study.client.get_experiment_by_name("table2").artifact_location
+    assert place == str(part.output / "mlartifacts")
+
+
+def test_files_that_are_in_both_folders_are_found_where_they_are(study: Study) -> None:
+    """One run's were copied with the folder, and another's were not."""
+    table = study.output / "table2.csv"
+    table.write_text("a")
+    for study_id in ("1234", "5678"):
+        with study.open(study_id=study_id) as tracker:
+            tracker.log_figure_files([table])
+    copy = type(study)(study.output.parent / "copy")
+    shutil.copytree(study.output, copy.output)
+    lost, kept = (run.info.run_id for run in study.runs())
+    shutil.rmtree(copy.output / "mlartifacts" / lost)
+    with copy.open():
+        pass
+    places = {run.info.run_id: Path(run.info.artifact_uri) for run in copy.runs()}
+    assert places[lost] == study.output / "mlartifacts" / lost / "artifacts"
+    assert places[kept] == copy.output / "mlartifacts" / kept / "artifacts"
+    assert all(list(place.rglob("table2.csv")) for place in places.values())
+
+
 def test_a_cell_whose_driver_died_before_its_final_state_gets_it_later(
     study: Study, make_record: MakeRecord, outage: Any
 ) -> None:
