@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from hpo.cells.trials import Key, Trial
@@ -21,6 +25,32 @@ from hpo.tracking.uris import (
 
 _logger = logging.getLogger(__name__)
 _PAGE = 1000  # of MLflow's limit on values of one request
+
+_LONGEST = 240  # of the 250 characters that MLflow takes, so that a suffix fits
+
+
+def recorded_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns what MLflow takes for each name of a metric, which is mostly the name itself.
+
+    What it refuses, such as "@", becomes "_"; two names that would be one get a suffix each.
+
+    Examples:
+        >>> recorded_names(["val/loss", "acc@1"])
+        {'val/loss': 'val/loss', 'acc@1': 'acc_1'}
+    """
+    taken: dict[str, str] = {}
+    for name in names:
+        text = re.sub(r"[^/\w.\- :]", "_", name)[:_LONGEST] or "_"
+        if normpath(text) != text or text.startswith(("..", "/")) or text == ".":
+            text = re.sub("[/.]", "_", text)  # it would be no path of its own
+        taken[name] = text
+    owners = Counter(taken.values())
+    return {
+        name: text
+        if text == name or owners[text] == 1
+        else f"{text}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        for name, text in taken.items()
+    }
 
 
 class TrackedComparison:
@@ -120,8 +150,9 @@ class TrackedComparison:
             self._client.delete_tag(run, "error")
         # Of equal steps the later time counts: what ended well replaces what had failed.
         time = 0 if trial.error else 1
+        names = recorded_names(key for reported in trial.reports for key in reported)
         metrics = [
-            Metric(key, value, time, step)
+            Metric(names[key], value, time, step)
             for step, reported in enumerate(trial.reports, start=1)
             for key, value in reported.items()
         ]
