@@ -19,10 +19,11 @@ from hpo.command_line.flags import command, shared
 from hpo.storage import output_folder
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
+from hpo.storage.shown import shown_uri
 from hpo.tracking.missing import Missing
 from hpo.tracking.store import check_tracking_uri, store_errors
 from hpo.tracking.tracker import StudyTracker, TrackingError, default_tracking_uri
-from hpo.tracking.uris import first_line, shown_uri
+from hpo.tracking.uris import first_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

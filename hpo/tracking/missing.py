@@ -17,9 +17,10 @@ from typing import Any
 
 from hpo.storage.atomic import write_atomically
 from hpo.storage.protocol import Storage
+from hpo.storage.shown import shown_uri
 from hpo.tracking.signals import signals_held_back
 from hpo.tracking.stored import RunStatus
-from hpo.tracking.uris import local_tracking_uri, shown_uri, without_user
+from hpo.tracking.uris import local_tracking_uri, without_user
 
 _logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpo.storage.atomic import in_place_of
+from hpo.storage.shown import shown_uri
 from hpo.tracking.signals import signals_held_back
 from hpo.tracking.uris import (
     DATABASES,
@@ -28,7 +29,6 @@ from hpo.tracking.uris import (
     needs_quotes,
     scheme,
     shown_cause,
-    shown_uri,
     way_out,
 )
 from hpo.tracking.views import experiment_tags, missing_tags

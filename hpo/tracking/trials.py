@@ -12,6 +12,7 @@ from posixpath import normpath
 from typing import Any
 
 from hpo.cells.trials import Key, Trial
+from hpo.storage.shown import shown_uri
 from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import check_tracking_uri, mlflow_settings, open_experiment, store_errors
 from hpo.tracking.stored import runs_where
@@ -20,7 +21,6 @@ from hpo.tracking.uris import (
     first_line,
     opening_error,
     shown_cause,
-    shown_uri,
 )
 
 _logger = logging.getLogger(__name__)

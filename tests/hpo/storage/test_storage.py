@@ -159,11 +159,32 @@ def test_a_folder_has_many_names(
 
 
 @pytest.mark.parametrize(
-    "place", ["ftp://bucket/x", "http://host/x", "file://host/x", "file:///", "s4:/bucket"]
+    "place",
+    [
+        "ftp://bucket/x",
+        "http://host/x",
+        "https://me:hunter2@host:9000/b/x",
+        "file://host/x",
+        "file:///",
+        "file:cells",
+        "file:",
+        "s4:/bucket",
+    ],
 )
 def test_other_schemes_are_refused(place: str) -> None:
-    with pytest.raises(ValueError, match=r"--storage .*: give a path, file:///PATH, or a bucket"):
+    expected = pytest.raises(
+        ValueError, match=r"--storage .*: give a path, file:///PATH, or a bucket"
+    )
+    with expected as caught:
         storage_at(place)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["#1", "?", "?a=b", "#"])
+def test_a_file_uri_is_not_cut(end: str) -> None:
+    with pytest.raises(ValueError, match=r"--storage file:///a/b.*; write %3F and %23 where they"):
+        storage_at(f"file:///a/b{end}")
+    assert storage_at("file:///a/b%231%3F") == FolderStorage(Path("/a/b#1?"))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
