@@ -15,7 +15,7 @@ from hpo.cells.cell import NAME
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
-from hpo.command_line.flags import command, shared
+from hpo.command_line.flags import command, folder, shared
 from hpo.storage import output_folder
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage={"help": "where the cells are (default: DIR)"},
     )
     parser = command("python -m hpo.complete_tracking", __doc__, store)
-    parser.add_argument("output", metavar="DIR", type=Path, help="output folder of the studies")
+    parser.add_argument("output", metavar="DIR", type=folder, help="output folder of the studies")
     options = parser.parse_args(arguments)
     output = options.output.resolve()
     uri = options.tracking_uri or default_tracking_uri(output)

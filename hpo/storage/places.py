@@ -37,9 +37,11 @@ def storage_at(place: Path | str) -> Storage:
     AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL names an S3 server that is not Amazon's.
 
     Raises:
-        ValueError: it is none of these, or has a password in it.
+        ValueError: it is none of these, is empty, or has a password in it.
     """
     uri = place if isinstance(place, str) else ""
+    if isinstance(place, str) and not place.strip():
+        raise ValueError("--storage names no place (it is empty); give a path, or leave it out")
     parts = urlsplit(uri)
     if parts.scheme in ("s3", "gs", "gcs", "abfs", "abfss"):
         from hpo.storage.bucket import bucket_at
@@ -61,6 +63,17 @@ def storage_at(place: Path | str) -> Storage:
         )
     given = Path(place).expanduser()
     return FolderStorage(given.absolute(), relative=not given.is_absolute())
+
+
+def output_at(place: str | Path) -> Path:
+    """Returns the absolute path of an output folder given from Python.
+
+    Raises:
+        ValueError: it is the empty text, which would be the current folder.
+    """
+    if not str(place).strip():
+        raise ValueError('output names no folder (it is empty); give one, such as "results"')
+    return Path(place).expanduser().absolute()
 
 
 @contextmanager

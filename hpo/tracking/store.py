@@ -27,6 +27,7 @@ from hpo.tracking.uris import (
     is_database,
     local_tracking_uri,
     needs_quotes,
+    require_address,
     scheme,
     shown_cause,
     way_out,
@@ -60,9 +61,11 @@ def check_tracking_uri(uri: str) -> None:
     Raises:
         TrackingError: the store does not answer, is of an unknown kind, or its schema belongs to
             another MLflow version.
+        ValueError: the text is empty, see `require_address`.
     """
     from mlflow import MlflowClient
 
+    require_address(uri)
     try:
         with _environment(_limits("brief")), _quiet():
             if scheme(uri) in DATABASES:

@@ -71,7 +71,7 @@ class TrackedComparison:
     def __init__(self, uri: str | None, output: Path, name: str):
         from mlflow import MlflowClient
 
-        self.uri = uri or default_tracking_uri(output)
+        self.uri = default_tracking_uri(output) if uri is None else uri
         check_tracking_uri(self.uri)
         self._away = False
         try:

@@ -47,6 +47,15 @@ def local_tracking_uri(output: Path) -> str:
     )
 
 
+def require_address(uri: str | None) -> None:
+    """Raises ValueError where a given text is empty, for which MLflow has a default of its own."""
+    if uri is not None and not uri.strip():
+        raise ValueError(
+            "tracking_uri names no store (it is empty); leave it out to record in a SQLite file "
+            "under the output folder"
+        )
+
+
 def needs_quotes(path: str) -> bool:
     """Says whether a path is another one as a part of a URI."""
     return "%" in path or "?" in path

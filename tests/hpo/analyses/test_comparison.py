@@ -351,6 +351,17 @@ def test_bad_input(functions: Any, options: Any, message: str, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_empty_texts_name_neither_a_folder_nor_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^output names no folder \(it is empty\)"):
+        hpo.compare({"a": calm, "b": calm}, output="", workers=0)
+    with pytest.raises(ValueError, match=r"^tracking_uri names no store \(it is empty\)"):
+        hpo.compare({"a": calm, "b": calm}, output="out", tracking_uri="", workers=0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_sent_to_a_process_is_refused_in_a_line(tmp_path: Path) -> None:
     lock = threading.Lock()
 

@@ -18,7 +18,7 @@ from hpo.storage import bucket, output_folder
 from hpo.storage.atomic import in_place_of, sweep, write_bytes_atomically
 from hpo.storage.bucket import BucketStorage, bucket_at
 from hpo.storage.folder import FolderStorage
-from hpo.storage.places import checked, storage_at
+from hpo.storage.places import checked, output_at, storage_at
 from hpo.storage.protocol import Storage
 
 MakeRecord = Any
@@ -178,6 +178,15 @@ def test_other_schemes_are_refused(place: str) -> None:
     with expected as caught:
         storage_at(place)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["", " "])
+def test_an_empty_text_is_not_the_current_folder(place: str) -> None:
+    with pytest.raises(ValueError, match=r"^--storage names no place \(it is empty\); give a path"):
+        storage_at(place)
+    with pytest.raises(ValueError, match=r"^output names no folder \(it is empty\); give one"):
+        output_at(place)
+    assert output_at(Path()) == Path.cwd()
 
 
 @pytest.mark.parametrize("end", ["#1", "?", "?a=b", "#"])

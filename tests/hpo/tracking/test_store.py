@@ -32,6 +32,7 @@ from hpo.tracking.tracker import (
     check_tracking_uri,
     default_tracking_uri,
 )
+from hpo.tracking.trials import TrackedComparison
 from mlflow import MlflowClient
 
 Study = Any  # of conftest.py
@@ -201,6 +202,16 @@ def test_an_experiment_that_another_study_has_just_made_is_shared(
 def test_other_addresses_are_refused_with_the_way_out(uri: str) -> None:
     with pytest.raises(TrackingError, match=r"sqlite:////ABSOLUTE/PATH\.db"):
         check_tracking_uri(uri)
+
+
+def test_an_empty_address_is_no_store(study: Study) -> None:
+    for uri in ("", " "):
+        expected = pytest.raises(ValueError, match=r"^tracking_uri names no store \(it is empty")
+        with expected:
+            study.open(uri)
+        with expected:
+            TrackedComparison(uri, study.output, "compare")
+    assert not list(study.output.iterdir())
 
 
 def test_a_password_is_not_repeated(closed_port: int) -> None:
