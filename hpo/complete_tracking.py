@@ -15,14 +15,15 @@ from hpo.cells.cell import NAME
 from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
-from hpo.command_line.flags import command, shared
+from hpo.command_line.flags import command, folder, shared
 from hpo.storage import output_folder
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
+from hpo.storage.shown import shown_uri
 from hpo.tracking.missing import Missing
 from hpo.tracking.store import check_tracking_uri, store_errors
 from hpo.tracking.tracker import StudyTracker, TrackingError, default_tracking_uri
-from hpo.tracking.uris import first_line, shown_uri
+from hpo.tracking.uris import first_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage={"help": "where the cells are (default: DIR)"},
     )
     parser = command("python -m hpo.complete_tracking", __doc__, store)
-    parser.add_argument("output", metavar="DIR", type=Path, help="output folder of the studies")
+    parser.add_argument("output", metavar="DIR", type=folder, help="output folder of the studies")
     options = parser.parse_args(arguments)
     output = options.output.resolve()
     uri = options.tracking_uri or default_tracking_uri(output)

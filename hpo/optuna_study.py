@@ -29,7 +29,7 @@ from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
-from hpo.command_line.flags import canonical, chosen_device, command, shared
+from hpo.command_line.flags import canonical, chosen_device, command, folder, shared
 from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search, optuna_silenced
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--storage", default="sqlite:///alpha.db", metavar="URL|FILE.log")
-    add("--checkpoints", type=Path, default=Path("results"), metavar="DIR")
+    add("--checkpoints", type=folder, default=Path("results"), metavar="DIR")
     args = parser.parse_args(arguments)
     try:
         if ":/" in str(args.checkpoints):

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from hpo.report.page import anchor, page
 from hpo.storage.atomic import write_atomically
+from hpo.storage.output_folder import reserved
 from hpo.study.progress import clock
 
 STATES = "reproduction.json"
@@ -94,20 +95,24 @@ def run_parts(
 
     Returns:
         The states of the parts that were run; of an interrupted run the last one is `INTERRUPTED`.
+
+    Raises:
+        BlockingIOError: parts are being run in this folder already.
+        OSError: the folder cannot be created, written to or locked.
     """
     ended: dict[str, State] = {}
-    for number, part in enumerate(parts, 1):
-        print(f"\n=== {number}/{len(parts)}: {part.title} ===", flush=True)
-        begun = time.monotonic()
-        place = ["--output", str(output / part.folder)]
-        status, error = _outcome(part, partial(studies, part), [*flags(part), *place])
-        ended[part.key] = State(status, time.monotonic() - begun, preset, error)
-        if status == INTERRUPTED:
-            break
-        states = {**read_states(output), part.key: ended[part.key]}
-        output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({key: asdict(state) for key, state in states.items()}, indent=1)
-        write_atomically(output / STATES, text)
+    with reserved(output, "reproduce"):
+        for number, part in enumerate(parts, 1):
+            print(f"\n=== {number}/{len(parts)}: {part.title} ===", flush=True)
+            begun = time.monotonic()
+            place = ["--output", str(output / part.folder)]
+            status, error = _outcome(part, partial(studies, part), [*flags(part), *place])
+            ended[part.key] = State(status, time.monotonic() - begun, preset, error)
+            if status == INTERRUPTED:
+                break
+            states = {**read_states(output), part.key: ended[part.key]}
+            text = json.dumps({key: asdict(state) for key, state in states.items()}, indent=1)
+            write_atomically(output / STATES, text)
     return ended
 
 

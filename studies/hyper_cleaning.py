@@ -35,13 +35,12 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 import core.data
 from core.lazy import pandas as pd
 from core.lazy import torch
 from hpo.bench.hyper_cleaning import SOLVERS, draw_problem, report
-from hpo.command_line.flags import command, program, require_counts
+from hpo.command_line.flags import command, folder, program, require_counts
 from hpo.report.markdown import padded_table
 
 
@@ -56,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=sorted(core.data.DATASETS),
         help="(default: %(default)s)",
     )
-    add("--data-root", type=Path, help="the folder of data sets, in torchvision's own layout")
+    add("--data-root", type=folder, help="the folder of data sets, in torchvision's own layout")
     add("--ratio", type=float, default=0.5, help="part of labels replaced (default: %(default)s)")
     add("--train-size", type=int, default=20_000, help="training images (default: %(default)s)")
     add("--val-size", type=int, default=5_000, help="validation images (default: %(default)s)")
     add("--epochs", type=int, default=5, help="passes over them (default: %(default)s)")
     add("--solvers", default=",".join(SOLVERS), help="names, by commas (default: all)")
-    add("--output", type=Path, help="a folder for hyper_cleaning.csv")
+    add("--output", type=folder, help="a folder for hyper_cleaning.csv")
     given = parser.parse_args(arguments)
     names = given.solvers.split(",")
     try:

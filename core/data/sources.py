@@ -57,6 +57,8 @@ def load_source(
         >>> load_source("digits", image_size=4).image_size
         4
     """
+    if root is not None and not str(root).strip():
+        raise ValueError("root names no folder (it is empty); leave it out for the default")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be >= 1 pixel, got {image_size}")
     if name.startswith(_FOLDER):

@@ -18,8 +18,10 @@ from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import detectable_difference, holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically, write_csv
 from hpo.storage.output_folder import locked
+from hpo.storage.places import output_at
 from hpo.study.progress import QuietLine
 from hpo.tracking.trials import TrackedComparison
+from hpo.tracking.uris import require_address
 
 GROWTH = 1.5
 """Seeds of the next look, as a multiple of those of the last."""
@@ -111,7 +113,8 @@ def compare(
         -2
     """
     _check(functions, seeds, until, most_seeds, workers, threads, gpus)
-    folder = Path(output).expanduser().absolute()
+    folder = output_at(output)
+    require_address(tracking_uri)
     store = TrialStore(folder / "trials")
     trials: dict[Key, Trial] = {}
     with (

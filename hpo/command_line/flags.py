@@ -37,6 +37,13 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def place(text: str) -> str:
+    """Returns the path or address; the type of a flag, as `folder` is."""
+    if not text.strip():
+        raise ArgumentTypeError("names no place (it is empty)")
+    return text
+
+
 FLAGS: Mapping[str, Mapping[str, Any]] = {
     "dataset": {
         "action": "append",
@@ -55,11 +62,13 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
         "help": "default: %(default)s",
     },
     "storage": {
+        "type": place,
         "metavar": "URI",
         "help": "results and checkpoints of the cells: PATH that all nodes share, or s3://, gs:// "
         "or abfs:// (default: DIR)",
     },
     "tracking_uri": {
+        "type": place,
         "metavar": "URI",
         "help": "MLflow store (default: MLFLOW_TRACKING_URI, else DIR/mlflow.db)",
     },
@@ -77,7 +86,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "X|auto",
         "help": "may be a fraction; auto measures what a cell needs (default with cuda: 1)",
     },
-    "data_root": {"type": Path, "metavar": "DIR", "help": "data sets in torchvision's layout"},
+    "data_root": {"type": folder, "metavar": "DIR", "help": "data sets in torchvision's layout"},
     "near_duplicates": {
         "action": "store_true",
         "help": "look for images that are alike, too, before the first training",

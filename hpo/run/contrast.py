@@ -23,11 +23,12 @@ from hpo.command_line.flags import chosen_device
 from hpo.command_line.settings import LABEL_FILES, OWNED
 from hpo.command_line.settings import settings as known_settings
 from hpo.run.work import run_rows
-from hpo.storage.places import storage_at
+from hpo.storage.places import output_at, storage_at
 from hpo.study.given import Given, named_object, weights_digest
 from hpo.study.named_rows import rows_of
 from hpo.study.rows import StudyRow
 from hpo.study.study_run import StudyError
+from hpo.tracking.uris import require_address
 
 Policies = Sequence[str | PolicyConfig | StudyRow]
 
@@ -161,7 +162,8 @@ def contrast(
         chosen |= _own_rate(named["optimizer"], objects)
     source = own_source("data", (train, test), image_size=settings.get("image_size"))
     dataset = f"{GIVEN}{name or source.fingerprint()[:8]}"
-    folder = Path(output).expanduser().absolute()
+    folder = output_at(output)
+    require_address(tracking_uri)
     _check_device(device)
     device = chosen_device(device, here=address is None, way_out='give device="cpu"')
     options = Options(

@@ -174,7 +174,8 @@ def _identity(study: str, options: Options) -> tuple[str, str | None]:
     previous = output_folder.study_id(options.storage, study)
     if not options.fresh:
         return previous, None
-    uri = options.tracking_uri or default_tracking_uri(options.output)
+    uri = options.tracking_uri
+    uri = default_tracking_uri(options.output) if uri is None else uri
     check_tracking_uri(uri)
     if Missing.all_in(options.output, uri):  # before the records are moved
         send_missing(options.output, uri, options.storage)

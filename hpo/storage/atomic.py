@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core.lazy import pandas as pd
@@ -26,8 +26,12 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def in_place_of(path: Path) -> Iterator[Path]:
+def in_place_of(path: Path, *, unless_there: bool = False) -> Iterator[Path]:
     """Yields a file to write in the block; after it, it takes the place of `path`.
+
+    Args:
+        path: of the file.
+        unless_there: one that another process has put there meanwhile stays, and ours is dropped.
 
     Raises:
         OSError: it cannot be written; the error names `path`, where the system names nothing or
@@ -36,13 +40,24 @@ def in_place_of(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
-        os.replace(aside, path)
+        if not (unless_there and _put_first(aside, path)):
+            os.replace(aside, path)
     except OSError as error:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _put_first(aside: Path, path: Path) -> bool:
+    """Gives a file a second name, and returns whether anything has that name now.
+
+    Nothing has it where the file system knows no second names.
+    """
+    with suppress(OSError):
+        os.link(aside, path)
+    return path.exists()
 
 
 def sweep(directory: Path) -> None:

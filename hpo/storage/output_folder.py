@@ -37,7 +37,29 @@ def locked(output: Path) -> Iterator[None]:
         OSError: the folder cannot be created, written to or locked.
         BlockingIOError: another study is running on it.
     """
-    path = output / ".lock"
+    with _held_alone(output, ".lock", "another study"):
+        sweep(output)
+        for scratch in output.glob(".ray-*"):  # of a study that was killed
+            shutil.rmtree(scratch, ignore_errors=True)
+        yield
+
+
+@contextmanager
+def reserved(output: Path, command: str) -> Iterator[None]:
+    """Holds the folder against this command a second time; its studies lock the folder in turn.
+
+    Raises:
+        OSError: the folder cannot be created, written to or locked.
+        BlockingIOError: the command is running on it.
+    """
+    with _held_alone(output, f".{command}.lock", f"another {command}"):
+        yield
+
+
+@contextmanager
+def _held_alone(output: Path, name: str, other: str) -> Iterator[None]:
+    """Creates the folder and holds a lock in it, which the error of another's says is `other`'s."""
+    path = output / name
     lock = FileLock(path, blocking=False, fallback_to_soft=False)  # a kill leaves a soft one
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -47,7 +69,7 @@ def locked(output: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows does not let it be read
             process = path.read_text().strip()
         raise BlockingIOError(
-            f"another study (process {process or 'unknown'}) is running on {output}; wait for it "
+            f"{other} (process {process or 'unknown'}) is running on {output}; wait for it "
             "or choose another output folder"
         ) from error
     except OSError as error:
@@ -59,9 +81,6 @@ def locked(output: Path) -> Iterator[None]:
     with hold:
         with suppress(OSError):  # on a full disk it cannot be told whose the lock is
             path.write_text(str(os.getpid()))
-        sweep(output)
-        for scratch in output.glob(".ray-*"):  # of a study that was killed
-            shutil.rmtree(scratch, ignore_errors=True)
         yield
 
 
@@ -79,7 +98,7 @@ def held(output: Path, storage: Storage) -> Iterator[None]:
     if not isinstance(storage, FolderStorage):
         with checked(storage), _announced(storage):
             yield
-    elif storage.root == output:
+    elif storage.root.resolve() == output.resolve():
         yield
     else:
         with locked(storage.root), checked(storage):

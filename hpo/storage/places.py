@@ -6,6 +6,7 @@ place can go on with the study, on whatever machine.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from hpo.storage.folder import FolderStorage
 from hpo.storage.protocol import Storage
+from hpo.storage.shown import shown_uri
 
 
 def storage_of(place: str | Path | Storage) -> Storage:
@@ -29,28 +31,49 @@ def storage_of(place: str | Path | Storage) -> Storage:
 
 
 def storage_at(place: Path | str) -> Storage:
-    """Returns the storage that a path or a URI names: PATH, file:///PATH, or BUCKET/PREFIX after s3://,
-    gs:// or abfs://.
+    """Returns the storage that a path or a URI names: PATH, file:///PATH, or after s3://, gs:// or
+    abfs:// BUCKET/PREFIX.
 
     AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL names an S3 server that is not Amazon's.
 
     Raises:
-        ValueError: it is none of these, or has a password in it.
+        ValueError: it is none of these, is empty, or has a password in it.
     """
-    parts = urlsplit(str(place))
+    uri = place if isinstance(place, str) else ""
+    if isinstance(place, str) and not place.strip():
+        raise ValueError("--storage names no place (it is empty); give a path, or leave it out")
+    parts = urlsplit(uri)
     if parts.scheme in ("s3", "gs", "gcs", "abfs", "abfss"):
         from hpo.storage.bucket import bucket_at
 
-        return bucket_at(str(place))
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and len(parts.path) > 1:
+        return bucket_at(uri)
+    local = parts.scheme == "file" and parts.netloc in ("", "localhost")
+    if local and re.match("/.", parts.path):
+        if "?" in uri or "#" in uri:
+            raise ValueError(
+                f"--storage {shown_uri(uri)}: a file URI has no ? and no #; write %3F and %23 "
+                "where they belong to the folder's name"
+            )
         return FolderStorage(Path(unquote(parts.path)))
-    if ":/" in str(place):
+    if parts.scheme == "file" or ":/" in uri:
         raise ValueError(
-            f"--storage {place}: give a path, file:///PATH, or a bucket: s3://BUCKET/PREFIX, "
-            "gs://BUCKET/PREFIX or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
+            f"--storage {shown_uri(uri)}: give a path, file:///PATH, or a bucket: "
+            "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
+            "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"
         )
     given = Path(place).expanduser()
     return FolderStorage(given.absolute(), relative=not given.is_absolute())
+
+
+def output_at(place: str | Path) -> Path:
+    """Returns the absolute path of an output folder given from Python.
+
+    Raises:
+        ValueError: it is the empty text, which would be the current folder.
+    """
+    if not str(place).strip():
+        raise ValueError('output names no folder (it is empty); give one, such as "results"')
+    return Path(place).expanduser().absolute()
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from typing import Any
 
 from hpo.storage.atomic import write_atomically
 from hpo.storage.protocol import Storage
+from hpo.storage.shown import shown_uri
 from hpo.tracking.signals import signals_held_back
 from hpo.tracking.stored import RunStatus
-from hpo.tracking.uris import local_tracking_uri, shown_uri, without_user
+from hpo.tracking.uris import local_tracking_uri, without_user
 
 _logger = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ class Missing:
     @classmethod
     def of(cls, output: Path, uri: str, study_id: str, experiment: str) -> Missing:
         """Returns the study's ledger, which is empty where there is none that can be read."""
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", experiment)
-        path = output / f"{_prefix(output, uri)}{name}.json"
+        path = output / f"{_prefix(output, uri)}{_file_name(experiment)}.json"
         ledger = cls._read(path)
         if ledger is not None and ledger.study_id == study_id:
             return ledger
@@ -129,5 +129,15 @@ class Missing:
 
 def _prefix(output: Path, uri: str) -> str:
     """Returns how the names of a store's ledgers begin, whoever asks for it there."""
-    digest = hashlib.sha256(without_user(uri).encode()).hexdigest()[:8]
-    return f"mlflow-pending-{'local' if uri == local_tracking_uri(output) else digest}-"
+    store = "local" if uri == local_tracking_uri(output) else _digest(without_user(uri))
+    return f"mlflow-pending-{store}-"
+
+
+def _file_name(experiment: str) -> str:
+    """Returns a name that is a file's everywhere, and no other experiment's."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", experiment)
+    return name if name == experiment else f"{name}-{_digest(experiment)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from hpo.storage.shown import shown_uri
 from hpo.tracking.missing import Missing
 from hpo.tracking.run import TrackedRun
 from hpo.tracking.store import Patience, mlflow_settings, store_errors
-from hpo.tracking.uris import first_line, shown_uri
+from hpo.tracking.uris import first_line
 
 RETRY_SECONDS = 60.0
 """A store that failed is asked again after so long."""

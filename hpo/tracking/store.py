@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpo.storage.atomic import in_place_of
+from hpo.storage.shown import shown_uri
 from hpo.tracking.signals import signals_held_back
 from hpo.tracking.uris import (
     DATABASES,
@@ -26,9 +27,9 @@ from hpo.tracking.uris import (
     is_database,
     local_tracking_uri,
     needs_quotes,
+    require_address,
     scheme,
     shown_cause,
-    shown_uri,
     way_out,
 )
 from hpo.tracking.views import experiment_tags, missing_tags
@@ -60,9 +61,11 @@ def check_tracking_uri(uri: str) -> None:
     Raises:
         TrackingError: the store does not answer, is of an unknown kind, or its schema belongs to
             another MLflow version.
+        ValueError: the text is empty, see `require_address`.
     """
     from mlflow import MlflowClient
 
+    require_address(uri)
     try:
         with _environment(_limits("brief")), _quiet():
             if scheme(uri) in DATABASES:
@@ -106,29 +109,43 @@ def open_experiment(client: Any, uri: str, name: str, output: Path, description:
         )
     old = stored.artifact_location
     made_here = uri == local_tracking_uri(output) and old.endswith("/mlartifacts")
-    if made_here and old != location:
-        _move_artifacts(output / "mlflow.db", stored.experiment_id, old, location)
+    if made_here and old != location and old.startswith(("/", "file:")):
+        _follow_artifacts(output / "mlflow.db", stored.experiment_id, old, location)
     for key, value in missing_tags(stored.tags, description).items():
         client.set_experiment_tag(stored.experiment_id, key, value)
     return str(stored.experiment_id)
 
 
-def _move_artifacts(database: Path, experiment_id: str, old: str, new: str) -> None:
+def _follow_artifacts(database: Path, experiment_id: str, old: str, new: str) -> None:
     """Has a store that was copied or moved with its folder look for artifacts in that folder.
 
     MLflow keeps absolute paths and has no call that changes them, so its tables are written to. The
-    folder that they named before may be another study's by now, and is not touched.
+    folder that they named before may be another study's by now, and is not touched. Nor is what is
+    said of files that lie there alone: an experiment that a study with another output folder has
+    begun in this store keeps its place.
     """
-    which = {"old": old, "new": new, "id": int(experiment_id)}
-    changes = (
-        "UPDATE experiments SET artifact_location = :new WHERE experiment_id = :id",
-        "UPDATE runs SET artifact_uri = :new || substr(artifact_uri, length(:old) + 1) "
-        "WHERE experiment_id = :id AND substr(artifact_uri, 1, length(:old) + 1) = :old || '/'",
-    )
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    before, after = (Path(local_file_uri_to_path(place)) for place in (old, new))
+    ours = "experiment_id = ? AND substr(artifact_uri, 1, ?) = ?"
+    which = (int(experiment_id), len(old) + 1, f"{old}/")
     try:
         with closing(sqlite3.connect(database, timeout=_CONNECT_SECONDS)) as connection, connection:
-            for change in changes:
-                connection.execute(change, which)
+            runs = [
+                run
+                for (run,) in connection.execute(f"SELECT run_uuid FROM runs WHERE {ours}", which)
+            ]
+            moved = [run for run in runs if (after / run).exists() or not (before / run).exists()]
+            if not any((after / run).exists() for run in runs) and len(moved) < len(runs):
+                return
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                (new, int(experiment_id)),
+            )
+            connection.executemany(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE run_uuid = ?",
+                [(new, len(old) + 1, run) for run in moved],
+            )
     except sqlite3.Error as error:
         raise OSError(str(error)) from error
 
@@ -178,13 +195,17 @@ def _connect_once(uri: str) -> None:
 def _create_whole(uri: str, path: Path) -> None:
     """Makes a file that is not there, with MLflow's tables, aside, and gives it its name.
 
-    MLflow makes dozens of them, one after another, and cannot go on where a kill stopped it.
+    MLflow makes dozens of them, one after another, and cannot go on where a kill stopped it. Of
+    studies that start together the first gives the file, which the others have open soon.
     """
     import sqlalchemy
 
-    if path.exists() and path.stat().st_size > 0:
-        return
-    with in_place_of(path) as aside:
+    path = path.resolve()  # a link to a file that is not there has the name already
+    if path.exists():
+        if path.stat().st_size > 0:
+            return
+        path.unlink(missing_ok=True)  # nobody has taken it for a store so far
+    with in_place_of(path, unless_there=True) as aside:
         aside.touch()  # where nothing can be written, MLflow would try for 100 seconds
         create_tables(str(sqlalchemy.make_url(uri).set(database=str(aside))))
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.cells.summary import SummaryRow
 from hpo.storage.protocol import Storage
+from hpo.storage.shown import shown_uri
 from hpo.tracking.content import (
     cell_params,
     cell_tags,
@@ -47,7 +48,6 @@ from hpo.tracking.uris import (
     is_database,
     opening_error,
     shown_cause,
-    shown_uri,
 )
 from hpo.tracking.views import NOTE, whole_lines
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from hpo.cells.trials import Key, Trial
+from hpo.storage.shown import shown_uri
 from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import check_tracking_uri, mlflow_settings, open_experiment, store_errors
 from hpo.tracking.stored import runs_where
@@ -16,11 +21,36 @@ from hpo.tracking.uris import (
     first_line,
     opening_error,
     shown_cause,
-    shown_uri,
 )
 
 _logger = logging.getLogger(__name__)
 _PAGE = 1000  # of MLflow's limit on values of one request
+
+_LONGEST = 240  # of the 250 characters that MLflow takes, so that a suffix fits
+
+
+def recorded_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns what MLflow takes for each name of a metric, which is mostly the name itself.
+
+    What it refuses, such as "@", becomes "_"; two names that would be one get a suffix each.
+
+    Examples:
+        >>> recorded_names(["val/loss", "acc@1"])
+        {'val/loss': 'val/loss', 'acc@1': 'acc_1'}
+    """
+    taken: dict[str, str] = {}
+    for name in names:
+        text = re.sub(r"[^/\w.\- :]", "_", name)[:_LONGEST] or "_"
+        if normpath(text) != text or text.startswith(("..", "/")) or text == ".":
+            text = re.sub("[/.]", "_", text)  # it would be no path of its own
+        taken[name] = text
+    owners = Counter(taken.values())
+    return {
+        name: text
+        if text == name or owners[text] == 1
+        else f"{text}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        for name, text in taken.items()
+    }
 
 
 class TrackedComparison:
@@ -41,7 +71,7 @@ class TrackedComparison:
     def __init__(self, uri: str | None, output: Path, name: str):
         from mlflow import MlflowClient
 
-        self.uri = uri or default_tracking_uri(output)
+        self.uri = default_tracking_uri(output) if uri is None else uri
         check_tracking_uri(self.uri)
         self._away = False
         try:
@@ -120,8 +150,9 @@ class TrackedComparison:
             self._client.delete_tag(run, "error")
         # Of equal steps the later time counts: what ended well replaces what had failed.
         time = 0 if trial.error else 1
+        names = recorded_names(key for reported in trial.reports for key in reported)
         metrics = [
-            Metric(key, value, time, step)
+            Metric(names[key], value, time, step)
             for step, reported in enumerate(trial.reports, start=1)
             for key, value in reported.items()
         ]

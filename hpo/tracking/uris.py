@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
+from hpo.storage.shown import shown_uri
+
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """Kinds of stores that this process opens itself, without a server between."""
 
@@ -45,22 +47,18 @@ def local_tracking_uri(output: Path) -> str:
     )
 
 
+def require_address(uri: str | None) -> None:
+    """Raises ValueError where a given text is empty, for which MLflow has a default of its own."""
+    if uri is not None and not uri.strip():
+        raise ValueError(
+            "tracking_uri names no store (it is empty); leave it out to record in a SQLite file "
+            "under the output folder"
+        )
+
+
 def needs_quotes(path: str) -> bool:
     """Says whether a path is another one as a part of a URI."""
     return "%" in path or "?" in path
-
-
-def shown_uri(text: str) -> str:
-    """Returns a URI, or a text with URIs in it, with ``***`` in place of passwords.
-
-    A password that contains ``@`` or ``/`` unquoted is hidden to its end.
-    """
-    text = re.sub(r"(://[^\s'\"/:@]*):[^\s'\"]*@", r"\1:***@", text)
-    return re.sub(
-        r"(?i)([?&][^\s'\"=&]*(?:passw|pwd|secret|token|key)[^\s'\"=&]*)=[^\s'\"&]*",
-        r"\1=***",
-        text,
-    )
 
 
 def without_user(uri: str) -> str:

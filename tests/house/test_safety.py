@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from hpo.storage.shown import shown_uri
 from hpo.tracking.missing import Missing
 from hpo.tracking.outbox import Artifact, Outbox
 from hpo.tracking.run import TrackedRun
 from hpo.tracking.stored import StoredRun
 from hpo.tracking.tracker import StudyTracker, TrackingError, check_tracking_uri
-from hpo.tracking.uris import first_line, shown_uri
+from hpo.tracking.uris import first_line
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for folder in ("core", "hpo", "studies") for path in (ROOT / folder).rglob("*.py")]
@@ -94,6 +95,15 @@ def test_the_check_finds_what_it_looks_for(text: str, monkeypatch: pytest.Monkey
             "postgresql://host/db?user=me&password=hunter2&connect_timeout=4",
             "postgresql://host/db?user=me&password=***&connect_timeout=4",
         ),
+        (
+            "mssql+pyodbc:///?odbc_connect=DRIVER%3D%7Bx%7D%3BPWD%3Dhunter2&timeout=4",
+            "mssql+pyodbc:///?odbc_connect=***&timeout=4",
+        ),
+        (
+            "mssql+pyodbc:///?timeout=4&odbc_connect=DRIVER={ODBC Driver 18};PWD={hun ter2};UID=me",
+            "mssql+pyodbc:///?timeout=4&odbc_connect=*** Driver 18};PWD=***;UID=me",
+        ),
+        ("http://host/?api_token=hunter2&a=b", "http://host/?api_token=***&a=b"),
         ("http://host:5000", "http://host:5000"),
         ("http://me@host", "http://me@host"),
         ("sqlite:////a/b/mlflow.db", "sqlite:////a/b/mlflow.db"),

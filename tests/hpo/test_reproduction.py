@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from hpo.reproduction import (
     run_parts,
     write_report,
 )
+from hpo.storage.output_folder import locked
 
 GOOD = Part("good", "Table I: good", "It is good.", ("digits",))
 BAD = Part("bad", "Figure 2: bad", "It is bad.", ("digits",), "", ("--labels", "7"), "own")
@@ -123,6 +125,28 @@ def test_states_of_another_run_are_kept(tmp_path: Path) -> None:
     states = read_states(tmp_path)
     assert list(states) == ["good", "bad", "last"]
     assert (states["last"].preset, states["good"].preset) == ("smoke", "quick")
+
+
+def test_a_second_run_in_the_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    run_parts([LAST], lambda part: lambda arguments: 0, lambda part: [], tmp_path, "quick")
+    before = (tmp_path / "reproduction.json").read_bytes()
+    refused: list[str] = []
+
+    def again(arguments: Sequence[str]) -> int:
+        with pytest.raises(BlockingIOError) as caught:
+            run_parts([LAST], lambda part: ends_with(2), lambda part: [], tmp_path, "smoke")
+        refused.append(str(caught.value))
+        assert (tmp_path / "reproduction.json").read_bytes() == before
+        with locked(tmp_path):  # the studies hold the folder in turn
+            return 0
+
+    ended = run_parts([GOOD], lambda part: again, lambda part: [], tmp_path, "quick")
+    assert ended["good"].status == 0
+    assert refused == [
+        f"another reproduce (process {os.getpid()}) is running on {tmp_path}; wait for it or "
+        "choose another output folder"
+    ]
+    assert list(read_states(tmp_path)) == ["last", "good"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpo.command_line import parse
+from hpo.storage.output_folder import reserved
 from studies import reproduce
 from studies.reproduce import MORE, PARTS, main, parts_of
 
@@ -137,6 +138,17 @@ def test_an_interrupt_is_told(
     assert main(["--preset", "smoke", "--output", str(tmp_path)]) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert not (tmp_path / "reproduction.html").exists()
+
+
+def test_while_another_runs_in_the_folder_it_is_refused(
+    called: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with reserved(tmp_path, "reproduce"):
+        assert main(["--preset", "smoke", "--output", str(tmp_path)]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("reproduce: error: another reproduce (process ")
+        assert not called
+        assert main(["--report", "--output", str(tmp_path)]) == 0
 
 
 @pytest.mark.slow

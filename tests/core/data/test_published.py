@@ -13,7 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 from urllib.error import URLError
 
 import numpy as np
@@ -165,6 +165,11 @@ def test_image_size_takes_area_averages(tmp_path: Path) -> None:
         load_source("mnist", root=tmp_path, image_size=29)
     with pytest.raises(ValueError, match="image_size must be >= 1 pixel, got 0"):
         load_source("mnist", root=tmp_path, image_size=0)
+
+
+def test_an_empty_root_is_not_the_current_folder() -> None:
+    with pytest.raises(ValueError, match=r"^root names no folder \(it is empty\); leave it out"):
+        load_source("digits", root=cast(Path, ""))
 
 
 def test_unknown_name_lists_the_known() -> None:

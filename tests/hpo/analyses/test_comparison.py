@@ -24,7 +24,7 @@ from hpo.study.progress import SECONDS
 from hpo.study.study_run import StudyError
 from hpo.tracking.store import mlflow_settings
 from mlflow import MlflowClient
-from tests.support.stores import client_of
+from tests.support.stores import client_of, tracked_runs
 
 Function = Callable[[int, Report], float]
 
@@ -90,6 +90,27 @@ def test_what_ended_is_kept_and_everything_is_recorded_once(tmp_path: Path) -> N
     [parent] = [run for run in runs if run.data.tags["kind"] == "comparison"]
     assert parent.data.metrics["a minus c"] == 0.0
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+
+
+def test_reports_are_recorded_whatever_their_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["acc@1", "acc#1", "top@5", "acc/top:1", "val_loss", "val@loss", "", "/a", "ü" * 300]
+
+    def reporting(seed: int, report: Report) -> float:
+        report(**{name: float(at) for at, name in enumerate(names)})
+        return float(seed)
+
+    run({"a": reporting, "b": calm}, tmp_path, seeds=2)
+    runs = tracked_runs(tmp_path)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert not caplog.records
+    metrics = next(r.data.metrics for r in runs if r.info.run_name == "a-s1")
+    alone = {"top_5": 2.0, "acc/top:1": 3.0, "val_loss": 4.0, "_": 6.0, "_a": 7.0, "ü" * 240: 8.0}
+    assert alone.items() <= metrics.items()
+    shared = sorted(name.rpartition("_")[0] for name in metrics.keys() - alone.keys())
+    assert shared == ["", "", "acc_1", "acc_1", "val_loss"]
+    assert len(metrics) == len(names) + 2  # the value and the seconds
 
 
 def test_reports_are_told_while_trials_run(
@@ -338,6 +359,17 @@ def test_bad_input(functions: Any, options: Any, message: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=message):
         run(functions, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_empty_texts_name_neither_a_folder_nor_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^output names no folder \(it is empty\)"):
+        hpo.compare({"a": calm, "b": calm}, output="", workers=0)
+    with pytest.raises(ValueError, match=r"^tracking_uri names no store \(it is empty\)"):
+        hpo.compare({"a": calm, "b": calm}, output="out", tracking_uri="", workers=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_sent_to_a_process_is_refused_in_a_line(tmp_path: Path) -> None:

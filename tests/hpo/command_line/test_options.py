@@ -223,6 +223,9 @@ def test_a_value_out_of_range_is_named(arguments: str, message: str) -> None:
         ("--sedes=3", "unrecognized arguments: --sedes=3; did you mean --seeds? "),
         ("--sead=3", "unrecognized arguments: --sead=3; did you mean --seeds? "),  # no --seed
         ("--output=", "argument --output: names no folder (it is empty)"),
+        ("--data-root=", "argument --data-root: names no folder (it is empty)"),
+        ("--storage=", "argument --storage: names no place (it is empty)"),
+        ("--tracking-uri=", "argument --tracking-uri: names no place (it is empty)"),
         ("--dataset folder:caf\udce9", "folder:caf\\udce9 is not UTF-8; rename the file or folder"),
     ],
 )

@@ -285,6 +285,8 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"labels": "absent.npy"}, "absent.npy cannot be read: FileNotFoundError"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or mps, got 'tpu'"),
         ({"device": "cuda:0"}, "got 'cuda:0'; of several GPUs CUDA_VISIBLE_DEVICES says which"),
+        ({"output": ""}, r"output names no folder \(it is empty\)"),
+        ({"tracking_uri": ""}, r"tracking_uri names no store \(it is empty\); leave it out"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"optimizer": "torch.optim:SGD?lr=0.3", "lr": 0.1}, "name two learning rates"),
         ({"address": "auto"}, "address='auto' names a Ray cluster, and workers=0 trains here"),

@@ -15,6 +15,7 @@ import pytest
 
 import hpo
 from hpo.storage import output_folder
+from hpo.storage.folder import FolderStorage
 
 HOLD = """
 import sys, time
@@ -47,6 +48,20 @@ def test_a_folder_is_held_by_one_process_until_that_dies(tmp_path: Path) -> None
         with suppress(KeyError), output_folder.locked(output):
             assert (output / ".lock").read_text() == str(os.getpid())
             raise KeyError
+
+
+def test_cells_are_in_the_folder_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "results")
+    for output, root in (("results", "link"), ("link", "results"), ("results", "results/../link")):
+        storage = FolderStorage(tmp_path / root)
+        with (
+            output_folder.locked(tmp_path / output),
+            output_folder.held(tmp_path / output, storage),
+        ):
+            pass
+    other = FolderStorage(tmp_path / "other")
+    with output_folder.held(tmp_path / "results", other):
+        assert (tmp_path / "other" / ".lock").exists()
 
 
 def test_a_folder_that_cannot_be_is_named_with_the_way_out(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hpo.storage import bucket, output_folder
 from hpo.storage.atomic import in_place_of, sweep, write_bytes_atomically
 from hpo.storage.bucket import BucketStorage, bucket_at
 from hpo.storage.folder import FolderStorage
-from hpo.storage.places import checked, storage_at
+from hpo.storage.places import checked, output_at, storage_at
 from hpo.storage.protocol import Storage
 
 MakeRecord = Any
@@ -159,11 +159,41 @@ def test_a_folder_has_many_names(
 
 
 @pytest.mark.parametrize(
-    "place", ["ftp://bucket/x", "http://host/x", "file://host/x", "file:///", "s4:/bucket"]
+    "place",
+    [
+        "ftp://bucket/x",
+        "http://host/x",
+        "https://me:hunter2@host:9000/b/x",
+        "file://host/x",
+        "file:///",
+        "file:cells",
+        "file:",
+        "s4:/bucket",
+    ],
 )
 def test_other_schemes_are_refused(place: str) -> None:
-    with pytest.raises(ValueError, match=r"--storage .*: give a path, file:///PATH, or a bucket"):
+    expected = pytest.raises(
+        ValueError, match=r"--storage .*: give a path, file:///PATH, or a bucket"
+    )
+    with expected as caught:
         storage_at(place)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["", " "])
+def test_an_empty_text_is_not_the_current_folder(place: str) -> None:
+    with pytest.raises(ValueError, match=r"^--storage names no place \(it is empty\); give a path"):
+        storage_at(place)
+    with pytest.raises(ValueError, match=r"^output names no folder \(it is empty\); give one"):
+        output_at(place)
+    assert output_at(Path()) == Path.cwd()
+
+
+@pytest.mark.parametrize("end", ["#1", "?", "?a=b", "#"])
+def test_a_file_uri_is_not_cut(end: str) -> None:
+    with pytest.raises(ValueError, match=r"--storage file:///a/b.*; write %3F and %23 where they"):
+        storage_at(f"file:///a/b{end}")
+    assert storage_at("file:///a/b%231%3F") == FolderStorage(Path("/a/b#1?"))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore
 from hpo.cells.summary import SummaryRow
 from hpo.storage import storage_of
-from hpo.tracking.tracker import StudyTracker, TrackingError
+from hpo.tracking.missing import Missing
+from hpo.tracking.tracker import StudyTracker, TrackingError, default_tracking_uri
 from mlflow import MlflowClient
 
 Study = Any  # of conftest.py
@@ -368,6 +369,26 @@ def test_each_store_has_its_own(
     assert "nothing waits" in capsys.readouterr().out
     assert complete(study, "--tracking-uri", uri) == 0
     assert not path.exists()
+
+
+def test_experiments_of_one_folder_have_their_own(
+    study: Study, make_record: MakeRecord, outage: Outage
+) -> None:
+    names = ["表1", "図1", "my study", "my/study", "my_study"]
+    for name in names:
+        tracker = study.open(experiment=name, study_id=name)
+        with outage():
+            tracker.end_cell(make_record())
+            with pytest.raises(TrackingError):
+                tracker.close("FINISHED")
+    with study.open(experiment="表1", study_id="表1"):
+        pass  # which leaves the others alone
+    uri = default_tracking_uri(study.output)
+    kept = {found.experiment for found in Missing.all_in(study.output, uri)}
+    assert kept >= {*names} - {"表1"}
+    assert (study.output / "mlflow-pending-local-my_study.json").exists()
+    assert complete(study) == 0
+    assert not list(study.output.glob("mlflow-pending-*"))
 
 
 @pytest.mark.usefixtures("message")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 import hpo
 from hpo.cells.record import CellRecord
-from hpo.storage.atomic import sweep
+from hpo.storage.atomic import in_place_of, sweep
+from hpo.tracking import store
 from hpo.tracking.store import mlflow_settings
 from hpo.tracking.tracker import (
     TrackingError,
     check_tracking_uri,
     default_tracking_uri,
 )
+from hpo.tracking.trials import TrackedComparison
 from mlflow import MlflowClient
 
 Study = Any  # of conftest.py
@@ -69,14 +73,14 @@ def test_an_unreachable_server_is_named_within_seconds(
 def test_a_file_that_was_cut_short_is_to_be_moved_away(
     keep: int, tmp_path: Path, empty_store: Path, pauses: list[float]
 ) -> None:
-    store = tmp_path / "mlflow.db"
-    store.write_bytes(empty_store.read_bytes()[:keep])
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_store.read_bytes()[:keep])
     with pytest.raises(TrackingError) as caught:
         check_tracking_uri(default_tracking_uri(tmp_path))
-    assert f"{store} cannot be used: " in str(caught.value)
+    assert f"{path} cannot be used: " in str(caught.value)
     assert "malformed. Move that file away and run the same command again: it" in str(caught.value)
     assert "--tracking-uri" not in str(caught.value)
-    store.write_bytes(b"It is no database at all. " * 100)
+    path.write_bytes(b"It is no database at all. " * 100)
     with pytest.raises(TrackingError, match=r"file is not a database. Move that file away"):
         check_tracking_uri(default_tracking_uri(tmp_path))
     assert sum(pauses) < 5  # without MLflow's ten retries
@@ -111,6 +115,51 @@ def test_killed_while_it_creates_the_store_it_leaves_none(tmp_path: Path) -> Non
         database.executescript("DELETE FROM alembic_version; DROP TABLE logged_models")
     with pytest.raises(TrackingError, match=r"duplicate column .*Move that file away"):
         check_tracking_uri(f"sqlite:///{tmp_path}/half.db")
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("before", ["nothing", "an empty file", "a link to nothing"])
+def test_of_studies_that_start_together_all_have_the_file_of_the_first(
+    before: str, links: bool, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    if before == "an empty file":
+        path.touch()
+    elif before == "a link to nothing":
+        path.symlink_to(tmp_path / "elsewhere.db")
+
+    def overtaken(uri: str) -> None:
+        """Another study has its file there, and open, while ours is made."""
+        shutil.copy(empty_store, path.resolve())
+        ours = sqlalchemy.make_url(uri).database
+        assert ours is not None
+        shutil.copy(empty_store, ours)
+        first.append(path.stat().st_ino)
+
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    first: list[int] = []
+    monkeypatch.setattr(store, "create_tables", overtaken)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    for _ in range(2):
+        check_tracking_uri(default_tracking_uri(tmp_path))
+    assert [path.stat().st_ino] == first
+    assert path.is_symlink() == (before == "a link to nothing")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_store_is_made_on_a_file_system_without_links(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_links)
+    with in_place_of(tmp_path / "mlflow.db", unless_there=True) as aside:
+        shutil.copy(empty_store, aside)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_a_full_disk_is_told_with_the_way_out(study: Study) -> None:
@@ -155,6 +204,16 @@ def test_other_addresses_are_refused_with_the_way_out(uri: str) -> None:
         check_tracking_uri(uri)
 
 
+def test_an_empty_address_is_no_store(study: Study) -> None:
+    for uri in ("", " "):
+        expected = pytest.raises(ValueError, match=r"^tracking_uri names no store \(it is empty")
+        with expected:
+            study.open(uri)
+        with expected:
+            TrackedComparison(uri, study.output, "compare")
+    assert not list(study.output.iterdir())
+
+
 def test_a_password_is_not_repeated(closed_port: int) -> None:
     with pytest.raises(TrackingError) as caught:
         check_tracking_uri(f"http://me:secret@127.0.0.1:{closed_port}")
@@ -165,12 +224,12 @@ def test_a_deleted_experiment_says_how_to_get_it_back(study: Study) -> None:
     with study.open():
         pass
     study.client.delete_experiment(study.run("table2").info.experiment_id)
-    store = f"sqlite:///{study.output}/mlflow.db"
+    uri = f"sqlite:///{study.output}/mlflow.db"
     with pytest.raises(TrackingError) as caught:
         study.open()
     restore, gc = re.findall("`([^`]*mlflow [^`]*)`", str(caught.value))
-    assert restore == f"MLFLOW_TRACKING_URI={store} mlflow experiments restore --experiment-id 1"
-    assert gc == f"mlflow gc --backend-store-uri {store}"
+    assert restore == f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id 1"
+    assert gc == f"mlflow gc --backend-store-uri {uri}"
 
 
 def test_a_copied_folder_leaves_the_first_alone(study: Study, make_record: MakeRecord) -> None:
@@ -192,6 +251,47 @@ def test_a_copied_folder_leaves_the_first_alone(study: Study, make_record: MakeR
             path = Path(local_file_uri_to_path(place))
             assert path.is_relative_to(each.output / "mlartifacts")
     assert set(moved.statuses().values()) == {"FINISHED"}
+
+
+def test_an_experiment_of_another_output_folder_keeps_its_place(
+    study: Study, make_record: MakeRecord
+) -> None:
+    """A part of a reproduction has a folder of its own, and the store of all."""
+    table = study.output / "table2.csv"
+    part = type(study)(study.output / "labels-4000")
+    (part.output / "mlartifacts").mkdir(parents=True)
+    with part.open(default_tracking_uri(study.output)) as tracker:
+        tracker.end_cell(make_record())
+        table.write_text("a")
+        tracker.log_figure_files([table])
+    before = {run.info.run_id: run.info.artifact_uri for run in study.runs()}
+    assert part.files("table2.csv") == ["table2.csv"]
+    with study.open(study_id="5678"):
+        pass
+    after = {run.info.run_id: run.info.artifact_uri for run in study.runs()}
+    assert before == {run: after[run] for run in before}
+    with mlflow_settings():
+        place = study.client.get_experiment_by_name("table2").artifact_location
+    assert place == str(part.output / "mlartifacts")
+
+
+def test_files_that_are_in_both_folders_are_found_where_they_are(study: Study) -> None:
+    """One run's were copied with the folder, and another's were not."""
+    table = study.output / "table2.csv"
+    table.write_text("a")
+    for study_id in ("1234", "5678"):
+        with study.open(study_id=study_id) as tracker:
+            tracker.log_figure_files([table])
+    copy = type(study)(study.output.parent / "copy")
+    shutil.copytree(study.output, copy.output)
+    lost, kept = (run.info.run_id for run in study.runs())
+    shutil.rmtree(copy.output / "mlartifacts" / lost)
+    with copy.open():
+        pass
+    places = {run.info.run_id: Path(run.info.artifact_uri) for run in copy.runs()}
+    assert places[lost] == study.output / "mlartifacts" / lost / "artifacts"
+    assert places[kept] == copy.output / "mlartifacts" / kept / "artifacts"
+    assert all(list(place.rglob("table2.csv")) for place in places.values())
 
 
 def test_a_cell_whose_driver_died_before_its_final_state_gets_it_later(
