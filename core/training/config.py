@@ -103,8 +103,8 @@ class TrainingConfig:
             rises linearly to 1, a step at a time.
         milestones: epochs (counted from 0) at which "step" decays.
         augment: `package.module:name` of a callable on a batch of training items, uint8 images or
-            float features, before normalisation. A transform of torchvision itself, such as
-            torchvision.transforms.v2:TrivialAugmentWide, draws anew for each image.
+            float features, before normalisation. A transform of torchvision, named itself as
+            torchvision.transforms.v2:TrivialAugmentWide or an object of such, draws for each image.
         flip, translate: training augmentation: horizontal flip, shift by up to so many pixels.
         normalisation, padding, noise: how images become numbers, what a shift lets in, and Gaussian
             noise in training: see `core.data.Transform`.

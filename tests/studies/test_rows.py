@@ -21,7 +21,7 @@ CELLS = {
     "remedies": (34, "e7aff8f5"),
     "scenarios": (12, "b0534a32"),
     "contrast": (11, "38870a4b"),
-    "readings": (88, "0b80c848"),
+    "readings": (88, "c4a45b8d"),
     "alpha_search": (12, "ee70cd4e"),
     "equal_policies": (22, "a4abe663"),
     "learned_alpha": (10, "fe26ed1b"),

@@ -377,9 +377,13 @@ def test_an_analysis_is_known_by_what_it_asks_for() -> None:
             AnalysisConfig(pair_epochs=(3,)),
             AnalysisConfig(pair_epochs=(3, 30)),
             AnalysisConfig(mixed_samples=3),
-            AnalysisConfig(plane_images=3),
             AnalysisConfig(unmixed_images=3),
         )
+    ]
+    plain = replace(TRAINING, model="cnn_2d")
+    ids += [
+        Cell("beta-1", training).id
+        for training in (plain, replace(plain, analysis=AnalysisConfig(plane_images=3)))
     ]
     assert len(set(ids)) == len(ids)
     assert ids[0] == GOLDEN
