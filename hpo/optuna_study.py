@@ -29,7 +29,7 @@ from core.training.result import DivergenceError, Metrics
 from hpo.cells.cell import Cell
 from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
-from hpo.command_line.flags import canonical, chosen_device, command, folder, shared
+from hpo.command_line.flags import canonical, chosen_device, command, place, shared
 from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search, optuna_silenced
@@ -190,13 +190,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--storage", default="sqlite:///alpha.db", metavar="URL|FILE.log")
-    add("--checkpoints", type=folder, default=Path("results"), metavar="DIR")
+    add("--checkpoints", type=place, default="results", metavar="DIR")
     args = parser.parse_args(arguments)
     try:
-        if ":/" in str(args.checkpoints):
+        if ":/" in args.checkpoints:
             raise ValueError(f"--checkpoints is a folder of this machine, got {args.checkpoints}")
         args.dataset = canonical(args.dataset)
-        with output_folder.locked(args.checkpoints.absolute()), optuna_silenced():
+        with output_folder.locked(Path(args.checkpoints).absolute()), optuna_silenced():
             return _search(args)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)

@@ -123,7 +123,7 @@ def _check_data(record: CellRecord, folder: Path, known: dict[SourceKey, tuple[P
     if fingerprint != expected:
         raise ValueError(
             f"{first} and {folder} were trained on different images or labels of {key[0]} "
-            f"(fingerprints {expected} and {fingerprint}), so that their errors are not comparable"
+            f"(fingerprints {expected} and {fingerprint}); give folders of the same data"
         )
 
 

@@ -321,7 +321,10 @@ def test_the_command_prints_the_mean_of_a_trials_trainings(
         ("--storage sqlite:///nowhere/alpha.db", "unable to open database file; choose"),
         ("--storage sqlite:///garbage", "file is not a database; choose"),
         ("--storage nosql://me:secret@host/x", "cannot open the database given as storage"),
-        ("--checkpoints s3://bucket/x", "--checkpoints is a folder of this machine, got s3:/"),
+        (
+            "--checkpoints s3://bucket/x",
+            "--checkpoints is a folder of this machine, got s3://bucket/x",
+        ),
         ("--dataset nosuch", "unknown data set 'nosuch'; choose one of digits"),
         ("--dataset folder:nowhere", "nowhere"),
     ],

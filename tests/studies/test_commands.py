@@ -234,8 +234,7 @@ def test_trainings_on_other_data_of_one_name_are_not_compared(
     assert metamixup.main(["compare-runs", "a", "c"]) == 2
     assert capsys.readouterr().err == (
         "compare-runs: error: a and c were trained on different images or labels of digits "
-        "(fingerprints 0123456789abcdef and fedcba9876543210), so that their errors are not "
-        "comparable\n"
+        "(fingerprints 0123456789abcdef and fedcba9876543210); give folders of the same data\n"
     )
 
 
