@@ -41,7 +41,8 @@ from hpo.search.spaces import ALPHA_REACH
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.named_rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, row
 from hpo.study.rows import Family, StudyRow, controls
-from studies.rows import LEARNED_BETA, renamed, searched, stopped
+from hpo.study.variants import stopped
+from studies.rows import LEARNED_BETA, renamed, searched
 
 
 def _variant(name: str, label: str, family: Family = "learned", **settings: Any) -> StudyRow:

@@ -55,7 +55,8 @@ from hpo.analyses.readings.report import readings_report
 from hpo.report.outcome import Extra, Outcome
 from hpo.run import run_study
 from hpo.study.named_rows import NONE, SEARCHED, beta, row
-from hpo.study.rows import StudyRow, controls, with_meta_images
+from hpo.study.rows import StudyRow, controls
+from hpo.study.variants import with_meta_images
 from studies.rows import renamed
 
 PROJECTIONS = {"before": "sigmoid_before", "after": "sigmoid_after", "clip": "clip"}

@@ -68,7 +68,8 @@ from hpo.study.comparisons import Comparisons
 from hpo.study.named_rows import MIXUP, NONE, SEARCHED, beta, row
 from hpo.study.recipes import FilteredBy
 from hpo.study.rows import Row, StudyRow, controls
-from studies.rows import L2RW, META_WEIGHT_NET, SCORES, longer, searched
+from hpo.study.variants import longer
+from studies.rows import L2RW, META_WEIGHT_NET, SCORES, searched
 
 FOLDS = 5
 

@@ -59,22 +59,6 @@ def with_paper(
     return [renamed(each, paper_error=errors.get(each.row.key, {})) for each in rows]
 
 
-def stopped(original: StudyRow, part: float = 0.83) -> StudyRow:
-    """Returns the row without mixing after this part of the training, compared with the row."""
-    key = f"{original.row.key}-stop-{part:g}"
-    label = f"{original.row.label}, the last {1 - part:.0%} unmixed"
-    setting = f"{original.row.setting}, until {part:g}"
-    shown = Row(key, label, setting, "extra", counterpart=original.row.key)
-    return replace(original, row=shown, training={**original.training, "stop_mixing": part})
-
-
-def longer(original: StudyRow, times: float) -> StudyRow:
-    """Returns the row trained for so many times the epochs."""
-    key, setting = f"{original.row.key}-x{times:g}", f"{original.row.setting}, {times:g} x epochs"
-    shown = Row(key, f"{original.row.label}, {times:g} times as long", setting, "extra")
-    return replace(original, row=shown, longer=times)
-
-
 def searched(original: StudyRow, space: Space) -> StudyRow:
     """Returns the row with its own knob found by a search, as α is; see `hpo.search.spaces`."""
     key, label = original.row.key, original.row.label

@@ -36,7 +36,8 @@ from core.policies import ScoresConfig
 from hpo.run import run_study
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.named_rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, row
-from hpo.study.rows import StudyRow, controls, with_meta_images
+from hpo.study.rows import StudyRow, controls
+from hpo.study.variants import with_meta_images
 from studies.rows import L2RW, META_WEIGHT_NET, SCORES, renamed
 
 EVERY = 4

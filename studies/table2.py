@@ -52,7 +52,8 @@ from hpo.search.spaces import LEARNED_STEP
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.named_rows import METAMIXUP, METAMIXUP_PAPER, MIXUP, NONE, SEARCHED, beta, fixed
 from hpo.study.rows import StudyRow, controls
-from studies.rows import longer, renamed, searched, stopped, with_paper
+from hpo.study.variants import longer, stopped
+from studies.rows import renamed, searched, with_paper
 
 _COLUMNS = ("cifar10", "cifar100", "svhn", "mnist")
 _NUMBERS = {

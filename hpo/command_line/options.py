@@ -25,7 +25,8 @@ from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
 from hpo.study import few_label_presets, presets
 from hpo.study.given import Given
-from hpo.study.rows import StudyRow, chosen_rows
+from hpo.study.row_names import chosen_rows
+from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from core.data import Source
@@ -117,7 +118,7 @@ class Options:
     def chosen(
         self, rows: Sequence[StudyRow], contenders: Sequence[StudyRow] = ()
     ) -> list[StudyRow]:
-        """Returns the rows asked for, in the table's order, those with "+meta" last.
+        """Returns the rows asked for, in the table's order, varied ones last.
 
         Args:
             rows: of the study.
@@ -172,7 +173,8 @@ def parse(
     add(
         "--rows",
         metavar="KEY,KEY",
-        help="only these rows, KEY+meta also trains on the meta-validation images (default: all)",
+        help="only these rows, of constants such as beta-4 any; KEY-stop-0.83 ends mixing early, "
+        "KEY-x3 trains 3 times as long, KEY+meta on the meta-validation images too (default: all)",
     )
     if budgeted:
         add("--budget", type=float, metavar="X", help="of each strategy, in plain trainings")

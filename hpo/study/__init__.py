@@ -2,7 +2,8 @@
 
 from hpo.study.plan import Plan, source_key
 from hpo.study.recipes import SEARCHED_ALPHA, FilteredBy, FrozenFrom, Recipe, Searched
-from hpo.study.rows import Row, SemiRow, StudyRow, controls, with_meta_images
+from hpo.study.rows import Row, SemiRow, StudyRow, controls
+from hpo.study.variants import with_meta_images
 
 __all__ = [
     "SEARCHED_ALPHA",

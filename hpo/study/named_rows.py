@@ -23,6 +23,7 @@ from core.policies import (
 from hpo.search.protocol import SEARCH_METHOD
 from hpo.study.recipes import SEARCHED_ALPHA, Recipe
 from hpo.study.rows import Family, Row, StudyRow, check_sources, controls
+from hpo.study.variants import ENDINGS, varied
 
 
 def row(
@@ -68,7 +69,8 @@ METAMIXUP_PAPER = row(
 )
 
 _NAMED = (NONE, SEARCHED, ADAMIXUP, METAMIXUP, METAMIXUP_PAPER, *controls(METAMIXUP, plain=True))
-_NUMBERED = {"beta": beta, "fixed": fixed}
+NUMBERED = {"beta": beta, "fixed": fixed}
+"""Rows of any number, by what their names begin with."""
 
 
 def rows_of(policies: Sequence[str | PolicyConfig | StudyRow]) -> list[StudyRow]:
@@ -76,8 +78,9 @@ def rows_of(policies: Sequence[str | PolicyConfig | StudyRow]) -> list[StudyRow]
 
     Args:
         policies: names ("none", "beta-1", "fixed-0.3", "beta-search", "metamixup", "placebo",
-            "frozen", or a kind of `core.policies.policy_kinds`), configurations, or rows. The
-            placebo of a learned policy among them is its control.
+            "frozen", or a kind of `core.policies.policy_kinds`, with the endings of
+            `hpo.study.variants`, "beta-1-stop-0.83"), configurations, or rows. The placebo of a
+            learned policy among them is its control.
 
     Raises:
         ValueError: a name is unknown, a policy is given twice, or "frozen" lacks its source.
@@ -121,28 +124,44 @@ def _row_of(policy: str | PolicyConfig | StudyRow) -> StudyRow:
     return _of_kind(policy)
 
 
-def _named(name: str) -> StudyRow:
-    for each in _NAMED:
-        if each.row.key == name:
-            return each
+def numbered(name: str) -> list[StudyRow]:
+    """Returns the row of a name such as "beta-0.5" or "fixed-0.3", none of another name.
+
+    Raises:
+        ValueError: its policy cannot have this number.
+    """
     kind, _, number = name.partition("-")
-    if kind in _NUMBERED:
-        try:
-            return _NUMBERED[kind](float(number))
-        except ValueError as error:
-            cause = str(error) if number else "it lacks its number"
-            raise ValueError(f"policy {name!r}: {cause}; write {kind}-0.5") from error
-    if name not in policy_kinds():
-        known = [*(each.row.key for each in _NAMED), "beta-ALPHA", "fixed-LAM"]
-        known += [kind for kind in policy_kinds() if kind not in (*known, *_NUMBERED, "learned")]
-        raise ValueError(f"unknown policy {name!r}; choose among {', '.join(known)}")
+    try:
+        value = float(number)
+    except ValueError:
+        return []
+    if kind == "beta" and value == 0:
+        raise ValueError(f"{name} mixes nothing, as the row none does; name that")
+    try:
+        return [NUMBERED[kind](value)] if kind in NUMBERED else []
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; write {kind}-0.5") from error
+
+
+def _named(name: str) -> StudyRow:
+    for row in varied(name, _found):
+        return row
+    known = [*(each.row.key for each in _NAMED), *(f"{kind}-NUMBER" for kind in NUMBERED)]
+    known += [kind for kind in policy_kinds() if kind not in (*known, *NUMBERED, "learned")]
+    raise ValueError(f"unknown policy {name!r}; choose among {', '.join(known)}; {ENDINGS}")
+
+
+def _found(name: str) -> list[StudyRow]:
+    known = [each for each in _NAMED if each.row.key == name] or numbered(name)
+    if known or name in NUMBERED or name not in policy_kinds():
+        return known
     try:
         policy = policy_from_dict({"kind": name})
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"policy {name} needs settings ({error}); give its configuration"
         ) from error
-    return _of_kind(policy)
+    return [_of_kind(policy)]
 
 
 def _of_kind(policy: PolicyConfig) -> StudyRow:

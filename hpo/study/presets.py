@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from core.policies import NoMix
 from core.training.config import TrainingConfig
 from hpo.search.protocol import SearchSettings
-from hpo.study.rows import StudyRow, with_meta_images
+from hpo.study.rows import StudyRow
+from hpo.study.variants import with_meta_images
 
 if TYPE_CHECKING:
     from core.data import Source

@@ -17,9 +17,6 @@ Family = Literal["none", "beta", "fixed", "learned", "placebo", "frozen", "extra
 CONTROLS = ("placebo", "frozen")
 """Families of rows that nobody claims to be better."""
 
-META_SUFFIX = "+meta"
-"""It ends the key of a row that trains on the meta-validation images too."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -190,70 +187,6 @@ class StudyRow:
         """Returns what trials of its search have, which never train on what they are chosen by."""
         own = self.settings(dataset)
         return {n: v for n, v in own.items() if n not in ("meta_in_training", "equal_steps")}
-
-
-def with_meta_images(row: StudyRow) -> StudyRow:
-    """Returns the row trained on the meta-validation images too, as a row of its own.
-
-    It takes as many steps as the row itself: an epoch has as many images, drawn from all of them.
-    (With few labels an epoch is a pass over the unlabeled ones, and so has as many anyway.)
-
-    It is of no family that competes for the best Beta: its meta-validation error is a training
-    error. A learned row then learns from images that train as well.
-
-    Raises:
-        ValueError: the row's strategy selects by those images, so they cannot train as well.
-    """
-    key = row.row.key
-    if row.strategy is not None:
-        raise ValueError(f"row {key} selects by the meta-validation images: no {key}{META_SUFFIX}")
-    variant = replace(
-        row.row,
-        key=key + META_SUFFIX,
-        label=f"{row.row.label} + meta images",
-        family="extra",
-        paper_error={},
-        control_of=None,
-        counterpart=None,
-        base=row.row.base or key,
-    )
-    settings = {"meta_in_training": True} | ({} if row.semi else {"equal_steps": True})
-    return replace(row, row=variant, training={**row.training, **settings})
-
-
-def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow]:
-    """Returns the rows that a command line names, in the table's order, new "+meta" rows last.
-
-    A name is the key of a row, or of the row that several vary, which then are all meant; with
-    "+meta" behind it, it is the same trained on the meta-validation images too.
-
-    Raises:
-        ValueError: a name is no row of the study; a row that is to train on the meta-validation
-            images learns from them; a frozen row comes without its source.
-    """
-    by_key = {row.row.key: row for row in rows}
-    keys: set[str] = set()
-    for name in names:
-        suffix = META_SUFFIX if name not in by_key and name.endswith(META_SUFFIX) else ""
-        plain = name.removesuffix(suffix)
-        varied = [row.row.key for row in rows if plain and row.row.base == plain]
-        named = [plain] if plain in by_key else varied
-        if not named:
-            raise ValueError(
-                f"unknown row {name!r}; choose among {', '.join(by_key)}; +meta behind the "
-                "name of one that is not learned trains it on the meta-validation images too"
-            )
-        for key in named:
-            row = by_key[key]
-            policy = row.policy if row.searched is None else row.searched.policy
-            if suffix and policy is not None and policy.learns:
-                raise ValueError(f"row {key} learns from the meta-validation images: no {name}")
-            if suffix:
-                by_key[key + suffix] = with_meta_images(row)
-            keys.add(key + suffix)
-    chosen = [row for key, row in by_key.items() if key in keys]
-    check_sources(chosen)
-    return chosen
 
 
 def controls(row: StudyRow, *, plain: bool = False) -> list[StudyRow]:

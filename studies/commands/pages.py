@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ from hpo.command_line.flags import command, program
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import write_pages
 from hpo.report.prose_numbers import untold
+from hpo.study.row_names import chosen_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,4 +75,8 @@ def policies_of(command: str) -> Mapping[str, PolicyConfig]:
         return {}
     script = import_module(module)
     rows = [*getattr(script, "rows", list)(), *getattr(script, "CONTENDERS", ())]
+    asked = re.search(r"--rows (\S+)", command)
+    for name in asked[1].split(",") if asked is not None else ():
+        with suppress(ValueError):  # the study has it no longer
+            rows += chosen_rows(rows, [name])
     return {row.row.key: row.policy for row in rows if row.policy is not None}

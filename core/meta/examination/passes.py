@@ -55,21 +55,10 @@ _SLOW, _NEAR = 3.0, 0.9
 
 @dataclass(frozen=True)
 class _Cost:
-    """This is what a pass costs: its peak memory in bytes, and its time in seconds.
+    """This is what a pass costs: its time in seconds, and its peak memory in bytes."""
 
-    `watched` is the time while memory was counted, `seconds` without, None where that took too
-    long.
-    """
-
-    seconds: float | None
-    watched: float
+    seconds: float
     bytes: int
-
-    def times(self, plain: _Cost) -> float:
-        """Returns the time over that of a plain step, both taken alike."""
-        if self.seconds is None or plain.seconds is None:
-            return self.watched / plain.watched
-        return self.seconds / plain.seconds
 
 
 @dataclass
@@ -94,11 +83,11 @@ class Passes:
     def report(self) -> Examination:
         """Returns all of it but the time that it took."""
         operations = self._without_second_derivative()
-        plain, _ = self._measured(partial(self.plain.step, self.plain.values()))
+        plain, _ = self._measured(partial(self.plain.step, self.plain.values()), least=2)
         results: dict[str, EngineResult] = {}
         reference: Tensor | None = None
         for engine, steps in _COST.items():
-            needed = steps * plain.watched
+            needed = steps * plain.seconds
             if results and time.perf_counter() + needed > self.deadline:
                 text = f"not tried, to stay within the time: about {needed:.2g} s"
                 results[engine] = _result(engine, refusal=text)
@@ -115,7 +104,7 @@ class Passes:
             results[engine] = _result(
                 engine,
                 hypergradient=value,
-                times=cost.times(plain),
+                times=cost.seconds / plain.seconds,
                 memory=cost.bytes / max(plain.bytes, 1),
                 error=self._error(value),
                 cosine=float(F.cosine_similarity(value, reference, dim=0)),
@@ -128,7 +117,7 @@ class Passes:
             findings=tuple(self.findings),
             engines=tuple(results.values()),
             operations=tuple(operations),
-            plain_seconds=plain.seconds or plain.watched,
+            plain_seconds=plain.seconds,
             plain_mebibytes=plain.bytes / 2**20,
             differences=None if self._slope is None else self._slope[2],
             seconds=0.0,
@@ -169,14 +158,17 @@ class Passes:
             others=plain.others,
         )
 
-    def _measured(self, run: Callable[[], T]) -> tuple[_Cost, T]:
-        """Returns what a pass costs, and its result, and puts back what it changed."""
+    def _measured(self, run: Callable[[], T], least: int = 1) -> tuple[_Cost, T]:
+        """Returns what a pass costs, and its result, and puts back what it changed.
+
+        The first time has the counting of memory in it, and what torch does but once.
+        """
         with Memory() as memory:
             watched, result = self._timed(run)
         times = [watched]
-        while sum(times) < _REPEATED and len(times) < _REPEATS:
+        while len(times) < least or (sum(times) < _REPEATED and len(times) < _REPEATS):
             times.append(self._timed(run)[0])
-        return _Cost(min(times[1:], default=None), watched, memory.peak), result
+        return _Cost(min(times[1:], default=watched), memory.peak), result
 
     def _timed(self, run: Callable[[], T]) -> tuple[float, T]:
         started = time.perf_counter()
@@ -251,19 +243,23 @@ class Passes:
 
     def _best(self, results: dict[str, EngineResult], plain: _Cost) -> str | None:
         """Returns the name of the engine to take."""
-        exact = [r for r in results.values() if r.exact and _finite(r)]
+        exact = {name: r for name, r in results.items() if r.exact and _finite(r)}
         # Where none agrees, differences may see what autograd does not; a finding says so.
-        right = [r for r in exact if self._agrees(r)] or exact
+        right = {name: r for name, r in exact.items() if self._agrees(r)} or exact
         approximate = results["finite_difference"]
         if not right:
             return approximate.engine if _finite(approximate) else None
-        best = right[0]
+        name, best = next(iter(right.items()))
         near = _finite(approximate) and (approximate.cosine or 0) >= _NEAR
-        slow = (best.times or 0) > _SLOW * (approximate.times or float("inf"))
-        # Times of what is quick anyway say little.
-        if near and slow and (best.times or 0) * (plain.seconds or plain.watched) > _REPEATED:
-            return approximate.engine
-        return best.engine
+        unit = plain.seconds or plain.watched
+        seconds, limit = (
+            (best.times or 0) * unit,
+            _SLOW * (approximate.times or float("inf")) * unit,
+        )
+        # Times of what is quick anyway say little, and so does one time, if the machine halted.
+        if near and seconds > max(limit, _REPEATED):
+            seconds = min(seconds, self._timed(partial(self._stage, name))[0])
+        return approximate.engine if near and seconds > max(limit, _REPEATED) else best.engine
 
     def _subject(self) -> str:
         plain, module = self.plain, self.plain.module

@@ -20,7 +20,8 @@ from hpo.report.contrasts import LEVEL, contrasts, family
 from hpo.report.outcome import Outcome
 from hpo.report.records import Results
 from hpo.report.statistics import mean_interval
-from hpo.study.rows import META_SUFFIX, StudyRow
+from hpo.study.rows import StudyRow
+from hpo.study.variants import META_SUFFIX
 
 END = 0.1
 """λ is "near" 0 or 1 within this distance."""

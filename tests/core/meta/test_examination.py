@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -380,6 +381,37 @@ def test_nothing_is_changed(fails: bool) -> None:
         assert value is None or torch.equal(value, after[name]), name
     assert flags() == flags_before
     assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
+
+
+def halting(halts: Iterator[object]) -> nn.Module:
+    """Returns a network that halts in its second derivative, once for each of halts."""
+
+    def first(grad: Tensor) -> None:
+        if grad.requires_grad:
+            grad.register_hook(second)
+
+    def second(grad: Tensor) -> None:
+        time.sleep(0.5 if next(halts, None) is not None else 0)
+
+    class Halting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layers(x)
+            if out.requires_grad:
+                out.register_hook(first)
+            return out
+
+    return Halting()
+
+
+@pytest.mark.parametrize(("times", "engine"), [(1, "auto"), (99, "finite_difference")])
+def test_differences_are_advised_where_the_engine_is_slow_and_not_where_it_halted_once(
+    times: int, engine: str
+) -> None:
+    assert examined(halting(iter(range(times)))).engine == engine
 
 
 def test_it_refuses_what_a_step_with_this_optimizer_refuses() -> None:

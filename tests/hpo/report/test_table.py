@@ -16,7 +16,8 @@ from hpo.report.records import load_records
 from hpo.report.table import COLUMNS, build_table, summary_rows, to_markdown, write_report
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.recipes import FrozenFrom
-from hpo.study.rows import Row, StudyRow, with_meta_images
+from hpo.study.rows import Row, StudyRow
+from hpo.study.variants import with_meta_images
 
 MakeRecord = Callable[..., CellRecord]
 T_2 = 4.302653  # two-sided 95 % quantile of Student's t with 2 degrees of freedom

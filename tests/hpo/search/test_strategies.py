@@ -23,7 +23,8 @@ from hpo.search.space_search import SpaceSearch
 from hpo.search.spaces import BETA_ALPHA, LEARNED_STEP, OPTIMISATION, Int, Space
 from hpo.search.strategies import Evolved, Listed, ListSearch, Sampled, Strategy
 from hpo.study.plan import Plan
-from hpo.study.rows import Row, StudyRow, with_meta_images
+from hpo.study.rows import Row, StudyRow
+from hpo.study.variants import with_meta_images
 from tests.support.results import result
 from tests.support.study_bench import MadeUp, StudyBench, killed_at_any_moment
 

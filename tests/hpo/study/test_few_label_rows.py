@@ -10,7 +10,8 @@ from hpo.study import few_label_presets
 from hpo.study.few_label_rows import with_presets
 from hpo.study.plan import SourceKey, source_key
 from hpo.study.recipes import SEARCHED_ALPHA
-from hpo.study.rows import Row, SemiRow, StudyRow, controls, with_meta_images
+from hpo.study.rows import Row, SemiRow, StudyRow, controls
+from hpo.study.variants import with_meta_images
 
 PAPER = {("digits", 50): 9.0, ("digits", 100): 8.0, ("cifar10", 50): 7.0}
 SUPERVISED = StudyRow(

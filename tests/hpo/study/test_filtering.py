@@ -20,7 +20,8 @@ from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
 from hpo.study.recipes import FilteredBy
-from hpo.study.rows import Row, StudyRow, chosen_rows
+from hpo.study.row_names import chosen_rows
+from hpo.study.rows import Row, StudyRow
 from tests.support.digit_trainings import digits
 from tests.support.results import result
 from tests.support.study_bench import MadeUp, StudyBench

@@ -27,7 +27,9 @@ from hpo.search.protocol import SearchSettings
 from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
 from hpo.study.plan import Plan
 from hpo.study.recipes import SEARCHED_ALPHA, FrozenFrom, Recipe, Searched
-from hpo.study.rows import Row, StudyRow, chosen_rows, controls, with_meta_images
+from hpo.study.row_names import chosen_rows
+from hpo.study.rows import Row, StudyRow, controls
+from hpo.study.variants import with_meta_images
 
 RECIPES: dict[str, Recipe] = {
     "none": NoMix(),

@@ -19,7 +19,8 @@ from hpo.search.protocol import SearchSettings
 from hpo.search.spaces import BETA_ALPHA, OPTIMISATION
 from hpo.study.plan import Plan
 from hpo.study.recipes import SEARCHED_ALPHA, Searched
-from hpo.study.rows import Row, StudyRow, controls, with_meta_images
+from hpo.study.rows import Row, StudyRow, controls
+from hpo.study.variants import with_meta_images
 from tests.support.results import result
 from tests.support.study_bench import MadeUp, StudyBench, killed_at_any_moment
 

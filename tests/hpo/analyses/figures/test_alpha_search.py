@@ -13,7 +13,7 @@ from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
 from hpo.study import presets
 from hpo.study.named_rows import fixed
-from hpo.study.rows import with_meta_images
+from hpo.study.variants import with_meta_images
 from studies.alpha_search import rows
 
 Make = Callable[..., CellRecord]

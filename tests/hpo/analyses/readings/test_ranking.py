@@ -26,7 +26,8 @@ from hpo.report.outcome import Outcome
 from hpo.report.table import build_table
 from hpo.search.protocol import SearchSettings
 from hpo.study.plan import Plan
-from hpo.study.rows import Row, StudyRow, with_meta_images
+from hpo.study.rows import Row, StudyRow
+from hpo.study.variants import with_meta_images
 from tests.support.results import result
 
 MakeRecord = Callable[..., CellRecord]
