@@ -251,15 +251,12 @@ class Passes:
             return approximate.engine if _finite(approximate) else None
         name, best = next(iter(right.items()))
         near = _finite(approximate) and (approximate.cosine or 0) >= _NEAR
-        unit = plain.seconds or plain.watched
-        seconds, limit = (
-            (best.times or 0) * unit,
-            _SLOW * (approximate.times or float("inf")) * unit,
-        )
-        # Times of what is quick anyway say little, and so does one time, if the machine halted.
-        if near and seconds > max(limit, _REPEATED):
+        seconds = (best.times or 0) * plain.seconds
+        # Times of what is quick anyway say little.
+        limit = max(_SLOW * (approximate.times or float("inf")) * plain.seconds, _REPEATED)
+        if near and seconds > limit:  # or the machine halted
             seconds = min(seconds, self._timed(partial(self._stage, name))[0])
-        return approximate.engine if near and seconds > max(limit, _REPEATED) else best.engine
+        return approximate.engine if near and seconds > limit else best.engine
 
     def _subject(self) -> str:
         plain, module = self.plain, self.plain.module
