@@ -69,7 +69,16 @@ METAMIXUP_PAPER = row(
 )
 
 _NAMED = (NONE, SEARCHED, ADAMIXUP, METAMIXUP, METAMIXUP_PAPER, *controls(METAMIXUP, plain=True))
-NUMBERED = {"beta": beta, "fixed": fixed}
+
+
+def metamixup_from(alpha: float) -> StudyRow:
+    """Returns MetaMixUp whose λ start from Beta(α, α), in place of uniformly."""
+    label, setting = f"MetaMixUp from Beta({alpha:g}, {alpha:g})", f"init_alpha={alpha:g}"
+    policy = LearnedConfig(reading=replace(DEFAULT, init_alpha=alpha))
+    return row(f"metamixup-from-{alpha:g}", label, setting, "learned", policy)
+
+
+NUMBERED = {"beta": beta, "fixed": fixed, "metamixup-from": metamixup_from}
 """Rows of any number, by what their names begin with."""
 
 
@@ -130,7 +139,7 @@ def numbered(name: str) -> list[StudyRow]:
     Raises:
         ValueError: its policy cannot have this number.
     """
-    kind, _, number = name.partition("-")
+    kind, _, number = name.rpartition("-")
     try:
         value = float(number)
     except ValueError:

@@ -13,8 +13,9 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
     """Returns the rows that a command line names, in the table's order, new ones last.
 
     A name is the key of a row, or of the row that several vary, which then are all meant. Where the
-    study has a constant Beta, or a fixed λ, there is one of any number, "beta-4". Behind a name
-    come the endings of `hpo.study.variants`, "none+meta", "beta-4-stop-0.83", "metamixup-x3".
+    study has a constant Beta, a fixed λ or MetaMixUp, there is one of any number, "beta-4",
+    "metamixup-from-4". Behind a name come the endings of `hpo.study.variants`, "none+meta",
+    "beta-4-stop-0.83", "metamixup-x3".
 
     Raises:
         ValueError: a name is no row; a row cannot be varied so; a frozen row comes without its
@@ -26,7 +27,7 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
         if name in by_key:
             return [by_key[name]]
         based = [row for row in rows if name and row.row.base == name]
-        if based or name.partition("-")[0] not in _kinds(rows):
+        if based or name.rpartition("-")[0] not in _kinds(rows):
             return based
         return numbered(name)
 
@@ -45,10 +46,10 @@ def chosen_rows(rows: Sequence[StudyRow], names: Sequence[str]) -> list[StudyRow
 
 
 def _kinds(rows: Sequence[StudyRow]) -> list[str]:
-    """Returns the kinds of numbered rows that the study has, with nothing else of their own."""
+    """Returns the kinds of numbered rows that the study has one of, with nothing of its own."""
     plain = [
-        row.row.family
+        row.row.key.partition("-")[0]
         for row in rows
         if not (row.training or row.by_dataset or row.semi or row.row.architecture)
     ]
-    return [kind for kind in NUMBERED if kind in plain]
+    return [kind for kind in NUMBERED if kind.partition("-")[0] in plain]

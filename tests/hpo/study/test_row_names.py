@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+import core
 from core.policies import Beta, LearnedConfig
 from core.training.config import TrainingConfig
 from hpo.search.strategies import Evolved
@@ -34,7 +37,10 @@ def test_a_constant_has_any_number_where_the_study_has_constants() -> None:
     assert keys("beta-4", "fixed-0.15", "none") == ["none", "beta-4", "fixed-0.15"]
     [row] = chosen_rows(TABLE, ["beta-4"])
     assert (row.policy, row.row.family) == (Beta(alpha=4.0), "beta")
-    for name in ("fixed-0.2", "gamma-2"):
+    [row] = chosen_rows(TABLE, ["metamixup-from-4"])
+    assert row.policy == LearnedConfig(reading=replace(core.DEFAULT, init_alpha=4.0))
+    assert row.row.family == "learned"
+    for name in ("fixed-0.2", "gamma-2", "metamixup-from-2"):
         with pytest.raises(ValueError, match=rf"unknown row '{name}'; choose among .*, beta-NUM"):
             keys(name, table=[NONE, beta(2.0)])
 
