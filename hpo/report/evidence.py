@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import core
-from core.policies import PolicyConfig
 from hpo.cells.cell import Cell
 from hpo.report.evidence_trainings import (
     Trainings,
@@ -30,9 +29,10 @@ from hpo.report.evidence_trainings import (
     trainings_behind,
 )
 from hpo.storage.atomic import write_atomically, write_csv
+from hpo.study.rows import StudyRow
 
-Policies = Callable[[str], Mapping[str, PolicyConfig]]
-"""Returns the policies that the rows of a command have today, by key."""
+Rows = Callable[[str], Mapping[str, StudyRow]]
+"""Returns the rows that a command has today, by key."""
 
 _VERSIONS = ("torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
 
@@ -57,9 +57,9 @@ class Origin:
     setting: str = ""
     cells: Mapping[str, Any] = field(default_factory=dict)
 
-    def stale(self, policies: Policies) -> set[tuple[str, str]]:
+    def stale(self, rows: Rows) -> set[tuple[str, str]]:
         """Returns method and data set of the rows that today's code would train otherwise."""
-        today = policies(self.command)
+        today = rows(self.command)
         return {
             (data["method"], shown_dataset(data["training"]["dataset"]))
             for cell_id, data in self.cells.items()
@@ -67,16 +67,16 @@ class Origin:
         }
 
 
-def _is_today(cell_id: str, data: Mapping[str, Any], today: Mapping[str, PolicyConfig]) -> bool:
+def _is_today(cell_id: str, data: Mapping[str, Any], today: Mapping[str, StudyRow]) -> bool:
     try:
         cell = Cell.from_dict(data)
     except (ValueError, TypeError, KeyError):  # settings that are no longer there
         return False
-    policy = cell.training.policy
-    return cell.id == cell_id and today.get(cell.method, policy) == policy
+    row = today.get(cell.method)
+    return cell.id == cell_id and (row is None or row.has_trained(cell.training))
 
 
-def no_policies(command: str) -> Mapping[str, PolicyConfig]:
+def no_rows(command: str) -> Mapping[str, StudyRow]:
     """Returns none: no row has changed."""
     return {}
 
@@ -87,7 +87,7 @@ def take(
     command: str,
     setting: str,
     evidence: Path,
-    policies: Policies = no_policies,
+    rows: Rows = no_rows,
 ) -> list[Path]:
     """Copies a study's table or text to the evidence files, and writes down where it comes from.
 
@@ -98,7 +98,7 @@ def take(
         command: what was run.
         setting: see `Origin`.
         evidence: the folder of the evidence files.
-        policies: of today's rows. By them and by the table's means the study's trainings are known
+        rows: of today. By them and by the table's means the study's trainings are known
             where others are stored beside them.
 
     Returns:
@@ -116,7 +116,7 @@ def take(
     if frame is not None and frame.empty:
         raise ValueError(f"{table} has no line")
     # Before anything is written: a table never stands beside the origin of another one.
-    trainings = trainings_behind(table, policies(command))
+    trainings = trainings_behind(table, rows(command))
     origin = Origin(
         command=_without_folders(command),
         commit=_commit(),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.lazy import pandas as pd
-from hpo.report.evidence import Origin, Policies, no_policies, read_origin, seeds_of
+from hpo.report.evidence import Origin, Rows, no_rows, read_origin, seeds_of
 from hpo.report.evidence_trainings import read_table, shown_dataset
 from hpo.report.markdown import difference, error, number, padded_table, probability
 from hpo.report.page import anchor, sections
@@ -58,16 +58,14 @@ class _Table(NamedTuple):
     text: str = ""
 
 
-def fill(
-    text: str, evidence: Path, link: str = "evidence", policies: Policies = no_policies
-) -> str:
+def fill(text: str, evidence: Path, link: str = "evidence", rows: Rows = no_rows) -> str:
     """Returns a page with the tables of its blocks made anew.
 
     Args:
         text: of the page.
         evidence: the folder of the evidence files.
         link: how the page calls that folder.
-        policies: of today's rows.
+        rows: of today.
 
     Raises:
         ValueError: a block is not closed, or names what is not there.
@@ -78,7 +76,7 @@ def fill(
             "a block of evidence is not written as <!-- evidence: NAME view=... --> and, on a line "
             "of its own, <!-- end -->"
         )
-    return _BLOCK.sub(lambda block: _filled(block, evidence, link, policies), text)
+    return _BLOCK.sub(lambda block: _filled(block, evidence, link, rows), text)
 
 
 def write_pages(
@@ -86,7 +84,7 @@ def write_pages(
     evidence: Path,
     *,
     check: bool = False,
-    policies: Policies = no_policies,
+    rows: Rows = no_rows,
 ) -> list[Path]:
     """Fills the blocks of these pages; returns those that were not up to date.
 
@@ -94,7 +92,7 @@ def write_pages(
         pages: Markdown files.
         evidence: the folder of the evidence files.
         check: change nothing.
-        policies: of today's rows.
+        rows: of today.
 
     Raises:
         ValueError: a page has a block that cannot be filled.
@@ -104,7 +102,7 @@ def write_pages(
         before = path.read_text(encoding="utf-8")
         link = Path(os.path.relpath(evidence, path.parent)).as_posix()
         try:
-            after = fill(before, evidence, link, policies)
+            after = fill(before, evidence, link, rows)
         except ValueError as wrong:
             raise ValueError(f"{path}: {wrong}") from wrong
         if after != before:
@@ -114,7 +112,7 @@ def write_pages(
     return changed
 
 
-def _filled(block: re.Match[str], evidence: Path, link: str, policies: Policies) -> str:
+def _filled(block: re.Match[str], evidence: Path, link: str, rows: Rows) -> str:
     options = dict(part.split("=", 1) for part in block["options"].split())
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
@@ -123,7 +121,7 @@ def _filled(block: re.Match[str], evidence: Path, link: str, policies: Policies)
     if view not in _VIEWS:
         raise ValueError(f"unknown view {view!r}; there are {', '.join(_VIEWS)}")
     read = _read_text if view == "text" else _read
-    tables = [read(name, evidence, policies) for name in block["names"].split("+")]
+    tables = [read(name, evidence, rows) for name in block["names"].split("+")]
     parts = [_VIEWS[view](tables, options)]
     if options.get("origin") != "no":
         parts += [line for table in tables for line in _origin_lines(table, link)]
@@ -138,17 +136,17 @@ def _file(name: str, evidence: Path) -> Path:
     return path
 
 
-def _read_text(name: str, evidence: Path, policies: Policies) -> _Table:
+def _read_text(name: str, evidence: Path, rows: Rows) -> _Table:
     path = _file(f"{name}.txt", evidence)
     origin = read_origin(path)
     text = path.read_text(encoding="utf-8")
-    return _Table(path, pd.DataFrame(), origin, _stale(origin, policies), text)
+    return _Table(path, pd.DataFrame(), origin, _stale(origin, rows), text)
 
 
-def _read(name: str, evidence: Path, policies: Policies) -> _Table:
+def _read(name: str, evidence: Path, rows: Rows) -> _Table:
     path = _file(f"{name}.csv", evidence)
     frame, origin = read_table(path), read_origin(path)
-    stale = _stale(origin, policies)
+    stale = _stale(origin, rows)
     if "method" in frame and "dataset" in frame:
         column = "label" if "label" in frame else "method"
         old = [pair in stale for pair in zip(frame["method"], frame["dataset"], strict=True)]
@@ -156,8 +154,8 @@ def _read(name: str, evidence: Path, policies: Policies) -> _Table:
     return _Table(path, frame, origin, stale)
 
 
-def _stale(origin: Origin | None, policies: Policies) -> set[tuple[str, str]]:
-    return set() if origin is None else origin.stale(policies)
+def _stale(origin: Origin | None, rows: Rows) -> set[tuple[str, str]]:
+    return set() if origin is None else origin.stale(rows)
 
 
 def _origin_lines(table: _Table, link: str) -> list[str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 
 from core.lazy import pandas as pd
-from core.policies import PolicyConfig
 from hpo.cells.record import CellRecord
 from hpo.report.records import final_trainings, finished_finals, load_records, settings_of
+from hpo.study.rows import StudyRow
 
 Row = tuple[str, str]
 """Method and data set, as a table names them."""
@@ -32,11 +32,11 @@ def shown_dataset(name: str) -> str:
     return f"folder:{Path(path).name}" if kind == "folder" else name
 
 
-def trainings_behind(table: Path, today: Mapping[str, PolicyConfig]) -> Trainings:
+def trainings_behind(table: Path, today: Mapping[str, StudyRow]) -> Trainings:
     """Returns the trainings in its folder that the rows of a table, or of a text's table, tell of.
 
     Of several configurations of a row they are those with the table's mean error, else those of
-    today's policy, else those with the lowest seed.
+    today's row, else those with the lowest seed.
 
     Raises:
         StoreError: a training cannot be read.
@@ -54,8 +54,8 @@ def trainings_behind(table: Path, today: Mapping[str, PolicyConfig]) -> Training
         first = records[0].cell
         line = means.get((method, dataset))
         is_other = line is None or not _with_mean(records, *line)
-        policy = first.training.policy
-        order = (is_other, today.get(method, policy) != policy, first.seed)
+        is_old = method in today and not today[method].has_trained(first.training)
+        order = (is_other, is_old, first.seed)
         if (method, dataset) not in chosen or order < chosen[method, dataset][0]:
             chosen[method, dataset] = order, records
     return {row: records for row, (_, records) in chosen.items()}

@@ -183,6 +183,16 @@ class StudyRow:
         ends = [round(self.longer * e) for e in (training.epochs, *training.milestones)]
         return replace(training, epochs=ends[0], milestones=tuple(ends[1:]))
 
+    def has_trained(self, training: TrainingConfig) -> bool:
+        """Says whether a training has the row's policy and settings of its own.
+
+        Its epochs are not compared: they are those of a preset, or fitted to the data.
+        """
+        own = self.settings(training.dataset)
+        return self.policy in (None, training.policy) and all(
+            getattr(training, name) == value for name, value in own.items() if name != "epochs"
+        )
+
     def search_settings(self, dataset: str) -> dict[str, Any]:
         """Returns what trials of its search have, which never train on what they are chosen by."""
         own = self.settings(dataset)

@@ -5,7 +5,7 @@ A page holds a block for each table, `<!-- evidence: NAME view=... -->` to `<!--
 a study wrote, or NAME.txt what it says of its figure; NAME.json beside it says what was run. A
 number in running text must stand in the evidence of its section (`hpo/report/prose_numbers.py`);
 one that does not is named, and the exit status is 1. A row that today's code would train otherwise
-is marked: its identity is another one, or its row has another policy by now.
+is marked: its identity is another one, or its row has another policy or settings by now.
 
     metamixup pages                        make every block anew (also: make docs)
     metamixup pages --check                change nothing; exit 1 where a page differs, too
@@ -22,13 +22,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from core.policies import PolicyConfig
 from hpo.cells.store import StoreError
 from hpo.command_line.flags import command, program
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import write_pages
 from hpo.report.prose_numbers import untold
 from hpo.study.row_names import chosen_rows
+from hpo.study.rows import StudyRow
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError("--take needs --command, what was run to make the table")
             name = options.name or options.take.stem
             about = (options.command, options.setting)
-            files = take(options.take, name, *about, evidence, policies_of)
+            files = take(options.take, name, *about, evidence, rows_of)
             print("written: " + ", ".join(map(str, files)))
             return 0
         if not evidence.is_dir():
             raise ValueError(f"{evidence} is not there; run this in a checkout, or give --root")
         pages = [options.root / "README.md", *sorted((options.root / "docs").rglob("*.md"))]
-        changed = write_pages(pages, evidence, check=options.check, policies=policies_of)
+        changed = write_pages(pages, evidence, check=options.check, rows=rows_of)
         unsupported = [(path, numbers) for path in pages for numbers in untold(path, evidence)]
     except (ValueError, OSError, StoreError) as error:
         print(f"pages: error: {error}", file=sys.stderr)
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if unsupported or (options.check and changed) else 0
 
 
-def policies_of(command: str) -> Mapping[str, PolicyConfig]:
-    """Returns the policies that the rows of the study in a command have today, by key."""
+def rows_of(command: str) -> Mapping[str, StudyRow]:
+    """Returns the rows that the study in a command has today, by key."""
     study = re.match(r"(?:metamixup |make |python studies/)([\w-]+)", command)
     module = f"studies.{study[1].replace('-', '_')}" if study is not None else ""
     if not module or find_spec(module) is None:
@@ -79,4 +79,4 @@ def policies_of(command: str) -> Mapping[str, PolicyConfig]:
     for name in asked[1].split(",") if asked is not None else ():
         with suppress(ValueError):  # the study has it no longer
             rows += chosen_rows(rows, [name])
-    return {row.row.key: row.policy for row in rows if row.policy is not None}
+    return {row.row.key: row for row in rows}

@@ -12,7 +12,7 @@ import scipy.stats
 from hpo.report.evidence_blocks import write_pages
 from hpo.report.markdown import difference
 from hpo.report.prose_numbers import untold
-from studies.commands.pages import policies_of
+from studies.commands.pages import rows_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -56,7 +56,7 @@ def test_the_page_on_few_labels_says_how_lambda_moved() -> None:
 
 def test_every_table_in_a_page_is_that_of_its_file() -> None:
     """`make docs` makes them."""
-    assert write_pages(PAGES, DOCS / "evidence", check=True, policies=policies_of) == []
+    assert write_pages(PAGES, DOCS / "evidence", check=True, rows=rows_of) == []
 
 
 def test_numbers_in_words_stand_in_the_evidence_of_their_section() -> None:

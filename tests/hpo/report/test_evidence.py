@@ -16,7 +16,8 @@ from hpo.cells.result import PartialResult
 from hpo.cells.store import CellStore
 from hpo.report.evidence import take
 from hpo.report.evidence_blocks import fill, write_pages
-from studies.commands.pages import main, policies_of
+from hpo.study.rows import Row, StudyRow
+from studies.commands.pages import main, rows_of
 from tests.support.results import result
 
 LINE = {
@@ -192,23 +193,29 @@ def test_nothing_is_taken_where_a_training_cannot_be_read(
     assert [(evidence / f"new.{kind}").read_bytes() for kind in ("csv", "json")] == before
 
 
-def test_a_row_that_has_another_policy_by_now_is_marked(tmp_path: Path, evidence: Path) -> None:
+def test_a_row_that_would_train_otherwise_today_is_marked(tmp_path: Path, evidence: Path) -> None:
     """And of trainings under one name in one folder those of the study are taken."""
     output = tmp_path / "results"
     for seed, policy in enumerate([Beta(alpha=0.5), Beta(alpha=1.0)]):
         cell = Cell("beta", TrainingConfig("digits", "cnn", policy, seed=seed, meta_size=60))
         CellStore(output).save(CellRecord(cell, "finished", result(), None, {}))
     pd.DataFrame([LINE, {**BETA, "method": "beta"}]).to_csv(output / "table2.csv", index=False)
-    policies = {"metamixup table2": {"beta": Beta(alpha=1.0)}, "later": {"beta": Beta(alpha=2.0)}}
+    shown = Row("beta", "Beta", "", "extra")
+    rows = {
+        "metamixup table2": {"beta": StudyRow(shown, Beta(alpha=1.0), {"meta_size": 60})},
+        "later": {"beta": StudyRow(shown, Beta(alpha=2.0))},
+        "smaller": {"beta": StudyRow(shown, Beta(alpha=1.0), {"meta_size": 50})},
+    }
     where = (output / "table2.csv", "new", "metamixup table2", "", evidence)
-    _, origin = take(*where, lambda command: policies[command])
+    _, origin = take(*where, lambda command: rows[command])
     [cell] = json.loads(origin.read_text())["cells"].values()
     assert cell["training"]["policy"]["alpha"] == 1.0
-    page = fill(block("new"), evidence, policies=lambda command: policies[command])
+    page = fill(block("new"), evidence, rows=lambda command: rows[command])
     assert "| MixUp †" in page
-    page = fill(block("new"), evidence, policies=lambda command: policies["later"])
-    assert "| MixUp (of an earlier version) †" in page
-    assert "| No MixUp " in page
+    for changed in ("later", "smaller"):
+        page = fill(block("new"), evidence, rows=lambda command, to=changed: rows[to])
+        assert "| MixUp (of an earlier version) †" in page
+        assert "| No MixUp " in page
 
 
 @pytest.mark.parametrize("file", ["table2.csv", "table2-controls.csv", "table2.md"])
@@ -276,12 +283,12 @@ def test_what_each_training_gave_comes_with_its_table(tmp_path: Path, evidence: 
 
 
 @pytest.mark.parametrize("study", ["metamixup step-sizes", "python studies/step_sizes.py"])
-def test_the_policies_of_a_commands_rows_are_known(study: str) -> None:
-    assert policies_of(f"{study} --seeds 3")["scores"] == ScoresConfig()
-    assert policies_of("make table2")["beta-1"] == Beta(alpha=1.0)
-    assert policies_of("metamixup table2 --preset contest")["beta-0.2"] == Beta(alpha=0.2)
+def test_the_rows_of_a_commands_rows_are_known(study: str) -> None:
+    assert rows_of(f"{study} --seeds 3")["scores"].policy == ScoresConfig()
+    assert rows_of("make table2")["beta-1"].policy == Beta(alpha=1.0)
+    assert rows_of("metamixup table2 --preset contest")["beta-0.2"].policy == Beta(alpha=0.2)
     for command in ("metamixup compare-runs results", "core.training.fit of each policy", "make"):
-        assert policies_of(command) == {}
+        assert rows_of(command) == {}
 
 
 def test_what_a_study_says_of_its_figure_is_taken_as_it_is(tmp_path: Path, evidence: Path) -> None:

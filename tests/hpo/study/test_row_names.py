@@ -15,7 +15,7 @@ from hpo.study.recipes import FrozenFrom
 from hpo.study.row_names import chosen_rows
 from hpo.study.rows import Row, SemiRow, StudyRow, controls
 from hpo.study.variants import longer, stopped, with_meta_images
-from studies.commands.pages import policies_of
+from studies.commands.pages import rows_of as rows_of_command
 
 TABLE = [
     NONE,
@@ -120,8 +120,8 @@ def test_names_mean_the_same_from_python() -> None:
     assert rows_of(["none+meta"]) == [with_meta_images(NONE)]
 
 
-def test_rows_that_a_command_made_up_have_todays_policies_too() -> None:
-    known = policies_of("metamixup table2 --preset contest --rows none,beta-3-x2,metamixup-x3,gone")
-    assert known["beta-3-x2"] == Beta(alpha=3.0)
-    assert known["metamixup-x3"] == known["metamixup"]
+def test_rows_that_only_a_command_names_are_known_today_too() -> None:
+    known = rows_of_command("metamixup table2 --rows none,beta-3-x2,metamixup-x3,gone")
+    assert known["beta-3-x2"] == longer(beta(3.0), 2.0)
+    assert known["metamixup-x3"].policy == METAMIXUP.policy
     assert "gone" not in known
