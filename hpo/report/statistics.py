@@ -76,8 +76,9 @@ def paired_comparison(
 
     Returns:
         The comparison of first − second. With fewer than two pairs interval and p are NaN. Without
-        any spread the t statistic is 0/0 or x/0: p is 1 when all differences are zero, and NaN
-        (not 0, which a handful of seeds can never support) when all equal the same other number.
+        any spread the t statistic is 0/0 or x/0: p is 1 when all differences are zero, and NaN, as
+        is the interval, when all equal the same other number (p is not 0, which a handful of seeds
+        can never support).
 
     Raises:
         ValueError: the two have different lengths.
@@ -104,8 +105,9 @@ def paired_comparison(
     # Subtraction leaves rounding noise of the values' own size: spread below it is none at all.
     noise = 8 * np.finfo(np.float64).eps * float(max(np.abs(a).max(), np.abs(b).max()))
     if float(np.ptp(differences)) <= noise:
-        p_value = 1.0 if float(np.abs(differences).max()) <= noise else _NAN
-        return PairedComparison(interval.mean, interval.mean, interval.mean, p_value, interval.n)
+        equal = float(np.abs(differences).max()) <= noise
+        end, p_value = (interval.mean, 1.0) if equal else (_NAN, _NAN)
+        return PairedComparison(interval.mean, end, end, p_value, interval.n)
     standard_error = float(differences.std(ddof=1)) / math.sqrt(interval.n)
     t = interval.mean / standard_error
     p_value = float(2.0 * stats.t.sf(abs(t), interval.n - 1))

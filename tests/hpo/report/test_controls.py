@@ -240,7 +240,7 @@ def test_the_table_for_people(tmp_path: Path, make_records: MakeRecords) -> None
         "Mine", "−1.30 [−1.96, −0.64]", f"{p[0]:.3f}", "−0.17 [−1.60, +1.27]", "0.667",
         "−0.40 [−0.65, −0.15]", f"{2 * p[1]:.3f}", "1.50×", "2.25×",
     ]  # fmt: skip
-    assert alone == ["Alone", "–", "–", "–", "–", "+1.00 [+1.00, +1.00]", "–", "1.50×", "2.25×"]
+    assert alone == ["Alone", "–", "–", "–", "–", "+1.00", "–", "1.50×", "2.25×"]
     said = [line for line in lines if line.startswith("- Mine")]
     assert said == [
         "- Mine: fewer errors, with p (Holm) < 0.05, than the placebo and the best Beta."

@@ -80,12 +80,15 @@ def test_identical_results_have_p_one() -> None:
     assert comparison.p_value == 1.0
 
 
-def test_a_constant_difference_up_to_rounding_has_no_p_value() -> None:
+def test_a_constant_difference_up_to_rounding_has_no_interval_and_no_p_value() -> None:
     # 0.3 - 0.2 and 0.8 - 0.7 differ in the last bits only; t would be about 1e15.
     comparison = paired_comparison([0.3, 0.8, 1.3], [0.2, 0.7, 1.2])
     assert comparison.difference == pytest.approx(0.1)
-    assert comparison.low == comparison.high == comparison.difference
+    assert math.isnan(comparison.low)
+    assert math.isnan(comparison.high)
     assert math.isnan(comparison.p_value)
+    equal = paired_comparison([0.3, 0.8], [0.3, 0.8])
+    assert (equal.low, equal.high, equal.p_value) == (0.0, 0.0, 1.0)
 
 
 def test_one_pair_has_a_difference_and_nothing_else() -> None:

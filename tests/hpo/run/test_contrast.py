@@ -264,7 +264,7 @@ def test_a_partial_is_known_by_its_arguments(run: Any) -> None:
         ({"train": (X, Y[:3])}, "data: train has 40 items and 3 labels"),
         ({"train": Y}, r"data: train\[0\] gives no .item, label."),
         ({"policies": ["beta"]}, "unknown policy 'beta'; choose among .*, beta-NUMBER"),
-        ({"policies": ["beta--1"]}, "beta--1: .*positive.*; write beta-0.5"),
+        ({"policies": ["fixed-2"]}, "fixed-2: .*, got 2.0; write fixed-0.5"),
         ({"policies": ["metamixup+meta"]}, r"row metamixup learns from .*: no metamixup\+meta"),
         ({"policies": ["mixup"]}, "unknown policy 'mixup'; choose among none, beta-search"),
         ({"policies": "none"}, "must be a list of at least one, got 'none'"),

@@ -91,7 +91,7 @@ def test_files_text_and_summary_say_the_same(tmp_path: Path) -> None:
         "11.00 ± 12.71",
         "11.00 ± 12.71",
         "2",
-        "−5.00 [−5.00, −5.00]",
+        "−5.00",
         "–",
     ]
 
