@@ -122,28 +122,28 @@ def search_alpha(
         )
     search.study.set_user_attr(_DATA, data)
 
-    def place(cell: Cell) -> Path | None:
+    def folder_of(cell: Cell) -> Path | None:
         return None if kept is None else CellStore(kept).directory(cell.id)
 
     def ended(cell: Cell) -> Ending:
-        return _train(search, cell, source, place(cell), device)
+        return _train(search, cell, source, folder_of(cell), device)
 
     def tidy(cell: Cell) -> None:
         # A trial is several trainings, and a killed one asks for all of them again.
-        places.append(place(cell))
+        folders.append(folder_of(cell))
         if not search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            for directory in filter(None, places):
+            for directory in filter(None, folders):
                 remove_checkpoints(directory)
                 with suppress(OSError):  # a study on the same folder may keep its result there
                     directory.rmdir()
-            places.clear()
+            folders.clear()
         if on_trial is None:
             return
         for trial in _ended(search, told):
             told.add(trial.number)
             on_trial(trial)
 
-    places: list[Path | None] = []
+    folders: list[Path | None] = []
     told = {trial.number for trial in _ended(search)}
     run_through(search, ended, tidy)
     return search
