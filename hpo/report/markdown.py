@@ -138,13 +138,17 @@ def probability(value: float) -> str:
     return "<0.001" if value < 0.001 else number(value, "{:.3f}")
 
 
-def adjusted(value: float) -> str:
-    """Returns a p-value adjusted by Holm's method, in a sentence: "p (Holm) = 0.038"; "no test" for
-    NaN."""
+def in_words(value: float, name: str = "p") -> str:
+    """Returns a p-value in a sentence: "p = 0.038", "p < 0.001"; "no test" for NaN."""
     if math.isnan(value):
         return "no test"
     text = probability(value)
-    return f"p (Holm) {text[0]} {text[1:]}" if text.startswith("<") else f"p (Holm) = {text}"
+    return f"{name} {text[0]} {text[1:]}" if text.startswith("<") else f"{name} = {text}"
+
+
+def adjusted(value: float) -> str:
+    """Returns a p-value adjusted by Holm's method, in a sentence."""
+    return in_words(value, "p (Holm)")
 
 
 def number(value: float, template: str, missing: str = _NONE) -> str:

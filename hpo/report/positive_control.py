@@ -11,7 +11,7 @@ import numpy as np
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import LEVEL, paired
-from hpo.report.markdown import difference, probability, tables_of
+from hpo.report.markdown import difference, in_words, tables_of
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
 from hpo.report.statistics import detectable_difference, lowest
@@ -133,18 +133,16 @@ def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
     text = []
     for line in frame.to_dict("records"):
         where = " ".join(filter(None, [line["dataset"], line["architecture"]]))
-        spread = line["ci_low"] < line["ci_high"]
-        ends = (line["ci_low"], line["ci_high"]) if spread else (math.nan, math.nan)
-        shown = difference(line["difference"], *ends)
+        shown = difference(line["difference"], line["ci_low"], line["ci_high"])
         said = (
-            f"{labels[line['method']]} − {labels[line['other']]}: {shown}, p = "
-            f"{probability(line['p_value'])}, n = {line['n_seeds']}"
+            f"{labels[line['method']]} − {labels[line['other']]}: {shown}, "
+            f"{in_words(line['p_value'])}, n = {line['n_seeds']}"
         )
         if line["comparison"] == POSITIVE:
             text.append(f"- {where}, positive control: {said}. {_ANSWERS[_doubt_of(line)]}.")
         else:
             power = f"So many seeds show a difference of {line['detectable']:.2g} with 80 % power"
-            if not spread:
+            if math.isnan(line["detectable"]):
                 power = "Without spread it is not known what so many seeds show"
             text.append(f"- {where}, primary comparison: {said}. {power}.")
     return "\n".join([_HEADING, "", *text])

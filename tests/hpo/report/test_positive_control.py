@@ -94,7 +94,7 @@ def test_without_spread_nothing_is_tested(make_outcome: MakeOutcome, none: list[
     """One seed, or the same difference with each: no p, no interval, no power."""
     outcome = made(make_outcome, none)
     text = positive_control(outcome).markdown
-    said = "MixUp − No MixUp: −2.00, p = –, n = {}. It cannot be tested with these seeds."
+    said = "MixUp − No MixUp: −2.00, no test, n = {}. It cannot be tested with these seeds."
     assert said.format(len(none)) in text
     assert "say nothing" not in text
     alike = Comparisons(primary=(("beta-1", "none"),))
@@ -104,7 +104,7 @@ def test_without_spread_nothing_is_tested(make_outcome: MakeOutcome, none: list[
     assert doubt(frame, "digits", "") == "cannot be tested with these seeds"
     text = settings_markdown(frame, outcome.labels)
     assert "power" not in text
-    assert f"−2.00, p = –, n = {len(none)}. Without spread it is not known" in text
+    assert f"−2.00, no test, n = {len(none)}. Without spread it is not known" in text
 
 
 def test_what_is_not_there_is_not_told(make_outcome: MakeOutcome) -> None:
