@@ -11,8 +11,8 @@ from hpo.report.figure_files import drawn
 from hpo.report.history import epochs_table, finished_trainings
 from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.panels import scale_of_costs
-from hpo.report.style import COLORS, DASHES, FAMILIES, WIDTH, canvas, short_name
+from hpo.report.panels import Line, draw_cost, label_points
+from hpo.report.style import COLORS, DASHES, WIDTH, canvas, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,15 +45,18 @@ def learned_alpha(outcome: Outcome) -> Extra:
 def alpha_figure(frame: pd.DataFrame, table: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     """Draws for each data set α over the epochs, and the error of each row against its cost.
 
-    Thick lines are means over seeds on the logarithmic scale, thin ones single seeds. Bars are 95 %
-    intervals; the cost of a row bears that of its search.
+    Thick lines are means over seeds on the logarithmic scale, thin ones single seeds. The cost of a
+    row bears that of its search.
 
     Args:
         frame: of `epochs_table` with STATISTICS, not empty.
         table: of `hpo.report.table.build_table`.
         labels: of the methods that learn α, by key.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     datasets = list(frame["dataset"].unique())
+    costs: dict[Axes, list[Line]] = {}
     figure = canvas(WIDTH, 4.2 * len(datasets))
     axes = figure.subplots(len(datasets), 2, squeeze=False)
     for (left, right), dataset in zip(axes, datasets, strict=True):
@@ -61,12 +64,16 @@ def alpha_figure(frame: pd.DataFrame, table: pd.DataFrame, labels: Mapping[str, 
         for at, (method, part) in enumerate(here.groupby("method", sort=False)):
             _draw_alpha(left, part, at, labels[str(method)])
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        left.yaxis.set_minor_formatter(NullFormatter())
         left.set(xlabel="epoch", ylabel="α of Beta(α, α)")
         left.set_title(short_name(dataset), loc="left")
         left.legend(frameon=False, fontsize=8)
-        _draw_costs(right, table[(table["dataset"] == dataset) & (table["n_seeds"] > 0)])
-        for ax in (left, right):
-            ax.grid(lw=0.4, alpha=0.5)
+        left.grid(lw=0.4, alpha=0.5)
+        costs[right] = table[table["dataset"] == dataset].to_dict("records")
+        draw_cost(right, costs[right], "samples")
+    label_points(figure, costs, "samples")
     return figure
 
 
@@ -76,25 +83,3 @@ def _draw_alpha(ax: Axes, part: pd.DataFrame, at: int, label: str) -> None:
     ax.plot(mean.index, mean, dashes, color=color, lw=1.8, label=label)
     for _, seed in part.groupby("seed"):
         ax.plot(seed["epoch"], seed["alpha"], dashes, color=color, lw=0.5, alpha=0.4)
-
-
-def _draw_costs(ax: Axes, table: pd.DataFrame) -> None:
-    """Draws a point a row: samples sent through the network, in units of the cheapest row."""
-    from matplotlib.ticker import StrMethodFormatter
-
-    unit = table["samples_seen"].min()
-    for _, line in table.iterrows():
-        color, marker = FAMILIES[line["family"]]
-        cost = line["samples_seen"] / unit
-        low, high = line["mean_error"] - line["ci_low"], line["ci_high"] - line["mean_error"]
-        bars = None if low != low else [[max(0.0, low)], [max(0.0, high)]]
-        ax.errorbar(cost, line["mean_error"], bars, color=color, marker=marker, capsize=2, lw=1)
-        ax.annotate(
-            line["label"],
-            (cost, line["mean_error"]),
-            xytext=(5, 3),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    scale_of_costs(ax, list(table["samples_seen"] / unit), StrMethodFormatter("{x:g}"))
-    ax.set(xlabel="samples seen, in those of the cheapest row", ylabel="test error (%)")
