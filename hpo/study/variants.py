@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from core.policies import NoMix
 from hpo.study.rows import Row, StudyRow
 
 META_SUFFIX = "+meta"
@@ -32,7 +33,8 @@ def stopped(original: StudyRow, part: float = 0.83) -> StudyRow:
     key = f"{original.row.key}-stop-{part:g}"
     if not 0 < part < 1:
         raise ValueError(f"row {key}: mixing stops after a part above 0 and below 1, got {part:g}")
-    if original.row.family == "none":
+    filtered = original.filtered_by
+    if NoMix() == (original.policy if filtered is None else filtered.policy):
         raise ValueError(f"row {original.row.key} mixes nothing: no {key}")
     _require_plain(original, key)
     if "stop_mixing" in original.training:

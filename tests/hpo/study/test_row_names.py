@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import core
-from core.policies import Beta, LearnedConfig
+from core.policies import Beta, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from hpo.search.strategies import Evolved
 from hpo.study.named_rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, fixed, rows_of
@@ -83,6 +83,7 @@ def test_a_varied_row_keeps_its_architecture_and_needs_its_source() -> None:
 
 
 STRATEGY = StudyRow(Row("evolved", "Evolved", "", "extra"), Evolved())
+REMEDY = StudyRow(Row("gce", "GCE", "", "extra"), NoMix(), {"loss": "gce"})
 FEW = StudyRow(Row("vat", "VAT", "", "extra"), Beta(alpha=1.0), semi=SemiRow("vat"))
 
 
@@ -90,6 +91,7 @@ FEW = StudyRow(Row("vat", "VAT", "", "extra"), Beta(alpha=1.0), semi=SemiRow("va
     ("name", "message"),
     [
         ("none-stop-0.5", "row none mixes nothing: no none-stop-0.5"),
+        ("gce-stop-0.5", "row gce mixes nothing: no gce-stop-0.5"),
         ("beta-1-stop-0.83-stop-0.5", "row beta-1-stop-0.83 stops mixing already: no "),
         ("beta-1-stop-1.5", "row beta-1-stop-1.5: mixing stops after a part above 0 and below 1"),
         ("beta-1-stop-0", "above 0 and below 1, got 0"),
@@ -109,7 +111,7 @@ FEW = StudyRow(Row("vat", "VAT", "", "extra"), Beta(alpha=1.0), semi=SemiRow("va
 )
 def test_what_cannot_be_varied_so_says_why(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        keys(name, table=[*TABLE, STRATEGY, FEW])
+        keys(name, table=[*TABLE, STRATEGY, FEW, REMEDY])
 
 
 def test_names_mean_the_same_from_python() -> None:
