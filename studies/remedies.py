@@ -26,11 +26,12 @@ cross-entropy, against none.
 Priors and weights of classes are those of the training labels as they are trained with. A meta
 stage judges by cross-entropy always, under the logits as they are adjusted.
 
-The preset `contest` has rows besides, or they are asked for, in which the same search that finds α
-finds a row's own knob by the meta-validation error: `KEY-searched`, of logit-adjusted, post-hoc,
-smoothed, gce, elr (its λ), cutmix (its α), of scores (how far they move), of l2rw (the learning
-rate: without BatchNorm its steps may be too long at that of the others), and of meta-weight-net
-(the same, and the rate of its network).
+The preset `contest` has rows besides, or they are asked for: `beta-1+KEY`, the remedy with MixUp,
+so that what scores add is not what mixing adds; the placebos of `scores+logit-adjusted` and of
+`scores+gce`; and `KEY-searched`, in which the same search that finds α finds a row's own knob by
+the meta-validation error: of logit-adjusted, post-hoc, smoothed, gce, elr (its λ), cutmix (its α),
+of scores (how far they move), of l2rw (the learning rate: without BatchNorm its steps may be too
+long at that of the others), and of meta-weight-net (the same, and the rate of its network).
 
     python studies/remedies.py --dataset fashion_mnist --preset contest --imbalance 50
     python studies/remedies.py --dataset fashion_mnist --preset contest --label-noise 0.4
@@ -122,6 +123,14 @@ def with_scores(remedy: StudyRow) -> StudyRow:
     return replace(remedy, row=shown, recipe=scores)
 
 
+def with_mixup(remedy: StudyRow) -> StudyRow:
+    """Returns the remedy together with MixUp, α = 1; it is compared with the remedy."""
+    key, label = remedy.row.key, remedy.row.label
+    setting = f"{remedy.row.setting}, {MIXUP.row.setting}"
+    shown = Row(f"beta-1+{key}", f"{MIXUP.row.label} + {label}", setting, "extra", counterpart=key)
+    return replace(remedy, row=shown, recipe=MIXUP.recipe)
+
+
 FILTERED = (
     *(
         _remedy(f"fold-{k}", f"Without fold {k} of {FOLDS}", f"fold-{k}", folds=FOLDS, fold=k - 1)
@@ -136,6 +145,10 @@ FILTERED = (
     ),
 )
 """The trainings that predict each image without having seen it, and the one on what is left."""
+
+
+_PRIMARY = ("logit-adjusted", "gce")
+"""The remedies to which scores are to add something, on a long tail and with wrong labels."""
 
 
 def rows() -> list[StudyRow]:
@@ -157,17 +170,20 @@ def rows() -> list[StudyRow]:
 
 
 CONTENDERS = (
+    *(with_mixup(each) for each in REMEDIES if each.policy == _PLAIN),
+    *(controls(with_scores(each))[0] for each in REMEDIES if each.row.key in _PRIMARY),
     *(searched(each, _SPACES[each.row.key]) for each in REMEDIES if each.row.key in _SPACES),
     searched(SCORES, SCORES_STEP),
     searched(L2RW, LEARNING_RATE),
     searched(META_WEIGHT_NET, WEIGHT_NET_RATES),
 )
-"""Remedies, scores and learned weights, whose own knob is found as α is. Learning to Reweight has
-none; learned weights make steps of very different lengths, so that they have a learning rate of
+"""Remedies with MixUp, which mixes as scores do and learns no λ, and the placebo of scores beside a
+remedy; remedies, scores and learned weights, whose own knob is found as α is. Learning to Reweight
+has none; learned weights make steps of very different lengths, so that they have a learning rate of
 their own."""
 
 COMPARISONS = Comparisons(
-    primary=(("scores+logit-adjusted", "logit-adjusted"), ("scores+gce", "gce")),
+    primary=tuple((f"scores+{key}", key) for key in _PRIMARY),
     positive_where={
         "imbalance": ("logit-adjusted", "none"),
         "label_noise": ("gce", "none"),

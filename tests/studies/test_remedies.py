@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.policies import NoMix
+from core.policies import Beta, NoMix
 from core.training.config import TrainingConfig
 from hpo.command_line import parse
 from hpo.run.data import prepare
@@ -31,11 +31,18 @@ def test_each_remedy_has_its_row_with_scores_and_is_its_control() -> None:
         assert scored.training == remedy.training
         assert scored.policy is not None
         assert scored.policy.learns
+        if remedy.row.key != "cutmix":  # it mixes already
+            mixed = by_key[f"beta-1+{remedy.row.key}"]
+            assert mixed.row.counterpart == remedy.row.key
+            assert (mixed.training, mixed.policy) == (remedy.training, Beta(alpha=1.0))
+    for first, _ in remedies.COMPARISONS.primary:
+        assert by_key[f"{first}-placebo"].row.control_of == first
 
 
 def test_a_search_varies_the_knobs_of_its_remedy_alone(tmp_path: Path) -> None:
     flags = ["--preset", "smoke", "--seeds", "1", "--output", str(tmp_path)]
-    keys = ",".join(row.row.key for row in remedies.CONTENDERS)
+    names = [row.row.key for row in remedies.CONTENDERS]
+    keys = ",".join(key for key in names if key.endswith("-searched"))
     assert keys.count("-searched") == 9
     options = parse("remedies", "", [*flags, "--rows", keys])
     plan, _ = prepare("remedies", options.chosen(remedies.rows(), remedies.CONTENDERS), options)
