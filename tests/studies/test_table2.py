@@ -202,8 +202,8 @@ def test_bad_input_gives_one_clear_error_before_anything_is_trained(
         assert table2.main([*map(str, arguments), "--output", str(output)]) == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
 
-    message = error("--rows", "none,beta-3")
-    assert "beta-3" in message
+    message = error("--rows", "none,gamma-3")
+    assert "gamma-3" in message
     assert "beta-search" in message
     broken = image_tree(tmp_path / "broken")
     file = broken / "train" / "cat" / "7.png"
