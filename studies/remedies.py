@@ -15,7 +15,8 @@ value, and a row together with scores for the training images (`core.PersistentS
                       trainings that each hold out a fold (Northcutt et al. 2021)
     trivial-augment   torchvision's TrivialAugmentWide for each image (Müller and Hutter 2021)
 
-`scores+KEY` is compared with KEY: what learning adds to the remedy. `none-x5` trains five times as
+`scores+KEY` is compared with KEY: what scores add to the remedy, their mixing and what they learn
+together; `beta-1+KEY` has the mixing alone. `none-x5` trains five times as
 long, about what a row with scores costs. Beside them no MixUp, MixUp, and the scores with their
 controls, and the rivals that learn weights of images from the same images by the same
 hypergradient: Learning to Reweight (`core.LearningToReweight`) and Meta-Weight-Net
