@@ -16,23 +16,23 @@ value, and a row together with scores for the training images (`core.PersistentS
     trivial-augment   torchvision's TrivialAugmentWide for each image (Müller and Hutter 2021)
 
 `scores+KEY` is compared with KEY: what scores add to the remedy, their mixing and what they learn
-together; `beta-1+KEY` has the mixing alone. `none-x5` trains five times as
+together. `beta-1+KEY`, the remedy with MixUp, has the mixing alone. `none-x5` trains five times as
 long, about what a row with scores costs. Beside them no MixUp, MixUp, and the scores with their
 controls, and the rivals that learn weights of images from the same images by the same
 hypergradient: Learning to Reweight (`core.LearningToReweight`) and Meta-Weight-Net
-(`core.MetaWeightNet`). The primary comparisons are what scores add to the logit-adjusted loss, for
-long tails, and to generalized cross-entropy, for wrong labels. The positive control is a remedy
-that is known to help: on a long tail the logit-adjusted loss, and with wrong labels generalized
-cross-entropy, against none.
+(`core.MetaWeightNet`). The primary comparisons are what learned scores add to mixing beside a
+remedy, `scores+KEY` against `beta-1+KEY`: KEY is the logit-adjusted loss, for long tails, and
+generalized cross-entropy, for wrong labels. The positive control is a remedy that is known to help:
+the same two, against none.
 Priors and weights of classes are those of the training labels as they are trained with. A meta
 stage judges by cross-entropy always, under the logits as they are adjusted.
 
-The preset `contest` has rows besides, or they are asked for: `beta-1+KEY`, the remedy with MixUp,
-so that what scores add is not what mixing adds; the placebos of `scores+logit-adjusted` and of
-`scores+gce`; and `KEY-searched`, in which the same search that finds α finds a row's own knob by
-the meta-validation error: of logit-adjusted, post-hoc, smoothed, gce, elr (its λ), cutmix (its α),
-of scores (how far they move), of l2rw (the learning rate: without BatchNorm its steps may be too
-long at that of the others), and of meta-weight-net (the same, and the rate of its network).
+The preset `contest` has rows besides, or they are asked for: `beta-1+KEY` of the other remedies,
+the placebos of `scores+logit-adjusted` and of `scores+gce`, and `KEY-searched`, in which the same
+search that finds α finds a row's own knob by the meta-validation error: of logit-adjusted,
+post-hoc, smoothed, gce, elr (its λ), cutmix (its α), of scores (how far they move), of l2rw (the
+learning rate: without BatchNorm its steps may be too long at that of the others), and of
+meta-weight-net (the same, and the rate of its network).
 
     python studies/remedies.py --dataset fashion_mnist --preset contest --imbalance 50
     python studies/remedies.py --dataset fashion_mnist --preset contest --label-noise 0.4
@@ -148,8 +148,8 @@ FILTERED = (
 """The trainings that predict each image without having seen it, and the one on what is left."""
 
 
-_PRIMARY = ("logit-adjusted", "gce")
-"""The remedies to which scores are to add something, on a long tail and with wrong labels."""
+_PRIMARY = tuple(each for each in REMEDIES if each.row.key in ("logit-adjusted", "gce"))
+"""Beside these, on a long tail and with wrong labels, learned scores are to beat plain mixing."""
 
 
 def rows() -> list[StudyRow]:
@@ -165,26 +165,27 @@ def rows() -> list[StudyRow]:
         SCORES,
         *controls(SCORES),
         *map(with_scores, REMEDIES),
+        *map(with_mixup, _PRIMARY),
         L2RW,
         META_WEIGHT_NET,
     ]
 
 
 CONTENDERS = (
-    *(with_mixup(each) for each in REMEDIES if each.policy == _PLAIN),
-    *(controls(with_scores(each))[0] for each in REMEDIES if each.row.key in _PRIMARY),
+    *(with_mixup(each) for each in REMEDIES if each.policy == _PLAIN and each not in _PRIMARY),
+    *(controls(with_scores(each))[0] for each in _PRIMARY),
     *(searched(each, _SPACES[each.row.key]) for each in REMEDIES if each.row.key in _SPACES),
     searched(SCORES, SCORES_STEP),
     searched(L2RW, LEARNING_RATE),
     searched(META_WEIGHT_NET, WEIGHT_NET_RATES),
 )
-"""Remedies with MixUp, which mixes as scores do and learns no λ, and the placebo of scores beside a
+"""Remedies with MixUp, which mixes and learns no λ, and the placebo of scores beside a
 remedy; remedies, scores and learned weights, whose own knob is found as α is. Learning to Reweight
 has none; learned weights make steps of very different lengths, so that they have a learning rate of
 their own."""
 
 COMPARISONS = Comparisons(
-    primary=tuple((f"scores+{key}", key) for key in _PRIMARY),
+    primary=tuple((f"scores+{each.row.key}", f"beta-1+{each.row.key}") for each in _PRIMARY),
     positive_where={
         "imbalance": ("logit-adjusted", "none"),
         "label_noise": ("gce", "none"),

@@ -35,7 +35,13 @@ def test_each_remedy_has_its_row_with_scores_and_is_its_control() -> None:
             mixed = by_key[f"beta-1+{remedy.row.key}"]
             assert mixed.row.counterpart == remedy.row.key
             assert (mixed.training, mixed.policy) == (remedy.training, Beta(alpha=1.0))
-    for first, _ in remedies.COMPARISONS.primary:
+    assert remedies.COMPARISONS.primary == (
+        ("scores+logit-adjusted", "beta-1+logit-adjusted"),
+        ("scores+gce", "beta-1+gce"),
+    )
+    every = {row.row.key for row in remedies.rows()}
+    for first, second in remedies.COMPARISONS.primary:
+        assert {first, second} <= every
         assert by_key[f"{first}-placebo"].row.control_of == first
 
 
@@ -97,14 +103,15 @@ def test_the_positive_control_is_what_the_study_says(
 def test_a_smoke_run_compares_scores_with_the_remedy_that_they_add_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
-    rows = "none,beta-1,gce,scores+gce,gce-searched,cutmix,scores+cutmix,trivial-augment,elr"
+    rows = "none,beta-1,gce,scores+gce,beta-1+gce,gce-searched,"
+    rows += "cutmix,scores+cutmix,trivial-augment,elr"
     command = ["--preset", "smoke", "--seeds", "2", "--rows", rows, "--label-noise", "0.4"]
     assert remedies.main([*command, "--meta-noise", "--output", str(tmp_path)]) == 0
     controls = pd.read_csv(tmp_path / "remedies-controls.csv").set_index("control")
     assert set(controls.loc["counterpart", "control_method"]) == {"gce", "cutmix"}
     assert (controls.loc["counterpart", "n_seeds"] == 2).all()
     printed = capsys.readouterr().out
-    assert "Scores + Generalized cross-entropy" in printed
+    assert "primary comparison: Scores + Generalized cross-entropy − MixUp (α = 1) +" in printed
     report = (tmp_path / "remedies.md").read_text()
     assert "40 % of the training labels of each class are wrong (symmetric)" in report
     assert "Meta-validation labels are as noisy" in report

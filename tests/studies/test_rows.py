@@ -18,7 +18,7 @@ CELLS = {
     "table3": (19, "d4d38b41"),
     "table4": (4, "90c7c1e1"),
     "table5": (5, "63d50894"),
-    "remedies": (34, "e7aff8f5"),
+    "remedies": (36, "01195dd9"),
     "scenarios": (12, "b0534a32"),
     "contrast": (11, "38870a4b"),
     "readings": (88, "c4a45b8d"),
