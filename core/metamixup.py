@@ -17,6 +17,7 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.mixing.pairing import ANY, Pairing
 from core.mixing.real_step import StepResult, check_real_step, mixed_step
+from core.random_streams import unmoved_by_errors
 from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.precision import autocast_region
 from core.user_model.untraced import untraced
@@ -51,7 +52,8 @@ def learn_interpolation(
 
     No side effect: parameters, gradients, optimizer state, BatchNorm buffers and train/eval mode
     are bit-identical before and after. The random stream (`generator`, else torch's global CPU one)
-    advances by what λ0 and the pairing draw, one integer and one permutation, and by nothing else.
+    advances by what λ0 and the pairing draw, one integer and one permutation, and by nothing else;
+    an error leaves it where it was.
     What the virtual passes do not see (gradient hooks and masks) or meet (losses that count, other
     threads) is said at `hypergradient`.
 
@@ -85,8 +87,9 @@ def learn_interpolation(
         logits_of: how the logits are taken from what the model returns; see `with_logits`.
 
     A hypergradient that is not finite moves nothing, since a NaN λ would make the real batch NaN
-    and with it every weight. Without a loss scale, where it is nothing usual, a warning says so,
-    on the CPU: elsewhere each step would wait for the device, and `hypergradient` tells.
+    and with it every weight. At a loss scale the stage is taken again at a 32nd of the scale, down
+    to 1, until it is finite. A warning says where it never is, on the CPU: elsewhere each step
+    would wait for the device, and `hypergradient` tells.
 
     Returns:
         `Interpolation` with `lam` [B] in float32 (float64 for float64 inputs).
@@ -113,28 +116,29 @@ def learn_interpolation(
     if step_size is not None:
         reading = replace(reading, step_size=step_size)
         options = replace(options, reading=reading)
-    lam_init, partner, options = options.drawn(batch[0], pairing, generator, lam, partner)
-    z = reading.start(pairing.share(lam_init))
-    ranks = ranks_of(model)
-    extra_samples = 0
-    for _ in range(reading.meta_steps):
-        share = reading.virtual(z)
-        lam = pairing.lam(share)
-        with autocast_region(batch[0].device.type, autocast):
-            slope = options.slope(
-                model,
-                batch,
-                val_batch,
-                lam,
-                partner,
-                optimizer=optimizer,
-                lr=lr,
-                loss=loss,
-                generator=generator,
-                scale=scale,
-            )
-        extra_samples += slope.samples
-        z = reading.move(z, share, pairing.span * slope.moving, ranks)
+    with unmoved_by_errors(generator):
+        lam_init, partner, options = options.drawn(batch[0], pairing, generator, lam, partner)
+        z = reading.start(pairing.share(lam_init))
+        ranks = ranks_of(model)
+        extra_samples = 0
+        for _ in range(reading.meta_steps):
+            share = reading.virtual(z)
+            lam = pairing.lam(share)
+            with autocast_region(batch[0].device.type, autocast):
+                slope = options.slope(
+                    model,
+                    batch,
+                    val_batch,
+                    lam,
+                    partner,
+                    optimizer=optimizer,
+                    lr=lr,
+                    loss=loss,
+                    generator=generator,
+                    scale=scale,
+                )
+            extra_samples += slope.samples
+            z = reading.move(z, share, pairing.span * slope.moving, ranks)
     lam = pairing.lam(reading.final(z))
     unmoved = pairing.lam(reading.final(reading.start(pairing.share(lam_init))))
     return Interpolation(

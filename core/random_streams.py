@@ -103,6 +103,23 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unmoved_by_errors(generator: torch.Generator | None) -> Iterator[None]:
+    """Where an error ends what is inside, the stream (None: torch's global one) is as before.
+
+    Raises:
+        ValueError: as `stream_device`.
+    """
+    stream_device(generator)
+    stream = torch.default_generator if generator is None else generator
+    before = stream.get_state()
+    try:
+        yield
+    except BaseException:
+        stream.set_state(before)
+        raise
+
+
 class RandomStreams:
     """Independent CPU generators by name: `streams["order"]`.
 

@@ -12,7 +12,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from core.meta.engines.any_order import Watch, in_any_order
-from core.meta.engines.forward_reverse import NoTangents, load_decompositions, needs_graph
+from core.meta.engines.forward_reverse import (
+    NoTangents,
+    load_decompositions,
+    needs_graph,
+    refuse_scripted,
+)
 from core.meta.engines.replay import Replay
 from core.meta.gradient import kernels_for
 from core.meta.inner_step import unwrapped
@@ -127,8 +132,10 @@ def _tangent_of_gradient(
     for parameters that have no gradient.
 
     Raises:
-        ValueError: an operation of the model or of the loss has no forward derivative in torch.
+        ValueError: an operation of the model or of the loss has no forward derivative in torch, or
+            a part of the model is compiled by `torch.jit`.
     """
+    refuse_scripted(problem.model, _WAY_OUT)
     load_decompositions()
     with kernels_for("forward_reverse", problem.model), named_refusals("forward_reverse", _WAY_OUT):
         tangents = in_any_order(
@@ -149,7 +156,7 @@ def _dual_gradient(
 ) -> list[Tensor | None]:
     """Returns the same on this rank; zeros for a gradient that does not depend on ż or λ̇."""
     leaves = [p.detach().requires_grad_() for p in problem.theta.values()]
-    with Replay(problem.tensors)(), dual_level(), NoTangents():
+    with Replay(problem.tensors, problem.model)(), dual_level(), NoTangents():
         dual = {
             name: forward_ad.make_dual(p, tangent)
             for (name, tangent), p in zip(theta.items(), leaves, strict=True)
@@ -159,9 +166,7 @@ def _dual_gradient(
         def differentiate() -> tuple[Tensor | None, ...]:
             with mode:
                 loss = moving.virtual_loss()
-            return torch.autograd.grad(
-                loss, leaves, allow_unused=True, create_graph=needs_graph(loss)
-            )
+            return problem.gradients(loss, leaves, create_graph=needs_graph(loss))
 
         return [
             None if g is None else _tangent(forward_ad.unpack_dual(g))

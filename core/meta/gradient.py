@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,6 +20,7 @@ from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner
 from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.user_model.blocks import last_blocks as names_of_last_blocks
 from core.user_model.logits import LogitsOf, with_logits
+from core.user_model.memory import refuse_shared_memory
 from core.user_model.process_wide import eagerly, plain_attention, without_cudnn
 from core.user_model.untouched import aside
 from core.user_model.untraced import untraced
@@ -207,12 +209,13 @@ def meta_problem(
     model = with_logits(model, logits_of)
     module = unwrap(model)
     originals: dict[str, Tensor] = dict(module.named_parameters())
-    for name, p in originals.items():
-        if is_lazy(p):
+    for name, value in (*originals.items(), *module.named_buffers()):
+        if is_lazy(value):
             raise ValueError(
-                f"the parameter {name!r} is of a lazy layer that has seen no batch; run one "
-                "through the model first"
+                f"{name!r} is of a lazy layer that has seen no batch; run one through the model "
+                "first"
             )
+    refuse_shared_memory(originals)
     # Leaves of our own: hooks on the user's parameters do not fire, and a forward pass that writes
     # to a parameter (max-norm, clamping) writes to the copy.
     theta = {
@@ -292,6 +295,8 @@ def _checked_rates(
         if optimizer is None:
             raise ValueError("give the virtual step either `lr` or `optimizer`")
         return None
+    if not isinstance(lr, (Real, Tensor, Mapping)):
+        raise ValueError(f"lr must be one rate, or one for each parameter name, got {lr!r}")
     given = lr if isinstance(lr, Mapping) else dict.fromkeys(parameters, float(lr))
     for name, p in parameters.items():
         if p.requires_grad and name not in given:

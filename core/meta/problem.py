@@ -15,6 +15,7 @@ from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
 from core.user_model.logits import LogitsOf, taken
 from core.user_model.other_values import with_values
+from core.user_model.precision import outside_autocast
 from core.user_model.ranks import Ranks
 
 T = TypeVar("T")
@@ -134,10 +135,8 @@ class MetaProblem:
 
         def differentiate() -> Validation:
             loss = self.meta_loss()
-            v = torch.autograd.grad(
-                loss * self.scale, leaves, allow_unused=True, materialize_grads=True
-            )
-            return loss.detach(), [self.unscaled(g) for g in v]
+            v = self.gradients(loss * self.scale, leaves, materialize_grads=True)
+            return loss.detach(), [self.unscaled(g) for g in v if g is not None]
 
         loss, v = self.at(dict(zip(self.theta, leaves, strict=True)), differentiate)
         loss, *v = self.ranks.mean([loss, *v])
@@ -155,9 +154,7 @@ class MetaProblem:
         Raises:
             ValueError: λ is not in their graph.
         """
-        (slope,) = torch.autograd.grad(
-            outputs, self.lam, cotangents, create_graph=create_graph, allow_unused=True
-        )
+        (slope,) = self.gradients(outputs, [self.lam], cotangents, create_graph=create_graph)
         if slope is None:
             raise ValueError(
                 "the virtual step does not depend on λ, so nothing can be learned: the model cuts "
@@ -165,6 +162,23 @@ class MetaProblem:
                 "behind that, by mixing=core.HiddenMixing('name of a layer')"
             )
         return slope
+
+    def gradients(
+        self,
+        outputs: Tensor | Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        cotangents: Sequence[Tensor] | None = None,
+        **options: bool,
+    ) -> tuple[Tensor | None, ...]:
+        """Returns the derivative along `cotangents` with respect to each input, as the real step's
+        backward pass takes it: outside of the caller's autocast region.
+
+        Args:
+            outputs, inputs, cotangents: as in `torch.autograd.grad`.
+            options: its others; an input may always be unused.
+        """
+        with outside_autocast(self.lam.device.type):
+            return torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, **options)
 
     def unscaled(self, gradient: Tensor) -> Tensor:
         """Returns a gradient of a scaled loss without the scale."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 from core.lazy import torch
@@ -77,8 +78,9 @@ class Reading:
                     f"Reading.{field} must be one of {', '.join(values)}; "
                     f"got {getattr(self, field)!r}"
                 )
-        if not (0 <= self.step_size < float("inf")):
-            raise ValueError(f"Reading.step_size must be finite and >= 0, got {self.step_size}")
+        number = isinstance(self.step_size, Real)
+        if not (number and 0 <= self.step_size < float("inf")):
+            raise ValueError(f"Reading.step_size must be finite and >= 0, got {self.step_size!r}")
         if self.meta_steps < 1:
             raise ValueError(f"Reading.meta_steps must be at least 1, got {self.meta_steps}")
 

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 
 _SECOND = re.compile(
-    r"derivative for '?(?:aten::)?(\w+)'? is not implemented|(\w+) does not support 3rd\+ order"
+    r"derivative for '?(?:aten::)?(\w+)'? is not implemented|(\w+) does not support 3rd\+ order|"
+    r"backward through ([\w:.]+) but no autograd formula"
 )
 """torch's words where a backward pass, or that of a backward pass, has no derivative."""
 
@@ -71,10 +72,9 @@ def _missing(engine: str, error: BaseException) -> str | None:
                 f'engine="{engine}" cannot follow'
             )
         if match := _SECOND.search(message):
-            order = "third" if match[2] else "second"
+            order, operation = "third" if match[2] else "second", next(filter(None, match.groups()))
             return (
-                f"{match[1] or match[2]} of the model or the loss has no {order} derivative in "
-                "torch, which "
+                f"{operation} of the model or the loss has no {order} derivative in torch, which "
                 f'engine="{engine}" needs'
             )
         cause = cause.__cause__

@@ -18,8 +18,11 @@ from core.mixing.batch import Batch, Loss, check_lam, check_partner, draw_beta, 
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.pairing import Pairing
 from core.user_model.precision import loss_scale
-from core.user_model.ranks import ALONE
+from core.user_model.ranks import ALONE, Ranks
 from core.user_model.wrapped_models import ranks_of, unwrap
+
+_LESS = 32.0
+"""A loss scale at which a hypergradient overflows is divided by this, and the stage taken anew."""
 
 _NOT_FINITE = (
     "a hypergradient was not finite, so λ was not moved in that step; look for NaN in the "
@@ -136,7 +139,8 @@ class MetaOptions:
             earlier = self.validation_gradient.last(names)
             if self.validation_gradient.average_over > 1:
                 averaged = partial(self.validation_gradient.averaged, names=names)
-        meta = meta_gradient(
+        stage = partial(
+            meta_gradient,
             model,
             batch,
             val_batch,
@@ -148,12 +152,16 @@ class MetaOptions:
             loss=loss,
             mixing=self.mixing,
             last_blocks=self.last_blocks,
-            scale=scale,
             validation_gradient=earlier,
             validation_loss=self.validation_loss,
             averaged=averaged,
             others=other_parameters(model, optimizer),
         )
+        meta = stage(scale=scale)
+        # A second derivative overflows before the real step does, by which the scale is chosen.
+        while scale > 1 and _overflows(meta.hypergradient, ranks_of(model)):
+            scale = max(scale / _LESS, 1.0)
+            meta = stage(scale=scale)
         moving = meta.hypergradient
         if moving.device.type != "cpu" and self.validation_gradient is None:
             # Asking would make every step wait for the device; `hypergradient` tells.
@@ -161,8 +169,7 @@ class MetaOptions:
         elif self._overflows(moving, model):
             # A NaN λ would make the real batch NaN, and with it every weight.
             moving = torch.zeros_like(moving)
-            if scale == 1:  # with a loss scale an overflow is nothing unusual
-                warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=4)
+            warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=4)
         elif self.validation_gradient is not None:
             self.validation_gradient.count(meta.validation, names)
         n = batch[0].shape[0]
@@ -174,8 +181,11 @@ class MetaOptions:
     def _overflows(self, moving: Tensor, model: nn.Module) -> bool:
         """Says whether a hypergradient is not finite: on any rank, where a v is kept, as all ranks
         must count the same stages."""
-        ranks = ALONE if self.validation_gradient is None else ranks_of(model)
-        return bool(ranks.largest((~moving.isfinite().all()).to(torch.int32)))
+        return _overflows(moving, ALONE if self.validation_gradient is None else ranks_of(model))
+
+
+def _overflows(hypergradient: Tensor, ranks: Ranks) -> bool:
+    return bool(ranks.largest((~hypergradient.isfinite().all()).to(torch.int32)))
 
 
 def _rates(

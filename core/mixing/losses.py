@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -165,9 +166,10 @@ def mixed_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tens
 
     Args:
         loss: a `MixedLoss`, or a function of (logits [B, C], soft labels [B, C]).
-            `nn.CrossEntropyLoss` with class weights or ignored labels is taken as an `IndexLoss`
-            where labels are integers, since torch divides by n and not by the sum of the weights
-            where they are soft.
+            `nn.CrossEntropyLoss` with class weights or ignored labels, and `functools.partial` of
+            `F.cross_entropy` with them, is taken as an `IndexLoss` where labels are integers, since
+            torch divides by n and not by the sum of the weights where they are soft. (A lambda
+            around it is not seen through.)
         logits: [B, C], floating, of the mixed batch.
         y: [B], integer class indices, or [B, C], floating soft labels (not for `IndexLoss`).
         lam: [B], floating; the result is differentiable in it.
@@ -223,7 +225,9 @@ def validation_target(loss: Loss, y: Tensor, num_classes: int, dtype: torch.dtyp
         ValueError: as `soft_labels`.
     """
     one_hot = soft_labels(y, num_classes, dtype=dtype)
-    return y if _is_cross_entropy(loss) else one_hot
+    if not _is_cross_entropy(loss):
+        return one_hot
+    return y if y.is_floating_point() else y.long()
 
 
 def check_logits(logits: Any, n: int) -> Tensor:
@@ -249,28 +253,40 @@ def mixed_form(loss: Any, y: Tensor) -> MixedLoss | None:
     """
     if hasattr(loss, "mixed") and not isinstance(loss, type):
         return loss
-    if type(loss) is not nn.CrossEntropyLoss or loss.reduction != "mean" or y.is_floating_point():
+    torchs = _torchs_cross_entropy(loss)
+    if torchs is None or torchs.reduction != "mean" or y.is_floating_point():
         return None
+    weight, ignored, smoothing = torchs.weight, torchs.ignore_index, torchs.label_smoothing
     # Where labels are soft, torch takes no `ignore_index` from 0 up, whether it is there or not.
-    if loss.weight is None and loss.ignore_index < 0 and not bool((y == loss.ignore_index).any()):
+    if weight is None and ignored < 0 and not bool((y == ignored).any()):
         return None
 
     def per_sample(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(
             logits,
             labels,
-            weight=loss.weight,
-            ignore_index=loss.ignore_index,
+            weight=weight,
+            ignore_index=ignored,
             reduction="none",
-            label_smoothing=loss.label_smoothing,
+            label_smoothing=smoothing,
         )
 
-    return IndexLoss(per_sample, loss.weight, loss.ignore_index)
+    return IndexLoss(per_sample, weight, ignored)
+
+
+def _torchs_cross_entropy(loss: Any) -> nn.CrossEntropyLoss | None:
+    """Returns the loss as torch's own module of it; None where it is another loss."""
+    if loss is F.cross_entropy:
+        return nn.CrossEntropyLoss()
+    if isinstance(loss, partial) and loss.func is F.cross_entropy and not loss.args:
+        return nn.CrossEntropyLoss(**loss.keywords)
+    own = isinstance(loss, nn.CrossEntropyLoss) and "forward" not in vars(loss)
+    return loss if own and type(loss).forward is nn.CrossEntropyLoss.forward else None
 
 
 def _is_cross_entropy(loss: Any) -> bool:
     """Says whether integer labels are as good as one-hot rows to it."""
-    return loss in (soft_cross_entropy, F.cross_entropy) or type(loss) is nn.CrossEntropyLoss
+    return loss is soft_cross_entropy or _torchs_cross_entropy(loss) is not None
 
 
 def at_soft_labels(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:

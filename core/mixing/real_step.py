@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -123,10 +124,21 @@ def check_real_step(
     """Raises ValueError where the optimizer cannot take such a step."""
     pair = isinstance(micro_batch, (tuple, list)) and len(micro_batch) == 2
     index, count = micro_batch if pair else (0, 0)
-    if not 0 <= index < count:
-        raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch}")
-    if clip_grad_norm is not None and not clip_grad_norm > 0:
-        raise ValueError(f"clip_grad_norm must be above 0, got {clip_grad_norm}")
+    whole = isinstance(index, Integral) and isinstance(count, Integral)
+    if not (whole and 0 <= index < count):
+        raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch!r}")
+    number = isinstance(clip_grad_norm, (Real, Tensor))
+    if clip_grad_norm is not None and not (number and clip_grad_norm > 0):
+        raise ValueError(f"clip_grad_norm must be above 0, got {clip_grad_norm!r}")
+    if not hasattr(optimizer, "param_groups"):
+        raise ValueError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")
+    if scaler is not None and not hasattr(scaler, "unscale_"):
+        raise ValueError(f"scaler must be a torch.amp.GradScaler, got {scaler!r}")
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "a step needs gradients, which torch.inference_mode forbids; leave it around this call "
+            "(torch.no_grad does no harm)"
+        )
     if not isinstance(optimizer, torch.optim.LBFGS):
         return
     if scaler is not None and scaler.is_enabled():

@@ -14,6 +14,7 @@ from core.policies.limits import check_net
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights
 from core.policies.stored_state import check_stored, load_weights
+from core.user_model.precision import outside_autocast
 from core.user_model.ranks import Ranks
 
 
@@ -91,7 +92,8 @@ class MetaWeightNet(SampleWeights):
     def learned(self, start: Tensor, moving: Tensor, ranks: Ranks) -> Tensor:
         """Takes V's step, and returns its new weights; see `SampleWeights`."""
         parameters = list(self.network.parameters())
-        slopes = ranks.mean(torch.autograd.grad(start, parameters, moving))
+        with outside_autocast(start.device.type):
+            slopes = ranks.mean(torch.autograd.grad(start, parameters, moving))
         # A batch that overflows, whose real step a loss scale skips, must not make Θ NaN for good.
         if all(bool(slope.isfinite().all()) for slope in slopes):
             for p, slope in zip(parameters, slopes, strict=True):

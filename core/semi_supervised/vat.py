@@ -15,7 +15,7 @@ from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep, SemiSupervisedMethod
 from core.user_model.held_statistics import statistics_held
 from core.user_model.logits import with_logits
-from core.user_model.precision import descend
+from core.user_model.precision import descend, outside_autocast
 from core.user_model.wrapped_models import logits_of, unwrap
 
 
@@ -62,7 +62,8 @@ class VAT(SemiSupervisedMethod):
         start = torch.randn(
             unlabelled.shape, generator=generator, device=generator.device, dtype=unlabelled.dtype
         ).to(unlabelled.device)
-        replay, plain = Replay([x]), with_logits(unwrap(model), logits_of(model))
+        module = unwrap(model)
+        replay, plain = Replay([x], module), with_logits(module, logits_of(model))
 
         def perturbed(network: nn.Module, r: Tensor) -> Tensor:
             with replay(), statistics_held(model):
@@ -119,9 +120,11 @@ def virtual_adversarial_direction(
     direction = _unit(start)
     for _ in range(power_iterations):
         r = (xi * direction).requires_grad_()
-        (slope,) = torch.autograd.grad(divergence(r), r, create_graph=xi == 0)
-        if xi == 0:
-            (slope,) = torch.autograd.grad(slope, r, direction)
+        value = divergence(r)
+        with outside_autocast(r.device.type):
+            (slope,) = torch.autograd.grad(value, r, create_graph=xi == 0)
+            if xi == 0:
+                (slope,) = torch.autograd.grad(slope, r, direction)
         direction = _unit(slope)
     return direction
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 
 from torch import nn
 
@@ -35,11 +36,11 @@ def last_blocks(model: nn.Module, count: int) -> set[str]:
         ValueError: the model has fewer blocks, or count is below 1.
     """
     every = blocks(model)
-    if not 1 <= count <= len(every):
+    if not isinstance(count, Integral) or not 1 <= count <= len(every):
         ends = [names[0].rpartition(".")[0] or names[0] for names in every]
         raise ValueError(
             f"last_blocks must lie in [1, {len(every)}], the blocks of this model "
-            f"({', '.join(ends)}); got {count}"
+            f"({', '.join(ends)}); got {count!r}"
         )
     return {name for names in every[-count:] for name in names}
 

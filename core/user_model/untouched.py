@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from core.random_streams import forked
+from core.user_model.own_streams import OwnStreams
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ def copyable(module: nn.Module) -> Iterator[None]:
 def untouched(module: nn.Module) -> Iterator[None]:
     """Inside, forward passes may write to the module; afterwards, it stands as before.
 
-    Three things are seen to, which parameters and buffers given to `functional_call` do not cover:
+    Four things are seen to, which parameters and buffers given to `functional_call` do not cover:
 
     - The cache of `torch.nn.utils.parametrize.cached()` is keyed by module and name, so it would
       hand the weight computed from θ to the pass at θ′, and ours to the real step. It is closed.
@@ -70,6 +71,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
       `spectral_norm`, pruning) keep it as an attribute, and recurrent layers a list of all weights.
       They are put back.
     - Python's and NumPy's global random streams, from which a forward pass may draw.
+    - The random streams that layers hold themselves.
 
     Args:
         module: the plain module.
@@ -81,6 +83,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
     ]
     # The global streams, since those are what models draw from.
     streams = random.getstate(), np.random.get_state()  # noqa: NPY002
+    own = OwnStreams(module)
     with _no_parametrization_cache():
         try:
             yield
@@ -92,6 +95,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
                 vars(layer).update(attributes)
             random.setstate(streams[0])
             np.random.set_state(streams[1])  # noqa: NPY002
+            own.put_back()
 
 
 def _is_weight(name: str, value: object) -> bool:

@@ -277,3 +277,40 @@ def test_placebo_gives_every_sample_anothers_move(toy: SimpleNamespace) -> None:
     order = torch.randperm(16, generator=generator)
     torch.testing.assert_close(moves[True], moves[False][order])
     assert not torch.allclose(moves[True], moves[False])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("scaler", True, "scaler must be a torch.amp.GradScaler, got True"),
+        ("optimizer", "a schedule", "optimizer must be one of torch.optim, got StepLR"),
+        ("lr", [0.1], r"lr must be one rate, or one for each parameter name, got \[0.1\]"),
+        ("step_size", "4", "step_size must be finite and >= 0, got '4'"),
+        ("clip_grad_norm", "1", "clip_grad_norm must be above 0, got '1'"),
+        ("micro_batch", (0.5, 2), r"micro_batch must be \(i, k\).*got \(0.5, 2\)"),
+        ("micro_batch", ("0", "2"), r"micro_batch must be \(i, k\).*got \('0', '2'\)"),
+        ("last_blocks", "1", "last_blocks must lie in .*got '1'"),
+        ("last_blocks", 1.0, "last_blocks must lie in .*got 1.0"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_before_anything_is_drawn(
+    argument: str, value: Any, message: str, toy: SimpleNamespace
+) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    given: Any = {"optimizer": optim.SGD(net.parameters(), lr=0.1)}
+    if value == "a schedule":
+        value = optim.lr_scheduler.StepLR(given["optimizer"], 1)
+    before, stream = toy.snapshot(net), torch.get_rng_state()
+    given |= {argument: value}
+    with pytest.raises(ValueError, match=message):
+        metamixup_step(net, batch=data.batch, val_batch=data.val_batch, **given)
+    assert toy.identical(before, toy.snapshot(net))
+    assert torch.equal(stream, torch.get_rng_state())
+
+
+def test_a_step_without_mixing_is_refused_in_inference_mode_too(toy: SimpleNamespace) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    unmixed = core.NoMix()(net, optimizer, data.batch)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode forbids"):
+        core.mixed_step(net, optimizer, data.batch, unmixed)

@@ -175,13 +175,14 @@ def test_float16_with_a_grad_scaler(toy: SimpleNamespace) -> None:
 
 
 def test_float16_overflow_skips_the_step_and_poisons_nothing(toy: SimpleNamespace) -> None:
+    exact = float16_step(None, toy)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     step = float16_step(scaler, toy)
-    assert not bool(step.result.hypergradient.isfinite().all())  # it did overflow
-    assert scaler.get_scale() == 2.0**39
+    assert scaler.get_scale() == 2.0**39  # it did overflow
     assert toy.identical(toy.snapshot(step.net)["parameters"], step.start["parameters"])
+    # The meta stage was taken again at a smaller scale.
+    assert cosine(step.result.hypergradient, exact.result.hypergradient) > 0.999
     assert bool(step.result.lam.isfinite().all())
-    torch.testing.assert_close(step.result.lam, step.result.lam_init)
     assert all(bool(b.isfinite().all()) for b in step.net.buffers())
 
 

@@ -80,7 +80,7 @@ def in_any_order(
     Returns:
         What the stage returns.
     """
-    replay = Replay(problem.tensors)
+    replay = Replay(problem.tensors, problem.model)
     try:
         return stage(watch)
     except DifferentiatesInside:

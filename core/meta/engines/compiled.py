@@ -65,7 +65,7 @@ def compiled(problem: MetaProblem) -> MetaGradient:
     graphs = _GRAPHS.get(problem.model)
     if graphs is None:
         graphs = _GRAPHS[problem.model] = _Graphs()
-    replay = Replay(problem.tensors)
+    replay = Replay(problem.tensors, problem.model)
     reason = _not_asked(problem)
     if reason is None:
         result = graphs.run(problem)
@@ -182,7 +182,7 @@ def _number_of_classes(problem: MetaProblem) -> int:
         return logits.shape[1]
 
     theta = {name: p.detach().requires_grad_() for name, p in problem.theta.items()}
-    with Replay(problem.tensors)(), Watch():
+    with Replay(problem.tensors, problem.model)(), Watch():
         with torch.enable_grad():
             loss = problem.at(theta, problem.virtual_loss)
         refuse_other_parameters(loss, theta, problem.originals, problem.others)

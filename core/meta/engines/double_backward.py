@@ -5,12 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from core.meta.engines.any_order import in_any_order
 from core.meta.engines.hand_derived.substitution import HandDerived
-from core.meta.engines.once import refuse_once_differentiable, refuse_other_parameters
+from core.meta.engines.once import (
+    refuse_cut_gradients,
+    refuse_once_differentiable,
+    refuse_other_parameters,
+)
 from core.meta.engines.virtual_step import cotangent
 from core.meta.problem import MetaGradient, MetaProblem
 
@@ -38,9 +41,8 @@ def _stage(
         with mode:
             loss = problem.virtual_loss()
         refuse_other_parameters(loss, problem.theta, problem.originals, problem.others)
-        return loss, torch.autograd.grad(
-            loss * problem.scale, theta, create_graph=True, allow_unused=True
-        )
+        with refuse_cut_gradients(loss):
+            return loss, problem.gradients(loss * problem.scale, theta, create_graph=True)
 
     virtual_loss, graph = problem.at(problem.theta, differentiate)
     refuse_once_differentiable(graph)

@@ -47,7 +47,7 @@ def finite_difference(problem: MetaProblem) -> MetaGradient:
     """
     narrow = problem.lam.dtype
     problem = _wide(problem)
-    replay = Replay(problem.tensors)
+    replay = Replay(problem.tensors, problem.model)
     w, validation = direction(problem)
     epsilon = _epsilon(list(problem.theta.values()), w, problem.lam.dtype)
 

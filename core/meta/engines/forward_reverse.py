@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -41,14 +41,16 @@ def forward_reverse(problem: MetaProblem) -> MetaGradient:
     What runs under `torch.no_grad` sees no tangents, as it passes no gradients.
 
     Raises:
-        ValueError: an operation of the model or of the loss has no forward derivative in torch.
+        ValueError: an operation of the model or of the loss has no forward derivative in torch, or
+            a part of the model is compiled by `torch.jit`.
     """
+    refuse_scripted(problem.model, 'use engine="auto"')
     load_decompositions()
     return in_any_order(problem, Watch(), lambda mode: _stage(problem, mode))
 
 
 def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradient:
-    replay = Replay(problem.tensors)
+    replay = Replay(problem.tensors, problem.model)
     w, validation = direction(problem)
     with replay(), dual_level(), NoTangents():
         dual = {
@@ -68,6 +70,20 @@ def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradi
     return MetaGradient(
         problem.unscaled(hypergradient), validation[0], virtual_loss.primal, validation
     )
+
+
+def refuse_scripted(module: nn.Module, way_out: str) -> None:
+    """Refuses parts that `torch.jit` has compiled: from its second run on such a part takes the
+    tangents for zeros, without a word.
+
+    Raises:
+        ValueError: the module has such a part.
+    """
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in module.modules()):
+        raise ValueError(
+            "a part of the model was compiled by torch.jit and loses forward derivatives from its "
+            f"second run on; {way_out}"
+        )
 
 
 def needs_graph(loss: Tensor) -> bool:

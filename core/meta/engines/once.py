@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -38,6 +39,64 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
             "the model or the loss uses a function marked once_differentiable, and exact "
             'engines differentiate twice; use engine="finite_difference"'
         )
+
+
+@contextlib.contextmanager
+def refuse_cut_gradients(loss: Tensor) -> Iterator[None]:
+    """Looks for functions of the user's own whose gradients are constants to autograd.
+
+    A backward pass that detaches, writes to an empty tensor as a kernel does, or gives what the
+    forward pass has computed, returns the right gradient without its graph. A second derivative
+    would miss what goes through the function, without a word.
+
+    Inside, the gradient of the loss is taken with `create_graph=True`. A number's gradient may be a
+    constant, and zeros are right as they are: of a function that scales the loss, or rounds. What
+    saves values on the way, and multiplies by them, is not seen here; `core.examine` sees it.
+
+    Args:
+        loss: the virtual loss, with its graph.
+
+    Raises:
+        ValueError: there is such a function.
+    """
+    cut: set[str] = set()
+
+    def watched(name: str) -> Any:
+        def look(inputs: tuple[Tensor | None, ...], _: tuple[Tensor | None, ...]) -> None:
+            if any(map(_is_constant, inputs)):
+                cut.add(name)
+
+        return look
+
+    handles = [
+        node.register_hook(watched(name)) for node in nodes([loss]) if (name := _users_own(node))
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if cut:
+        raise ValueError(
+            f"the backward pass of {', '.join(sorted(cut))} returns a gradient without its graph "
+            "(it detaches, or fills a tensor itself), and exact engines differentiate twice; "
+            'use engine="finite_difference"'
+        )
+
+
+def _users_own(node: Any) -> str | None:
+    """Returns the name of a function that torch and this package did not write; else None."""
+    function = getattr(node, "_forward_cls", None)
+    if function is not None:
+        ours = function.__module__.partition(".")[0] == __name__.partition(".")[0]
+        return None if ours else function.__qualname__
+    return str(node.name()) if "CppNode" in node.name() else None
+
+
+def _is_constant(gradient: Tensor | None) -> bool:
+    if gradient is None or gradient.requires_grad or gradient.numel() <= 1:
+        return False
+    return bool(gradient.any())
 
 
 def differentiable_once(loss: Tensor) -> list[str]:

@@ -10,9 +10,14 @@ from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from core.meta.engines.any_order import Watch, in_any_order
-from core.meta.engines.once import refuse_once_differentiable, refuse_other_parameters
+from core.meta.engines.once import (
+    refuse_cut_gradients,
+    refuse_once_differentiable,
+    refuse_other_parameters,
+)
 from core.meta.inner_step import differentiable, gradient_descent
 from core.meta.problem import MetaGradient, MetaProblem
+from core.user_model.precision import outside_autocast
 
 
 def unroll(problem: MetaProblem) -> MetaGradient:
@@ -44,9 +49,10 @@ def _stage(problem: MetaProblem, mode: contextlib.AbstractContextManager[Any]) -
         with mode:
             loss = problem.virtual_loss()
         refuse_other_parameters(loss, problem.theta, problem.originals, problem.others)
-        return loss, step.step(
-            loss * problem.scale, params=theta, grad_callback=lambda g: _checked(problem, g)
-        )
+        with outside_autocast(problem.lam.device.type), refuse_cut_gradients(loss):
+            return loss, step.step(
+                loss * problem.scale, params=theta, grad_callback=lambda g: _checked(problem, g)
+            )
 
     with _no_saved_tensor_hooks():
         virtual_loss, stepped = problem.at(problem.theta, descend)

@@ -29,7 +29,7 @@ def direction(problem: MetaProblem) -> tuple[list[Tensor], Validation]:
     def differentiate() -> tuple[Tensor | None, ...]:
         loss = problem.virtual_loss()
         refuse_other_parameters(loss, problem.theta, problem.originals, problem.others)
-        return torch.autograd.grad(loss * problem.scale, theta, allow_unused=True)
+        return problem.gradients(loss * problem.scale, theta)
 
     return cotangent(problem, problem.at(problem.theta, differentiate))
 

@@ -79,7 +79,7 @@ def examine(
     snapshot = Snapshot({"": module, "optimizer": optimizer, "loss": loss})
     registered = [*module.parameters(), *module.buffers()]
     passing = Snapshot({"": module, "loss": loss}, but=registered)
-    replay = Replay([*module.parameters(), batch[0]])
+    replay = Replay([*module.parameters(), batch[0]], module)
     deadline = float("inf") if seconds is None else started + seconds
     try:
         with torch.enable_grad(), replay():

@@ -40,8 +40,12 @@ which differences see and the derivative does not."""
 _STEP_SINGLE = 2e-2
 """The same in float32."""
 
-_OFF = 1e-2
-"""So far the loss in float64 may be from that of the engines, or other numbers were drawn."""
+_OFF, _OFF_HALF = 1e-3, 1e-2
+"""So far, of itself, the loss in float64 may be from that of the engines, or other numbers were
+drawn; the latter for models in bfloat16 or float16, and under autocast."""
+
+_SMALL = 1e-2
+"""A loss below it counts as it there."""
 
 _AGREES = {torch.float64: 1e-2, torch.float32: 1e-1}
 """Errors that differences of this precision call agreement: engines in float32 have about 1e-4."""
@@ -211,7 +215,8 @@ class Passes:
             except Exception:  # a model that does not run in this precision
                 continue
             up, down = (float(value.detach()) for value in values)
-            if abs((up + down) / 2 - meta_loss) <= _OFF * max(abs(meta_loss), _OFF):
+            off = _OFF_HALF if self._half else _OFF
+            if abs((up + down) / 2 - meta_loss) <= off * max(abs(meta_loss), _SMALL):
                 return direction, (up - down) / (2 * step), dtype
         return None
 
@@ -227,10 +232,13 @@ class Passes:
             return False
         if result.error is None or self._slope is None:
             return True
-        lam = self.plain.lam
+        return result.error <= (_AGREES_HALF if self._half else _AGREES[self._slope[2]])
+
+    @property
+    def _half(self) -> bool:
+        """Says whether passes are computed in fewer digits than those of float32."""
         wide = {p.dtype for p in self.plain.module.parameters()} <= {torch.float32, torch.float64}
-        half = not wide or torch.is_autocast_enabled(lam.device.type)
-        return result.error <= (_AGREES_HALF if half else _AGREES[self._slope[2]])
+        return not wide or torch.is_autocast_enabled(self.plain.lam.device.type)
 
     def _conclude(self, operations: list[str], results: dict[str, EngineResult]) -> None:
         self.findings += findings.state(sorted(self._changed))
@@ -244,11 +252,12 @@ class Passes:
     def _best(self, results: dict[str, EngineResult], plain: _Cost) -> str | None:
         """Returns the name of the engine to take."""
         exact = {name: r for name, r in results.items() if r.exact and _finite(r)}
-        # Where none agrees, differences may see what autograd does not; a finding says so.
-        right = {name: r for name, r in exact.items() if self._agrees(r)} or exact
+        right = {name: r for name, r in exact.items() if self._agrees(r)}
         approximate = results["finite_difference"]
-        if not right:
+        if not right and (self._agrees(approximate) or not exact):
             return approximate.engine if _finite(approximate) else None
+        # Where none agrees, differences may see what autograd does not; a finding says so.
+        right = right or exact
         name, best = next(iter(right.items()))
         near = _finite(approximate) and (approximate.cosine or 0) >= _NEAR
         seconds = (best.times or 0) * plain.seconds

@@ -14,6 +14,7 @@ from core.mixing.kinds import Mixing
 from core.mixing.losses import check_logits, mixed_loss, unmixed_loss
 from core.user_model.logits import LogitsOf, taken
 from core.user_model.other_values import with_values
+from core.user_model.precision import outside_autocast
 from core.user_model.untouched import untouched
 
 
@@ -68,7 +69,8 @@ class PlainTraining:
         """Runs the forward and backward pass of a plain step, whose result is not kept."""
         with self.replay(), untouched(self.module):
             loss = self.training_loss(values, self.lam)
-            torch.autograd.grad(loss, [*self.trained(values).values()], allow_unused=True)
+            with outside_autocast(loss.device.type):
+                torch.autograd.grad(loss, [*self.trained(values).values()], allow_unused=True)
 
     def meta_loss(self, lam: Tensor) -> Tensor:
         """Returns the validation loss, a scalar, after plain descent on the batch mixed by λ.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 _DETACHES = {torch.detach, Tensor.detach}
+_APPLY = torch.autograd.Function.apply.__func__.__code__
 
 
 class Unseen(TorchFunctionMode):
@@ -18,7 +20,8 @@ class Unseen(TorchFunctionMode):
 
     The same holds for what is detached. A difference of such passes is the derivative as autograd
     understands it: a momentum encoder, a norm by which weights are divided, the rounding of a
-    straight-through estimator are constants. Random numbers are drawn as ever.
+    straight-through estimator are constants. Random numbers are drawn as ever. Not held still is
+    what the forward pass of an `autograd.Function` computes, whose gradient is its own affair.
     """
 
     def __init__(self) -> None:
@@ -37,6 +40,8 @@ class Unseen(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if torch.is_grad_enabled() and func not in _DETACHES:
             return result
+        if _in_a_function():
+            return result
         written = args[0] if _writes(func) and args and isinstance(args[0], Tensor) else None
         if self._first:
             self._found.append(tree_map_only(Tensor, _copy, (result, written)))
@@ -47,6 +52,13 @@ class Unseen(TorchFunctionMode):
             return logits
         written.detach().copy_(values)
         return result
+
+
+def _in_a_function() -> bool:
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not _APPLY:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None
 
 
 def _writes(func: Callable[..., Any]) -> bool:

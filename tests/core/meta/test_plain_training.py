@@ -294,11 +294,25 @@ def weighted(data: Data, logits: Tensor, lam: Tensor, weight: Tensor) -> Tensor:
     return total.sum() / (lam * weight[y] + (1 - lam) * weight[z]).sum()
 
 
-@pytest.mark.parametrize("as_index_loss", [False, True])
-def test_class_weights_are_those_of_plain_training(as_index_loss: bool, data: Data) -> None:
-    weight = torch.tensor([0.2, 1.0, 5.0], dtype=torch.float64)
-    plain = nn.CrossEntropyLoss(weight=weight)
-    loss = core.IndexLoss(nn.CrossEntropyLoss(weight, reduction="none")) if as_index_loss else plain
+class Named(nn.CrossEntropyLoss):
+    """As people derive from it, to keep settings."""
+
+
+WEIGHT = torch.tensor([0.2, 1.0, 5.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(WEIGHT),
+        Named(WEIGHT),
+        partial(F.cross_entropy, weight=WEIGHT),
+        core.IndexLoss(nn.CrossEntropyLoss(WEIGHT, reduction="none")),
+    ],
+    ids=["torch's", "derived", "partial", "by index"],
+)
+def test_class_weights_are_those_of_plain_training(loss: Any, data: Data) -> None:
+    weight, plain = WEIGHT, nn.CrossEntropyLoss(WEIGHT)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     unmixed = core.NoMix()(model, None, (data.x, data.y)).objective(model, (data.x, data.y), loss)
     assert float(unmixed.detach()) == pytest.approx(float(plain(model(data.x), data.y).detach()))
@@ -307,11 +321,18 @@ def test_class_weights_are_those_of_plain_training(as_index_loss: bool, data: Da
     assert_close(value, truth)
 
 
-@pytest.mark.parametrize("as_index_loss", [False, True])
-def test_ignored_labels_are_those_of_plain_training(as_index_loss: bool, data: Data) -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        F.cross_entropy,
+        core.IndexLoss(nn.CrossEntropyLoss(reduction="none")),
+    ],
+    ids=["torch's", "function", "by index"],
+)
+def test_ignored_labels_are_those_of_plain_training(loss: Any, data: Data) -> None:
     data.y[:2], data.y_val[0] = -100, -100
     plain = nn.CrossEntropyLoss()
-    loss = core.IndexLoss(nn.CrossEntropyLoss(reduction="none")) if as_index_loss else plain
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     unmixed = core.NoMix()(model, None, (data.x, data.y)).objective(model, (data.x, data.y), loss)
     assert float(unmixed.detach()) == pytest.approx(float(plain(model(data.x), data.y).detach()))
