@@ -139,7 +139,7 @@ def _readable(file: Path) -> Iterator[None]:
 def _column(file: Path, name: str) -> np.ndarray:
     with _readable(file):
         text = file.read_text(encoding="utf-8-sig")
-    lines = [line for line in csv.reader(text.splitlines()) if line]
+        lines = [line for line in csv.reader(text.splitlines()) if line]
     if not lines:
         raise ValueError(f"labels {file} is empty; give one integer a training image")
     heading = [] if _is_number(lines[0][0]) else [cell.strip() for cell in lines[0]]
@@ -159,7 +159,8 @@ def _column(file: Path, name: str) -> np.ndarray:
                 f"labels {file} has {cell!r} for image {number}; give one integer a training image"
             )
         numbers.append(int(cell))
-    return np.array(numbers, dtype=np.int64)
+    with _readable(file):
+        return np.array(numbers, dtype=np.int64)
 
 
 def _is_number(text: str) -> bool:

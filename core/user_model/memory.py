@@ -28,8 +28,8 @@ def refuse_shared_memory(parameters: Mapping[str, Tensor]) -> None:
         if type(p) is nn.Parameter and p.layout is torch.strided and p.numel() and not p.is_meta:
             steps = zip(p.shape, p.stride(), strict=True)
             length = 1 + sum((size - 1) * stride for size, stride in steps)
-            start = p.storage_offset() * p.element_size()
-            span = (start, start + length * p.element_size(), name)
+            start = int(p.storage_offset() * p.element_size())
+            span = (start, start + int(length * p.element_size()), name)
             inside[p.untyped_storage().data_ptr()].append(span)
     for spans in inside.values():
         spans.sort()

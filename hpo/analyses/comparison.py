@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from core.lazy import pandas as pd
-from hpo.cells.trials import Function, Key, Runner, Trial, TrialStore, in_this_process
+from hpo.cells.trials import (
+    LONGEST_NAME,
+    Function,
+    Key,
+    Runner,
+    Trial,
+    TrialStore,
+    escaped,
+    in_this_process,
+)
 from hpo.report.contrasts import LEVEL, Values
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import detectable_difference, holm, mean_interval, paired_comparison
@@ -173,7 +182,7 @@ def _is_narrow(pair: Any, until: float) -> bool:
     without width counts from `ENOUGH` seeds on.
     """
     half = (pair.ci_high - pair.ci_low) / 2
-    return bool(half <= until and (half > 0 or pair.n >= ENOUGH))
+    return bool(0 < half <= until or (pair.n >= ENOUGH and not half > 0))
 
 
 def values_by_function(trials: Mapping[Key, Trial]) -> dict[str, dict[int, float]]:
@@ -235,6 +244,11 @@ def _check(
     for name, function in functions.items():
         if not isinstance(name, str) or not name.strip() or not callable(function):
             raise ValueError(f"functions must be callable and have names, got {name!r}: {function}")
+        if len(escaped(name)) > LONGEST_NAME:
+            raise ValueError(
+                f"the name {name[:20]!r}… is {len(escaped(name))} bytes long as a file's; give one "
+                f"of {LONGEST_NAME} at most"
+            )
     if seeds < 2:
         raise ValueError(f"seeds must be at least 2, or there is no spread to see; got {seeds}")
     if until is not None and not 0 < until < math.inf:

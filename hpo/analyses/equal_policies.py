@@ -112,6 +112,7 @@ def _errors(outcome: Outcome, dataset: str) -> np.ndarray:
         errors
         for row in outcome.plan.rows
         if isinstance(row.policy, Beta)
+        and row.differs_in_policy_alone
         and (errors := errors_by_seed(outcome.records, row.row.key, dataset))
     ]
     seeds = sorted(set.intersection(*map(set, copies))) if copies else []

@@ -19,6 +19,9 @@ Report = Callable[..., None]
 Function = Callable[[int, Report], float]
 """function(seed, report) trains and returns one number, such as a test error."""
 
+LONGEST_NAME = 200
+"""Bytes of a function's name in that of its files, so that all else of it fits into 255."""
+
 Key = tuple[str, int]
 """Name of the function, seed."""
 
@@ -107,7 +110,10 @@ class TrialStore:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             stored["reports"] = tuple(stored["reports"])
-            return Trial(**stored)
+            trial = Trial(**stored)
+            if trial.key != key:
+                raise ValueError(f"it is of {trial.function!r}, seed {trial.seed}")
+            return trial
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}); remove it, and the trial is run again"
@@ -115,8 +121,15 @@ class TrialStore:
 
     def _path(self, key: Key) -> Path:
         name, seed = key
-        plain = re.sub(r"[^A-Za-z0-9_.-]", lambda letter: f"%{ord(letter[0]):x}", name)
-        return self._folder / f"{plain}-s{seed}.json"
+        return self._folder / f"{escaped(name)}-s{seed}.json"
+
+
+def escaped(name: str) -> str:
+    """Returns a function's name as that of a file: letters that not every system takes as the bytes
+    of their UTF-8, %c3%a4."""
+    return re.sub(
+        r"[^A-Za-z0-9_.-]", lambda letter: "".join(f"%{b:02x}" for b in letter[0].encode()), name
+    )
 
 
 Runner = Callable[[Sequence[Key]], Iterator[Trial]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 
 def check_training(
-    training: TrainingConfig, source: Source, policies: Sequence[PolicyConfig], device: str | None
+    training: TrainingConfig,
+    source: Source,
+    policies: Sequence[PolicyConfig],
+    device: str | None,
+    seeds: Iterable[int] = (0,),
 ) -> None:
     """Raises ValueError where network, recipe, data or device do not fit; trains nothing.
 
@@ -30,6 +35,7 @@ def check_training(
         source: its data.
         policies: those of the study's rows.
         device: where it will be trained; None where that is another machine's business.
+        seeds: it will be trained with: which class gives an image more differs from seed to seed.
     """
     model = check_network(training, source, policies)
     check_recipe(training, source, model)
@@ -39,7 +45,8 @@ def check_training(
             f"--train-size {training.train_size} leaves classes of {source.name} without a "
             f"training image; give {source.num_classes}, one a class, or more"
         )
-    draw_labels(training, source)
+    for seed in seeds:
+        draw_labels(replace(training, seed=seed), source)
     for policy in policies:
         if policy.kind.startswith(("cutmix", "scores-area")) and len(source.shape) < 2:
             raise ValueError(

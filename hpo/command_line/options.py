@@ -201,6 +201,8 @@ def parse(
     counts = ("seeds", "workers", "threads", "search_trials", "search_parallel")
     require_counts(args, *counts, *(["labels"] if semi_supervised else []))
     last = SearchSettings().seed - args.seeds  # from there on are the seeds of searches
+    if last < 0:
+        raise ValueError(f"--seeds must be at most {last + args.seeds}, got {args.seeds}")
     if not 0 <= args.first_seed <= last:
         raise ValueError(f"--first-seed must be in [0, {last}], got {args.first_seed}")
     if args.budget is not None and not 0 < args.budget < float("inf"):

@@ -28,6 +28,8 @@ they are, would have shown at p < 0.05 with a chance of 80 %."""
 
 _HEADING = "## Can this setting answer?"
 
+_MEANS = ("mean_error", "mean_val_error")
+
 _ROUNDING = 1e-6
 """Of an error in percent."""
 
@@ -64,7 +66,10 @@ def positive_pair(
         return declared.positive if ended.issuperset(declared.positive) else None
     if declared.reference is not None:
         return None
-    mixed, plain = best_of(lines, ["beta"]), best_of(lines, ["none"])
+    plain = best_of(lines, ["none"])
+    # A search may find that α = 0 is best, and its row is the same trainings.
+    same = [plain and plain[name] for name in _MEANS]
+    mixed = best_of([line for line in lines if [line[n] for n in _MEANS] != same], ["beta"])
     return None if mixed is None or plain is None else (mixed["method"], plain["method"])
 
 

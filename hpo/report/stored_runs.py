@@ -48,7 +48,8 @@ def stored_comparison(
     Args:
         folders: output folders of studies.
         methods: keys of rows; None takes all. The reference is taken along.
-        reference: the key that the others are compared with; None is the first.
+        reference: the key that the others are compared with; None is the first of the methods, or
+            of all by their names.
         measure: one of MEASURES.
 
     Raises:
@@ -95,7 +96,7 @@ def stored_comparison(
         [
             {"dataset": dataset, "measure": measure, **line}
             for dataset, groups in datasets.items()
-            for line in _lines(groups, reference)
+            for line in _lines(groups, reference or next(iter(methods or ()), None))
         ]
     )
 

@@ -51,6 +51,13 @@ def prepare(
     rows = with_presets(rows, base, sources, options.preset, options.overrides)
     if any(row.filtered_by is not None for row in rows):
         require_cleanlab()
+    search = replace(presets.search(options.preset), parallel=options.search_parallel)
+    if options.search_trials is not None:
+        search = replace(search, trials=options.search_trials)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    trained = [*seeds]
+    if any(row.searched is not None or row.strategy is not None for row in rows):
+        trained += range(search.seed, search.seed + search.replicates)
     policies = [row.policy for row in rows if row.policy is not None]
     for training in base.values():
         source = sources[source_key(training)]
@@ -58,14 +65,10 @@ def prepare(
             replace(row.training_of(training), policy=row.policy or training.policy)
         for varied in dict.fromkeys(row.training_of(training) for row in rows):
             device = options.device if options.address is None else None
-            check_training(varied, source, policies, device)
-    search = replace(presets.search(options.preset), parallel=options.search_parallel)
-    if options.search_trials is not None:
-        search = replace(search, trials=options.search_trials)
+            check_training(varied, source, policies, device, trained)
     budget = None
     if any(row.strategy is not None for row in rows):
         budget = options.budget or grid_cost(rows) or presets.budget(options.preset)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
     comparisons = comparisons.of(next(iter(base.values())), [row.row.key for row in rows])
     plan = Plan(study, rows, options.datasets, seeds, base, search, budget, comparisons)
     return plan, sources

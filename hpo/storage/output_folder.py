@@ -138,10 +138,10 @@ def study_id(place: Path | Storage, study: str, *, fresh: bool = False) -> str:
     storage, name = storage_of(place), "studies.json"
     known: dict[str, str] = {}
     try:
-        known = json.loads(storage.read(name))
+        known = dict(**json.loads(storage.read(name)))
     except FileNotFoundError:
         pass
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{storage.uri}/{name} is not readable ({error}); delete it: the study is then tracked "
             "as a new one"

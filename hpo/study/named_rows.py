@@ -102,7 +102,8 @@ def rows_of(policies: Sequence[str | PolicyConfig | StudyRow]) -> list[StudyRow]
         with suppress(ValueError):
             placebo = learned.policy.placebo() if learned.policy is not None else None
         for i, other in enumerate(rows):
-            if placebo is not None and other.policy == placebo and not other.row.control_of:
+            theirs = placebo is not None and other.policy == placebo and _alike(learned, other)
+            if theirs and not other.row.control_of:
                 shown = replace(other.row, family="placebo", control_of=learned.row.key)
                 rows[i] = replace(other, row=shown)
     keys = [each.row.key for each in rows]
@@ -111,6 +112,11 @@ def rows_of(policies: Sequence[str | PolicyConfig | StudyRow]) -> list[StudyRow]
             raise ValueError(f"policy {key} is given {keys.count(key)} times; give it once")
     check_sources(rows)
     return rows
+
+
+def _alike(one: StudyRow, other: StudyRow) -> bool:
+    """Says whether two rows differ in their policy alone."""
+    return replace(one, row=other.row, recipe=other.recipe) == other
 
 
 def _row_of(policy: str | PolicyConfig | StudyRow) -> StudyRow:
@@ -123,6 +129,8 @@ def _row_of(policy: str | PolicyConfig | StudyRow) -> StudyRow:
             f"{policy!r} is no policy; give a name, a configuration such as core.policies.Beta(), "
             "or a hpo.StudyRow"
         )
+    if policy == Beta(alpha=0.0):
+        return NONE
     same = [each for each in _NAMED if each.policy == policy]
     if same:
         return same[0]
@@ -144,6 +152,8 @@ def numbered(name: str) -> list[StudyRow]:
         value = float(number)
     except ValueError:
         return []
+    if kind in NUMBERED and float(f"{value:g}") != value:
+        raise ValueError(f"{name} has more than the six digits that tell rows apart")
     if kind == "beta" and value == 0:
         raise ValueError(f"{name} mixes nothing, as the row none does; name that")
     try:

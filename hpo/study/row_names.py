@@ -50,6 +50,6 @@ def _kinds(rows: Sequence[StudyRow]) -> list[str]:
     plain = [
         row.row.key.partition("-")[0]
         for row in rows
-        if not (row.training or row.by_dataset or row.semi or row.row.architecture)
+        if row.differs_in_policy_alone and not row.row.architecture
     ]
     return [kind for kind in NUMBERED if kind.partition("-")[0] in plain]

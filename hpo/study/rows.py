@@ -163,6 +163,11 @@ class StudyRow:
         return bool(self.training.get("meta_in_training", False))
 
     @property
+    def differs_in_policy_alone(self) -> bool:
+        """Says whether it trains as the study's settings say, and for as long."""
+        return not (self.training or self.by_dataset or self.semi) and self.longer == 1.0
+
+    @property
     def semi_weight(self) -> float:
         """Returns roughly what a step of its method costs, in units of one with pseudo-labels."""
         return 1.0 if self.semi is None else _SEMI_WEIGHTS.get(self.semi.method, 1.0)

@@ -103,8 +103,9 @@ class TrackedComparison:
         """Writes what the comparison found."""
 
         def write() -> None:
+            names = recorded_names(metrics)
             for name, value in metrics.items():
-                self._client.log_metric(self._parent, name, value)
+                self._client.log_metric(self._parent, names[name], value)
             for path in files:
                 self._client.log_artifact(self._parent, str(path))
 

@@ -30,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("folders", metavar="DIR", nargs="+", type=folder, help="output folder of studies")
     add("--methods", metavar="KEY,KEY", help="only these (default: all)")
-    add("--reference", metavar="KEY", help="what the others are compared with (default: the first)")
+    add(
+        "--reference",
+        metavar="KEY",
+        help="what the others are compared with (default: the first of --methods)",
+    )
     add("--measure", choices=MEASURES, default=MEASURES[0], help="default: %(default)s")
     add("--csv", type=Path, metavar="FILE", help="write the numbers, unrounded, to this file too")
     options = parser.parse_args(arguments)

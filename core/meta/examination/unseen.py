@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 _DETACHES = {torch.detach, Tensor.detach}
-_APPLY = torch.autograd.Function.apply.__func__.__code__
+_APPLY = torch.autograd.Function.apply.__code__
 
 
 class Unseen(TorchFunctionMode):

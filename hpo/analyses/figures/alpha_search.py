@@ -81,8 +81,9 @@ def _draw(ax: Axes, lines: pd.DataFrame, color: str, style: str, label: str) -> 
 
 def _lines(outcome: Outcome, dataset: str) -> list[dict[str, object]]:
     """Returns a line for each row with a constant α and a finished training, the searched ones
-    last, each by α. What also trains on the meta-validation images is no part of the curve."""
-    rows = [row for row in outcome.plan.rows if not row.meta_in_training]
+    last, each by α. What trains otherwise than the study's settings say, on more images or for
+    longer, is no part of the curve."""
+    rows = [row for row in outcome.plan.rows if row.differs_in_policy_alone]
     errors = {row.row.key: errors_by_seed(outcome.records, row.row.key, dataset) for row in rows}
     trained = [
         (row, alpha)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from core.lazy import pandas as pd
@@ -123,12 +124,14 @@ def _lines(outcome: Outcome, dataset: str) -> list[dict[str, Any]]:
 
 
 def _policies(rows: Sequence[StudyRow]) -> dict[str, Steps]:
-    """Returns the rows that have a step size, by kind of policy."""
+    """Returns the rows that differ from a policy's default in the step size alone, by kind."""
     policies: dict[str, dict[float, StudyRow]] = {}
     for row in rows:
-        if isinstance(row.policy, MetaStageConfig):
-            kind = row.policy.to_dict()["kind"]
-            policies.setdefault(kind, {})[row.policy.reading.step_size] = row
+        policy = row.policy
+        if isinstance(policy, MetaStageConfig) and row.differs_in_policy_alone:
+            default, step = type(policy)(), policy.reading.step_size
+            if policy == replace(default, reading=replace(default.reading, step_size=step)):
+                policies.setdefault(policy.to_dict()["kind"], {})[step] = row
     return {kind: dict(sorted(steps.items())) for kind, steps in policies.items()}
 
 

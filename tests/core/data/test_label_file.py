@@ -66,6 +66,8 @@ def test_the_fingerprint_is_of_the_labels(tmp_path: Path) -> None:
         ("a.csv", "0,1\n1,1\n2,1\n1,1\n", r"several columns \(no heading\)"),
         ("a.csv", "x,y\n1,1\n", r"several columns \(x, y\); choose one by its heading"),
         ("a.npy", "no array", "a.npy"),
+        ("a.txt", "0 " * 80_000, "a.txt cannot be read: Error: field larger than field limit"),
+        ("a.txt", "0\n" + "1" * 21, "a.txt cannot be read: OverflowError"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(

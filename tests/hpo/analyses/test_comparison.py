@@ -244,6 +244,10 @@ def test_an_interval_that_is_not_there_or_without_width_is_not_narrow(tmp_path: 
     assert alike.table["n"].tolist() == [8]  # after 2, 3 and 5
     same = run({"a": calm, "b": calm}, tmp_path / "same", seeds=2, until=0.3)
     assert same.table["n"].tolist() == [12]
+    whole = {name: (lambda seed, report, by=by: by + seed % 3) for by, name in enumerate("ab")}
+    constant = run(whole, tmp_path / "constant", seeds=3, until=0.3)
+    assert constant.table["n"].tolist() == [12]
+    assert constant.table["difference"].tolist() == [-1.0]
 
     def fails_late(seed: int, report: Report) -> float:
         if seed in (1, 2, 3, 4):
@@ -348,6 +352,12 @@ def test_there_is_no_detectable_difference_without_spread(alike: list[float]) ->
         ({"a": calm, "b": calm}, {"until": "3"}, "until must be a number, got '3'"),
         ({"a": calm, "b": calm}, {"gpus": -1}, "gpus must be at least 0 and finite, got -1"),
         ({"a": calm, "b": 3}, {}, "must be callable and have names, got 'b': 3"),
+        (
+            {"a": calm, "b" * 201: calm},
+            {},
+            "'b{20}'… is 201 bytes long as a file's; give one of 200",
+        ),
+        ({"a": calm, "щ" * 34: calm}, {}, "is 204 bytes long"),
         ({"a": calm, "b": calm}, {"seeds": 1}, "seeds must be at least 2"),
         ({"a": calm, "b": calm}, {"until": 0.0}, "until must be positive and finite, got 0.0"),
         ({"a": calm, "b": calm}, {"until": 1.0, "most_seeds": 3}, "at least seeds=6, got 3"),
@@ -359,6 +369,27 @@ def test_bad_input(functions: Any, options: Any, message: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=message):
         run(functions, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_names_that_look_alike_as_files_are_two(tmp_path: Path) -> None:
+    names = ["Ω", ":9", "%3a9", "ä" * 30, "ä" * 29 + "ö"]
+    functions = {
+        name: (lambda seed, report, by=by: by + 0.1 * seed) for by, name in enumerate(names)
+    }
+    first = run(functions, tmp_path, seeds=3)
+    trained: list[int] = []
+    again = run(dict.fromkeys(names, lambda seed, report: trained.append(seed)), tmp_path, seeds=3)
+    assert trained == []
+    pd.testing.assert_frame_equal(first.table, again.table)
+    assert (again.table["difference"] != 0).all()
+
+
+def test_a_file_of_another_trial_is_refused(tmp_path: Path) -> None:
+    run({"a": calm, "b": other}, tmp_path, seeds=2)
+    trials = tmp_path / "trials"
+    (trials / "a-s0.json").write_text((trials / "b-s0.json").read_text())
+    with pytest.raises(ValueError, match=r"a-s0.json cannot be read \(it is of 'b', seed 0\)"):
+        run({"a": calm, "b": other}, tmp_path, seeds=2)
 
 
 def test_empty_texts_name_neither_a_folder_nor_a_store(

@@ -192,6 +192,7 @@ def test_one_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("arguments", "message"),
     [
         ("--seeds 0", "--seeds must be at least 1, got 0"),
+        ("--seeds 10001", "--seeds must be at most 10000, got 10001"),
         ("--first-seed -1", r"--first-seed must be in \[0, 9997\], got -1"),
         ("--seeds 5 --first-seed 9996", r"--first-seed must be in \[0, 9995\], got 9996"),
         ("--workers 0", "--workers must be at least 1, got 0"),

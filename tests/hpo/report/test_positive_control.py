@@ -107,6 +107,17 @@ def test_without_spread_nothing_is_tested(make_outcome: MakeOutcome, none: list[
     assert f"−2.00, no test, n = {len(none)}. Without spread it is not known" in text
 
 
+def test_a_search_that_found_no_mixing_is_no_control(make_outcome: MakeOutcome) -> None:
+    searched = StudyRow(Row("beta-search", "α searched", "", "beta"), Beta(alpha=0.0))
+    same = results([7.0, 8.0, 10.0], 2.0)
+    of = {"none": same, "beta-search": same, "beta-1": results([5.0, 6.0, 7.0], 3.0)}
+    outcome = make_outcome([NONE, searched, BETA], of)
+    positive = lines(outcome).loc["positive control"]
+    assert (positive["method"], positive["other"]) == ("beta-1", "none")
+    del of["beta-1"]
+    assert "positive control" not in lines(make_outcome([NONE, searched], of)).index
+
+
 def test_what_is_not_there_is_not_told(make_outcome: MakeOutcome) -> None:
     outcome = make_outcome([BETA, LEARNED], {"beta-1": results([5.0, 6.0, 7.0], 3.0)})
     assert positive_control(outcome).markdown == ""

@@ -126,8 +126,9 @@ def test_a_study_keeps_its_identity_until_it_begins_afresh(tmp_path: Path) -> No
     assert set(json.loads((tmp_path / "studies.json").read_text())) == {"table1", "table2"}
 
 
-def test_a_damaged_list_of_identities_is_named(tmp_path: Path) -> None:
-    (tmp_path / "studies.json").write_text('{"table2": "12')
+@pytest.mark.parametrize("text", ['{"table2": "12', "[]", "3"])
+def test_a_damaged_list_of_identities_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "studies.json").write_text(text)
     with pytest.raises(ValueError, match=r"studies\.json is not readable .*; delete it"):
         output_folder.study_id(tmp_path, "table2", fresh=False)
 

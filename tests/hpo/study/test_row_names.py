@@ -105,6 +105,7 @@ FEW = StudyRow(Row("vat", "VAT", "", "extra"), Beta(alpha=1.0), semi=SemiRow("va
         ("vat-x2", "row vat trains with few labels, not varied so: no vat-x2"),
         ("beta-0", "beta-0 mixes nothing, as the row none does"),
         ("fixed-2", r"fixed-2: .*write fixed-0.5"),
+        ("beta-0.12345678", "beta-0.12345678 has more than the six digits"),
         ("x2", "unknown row 'x2'"),
         ("-x2", "unknown row '-x2'"),
     ],
@@ -120,6 +121,18 @@ def test_names_mean_the_same_from_python() -> None:
     assert rows[1] == stopped(beta(4.0))
     assert rows[2] == longer(METAMIXUP, 2.0)
     assert rows_of(["none+meta"]) == [with_meta_images(NONE)]
+    assert rows_of([Beta(alpha=0.0)]) == [NONE]
+
+
+def test_a_placebo_is_the_control_of_the_row_that_trains_alike() -> None:
+    names = ["metamixup", "placebo", "metamixup-x3", "placebo-x3", "placebo-stop-0.5"]
+    assert {row.row.key: row.row.control_of for row in rows_of(names)} == {
+        "metamixup": None,
+        "placebo": "metamixup",
+        "metamixup-x3": None,
+        "placebo-x3": "metamixup-x3",
+        "placebo-stop-0.5": None,
+    }
 
 
 def test_rows_that_only_a_command_names_are_known_today_too() -> None:

@@ -12,8 +12,8 @@ from hpo.analyses.figures.alpha_search import alpha_search
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
 from hpo.study import presets
-from hpo.study.named_rows import fixed
-from hpo.study.variants import with_meta_images
+from hpo.study.named_rows import beta, fixed
+from hpo.study.variants import longer, stopped, with_meta_images
 from studies.alpha_search import rows
 
 Make = Callable[..., CellRecord]
@@ -61,7 +61,9 @@ def test_what_also_trains_on_the_images_that_choose_is_no_search(
     """In quick each search is there once; a row that somebody asks for stays out of the curve."""
     assert presets.rows("quick", rows()) == rows()
     more = [with_meta_images(row) for row in rows()[-2:]]
+    more += [longer(beta(0.5), 3), stopped(beta(0.5))]
     trained = {"beta-0.5": Beta(0.5), "beta-search": Beta(0.8), more[0].row.key: Beta(0.9)}
+    trained |= {row.row.key: Beta(0.5) for row in more[2:]}
     records = [make_record(key, policy=policy) for key, policy in trained.items()]
     extra = alpha_search(outcome_of([*rows(), *more], records))
     assert list(pd.read_csv(extra.files[0])["method"]) == ["beta-0.5", "beta-search"]

@@ -13,6 +13,7 @@ from core.meta.reading import SCORES
 from core.policies import NoMix, PolicyConfig
 from hpo.analyses.figures.step_sizes import chosen, step_sizes
 from hpo.report.outcome import Extra, Outcome
+from hpo.study.row_names import chosen_rows
 from studies.step_sizes import rows
 
 Run = Callable[[dict[str, list[tuple[float, float]]]], Extra]
@@ -94,6 +95,21 @@ def test_a_default_that_is_told_apart_is_said_to_be(run: Run) -> None:
     assert "has step 1; it is told apart from that of the default (−2.0" in extra.markdown
     without = run({"metamixup-step-1": [(6.0, 1.0)], "metamixup-step-2": [(7.0, 1.0)]})
     assert "has step 1; the default was not trained" in without.markdown
+
+
+def test_a_varied_row_is_no_step(
+    make_record: Callable[..., Any], outcome_of: Callable[..., Outcome]
+) -> None:
+    names = ["metamixup", "metamixup-step-1", "metamixup-x3", "metamixup-from-4", "scores-stop-0.5"]
+    table = chosen_rows(rows(), names)
+    history = [{"epoch": 1.0, "val_error": 1.0, "val_loss": 0.5}]
+    records = [
+        make_record(row.row.key, seed, policy=row.policy, test_error=0.0, history=history)
+        for row in table
+        for seed in range(2)
+    ]
+    frame = pd.read_csv(step_sizes(outcome_of(table, records, ["digits"])).files[0])
+    assert {*frame["method"]} == {"metamixup", "metamixup-step-1"}
 
 
 def test_nothing_is_said_where_no_policy_has_two_steps(run: Run) -> None:
