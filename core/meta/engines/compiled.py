@@ -18,12 +18,13 @@ from torch.func import grad, vjp
 
 from core.meta.engines.any_order import DifferentiatesInside, Watch
 from core.meta.engines.double_backward import double_backward
-from core.meta.engines.once import refuse_other_parameters
+from core.meta.engines.once import refuse_cut_gradients, refuse_other_parameters
 from core.meta.engines.replay import Replay
 from core.meta.problem import MetaGradient, MetaProblem, Validation, _Inside
 from core.mixing.batch import Batch, copied, soft_labels
 from core.mixing.losses import mixed_form, unmixed_loss, validation_target
 from core.user_model.other_values import places, with_values
+from core.user_model.precision import autocast_dtype, outside_autocast
 from core.user_model.process_wide import eagerly
 
 T = TypeVar("T")
@@ -182,11 +183,13 @@ def _number_of_classes(problem: MetaProblem) -> int:
         return logits.shape[1]
 
     theta = {name: p.detach().requires_grad_() for name, p in problem.theta.items()}
-    with Replay(problem.tensors, problem.model)(), Watch():
-        with torch.enable_grad():
+    with Replay(problem.tensors, problem.model)():
+        with torch.enable_grad(), Watch():
             loss = problem.at(theta, problem.virtual_loss)
         refuse_other_parameters(loss, theta, problem.originals, problem.others)
-        with torch.no_grad():
+        with refuse_cut_gradients(loss):
+            problem.gradients(loss, list(theta.values()), create_graph=True)
+        with torch.no_grad(), Watch():
             return problem.at(theta, classes)
 
 
@@ -215,9 +218,12 @@ def _run(stage: Stage, problem: MetaProblem) -> MetaGradient:
         problem, theta={}, originals=others, lam=lam, lr=None, scale=1.0, validation_gradient=None
     )
     inside = _Inside(problem.model)
-    traced = _Traced(**vars(constant), inside=inside, places=places(inside))
+    kind = lam.device.type
+    region = None if autocast_dtype(kind) is None else (kind, autocast_dtype(kind))
+    traced = _Traced(**vars(constant), inside=inside, places=places(inside), region=region)
     # The second of these puts back what a failing compiler leaves switched off.
-    with torch.no_grad(), disable_saved_tensors_hooks("not in a compiled meta stage"):
+    hooks = disable_saved_tensors_hooks("not in a compiled meta stage")
+    with torch.no_grad(), hooks, outside_autocast(kind):
         hypergradient, virtual_loss, ahead = stage(
             traced,
             # Tensors, all that changes from call to call: no value is compiled in.
@@ -241,13 +247,19 @@ class _Traced(MetaProblem):
 
     inside: nn.Module = field(kw_only=True)
     places: dict[str, list[str]] = field(kw_only=True)
+    region: tuple[str, torch.dtype | None] | None = field(kw_only=True)
+    """The autocast of the caller, by device and type: around the forward passes alone."""
 
     def at(self, theta: Mapping[str, Tensor], body: Callable[[], T]) -> T:
         buffers = {name: b.clone() for name, b in self.model.named_buffers()}
         # Not by `|`, which the compiler of torch 2.6 does not follow.
         values = {**buffers, **self.originals, **theta}
         inside = {f"model.{name}": value for name, value in values.items()}
-        return cast(T, with_values(self.inside, inside, body, at=self.places))
+        if self.region is None:
+            return cast(T, with_values(self.inside, inside, body, at=self.places))
+        kind, dtype = self.region
+        with torch.autocast(kind, dtype=dtype, cache_enabled=False):
+            return cast(T, with_values(self.inside, inside, body, at=self.places))
 
     def meta_loss(self) -> Tensor:
         x, y = copied(self.val_batch)

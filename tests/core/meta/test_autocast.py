@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import core
+from core.meta.engines import compiled
 
 HALF = torch.bfloat16
 
@@ -64,6 +65,15 @@ def test_what_leaves_the_region_is_differentiated_in_float32(
     with torch.autocast("cpu", dtype=HALF):
         value = core.hypergradient(model, *arguments, engine=engine, **step)
     assert float((value - full).norm() / full.norm()) < within
+
+
+def test_so_it_is_in_one_graph(arguments: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    model = Island()
+    full = core.hypergradient(model, *arguments, lr=0.01)
+    with torch.autocast("cpu", dtype=HALF):
+        value = core.hypergradient(model, *arguments, lr=0.01, engine="compiled")
+    assert float((value - full).norm() / full.norm()) < 1e-6
 
 
 def test_a_second_derivative_that_overflows_is_taken_at_a_smaller_scale(

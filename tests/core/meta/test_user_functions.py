@@ -127,6 +127,27 @@ def test_a_gradient_without_its_graph_is_refused(
     assert not any(p.grad_fn or p._backward_hooks for p in model.parameters())
 
 
+def test_so_it_is_by_one_graph() -> None:
+    class Cut(torch.autograd.Function):
+        """In the form that transforms of functions take."""
+
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.tanh()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+            ctx.save_for_backward(output)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return Tanh.backward(ctx, g).detach()
+
+    model, data = layered(Cut), Data()
+    with pytest.raises(ValueError, match="Cut returns a gradient without its graph"):
+        core.hypergradient(model, *data.arguments, lr=LR, engine="compiled")
+
+
 @pytest.mark.parametrize("engine", EXACT)
 def test_so_is_a_loss_that_has_computed_its_gradient(engine: Any) -> None:
     model, data = network(nn.Tanh()), Data()
