@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+_KINDS = (torch.Generator, random.Random, np.random.Generator)
 
 
 class OwnStreams:
@@ -21,14 +24,7 @@ class OwnStreams:
     def __init__(self, module: nn.Module):
         self._states: list[tuple[Callable[[Any], object], Any]] = []
         for layer in module.modules():
-            for value in vars(layer).values():
-                if isinstance(value, torch.Generator):
-                    self._states.append((value.set_state, value.get_state()))
-                elif isinstance(value, random.Random):
-                    self._states.append((value.setstate, value.getstate()))
-                elif isinstance(value, np.random.Generator):
-                    bits = value.bit_generator
-                    self._states.append((_setter(bits), bits.state))
+            self._states += [_state(v) for v in vars(layer).values() if isinstance(v, _KINDS)]
 
     def put_back(self) -> None:
         """Puts them back."""
@@ -36,5 +32,11 @@ class OwnStreams:
             put(state)
 
 
-def _setter(bits: np.random.BitGenerator) -> Callable[[Any], None]:
-    return lambda state: setattr(bits, "state", state)
+def _state(stream: Any) -> tuple[Callable[[Any], object], Any]:
+    """Returns what puts a stream back, and where it stands."""
+    if isinstance(stream, torch.Generator):
+        return stream.set_state, stream.get_state()
+    if isinstance(stream, random.Random):
+        return stream.setstate, stream.getstate()
+    bits = stream.bit_generator
+    return partial(setattr, bits, "state"), bits.state
