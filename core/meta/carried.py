@@ -14,10 +14,12 @@ from torch.autograd import forward_ad
 from core.meta.engines.any_order import Watch, in_any_order
 from core.meta.engines.forward_reverse import (
     NoTangents,
+    has_tangent,
     load_decompositions,
     needs_graph,
     refuse_scripted,
 )
+from core.meta.engines.once import refuse_cut_gradients
 from core.meta.engines.replay import Replay
 from core.meta.gradient import kernels_for
 from core.meta.inner_step import unwrapped
@@ -166,7 +168,8 @@ def _dual_gradient(
         def differentiate() -> tuple[Tensor | None, ...]:
             with mode:
                 loss = moving.virtual_loss()
-            return problem.gradients(loss, leaves, create_graph=needs_graph(loss))
+            with refuse_cut_gradients(loss, has_tangent):
+                return problem.gradients(loss, leaves, create_graph=needs_graph(loss))
 
         return [
             None if g is None else _tangent(forward_ad.unpack_dual(g))

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from core.meta.engines.any_order import Watch, in_any_order
-from core.meta.engines.once import nodes, refuse_once_differentiable
+from core.meta.engines.once import nodes, refuse_cut_gradients, refuse_once_differentiable
 from core.meta.engines.replay import Replay
 from core.meta.engines.virtual_step import direction
 from core.meta.problem import MetaGradient, MetaProblem
@@ -61,7 +61,8 @@ def _stage(problem: MetaProblem, mode: AbstractContextManager[Any]) -> MetaGradi
         def differentiate() -> tuple[Tensor, Tensor]:
             with mode:
                 loss = problem.virtual_loss()
-            slope = problem.slope(loss * problem.scale, create_graph=needs_graph(loss))
+            with refuse_cut_gradients(loss, has_tangent):
+                slope = problem.slope(loss * problem.scale, create_graph=needs_graph(loss))
             refuse_once_differentiable([slope])
             return loss.detach(), slope
 
@@ -84,6 +85,12 @@ def refuse_scripted(module: nn.Module, way_out: str) -> None:
             "a part of the model was compiled by torch.jit and loses forward derivatives from its "
             f"second run on; {way_out}"
         )
+
+
+def has_tangent(value: Tensor) -> bool:
+    """Says whether a dual number's tangent is there."""
+    with torch._C.DisableTorchFunction():
+        return forward_ad.unpack_dual(value).tangent is not None
 
 
 def needs_graph(loss: Tensor) -> bool:

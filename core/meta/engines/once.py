@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,19 +42,23 @@ def refuse_once_differentiable(gradients: Iterable[Tensor | None]) -> None:
 
 
 @contextlib.contextmanager
-def refuse_cut_gradients(loss: Tensor) -> Iterator[None]:
+def refuse_cut_gradients(
+    loss: Tensor, follows: Callable[[Tensor], bool] = lambda gradient: gradient.requires_grad
+) -> Iterator[None]:
     """Looks for functions of the user's own whose gradients are constants to autograd.
 
     A backward pass that detaches, writes to an empty tensor as a kernel does, or gives what the
     forward pass has computed, returns the right gradient without its graph. A second derivative
     would miss what goes through the function, without a word.
 
-    Inside, the gradient of the loss is taken with `create_graph=True`. A number's gradient may be a
-    constant, and zeros are right as they are: of a function that scales the loss, or rounds. What
-    saves values on the way, and multiplies by them, is not seen here; `core.examine` sees it.
+    Inside, the gradient of the loss is taken. A number's gradient may be a constant, and zeros are
+    right as they are: of a function that scales the loss, or rounds. What saves values on the way,
+    and multiplies by them, is not seen here; `core.examine` sees it.
 
     Args:
         loss: the virtual loss, with its graph.
+        follows: says whether a gradient is no constant: it has a graph, or in forward mode a
+            tangent.
 
     Raises:
         ValueError: there is such a function.
@@ -63,8 +67,9 @@ def refuse_cut_gradients(loss: Tensor) -> Iterator[None]:
 
     def watched(name: str) -> Any:
         def look(inputs: tuple[Tensor | None, ...], _: tuple[Tensor | None, ...]) -> None:
-            if any(map(_is_constant, inputs)):
-                cut.add(name)
+            for gradient in inputs:
+                if gradient is not None and gradient.numel() > 1 and not follows(gradient):
+                    cut.update([name] if gradient.any() else [])
 
         return look
 
@@ -91,12 +96,6 @@ def _users_own(node: Any) -> str | None:
         ours = function.__module__.partition(".")[0] == __name__.partition(".")[0]
         return None if ours else function.__qualname__
     return str(node.name()) if "CppNode" in node.name() else None
-
-
-def _is_constant(gradient: Tensor | None) -> bool:
-    if gradient is None or gradient.requires_grad or gradient.numel() <= 1:
-        return False
-    return bool(gradient.any())
 
 
 def differentiable_once(loss: Tensor) -> list[str]:

@@ -115,6 +115,28 @@ class OnceInReverse(Both):
     backward = Once.backward  # type: ignore[assignment]
 
 
+class Detached(Both):
+    """This function's derivative in reverse has lost its graph."""
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, slope: Tensor) -> Tensor:
+        """Returns 2·x·slope."""
+        return Twice.backward(ctx, slope).detach()
+
+
+class Masked(nn.Linear):
+    """This layer drops numbers by a stream of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.stream = torch.Generator().manual_seed(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns [n, 8]."""
+        y = torch.tanh(super().forward(x))
+        return y * (torch.rand(y.shape, generator=self.stream) > 0.3)
+
+
 def images(layer: nn.Module, channels: int = 2) -> nn.Module:
     """Returns the layer at work on images of 8 numbers, brought back to [n, 8]."""
     shape = (channels, 2, 4 // channels)
@@ -303,6 +325,8 @@ LAYERS: dict[str, Make] = {
     "autograd.Function (jvp, once_differentiable)": lambda: Do(
         lambda x, w: OnceInReverse.apply(torch.tanh(x @ w))
     ),
+    "autograd.Function (jvp, detached)": lambda: Do(lambda x, w: Detached.apply(torch.tanh(x @ w))),
+    "dropout by a stream of its own": Masked,
     "vmap": lambda: Do(lambda x, w: torch.func.vmap(lambda z: torch.tanh(z @ w))(x)),
     "torch.func.grad": lambda: Do(
         lambda x, w: torch.func.grad(lambda z: torch.tanh(z @ w).sum())(x)

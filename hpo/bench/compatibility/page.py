@@ -137,7 +137,7 @@ def _cell(row: pd.Series) -> str:
     if row["result"] != "refused":
         return shown[row["result"]]
     for pattern, word in (
-        ("second derivative|once_differ", "2nd"),
+        ("second derivative|once_differ|without its graph", "2nd"),
         ("forward", "fwd"),
         ("sparse", "sparse"),
     ):

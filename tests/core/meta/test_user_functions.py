@@ -148,6 +148,36 @@ def test_so_it_is_by_one_graph() -> None:
         core.hypergradient(model, *data.arguments, lr=LR, engine="compiled")
 
 
+class WithTangent(Detached):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = Tanh.forward(ctx, x)
+        ctx.save_for_forward(y)
+        return y
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return Tanh.backward(ctx, tangent)
+
+
+def test_so_it_is_where_the_function_has_a_forward_derivative() -> None:
+    """What is detached has no tangent either."""
+    model, data = layered(WithTangent), Data()
+    with pytest.raises(ValueError, match="WithTangent returns a gradient without its graph"):
+        core.hypergradient(model, *data.arguments, lr=LR, engine="forward_reverse")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning")
+def test_parts_compiled_by_jit_are_refused_in_forward_mode_alone() -> None:
+    plain, data = network(nn.Sequential(nn.Linear(8, 8), nn.Tanh())), Data()
+    truth = slope(plain, data, CASE)
+    model = nn.Sequential(plain[0], torch.jit.script(plain[1]), plain[2])
+    for _ in range(3):  # it was wrong from the second time on
+        assert error(model, data, CASE, "auto", truth) < 1e-6
+        with pytest.raises(ValueError, match=r'torch\.jit .*use engine="auto"'):
+            core.hypergradient(model, *data.arguments, lr=LR, engine="forward_reverse")
+
+
 @pytest.mark.parametrize("engine", EXACT)
 def test_so_is_a_loss_that_has_computed_its_gradient(engine: Any) -> None:
     model, data = network(nn.Tanh()), Data()
