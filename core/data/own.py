@@ -72,9 +72,10 @@ def _kind(items: Items) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 def _part(what: str, given: Any, memory_limit: int) -> Part:
     if isinstance(given, (tuple, list)) and len(given) == 2:
-        x, y = (part.numpy(force=True) if isinstance(part, Tensor) else part for part in given)
-        items: Items = _checked(what, np.asarray(x))
-        count = len(np.asarray(x))
+        x, y = _as_array(what, given[0]), given[1]
+        y = y.numpy(force=True) if isinstance(y, Tensor) else y
+        items: Items = _checked(what, x)
+        count = len(x)
     elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         items, y = _read(what, given, memory_limit)
         count = len(given)
@@ -167,21 +168,36 @@ def _item(what: str, items: Any, i: int) -> tuple[np.ndarray, Any]:
             f"{what}[{i}] gives no (item, label): {type(error).__name__}: {error}"
         ) from error
     plain = isinstance(label, Tensor) and label.ndim == 0
-    return _array(f"{what}[{i}]", item), label.item() if plain else label
+    return _as_array(f"{what}[{i}]", item), label.item() if plain else label
 
 
-def _array(what: str, item: Any) -> np.ndarray:
+def _as_array(what: str, item: Any) -> np.ndarray:
+    """Returns an item, or all of them, as an array; of a PIL image with channels first."""
+    if _is_pil(item) and item.mode[0] in "IF":  # PIL would clip them at 255
+        raise ValueError(
+            f"{what} is a PIL image of mode {item.mode}, with more than 8 bits a pixel; give "
+            "8 bits, or a floating point array, in the Dataset"
+        )
+    try:
+        return _array(item)
+    except Exception as error:  # PIL may read a file only now, and NumPy knows no ragged lists
+        raise ValueError(
+            f"{what} cannot be made an array: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _array(item: Any) -> np.ndarray:
     if isinstance(item, Tensor):
-        return item.numpy(force=True)
-    if hasattr(item, "convert") and hasattr(item, "mode"):  # of PIL
-        if item.mode[0] in "IF":  # PIL would clip them at 255
-            raise ValueError(
-                f"{what} is a PIL image of mode {item.mode}, with more than 8 bits a pixel; give "
-                "8 bits, or a floating point array, in the Dataset"
-            )
+        known = item.float() if item.dtype == torch.bfloat16 else item
+        return known.numpy(force=True)
+    if _is_pil(item):
         array = np.asarray(item if item.mode == "L" else item.convert("RGB"))
         return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return np.asarray(item)
+
+
+def _is_pil(item: Any) -> bool:
+    return hasattr(item, "convert") and hasattr(item, "mode")
 
 
 def _checked(what: str, x: np.ndarray) -> np.ndarray:

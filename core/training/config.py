@@ -193,6 +193,8 @@ class TrainingConfig:
         for name in ("momentum", "weight_decay", "warmup_epochs", "translate", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, got {self.seed}")
         if self.batchnorm_momentum is not None and not 0 < self.batchnorm_momentum <= 1:
             raise ValueError(
                 f"batchnorm_momentum must lie in (0, 1], got {self.batchnorm_momentum}"

@@ -52,26 +52,33 @@ class LambdaStatistics:
         lam = torch.cat(self._lam).float().cpu()
         return [int(n) for n in torch.histc(lam, bins=BINS, min=0.0, max=1.0)]
 
-    def quantile_function(self, levels: int = LEVELS) -> list[float]:
+    @property
+    def steps(self) -> int:
+        """Returns how many were taken in."""
+        return len(self._lam)
+
+    def quantile_function(self, levels: int = LEVELS, steps: slice = slice(None)) -> list[float]:
         """Returns λ at equally spaced levels from 0 to 1, to six digits; linear between the
-        samples.
+        samples, those of these steps.
 
         Empty of nothing.
         """
-        if not self._lam:
+        if not self._lam[steps]:
             return []
-        lam = torch.cat(self._lam).double().cpu().numpy()
+        lam = torch.cat(self._lam[steps]).double().cpu().numpy()
         return [round(float(q), 6) for q in np.quantile(lam, np.linspace(0.0, 1.0, levels))]
 
 
 class LambdaSchedule:
     """Collects how λ was distributed in each of twelve equal parts of a training.
 
-    Epoch e of E, from 0, belongs to part 12 e // E; of fewer than twelve epochs each is a part. The
-    distribution of a part has as its quantile function the mean of those of its epochs.
+    Step s of S, from 0, belongs to part 12 s // S, as `FrozenSchedule` has it; of fewer than twelve
+    epochs each is a part. The distribution of a part has as its quantile function the mean of those
+    of its epochs, each by the steps that it has there. Where nothing is mixed any more, the
+    distribution stays what it was: the epochs after `stop_mixing` have no λ.
 
     Args:
-        epochs: E.
+        epochs: of the training.
 
     Attributes:
         parts: λ at 51 equally spaced levels from 0 to 1, of each part that has begun.
@@ -81,17 +88,23 @@ class LambdaSchedule:
         self._epochs, self._parts = epochs, min(epochs, PARTS)
         self.parts: list[list[float]] = []
 
-    def add(self, epoch: int, lam: LambdaStatistics) -> None:
-        """Takes in the epoch of this number, from 0."""
-        quantiles = lam.quantile_function(PART_LEVELS)
-        part = epoch * self._parts // self._epochs
-        seen = epoch - -(-part * self._epochs // self._parts)
-        if not quantiles or len(self.parts) != part + (seen > 0):
-            return  # nothing is mixed, or it goes on from a checkpoint of before there were parts
-        if seen:
-            pairs = zip(self.parts[part], quantiles, strict=True)
-            quantiles = [old + (new - old) / (seen + 1) for old, new in pairs]
-        self.parts = [*self.parts[:part], quantiles]
+    def add(self, epoch: int, lam: LambdaStatistics, mixed: bool = True) -> None:
+        """Takes in the epoch of this number, from 0, and whether it mixed."""
+        begun, ended = epoch * lam.steps, (epoch + 1) * lam.steps
+        for part in range(self._parts):
+            start, end = (-(-p * self._epochs * lam.steps // self._parts) for p in (part, part + 1))
+            seen, steps = max(0, begun - start), range(max(start, begun), min(end, ended))
+            if not steps or len(self.parts) != part + (seen > 0):
+                continue  # it may go on from a checkpoint of before there were parts
+            if mixed:
+                here = slice(steps.start - begun, steps.stop - begun)
+                quantiles = lam.quantile_function(PART_LEVELS, here)
+                share = len(steps) / (seen + len(steps))
+                old = self.parts[part] if seen else quantiles
+                pairs = zip(old, quantiles, strict=True)
+                self.parts = [*self.parts[:part], [o + (q - o) * share for o, q in pairs]]
+            elif not seen:
+                self.parts = [*self.parts, *self.parts[-1:]]
 
     def complete(self) -> list[list[float]]:
         """Returns the parts to four digits; none where one of them is missing."""

@@ -146,6 +146,7 @@ class Training:
             lam=lam,
             meta_loss=float(meta_total) / meta_stages if meta_stages else None,
             observe=self._observe,
+            mixed=policy is not _UNMIXED,
         )
 
     def _set_rate(self, step: int, steps: int) -> None:
@@ -165,6 +166,7 @@ class Training:
         lam: LambdaStatistics,
         meta_loss: float | None,
         observe: Callable[[], Metrics],
+        mixed: bool = True,
     ) -> Metrics:
         """Evaluates, checks that the training converges, and writes the epoch's metrics down.
 
@@ -172,6 +174,7 @@ class Training:
             begun: when the epoch began, by `time.perf_counter`.
             samples: sent forward in this epoch.
             observe: gives what else is to be said, once the training is seen to converge.
+            mixed: False after the mixing has stopped.
         """
         config, number = self.config, len(self.history)
         before = self.history[-1] if self.history else {"samples_seen": 0.0, "train_seconds": 0.0}
@@ -197,8 +200,9 @@ class Training:
             metrics["meta_loss"] = meta_loss
         self.history.append(metrics)
         self._histograms = [*self._histograms[:1], lam.histogram()]
-        self._quantiles = lam.quantile_function()
-        self._schedule.add(number, lam)
+        if mixed:
+            self._quantiles = lam.quantile_function()
+        self._schedule.add(number, lam, mixed)
         return metrics
 
     def _observe(self) -> Metrics:

@@ -17,6 +17,7 @@ from core.training.prepared_data import prepare_data
 from tests.support.refusals import refused_in_a_line
 
 MODULE = """
+import io
 import random
 import numpy as np
 import torch
@@ -66,6 +67,17 @@ def empty(): return sets(image, n=0)
 def deep(): return sets(lambda i: image(300 + i, "I;16"))
 def changing(): return sets(lambda i: image(0, size=8 + (i == 7)))
 def failing(): return sets(lambda i: 1 / (i - 4))
+def truncated(): return sets(lambda i: cut(i) if i == 5 else image(i))
+def ragged(): return sets(lambda i: [[1.0], [2.0, 3.0]])
+def ragged_whole(): return ([[1.0], [2.0, 3.0]], [0, 1]), ([[1.0], [2.0, 3.0]], [0, 1])
+def narrow(): return sets(lambda i: torch.full((4,), float(i), dtype=torch.bfloat16))
+def narrow_whole(): return both(torch.from_numpy(features(30, 4)).bfloat16())
+
+def cut(i):
+    file = io.BytesIO()
+    image(i, size=64).save(file, "PNG")
+    return Image.open(io.BytesIO(file.getvalue()[:-60]))
+
 def strings(): return sets(image, lambda i: "cat")
 def floats(): return both(features(30, 4), np.linspace(0, 1, 30))
 def multi(): return both(features(30, 4), np.eye(3)[y(30)])
@@ -95,6 +107,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("with_root", (3, 8, 8), True),
         ("tensors", (2, 5), False),
         ("table", (4,), False),
+        ("narrow", (4,), False),
+        ("narrow_whole", (4,), False),
     ],
 )
 def test_arrays_and_datasets_become_sources(
@@ -119,6 +133,9 @@ def test_arrays_and_datasets_become_sources(
         ("empty", "train is empty"),
         ("changing", r"train\[7\] is uint8 \(3, 9, 9\), item 0 is uint8 \(3, 8, 8\)"),
         ("failing", r"train\[4\] gives no \(item, label\): ZeroDivisionError"),
+        ("truncated", r"train\[5\] cannot be made an array: OSError: .*truncated"),
+        ("ragged", r"train\[0\] cannot be made an array: ValueError: .*inhomogeneous"),
+        ("ragged_whole", r"train cannot be made an array: ValueError: .*inhomogeneous"),
         ("strings", "label 'cat' is no integer"),
         ("floats", "labels are float64, not integers; .*`core` takes"),
         ("multi", r"labels are of shape \[30, 3\]; .*`core` takes"),

@@ -127,6 +127,7 @@ def test_missing_fields_are_named(missing: str) -> None:
         ("weight_decay", -1.0, "weight_decay"),
         ("translate", -1, "translate"),
         ("seed", -1, "seed must be at least 0"),
+        ("seed", 2**63, "seed must be below"),
         ("lr", 0.0, "lr must be positive and finite, got 0.0"),
         ("lr", float("nan"), "lr must be positive"),
         ("lr", float("inf"), "lr must be positive"),

@@ -588,6 +588,18 @@ def test_a_frozen_schedule_follows_what_learning_had_epoch_by_epoch() -> None:
             assert meant[level - 5] - 1e-4 <= actual[level] <= meant[level + 5] + 1e-4
 
 
+@pytest.mark.parametrize("kind", ["learned", "adamixup"])
+def test_the_control_of_what_stops_mixing_mixes_as_that_did(kind: str) -> None:
+    policy = (POLICIES | ADAMIXUP)[kind]
+    learned = run(replace(CONFIG, train_size=100, epochs=4, stop_mixing=0.5, policy=policy))
+    mixed, unmixed = learned.history[1], learned.history[-1]
+    assert mixed["lam_mean"] < 1 == unmixed["lam_mean"]
+    control = frozen_control(policy, learned.lam_quantiles, learned.lam_schedule)
+    frozen = run(replace(CONFIG, train_size=100, epochs=4, stop_mixing=0.5, policy=control))
+    assert frozen.history[1]["lam_mean"] == pytest.approx(mixed["lam_mean"], abs=0.1)
+    assert frozen.history[-1]["lam_mean"] == 1
+
+
 def test_the_paper_to_the_letter_hardly_moves_lam_and_the_default_does(steps: list[Step]) -> None:
     """To the letter λ stays in [sigmoid(0), sigmoid(1)] and learning changes it by 1e-4 or so, the
     change being of order lr/B; the default reading changes it by 0.1 and more."""

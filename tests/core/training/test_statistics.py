@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-import itertools
 import math
+from collections import defaultdict
+from collections.abc import Callable
+from statistics import fmean
 
 import pytest
 import torch
@@ -106,20 +108,46 @@ def test_a_schedule_has_a_part_an_epoch_where_epochs_are_few() -> None:
     assert schedule.complete() == [[lam] * PART_LEVELS for lam in (0.25, 0.5, 0.75)]
 
 
-def test_a_schedule_takes_the_mean_of_the_epochs_of_a_part() -> None:
-    """Of 27 epochs, with λ = 0 and epoch/32, parts begin at 0, 3, 5, 7, 9, 12, ..., 25."""
-    schedule, resumed = LambdaSchedule(27), LambdaSchedule(27)
-    for epoch in range(27):
+def epoch_in_steps(steps: int, lam: Callable[[int], float]) -> LambdaStatistics:
+    statistics = LambdaStatistics()
+    for step in range(steps):
+        statistics.add(given([0.0, lam(step)]))
+    return statistics
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(27, 1), (13, 12), (24, 5), (90, 7), (20, 3)])
+def test_a_schedule_takes_the_mean_of_the_steps_of_a_part(epochs: int, steps: int) -> None:
+    """The parts are those that the frozen control draws from, step by step.
+
+    With λ = 0 and the number of the epoch the upper ends of a part are those of its epochs.
+    """
+    schedule, resumed = LambdaSchedule(epochs), LambdaSchedule(epochs)
+    values: dict[int, list[float]] = defaultdict(list)
+    for epoch in range(epochs):
         resumed.parts = schedule.parts
-        schedule.add(epoch, epoch_of(0.0, epoch / 32))
-        resumed.add(epoch, epoch_of(0.0, epoch / 32))
-    starts = [0, 3, 5, 7, 9, 12, 14, 16, 18, 21, 23, 25, 27]
-    means = [(a + b - 1) / 2 / 32 for a, b in itertools.pairwise(starts)]
+        for each in (schedule, resumed):
+            each.add(epoch, epoch_in_steps(steps, lambda _, epoch=epoch: epoch / 100))
+        for step in range(steps):
+            values[12 * (epoch * steps + step) // (epochs * steps)].append(epoch / 100)
+    means = [fmean(values[part]) for part in range(12)]
     parts = schedule.complete()
     assert [part[-1] for part in parts] == pytest.approx(means, abs=1e-4)
     assert [part[25] for part in parts] == pytest.approx([m / 2 for m in means], abs=1e-4)
     assert all(part[0] == 0 for part in parts)
     assert resumed.complete() == parts
+
+
+@pytest.mark.parametrize(("epochs", "mixed"), [(20, 17), (13, 6), (5, 2), (24, 23)])
+def test_a_schedule_ends_where_mixing_does(epochs: int, mixed: int) -> None:
+    schedule = LambdaSchedule(epochs)
+    for epoch in range(epochs):
+        upper = 0.5 if epoch < mixed else 1.0
+        schedule.add(epoch, epoch_in_steps(3, lambda _, at=upper: at), mixed=epoch < mixed)
+    assert [part[-1] for part in schedule.complete()] == [0.5] * min(epochs, 12)
+    none = LambdaSchedule(3)
+    for epoch in range(3):
+        none.add(epoch, epoch_of(1.0), mixed=False)
+    assert none.complete() == []
 
 
 def test_a_schedule_without_its_beginning_is_none() -> None:
