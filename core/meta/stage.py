@@ -38,7 +38,8 @@ class Slope:
         moving: [B]; what moves λ: permuted in a placebo, 0 where any of it is not finite.
         hypergradient: [B]; d(meta loss)/d(lam_i) as it is (Eq. 9).
         meta_loss: scalar; validation loss after the virtual step (Eq. 8).
-        samples: of the virtual and the validation batch, each once.
+        samples: of the virtual and the validation batch, each once, or once for each loss scale
+            that was tried.
     """
 
     moving: Tensor
@@ -157,11 +158,11 @@ class MetaOptions:
             averaged=averaged,
             others=other_parameters(model, optimizer),
         )
-        meta = stage(scale=scale)
+        meta, stages = stage(scale=scale), 1
         # A second derivative overflows before the real step does, by which the scale is chosen.
         while scale > 1 and _overflows(meta.hypergradient, ranks_of(model)):
             scale = max(scale / _LESS, 1.0)
-            meta = stage(scale=scale)
+            meta, stages = stage(scale=scale), stages + 1
         moving = meta.hypergradient
         if moving.device.type != "cpu" and self.validation_gradient is None:
             # Asking would make every step wait for the device; `hypergradient` tells.
@@ -176,7 +177,7 @@ class MetaOptions:
         if self.permute:
             moving = moving[draw_partners(n, generator=generator, device=batch[0].device)]
         samples = n + (val_batch[0].shape[0] if earlier is None else 0)
-        return Slope(moving, meta.hypergradient, meta.meta_loss, samples)
+        return Slope(moving, meta.hypergradient, meta.meta_loss, stages * samples)
 
     def _overflows(self, moving: Tensor, model: nn.Module) -> bool:
         """Says whether a hypergradient is not finite: on any rank, where a v is kept, as all ranks
