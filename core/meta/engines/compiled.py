@@ -183,12 +183,17 @@ def _number_of_classes(problem: MetaProblem) -> int:
         return logits.shape[1]
 
     theta = {name: p.detach().requires_grad_() for name, p in problem.theta.items()}
-    with Replay(problem.tensors, problem.model)():
-        with torch.enable_grad(), Watch():
-            loss = problem.at(theta, problem.virtual_loss)
+
+    def differentiate() -> None:
+        with Watch():
+            loss = problem.virtual_loss()
         refuse_other_parameters(loss, theta, problem.originals, problem.others)
         with refuse_cut_gradients(loss):
             problem.gradients(loss, list(theta.values()), create_graph=True)
+
+    with Replay(problem.tensors, problem.model)():
+        with torch.enable_grad():
+            problem.at(theta, differentiate)
         with torch.no_grad(), Watch():
             return problem.at(theta, classes)
 

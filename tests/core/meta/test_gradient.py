@@ -430,7 +430,7 @@ def test_compiled_parts_run_eagerly(toy: SimpleNamespace) -> None:
         ({"model": nn.LSTM(4, 3).double()}, "must return logits .*got tuple"),
         (
             {"model": nn.LazyLinear(3)},
-            "parameter 'weight' is of a lazy layer that has seen no batch",
+            "'weight' is of a lazy layer that has seen no batch",
         ),
     ],
 )
