@@ -167,7 +167,8 @@ class MetaOptions:
         if moving.device.type != "cpu" and self.validation_gradient is None:
             # Asking would make every step wait for the device; `hypergradient` tells.
             moving = torch.where(moving.isfinite().all(), moving, 0.0)
-        elif self._overflows(moving, model):
+        # Of several ranks that keep a v all must count the same stages.
+        elif _overflows(moving, ALONE if self.validation_gradient is None else ranks_of(model)):
             # A NaN λ would make the real batch NaN, and with it every weight.
             moving = torch.zeros_like(moving)
             warnings.warn(_NOT_FINITE, RuntimeWarning, stacklevel=4)
@@ -179,13 +180,9 @@ class MetaOptions:
         samples = n + (val_batch[0].shape[0] if earlier is None else 0)
         return Slope(moving, meta.hypergradient, meta.meta_loss, stages * samples)
 
-    def _overflows(self, moving: Tensor, model: nn.Module) -> bool:
-        """Says whether a hypergradient is not finite: on any rank, where a v is kept, as all ranks
-        must count the same stages."""
-        return _overflows(moving, ALONE if self.validation_gradient is None else ranks_of(model))
-
 
 def _overflows(hypergradient: Tensor, ranks: Ranks) -> bool:
+    """Says whether it is not finite on any of the ranks."""
     return bool(ranks.largest((~hypergradient.isfinite().all()).to(torch.int32)))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import core
 from hpo.bench.compatibility.losses import LossCase
 from hpo.bench.compatibility.truth import LR, Data, error, network, slope
+from tests.support.second_derivatives import Doubled
 
 EXACT = ("auto", "unroll")
 CASE = LossCase(core.soft_cross_entropy)
@@ -75,18 +76,6 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         return tuple(g * saved for saved in ctx.saved_tensors)
-
-
-class Twice(torch.autograd.Function):
-    """A loss may be scaled by one: that its gradient is a constant is right."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return 2 * g
 
 
 class Layer(nn.Module):
@@ -187,10 +176,11 @@ def test_so_is_a_loss_that_has_computed_its_gradient(engine: Any) -> None:
 
 @pytest.mark.parametrize("engine", EXACT)
 def test_a_loss_that_a_function_scales_is_not(engine: Any) -> None:
+    """That the gradient of a number is a constant is right."""
     model, data = network(nn.Tanh()), Data()
 
     def doubled(logits: Tensor, target: Tensor) -> Tensor:
-        return Twice.apply(core.soft_cross_entropy(logits, target))  # type: ignore[no-any-return]
+        return Doubled.apply(core.soft_cross_entropy(logits, target))  # type: ignore[no-any-return]
 
     value = core.hypergradient(model, *data.arguments, lr=LR, engine=engine, loss=doubled)
     # Twice the loss of both batches: the step is twice as long, and its value counts twice.

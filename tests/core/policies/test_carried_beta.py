@@ -17,6 +17,7 @@ from core.policies.carried_beta import CarriedBeta
 from core.policies.learned_beta import LearnedBeta
 from core.testing import POLICY_CHECKS
 from core.testing.small_network import CLASSES
+from tests.support.second_derivatives import Doubled
 
 STEPS = 5
 
@@ -196,22 +197,10 @@ def test_other_optimizers_are_refused_by_name(toy: SimpleNamespace) -> None:
         CarriedBeta(carry=1.5)
 
 
-class Once(torch.autograd.Function):
-    """It has a derivative, and none in forward mode."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        return 2 * slope
-
-
 def test_what_has_no_forward_derivative_is_refused_with_the_way_out(toy: SimpleNamespace) -> None:
     data = toy.make_data(9, 5)
     net = toy.make_net()
-    net.register_forward_hook(lambda module, x, logits: Once.apply(logits))
+    net.register_forward_hook(lambda module, x, logits: Doubled.apply(logits))
     policy, optimizer = told(every=1, carry=0.9), optim.SGD(net.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"has no forward derivative .*; leave carry at 0"):
         policy(net, optimizer, data.batch, data.val_batch)
