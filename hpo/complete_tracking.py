@@ -16,6 +16,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line.flags import command, folder, shared
+from hpo.run.statuses import INTERRUPTED
 from hpo.storage import output_folder
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if nothing is missing any more, 1 if something could not be sent, 2 if
-        the store or the folder cannot be used, or a study is running there.
+        the store or the folder cannot be used, or a study is running there, 130 if interrupted.
     """
     store = shared(
         tracking_uri={"help": "MLflow store (default: as of a study)"},
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = first_line(error)
     except store_errors() as error:
         message = first_line(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     print(f"error: {message}", file=sys.stderr)
     return 2
 
@@ -71,7 +75,9 @@ def send_missing(output: Path, uri: str, storage: Storage) -> int:
         for path in output.glob("mlflow-pending*.jsonl")
     ]
     if not ledgers and not troubles:
-        print(f"nothing waits for {shown_uri(uri)}")
+        others = sorted(path.name for path in output.glob("mlflow-pending-*.json"))
+        told = f"; {', '.join(others)} there wait for another store" if others else ""
+        print(f"nothing waits for {shown_uri(uri)}{told}")
         return 0
     check_tracking_uri(uri)
     runs = sum(len(ledger.runs) for ledger in ledgers)

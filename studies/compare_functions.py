@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import hpo
 from hpo.command_line.flags import command, program
+from hpo.run.statuses import INTERRUPTED, UNUSABLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(hpo.compare(functions, **options))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"compare_functions: error: {error}", file=sys.stderr)
-        return 2
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("compare_functions: interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -42,6 +42,7 @@ from core.lazy import torch
 from hpo.bench.hyper_cleaning import SOLVERS, draw_problem, report
 from hpo.command_line.flags import command, folder, program, require_counts
 from hpo.report.markdown import padded_table
+from hpo.storage.atomic import write_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem = draw_problem(
             train, test, ratio=given.ratio, train_size=given.train_size, val_size=given.val_size
         )
-    except (ValueError, FileNotFoundError) as error:
+        if given.output is not None:
+            given.output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
         print(f"hyper_cleaning: error: {error}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
@@ -85,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = frame.astype(object).where(frame.notna(), "–").astype(str)
     print(padded_table(list(shown.columns), shown.to_numpy().tolist()))
     if given.output is not None:
-        given.output.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(given.output / "hyper_cleaning.csv", index=False)
+        write_csv(given.output / "hyper_cleaning.csv", frame)
     return 0
 
 

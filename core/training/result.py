@@ -16,7 +16,8 @@ Metrics = dict[str, float]
 
 
 class DivergenceError(RuntimeError):
-    """The loss became NaN or infinite. `history` holds the epochs before.
+    """The loss became NaN or infinite. `history` holds the epochs before, `epochs` is how many were
+    trained before the one that failed: as many, but of a population those of all its members.
 
     Examples:
         >>> from core.training import DivergenceError
@@ -24,13 +25,14 @@ class DivergenceError(RuntimeError):
         [{'epoch': 1.0}]
     """
 
-    def __init__(self, message: str, history: list[Metrics]):
+    def __init__(self, message: str, history: list[Metrics], epochs: int | None = None):
         super().__init__(message)
         self.history = history
+        self.epochs = len(history) if epochs is None else epochs
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The inherited one leaves `history` out, and the error could not cross processes.
-        return type(self), (str(self), self.history)
+        return type(self), (str(self), self.history, self.epochs)
 
 
 def check_convergence(

@@ -26,7 +26,7 @@ from hpo.report.contrasts import LEVEL, Values
 from hpo.report.markdown import difference, number, padded_table, probability
 from hpo.report.statistics import detectable_difference, holm, mean_interval, paired_comparison
 from hpo.storage.atomic import write_atomically, write_csv
-from hpo.storage.output_folder import locked
+from hpo.storage.output_folder import locked, study_id
 from hpo.storage.places import output_at
 from hpo.study.progress import QuietLine
 from hpo.tracking.trials import TrackedComparison
@@ -87,7 +87,8 @@ def compare(
     With ``until`` seeds are added, half as many again at a time, until the widest interval of a
     difference is mean ± until or narrower (one without width, as all differences are alike, counts
     from ten seeds on). Looking repeatedly would find differences that are not
-    there; so look k is at the level 0.05·6/(π²k²), and all looks together are at 0.05.
+    there; so look k is at the level 0.05·6/(π²k²), and all looks together are at 0.05, those of
+    later calls with other seeds too.
 
     Args:
         functions: by name; each ``function(seed, report) -> float``. They are pickled by value.
@@ -129,7 +130,7 @@ def compare(
     with (
         locked(folder),
         ExitStack() as stack,
-        TrackedComparison(tracking_uri, folder, name) as tracked,
+        TrackedComparison(tracking_uri, folder, name, study_id(folder, name)) as tracked,
         closing(QuietLine()) as line,
     ):
 
@@ -142,7 +143,7 @@ def compare(
                 line.show(said[: line.columns])
 
         runner: Runner | None = in_this_process(functions, notify) if workers == 0 else None
-        look, n = 1, seeds
+        n = seeds
         while True:
             keys = [(function, seed) for seed in range(n) for function in functions]
             for key in keys:
@@ -163,11 +164,12 @@ def compare(
                 line.say(f"{name} {count} · {trial.function}, seed {trial.seed}: {end}")
             trials = {key: trials[key] for key in keys}  # in this order, however they ended
             _check_some_ended(functions, trials)
-            table = compared(values_by_function(trials), look if until is not None else None)
+            look = 1 if until is None else store.look(n)
+            table = compared(values_by_function(trials), None if until is None else look)
             enough = until is None or all(_is_narrow(pair, until) for pair in table.itertuples())
             if enough or n >= most_seeds:
                 break
-            look, n = look + 1, min(most_seeds, math.ceil(GROWTH * n))
+            n = min(most_seeds, math.ceil(GROWTH * n))
         result = _written(folder, list(trials.values()), table, look, until)
         pairs = zip(table["first"], table["second"], table["difference"], strict=True)
         metrics = {f"{_plain(one)} minus {_plain(other)}": float(by) for one, other, by in pairs}

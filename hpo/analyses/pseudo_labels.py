@@ -79,5 +79,5 @@ def pseudo_label_figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figur
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(alpha=0.25)
         panels[0].set_title(short_name(dataset), loc="left")
-    legend_below(figure, axes[0][0], 4)
+    legend_below(figure, axes.flat, 4)
     return figure

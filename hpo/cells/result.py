@@ -15,7 +15,7 @@ class PartialResult:
 
     Attributes:
         history: the metrics of the epochs that were trained; see `core.training.fit.fit`.
-        epochs: their number.
+        epochs: their number; of a population those of all members, as in `PopulationResult`.
         train_seconds, samples_seen: as in `TrainingResult`, up to the last of these epochs.
     """
 
@@ -25,12 +25,13 @@ class PartialResult:
     samples_seen: int
 
     @classmethod
-    def of(cls, history: Sequence[Mapping[str, float]]) -> PartialResult:
-        """Returns the result of a training with these epochs."""
+    def of(cls, history: Sequence[Mapping[str, float]], epochs: int | None = None) -> PartialResult:
+        """Returns the result of a training with these epochs, or of a population with these
+        segments and so many epochs of all members."""
         last = history[-1] if history else {"train_seconds": 0.0, "samples_seen": 0.0}
         return cls(
             history=[dict(metrics) for metrics in history],
-            epochs=len(history),
+            epochs=len(history) if epochs is None else epochs,
             train_seconds=last["train_seconds"],
             samples_seen=int(last["samples_seen"]),
         )

@@ -92,6 +92,25 @@ class TrialStore:
     def __init__(self, folder: Path):
         self._folder = folder
 
+    def look(self, seeds: int) -> int:
+        """Returns which look at the trials one of so many seeds is, from 1 on, in this call or
+        before it; the same look again is no other.
+
+        Raises:
+            ValueError: the file that counts them is damaged.
+        """
+        path = self._folder / "looks.json"
+        try:
+            looks = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            if seeds not in looks:
+                looks.append(seeds)
+                write_atomically(path, json.dumps(looks))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); remove it, and looks are counted anew"
+            ) from error
+        return 1 + int(looks.index(seeds))
+
     def save(self, trial: Trial) -> None:
         """Writes the trial, whole or not at all."""
         if trial.error is None:

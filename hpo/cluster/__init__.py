@@ -4,13 +4,13 @@ What imports Ray Tune and torch is imported by its own name: a process that runs
 comparison needs neither.
 """
 
-from hpo.cluster.address import check_cluster
+from hpo.cluster.address import find_cluster
 from hpo.cluster.session import Demand, Session, default_workers, session
 
 __all__ = [
     "Demand",
     "Session",
-    "check_cluster",
     "default_workers",
+    "find_cluster",
     "session",
 ]

@@ -11,11 +11,11 @@ _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """How a client of HTTP/2, which Ray speaks, begins; the answer is a frame of type 4 (RFC 9113)."""
 
 
-def check_cluster(address: str | None) -> None:
-    """Raises unless the cluster that Ray would join answers within five seconds.
+def find_cluster(address: str | None) -> str | None:
+    """Returns the address of the cluster that Ray would join, which answers within five seconds;
+    None where there is nothing to join, and a cluster is to be started.
 
-    Ray itself waits for a quarter of an hour, deaf to Ctrl-C and SIGTERM. Passes where there is
-    nothing to join, and a cluster will be started.
+    Ray itself waits for a quarter of an hour, deaf to Ctrl-C and SIGTERM.
 
     Args:
         address: HOST:PORT, "auto" or "local"; None is Ray's own choice: `RAY_ADDRESS`, or the
@@ -48,13 +48,13 @@ def check_cluster(address: str | None) -> None:
     except (ConnectionError, OSError, ValueError) as error:
         raise ConnectionError(f"{given}: no Ray cluster is there ({error}); {way_out}") from error
     if joined is None:
-        return
+        return None
     host, _, port = joined.rpartition(":")
     where = "" if joined == address else f" at {joined}"
     try:
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return
+                return str(joined)
             connection.sendall(_GREETING)
             answer = connection.recv(9)
     except (OSError, OverflowError, ValueError) as error:
@@ -63,3 +63,4 @@ def check_cluster(address: str | None) -> None:
         ) from error
     if answer[3:4] != b"\x04":
         raise ConnectionError(f"{given}: what answers{where} is no Ray cluster; {way_out}")
+    return str(joined)

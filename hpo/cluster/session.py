@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray._private import ray_constants
 
-from hpo.cluster.address import check_cluster
+from hpo.cluster.address import find_cluster
 from hpo.command_line.flags import cores
 from hpo.study.study_run import StudyError
 
@@ -83,15 +83,15 @@ def session(demand: Demand) -> Iterator[Session]:
 def _begin(demand: Demand, here: int) -> bool:
     """Joins the cluster that there is, or starts one for so many cells; returns whether it did."""
     try:
-        check_cluster(demand.address)
+        cluster = find_cluster(demand.address)
     except (ConnectionError, ValueError) as error:
         raise StudyError(str(error)) from error
-    if demand.address is not None:
+    if cluster is not None:
         try:
             ray.init(address=demand.address, **_QUIET)
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             raise StudyError(
-                f"cannot join the Ray cluster at {demand.address}: {error}; if it asks for a "
+                f"cannot join the Ray cluster at {cluster}: {error}; if it asks for a "
                 "token, as clusters of Ray 2.60 do, have it in ~/.ray/auth_token and set "
                 "RAY_AUTH_MODE=token"
             ) from error
@@ -105,9 +105,6 @@ def _begin(demand: Demand, here: int) -> bool:
                 object_store_memory=max(128 * _MIB, 2 * demand.data_bytes + 64 * _MIB),
                 **_QUIET,
             )
-    except ValueError:  # there is a cluster here, and its resources are set
-        ray.init(**_QUIET)
-        return False
     except Exception as error:  # of no kind to tell apart
         raise StudyError(f"Ray did not start: {error}{_why(error)}") from error
     return True
@@ -134,13 +131,15 @@ def _give_token() -> None:
     It stays for this process's life: Ray's library reads it once.
     """
     given = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    folder = Path(os.environ.get("HOME") or "~").expanduser() / ".ray"
-    if any(name in os.environ for name in given) or (folder / "auth_token").exists():
+    if any(name in os.environ for name in given):
         return
     try:
+        folder = Path(os.environ.get("HOME") or "~").expanduser() / ".ray"
+        if (folder / "auth_token").exists():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
+    except (OSError, RuntimeError):  # it cannot be written, or there is none
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 

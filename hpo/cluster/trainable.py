@@ -125,8 +125,8 @@ def train_cell(
                 ending["environment"] |= use.to_environment()
         ending |= {"status": "finished", "result": result.to_dict(), "error": None}
     except DivergenceError as error:
-        ending |= {"status": "diverged", "result": PartialResult.of(error.history).to_dict()}
-        ending["error"] = str(error)
+        partial_result = PartialResult.of(error.history, error.epochs)
+        ending |= {"status": "diverged", "result": partial_result.to_dict(), "error": str(error)}
     except Exception as error:  # reported like a result: one bad cell must not end the study
         place = traceback.extract_tb(error.__traceback__)[-1]
         ending |= {"status": "crashed", "result": {}}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from hpo.study.standard_streams import close, say
 
 
 def printed(study: str, lines: Sequence[str], files: Sequence[Path]) -> bool:
@@ -13,19 +14,13 @@ def printed(study: str, lines: Sequence[str], files: Sequence[Path]) -> bool:
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:  # whoever read it, such as `head`, has seen enough
-        _close_output()
+        close(sys.stdout)
     except OSError as error:
-        _close_output()
+        close(sys.stdout)
         names = ", ".join(shown(path) for path in files)
-        print(f"{study}: error: the report could not be printed ({error}); it is in {names}",
-              file=sys.stderr)  # fmt: skip
+        say(f"{study}: error: the report could not be printed ({error}); it is in {names}")
         return False
     return True
-
-
-def _close_output() -> None:
-    """Keeps Python from trying again at its end what standard output did not take."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def shown(path: Path) -> str:

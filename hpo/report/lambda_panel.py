@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hpo.cells.record import CellRecord
 from hpo.report.history import epochs_table
 from hpo.report.positive_control import best_of
 from hpo.report.records import finished_finals
-from hpo.report.style import DASHES, FAMILIES
+from hpo.report.style import DASHES, FAMILIES, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,31 +53,42 @@ def lambda_curves(
     return curves
 
 
+def lambda_styles(lines: Iterable[Line]) -> dict[str, dict[str, Any]]:
+    """Returns by method how its λ is drawn in every panel: in the color of its family, and with
+    dashes and marker that no other row of that color has."""
+    families = {line["method"]: line["family"] for line in lines}
+    taken: Counter[tuple[str, str]] = Counter()
+    styles = {}
+    for place, (method, family) in enumerate(families.items()):
+        color, dashes = FAMILIES[family][0], DASHES[place % len(DASHES)]
+        style: dict[str, Any] = {"color": color, "ls": dashes, "lw": 1.6}
+        alike = taken[color, dashes]
+        styles[method] = style | ({"marker": MARKERS[alike - 1], "ms": 4} if alike else {})
+        taken[color, dashes] += 1
+    return styles
+
+
 def draw_lambda(
-    ax: Axes, lines: Sequence[Line], curves: dict[str, dict[str, np.ndarray]]
-) -> list[Any]:
-    """Draws both quartiles of λ over training for each row that has them; returns one line each.
+    ax: Axes,
+    lines: Sequence[Line],
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    styles: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Draws both quartiles of λ over training for each row that has them.
 
     Half of all λ lie between the two lines of a row: the nearer they are to 0 and 1, the less is
     mixed.
     """
-    shown = [line for line in lines if line["method"] in curves]
-    handles = []
-    for place, line in enumerate(shown):
+    for line in lines:
+        if line["method"] not in curves:
+            continue
         curve = curves[line["method"]]
-        style: dict[str, Any] = {
-            "color": FAMILIES[line["family"]][0],
-            "ls": DASHES[place % len(DASHES)],
-            "lw": 1.6,
-        }
-        if len(curve["epoch"]) == 1:
-            style |= {"marker": FAMILIES[line["family"]][1], "ms": 5}
+        point = {"marker": FAMILIES[line["family"]][1], "ms": 5} if len(curve["epoch"]) == 1 else {}
         for name in QUARTILES:
-            [drawn] = ax.plot(curve["epoch"], curve[name], **style, label=line["label"])
-        handles.append(drawn)
+            style = {**point, **styles[line["method"]]}
+            ax.plot(curve["epoch"], curve[name], **style, label=line["label"])
     ax.set_ylim(-0.02, 1.02)
     ax.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
     ax.set_xlabel("epoch")
     ax.set_ylabel("λ, quartiles")
     ax.grid(lw=0.4, alpha=0.5)
-    return handles

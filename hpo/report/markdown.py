@@ -70,9 +70,11 @@ def padded_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
     Args:
         header: names of the columns.
-        lines: cells of each line, as many as the header has.
+        lines: cells of each line, as many as the header has; a bar in one is escaped.
     """
-    cells = [header, *lines]
+    cells = [
+        [" ".join(text.split()).replace("|", r"\|") for text in row] for row in (header, *lines)
+    ]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     text = [_join(row, widths) for row in cells]
     rule = [("-" * (width - 1) + ":") if i else "-" * width for i, width in enumerate(widths)]
@@ -167,9 +169,14 @@ def _count(value: float) -> str:
     if math.isnan(value):
         return _NONE
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
+        if value >= 0.9995 * size:
+            return f"{_three_digits(value / size)}{unit}"
     return f"{value:.0f}"
+
+
+def _three_digits(value: float) -> str:
+    """Returns the value in three digits, or more where it is larger, and without an exponent."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -177,7 +184,7 @@ def _remarks(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     remarks = []
     unit = _unit(lines)
     if unit is not None and unit["n_seeds"] > 0:
-        remarks.append(f"- 1.00× is {unit['train_seconds']:.3g} s of training.")
+        remarks.append(f"- 1.00× is {_three_digits(unit['train_seconds'])} s of training.")
     remarks += [
         f"- {line['label']}: {line['setting']}."
         for line in lines

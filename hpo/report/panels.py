@@ -30,6 +30,7 @@ COSTS: Mapping[str, tuple[str, str]] = {
 
 _NAME_SIZE = 7.5
 _GREY = "#555555"
+_APART = 3  # pixels between names, as letters are wider in some sizes than in that measured
 
 
 def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) -> set[str]:
@@ -100,11 +101,10 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
     """Says what the means and the ``marks`` of `draw_errors` mean."""
     from matplotlib.lines import Line2D
 
-    blue = FAMILIES["beta"][0]
     star: dict[str, Any] = {"marker": "*", "ls": "", "ms": 11, "mfc": "none", "mec": "black"}
     handles = {
         "seed": Line2D([], [], marker="o", ls="", color=_GREY, alpha=0.3, label="one seed"),
-        "best": Line2D([], [], color=blue, lw=0.9, ls="--", label="best Beta by validation"),
+        "best": Line2D([], [], color=_GREY, lw=0.9, ls="--", label="best Beta by validation"),
         "reference": Line2D([], [], color=_GREY, lw=0.9, ls=":", label="reference"),
         "paper": Line2D([], [], label="the paper's number", **star),
     }
@@ -156,7 +156,7 @@ def label_points(
         places = [(e[COSTS[cost][0]], e["mean_error"]) for e in shown]
         taken = [_box(x, y, 10, 10) for x, y in map(ax.transData.transform, places)]
         for line, place in zip(shown, places, strict=True):
-            taken.append(_place_name(figure, ax, line, place, taken))
+            taken.append(_place_name(figure, ax, line, place, taken).padded(_APART))
 
 
 def _wrap(label: str, width: int) -> str:

@@ -143,13 +143,13 @@ def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
             f"{labels[line['method']]} − {labels[line['other']]}: {shown}, "
             f"{in_words(line['p_value'])}, n = {line['n_seeds']}"
         )
+        power = f"So many seeds show a difference of {line['detectable']:.2g} with 80 % power"
+        if math.isnan(line["detectable"]):
+            power = "Without spread it is not known what so many seeds show"
         if line["comparison"] == POSITIVE:
-            text.append(f"- {where}, positive control: {said}. {_ANSWERS[_doubt_of(line)]}.")
-        else:
-            power = f"So many seeds show a difference of {line['detectable']:.2g} with 80 % power"
-            if math.isnan(line["detectable"]):
-                power = "Without spread it is not known what so many seeds show"
-            text.append(f"- {where}, primary comparison: {said}. {power}.")
+            power = f"{_ANSWERS[_doubt_of(line)]}. {power}"
+        comparison = "positive control" if line["comparison"] == POSITIVE else "primary comparison"
+        text.append(f"- {where}, {comparison}: {said}. {power}.")
     return "\n".join([_HEADING, "", *text])
 
 

@@ -25,15 +25,17 @@ _DEMONSTRATION = (
 _OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
-def preset_line(plan: Plan, preset: str) -> str:
-    """Returns the preset and the seeds, and what a demonstration is worth."""
+def preset_line(plan: Plan, preset: str | None) -> str:
+    """Returns the preset and the seeds, and what a demonstration is worth; without a preset, as all
+    settings came from Python, the seeds alone."""
     warning = _DEMONSTRATION if preset in ("smoke", "quick") else ""
     first = f" from {plan.seeds[0]} on" if plan.seeds[0] else ""
-    return f"Preset `{preset}`, {len(plan.seeds)} seeds{first}.{warning}"
+    named = "" if preset is None else f"Preset `{preset}`, "
+    return f"{named}{len(plan.seeds)} seeds{first}.{warning}"
 
 
 def preamble_of(
-    plan: Plan, records: Sequence[CellRecord], preset: str, data: Sequence[str] = ()
+    plan: Plan, records: Sequence[CellRecord], preset: str | None, data: Sequence[str] = ()
 ) -> str:
     """Returns preset, seeds, where it trained, what was read of each data set, its trainings, and
     what rows have for themselves; a control has what its row has."""

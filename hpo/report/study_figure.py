@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpo.cells.record import CellRecord
-from hpo.report.lambda_panel import draw_lambda, lambda_curves
+from hpo.report.lambda_panel import draw_lambda, lambda_curves, lambda_styles
 from hpo.report.panels import Line, draw_cost, draw_errors, error_legend, label_points
 from hpo.report.style import WIDTH, canvas, legend_below, short_name
 
@@ -111,9 +111,11 @@ def _lambda_panels(
     curves: Mapping[str, dict[str, dict[str, np.ndarray]]],
 ) -> None:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    handles: dict[str, Any] = {}
+    shown = [
+        line for name, lines in panels.items() for line in lines if line["method"] in curves[name]
+    ]
+    styles = lambda_styles(shown)
     for ax, (dataset, lines) in zip(axes, panels.items(), strict=True):
-        for drawn in draw_lambda(ax, lines, curves[dataset]):
-            handles.setdefault(drawn.get_label(), drawn)
+        draw_lambda(ax, lines, curves[dataset], styles)
         ax.set_title(short_name(dataset))
-    legend_below(figure, [*handles.values()], 4)
+    legend_below(figure, axes, 4)

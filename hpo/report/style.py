@@ -7,7 +7,7 @@ state between figures.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from hpo.storage.atomic import in_place_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 COLORS: Sequence[str] = (
@@ -69,17 +68,24 @@ def canvas(width: float, height: float) -> Figure:
 
 def legend_below(
     figure: Figure | SubFigure,
-    named: Axes | Sequence[Any],
+    named: Iterable[Any],
     columns: int,
     title: str | None = None,
 ) -> None:
-    """Names below all panels what one of them has, or these handles, in so many columns or as many
-    as have room."""
-    if not isinstance(named, Sequence):
-        named = named.get_legend_handles_labels()[0]
+    """Names below all panels what these axes hold, or these handles, each name once, in so many
+    columns or as many as have room."""
+    handles: dict[str, Any] = {}
+    for each in named:
+        has_names = hasattr(each, "get_legend_handles_labels")
+        for handle in each.get_legend_handles_labels()[0] if has_names else [each]:
+            handles.setdefault(handle.get_label(), handle)
     for ncols in range(columns, 0, -1):
         legend = figure.legend(
-            handles=[*named], loc="outside lower center", ncols=ncols, frameon=False, title=title
+            handles=[*handles.values()],
+            loc="outside lower center",
+            ncols=ncols,
+            frameon=False,
+            title=title,
         )
         show_names_as_they_are(legend)
         if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:

@@ -40,9 +40,9 @@ def prepare(
     _check_used(rows, options)
     joins = options.address is not None or os.environ.get("RAY_ADDRESS")
     if joins and options.workers != 0:
-        from hpo.cluster.address import check_cluster
+        from hpo.cluster.address import find_cluster
 
-        check_cluster(options.address)
+        find_cluster(options.address)
     base: dict[str, TrainingConfig] = {}
     sources: dict[SourceKey, Source] = {}
     for dataset in options.datasets:

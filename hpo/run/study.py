@@ -5,7 +5,6 @@ What it needs beyond its flags (Ray, Optuna, MLflow, pandas, SciPy) is imported 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from hpo.run.early_end import EarlyEnd
 from hpo.run.statuses import INTERRUPTED, UNUSABLE
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import StudyRow
+from hpo.study.standard_streams import say
 
 if TYPE_CHECKING:
     from hpo.report.outcome import ExtraReport
@@ -67,6 +67,7 @@ def run_study(
         >>> main(["--rows", "beta-1"])  # the line on standard error says that there is no such row
         2
     """
+    end = EarlyEnd(fresh=True)  # nothing of it is there yet
     try:
         budgeted = any(row.strategy is not None for row in rows)
         few_labels = any(row.semi is not None for row in rows)
@@ -78,11 +79,14 @@ def run_study(
             semi_supervised=few_labels,
             defaults=defaults,
         )
-        end = EarlyEnd(options.fresh)
+        end.fresh = options.fresh
         chosen = options.chosen(rows, contenders)
-    except ValueError as error:
-        print(f"{study}: error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        say(f"{study}: error: {error}")
         return UNUSABLE
+    except KeyboardInterrupt:
+        say(end.interrupted(study))
+        return INTERRUPTED
     try:
         from hpo.run.work import worked
 
@@ -99,5 +103,5 @@ def run_study(
             end=end,
         )
     except (KeyboardInterrupt, SystemExit):
-        print(end.interrupted(study), file=sys.stderr)
+        say(end.interrupted(study))
         return INTERRUPTED

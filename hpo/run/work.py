@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +39,7 @@ from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.plan import Plan, SourceKey
 from hpo.study.progress import Progress, clock
 from hpo.study.rows import StudyRow
+from hpo.study.standard_streams import say
 from hpo.study.study_run import StudyError, StudyRun
 from hpo.tracking.missing import Missing
 from hpo.tracking.tracker import (
@@ -106,7 +106,7 @@ def worked(
             )
         return 0 if ended.whole else CRASHED
     except (ValueError, ImportError, OSError, StoreError, StudyError, TrackingError) as error:
-        print(f"{study}: error: {error}{end.way_out(error)}", file=sys.stderr)
+        say(f"{study}: error: {error}{end.way_out(error)}")
         return UNUSABLE
 
 
@@ -255,7 +255,8 @@ def _report(
     """Writes, tracks and shows everything, with the file of what was seen of the data."""
     records = run.records
     data = [source.description for source in sources.values()]
-    preamble = preamble_of(plan, records, options.preset, data)
+    preset = None if options.given.sources else options.preset
+    preamble = preamble_of(plan, records, preset, data)
     if plan.table_rows:
         complete, frame, files, text, summary = _table(
             plan, records, sources, options, extras, table, preamble
@@ -271,7 +272,7 @@ def _report(
     trained = sum(record.result.train_seconds for record in records)
     lines = [
         text,
-        *(f"\n{line}" for line in [preset_line(plan, options.preset), *memory_lines(records)]),
+        *(f"\n{line}" for line in [preset_line(plan, preset), *memory_lines(records)]),
         f"\n{plan.study}: {len(records)} cells, {clock(trained)} of training in all; this run took "
         f"{clock(seconds)}" + (f" on {run.workers} workers" if run.workers else ""),
         "files: " + ", ".join(shown(path) for path in files),
@@ -328,9 +329,8 @@ def _made(report_of: ExtraReport, outcome: Outcome) -> Extra | None:
     except Exception as error:  # whatever is wrong with it, the report of the study stands
         place = traceback.extract_tb(error.__traceback__)[-1]
         name = getattr(report_of, "__name__", repr(report_of))
-        print(
+        say(
             f"{outcome.plan.study}: error: the part {name} of the report failed: "
-            f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})",
-            file=sys.stderr,
+            f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
         )
         return None

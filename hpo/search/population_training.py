@@ -207,6 +207,7 @@ def _segment(
             f"all {population.members} members diverged by epoch {until}; lower the learning rate "
             f"(now {training.config.lr})",
             standing.history,
+            standing.epochs - 1,
         )
     training.load_state_dict(deepcopy(state))
     standing.result = training.result().to_dict()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from core.training.checkpoint import CURRENT, PREVIOUS
 from hpo.storage.protocol import Keep
@@ -131,7 +131,8 @@ class BucketStorage:
             options["region"] = self.region
         if self.uri.startswith("gs:"):
             options["retry_limit_seconds"] = "15"  # or it would try for a quarter of an hour
-        bucket, prefix = FileSystem.from_uri(f"{self.uri}?{urlencode(options)}")
+        uri = quote(self.uri, safe="/:@%")
+        bucket, prefix = FileSystem.from_uri(f"{uri}?{urlencode(options)}")
         return SubTreeFileSystem(prefix, bucket)
 
     @contextmanager
@@ -185,7 +186,7 @@ def bucket_at(uri: str) -> BucketStorage:
             f"{CREDENTIALS[kind].partition(', in ')[0]} instead"
         )
     prefix = parts.path.strip("/")
-    if not bucket or not prefix:
+    if not bucket or not prefix or "//" in prefix:
         raise ValueError(f"--storage {uri}: give bucket and prefix, as in {kind}://bucket/table2")
     uri = f"{parts.scheme}://{parts.netloc}/{prefix}"
     if kind != "s3":

@@ -96,12 +96,16 @@ def held(output: Path, storage: Storage) -> Iterator[None]:
         BlockingIOError: another study is running on it, and it is a folder.
     """
     if not isinstance(storage, FolderStorage):
-        with checked(storage), _announced(storage):
+        with checked(storage):
+            pass
+        with _announced(storage):
             yield
     elif storage.root.resolve() == output.resolve():
         yield
     else:
-        with locked(storage.root), checked(storage):
+        with locked(storage.root):
+            with checked(storage):
+                pass
             yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -191,9 +191,20 @@ def _of_kind(policy: PolicyConfig) -> StudyRow:
     if policy != plain:
         written = json.dumps(settings, sort_keys=True)
         key += f"-{hashlib.sha256(written.encode()).hexdigest()[:6]}"
-    text = ", ".join(f"{n}={v}" for n, v in settings.items() if not isinstance(v, (dict, list)))
+    text = ", ".join(_told(settings, {} if plain is None else plain.identity()))
     family: Family = "learned" if policy.learns else "extra"
     return row(key, f"{policy.kind} ({text})" if text else policy.kind, text or key, family, policy)
+
+
+def _told(settings: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the settings; those that are groups or lists where they differ from the plain ones."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            usual = plain.get(name) or {}
+            changed = {n: v for n, v in value.items() if n not in usual or usual[n] != v}
+            yield from _told(changed, usual)
+        elif not isinstance(value, list) or value != plain.get(name):
+            yield f"{name}={value}"
 
 
 def _needs_settings(kind: str) -> bool:

@@ -4,11 +4,13 @@ notebook, and in a log a new one now and then."""
 from __future__ import annotations
 
 import os
-import sys
 import time
+from collections.abc import Callable
 from typing import Literal, TextIO
 
 from tqdm import tqdm
+
+from hpo.study.standard_streams import close, standard_error
 
 Place = Literal["terminal", "notebook", "log"]
 SECONDS: dict[Place, float] = {"terminal": 0.2, "notebook": 1.0, "log": 15.0}
@@ -29,7 +31,7 @@ class QuietLine:
     """
 
     def __init__(self, stream: TextIO | None = None):
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream if stream is not None else standard_error()
         self._place = place_of(self._stream)
         self._bar = _Line(
             file=self._stream, bar_format="{desc}", position=0, disable=self._place == "log"
@@ -54,16 +56,22 @@ class QuietLine:
         if self._place == "log":
             self.say(line)
         else:
-            self._bar.set_description_str(line)
+            self._write(lambda: self._bar.set_description_str(line))
 
     def say(self, message: str) -> None:
         """Prints a message on a line of its own."""
-        tqdm.write(message, file=self._stream)
-        self._stream.flush()
+        self._write(lambda: (tqdm.write(message, file=self._stream), self._stream.flush()))
 
     def close(self) -> None:
         """Ends the line."""
-        self._bar.close()
+        self._write(self._bar.close)
+
+    def _write(self, action: Callable[[], object]) -> None:
+        """Writes to the stream, which takes everything from then on where nobody reads it."""
+        try:
+            action()
+        except OSError:
+            close(self._stream)
 
 
 class Progress:

@@ -261,14 +261,14 @@ def check_sources(rows: Sequence[StudyRow]) -> None:
             raise ValueError(
                 f"row {key} needs what the rows {', '.join(row.row.needs)} predict, and "
                 f"{missing[0]} is not among the rows; add them: "
-                f"--rows {','.join((*row.row.needs, key))}"
+                f"{','.join((*row.row.needs, key))}"
             )
         if source is None:
             continue
         if source not in by_key:
             raise ValueError(
                 f"row {key} draws λ from what row {source} learned, which is not among the rows; "
-                f"add it: --rows {source},{key}"
+                f"add it: {source},{key}"
             )
         policy = by_key[source].policy
         if policy is None:

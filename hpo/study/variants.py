@@ -42,7 +42,7 @@ def stopped(original: StudyRow, part: float = 0.83) -> StudyRow:
     shown = _shown(
         original.row,
         key,
-        f"{original.row.label}, the last {1 - part:.0%} unmixed",
+        f"{original.row.label}, the last {100 * (1 - part):.3g}% unmixed",
         f"{original.row.setting}, until {part:g}",
     )
     shown = replace(shown, counterpart=original.row.key)

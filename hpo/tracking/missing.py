@@ -129,7 +129,7 @@ class Missing:
 
 def _prefix(output: Path, uri: str) -> str:
     """Returns how the names of a store's ledgers begin, whoever asks for it there."""
-    store = "local" if uri == local_tracking_uri(output) else _digest(without_user(uri))
+    store = "local" if uri == local_tracking_uri(output) else _digest(without_user(uri).rstrip("/"))
     return f"mlflow-pending-{store}-"
 
 

@@ -58,15 +58,16 @@ class TrackedRun:
         self.tags = dict(tags)
         self.stored_tags = dict(before.tags)
         self.synced_at = time.monotonic()
-        self._name = name
+        self._name = storable(name)
         self._replaces = replaces
         self._began = _now()
         # A clock may go back, and of two values at one step MLflow shows the later one.
         self._latest_at = max(self._began if stored is None else 0, before.latest_at)
         self._live = False
+        params = _storable(params)
         self._params = {key: value for key, value in params.items() if key not in before.params}
         changed = {k: v for k, v in params.items() if before.params.get(k, v) != v}
-        self._opening_tags = {**tags, **{f"latest.{key}": v for key, v in changed.items()}}
+        self._opening_tags = _storable({**tags, **{f"latest.{k}": v for k, v in changed.items()}})
         self._latest = dict(before.metrics)
         self._steps: set[int] | None = None if stored else set()
         self._epochs: dict[int, list[Value]] = {}
@@ -111,7 +112,7 @@ class TrackedRun:
         # A millisecond tells the final value from the last epoch's.
         self._latest_at = max(_now(), self._latest_at + 1)
         self._final, self._series = _numbers(metrics), series or {}
-        self._final_tags = dict(tags)
+        self._final_tags = _storable(tags)
         self.tags |= tags
 
     def sync(self, client: Any, experiment_id: str) -> None:
@@ -210,6 +211,16 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = str(value)
             flat[f"{prefix}{key}"] = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
     return flat
+
+
+def storable(text: str) -> str:
+    """Returns the text as every store takes it: bytes of a name that are no UTF-8 are escaped, and
+    NUL is left out."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "")
+
+
+def _storable(texts: Mapping[str, str]) -> dict[str, str]:
+    return {key: storable(text) for key, text in texts.items()}
 
 
 def _now() -> int:

@@ -208,6 +208,16 @@ def _create_whole(uri: str, path: Path) -> None:
     with in_place_of(path, unless_there=True) as aside:
         aside.touch()  # where nothing can be written, MLflow would try for 100 seconds
         create_tables(str(sqlalchemy.make_url(uri).set(database=str(aside))))
+    _forget(uri)
+
+
+def _forget(uri: str) -> None:
+    """Closes what MLflow holds open in this process of a file that had the name before."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = getattr(SqlAlchemyStore, "_engine_map", {}).get(uri)
+    if engine is not None:
+        engine.dispose()
 
 
 def create_tables(uri: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from hpo.cells.trials import Key, Trial
 from hpo.storage.shown import shown_uri
+from hpo.tracking.run import storable
 from hpo.tracking.signals import exit_on_signals, restore_signals
 from hpo.tracking.store import check_tracking_uri, mlflow_settings, open_experiment, store_errors
 from hpo.tracking.stored import runs_where
@@ -26,13 +27,16 @@ from hpo.tracking.uris import (
 _logger = logging.getLogger(__name__)
 _PAGE = 1000  # of MLflow's limit on values of one request
 
+_RECORDED = ("value", "seconds")
+
 _LONGEST = 240  # of the 250 characters that MLflow takes, so that a suffix fits
 
 
 def recorded_names(names: Iterable[str]) -> dict[str, str]:
     """Returns what MLflow takes for each name of a metric, which is mostly the name itself.
 
-    What it refuses, such as "@", becomes "_"; two names that would be one get a suffix each.
+    What it refuses, such as "@", becomes "_", as it is put behind the names of what is recorded
+    anyway; two names that would be one get a suffix each.
 
     Examples:
         >>> recorded_names(["val/loss", "acc@1"])
@@ -43,6 +47,8 @@ def recorded_names(names: Iterable[str]) -> dict[str, str]:
         text = re.sub(r"[^/\w.\- :]", "_", name)[:_LONGEST] or "_"
         if normpath(text) != text or text.startswith(("..", "/")) or text == ".":
             text = re.sub("[/.]", "_", text)  # it would be no path of its own
+        if text in _RECORDED:
+            text += "_"
         taken[name] = text
     owners = Counter(taken.values())
     return {
@@ -63,12 +69,14 @@ class TrackedComparison:
         uri: of the store; None records in ``output/mlflow.db``.
         output: the comparison's folder.
         name: of the MLflow experiment.
+        identity: of the comparison, whatever else was compared in a folder of this name; see
+            `hpo.storage.output_folder.study_id`.
 
     Raises:
         TrackingError: the store cannot be used.
     """
 
-    def __init__(self, uri: str | None, output: Path, name: str):
+    def __init__(self, uri: str | None, output: Path, name: str, identity: str):
         from mlflow import MlflowClient
 
         self.uri = default_tracking_uri(output) if uri is None else uri
@@ -78,7 +86,7 @@ class TrackedComparison:
             with mlflow_settings():
                 self._client: Any = MlflowClient(self.uri)
                 self._experiment = open_experiment(self._client, self.uri, name, output)
-                self._parent = self._find_parent(str(output.resolve()), name)
+                self._parent = self._find_parent(str(output.resolve()), name, identity)
                 self._known = self._find_trials()
         except store_errors() as error:
             raise opening_error(self.uri, name, error) from shown_cause(self.uri, error)
@@ -111,12 +119,14 @@ class TrackedComparison:
 
         self._attempt(write)
 
-    def _find_parent(self, output: str, name: str) -> str:
+    def _find_parent(self, output: str, name: str, identity: str) -> str:
+        tags = {"kind": "comparison", "output": storable(output), "comparison_id": identity}
         for run in self._client.search_runs([self._experiment], "tags.kind = 'comparison'"):
-            if run.data.tags.get("output") == output:
+            of_earlier_version = {"comparison_id": identity, **run.data.tags}
+            if all(of_earlier_version.get(tag) == value for tag, value in tags.items()):
                 self._client.update_run(run.info.run_id, status="RUNNING")
+                self._client.set_tag(run.info.run_id, "comparison_id", identity)
                 return str(run.info.run_id)
-        tags = {"kind": "comparison", "output": output}
         run = self._client.create_run(self._experiment, tags=tags, run_name=name)
         return str(run.info.run_id)
 
@@ -146,7 +156,7 @@ class TrackedComparison:
             known = self._client.create_run(self._experiment, tags=tags, run_name=name)
         run = known.info.run_id
         if trial.error:
-            self._client.set_tag(run, "error", trial.error)
+            self._client.set_tag(run, "error", storable(trial.error))
         elif "error" in known.data.tags:
             self._client.delete_tag(run, "error")
         # Of equal steps the later time counts: what ended well replaces what had failed.
@@ -157,9 +167,9 @@ class TrackedComparison:
             for step, reported in enumerate(trial.reports, start=1)
             for key, value in reported.items()
         ]
-        metrics.append(Metric("seconds", trial.seconds, time, 0))
-        if trial.value is not None:
-            metrics.append(Metric("value", trial.value, time, 0))
+        for name in _RECORDED:
+            if (number := getattr(trial, name)) is not None:
+                metrics.append(Metric(name, number, time, 0))
         for first in range(0, len(metrics), _PAGE):
             self._client.log_batch(run, metrics=metrics[first : first + _PAGE])
         self._client.set_terminated(run, "FAILED" if trial.error else "FINISHED")

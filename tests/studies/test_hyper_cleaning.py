@@ -28,6 +28,7 @@ from hpo.bench.hyper_cleaning import (
     soba,
     trained,
 )
+from studies import hyper_cleaning
 from studies.hyper_cleaning import main
 
 
@@ -158,6 +159,15 @@ def test_the_script_prints_a_table_and_writes_it(
     assert all(f"| {name} " in printed for name in solvers)
     assert frame["value"].notna().tolist() == [True] * 4 + [False] * 2
     assert frame["detection"].tolist()[:2] == [0.5, 1.0]
+
+
+def test_a_folder_that_cannot_be_is_told_before_the_first_solver(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hyper_cleaning, "report", lambda *_: pytest.fail("it was trained"))
+    (tmp_path / "file").touch()
+    assert main([*SMALL, "--output", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("hyper_cleaning: error: [Errno 17] File exists")
 
 
 @pytest.mark.parametrize(

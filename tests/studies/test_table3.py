@@ -187,7 +187,7 @@ def test_what_cannot_be_is_said_before_anything_trains(
     for flags, said in (
         (["--labels", "0"], "--labels must be at least 1"),
         (["--label-noise", "0.4"], "semi-supervised training has no use for label_noise"),
-        (["--rows", "mixmatch-metamixup-frozen"], "add it: --rows mixmatch-metamixup"),
+        (["--rows", "mixmatch-metamixup-frozen"], "add it: mixmatch-metamixup"),
     ):
         assert table3.main([*SMALL, *flags, "--output", str(tmp_path)]) == 2
         assert said in capsys.readouterr().err

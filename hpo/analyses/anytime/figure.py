@@ -53,7 +53,7 @@ def anytime_figure(
             ax.set_xlabel(name)
         row[0].set_ylabel("test error of the incumbent (%)")
         row[0].set_title(short_name(dataset), loc="left")
-    legend_below(figure, axes[0][0], 5)
+    legend_below(figure, axes.flat, 5)
     return figure
 
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ZERO_AT = 0.05
-"""Where no mixing stands on a logarithmic axis, left of all α that are searched."""
+_ZERO_AT = 0.05
+"""Where no mixing stands on a logarithmic axis, or lower: at half of the lowest α above 0."""
+
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32, 64)
 
 
 def alpha_search(outcome: Outcome) -> Extra:
@@ -51,24 +53,28 @@ def curve_figure(frame: pd.DataFrame) -> Figure:
     axes = figure.subplots(len(datasets), 1, squeeze=False)[:, 0]
     for ax, dataset in zip(axes, datasets, strict=True):
         here = frame[frame["dataset"] == dataset]
-        _draw(ax, here[~here["searched"]], COLORS[0], "s-", "constant α")
-        _draw(ax, here[here["searched"]], COLORS[1], "D", "α of a search")
+        positive = here["alpha"][here["alpha"] > 0]
+        zero_at = min([_ZERO_AT, *(positive / 2)])
+        _draw(ax, here[~here["searched"]], COLORS[0], "s-", "constant α", zero_at)
+        _draw(ax, here[here["searched"]], COLORS[1], "D", "α of a search", zero_at)
         ax.set_xscale("log")
-        ticks = [ZERO_AT, 0.1, 0.2, 0.5, 1, 2, 4, 8]
-        ax.set_xticks(ticks, ["0", *(f"{tick:g}" for tick in ticks[1:])], minor=False)
+        shown = [tick for tick in _TICKS if zero_at < tick <= max([8, *positive])]
+        ax.set_xticks([zero_at, *shown], ["0", *(f"{tick:g}" for tick in shown)], minor=False)
         ax.set_xticks([], minor=True)
         ax.set(xlabel="α of Beta(α, α)", ylabel="test error (%)")
         ax.set_title(short_name(dataset), loc="left")
         ax.grid(lw=0.4, alpha=0.5)
-    legend_below(figure, axes[0], 2, seeds_of(frame, "bars"))
+    legend_below(figure, axes, 2, seeds_of(frame, "bars"))
     return figure
 
 
-def _draw(ax: Axes, lines: pd.DataFrame, color: str, style: str, label: str) -> None:
+def _draw(
+    ax: Axes, lines: pd.DataFrame, color: str, style: str, label: str, zero_at: float
+) -> None:
     """Draws errors with intervals over α; `style` is a marker, and a line where they are joined."""
     low, high = lines["mean"] - lines["ci_low"], lines["ci_high"] - lines["mean"]
     ax.errorbar(
-        lines["alpha"].clip(lower=ZERO_AT),
+        lines["alpha"].where(lines["alpha"] > 0, zero_at),
         lines["mean"],
         [low.fillna(0), high.fillna(0)],
         fmt=style,

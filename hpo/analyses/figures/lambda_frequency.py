@@ -66,7 +66,7 @@ def frequency_figure(frame: pd.DataFrame) -> Figure:
             _draw(ax, here[here["method"] == method], here[here["method"] == REFERENCE])
             ax.set_xlabel("λ")
         row[0].set_ylabel(f"{short_name(dataset)}\nrelative frequency (%)")
-    legend_below(figure, axes[0][0], 4, seeds_of(frame, "bars"))
+    legend_below(figure, axes.flat, 4, seeds_of(frame, "bars"))
     return figure
 
 

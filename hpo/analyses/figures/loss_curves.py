@@ -84,7 +84,7 @@ def loss_figure(frame: pd.DataFrame) -> Figure:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(lw=0.4, alpha=0.5)
         row[0].set_ylabel(f"{short_name(dataset, 24)}\ncross-entropy (nats)")
-    legend_below(figure, axes[0][0], len(methods), seeds_of(frame, "bands"))
+    legend_below(figure, axes.flat, len(methods), seeds_of(frame, "bands"))
     return figure
 
 

@@ -101,7 +101,7 @@ def steps_figure(frame: pd.DataFrame) -> Figure:
             ax.set_title(short_name(dataset), loc="left")
             ax.grid(lw=0.4, alpha=0.5)
     what = f"{seeds_of(frame, 'bars')}; filled: the default"
-    legend_below(figure, axes[0][0], len(policies), what)
+    legend_below(figure, axes.flat, len(policies), what)
     return figure
 
 

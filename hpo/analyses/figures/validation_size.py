@@ -81,13 +81,15 @@ def size_figure(frame: pd.DataFrame) -> Figure:
         frame: of `size_table`, not empty.
     """
     datasets = list(frame["dataset"].unique())
+    labels = frame[frame["method"] != REFERENCE]["label"].unique()
+    places = {label: at for at, label in enumerate(labels, 1)}
     figure = canvas(WIDTH if len(datasets) > 1 else 0.75 * WIDTH, 4.2)
     axes = figure.subplots(1, len(datasets), squeeze=False)[0]
     for ax, dataset in zip(axes, datasets, strict=True):
         here = frame[(frame["dataset"] == dataset) & (frame["n_seeds"] > 0)]
         learned = here[here["method"] != REFERENCE]
-        for at, (label, part) in enumerate(learned.groupby("label", sort=False), 1):
-            _draw(ax, part, at, str(label))
+        for label, part in learned.groupby("label", sort=False):
+            _draw(ax, part, places[label], str(label))
         for _, line in here[here["method"] == REFERENCE].iterrows():
             ax.axhline(line["mean"], color=COLORS[0], lw=1.4, label=line["label"])
             ax.axhspan(line["ci_low"], line["ci_high"], color=COLORS[0], alpha=0.15, lw=0)
@@ -96,7 +98,7 @@ def size_figure(frame: pd.DataFrame) -> Figure:
         ax.set_xlabel("meta-validation images (of each class)")
         ax.set_ylabel("test error (%)")
         ax.grid(lw=0.4, alpha=0.5)
-    legend_below(figure, axes[0], 3, seeds_of(frame, "bars and band"))
+    legend_below(figure, axes, 3, seeds_of(frame, "bars and band"))
     return figure
 
 

@@ -44,5 +44,5 @@ def curve_figure(curves: Mapping[str, Curves], labels: Mapping[str, str]) -> Fig
         ax.set_ylabel("part of them that is wrong")
         ax.set_title(short_name(dataset))
         ax.grid(lw=0.4, alpha=0.5)
-    legend_below(figure, axes[0], 3)
+    legend_below(figure, axes, 3)
     return figure

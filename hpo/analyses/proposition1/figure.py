@@ -56,7 +56,7 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     n = looks["seed"].nunique()
     seeds = f"means over {n} seeds" if n > 1 else "one seed"
     bands = f"{seeds}, bands: from the lowest seed to the highest"
-    legend_below(figure, axes[0][0], 8, bands)
+    legend_below(figure, axes.flat, 8, bands)
     return figure
 
 
@@ -72,8 +72,7 @@ def _draw(
     from scipy.stats import gmean
 
     epochs = sorted(looks["epoch"].unique())
-    drawn = [key for key in labels if (looks["method"] == key).any()]
-    for index, method in enumerate(drawn):
+    for index, method in enumerate(labels):
         style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "lw": 1.5, "ms": 4}
         marked: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "label": labels[method]}
         for column, dashes in zip(columns, ("-", "--"), strict=True):

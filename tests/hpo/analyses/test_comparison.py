@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -424,3 +425,70 @@ def test_a_damaged_trial_is_named(tmp_path: Path) -> None:
     (tmp_path / "trials" / "a-s3.json").write_text("{")
     with pytest.raises(ValueError, match=r"a-s3\.json cannot be read .*; remove it"):
         run({"a": calm, "b": other}, tmp_path)
+
+
+def test_looks_of_an_earlier_call_count(tmp_path: Path) -> None:
+    """The same 20 seeds, reached by more looks, are judged as strictly by a call that begins
+    there; a look that was taken already is no other."""
+    functions = {"a": noisy(1.0), "b": noisy(2.0)}
+    first = run(functions, tmp_path, seeds=4, until=1e-6, most_seeds=20)
+    second = run(functions, tmp_path, seeds=20, until=1e-6, most_seeds=20)
+    assert first.looks == second.looks == 5  # at 4, 6, 9, 14 and 20
+    pd.testing.assert_frame_equal(first.table, second.table)
+    more = run(functions, tmp_path, seeds=21, until=1e-6, most_seeds=21)
+    assert more.looks == 6
+    again = run(functions, tmp_path, seeds=4, until=100.0)
+    assert again.looks == 1
+    (tmp_path / "trials" / "looks.json").write_text("{")
+    with pytest.raises(ValueError, match=r"looks.json cannot be read .*; remove it, and looks are"):
+        run(functions, tmp_path, seeds=4, until=100.0)
+
+
+def test_a_folder_that_was_deleted_is_used_anew(tmp_path: Path) -> None:
+    """In one process, of which MLflow keeps the old store open."""
+    output = tmp_path / "out"
+    for other_level in (1.0, 2.0):
+        functions = {"a": calm, "b": lambda seed, report, level=other_level: level + seed}
+        run(functions, output, seeds=2)
+        trials = [r.data for r in trial_runs(output) if r.data.tags["function"] == "b"]
+        assert sorted(d.metrics["value"] for d in trials) == [other_level, other_level + 1]
+        shutil.rmtree(output)
+
+
+def test_what_else_was_compared_in_a_folder_of_this_name_stays_by_itself(tmp_path: Path) -> None:
+    output, uri = tmp_path / "out", f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    for level in (1.0, 100.0):
+        functions = {"a": calm, "b": lambda seed, report, level=level: level + seed}
+        run(functions, output, seeds=2, tracking_uri=uri)
+        shutil.rmtree(output)
+    with mlflow_settings():
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("compare").experiment_id
+        runs = client.search_runs([experiment], "tags.kind = 'comparison'")
+        latest = client.search_runs(
+            [experiment], f"tags.`mlflow.parentRunId` = '{runs[0].info.run_id}'"
+        )
+    assert len(runs) == 2
+    values = [r.data.metrics["value"] for r in latest if r.data.tags["function"] == "b"]
+    assert sorted(values) == [100.0, 101.0]
+
+
+def test_a_report_of_ones_own_hides_no_returned_value(tmp_path: Path) -> None:
+    def reporting(seed: int, report: Report) -> float:
+        report(value=0.9, seconds=1e9)
+        report(value=0.8)
+        return 5.0 + seed
+
+    run({"a": calm, "b": reporting}, tmp_path, seeds=2)
+    metrics = [r.data.metrics for r in trial_runs(tmp_path) if r.data.tags["function"] == "b"]
+    assert sorted(each["value"] for each in metrics) == [5.0, 6.0]
+    assert all(each["seconds"] < 1e6 for each in metrics)
+    assert {each["value_"] for each in metrics} == {0.8}
+
+
+def trial_runs(output: Path) -> list[Any]:
+    with mlflow_settings():
+        client = client_of(output)
+        experiment = client.get_experiment_by_name("compare")
+        assert experiment is not None
+        return list(client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"))

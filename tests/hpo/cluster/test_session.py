@@ -6,12 +6,14 @@ import os
 import signal
 import socket
 import threading
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from hpo.cluster.address import check_cluster
+from hpo.cluster.address import find_cluster
 from hpo.cluster.session import Demand, default_workers, room, session
 from hpo.study.study_run import StudyError
 
@@ -79,20 +81,20 @@ def test_a_cell_that_fits_on_no_node_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_addresses_that_cannot_work_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9: no Ray.*start --head.*--address"):
-        check_cluster("127.0.0.1:9")
+        find_cluster("127.0.0.1:9")
     with pytest.raises(ConnectionError, match="nowhere"):
-        check_cluster("nowhere")
+        find_cluster("nowhere")
     with pytest.raises(ValueError, match="ray job submit"):
-        check_cluster("ray://127.0.0.1:10001")
+        find_cluster("ray://127.0.0.1:10001")
     for address in (None, "auto"):
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
         with pytest.raises(ConnectionError, match=r"^RAY_ADDRESS=127\.0\.0\.1:9: .*unset RAY"):
-            check_cluster(address)
+            find_cluster(address)
         monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
         with pytest.raises(ValueError, match=r"^RAY_ADDRESS=http.*http:// is for `ray job submit`"):
-            check_cluster(address)
+            find_cluster(address)
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    check_cluster(None)
+    find_cluster(None)
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-x\r\n", b"HTTP/1.1 400 Bad\r\n", b""])
@@ -109,7 +111,7 @@ def test_what_listens_and_is_no_ray_is_not_waited_for(answer: bytes) -> None:
         thread.start()
         port = server.getsockname()[1]
         with pytest.raises(ConnectionError, match=f":{port}: (what answers|no Ray cluster)"):
-            check_cluster(f"127.0.0.1:{port}")
+            find_cluster(f"127.0.0.1:{port}")
         thread.join()
 
 
@@ -118,3 +120,35 @@ def test_a_session_asks_before_ray_does(monkeypatch: pytest.MonkeyPatch) -> None
     demand = Demand(address=None, workers=1, threads=1, gpus=0, data_bytes=0)
     with pytest.raises(StudyError, match="RAY_ADDRESS=127"), session(demand):
         pass
+
+
+def test_a_ray_that_does_not_start_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ValueError, of data that no memory holds, is no cluster that is there already."""
+    calls = []
+
+    def init(**options: Any) -> None:
+        calls.append(options)
+        raise ValueError("After taking into account object store memory, too little is left")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    for address in (None, "local"):
+        demand = Demand(address, workers=1, threads=1, gpus=0, data_bytes=0)
+        with pytest.raises(StudyError, match="Ray did not start: After taking"), session(demand):
+            pass
+    assert [options["num_cpus"] for options in calls] == [1, 1]
+
+
+def test_without_a_home_folder_ray_has_its_token_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nowhere(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")  # put back afterwards
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    import_module("hpo.cluster.session")._give_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64

@@ -347,7 +347,7 @@ def test_a_frozen_row_comes_with_its_source() -> None:
 
     assert chosen("metamixup-frozen,metamixup") == ["metamixup", "metamixup-frozen"]
     assert chosen("metamixup-placebo") == ["metamixup-placebo"]
-    with pytest.raises(ValueError, match="add it: --rows metamixup,metamixup-frozen"):
+    with pytest.raises(ValueError, match="add it: metamixup,metamixup-frozen"):
         chosen("none,metamixup-frozen")
 
 

@@ -275,3 +275,36 @@ def test_dollar_signs_in_the_name_of_a_data_set(
     named["label"] += " $5_to_$6"
     figure = study_figure(named, records)
     assert save_figure(figure, tmp_path / "figure.png").stat().st_size > 0
+
+
+def test_lambda_of_a_row_looks_as_the_legend_says_in_every_panel(make_record: MakeRecord) -> None:
+    """The best Beta, drawn beside the others, is another on each data set; and of the six learned
+    rows, two more than there are dashes, no two look the same."""
+    learned = [Row(f"learned-{i}", f"Learned {i}", "", "learned") for i in range(6)]
+    betas = [Row(f"beta-{a}", f"MixUp (α = {a})", "", "beta") for a in (1, 2)]
+    history = [{"epoch": float(e), "lam_q25": 0.4, "lam_q75": 0.6} for e in (1, 2)]
+    best = {("beta-1", "digits"), ("beta-2", "mnist")}
+    records = [
+        make_record(
+            row.key,
+            dataset=dataset,
+            policy=Beta(1.0) if row.family == "beta" else LearnedConfig(),
+            history=history,
+            val_error=1.0 if (row.key, dataset) in best else 5.0,
+        )
+        for dataset in ("digits", "mnist")
+        for row in (*betas, *learned)
+    ]
+    frame = build_table(records, [*betas, *learned], ["digits", "mnist"])
+    part = parts_of(study_figure(frame, records))[2]
+
+    def look(line: Any) -> tuple[Any, ...]:
+        return line.get_color(), line.get_linestyle(), line.get_marker()
+
+    [legend] = part.legends
+    named = dict(zip((t.get_text() for t in legend.get_texts()), legend.get_lines(), strict=True))
+    assert set(named) == {row.label for row in (*betas, *learned)}
+    assert len({look(line) for line in named.values()}) == len(named)
+    for ax in part.axes:
+        assert len(ax.lines) == 2 * 7
+        assert all(look(line) == look(named[line.get_label()]) for line in ax.lines)

@@ -52,11 +52,22 @@ def test_a_legend_has_as_many_columns_as_have_room(words: int, columns: int) -> 
     figure = canvas(6.0, 3.0)
     ax = figure.subplots()
     for row in range(4):
-        ax.plot([0, 1], [row, row], label=" ".join(["word"] * words))
-    legend_below(figure, ax, 4)
+        ax.plot([0, 1], [row, row], label=" ".join([f"row{row}"] * words))
+    legend_below(figure, [ax], 4)
     (legend,) = figure.legends
     figure.draw_without_rendering()
     assert legend._ncols == columns
     box, page = legend.get_window_extent(), figure.bbox
     assert columns == 1 or page.x0 <= box.x0 < box.x1 <= page.x1
-    assert [text.get_text() for text in legend.get_texts()] == [" ".join(["word"] * words)] * 4
+    named = [" ".join([f"row{row}"] * words) for row in range(4)]
+    assert [text.get_text() for text in legend.get_texts()] == named
+
+
+def test_a_legend_names_once_what_any_of_its_panels_has() -> None:
+    figure = canvas(6.0, 3.0)
+    one, other = figure.subplots(1, 2)
+    one.plot([0, 1], label="a")
+    other.plot([0, 1], label="a")
+    other.plot([1, 0], label="b")
+    legend_below(figure, [one, other], 4)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]

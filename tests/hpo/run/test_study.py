@@ -200,6 +200,28 @@ def settled(settle: Settle) -> list[str]:
     return settle(ROWS, lambda cell: 5.0, 1)
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "\nmine: interrupted before its first training; run the same"),
+        (FileNotFoundError(2, "No such file"), 2, "mine: error: [Errno 2] No such file"),
+    ],
+)
+def test_what_ends_a_study_while_its_flags_are_read_is_one_line(
+    error: BaseException,
+    status: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "parse", fail)
+    assert run.run_study("mine", ROWS, "", []) == status
+    assert capsys.readouterr().err.startswith(words)
+
+
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
 @pytest.mark.parametrize("early", [False, True])
 def test_an_early_end_says_how_to_go_on(

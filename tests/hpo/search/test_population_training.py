@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from core.training.fit import fit, reproducible
 from core.training.result import DivergenceError, TrainingResult
 from core.training.training import Training
 from hpo.cells.population import Population
+from hpo.cells.result import PartialResult
 from hpo.search import population_training as module
 from hpo.search.population_training import first_alphas, fit_population, select
 from tests.support.digit_trainings import TINY, numbers
@@ -216,6 +218,27 @@ def test_when_all_diverge_it_says_so(toy: type[Toy]) -> None:
     toy.diverges_below = 3.0
     with pytest.raises(DivergenceError, match="all 4 members diverged by epoch 2; lower"):
         fit_population(CONFIG, Population(members=4), source=None)  # type: ignore[arg-type]
+
+
+def test_when_all_diverge_late_what_they_have_trained_is_paid_for(toy: type[Toy]) -> None:
+    """Two members for two segments of two epochs, then both fail in the first epoch of the third:
+    8 epochs, and 2 that failed, of which the last is counted apart as that of any training."""
+    toy.diverges_below = -1.0
+    original = toy.epoch
+
+    def fails_after_four(self: Toy) -> None:
+        if len(self.history) == 4:
+            raise DivergenceError("it diverged", self.history)
+        original(self)
+
+    toy.epoch = fails_after_four  # type: ignore[method-assign]
+    population = Population(members=4, segment=2, quantile=0.25)
+    with pytest.raises(DivergenceError) as caught:
+        fit_population(replace(CONFIG, epochs=6), population, source=None)  # type: ignore[arg-type]
+    error = pickle.loads(pickle.dumps(caught.value))
+    partial = PartialResult.of(error.history, error.epochs)
+    assert (len(partial.history), partial.epochs) == (2, 4 * 4 + 4 - 1)
+    assert partial.train_seconds == 32.0
 
 
 # Real trainings

@@ -146,3 +146,10 @@ def test_cells_are_set_aside_not_deleted(tmp_path: Path, monkeypatch: pytest.Mon
     assert names == ["cells.before-1", "cells.before-1-2", "cells.before-1-3"]
     texts = [(tmp_path / name / "beta-1" / "result.json").read_text() for name in names]
     assert texts == ["0", "1", "2"]
+
+
+def test_a_storage_that_was_seen_to_work_holds_nothing_of_that(tmp_path: Path) -> None:
+    """Or each study that is killed would leave a file there."""
+    storage = FolderStorage(tmp_path / "cells")
+    with output_folder.held(tmp_path / "out", storage):
+        assert not list(storage.root.glob("check-*"))

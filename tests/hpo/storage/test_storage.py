@@ -278,6 +278,14 @@ def test_the_environment_names_server_and_region(monkeypatch: pytest.MonkeyPatch
     assert bucket_at("s3://b/p").region == "eu-north-1"
 
 
+def test_a_prefix_is_any_name_of_objects(s3: Any) -> None:
+    storage = bucket_at(f"s3://{s3.bucket}/my results/ü")
+    storage.write("cells/a", b"1")
+    assert (storage.read("cells/a"), storage.files("cells")) == (b"1", ["cells/a"])
+    with pytest.raises(ValueError, match="give bucket and prefix"):
+        bucket_at("s3://bucket/a//b")
+
+
 def test_no_credentials_travel_with_it(s3: Any) -> None:
     storage = bucket_at(f"s3://{s3.bucket}/p")
     storage.files("")

@@ -96,5 +96,5 @@ def test_folds_that_fail_cost_the_training_once(
 
 
 def test_its_folds_are_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"fold-2 is not among the rows; add them: --rows fold-1,"):
+    with pytest.raises(ValueError, match=r"fold-2 is not among the rows; add them: fold-1,"):
         chosen_rows([FILTERED, *FOLDS], ["cleanlab", "fold-1", "fold-3"])

@@ -320,7 +320,7 @@ def test_a_frozen_adamixup_keeps_all_but_its_region(discriminator: bool) -> None
 def test_a_frozen_row_needs_its_source() -> None:
     source = learned_row(LearnedConfig())
     frozen = controls(source)[1]
-    with pytest.raises(ValueError, match=r"row mine-frozen .*; add it: --rows mine,mine-frozen"):
+    with pytest.raises(ValueError, match=r"row mine-frozen .*; add it: mine,mine-frozen"):
         replace(make_plan(), rows=[frozen])
     without = replace(frozen, recipe=FrozenFrom("beta-search"))
     with pytest.raises(ValueError, match="mine-frozen cannot draw λ from row beta-search"):

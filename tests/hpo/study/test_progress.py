@@ -5,13 +5,16 @@ import io
 import os
 import pty
 import struct
+import sys
 import termios
 from contextlib import suppress
 from typing import Any, TextIO
 
 import pytest
 
+from hpo.study import progress
 from hpo.study.progress import Progress, clock, place_of
+from hpo.study.standard_streams import say
 
 
 def progress_of(workers: int, stream: TextIO | None = None) -> Progress:
@@ -237,3 +240,26 @@ def test_what_ends_the_study_has_a_line_of_its_own() -> None:
     with pytest.raises(KeyError):
         study()
     assert stream.getvalue().endswith("gone\n")
+
+
+@pytest.mark.parametrize("place", ["terminal", "log"])
+def test_a_reader_that_went_away_ends_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `2>&1 | head` does; what is said later is lost, and Python does not try again."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(progress, "place_of", lambda _: place)
+    with open(writing, "w", buffering=1) as stream:
+        line = progress.QuietLine(stream)
+        line.show("first")
+        os.close(reading)
+        for _ in range(3):
+            line.show("more")
+            line.say("and more")
+        line.close()
+
+
+def test_a_process_without_standard_error_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    line = progress.QuietLine()
+    line.say("nobody reads it")
+    line.close()
+    say("nor this")

@@ -110,6 +110,10 @@ def test_what_a_store_missed_is_sent_by_a_command(
     assert len(study.files("*.png")) == 2
     assert complete(study) == 0
     assert "nothing waits" in capsys.readouterr().out
+    other = study.output / "mlflow-pending-0123abcd-table2.json"
+    other.write_text("{}")
+    assert complete(study) == 0
+    assert f"; {other.name} there wait for another store" in capsys.readouterr().out
     assert study.content() == calm
 
 

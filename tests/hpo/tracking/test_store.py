@@ -210,7 +210,7 @@ def test_an_empty_address_is_no_store(study: Study) -> None:
         with expected:
             study.open(uri)
         with expected:
-            TrackedComparison(uri, study.output, "compare")
+            TrackedComparison(uri, study.output, "compare", "identity")
     assert not list(study.output.iterdir())
 
 

@@ -146,12 +146,13 @@ def test_a_crashed_cells_run_goes_on_when_it_is_tried_again(
     study: Study, make_record: MakeRecord, train: Train
 ) -> None:
     record = make_record(epochs=3)
-    crashed = replace(record, status="crashed", error="worker died", result=PartialResult.of([]))
+    died = "worker \udce9 died\0"  # of a name that is no UTF-8
+    crashed = replace(record, status="crashed", error=died, result=PartialResult.of([]))
     with study.open() as tracker:
         train(tracker, record, slice(0, 2))
         tracker.end_cell(crashed)
     assert study.statuses()[record.cell.id] == "FAILED"
-    assert study.run(record.cell.id).data.tags["error"] == "worker died"
+    assert study.run(record.cell.id).data.tags["error"] == r"worker \udce9 died"
     with study.open() as tracker:
         train(tracker, record)
         tracker.end_cell(record)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from core.policies import Beta, Fixed, NoMix
-from hpo.analyses.figures.alpha_search import alpha_search
+from hpo.analyses.figures.alpha_search import alpha_search, curve_figure
 from hpo.cells.record import CellRecord
 from hpo.report.outcome import Outcome
 from hpo.study import presets
@@ -91,3 +91,18 @@ def test_a_constant_that_lost_seeds_is_not_the_lowest(
 def test_nothing_is_said_where_no_search_has_ended(make_outcome: Callable[..., Outcome]) -> None:
     extra = alpha_search(make_outcome(rows()[:2], {"none": [{}], "beta-0.1": [{}]}))
     assert (extra.markdown, extra.files) == ("", [])
+
+
+def test_at_the_tick_of_zero_stands_no_mixing_alone() -> None:
+    lines = [
+        {"dataset": "digits", "searched": searched, "alpha": alpha, "n_seeds": 2, "mean": 5.0,
+         "ci_low": 4.0, "ci_high": 6.0}
+        for searched, alpha in ((False, 0.0), (False, 0.01), (False, 16.0), (True, 0.0501))
+    ]  # fmt: skip
+    [ax] = curve_figure(pd.DataFrame(lines)).axes
+    ticks = dict(zip((t.get_text() for t in ax.get_xticklabels()), ax.get_xticks(), strict=True))
+    constant, searched = (bars.lines[0].get_xdata() for bars in ax.containers)
+    assert [*constant] == [ticks["0"], 0.01, 16.0]
+    assert ticks["0"] < 0.01
+    assert [*searched] == [0.0501]
+    assert ticks["16"] == 16.0

@@ -76,3 +76,21 @@ def test_sizes_without_result_are_left_out(make_outcome: Callable[..., Outcome])
     outcome = make_outcome([SMALL, LARGE], {"m-3": errors(8)})
     size_figure(size_table(outcome, CURVES))
     assert "| MetaMixUp | 8.00 |   – |" in validation_size(outcome, CURVES).markdown
+
+
+def test_a_curve_has_one_color_where_another_is_missing_on_a_data_set(
+    make_outcome: Callable[..., Outcome],
+) -> None:
+    curves = [Curve("a", "First", {3: "m-3"}), Curve("m", "Second", {30: "m-30"})]
+    rows = {"m-3": errors(8, 9), "m-30": errors(7, 8)}
+    frame = size_table(make_outcome([SMALL, LARGE], rows, ["digits", "mnist"]), curves)
+    frame.loc[(frame["dataset"] == "digits") & (frame["label"] == "First"), "n_seeds"] = 0
+    figure = size_figure(frame)
+    colors = [
+        {label: bars.lines[0].get_color() for bars, label in zip(*found, strict=True)}
+        for found in (ax.get_legend_handles_labels() for ax in figure.axes)
+    ]
+    assert set(colors[0]) == {"Second"}
+    assert set(colors[1]) == {"First", "Second"}
+    assert colors[0]["Second"] == colors[1]["Second"] != colors[1]["First"]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"First", "Second"}

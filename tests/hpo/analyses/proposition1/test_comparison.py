@@ -225,6 +225,12 @@ def test_the_figure_draws_every_method_and_names_everything(records: list[CellRe
     assert [list(drawn.get_xdata()) for drawn in solid] == [[1, 3]] * 3
     assert [drawn.get_ydata()[1] for drawn in solid] == pytest.approx([8.0, 7.8 ** (1 / 3), 8.0])
     assert len({drawn.get_color() for drawn in solid}) == 3
+    part = [record for record in records if record.cell.method != "none"]
+    fewer = curvature_figure(looks_table(part), labels).axes[0].lines
+    colors = {drawn.get_label(): drawn.get_color() for drawn in solid}
+    left = {d.get_label(): d.get_color() for d in fewer if d.get_linestyle() == "-"}
+    assert left == {label: colors[label] for label in left}
+    assert len(left) == 2
     # Of the logit there is no ℓ1 loss, and its panel does not say that there is.
     assert (len(figure.axes[2].lines), len(figure.axes[5].lines)) == (3, 6)
     assert "ℓ1" not in figure.axes[2].get_title()
