@@ -200,6 +200,10 @@ def _is_pil(item: Any) -> bool:
     return hasattr(item, "convert") and hasattr(item, "mode")
 
 
+_BLURRED = 2.0**-20
+"""A feature's spread, as a part of its mean, of which float32 keeps less than 4 bits."""
+
+
 def _checked(what: str, x: np.ndarray) -> np.ndarray:
     if x.dtype == np.uint8:
         images = x[:, None] if x.ndim == 3 else x
@@ -217,11 +221,22 @@ def _checked(what: str, x: np.ndarray) -> np.ndarray:
             f"{what}: items must be uint8 images or floating point features [N, ...], got "
             f"{x.dtype} {list(x.shape)}"
         )
-    wrong = np.argwhere(~np.isfinite(x))
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(x, np.float32)
+    wrong = np.argwhere(~np.isfinite(single))
     if wrong.size:
         index = tuple(int(i) for i in wrong[0])
-        raise ValueError(f"{what}: value {x[index]} at {index}; replace what is not finite")
-    return np.ascontiguousarray(x, np.float32)
+        raise ValueError(
+            f"{what}: value {x[index]} at {index}; replace what is not finite in float32"
+        )
+    for feature in range(x.shape[1] if x.dtype.itemsize > single.itemsize else 0):
+        values = x[:, feature]
+        if 0 < values.std() < _BLURRED * abs(mean := values.mean()):
+            raise ValueError(
+                f"{what}: feature {feature} varies by less than a millionth of its mean, "
+                f"{mean:.6g}, which float32 does not resolve; subtract its mean"
+            )
+    return single
 
 
 def _labels(what: str, given: Sequence[Any] | np.ndarray) -> np.ndarray:

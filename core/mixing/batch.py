@@ -222,7 +222,8 @@ def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
     if wrong_rank or y.dtype == torch.bool or y.shape[0] != x.shape[0]:
         raise ValueError(
             f"{name} labels must be integers [{x.shape[0]}] or soft labels [{x.shape[0]}, C], "
-            f"got {y.dtype} {list(y.shape)}"
+            f"got {y.dtype} {list(y.shape)}; targets of a regression or of one logit are floating "
+            f"[{x.shape[0]}, 1]: y[:, None].float()"
         )
 
 

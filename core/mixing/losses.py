@@ -64,7 +64,8 @@ class IndexLoss:
         per_sample: (logits [n, C], y [n] int64) → [n], a loss for each sample, weighted already,
             twice differentiable in the logits.
         weight: [C], floating, the class weights in `per_sample` to divide by; by default those of
-            `per_sample.weight`, which torch's own losses have, or ones.
+            `per_sample.weight`, which torch's own losses have, or ones. (`nn.MultiMarginLoss` has
+            weights too, and torch divides its sum by n.)
         ignore_index: a label that counts for nothing; by default `per_sample.ignore_index`.
 
     Examples:
@@ -147,7 +148,7 @@ class IndexLoss:
                 f'{list(values.shape)}; torch\'s own losses do with reduction="none"'
             )
         class_weights, ignored = self.weight, self.ignore_index
-        if class_weights is None:
+        if class_weights is None and not isinstance(self.per_sample, nn.MultiMarginLoss):
             class_weights = getattr(self.per_sample, "weight", None)
         if ignored is None:
             ignored = getattr(self.per_sample, "ignore_index", None)

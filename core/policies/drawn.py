@@ -223,7 +223,7 @@ def draw_quantiles(
     """
     source = stream_device(generator)
     levels = torch.rand(n, generator=generator, device=source, dtype=torch.float64)
-    values = torch.tensor(quantiles, dtype=torch.float64, device=source)
+    values = torch.as_tensor(quantiles, dtype=torch.float64, device=source)
     place = levels * (len(values) - 1)
     below = place.long().clamp(max=len(values) - 2)
     drawn = torch.lerp(values[below], values[below + 1], place - below)

@@ -231,7 +231,7 @@ def lowest_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scores the earlier sample. Both on the scores' device.
 
     Raises:
-        ValueError: k is out of range.
+        ValueError: k is out of range, or there is no score.
 
     Examples:
         >>> import torch, core
@@ -239,6 +239,8 @@ def lowest_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         >>> positions.tolist(), scores.tolist()
         ([1, 2], [-2.0, -0.25])
     """
+    if not len(scores):
+        raise ValueError("there are no scores yet: they begin with the policy's first call")
     if not 1 <= k <= len(scores):
         raise ValueError(f"k must lie in [1, {len(scores)}], the number of scores; got {k}")
     values, indices = scores.sort(stable=True)

@@ -32,7 +32,13 @@ def pseudo_labels(probabilities: Tensor, threshold: float) -> Tensor:
 
 
 def weighted_targets(
-    y: Tensor, accepted: Tensor, *, num_classes: int, unlabelled: int, weight: float
+    y: Tensor,
+    accepted: Tensor,
+    *,
+    num_classes: int,
+    unlabelled: int,
+    weight: float,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Returns soft labels of the size of the sample's weight: both terms of the loss in one mean.
 
@@ -47,15 +53,17 @@ def weighted_targets(
         num_classes: C.
         unlabelled: U ≥ A, the unlabelled images before any was left out.
         weight: of the unlabelled term.
+        dtype: of the result, floating.
 
     Returns:
-        [B + A, C], float32; n = B + A.
+        [B + A, C], dtype; n = B + A.
     """
     n = len(y) + len(accepted)
-    labelled = soft_labels(y, num_classes) * (n / len(y))
+    labelled = soft_labels(y, num_classes, dtype=dtype) * (n / len(y))
     if not len(accepted):
         return labelled
-    return torch.cat([labelled, soft_labels(accepted, num_classes) * (weight * n / unlabelled)])
+    pseudo_labels = soft_labels(accepted, num_classes, dtype=dtype)
+    return torch.cat([labelled, pseudo_labels * (weight * n / unlabelled)])
 
 
 class PseudoLabel(SemiSupervisedMethod):
@@ -108,8 +116,9 @@ class PseudoLabel(SemiSupervisedMethod):
             num_classes=probabilities.shape[1],
             unlabelled=len(images),
             weight=self._config.weight_at(batch.progress),
+            dtype=torch.promote_types(inputs.dtype, torch.float32),
         )
-        mixed = inputs, targets.to(torch.promote_types(inputs.dtype, torch.float32))
+        mixed = inputs, targets
         interpolation = self._policy(
             model,
             optimizer,

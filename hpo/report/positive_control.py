@@ -15,6 +15,7 @@ from hpo.report.markdown import difference, in_words, tables_of
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
 from hpo.report.statistics import detectable_difference, lowest
+from hpo.search.protocol import SEARCH_METHOD
 from hpo.storage.atomic import write_csv
 from hpo.study.comparisons import BEST_BETA, Comparisons
 from hpo.study.plan import source_key
@@ -69,7 +70,12 @@ def positive_pair(
     plain = best_of(lines, ["none"])
     # A search may find that α = 0 is best, and its row is the same trainings.
     same = [plain and plain[name] for name in _MEANS]
-    mixed = best_of([line for line in lines if [line[n] for n in _MEANS] != same], ["beta"])
+    others = [
+        line
+        for line in lines
+        if not line["method"].startswith(SEARCH_METHOD) or [line[n] for n in _MEANS] != same
+    ]
+    mixed = best_of(others, ["beta"])
     return None if mixed is None or plain is None else (mixed["method"], plain["method"])
 
 

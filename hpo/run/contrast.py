@@ -17,6 +17,7 @@ from core.lazy import pandas as pd
 from core.lazy import torch
 from core.policies import PolicyConfig
 from core.training.config import TrainingConfig
+from core.training.defaults import torchs_defaults
 from hpo.cells.record import CellRecord
 from hpo.command_line import Options
 from hpo.command_line.flags import chosen_device
@@ -186,14 +187,15 @@ def contrast(
             weights_digest(model) if isinstance(model, nn.Module) else "",
         ),
     )
-    ended = run_rows(
-        name or "contrast",
-        rows,
-        options,
-        about="Policies compared on objects given from Python.",
-        adapted=_all_items,
-        tell=lambda *_: True,
-    )
+    with torchs_defaults():
+        ended = run_rows(
+            name or "contrast",
+            rows,
+            options,
+            about="Policies compared on objects given from Python.",
+            adapted=_all_items,
+            tell=lambda *_: True,
+        )
     if not any(record.status == "finished" for record in ended.records):
         failed = ended.records[0]
         raise StudyError(f"every training failed; {failed.cell.id}: {failed.error}")

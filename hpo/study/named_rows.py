@@ -171,6 +171,11 @@ def _named(name: str) -> StudyRow:
 
 
 def _found(name: str) -> list[StudyRow]:
+    of_row, _, control = name.rpartition("-")
+    if control in ("placebo", "frozen") and of_row:
+        for source in _found(of_row):
+            with suppress(ValueError):
+                return [each for each in controls(source) if each.row.key == name]
     known = [each for each in _NAMED if each.row.key == name] or numbered(name)
     if known or name in NUMBERED or name not in policy_kinds():
         return known

@@ -142,7 +142,7 @@ class _Graphs:
             self.checked.add(loss)
         problem = _with_labels(problem, self.classes[kind])
         try:
-            with _without_deprecations() if new else contextlib.nullcontext():
+            with _without_deprecations() if new else contextlib.nullcontext(), _seeing_hooks():
                 return _run(self.stage, problem)
         except torch.OutOfMemoryError:
             raise
@@ -150,6 +150,13 @@ class _Graphs:
             del self.classes[kind]
             self.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return self.failure
+
+
+def _seeing_hooks() -> contextlib.AbstractContextManager[None]:
+    """Has the compiler trace anew when hooks of a module come or go, which it assumes they never
+    do."""
+    patch: Callable[..., contextlib.AbstractContextManager[None]] = torch._dynamo.config.patch
+    return patch(skip_nnmodule_hook_guards=False)
 
 
 @contextlib.contextmanager

@@ -97,7 +97,9 @@ class Passes:
                 results[engine] = _result(engine, refusal=text)
                 continue
             try:
-                cost, meta = self._measured(partial(self._stage, engine))
+                cost, meta = self._measured(
+                    partial(self._stage, engine), least=2 if needed < _REPEATED else 1
+                )
             except ValueError as error:
                 results[engine] = _result(engine, refusal=str(error))
                 continue

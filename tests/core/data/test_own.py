@@ -58,6 +58,15 @@ def of_its_own(): return sets(lambda i: generator.random(3))
 def rare(i): return np.full(3, np.random.rand() if i == 29 else float(i))
 def rarely(): return sets(rare, lambda i: 2 if i == 29 else i % 2)
 def table(): return both(features(60, 4))
+def seconds():
+    x = features(60, 4); x[:, 2] += 1.7e9
+    return both(x)
+def constant():
+    x = features(60, 4); x[:, 2] = 1.7e9
+    return both(x)
+def huge():
+    x = features(60, 4); x[7, 1] = 1e39
+    return both(x)
 def with_root(root): return both(torch.from_numpy(pixels(30, 3, 8, 8)), torch.arange(30) % 3)
 def net(in_channels, num_classes): return nn.Linear(in_channels, num_classes)
 
@@ -147,6 +156,8 @@ def test_arrays_and_datasets_become_sources(
         ("counts", "has 30 items and 29 labels"),
         ("shapes", "train items are .*test items are|they must agree"),
         ("absent", "cannot be imported"),
+        ("seconds", r"feature 2 varies by less than a millionth of its mean, 1\.7e\+09"),
+        ("huge", r"value 1e\+39 at \(7, 1\); replace what is not finite in float32"),
     ],
 )
 def test_bad_data_are_refused_in_a_line(name: str, message: str) -> None:
@@ -277,3 +288,7 @@ def test_networks_for_images_are_refused() -> None:
     source = load_source("data_of_mine:table")
     with pytest.raises(ValueError, match=r"cnn is for images, and an item of .* is \[4\]"):
         fit(TrainingConfig("x", "cnn", LearnedConfig(), flip=False, meta_size=6), source=source)
+
+
+def test_a_constant_feature_of_any_size_is_kept() -> None:
+    assert load_source("data_of_mine:constant").train_data[0, 2] == np.float32(1.7e9)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.mixing.batch import mix_labels, soft_cross_entropy
 from core.mixing.losses import IndexLoss, mixed_loss, unmixed_loss
@@ -116,3 +117,23 @@ def test_a_batch_without_the_label_to_ignore_is_as_good_as_any() -> None:
     loss = torch.nn.CrossEntropyLoss(ignore_index=1)
     got = mixed_loss(loss, logits, y, lam, partner)
     torch.testing.assert_close(got, (lam * ends[0] + (1 - lam) * ends[1]).mean())
+
+
+@pytest.mark.parametrize(
+    "kind", [nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss], ids=lambda kind: kind.__name__
+)
+def test_weighted_losses_of_torch_are_those_of_plain_training(kind: Any) -> None:
+    """Two divide by the sum of the weights, one by n."""
+    weight = torch.tensor([1.0, 2.0, 3.0, 10.0], dtype=torch.float64)
+    logits = torch.randn(8, 4, dtype=torch.float64).log_softmax(1).requires_grad_()
+    y = torch.arange(8) % 4
+    expected = kind(weight=weight)(logits, y)
+    loss = IndexLoss(kind(weight=weight, reduction="none"))
+    ones, partner = torch.ones(8, dtype=torch.float64), torch.randperm(8)
+    for value in (loss(logits, y), loss.mixed(logits, y, ones, partner)):
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(slope(value, logits), slope(expected, logits))
+
+
+def slope(value: Tensor, at: Tensor) -> Tensor:
+    return torch.autograd.grad(value, at, retain_graph=True)[0]

@@ -13,7 +13,7 @@ from core.policies.learned import Learned
 from core.policies.protocol import Policy
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.semi_supervised.method import SemiBatch, SemiStep
-from core.semi_supervised.pseudo_label import PseudoLabel, pseudo_labels
+from core.semi_supervised.pseudo_label import PseudoLabel, pseudo_labels, weighted_targets
 
 B, U, C = 4, 6, 3
 
@@ -167,3 +167,11 @@ def test_labelling_neither_moves_statistics_nor_keeps_a_graph() -> None:
         torch.cat([batch.labelled[0], batch.views[0]]), before["0.weight"], before["0.bias"]
     )
     torch.testing.assert_close(model[1].running_mean, 0.1 * hidden.mean(0))
+
+
+def test_sizes_of_targets_are_as_exact_as_their_dtype() -> None:
+    targets = weighted_targets(
+        torch.arange(3), torch.arange(4) % 3, num_classes=3, unlabelled=9, weight=0.1,
+        dtype=torch.float64,
+    )  # fmt: skip
+    assert targets.sum(1).tolist() == [7 / 3] * 3 + [0.1 * 7 / 9] * 4

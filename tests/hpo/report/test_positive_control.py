@@ -144,3 +144,14 @@ def test_trainings_that_ended_no_better_than_a_guess_are_told(make_outcome: Make
     text = positive_control(make_outcome([BETA, OTHER, LEARNED], rows)).markdown
     assert "digits: 2 of 3 trainings of MixUp ended no better than a guess (66.67 %)" in text
     assert text.count("ended no better") == 1
+
+
+def test_where_mixing_changes_nothing_at_all_the_setting_cannot_answer(
+    make_outcome: MakeOutcome,
+) -> None:
+    """As where all trainings ended at a guess."""
+    same = results([90.0, 90.0, 90.0], 90.0)
+    outcome = make_outcome([NONE, BETA], {"none": same, "beta-1": same})
+    assert lines(outcome).loc["positive control"]["difference"] == 0
+    frame = settings_table(outcome.frame, outcome.records, Comparisons())
+    assert doubt(frame, "digits", "") == "does not show"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,18 @@ def histories(output: Path) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("what", ["no_grad", "float64"])
+@pytest.mark.parametrize("what", ["no_grad", "float64", "device"])
 def test_settings_of_a_notebook_change_nothing(
     what: str, tmp_path: Path, nothing_drawn: None
 ) -> None:
     """Trainings here are those of a process of its own, and the settings hold again afterwards."""
     truth = histories(tmp_path / "before")
     before = torch.get_default_dtype()
-    dtype = before if what == "no_grad" else torch.float64
+    dtype = torch.float64 if what == "float64" else before
+    device = torch.device("meta") if what == "device" else nullcontext()
     try:
         torch.set_default_dtype(dtype)
-        with torch.set_grad_enabled(what != "no_grad"):
+        with torch.set_grad_enabled(what != "no_grad"), device:
             found = histories(tmp_path / "after")
             assert torch.get_default_dtype() == dtype
             assert torch.is_grad_enabled() == (what != "no_grad")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import core
+from core.meta.reading import DEFAULT
 from core.policies import Beta, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from hpo.search.strategies import Evolved
@@ -140,3 +141,27 @@ def test_rows_that_only_a_command_names_are_known_today_too() -> None:
     assert known["beta-3-x2"] == longer(beta(3.0), 2.0)
     assert known["metamixup-x3"].policy == METAMIXUP.policy
     assert "gone" not in known
+
+
+def test_a_placebo_by_its_rows_name_is_that_row() -> None:
+    """Policies have kinds of such names from before, which are other controls."""
+    scores, placebo, frozen = rows_of(["scores", "scores-placebo", "scores-frozen"])
+    assert (placebo.row.family, placebo.row.control_of) == ("placebo", "scores")
+    assert scores.policy is not None
+    assert placebo.policy == scores.policy.placebo()
+    assert frozen.frozen_from == "scores"
+    [area, of_area] = rows_of(["scores-area", "scores-area-placebo"])
+    assert (of_area.row.control_of, of_area.row.family) == ("scores-area", "placebo")
+    assert area.policy is not None
+    assert of_area.policy == area.policy.placebo()
+
+
+def test_rows_of_different_policies_have_different_names() -> None:
+    quick, slow = (LearnedConfig(reading=replace(DEFAULT, step_size=x)) for x in (8.0, 2.0))
+    rows = rows_of([quick, slow, "beta-1-stop-0.83", "beta-1-stop-0.834"])
+    assert [each.row.label for each in rows] == [
+        "learned (step_size=8.0)",
+        "learned (step_size=2.0)",
+        "MixUp (α = 1), the last 17% unmixed",
+        "MixUp (α = 1), the last 16.6% unmixed",
+    ]

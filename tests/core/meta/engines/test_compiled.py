@@ -291,3 +291,28 @@ def test_float32_equals_the_eager_engine(
         compare(model, data, relative=1e-4 if kind == "residual" else 1e-5)
         data.lam = torch.rand(n)
     assert toy.identical(before, toy.snapshot(model))
+
+
+def test_hooks_that_come_and_go_count(graphs: list[None]) -> None:
+    """The compiler holds a module's hooks for what they were when it traced."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+    x, y, x_val, y_val = torch.randn(6, 5), torch.arange(6) % 3, torch.randn(4, 5), torch.arange(4)
+    y_val %= 3
+    lam, partner = torch.rand(6), torch.randperm(6)
+
+    def both() -> list[Tensor]:
+        engines: list[Any] = ["double_backward", "compiled"]
+        return [
+            hypergradient(model, (x, y), (x_val, y_val), lam, partner, lr=0.5, engine=engine)
+            for engine in engines
+        ]
+
+    plain = both()
+    torch.testing.assert_close(*plain)
+    hook = model[1].register_forward_hook(lambda _, __, output: 3 * output)
+    hooked = both()
+    torch.testing.assert_close(*hooked)
+    assert not torch.allclose(hooked[0], plain[0])
+    hook.remove()
+    model[1].register_forward_pre_hook(lambda _, inputs: (3 * inputs[0],))
+    torch.testing.assert_close(*both())
