@@ -5,7 +5,7 @@ batch. So two held-out sets are needed, and they share no image: the meta-valida
 in every step, the scored ones rank the trials. An error on the meta-validation images would flatter
 the trials that fit them best. The test images are used once, for the best trial.
 
-    python studies/examples/optuna_pruning.py            # half a minute on one core
+    python studies/examples/optuna_pruning.py            # a minute or two on one core
 """
 
 from __future__ import annotations
