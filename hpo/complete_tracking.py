@@ -16,7 +16,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line.flags import command, folder, shared
-from hpo.run.statuses import INTERRUPTED
+from hpo.command_line.statuses import INTERRUPTED
 from hpo.storage import output_folder
 from hpo.storage.places import storage_at
 from hpo.storage.protocol import Storage

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import hpo
 from hpo.command_line.flags import command, program
-from hpo.run.statuses import INTERRUPTED, UNUSABLE
+from hpo.command_line.statuses import INTERRUPTED, UNUSABLE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hpo.command_line import Adapted, parse
+from hpo.command_line.statuses import INTERRUPTED, UNUSABLE
 from hpo.run.early_end import EarlyEnd
-from hpo.run.statuses import INTERRUPTED, UNUSABLE
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
 from hpo.study.rows import StudyRow
 from hpo.study.standard_streams import say

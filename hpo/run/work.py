@@ -19,6 +19,7 @@ from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options
 from hpo.command_line.printing import printed, shown
+from hpo.command_line.statuses import CRASHED, UNUSABLE
 from hpo.complete_tracking import send_missing
 from hpo.report import table
 from hpo.report.controls import controls_report
@@ -32,7 +33,6 @@ from hpo.report.style import save_figure
 from hpo.report.theme import themed
 from hpo.run.data import look_at_data, prepare
 from hpo.run.early_end import EarlyEnd
-from hpo.run.statuses import CRASHED, UNUSABLE
 from hpo.search.space_search import optuna_silenced
 from hpo.storage import output_folder
 from hpo.study.comparisons import NOTHING_DECLARED, Comparisons
