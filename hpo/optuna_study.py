@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "data_root",
             dataset={"action": "store", "default": "digits", "help": "default: %(default)s"},
             preset={"choices": presets.PRESETS},
-            device={"choices": None},
+            device={"choices": None, "help": "default: the GPU of this machine where it has one"},
         ),
     )
     add = parser.add_argument

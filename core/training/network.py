@@ -29,7 +29,8 @@ def build_network(config: TrainingConfig, source: Source) -> nn.Module:
     named.
 
     Raises:
-        ValueError: there is no such network, its factory fails, or the weights are of another one.
+        ValueError: there is no such network, its factory fails, the weights are of another one, or
+            it is too narrow for channels_last.
     """
     sizes = {
         "in_channels": source.in_channels,
@@ -57,7 +58,22 @@ def build_network(config: TrainingConfig, source: Source) -> nn.Module:
     if config.weights is not None:
         load_weights(model, Path(config.weights))
     set_batchnorm(model, config.batchnorm_momentum, config.batchnorm_eps)
+    if config.memory_format == "channels_last":
+        _check_channels(config.model, model)
     return model
+
+
+def _check_channels(name: str, model: nn.Module) -> None:
+    """Refuses what makes torch (2.13, on a CPU) write beyond its memory in the backward pass: 1×1
+    convolutions with a stride, of 2 to 6 channels, in channels_last."""
+    for layer, module in model.named_modules():
+        strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) != module.stride
+        if strided and 2 <= module.in_channels <= 6:
+            raise ValueError(
+                f"model {name}: layer {layer} has {module.in_channels} channels, too few for "
+                "torch's 1×1 convolutions with a stride in channels_last, which then corrupt "
+                'memory; choose a larger width or memory_format="contiguous"'
+            )
 
 
 def check_network(

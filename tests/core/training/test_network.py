@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,3 +177,19 @@ def test_weights_are_loaded_but_for_a_head_of_other_classes(tmp_path: Path) -> N
     for missing in (tmp_path / "none.pt", tmp_path):
         with pytest.raises(ValueError, match=rf"^weights {missing}: there is no such file"):
             build_network(replace(tuned, weights=str(missing)), digits)
+
+
+@pytest.mark.parametrize(
+    ("width", "memory_format", "refused"),
+    [(4, "channels_last", True), (8, "channels_last", False), (4, "contiguous", False)],
+)
+def test_shortcuts_too_narrow_for_channels_last_are_refused(
+    width: int, memory_format: Any, refused: bool
+) -> None:
+    """There torch corrupts the heap in the backward pass, so that nothing may be trained."""
+    config = TrainingConfig(
+        "digits", "preact_resnet18", NoMix(), width=width, memory_format=memory_format
+    )
+    expected = refused_in_a_line("layer .* has 4 channels.*memory_format=.contiguous")
+    with expected if refused else nullcontext():
+        build_network(config, load_source("digits"))
