@@ -231,7 +231,8 @@ def _checked(what: str, x: np.ndarray) -> np.ndarray:
         )
     for feature in range(x.shape[1] if x.dtype.itemsize > single.itemsize else 0):
         values = x[:, feature]
-        if 0 < values.std() < _BLURRED * abs(mean := values.mean()):
+        varies = values.min() < values.max()
+        if varies and values.std() < _BLURRED * abs(mean := values.mean()):
             raise ValueError(
                 f"{what}: feature {feature} varies by less than a millionth of its mean, "
                 f"{mean:.6g}, which float32 does not resolve; subtract its mean"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -111,7 +112,13 @@ def rows_of(policies: Sequence[str | PolicyConfig | StudyRow]) -> list[StudyRow]
         if keys.count(key) > 1:
             raise ValueError(f"policy {key} is given {keys.count(key)} times; give it once")
     check_sources(rows)
-    return rows
+    labels = Counter(each.row.label for each in rows)
+    return [each if labels[each.row.label] == 1 else _by_key(each) for each in rows]
+
+
+def _by_key(row: StudyRow) -> StudyRow:
+    """Returns the row called by its key too, as another one has its label."""
+    return replace(row, row=replace(row.row, label=f"{row.row.label} [{row.row.key}]"))
 
 
 def _alike(one: StudyRow, other: StudyRow) -> bool:
@@ -202,13 +209,12 @@ def _of_kind(policy: PolicyConfig) -> StudyRow:
 
 
 def _told(settings: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the settings; those that are groups or lists where they differ from the plain ones."""
+    """Yields the settings, of a group of them those that are not the plain ones; lists are long."""
     for name, value in settings.items():
         if isinstance(value, dict):
             usual = plain.get(name) or {}
-            changed = {n: v for n, v in value.items() if n not in usual or usual[n] != v}
-            yield from _told(changed, usual)
-        elif not isinstance(value, list) or value != plain.get(name):
+            yield from _told({n: v for n, v in value.items() if usual.get(n) != v}, usual)
+        elif not isinstance(value, list):
             yield f"{name}={value}"
 
 

@@ -122,8 +122,9 @@ class TrackedComparison:
     def _find_parent(self, output: str, name: str, identity: str) -> str:
         tags = {"kind": "comparison", "output": storable(output), "comparison_id": identity}
         for run in self._client.search_runs([self._experiment], "tags.kind = 'comparison'"):
-            of_earlier_version = {"comparison_id": identity, **run.data.tags}
-            if all(of_earlier_version.get(tag) == value for tag, value in tags.items()):
+            stored = run.data.tags
+            of_this_path = identity if stored.get("output") == tags["output"] else None
+            if stored.get("comparison_id", of_this_path) == identity:  # earlier ones have none
                 self._client.update_run(run.info.run_id, status="RUNNING")
                 self._client.set_tag(run.info.run_id, "comparison_id", identity)
                 return str(run.info.run_id)

@@ -8,7 +8,7 @@ import pytest
 
 import core
 from core.meta.reading import DEFAULT
-from core.policies import Beta, LearnedConfig, NoMix
+from core.policies import Beta, Frozen, LearnedConfig, NoMix
 from core.training.config import TrainingConfig
 from hpo.search.strategies import Evolved
 from hpo.study.named_rows import METAMIXUP, MIXUP, NONE, SEARCHED, beta, fixed, rows_of
@@ -165,3 +165,5 @@ def test_rows_of_different_policies_have_different_names() -> None:
         "MixUp (α = 1), the last 17% unmixed",
         "MixUp (α = 1), the last 16.6% unmixed",
     ]
+    frozen = rows_of([Frozen((0.0, 1.0)), Frozen((0.0, 0.5))])
+    assert [each.row.label for each in frozen] == [f"frozen [{each.row.key}]" for each in frozen]
