@@ -22,13 +22,21 @@ LOOP, OPTUNA, RAY, LIGHTNING, EVOLVED = re.findall(r"```python\n(.*?)```", PAGE,
 @pytest.fixture
 def given() -> dict[str, Any]:
     """Returns what a reader has: a model, loaders, and a way to score."""
+
+    def build() -> nn.Module:
+        built.append(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)))
+        return built[-1]
+
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    built: list[nn.Module] = []
+    model = build()
     loader = [(torch.randn(6, 4), torch.arange(6) % 3) for _ in range(60)]
     reported: list[dict[str, float]] = []
     return {
         "core": core,
         "torch": torch,
+        "build": build,
+        "built": built,
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
         "loader": loader,
@@ -65,8 +73,11 @@ def test_an_objective_of_optuna(given: dict[str, Any]) -> None:
     optuna = pytest.importorskip("optuna")
     exec(OPTUNA, given)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.optimize(given["objective"], n_trials=1)
+    before = weights(given)
+    study.optimize(given["objective"], n_trials=2)
     assert study.best_params.keys() == {"lr"}
+    assert len(given["built"]) == 3  # each trial its own
+    assert torch.equal(before, weights(given))
 
 
 def test_a_trainable_of_ray_tune_reports_alpha(given: dict[str, Any]) -> None:
