@@ -61,9 +61,9 @@ def label_errors(outcome: Outcome) -> Extra:
     """Lists the training images that scores make suspects of, and draws contact sheets of them.
 
     For each data set and row that keeps scores: `STUDY-ROW-DATASET-suspects.csv`, the lowest-scored
-    `LISTED` images of each seed, and `...-suspects.png`, the lowest-scored `SHOWN` of the first
-    seed. A placebo's scores are noise; it gets neither. With wrong labels on purpose
-    (`label_noise` or `labels`) the placebo is measured as well as the others, in
+    `LISTED` images of each seed, and of gray and color images `...-suspects.png`, the lowest-scored
+    `SHOWN` of the first seed. A placebo's scores are noise; it gets neither. With wrong labels on
+    purpose (`label_noise` or `labels`) the placebo is measured as well as the others, in
     `STUDY-label-errors.csv` and a table, and its means become metrics of the summary runs.
 
     Only the images on the sheets are read.
@@ -76,11 +76,12 @@ def label_errors(outcome: Outcome) -> Extra:
     parts, files = [], []
     for (dataset, key), group in groupby(scored, lambda r: (r.cell.dataset, r.cell.method)):
         if rows[key].family != "placebo":
-            csv, sheet = _write_suspects(outcome, dataset, rows[key], list(group))
-            files += [csv, sheet]
+            csv, *sheet = _write_suspects(outcome, dataset, rows[key], list(group))
+            files += [csv, *sheet]
+            pictures = [f"; `{path.name}`, pictures of the first seed's" for path in sheet]
             parts.append(
                 f"- {rows[key].label} on {dataset}: `{csv.name}`, the lowest-scored training "
-                f"images of each seed; `{sheet.name}`, pictures of the first seed's."
+                f"images of each seed{''.join(pictures)}."
             )
     text = ["## Labels to look at first", "\n".join(parts)] if scored else []
     metrics: dict[tuple[str, str], dict[str, float]] = {}
@@ -186,7 +187,8 @@ def file_name(dataset: str) -> str:
 
 def _write_suspects(
     outcome: Outcome, dataset: str, row: Row, records: Sequence[CellRecord]
-) -> tuple[Path, Path]:
+) -> list[Path]:
+    """Writes the list, and a contact sheet of what can be looked at; returns the files."""
     stem = f"{outcome.plan.study}-{row.key}-{file_name(dataset)}-suspects"
     csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
     sources = [outcome.sources[source_key(record.cell.training)] for record in records]
@@ -196,14 +198,15 @@ def _write_suspects(
     ]
     write_csv(csv, pd.concat(lists))
     first, source = records[0], sources[0]
+    if not source.holds_images or source.in_channels not in (1, 3):
+        return [csv]
     total = len(_scores(first))
     shown = suspects(first, source, min(SHOWN, total))
     heading = (
         f"{row.label}, {dataset}, seed {first.cell.seed}: the {len(shown)} lowest-scored of "
         f"{total} training images, lowest first"
     )
-    save_figure(suspects_sheet(shown, source, heading), picture)
-    return csv, picture
+    return [csv, save_figure(suspects_sheet(shown, source, heading), picture)]
 
 
 def suspects_sheet(shown: pd.DataFrame, source: Source, heading: str) -> Figure:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from core.data import load_source
 from core.data.decoding import Decoder
+from core.data.sources import own_source
 from core.policies import NoMix, ScoresConfig
 from core.training.config import TrainingConfig
 from hpo.analyses.labels.contact_sheet import RIGHT, WRONG
@@ -136,6 +137,20 @@ def test_a_clean_study_lists_and_measures_nothing(tmp_path: Path) -> None:
     extra = label_errors(numbered_outcome(tmp_path, [one], [SCORES], clean))
     assert [path.suffix for path in extra.files] == [".csv", ".png"]
     assert "|" not in extra.markdown
+
+
+@pytest.mark.parametrize("x", [np.ones((60, 4)), np.ones((60, 4, 8, 8), np.uint8)])
+def test_what_is_no_picture_is_listed_alone(x: np.ndarray, tmp_path: Path) -> None:
+    """Features, and images of other bands than a screen has."""
+    clean = replace(BASE, label_noise=0.0)
+    source = own_source("numbered", ((x, np.arange(60) % 3), (x, np.arange(60) % 3)))
+    one = record(SCORES, by_number(range(30)), clean)
+    extra = label_errors(numbered_outcome(tmp_path, [one], [SCORES], clean, source))
+    assert [path.suffix for path in extra.files] == [".csv"]
+    assert len(pd.read_csv(extra.files[0])) == 3
+    assert extra.markdown.endswith(
+        "-suspects.csv`, the lowest-scored training images of each seed."
+    )
 
 
 def test_a_study_without_scores_says_nothing(tmp_path: Path) -> None:
