@@ -41,6 +41,7 @@ from core.lazy import pandas as pd
 from core.lazy import torch
 from hpo.bench.hyper_cleaning import SOLVERS, draw_problem, report
 from hpo.command_line.flags import command, folder, program, require_counts
+from hpo.command_line.statuses import INTERRUPTED, UNUSABLE
 from hpo.report.markdown import padded_table
 from hpo.storage.atomic import write_csv
 
@@ -78,11 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.output.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"hyper_cleaning: error: {error}", file=sys.stderr)
-        return 2
+        return UNUSABLE
     torch.manual_seed(0)
-    lines = [
-        {"solver": name, **report(problem, SOLVERS[name](problem, given.epochs))} for name in names
-    ]
+    try:
+        lines = [
+            {"solver": name, **report(problem, SOLVERS[name](problem, given.epochs))}
+            for name in names
+        ]
+    except KeyboardInterrupt:
+        print("hyper_cleaning: interrupted; nothing is kept", file=sys.stderr)
+        return INTERRUPTED
     frame = pd.DataFrame(lines).round(4)
     print(f"{about}\n{given.dataset}, {given.ratio:g} of {given.train_size} labels replaced\n")
     shown = frame.astype(object).where(frame.notna(), "–").astype(str)

@@ -170,6 +170,17 @@ def test_a_folder_that_cannot_be_is_told_before_the_first_solver(
     assert capsys.readouterr().err.startswith("hyper_cleaning: error: [Errno 17] File exists")
 
 
+def test_an_interruption_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hyper_cleaning, "report", interrupted)
+    assert main(SMALL) == 130
+    assert capsys.readouterr().err == "hyper_cleaning: interrupted; nothing is kept\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
