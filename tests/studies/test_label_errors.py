@@ -88,7 +88,7 @@ def test_without_cleanlab_nothing_is_trained_for_it(
 def test_its_files_and_a_second_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
-    pytest.importorskip("cleanlab")
+    pytest.importorskip("cleanlab", reason="needs cleanlab (pip install '.[label-errors]')")
     out = tmp_path / "out"
     study = ["--preset", "smoke", "--seeds", "1", "--output", str(out)]
     assert main(study) == 0

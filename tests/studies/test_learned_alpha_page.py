@@ -70,7 +70,7 @@ def test_when_to_stop_is_learned_by_evolution(given: dict[str, Any]) -> None:
 
 
 def test_an_objective_of_optuna(given: dict[str, Any]) -> None:
-    optuna = pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna", reason="needs Optuna (pip install '.[hpo]')")
     exec(OPTUNA, given)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     before = weights(given)
@@ -92,7 +92,7 @@ def test_a_trainable_of_ray_tune_reports_alpha(given: dict[str, Any]) -> None:
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_a_module_of_lightning(given: dict[str, Any], tmp_path: Path) -> None:
     import_module("core.data.torchvision_compat")  # before Lightning, which imports torchvision
-    lightning = pytest.importorskip("lightning")
+    lightning = pytest.importorskip("lightning", reason="needs it (pip install '.[examples]')")
     given["L"] = lightning
     exec(LIGHTNING, given)
     before = weights(given)

@@ -26,7 +26,7 @@ from tests.support.digit_trainings import digits
 from tests.support.results import result
 from tests.support.study_bench import MadeUp, StudyBench
 
-pytest.importorskip("cleanlab")
+pytest.importorskip("cleanlab", reason="needs cleanlab (pip install '.[label-errors]')")
 
 BASE = TrainingConfig(
     "digits", "digits_cnn", NoMix(), train_size=200, meta_size=100, epochs=1, label_noise=0.2

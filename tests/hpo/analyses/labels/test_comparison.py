@@ -27,7 +27,7 @@ from hpo.study.rows import Row, StudyRow
 from tests.support.numbered_images import BASE, WRONG, numbered, numbered_outcome, read
 from tests.support.results import result
 
-pytest.importorskip("cleanlab")
+pytest.importorskip("cleanlab", reason="needs cleanlab (pip install '.[label-errors]')")
 
 METHODS = [Method("scores", "Scores", ("scores",)), Method("folds", "Folds", ("f0", "f1", "f2"))]
 
