@@ -48,6 +48,14 @@ def evidence(tmp_path: Path) -> Path:
         "difference": -2.0, "ci_low": -3.0, "ci_high": -1.0, "p_holm": 0.0004,
     }  # fmt: skip
     pd.DataFrame([control]).to_csv(place / "controls.csv", index=False)
+    setting = {
+        "dataset": "digits", "comparison": "primary", "method": "scores", "other": "beta-1",
+        "n_seeds": 4, "difference": 0.127, "ci_low": -0.5, "ci_high": 0.75, "p_value": 0.0444,
+        "detectable": 0.876,
+    }  # fmt: skip
+    pd.DataFrame([setting]).to_csv(place / "setting.csv", index=False)
+    pd.DataFrame([setting]).to_csv(place / "tail-setting.csv", index=False)
+    (place / "tail-setting.json").write_text((place / "tail.json").read_text())
     return place
 
 
@@ -95,6 +103,22 @@ def block(head: str, body: str = "") -> str:
             ],
         ),
         (
+            "setting view=setting",
+            [
+                "| comparison | rows | n | difference | p | would have shown |",
+                "| primary | scores − beta-1 | 4 | +0.13 [−0.50, +0.75] | 0.044 | 0.88 |",
+            ],
+        ),
+        (
+            "setting+tail-setting view=setting origin=no",
+            [
+                "| setting | comparison | rows | n | difference | p | would have shown |",
+                "| digits | primary | scores − beta-1 | 4 | +0.13 [−0.50, +0.75] | 0.044 | 0.88 |",
+                "| digits, long tail | primary | scores − beta-1 | 4 | "
+                "+0.13 [−0.50, +0.75] | 0.044 | 0.88 |",
+            ],
+        ),
+        (
             "plain view=plain rows=none columns=method,ci_low,diff_vs_best_beta,equal",
             ["| method | ci low | diff vs best beta | equal |", "| none | 4.75 | −0.5 | 0 |"],
         ),
@@ -121,6 +145,21 @@ def test_a_block_has_the_numbers_of_its_file(head: str, table: list[str], eviden
 def test_a_block_that_cannot_be_filled_is_told(text: str, words: str, evidence: Path) -> None:
     with pytest.raises(ValueError, match=words):
         fill(text, evidence)
+
+
+def test_a_command_is_told_once_under_a_heading(evidence: Path) -> None:
+    (evidence / "other.csv").write_text((evidence / "tail.csv").read_text())
+    (evidence / "other.json").write_text((evidence / "tail.json").read_text())
+    (evidence / "far.csv").write_text((evidence / "tail.csv").read_text())
+    (evidence / "far.json").write_text('{"command": "run that"}')
+    tables = block("tail") + block("other+far+tail") + "# Title\n" + block("other")
+    origins = [line for line in lines(fill(tables, evidence)) if "(evidence/" in line]
+    assert origins == [
+        "`run it` (commit unknown; [tail.csv](evidence/tail.csv))",
+        "`run that` (commit unknown; [far.csv](evidence/far.csv))",
+        "By the same command: [other.csv](evidence/other.csv), [tail.csv](evidence/tail.csv).",
+        "`run it` (commit unknown; [other.csv](evidence/other.csv))",
+    ]
 
 
 def test_pages_are_checked_and_made(evidence: Path, capsys: pytest.CaptureFixture[str]) -> None:
