@@ -13,7 +13,10 @@ dir=$(cd "${1:-mlflow-server}" && pwd)
 store=${2:-postgresql}
 bind=${MLFLOW_BIND:-127.0.0.1}
 port=${MLFLOW_PORT:-5000}
-names=${MLFLOW_NAMES:-localhost:*,127.0.0.1:*}
+# Studies of this machine call it by the address that it listens on, where that is one.
+host=$bind
+[ "$bind" != 0.0.0.0 ] || host=127.0.0.1
+names=${MLFLOW_NAMES:-localhost:*,127.0.0.1:*,$host:*}
 
 umask 077
 sh "$here/secrets.sh" "$dir/secrets.env"
@@ -21,7 +24,7 @@ set -a
 . "$dir/secrets.env"
 set +a
 cat > "$dir/client.env" <<END
-MLFLOW_TRACKING_URI=http://127.0.0.1:$port
+MLFLOW_TRACKING_URI=http://$host:$port
 MLFLOW_TRACKING_USERNAME=$MLFLOW_AUTH_ADMIN_USERNAME
 MLFLOW_TRACKING_PASSWORD=$MLFLOW_AUTH_ADMIN_PASSWORD
 END
@@ -104,5 +107,5 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION="${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:
 "${PYTHON:-python3}" -m mlflow server --app-name basic-auth --host "$bind" --port "$port" --allowed-hosts "$names" \
     --artifacts-destination "$dir/artifacts" --workers "${MLFLOW_WORKERS:-2}" &
 server=$!
-echo "http://$bind:$port for those who have $dir/client.env"
+echo "http://$host:$port for those who have $dir/client.env"
 wait "$server"
