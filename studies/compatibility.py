@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hpo.bench.compatibility import KINDS
 from hpo.command_line.flags import command, program
+from hpo.command_line.statuses import INTERRUPTED, UNUSABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds = options.kinds.split(",")
     if unknown := sorted(set(kinds) - set(KINDS)):
         parser.error(f"--kinds must be of {every}, got {', '.join(unknown)}")
-    from hpo.bench.compatibility.page import write_page  # torch
+    try:
+        from hpo.bench.compatibility.page import write_page  # torch
 
-    return write_page(kinds, options.docs)
+        return write_page(kinds, options.docs)
+    except OSError as error:
+        print(f"compatibility: error: {error}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print("compatibility: interrupted; the kinds that were done are kept", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

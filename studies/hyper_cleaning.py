@@ -33,6 +33,7 @@ Cost: about a minute on two idle cores at the suite's size and five passes.
 from __future__ import annotations
 
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if given.output is not None:
             given.output.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=given.output):  # or it would fail in the end
+                pass
     except (ValueError, OSError) as error:
         print(f"hyper_cleaning: error: {error}", file=sys.stderr)
         return UNUSABLE

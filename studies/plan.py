@@ -92,14 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     throughput = "sustained TFLOP/s of one GPU in training (default: 20)"
     add("--gpu-tflops", type=float, default=20.0, metavar="X", help=throughput)
     args = parser.parse_args(arguments)
-    names = args.tables.split(",")
+    names = list(dict.fromkeys(name.strip() for name in args.tables.split(",")))
     unknown = [name for name in names if name not in _STUDIES]
     if unknown:
         parser.error(f"unknown table {unknown[0]!r}; choose among {', '.join(_STUDIES)}")
     for flag in ("gpus", "seeds", "epochs", "gpu_tflops"):
         value = getattr(args, flag)
-        if value is not None and value <= 0:
-            parser.error(f"--{flag.replace('_', '-')} must be above 0, got {value:g}")
+        if value is not None and not 0 < value < float("inf"):
+            parser.error(f"--{flag.replace('_', '-')} must be above 0 and finite, got {value:g}")
     tables = [table(name, args.preset, args.epochs) for name in names]
     jobs = pd.concat([planned_jobs(each, args.seeds) for each in tables], ignore_index=True)
     print(plan_report(jobs, tables, args.seeds, args.gpus, args.gpu_tflops))

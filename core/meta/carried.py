@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -53,8 +53,16 @@ class CarriedTangent:
 
     @property
     def empty(self) -> bool:
-        """Says whether no step was followed yet."""
+        """Says whether nothing is carried yet, or any more."""
         return not self._theta
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forgets all unless every weight that is followed is among those that move now.
+
+        The others would still depend on h, and no derivative by them is taken.
+        """
+        if not self._theta.keys() <= set(names):
+            self._forget()
 
     def derivative(self, problem: MetaProblem) -> tuple[float, Validation]:
         """Returns d(validation loss)/dh at the present parameters, and that loss with its gradient
@@ -81,7 +89,7 @@ class CarriedTangent:
         tangents = dict(zip(start, _tangent_of_gradient(problem, start, along), strict=True))
         if not all(bool(t.isfinite().all()) for t in tangents.values() if t is not None):
             # They would be NaN for good: what is carried begins anew.
-            self._theta, self._momentum = {}, {}
+            self._forget()
             return
         settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for name, tangent in tangents.items():
@@ -100,6 +108,9 @@ class CarriedTangent:
                 self._momentum[name] = self.carry * b
                 b = g + group["momentum"] * b if group["nesterov"] else b
             self._theta[name] = self.carry * (start[name] - float(group["lr"]) * b)
+
+    def _forget(self) -> None:
+        self._theta, self._momentum = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that a resumed training needs."""

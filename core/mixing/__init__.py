@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from core.mixing.batch import (
         Batch,
         Loss,
+        check_batch,
         draw_beta,
         draw_partners,
         mix_inputs,
@@ -37,6 +38,7 @@ __all__ = [
     "MixedLoss",
     "Mixing",
     "Pairing",
+    "check_batch",
     "draw_beta",
     "draw_partners",
     "mix_inputs",

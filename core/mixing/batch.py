@@ -201,6 +201,10 @@ def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
         batch: what is checked.
         name: what the message calls it.
         tokens: x may hold integers, for it is mixed at a hidden layer.
+
+    Examples:
+        >>> import torch, core
+        >>> core.mixing.check_batch((torch.randn(8, 3), torch.arange(8)), "training")
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         size = f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else ""

@@ -35,9 +35,10 @@ class CarriedBeta(LearnedBeta):
     validation loss at the weights as they are, and moves log α by the derivative over the root of
     its mean square, as `LearnedBeta` moves it by signal over noise; the first stage, which has
     nothing carried yet, is one of `LearnedBeta`. Derivatives that overflow are given up, and what
-    is carried begins anew. The real step must be one of SGD, without gradient clipping and without
-    a loss scale; another optimizer or a loss scale is refused at the first step. Each call is
-    taken for a step of the optimizer, so gradients must not be accumulated over several.
+    is carried begins anew; so it does where a part of the network is frozen meanwhile. The real
+    step must be one of SGD, without gradient clipping and without a loss scale; another optimizer
+    or a loss scale is refused at the first step. Each call is taken for a step of the optimizer, so
+    gradients must not be accumulated over several.
 
     Attributes:
         carry: in (0, 1]; a step t steps ago counts carry^t, so that the horizon is about
@@ -47,8 +48,8 @@ class CarriedBeta(LearnedBeta):
         >>> import core
         >>> model, optimizer, batch, val_batch = core.testing.toy_problem()
 
-        >>> policy = core.policies.CarriedBeta(carry=0.9)
-        >>> policy.at(7, 10)  # late in the training, when it learns
+        >>> policy = core.policies.CarriedBeta(carry=0.9, begin=0.5)
+        >>> policy.at(7, 10)  # it learns in the second half
         >>> policy(model, optimizer, batch, val_batch).lam.shape
         torch.Size([8])
     """
@@ -78,7 +79,7 @@ class CarriedBeta(LearnedBeta):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        check_stored(self, state, CarriedBeta)
+        check_stored(self, state, CarriedBeta, optional=["signals"])
         super().load_state_dict(state)
         self._tangent.load_state_dict(state["tangent"])
         self._scale.load_state_dict(state)
@@ -86,10 +87,12 @@ class CarriedBeta(LearnedBeta):
     def _estimate(
         self, step: StepInput, noise: Tensor, partner: Tensor, mixing: Mixing
     ) -> tuple[Slope, float]:
+        names = moved_parameters(unwrap(step.model), self.last_blocks)
+        self._tangent.keep(names)
         if self._tangent.empty:
             return super()._estimate(step, noise, partner, mixing)
         lam, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)
-        val_batch, names = step.validation(), moved_parameters(unwrap(step.model), self.last_blocks)
+        val_batch = step.validation()
         with self._problem(step, val_batch, lam, partner, mixing) as problem:
             averaged = partial(self._validation.averaged, names=names)
             derivative, validation = self._tangent.derivative(replace(problem, averaged=averaged))
@@ -101,6 +104,7 @@ class CarriedBeta(LearnedBeta):
     def _followed(self, step: StepInput, given: Interpolation, noise: Tensor) -> Interpolation:
         _, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)
         with self._problem(step, step.batch, given.lam, given.partner, given.mixing) as problem:
+            self._tangent.keep(problem.theta)
             self._tangent.follow(problem, along, step.optimizer)
         samples = given.extra_samples + len(step.batch[0])
         return replace(given, extra_samples=samples, hypergradient=None)

@@ -244,7 +244,13 @@ def policy_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
     usable = {field.name for field in fields(config)} - flags.keys()
     values = {}
     for name, value in data.items():
-        if name in usable or name not in (*_STORED, "kind"):
+        if name in flags:
+            if value not in (flags[name], _STORED.get(name, flags[name])):
+                raise ValueError(
+                    f"policy {kind} has {name}={flags[name]!r}, got {value!r}; leave it out, or "
+                    "name another kind"
+                )
+        elif name in usable or name not in (*_STORED, "kind"):
             values[name] = value
         elif name != "kind" and value != _STORED[name]:
             raise ValueError(f"policy {kind} has no use for {name}={value!r}; leave it out")

@@ -58,8 +58,9 @@ class EvolvedBeta(LearnedBeta):
     anew from the real training, with ξ = 0.
 
     It needs no derivative, and works for any optimizer that can be copied, without gradient
-    clipping. A step costs three, and network and optimizer are held in memory three times. ξ grows
-    like the root of the number of stages, and the variance of ĝ like that number.
+    clipping. Each call is taken for a step of the optimizer, so gradients must not be accumulated
+    over several. A step costs three, and network and optimizer are held in memory three times. ξ
+    grows like the root of the number of stages, and the variance of ĝ like that number.
 
     When to stop is learned so, and not by the derivative of a step: that is 0 at all steps but
     those near the stop, and there it asks for less mixing at once.
@@ -88,8 +89,8 @@ class EvolvedBeta(LearnedBeta):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_evolution(self.sigma, self.path)
-        self._place = [self._log_alpha, 1.0 if self.path == "stop" else self._log_alpha]
+        check_evolution(self.sigma, self.path, self.last_blocks)
+        self._place = self._first_place()
         self._scales = MeanSquare(), MeanSquare()
         self._particles: list[Particle] = []
         self._saved: list[dict[str, Any]] = []  # of particles, until the network is seen
@@ -123,7 +124,7 @@ class EvolvedBeta(LearnedBeta):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        check_stored(self, state, EvolvedBeta, optional=["path"])
+        check_stored(self, state, EvolvedBeta, optional=["path", "signals"])
         if (there := state.get("path", self.path)) != self.path:
             raise ValueError(
                 f'the stored state is that of a path "{there}", and this EvolvedBeta has path '
@@ -132,12 +133,14 @@ class EvolvedBeta(LearnedBeta):
         super().load_state_dict(state)
         for scale, saved in zip(self._scales, state["scales"], strict=True):
             scale.load_state_dict(saved)
-        if self._begun is not None:
-            self._place = list(state["place"])
+        self._place = self._first_place() if self._begun is None else list(state["place"])
         self._noise = list(state["noise"])
         self._travelled, self._losses = list(state["travelled"]), list(state["losses"])
         self._judged, self._ahead = state["judged"], state["ahead"]
         self._particles, self._saved = [], list(state["particles"])
+
+    def _first_place(self) -> list[float]:
+        return [self._log_alpha, 1.0 if self.path == "stop" else self._log_alpha]
 
     def _now(self) -> float:
         return self._at(self._place)

@@ -200,13 +200,14 @@ class LearnedBeta(Policy):
             "travel": self._travel,
             "begun": self._begun,
             "log_alpha": self._log_alpha,
+            "signals": list(self._signals),
             "validation_gradient": self._validation.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        check_stored(self, state, LearnedBeta)
+        check_stored(self, state, LearnedBeta, optional=["signals"])
         self._step, self._steps, self._begun = state["step"], state["steps"], state["begun"]
-        self._travel = state["travel"]
+        self._travel, self._signals = state["travel"], list(state.get("signals", []))
         # Until learning begins α is this object's, which may have been perturbed since.
         learned = math.log(self.alpha) if self._begun is None else state["log_alpha"]
         self._log_alpha = self._within_bounds(learned)

@@ -71,7 +71,9 @@ class LearnedBetaConfig(MetaConfig):
         if self.carry:
             check_carry(self.carry)
         if self.sigma:
-            check_evolution(self.sigma, self.path)
+            check_evolution(self.sigma, self.path, self.last_blocks)
+        elif self.path != "ends":
+            raise ValueError(f"path={self.path!r} is what evolution learns; give sigma too")
 
     def build(self, network: Callable[[], ImageClassifier] | None = None) -> LearnedBeta:
         from core.policies.carried_beta import CarriedBeta

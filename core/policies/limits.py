@@ -39,12 +39,17 @@ def check_carry(carry: float) -> None:
         raise ValueError(f"carry must lie in (0, 1], got {carry}")
 
 
-def check_evolution(sigma: float, path: Path) -> None:
-    """Raises ValueError where a setting of an `EvolvedBeta` is out of range."""
+def check_evolution(sigma: float, path: Path, last_blocks: int | None = None) -> None:
+    """Raises ValueError where a setting of an `EvolvedBeta` is out of range, or of no use."""
     if not 0 < sigma < float("inf"):
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
     if path not in get_args(Path):
         raise ValueError(f"path must be {' or '.join(get_args(Path))}, got {path!r}")
+    if last_blocks is not None:
+        raise ValueError(
+            f"last_blocks={last_blocks} shortens a derivative, and evolution takes none; leave it "
+            "out"
+        )
 
 
 def check_scores(reading: Reading, every: int) -> None:
@@ -62,6 +67,18 @@ def check_scores(reading: Reading, every: int) -> None:
             "persistent scores move once in a meta stage: their reading needs meta_steps=1, "
             f"got {reading.meta_steps}"
         )
+
+
+def check_weights(reading: Reading) -> None:
+    """Raises ValueError where `PersistentWeights` has no use for a setting of its reading."""
+    check_reading(reading)
+    for name in ("projection", "meta_steps", "inner_step"):
+        value, one = getattr(reading, name), getattr(Reading(), name)
+        if value != one:
+            raise ValueError(
+                f"weights are σ of a score, moved once by plain gradient descent: their reading "
+                f"needs {name}={one!r}, got {value!r}"
+            )
 
 
 def check_net(hidden: int, lr: float, weight_decay: float) -> None:

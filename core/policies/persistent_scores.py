@@ -150,6 +150,7 @@ class PersistentScores(Policy):
         ranks = ranks_of(step.model)
         if self.placebo and self._seed is None:
             self._seed = _seed(x.device, step.generator, ranks)
+            self._other = self._other[:0]  # who read scores before had a cycle of no seed
         share = self._share(epsilon, first, second)
         lam = pairing.lam(share)
         slope = None

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.meta.reading import SCORES, Reading, check_reading
+from core.meta.reading import SCORES, Reading
 from core.policies.kept_scores import KeptScores
+from core.policies.limits import check_weights
 from core.policies.protocol import StepInput
 from core.policies.sample_weights import SampleWeights
 from core.policies.stored_state import check_stored
@@ -27,7 +28,8 @@ class PersistentWeights(SampleWeights):
     Samples must come with `indices`. Belongs to one training.
 
     Attributes:
-        reading: how a hypergradient becomes a move; its start is not used.
+        reading: how a hypergradient becomes a move; its start is not used, and its projection,
+            meta_steps and inner_step are those of `Reading()`.
         initial: s at first.
 
     See `SampleWeights` for the rest.
@@ -44,7 +46,7 @@ class PersistentWeights(SampleWeights):
     initial: float = 0.0
 
     def __post_init__(self) -> None:
-        check_reading(self.reading)
+        check_weights(self.reading)
         self._kept = KeptScores(self.initial)
         self._indices = torch.zeros(0, dtype=torch.int64)
 

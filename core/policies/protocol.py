@@ -35,6 +35,7 @@ class StepInput(NamedTuple):
         >>> import torch, core
         >>> class Halves(core.Policy):
         ...     def interpolate(self, step: core.policies.StepInput) -> core.Interpolation:
+        ...         core.mixing.check_batch(step.batch, "training")
         ...         lam = step.batch[0].new_full((len(step.batch[0]),), 0.5)
         ...         partner = torch.arange(len(lam), device=lam.device).flip(0)
         ...         return core.Interpolation(lam, partner, lam)

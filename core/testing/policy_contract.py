@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +95,8 @@ def _check_answer(given: Interpolation, s: Scene, n: int, dtype: torch.dtype) ->
     assert given.lam.shape == given.lam_init.shape == given.partner.shape == (pairs,)
     assert given.lam.dtype == given.lam_init.dtype == dtype
     assert given.partner.dtype == torch.int64
-    assert sorted(given.partner.tolist()) == list(range(pairs))
+    positions = given.partner.tolist()
+    assert all(0 <= one < pairs for one in positions), "a partner is outside the part that is mixed"
     for lam in (given.lam, given.lam_init):
         assert bool(((lam >= 0) & (lam <= 1)).all())
     learning = list(s.policy.networks.parameters())
@@ -112,7 +117,8 @@ def check_random_numbers_come_from_the_generator(make: Make) -> None:
     first = scene(make)
     generator = torch.Generator().manual_seed(3)
     begin = torch.get_rng_state()
-    before = [answer(first.ask(generator=generator)) for _ in range(2)]
+    with _other_streams_stand():
+        before = [answer(first.ask(generator=generator)) for _ in range(2)]
     assert torch.equal(torch.get_rng_state(), begin), "torch's own stream has moved"
     again, other = scene(make), torch.Generator().manual_seed(3)
     assert identical([answer(again.ask(generator=other)) for _ in range(2)], before)
@@ -125,16 +131,35 @@ def check_random_numbers_come_from_the_generator(make: Make) -> None:
     assert identical(*ends)
 
 
+@contextmanager
+def _other_streams_stand() -> Iterator[None]:
+    """Those of `random` and of `numpy.random`, which are as before in the end."""
+    held = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(20)
+    np.random.seed(20)  # noqa: NPY002
+    try:
+        stood = random.random(), float(np.random.rand())  # noqa: NPY002
+        random.seed(20)
+        np.random.seed(20)  # noqa: NPY002
+        yield
+        stands = random.random(), float(np.random.rand())  # noqa: NPY002
+        assert stands == stood, "the stream of random or of numpy.random has moved"
+    finally:
+        random.setstate(held[0])
+        np.random.set_state(held[1])  # noqa: NPY002
+
+
 def check_nothing_is_changed(make: Make) -> None:
-    """Model, optimizer, gradients, modes and batch are as before."""
+    """Model, optimizer, gradients, modes and both batches are as before."""
     s = scene(make)
     s.net.inp.weight.grad = torch.ones_like(s.net.inp.weight)
     s.net.norm.eval()
-    before, held = snapshot(s.net, s.optimizer), tuple(part.clone() for part in s.batch)
+    before = snapshot(s.net, s.optimizer)
+    held = copy.deepcopy((s.batch, s.val_batch))
     for _ in range(2):
         s.ask()
-    assert identical(before, snapshot(s.net, s.optimizer))
-    assert identical(held, s.batch)
+    assert identical(before, snapshot(s.net, s.optimizer)), "model or optimizer has changed"
+    assert identical(held, (s.batch, s.val_batch)), "it writes into a batch that it was given"
 
 
 def check_needs_meta_validation_is_honest(make: Make) -> None:
@@ -150,12 +175,12 @@ def check_needs_meta_validation_is_honest(make: Make) -> None:
         alike = all(_lam_and_weights_equal(s.ask(), other.ask()) for _ in range(4))
         assert not alike, "neither λ nor weights depend on it"
     else:
-        generator = torch.Generator().manual_seed(8)
-        given = other.policy(
-            other.net, other.optimizer, other.batch, other.val_batch,
-            generator=generator, indices=torch.arange(9),
-        )  # fmt: skip
-        assert identical(answer(given), answer(s.ask()))
+        for _ in range(4):
+            given = other.policy(
+                other.net, other.optimizer, other.batch, other.val_batch,
+                generator=torch.Generator().manual_seed(8), indices=torch.arange(9),
+            )  # fmt: skip
+            assert identical(answer(given), answer(s.ask())), "it reads the validation batch"
 
 
 def _lam_and_weights_equal(one: Interpolation, two: Interpolation) -> bool:
@@ -251,7 +276,8 @@ def check_policy(make: Make) -> None:
         >>> core.testing.check_policy(core.NoMix)
     """
     for check in POLICY_CHECKS:
-        check(make)
+        with torch.random.fork_rng(devices=[]):
+            check(make)
 
 
 def train(s: Any, steps: int) -> list[Interpolation]:

@@ -239,4 +239,5 @@ def check_method(make: Make, policy: Policy | None = None) -> None:
         >>> core.testing.check_method(lambda model, policy: SupervisedOnly())
     """
     for check in METHOD_CHECKS:
-        check(make, policy or NoMix())
+        with torch.random.fork_rng(devices=[]):
+            check(make, policy or NoMix())

@@ -67,12 +67,21 @@ def test_a_faster_gpu_takes_less_time(capsys: pytest.CaptureFixture[str]) -> Non
     assert hours[0] / hours[1] == pytest.approx(4, rel=0.02)
 
 
+def test_a_table_counts_once(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for tables in ("table4", "table4, table4"):
+        assert plan.main(["--tables", tables, "--seeds", "1", "--gpus", "1"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--tables", "table9"], "unknown table 'table9'"),
-        (["--gpus", "0"], "--gpus must be above 0, got 0"),
+        (["--gpus", "0"], "--gpus must be above 0 and finite, got 0"),
         (["--gpu-tflops", "-1"], "--gpu-tflops must be above 0"),
+        (["--gpu-tflops", "nan"], "--gpu-tflops must be above 0 and finite, got nan"),
     ],
 )
 def test_what_cannot_be_planned(

@@ -40,9 +40,9 @@ class AdaMixUpInterpolation(Interpolation):
         """Returns the loss that all networks learn by, without weight decay, which is the
         optimizer's.
 
-        The classifier's on [mixed, x1], a mean over 2h, plus the discriminator's cross-entropy on
-        [unseen, x1] as real and mixed as not, a mean over B + h. Scalar; differentiable in λ where
-        it mixes images, not where it mixes labels.
+        The mean of the classifier's on the mixed and on x1, [h] each, plus the discriminator's
+        cross-entropy on [unseen, x1] as real and mixed as not, a mean over B + h. Scalar;
+        differentiable in λ where it mixes images, not where it mixes labels.
         """
         x, y = batch
         h = len(self.lam)

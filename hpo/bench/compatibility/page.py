@@ -94,7 +94,7 @@ def page(rows: pd.DataFrame) -> str:
     counts = rows["result"].value_counts()
     introduction = _INTRODUCTION.format(
         count=rows[["kind", "name"]].drop_duplicates().shape[0],
-        torch=rows["torch"].iloc[0],
+        torch=" and ".join(sorted(rows["torch"].astype(str).unique())),
         **{name: counts.get(name, 0) for name in ("right", "refused", "approximate", "wrong")},
         late=counts.get("not tried", 0),
     )

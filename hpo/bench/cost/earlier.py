@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -52,6 +53,14 @@ def check_tree(before: Path) -> Path:
             "earlier commit, as `git worktree add PATH COMMIT` makes one"
         )
     return tree
+
+
+def code_of(tree: Path) -> str:
+    """Returns a digest of the code in a working tree, by which two commits are told apart."""
+    digest = hashlib.sha256()
+    for path in sorted((tree / "core").rglob("*.py")):
+        digest.update(f"{path.relative_to(tree).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def earlier_epochs(

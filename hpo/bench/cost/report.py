@@ -11,6 +11,7 @@ from typing import Any
 from core.lazy import pandas as pd
 from hpo.bench.cost.contenders import VANILLA
 from hpo.bench.cost.counting import floor
+from hpo.bench.cost.presets import FIT
 from hpo.bench.cost.records import Group, Measurement
 from hpo.bench.cost.timing import ratio
 from hpo.bench.cost.whole_fit import STEPS
@@ -66,7 +67,7 @@ def _line(group: Group, row: Measurement) -> dict[str, Any]:
         seconds = float(pd.Series(row.seconds).median())
         line |= {
             "seconds": seconds,
-            "steps_per_second": 1 / seconds,
+            "steps_per_second": (STEPS if case["part"] == FIT else 1) / seconds,
             "time_ratio": times.ratio,
             "time_ratio_low": times.low,
             "time_ratio_high": times.high,

@@ -14,6 +14,7 @@ from hpo.bench.cost import presets, report, tracked
 from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.command_line import CostOptions, parse
 from hpo.bench.cost.contenders import VANILLA, Contender, peer_versions
+from hpo.bench.cost.earlier import code_of
 from hpo.bench.cost.figure import cost_figure
 from hpo.bench.cost.measure import measure
 from hpo.bench.cost.presets import FIT
@@ -80,6 +81,7 @@ class _Planned:
         names = [contender.name for contender in self.contenders]
         if self.case.part == FIT:
             names = [row.name for row in rows(self.setting.device, self.before)]
+            names += [code_of(self.before)] if self.before is not None else []
         return group_id(self.case, self.setting, names, peer_versions(names))
 
 
@@ -107,6 +109,11 @@ def _run(options: CostOptions, end: EarlyEnd) -> int:
         end.fresh = False
         identity = output_folder.study_id(options.output, STUDY, fresh=True)
     planned = plan(options)
+    if not planned:
+        raise ValueError(
+            f"the preset {options.preset} measures none of the models chosen in this way; choose "
+            "others, or another preset"
+        )
     settings = asdict(options.setting)
     del settings["seed"]  # the same in all
     with StudyTracker(

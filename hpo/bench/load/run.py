@@ -32,6 +32,8 @@ from hpo.tracking.uris import local_tracking_uri
 INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: something was lost; the load could not run; it was interrupted."""
 
+_SETTINGS = ("cells", "concurrent", "workers", "epochs")
+
 ALONE = 20
 """Trainings of each bare loop."""
 
@@ -94,6 +96,8 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Namespace
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
+    if not 0 <= options.asleep < float("inf"):
+        parser.error(f"--asleep must be finite and at least 0, got {options.asleep}")
     options.workers = options.workers or max(1, cores() // options.concurrent)
     options.output = options.output.expanduser().absolute()
     return options
@@ -105,8 +109,12 @@ def _run(options: Namespace) -> int:
     own_server = options.tracking_uri is None and options.concurrent > 1
     folders = [options.output / f"{STUDY}-{i + 1}" for i in range(options.concurrent)]
     with mlflow_server(options.output) if own_server else nullcontext(options.tracking_uri) as uri:
-        missing = [f for f in folders if options.fresh or not (f / USAGE).exists()]
         alone = options.output / f"{STUDY}-alone.json"
+        if options.fresh:
+            for path in (alone, *(folder / USAGE for folder in folders)):
+                path.unlink(missing_ok=True)
+        _check_settings(options, alone.exists())
+        missing = [folder for folder in folders if not (folder / USAGE).exists()]
         if missing or not alone.exists():
             write_atomically(alone, json.dumps(_seconds_alone(options)))
             _run_studies(options, missing, uri)
@@ -122,6 +130,20 @@ def _run(options: Namespace) -> int:
     print(text)
     print("\nfiles: " + ", ".join(os.path.relpath(path) for path in files))
     return 0 if all(map(is_whole, lines)) else INCOMPLETE
+
+
+def _check_settings(options: Namespace, measured: bool) -> None:
+    """Raises ValueError where what is measured in the folder was measured with other settings."""
+    path = options.output / f"{STUDY}-settings.json"
+    settings = {name: getattr(options, name) for name in _SETTINGS}
+    if measured and path.exists():
+        for name, before in json.loads(path.read_text()).items():
+            if settings[name] != before:
+                raise ValueError(
+                    f"{options.output} was measured with --{name} {before}, not {settings[name]}; "
+                    "say the same, measure again by --fresh, or give another --output"
+                )
+    write_atomically(path, json.dumps(settings))
 
 
 def _seconds_alone(options: Namespace) -> float:
@@ -143,7 +165,6 @@ def _seconds_alone(options: Namespace) -> float:
 def _run_studies(options: Namespace, folders: Sequence[Path], uri: str | None) -> None:
     """Runs the studies of these folders side by side until all have ended."""
     flags = ["--workers", str(options.workers), *(["--fresh"] if options.fresh else [])]
-    flags += ["--tracking-uri", uri] if uri is not None else []
     flags += ["--address", options.address] if options.address is not None else []
     studies = {}
     try:
@@ -151,6 +172,7 @@ def _run_studies(options: Namespace, folders: Sequence[Path], uri: str | None) -
             folder.mkdir(exist_ok=True)
             (folder / USAGE).unlink(missing_ok=True)
             command = [*_DRIVER, "study", *study_flags(options, folder, options.cells), *flags]
+            command += ["--tracking-uri", uri or local_tracking_uri(folder)]
             with open(folder / "log.txt", "w") as log:
                 studies[folder] = subprocess.Popen(command, stdout=log, stderr=log)
             print(f"{STUDY}: {options.cells} cells, see {folder / 'log.txt'}", file=sys.stderr)

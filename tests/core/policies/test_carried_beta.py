@@ -140,6 +140,45 @@ def test_the_whole_horizon_against_differences(
     assert abs(expected) > 1e-6
 
 
+def test_after_a_part_is_frozen_the_horizon_begins_there(
+    toy: SimpleNamespace, monkeypatch: Any
+) -> None:
+    """What α did before is known of no weight then: differences begin at the same place."""
+    alpha, h, make = 0.6, 1e-5, partial(optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.01)
+    policy, net = told(alpha=alpha, carry=1.0, reach=0.0), toy.make_net(tied=True)
+    optimizer, x_val, y_val = make(net.parameters()), *toy.make_data(9, 5, seed=99).val_batch
+
+    def go_on(policy: Any, net: Any, optimizer: Any, steps: range) -> None:
+        for t in steps:
+            data, generator = toy.make_data(9, 5, seed=50 + t), torch.Generator().manual_seed(t)
+            given = policy(net, optimizer, data.batch, (x_val, y_val), generator=generator)
+            mixed_step(net, optimizer, data.batch, given)
+
+    go_on(policy, net, optimizer, range(3))
+    net.inp.weight.requires_grad_(False)
+    start, momenta = copy.deepcopy(net), copy.deepcopy(optimizer.state_dict())
+    go_on(policy, net, optimizer, range(3, STEPS))
+    caught: list[float] = []
+    original = policy._tangent.derivative
+    monkeypatch.setattr(
+        policy._tangent, "derivative", lambda p: caught.append(original(p)[0]) or original(p)
+    )
+    policy(net, optimizer, toy.make_data(9, 5).batch, (x_val, y_val))
+
+    def after(log_alpha: float) -> float:
+        end = copy.deepcopy(start)
+        again = make(end.parameters())
+        again.load_state_dict(copy.deepcopy(momenta))  # it keeps the tensors that it is given
+        constant = told(LearnedBeta, alpha=math.exp(log_alpha), begin=1.0)
+        go_on(constant, end, again, range(3, STEPS))
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(end(x_val), y_val))
+
+    expected = (after(math.log(alpha) + h) - after(math.log(alpha) - h)) / (2 * h)
+    assert caught == [pytest.approx(expected, rel=1e-4)]
+    assert abs(expected) > 1e-6
+
+
 def test_what_was_long_ago_counts_less(toy: SimpleNamespace) -> None:
     """At a rate so small that no curvature counts, ż is the sum of carry^t of each step's."""
     net, data = nn.Linear(4, 3).double(), toy.make_data(9, 5)

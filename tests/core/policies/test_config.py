@@ -314,6 +314,26 @@ def test_values_without_a_use_or_out_of_range_are_refused(
         policy_from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"kind": "learned", "permute": True}, "learned has permute=False, got True"),
+        (
+            {"kind": "adamixup", "discriminator": False},
+            "adamixup has discriminator=True, got False",
+        ),
+        ({"kind": "scores", "mixing": "area"}, "scores has mixing='input', got 'area'"),
+        ({"kind": "l2rw", "permute": 1.5}, "leave it out, or name another kind"),
+    ],
+)
+def test_what_a_kind_stands_for_is_not_said_otherwise(stored: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        policy_from_dict(stored)
+    other = next(name for name in stored if name != "kind")
+    config = policy_from_dict({"kind": stored["kind"]})
+    assert policy_from_dict({**stored, other: getattr(config, other)}) == config
+
+
 def test_scores_have_one_placebo() -> None:
     with pytest.raises(ValueError, match="one placebo: permute or exchange"):
         ScoresConfig(permute=True, exchange=True)

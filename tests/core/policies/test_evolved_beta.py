@@ -263,6 +263,20 @@ def test_particles_thaw_freeze_and_change_modes_as_the_training_does(toy: Simple
         policy(net, optimizer, data.batch, data.val_batch, generator=stream(9))
 
 
+@pytest.mark.parametrize("kind", ["ends", "stop"])
+def test_a_state_from_before_learning_takes_the_path_back(toy: SimpleNamespace, kind: Any) -> None:
+    net, data = toy.make_net(), toy.make_data(9, 5)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    policy = told(path=kind, begin=0.2)
+    before, first = policy.state_dict(), policy.metrics()
+    for t in range(12):
+        policy(net, optimizer, data.batch, data.val_batch, generator=stream(t))
+    assert policy.metrics()["alpha_start"] != first["alpha_start"]
+    policy.load_state_dict(before)
+    assert policy.metrics() == first
+    assert policy.state_dict() == told(path=kind, begin=0.2).state_dict()
+
+
 def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:
     net, data = toy.make_net(), toy.make_data(9, 5)
     with pytest.raises(ValueError, match="cannot follow LBFGS; leave sigma at 0"):
@@ -273,6 +287,8 @@ def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:
     for settings, message in [
         ({"sigma": -1.0}, "sigma must be positive and finite, got -1.0"),
         ({"sigma": 0.3, "path": "middle"}, "path must be ends or stop, got 'middle'"),
+        ({"path": "stop"}, "path='stop' is what evolution learns; give sigma too"),
+        ({"sigma": 0.3, "last_blocks": 1}, "last_blocks=1 shortens a derivative, and evolution"),
         ({"sigma": 0.3, "carry": 0.9}, "carry=0.9 and sigma=0.3 are two ways to look ahead"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -346,6 +346,17 @@ def test_a_stage_at_every_kth_step_from_the_beginning_on_and_no_validation_batch
         policy(s.net, s.optimizer, s.batch, None)
 
 
+def test_what_was_found_since_the_last_metrics_is_kept(toy: SimpleNamespace) -> None:
+    s, policy = scene(toy), told(begin=0.0, every=1)
+    policy.at(0, 40)
+    policy(s.net, s.optimizer, s.batch, s.val_batch, generator=stream())
+    taken = told(begin=0.0, every=1)
+    taken.load_state_dict(policy.state_dict())
+    found = policy.metrics()
+    assert taken.metrics() == found
+    assert set(found) == {"alpha", "alpha_signal"}
+
+
 def test_the_placebo_moves_as_far_and_by_a_coin(toy: SimpleNamespace) -> None:
     s = scene(toy)
     moves = []

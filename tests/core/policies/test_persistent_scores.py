@@ -216,6 +216,20 @@ def test_who_is_seen_later_joins_the_placebo_and_the_others_stay(setup: SimpleNa
         before = after
 
 
+def test_scores_that_were_read_before_the_first_step_change_nothing(setup: Any) -> None:
+    learned = PersistentScores()
+    ask(setup, learned, 0)
+    state = {**learned.state_dict(), "seed": None}
+    given = []
+    for looked in (False, True):
+        placebo = PersistentScores(placebo=True)
+        placebo.load_state_dict(state)
+        if looked:
+            assert len(placebo.scores) == len(state["scores"])
+        given.append((ask(setup, placebo, 1).lam, placebo.scores))
+    assert all(map(torch.equal, *given))
+
+
 def test_a_placebo_that_takes_up_another_one_gives_the_scores_that_it_gave(setup: Any) -> None:
     """As where an actor of Ray Tune goes on with the checkpoint of another trial."""
     policies = [PersistentScores(placebo=True) for _ in range(3)]

@@ -126,6 +126,14 @@ def test_persistent_weights_are_moved_by_the_hypergradient_and_kept(setup: Any) 
         core.mixed_step(s.net, s.optimizer, s.batch, given)
 
 
+@pytest.mark.parametrize(
+    "setting", [{"meta_steps": 5}, {"inner_step": "optimizer"}, {"projection": "clip"}]
+)
+def test_settings_of_a_reading_without_a_use_are_refused(setting: Any) -> None:
+    with pytest.raises(ValueError, match=f"their reading needs {next(iter(setting))}="):
+        PersistentWeights(reading=core.Reading(**setting))
+
+
 def test_the_real_step_descends_the_weighted_mean(setup: Any) -> None:
     s = setup
     given = LearningToReweight()(s.net, s.optimizer, s.batch, s.val_batch)

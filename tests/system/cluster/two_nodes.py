@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ def main(output: Path, uri: str) -> dict[str, Any]:
         if len(ended) == 2 and not loaded:
             where = ray.experimental.get_object_locations(references)
             seen["copies"] = [sorted(where[ref]["node_ids"]) for ref in references]
-            loaded.append((run, ray.get(references[0])))
+            # A copy: what lies in this session's store is not touched in the next one.
+            loaded.append((run, deepcopy(ray.get(references[0]))))
+            references.clear()
         end(run, cell_id, *arguments, **named)
 
     def remove(run: StudyRun, cell_id: str, epochs: Any) -> bool:

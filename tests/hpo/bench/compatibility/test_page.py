@@ -67,6 +67,22 @@ def test_all_is_tried_and_the_rest_is_taken_from_the_table(
     assert "got stone" in capsys.readouterr().err
 
 
+def test_what_ends_it_early_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--docs", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("compatibility: error: ")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpo.bench.compatibility.page.tried", interrupted)
+    assert main(["--docs", str(tmp_path)]) == 130
+    said = capsys.readouterr().err
+    assert said == "compatibility: interrupted; the kinds that were done are kept\n"
+
+
 def test_what_is_wrong_is_counted_shown_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

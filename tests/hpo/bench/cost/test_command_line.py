@@ -88,6 +88,28 @@ def test_models_are_chosen_and_others_added() -> None:
         cases("quick", "cpu", ["lenet"])
 
 
+def test_code_of_before_is_told_apart_by_what_it_says(tmp_path: Path) -> None:
+    """Two commits may lie in folders of one name, one after the other."""
+    tree = tmp_path / "before"
+    (tree / "core" / "training").mkdir(parents=True)
+    code = tree / "core" / "training" / "training.py"
+    flags = ["--preset", "smoke", "--contenders", "fit", "--before", str(tree)]
+    ids = []
+    for text in ("one = 1\n", "two = 2\n", "one = 1\n"):
+        code.write_text(text)
+        ids.append([part.id for part in run.plan(parse("", flags))])
+    assert ids[0] == ids[2]
+    assert not set(ids[0]) & set(ids[1])
+
+
+def test_a_choice_that_measures_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "smoke", "--models", ",", "--output", str(tmp_path)]
+    assert run.run_cost("", flags) == run.UNUSABLE
+    assert "smoke measures none of the models chosen" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("fresh", "early"), [(True, True), (True, False), (False, True)])
 def test_an_interrupt_says_how_to_go_on(
     fresh: bool,

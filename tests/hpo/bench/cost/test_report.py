@@ -11,6 +11,7 @@ import pytest
 
 from hpo.bench.cost.bench import Case, Setting
 from hpo.bench.cost.figure import cost_figure
+from hpo.bench.cost.presets import FIT
 from hpo.bench.cost.records import Group, GroupStore, Measurement, group_id
 from hpo.bench.cost.report import COLUMNS, build_table, to_markdown, write_report
 from hpo.bench.cost.tracked import records
@@ -65,6 +66,12 @@ def test_ratios_are_to_plain_mixup_of_the_same_group() -> None:
     betty = line(frame, "betty")
     assert betty.error == "not installed: pip install betty-ml"
     assert pd.isna(betty[["time_ratio", "seconds", "peak_mib"]]).all()
+
+
+def test_a_whole_epoch_has_its_steps() -> None:
+    rows = (Measurement("loop", "loop", seconds=(2.0, 2.0)),)
+    frame = build_table([group(replace(CASE, part=FIT), rows=rows)])
+    assert line(frame, "loop").steps_per_second == 8 / 2.0
 
 
 def test_the_markdown_says_what_a_reader_needs() -> None:

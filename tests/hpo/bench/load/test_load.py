@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import json
 import mmap
 import os
 import subprocess
@@ -234,6 +235,39 @@ def test_nothing_to_do_is_refused(flag: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         parse("", [flag, "0"])
     assert f"{flag} must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_what_was_measured_with_other_settings_is_not_shown_for_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    begun: list[str] = []
+
+    def measured(options: Any, folders: Any, uri: Any) -> None:
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+            (folder / USAGE).write_text(json.dumps({"samples": []}))
+            begun.append(folder.name)
+
+    monkeypatch.setattr(run, "_run_studies", measured)
+    monkeypatch.setattr(run, "_seconds_alone", lambda _: 1.0)
+    flags = ["--cells", "4", "--workers", "1", "--output", str(tmp_path)]
+    assert run.run_load("", flags) == run.INCOMPLETE
+    for other in (["--workers", "2"], ["--cells", "6"], ["--epochs", "3"], ["--concurrent", "2"]):
+        capsys.readouterr()
+        assert run.run_load("", [*flags, *other]) == run.UNUSABLE
+        assert f"was measured with {other[0]} " in capsys.readouterr().err
+    assert begun == ["load-1"]
+    assert run.run_load("", [*flags, "--workers", "2", "--fresh"]) == run.INCOMPLETE
+    assert run.run_load("", [*flags, "--workers", "2"]) == run.INCOMPLETE
+    assert begun == ["load-1", "load-1"]
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+def test_a_trial_sleeps_for_a_time(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("", ["--search", "1", "--asleep", seconds])
+    assert "--asleep must be finite and at least 0" in capsys.readouterr().err
 
 
 def test_the_cells_are_tiny_and_as_many_as_asked_for(tmp_path: Path) -> None:
