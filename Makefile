@@ -7,10 +7,10 @@ PORT ?= 5000
 ARGS ?=
 PRESET ?= quick
 BIN := .venv/bin
-# Processes that share the tests, a file at a time, with a thread each: one more than two cores, as
+# Processes that share the tests, a file at a time, with a thread each: twice two cores, as
 # tests of servers and clusters wait.
 # The order is that of tests/conftest.py, the longest files first.
-JOBS ?= 3
+JOBS ?= 4
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) --editable
 CHOICE := $(strip $(shell $(PYTHON) -V 2>/dev/null) $(CONSTRAINTS))
