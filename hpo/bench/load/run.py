@@ -108,12 +108,12 @@ def _run(options: Namespace) -> int:
         check_tracking_uri(options.tracking_uri)
     own_server = options.tracking_uri is None and options.concurrent > 1
     folders = [options.output / f"{STUDY}-{i + 1}" for i in range(options.concurrent)]
+    alone = options.output / f"{STUDY}-alone.json"
+    if options.fresh:
+        for path in (alone, *(folder / USAGE for folder in folders)):
+            path.unlink(missing_ok=True)
+    _check_settings(options, alone.exists())
     with mlflow_server(options.output) if own_server else nullcontext(options.tracking_uri) as uri:
-        alone = options.output / f"{STUDY}-alone.json"
-        if options.fresh:
-            for path in (alone, *(folder / USAGE for folder in folders)):
-                path.unlink(missing_ok=True)
-        _check_settings(options, alone.exists())
         missing = [folder for folder in folders if not (folder / USAGE).exists()]
         if missing or not alone.exists():
             write_atomically(alone, json.dumps(_seconds_alone(options)))

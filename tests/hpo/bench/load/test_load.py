@@ -240,7 +240,6 @@ def test_nothing_to_do_is_refused(flag: str, capsys: pytest.CaptureFixture[str])
 def test_what_was_measured_with_other_settings_is_not_shown_for_these(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     begun: list[str] = []
 
     def measured(options: Any, folders: Any, uri: Any) -> None:
@@ -251,6 +250,7 @@ def test_what_was_measured_with_other_settings_is_not_shown_for_these(
 
     monkeypatch.setattr(run, "_run_studies", measured)
     monkeypatch.setattr(run, "_seconds_alone", lambda _: 1.0)
+    monkeypatch.setattr(run, "runs_of_study", lambda *_: [])
     flags = ["--cells", "4", "--workers", "1", "--output", str(tmp_path)]
     assert run.run_load("", flags) == run.INCOMPLETE
     for other in (["--workers", "2"], ["--cells", "6"], ["--epochs", "3"], ["--concurrent", "2"]):
