@@ -150,7 +150,7 @@ def _setting(tables: Sequence[Evidence], options: Mapping[str, str]) -> str:
         for table in tables
         for line in _chosen(table.frame, options).to_dict("records")
     ]
-    header = ("setting", "comparison", "rows", "n", "difference", "p", "would have shown")
+    header = ("setting", "comparison", "rows", "n", "difference", "p", "detectable (80 % power)")
     first = 0 if len({line[0] for line in lines}) > 1 else 1
     return padded_table(header[first:], [line[first:] for line in lines])
 

@@ -105,14 +105,14 @@ def block(head: str, body: str = "") -> str:
         (
             "setting view=setting",
             [
-                "| comparison | rows | n | difference | p | would have shown |",
+                "| comparison | rows | n | difference | p | detectable (80 % power) |",
                 "| primary | scores − beta-1 | 4 | +0.13 [−0.50, +0.75] | 0.044 | 0.88 |",
             ],
         ),
         (
             "setting+tail-setting view=setting origin=no",
             [
-                "| setting | comparison | rows | n | difference | p | would have shown |",
+                "| setting | comparison | rows | n | difference | p | detectable (80 % power) |",
                 "| digits | primary | scores − beta-1 | 4 | +0.13 [−0.50, +0.75] | 0.044 | 0.88 |",
                 "| digits, long tail | primary | scores − beta-1 | 4 | "
                 "+0.13 [−0.50, +0.75] | 0.044 | 0.88 |",
