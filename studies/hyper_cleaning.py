@@ -33,7 +33,6 @@ Cost: about a minute on two idle cores at the suite's size and five passes.
 from __future__ import annotations
 
 import sys
-import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -44,6 +43,7 @@ from hpo.bench.hyper_cleaning import SOLVERS, draw_problem, report
 from hpo.command_line.flags import command, folder, program, require_counts
 from hpo.command_line.statuses import INTERRUPTED, UNUSABLE
 from hpo.report.markdown import padded_table
+from hpo.storage import output_folder
 from hpo.storage.atomic import write_csv
 
 
@@ -77,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train, test, ratio=given.ratio, train_size=given.train_size, val_size=given.val_size
         )
         if given.output is not None:
-            given.output.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=given.output):  # or it would fail in the end
+            with output_folder.locked(given.output):  # or it would fail in the end
                 pass
     except (ValueError, OSError) as error:
         print(f"hyper_cleaning: error: {error}", file=sys.stderr)

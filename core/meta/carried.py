@@ -83,6 +83,7 @@ class CarriedTangent:
             along: [B], dλ/dh.
             optimizer: one that `check_sgd` lets pass.
         """
+        self.keep(problem.theta)
         start = {
             name: self._theta.get(name, torch.zeros_like(p)) for name, p in problem.theta.items()
         }

@@ -104,7 +104,6 @@ class CarriedBeta(LearnedBeta):
     def _followed(self, step: StepInput, given: Interpolation, noise: Tensor) -> Interpolation:
         _, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)
         with self._problem(step, step.batch, given.lam, given.partner, given.mixing) as problem:
-            self._tangent.keep(problem.theta)
             self._tangent.follow(problem, along, step.optimizer)
         samples = given.extra_samples + len(step.batch[0])
         return replace(given, extra_samples=samples, hypergradient=None)

@@ -147,15 +147,19 @@ def _stale(origin: Origin | None, rows: Rows) -> set[tuple[str, str]]:
 
 
 def _origin_lines(tables: Sequence[Evidence], link: str, said: set[str]) -> list[str]:
-    lines, links_alone = [], []
+    lines: list[str] = []
+    again: list[tuple[str, str]] = []
     for table in tables:
         origin, links = _origin(table), _links(table, link)
         if origin in said:
-            links_alone.append(links)
+            again.append((origin, links))
         else:
             lines.append(f"{origin}; {links})")
             said.add(origin)
-    return lines + ([f"By the same command: {', '.join(links_alone)}."] if links_alone else [])
+    if again:
+        commands = "commands" if len({origin for origin, _ in again}) > 1 else "command"
+        lines.append(f"By the {commands} above: {', '.join(links for _, links in again)}.")
+    return lines
 
 
 def _origin(table: Evidence) -> str:

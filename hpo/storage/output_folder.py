@@ -65,6 +65,11 @@ def _held_alone(output: Path, name: str, other: str) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         hold = lock.acquire()
     except Timeout as error:
+        if not path.exists():  # nobody holds it
+            raise OSError(
+                f"cannot write to the output folder {output}: it takes no files; choose another "
+                "output folder"
+            ) from error
         process = ""
         with suppress(OSError):  # Windows does not let it be read
             process = path.read_text().strip()

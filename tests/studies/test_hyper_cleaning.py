@@ -167,10 +167,11 @@ def test_a_folder_that_cannot_be_is_told_before_the_first_solver(
     monkeypatch.setattr(hyper_cleaning, "report", lambda *_: pytest.fail("it was trained"))
     (tmp_path / "file").touch()
     assert main([*SMALL, "--output", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err.startswith("hyper_cleaning: error: [Errno 17] File exists")
+    said = "hyper_cleaning: error: cannot write to the output folder"
+    assert capsys.readouterr().err.startswith(said)
     if Path("/proc").is_dir():  # a folder that takes no file, for root either
         assert main([*SMALL, "--output", "/proc"]) == 2
-        assert capsys.readouterr().err.startswith("hyper_cleaning: error: ")
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_an_interruption_is_one_line(

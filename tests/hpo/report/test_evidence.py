@@ -152,12 +152,14 @@ def test_a_command_is_told_once_under_a_heading(evidence: Path) -> None:
     (evidence / "other.json").write_text((evidence / "tail.json").read_text())
     (evidence / "far.csv").write_text((evidence / "tail.csv").read_text())
     (evidence / "far.json").write_text('{"command": "run that"}')
-    tables = block("tail") + block("other+far+tail") + "# Title\n" + block("other")
+    tables = block("tail") + block("other+far+tail") + block("far+tail") + "# Title\n"
+    tables += block("other")
     origins = [line for line in lines(fill(tables, evidence)) if "(evidence/" in line]
     assert origins == [
         "`run it` (commit unknown; [tail.csv](evidence/tail.csv))",
         "`run that` (commit unknown; [far.csv](evidence/far.csv))",
-        "By the same command: [other.csv](evidence/other.csv), [tail.csv](evidence/tail.csv).",
+        "By the command above: [other.csv](evidence/other.csv), [tail.csv](evidence/tail.csv).",
+        "By the commands above: [far.csv](evidence/far.csv), [tail.csv](evidence/tail.csv).",
         "`run it` (commit unknown; [other.csv](evidence/other.csv))",
     ]
 
