@@ -98,19 +98,26 @@ def check_precision(name: PrecisionName, device: torch.device | str) -> None:
             raise ValueError("precision=bf16: this GPU has no bfloat16; choose fp16 or float32")
         return
     # By emulation a step takes twenty times as long as in float32.
-    if kind == "mps" or (kind == "cpu" and not _computes_fp16()):
+    if kind == "mps" or (kind == "cpu" and _cpu_computes("fp16") is not True):
         raise ValueError(
             f"precision=fp16: {kind} has no float16 arithmetic for training here; choose bf16 or "
             "float32, or a GPU with --device cuda"
         )
 
 
-def _computes_fp16() -> bool:
-    """Returns whether this CPU has float16 arithmetic; not where there is no oneDNN to ask."""
+def is_emulated(name: PrecisionName, device: torch.device | str) -> bool:
+    """Says whether the device is a CPU without arithmetic of this precision. torch makes up for it,
+    and convolutions take many times as long as in float32."""
+    of_cpu = torch.device(device).type == "cpu" and name != "float32"
+    return of_cpu and _cpu_computes(name) is False
+
+
+def _cpu_computes(name: PrecisionName) -> bool | None:
+    """Says whether this CPU has arithmetic of half a precision; None: there is no oneDNN to ask."""
     try:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+        return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")())
     except (AttributeError, RuntimeError):
-        return False
+        return None
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:

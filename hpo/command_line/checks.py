@@ -14,7 +14,7 @@ from core.training.config import TrainingConfig
 from core.training.network import check_network
 from core.training.prepared_data import draw_labels
 from core.training.recipe import check_recipe
-from core.user_model.precision import check_precision
+from core.user_model.precision import check_precision, is_emulated
 from hpo.command_line.flags import flag
 
 if TYPE_CHECKING:
@@ -55,6 +55,18 @@ def check_training(
             )
     if device is not None:
         check_precision(training.precision, device)
+
+
+def slow_precision(trainings: Iterable[TrainingConfig], device: str) -> str | None:
+    """Returns what to say where this machine trains many times as slowly as it could."""
+    slow = {t.precision for t in trainings if is_emulated(t.precision, device)}
+    if not slow:
+        return None
+    return (
+        f"precision {', '.join(sorted(slow))}: this processor has no such arithmetic, and "
+        "convolutions take many times as long as in float32; leave off by Ctrl-C and give "
+        "--precision float32 to train in that"
+    )
 
 
 def _check_single_images(model: nn.Module, training: TrainingConfig, source: Source) -> None:

@@ -18,6 +18,7 @@ from hpo.cells.record import CellRecord
 from hpo.cells.store import CellStore, StoreError
 from hpo.cells.summary import SummaryRow
 from hpo.command_line import Adapted, Options
+from hpo.command_line.checks import slow_precision
 from hpo.command_line.printing import printed, shown
 from hpo.command_line.statuses import CRASHED, UNUSABLE
 from hpo.complete_tracking import send_missing
@@ -212,6 +213,9 @@ def _run(
         run = StudyRun(plan, store, tracker, progress, fingerprints, sources)
         # Nothing left to train: no need to wait for Ray.
         if not run.settled:
+            slow = slow_precision(plan.base.values(), options.device)
+            if slow is not None and options.address is None:  # a cluster has other processors
+                progress.say(slow)
             from hpo.cluster import runner
             from hpo.cluster.here import run_here
             from hpo.cluster.session import Demand

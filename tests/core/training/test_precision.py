@@ -22,7 +22,14 @@ from core.training import TrainingConfig
 from core.training.fit import fit, reproducible
 from core.training.training import Training
 from core.user_model import precision as precision_module
-from core.user_model.precision import Precision, check_precision, descend, loss_scale
+from core.user_model.precision import (
+    Precision,
+    PrecisionName,
+    check_precision,
+    descend,
+    is_emulated,
+    loss_scale,
+)
 from tests.support.digit_trainings import interrupt, numbers
 
 _aten = torch.ops.aten
@@ -164,6 +171,23 @@ def test_float16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.Monke
     check_precision("fp16", "cpu")
     with pytest.raises(ValueError, match="precision=bf16 needs autocast, which meta has not"):
         check_precision("bf16", "meta")
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_a_processor_without_the_arithmetic_emulates_it(
+    name: PrecisionName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for computes in (False, True):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda c=computes: c)
+        assert is_emulated(name, "cpu") == (not computes)
+        assert not is_emulated(name, "cuda")
+        assert not is_emulated("float32", "cpu")
+
+    def none_to_ask() -> bool:
+        raise RuntimeError("no oneDNN")
+
+    monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", none_to_ask)
+    assert not is_emulated(name, "cpu")
 
 
 @pytest.mark.usefixtures("half_precision_everywhere")

@@ -84,6 +84,26 @@ def test_without_ray_no_cluster_is_asked(run: Any, monkeypatch: pytest.MonkeyPat
         run(seeds=1, workers=1)
 
 
+@pytest.mark.parametrize(
+    ("precision", "computes", "told"),
+    [("bf16", False, True), ("bf16", True, False), ("float32", False, False)],
+)
+def test_a_precision_that_the_processor_lacks_is_told_before_the_first_training(
+    run: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    computes: bool,
+    told: bool,
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: computes)
+    run(seeds=1, epochs=1, policies=["none"], precision=precision)
+    said = capsys.readouterr().err
+    assert ("precision bf16: this processor has no such arithmetic" in said) == told
+    run(seeds=1, epochs=1, policies=["none"], precision=precision)
+    assert "no such arithmetic" not in capsys.readouterr().err  # nothing is left to train
+
+
 def test_a_pruned_trial_that_cannot_be_written_ends_the_study(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
