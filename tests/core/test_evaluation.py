@@ -70,27 +70,6 @@ def test_probabilities_by_hand(classes: int) -> None:
     assert model.batches == [BATCH, BATCH, 3]
 
 
-def test_a_perfect_and_a_hopeless_model() -> None:
-    labels = np.arange(N) % 3
-    images = DeviceImages(np.zeros((N, 1, 4, 4), np.uint8), labels)
-
-    class Oracle(nn.Module):
-        at = 0
-        shift = 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            rows = torch.arange(self.at, self.at + len(x))
-            self.at += len(x)
-            return 50.0 * torch.eye(3)[(rows + self.shift) % 3]
-
-    good, bad = Oracle(), Oracle()
-    bad.shift = 1
-    assert evaluate(good, images, TRANSFORM).error == 0
-    assert evaluate(good.__class__(), images, TRANSFORM).loss == pytest.approx(0, abs=1e-6)
-    result = evaluate(bad, images, TRANSFORM)
-    assert (result.error, result.loss) == (100, pytest.approx(50))
-
-
 def test_after_an_error_modes_are_as_before() -> None:
     model, images, _, _ = case(10)
     model.train()

@@ -80,13 +80,15 @@ def of_policy(make: Callable[[], Any]) -> Callable[[], Step]:
 LONG = {
     "auto": of_engine("auto"),
     "forward_reverse": of_engine("forward_reverse"),
+    "scores": of_policy(lambda: PersistentScores(every=2)),
+}
+"""The graphs of torch that there are, in reverse and in forward mode, and what grows by design."""
+
+SHORT = {
+    **LONG,
     "finite_difference": of_engine("finite_difference"),
     "validation_gradient": of_policy(lambda: Learned(validation_gradient=ValidationGradient(4))),
     "amortised": of_policy(lambda: Amortised(every=4)),
-    "scores": of_policy(lambda: PersistentScores(every=2)),
-}
-SHORT = {
-    **LONG,
     "unroll": of_engine("unroll"),
     "optimizer": of_engine("auto", reading=Reading(inner_step="optimizer", meta_steps=2)),
     "area": of_engine("auto", mixing=AreaMixing()),

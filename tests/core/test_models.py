@@ -74,9 +74,7 @@ def test_parameters_are_the_published_ones(name: str, c: int, size: int, paramet
 # Shapes and the interface.
 
 
-@pytest.mark.parametrize(
-    ("c", "size", "classes"), [(1, 8, 10), (4, 14, 10), (1, 28, 10), (3, 100, 100)]
-)
+@pytest.mark.parametrize(("c", "size", "classes"), [(1, 8, 10), (4, 30, 100)])
 @pytest.mark.parametrize("name", MODELS)
 def test_shapes_and_the_cut_before_the_classifier(
     name: str, c: int, size: int, classes: int
@@ -113,10 +111,8 @@ def test_the_cnns_name_the_size_they_were_built_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("training", [True, False])
-def test_a_batch_of_one(name: str, training: bool) -> None:
-    model = narrow(name, 3, 10, 12).train(training)
-    assert torch.isfinite(model(images(1, 3, 12))).all()
+def test_a_batch_of_one_trains(name: str) -> None:
+    assert torch.isfinite(narrow(name, 3, 10, 12)(images(1, 3, 12))).all()
 
 
 def test_width_sets_the_first_convolution_and_scales_the_features() -> None:

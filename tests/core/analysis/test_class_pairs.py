@@ -9,16 +9,6 @@ import torch
 from core.analysis.class_pairs import label_entropy, mean_by_class_pair
 
 
-def test_means_by_hand() -> None:
-    lam = torch.tensor([0.25, 0.75, 1.0, 0.1])
-    first, second = torch.tensor([0, 0, 2, 1]), torch.tensor([1, 1, 2, 0])
-    assert mean_by_class_pair(lam, first, second, 3) == [
-        [None, 0.5, None],
-        [0.1, None, None],
-        [None, None, 1.0],
-    ]
-
-
 def test_means_against_a_loop() -> None:
     rng = np.random.default_rng(0)
     lam = rng.random(500)

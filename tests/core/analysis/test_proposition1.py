@@ -61,7 +61,7 @@ def known(name: str) -> tuple[ScalarFunction, float]:
     return lambda x: F.gelu(x @ w), float(w @ w) * 2 / math.sqrt(2 * math.pi)  # 2·φ(0)
 
 
-@pytest.mark.parametrize("spread", [1e-3, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("spread", [1e-3, 1.0])
 @pytest.mark.parametrize("name", ["quadratic network", "sine", "logistic", "gelu"])
 def test_the_bound_is_never_violated_where_kappa_is_known(name: str, spread: float) -> None:
     function, kappa = known(name)

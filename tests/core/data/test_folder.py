@@ -299,8 +299,9 @@ def test_drawings_in_the_alpha_channel_alone_are_refused(
         load(tmp_path)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("orientation", "kind"), [*((i, "JPEG") for i in range(1, 9)), (6, "PNG"), (6, "WEBP")]
+)
 def test_images_are_turned_as_a_viewer_turns_them(
     tmp_path: Path, write_tree: WriteTree, orientation: int, kind: str
 ) -> None:

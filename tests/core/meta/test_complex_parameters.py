@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import core
+from tests.support.differences import differences
 
 
 class Power(nn.Module):
@@ -57,9 +58,7 @@ ENGINES: tuple[Any, ...] = ("auto", "unroll", "forward_reverse")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_through_the_step_of_sgd_with_momentum(engine: Any) -> None:
     lam = torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
-    unit = 1e-5 * torch.eye(5, dtype=torch.float64)
-    truth = torch.tensor([(meta_loss(lam + d) - meta_loss(lam - d)) / 2e-5 for d in unit])
+    truth = differences(meta_loss, lam, 1e-5)
     model, optimizer = trained(2, 0.9)
     got = core.hypergradient(model, BATCH, VAL, lam, PARTNER, optimizer=optimizer, engine=engine)
-
-    torch.testing.assert_close(got, truth.double(), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(got, truth, rtol=1e-5, atol=1e-8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,7 +126,8 @@ def test_an_operation_without_a_second_derivative_and_its_cure() -> None:
     (finding,) = report.about("operations")
     assert 'engine="finite_difference"' in finding.text
     refused = {r.engine: r.refusal for r in report.engines}
-    assert "no second derivative" in str(refused["auto"])
+    way_out = r"flash_attention.*no second derivative.*finite_difference"
+    assert re.search(way_out, str(refused["auto"]))
     assert "not tried" in str(refused["compiled"])
     report = examined(network(nn.Hardsigmoid()))
     assert report.operations == ("hardsigmoid_backward",)
@@ -432,7 +434,7 @@ def test_it_refuses_what_a_step_with_this_optimizer_refuses() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "vit"])
 def test_networks_of_torchvision(name: str) -> None:
     from core.data.torchvision_compat import torchvision
 

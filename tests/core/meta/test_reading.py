@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-import core
 from core.meta.reading import DEFAULT, LOGIT_MARGIN, PAPER, READINGS, Reading
 
 
@@ -110,16 +109,6 @@ def test_rms_moves_do_not_depend_on_the_size_of_the_hypergradient(
     assert moved.tolist() == pytest.approx(by_hand, rel=tolerance)
 
 
-def test_one_sample_moves_by_the_step_size_under_rms() -> None:
-    reading = Reading(gradient="lam", step_size=4.0)
-    assert reading.move(f64(1.0), f64(0.5), f64(-1e-7)).tolist() == pytest.approx([5.0])
-
-
-def test_step_size_zero_stays() -> None:
-    z = f64(0.1, 0.2)
-    assert torch.equal(Reading(step_size=0.0).move(z, z, f64(1.0, 2.0)), z)
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -142,15 +131,3 @@ def test_invalid_values_are_refused(values: dict[str, Any], message: str) -> Non
 def test_a_reading_is_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         DEFAULT.step_size = 1.0  # type: ignore[misc]
-
-
-def test_what_is_no_reading_is_refused_by_name() -> None:
-    model, optimizer, batch, val_batch = core.testing.toy_problem()
-    with pytest.raises(ValueError, match=r"reading must be a core\.Reading, .* got 'paper'"):
-        core.metamixup_step(
-            model,
-            optimizer,
-            batch,
-            val_batch,
-            reading="paper",  # type: ignore[arg-type]
-        )

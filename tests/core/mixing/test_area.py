@@ -135,13 +135,12 @@ def test_the_ends_of_lam_leave_no_trace_of_the_other() -> None:
     assert torch.equal(mix_areas(x, torch.zeros(2), partner, position), x[partner])
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 5), (4, 3, 5, 6), (4, 2, 3, 4, 5)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("lam_dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_dtypes(shape: tuple[int, ...], dtype: torch.dtype, lam_dtype: torch.dtype) -> None:
-    x = torch.randn(shape).to(dtype)
+def test_dtypes(dtype: torch.dtype, lam_dtype: torch.dtype) -> None:
+    x = torch.randn(4, 3, 5, 6).to(dtype)
     lam = torch.tensor([0.0, 0.25, 0.8125, 1.0], dtype=lam_dtype)
-    partner, position = torch.tensor([1, 2, 3, 0]), boxes(4, len(shape) - 2, torch.float32)
+    partner, position = torch.tensor([1, 2, 3, 0]), boxes(4, 2, torch.float32)
     mixed = mix_areas(x, lam, partner, position)
     assert mixed.dtype == dtype
     exact = mix_areas(x.double(), lam.double(), partner, position)

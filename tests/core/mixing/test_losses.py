@@ -10,13 +10,7 @@ from torch import Tensor, nn
 
 from core.mixing.batch import mix_labels, soft_cross_entropy
 from core.mixing.losses import IndexLoss, mixed_loss, unmixed_loss
-
-
-def focal(logits: Tensor, y: Tensor) -> Tensor:
-    """Focal loss with γ = 2 (Lin et al. 2017)."""
-    assert y.dtype == torch.int64
-    log_p = F.log_softmax(logits, 1).gather(1, y.unsqueeze(1)).squeeze(1)
-    return -((1 - log_p.exp()) ** 2) * log_p
+from tests.support.losses import brier, focal
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -54,15 +48,15 @@ def test_any_other_loss_takes_the_mixed_label() -> None:
     lam = torch.rand(4)
     seen: list[Tensor] = []
 
-    def brier(logits: Tensor, target: Tensor) -> Tensor:
+    def watched(logits: Tensor, target: Tensor) -> Tensor:
         seen.append(target)
-        return (torch.softmax(logits, 1) - target).pow(2).sum(1).mean()
+        return brier(logits, target)
 
-    value = mixed_loss(brier, logits, y, lam, partner)
+    value = mixed_loss(watched, logits, y, lam, partner)
     assert torch.equal(seen[0], mix_labels(y, lam, partner, 3))
     assert torch.equal(value, brier(logits, seen[0]))
     soft = torch.softmax(torch.randn(4, 3), 1)
-    mixed_loss(brier, logits, soft, lam, partner)
+    mixed_loss(watched, logits, soft, lam, partner)
     assert torch.equal(seen[-1], mix_labels(soft, lam, partner, 3))
 
 

@@ -22,6 +22,7 @@ from core.mixing.remedies import (
     log_prior,
 )
 from core.policies.adamixup.interpolation import AdaMixUpInterpolation, Record
+from tests.support.differences import differences
 
 LOGITS = torch.tensor([[1.0, 2.0, 5.0], [4.0, 4.0, 8.0]], dtype=torch.float64).log()
 """Probabilities 1/8, 1/4, 5/8 and 1/4, 1/4, 1/2."""
@@ -173,9 +174,7 @@ def test_the_hypergradient_is_that_of_plain_training(name: str) -> None:
             logits = logits - loss.adjustment
         return float(-logits.detach().log_softmax(1)[torch.arange(3), y_val].mean())
 
-    steps = 1e-6 * torch.eye(N, dtype=torch.float64)
-    slopes = [(validation(lam + h) - validation(lam - h)) / 2e-6 for h in steps]
-    truth = torch.tensor(slopes, dtype=torch.float64)
+    truth = differences(validation, lam, 1e-6)
     actual = core.hypergradient(model, (x, y), (x_val, y_val), lam, partner, lr=0.3, loss=loss)
     assert float(truth.norm()) > 1e-4
     assert float((actual - truth).norm() / truth.norm()) < 1e-6

@@ -77,8 +77,7 @@ class Slow:
 # ------------------------------------------------------------------------------------- the table
 
 
-@pytest.mark.parametrize("memory", [0.0, 0.5, 0.95])
-@pytest.mark.parametrize("prior", [0.5, 2.0])
+@pytest.mark.parametrize(("memory", "prior"), [(0.0, 2.0), (0.5, 0.5), (0.95, 2.0)])
 def test_many_stages_by_the_slow_road(memory: float, prior: float) -> None:
     """Classes come up late: the table grows."""
     table, slow = MoveTable(memory, prior), Slow(memory, prior)
@@ -211,7 +210,7 @@ READINGS = {
 }
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("k", [1, 3])
 def test_steps_that_learn_are_those_of_the_policy_inside(k: int, setup: SimpleNamespace) -> None:
     policy, learned = Amortised(every=k), Learned()
     for t in range(7):
@@ -222,10 +221,12 @@ def test_steps_that_learn_are_those_of_the_policy_inside(k: int, setup: SimpleNa
         assert torch.equal(given.partner, truth.partner)
 
 
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
-def test_steps_between_by_hand(reading: Reading, soft: bool, setup: SimpleNamespace) -> None:
+@pytest.mark.parametrize(
+    ("name", "soft"), [*((name, False) for name in READINGS), ("default", True)]
+)
+def test_steps_between_by_hand(name: str, soft: bool, setup: SimpleNamespace) -> None:
     """λ is the λ that no learning would give, its logit moved by the table's prediction."""
+    reading = READINGS[name]
     policy, slow = Amortised(Learned(reading), every=3), Slow()
 
     def unmoved(lam: Tensor) -> Tensor:

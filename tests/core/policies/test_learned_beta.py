@@ -26,6 +26,7 @@ from core.policies.symmetric_beta import draw_noise, symmetric_beta
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.user_model.ranks import ALONE
+from tests.support.digit_trainings import digits, interrupt, numbers
 
 # ---------------------------------------------------------------------------- λ as noise makes it
 
@@ -430,27 +431,12 @@ def test_a_training_learns_late_and_goes_on_alike_after_a_kill(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     settings = config(every=2)
-    whole = fit(settings)
+    whole = fit(settings, source=digits())
     alphas = [epoch["alpha"] for epoch in whole.history]
     assert alphas[0] == alphas[1] == 1.0
     assert len(set(alphas)) == 3
     assert "hypergradient_rms" in whole.history[-1]
     assert "meta_loss" not in whole.history[0]
-
-    class KilledError(Exception):
-        pass
-
-    def kill(metrics: dict[str, float]) -> None:
-        if metrics["epoch"] == 3:
-            raise KilledError
-
     monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(KilledError):
-        fit(settings, directory=tmp_path, on_epoch=kill)
-    resumed = fit(settings, directory=tmp_path)
-    for result in (whole, resumed):
-        for epoch in result.history:
-            del epoch["train_seconds"]
-    assert resumed.history == whole.history
-    assert resumed.test_error == whole.test_error
-    assert resumed.lam_quantiles == whole.lam_quantiles
+    interrupt(settings, tmp_path, 3)
+    assert numbers(fit(settings, source=digits(), directory=tmp_path)) == numbers(whole)

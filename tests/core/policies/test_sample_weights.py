@@ -28,6 +28,7 @@ from core.policies import (
     PersistentWeights,
 )
 from core.training.config import TrainingConfig
+from tests.support.losses import brier, focal
 
 RATE, B = 0.3, 8
 
@@ -226,15 +227,6 @@ def test_weights_fall_with_the_loss_where_high_losses_are_of_wrong_labels() -> N
 
 
 # ------------------------------------------------------------------------------------- the losses
-
-
-def brier(logits: Tensor, target: Tensor) -> Tensor:
-    return (logits.softmax(1) - target).square().sum(1).mean()
-
-
-def focal(logits: Tensor, y: Tensor) -> Tensor:
-    log_p = F.log_softmax(logits, 1).gather(1, y.unsqueeze(1)).squeeze(1)
-    return -((1 - log_p.exp()) ** 2) * log_p
 
 
 CLASS_WEIGHTS = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)

@@ -35,16 +35,13 @@ def case(kind: SemiKind, policy: Policy | None = None, falls_back: bool = True, 
 CASES = {
     "supervised": case("supervised", falls_back=False),
     "pi-model": case("pi-model", weight=5.0),
-    "pi-model ramped": case("pi-model", weight=5.0, ramp="sigmoid", ramp_share=0.8),
     "mean-teacher": case("mean-teacher", weight=5.0, ema=0.8),
     "vat": case("vat", epsilon=2.0),
     "vat, finite difference": case("vat", epsilon=2.0, xi=1e-3, power_iterations=2),
     "vat + em": case("vat", epsilon=2.0, entropy=0.1, falls_back=False),
     # 3 classes: of the largest of three probabilities about half exceed 0.45 in these networks.
     "pseudo-label": case("pseudo-label", threshold=0.45),
-    "pseudo-label, all": case("pseudo-label", threshold=0.0),
     "pseudo-label, none": case("pseudo-label", threshold=1.0),
-    "apl": case("pseudo-label", threshold=0.95, threshold_step=0.2, threshold_period=1),
     "mixup + pseudo-label": case(
         "pseudo-label", Beta(0.7, per_sample=True), falls_back=False, threshold=0.45
     ),

@@ -60,14 +60,6 @@ def test_classes_are_drawn_alike_and_so_are_the_images_of_one() -> None:
     assert times.max() < 370
 
 
-def test_an_epoch_of_balanced_sampling_has_as_many_steps() -> None:
-    plain, balanced = (
-        fit(replace(CONFIG, imbalance=4.0, sampling=s), source=digits()).samples_seen
-        for s in ("uniform", "balanced")
-    )
-    assert plain == balanced
-
-
 def test_early_learning_asks_for_unmixed_predictions_and_changes_nothing() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))

@@ -32,17 +32,7 @@ from core.user_model.precision import (
 )
 from tests.support.digit_trainings import interrupt, numbers
 
-_aten = torch.ops.aten
-
 REDUCED = {"precision": "bf16", "memory_format": "channels_last"}
-POLICIES = (
-    {"kind": "none"},
-    {"kind": "beta"},
-    {"kind": "learned"},
-    {"kind": "learned", "every": 2},
-    {"kind": "scores"},
-    {"kind": "adamixup"},
-)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +46,9 @@ def half_precision_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision_module, "check_precision", lambda name, device: None)
 
 
-def config(kind: str = "beta", *, policy: object = None, **changes: object) -> TrainingConfig:
-    described = {"kind": kind} if policy is None else policy
+def config(kind: str = "beta", **changes: object) -> TrainingConfig:
     base = TrainingConfig(
-        dataset="digits", model="digits_cnn", width=4, policy=policy_from_dict(described),
+        dataset="digits", model="digits_cnn", width=4, policy=policy_from_dict({"kind": kind}),
         train_size=200, meta_size=50, epochs=2, batch_size=32, meta_batch_size=16, lr=0.1,
     )  # fmt: skip
     return replace(base, **changes)  # type: ignore[arg-type]
@@ -83,12 +72,11 @@ class Dtypes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_every_pass_of_an_epoch_is_computed_as_asked(
-    digits: Source, policy: dict[str, object]
-) -> None:
+@pytest.mark.parametrize("kind", ["learned", "adamixup"])
+def test_every_pass_of_an_epoch_is_computed_as_asked(digits: Source, kind: str) -> None:
+    """Those of the meta stage, of the real step, of the evaluation, and of a policy's networks."""
     with reproducible(0, device="cpu", threads=1):
-        training = Training(config(policy=policy, epochs=1, **REDUCED), digits, "cpu")
+        training = Training(config(kind, epochs=1, **REDUCED), digits, "cpu")
         with Dtypes() as dtypes:
             metrics = training.epoch()
             training.result()
@@ -124,23 +112,20 @@ def test_the_losses_are_those_of_float32_to_the_digits_of_bf16(digits: Source, k
         assert coarse.history[0][name] != fine.history[0][name]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.usefixtures("half_precision_everywhere")
 def test_a_resumed_training_gives_the_same_bits(
-    digits: Source, precision: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+    digits: Source, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In float16, which has a loss scale to keep; bf16 has nothing."""
     monkeypatch.setattr("core.training.fit.CHECKPOINT_SECONDS", 0.0)
-    asked = config("learned", precision=precision, memory_format="channels_last", train_size=100)
+    asked = config("learned", precision="fp16", memory_format="channels_last", train_size=100)
     calm = fit(asked, source=digits)
 
     interrupt(asked, tmp_path, 1)
     assert numbers(fit(asked, source=digits, directory=tmp_path)) == numbers(calm)
 
 
-@pytest.mark.parametrize(
-    "semi",
-    ["supervised", "pseudo-label", "mean-teacher", "pi-model", "mixmatch", "vat"],
-)
+@pytest.mark.parametrize("semi", ["pseudo-label", "mean-teacher", "mixmatch", "vat"])
 def test_methods_with_few_labels_train_in_bf16(digits: Source, semi: str) -> None:
     mixing = semi in ("pseudo-label", "mixmatch")
     ema = 0.9 if semi in ("mean-teacher", "mixmatch") else None

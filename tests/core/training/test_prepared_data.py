@@ -23,7 +23,6 @@ from core.data import (
 )
 from core.data.masks import pack_mask, unpack_mask
 from core.policies import LearnedConfig, NoMix
-from core.semi_supervised import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from core.training.prepared_data import draw_labels, prepare_data
 from tests.support.counted_images import numbered, read
@@ -295,17 +294,6 @@ def test_a_gpu_gets_the_same_labels(changes: dict[str, Any]) -> None:
     here, there = (prepare_data(config, numbered(), device) for device in ("cpu", "cuda"))
     assert read(there.train) == read(here.train)
     assert torch.equal(there.flipped, here.flipped)
-
-
-def test_labels_for_all_leave_nothing_to_learn_without() -> None:
-    source = load_source("digits")
-    semi = SemiSupervisedConfig("supervised", labelled=100)
-    config = TrainingConfig(
-        "digits", "digits_cnn", NoMix(), train_size=100, meta_size=50, semi=semi
-    )
-    with pytest.raises(ValueError, match="labelled=100 leaves no unlabelled image; choose fewer"):
-        draw_labels(config, source)
-    draw_labels(replace(config, train_size=101), source)
 
 
 def test_meta_validation_labels_are_as_noisy_by_draws_of_their_own() -> None:

@@ -22,7 +22,7 @@ from core.training.optimizers import build_optimizer, learning_rate
 from core.training.prepared_data import prepare_data
 from core.training.recipe import check_recipe
 from core.training.result import Metrics
-from tests.support.digit_trainings import Interrupted, numbers
+from tests.support.digit_trainings import Interrupted, interrupt, numbers
 
 MODULE = """
 import random
@@ -108,12 +108,7 @@ def test_a_network_that_draws_from_other_streams_than_torchs_is_fixed_by_the_see
     assert before == streams()
     assert numbers(fit(replace(ours, seed=1), source=source)) != whole
 
-    def die(metrics: Metrics) -> None:
-        if metrics["epoch"] == 2:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        fit(ours, source=source, directory=tmp_path, on_epoch=die)
+    interrupt(ours, tmp_path, 2)
     random.seed(5)
     assert numbers(fit(ours, source=source, directory=tmp_path)) == whole
 

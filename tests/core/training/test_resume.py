@@ -22,8 +22,6 @@ import core
 import core.training.checkpoint
 from core.policies import (
     AdaMixUpConfig,
-    Beta,
-    Frozen,
     FrozenScheduleConfig,
     LearnedConfig,
     MetaWeightNetConfig,
@@ -46,24 +44,16 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 POLICIES = {
     "none": NoMix(),
-    "beta": Beta(alpha=1.0, per_sample=True),
-    "frozen": Frozen(quantiles=(0.0, 0.3, 1.0)),
     "learned": LearnedConfig(),
-    "placebo": LearnedConfig(permute=True),
-    # Three steps an epoch: neither 2 nor 4 goes into it, so the counts cross its borders.
-    "last_blocks": LearnedConfig(last_blocks=1),
-    "refreshed": LearnedConfig(refresh_every=2),
-    "refreshed_3": LearnedConfig(permute=True, refresh_every=3),
-    "amortised": LearnedConfig(every=4),
+    # Three steps an epoch: 2 does not go into it, so the counts cross its borders.
     "amortised_placebo": LearnedConfig(permute=True, every=2, refresh_every=2, last_blocks=2),
     "scores": ScoresConfig(),
-    "scores_placebo": ScoresConfig(exchange=True, every=2, refresh_every=2),
     "frozen_schedule": FrozenScheduleConfig(((0.0, 0.3, 1.0), (0.5, 0.9), (0.2, 0.2))),
     # Networks of their own.
     "meta_weight_net": MetaWeightNetConfig(),
     "adamixup": AdaMixUpConfig(),
-    "adamixup_no_discriminator": AdaMixUpConfig(discriminator=False),
 }
+"""One of each kind of state: that none of it is missing is in the contract of policies."""
 CELLS = [
     TrainingConfig(
         "digits", model, policy, train_size=34, meta_size=20, epochs=EPOCHS, batch_size=16,
@@ -71,8 +61,9 @@ CELLS = [
     )
     for model, options in MODELS.items()
     for name, policy in POLICIES.items()
-    # What a model carries and what a policy carries have nothing to do with each other.
-    if model == "cnn" or name in ("none", "amortised_placebo", "scores", "adamixup")
+    # What a model carries and what a policy carries have nothing to do with each other, but
+    # AdaMixUp has such a model of its own.
+    if model == "cnn" or name == "none" or (model, name) == ("preact_resnet18", "adamixup")
 ]  # fmt: skip
 CELLS += [
     replace(
@@ -166,11 +157,8 @@ def test_the_same_numbers_in_a_fresh_process(tmp_path: Path) -> None:
 
 OPTIMIZER = LearnedConfig(reading=replace(core.DEFAULT, inner_step="optimizer"))
 SETTINGS: list[dict[str, Any]] = [
-    {"policy": OPTIMIZER},
-    {"optimizer": "adam"},
     {"optimizer": "adamw", "policy": OPTIMIZER},
     {"label_noise": 0.4, "imbalance": 2.0},
-    {"label_noise": 0.4, "label_noise_kind": "pair"},
     {"normalisation": "gcn-zca", "padding": "reflect", "noise": 0.15},
 ]
 
@@ -192,7 +180,7 @@ def test_dying_after_every_single_epoch_whatever_the_callers_state(
     assert len(steps) == EPOCHS * per_epoch  # nothing twice
 
 
-@pytest.mark.parametrize(("at", "kept"), [(1, 0), (2, 2), (3, 2), (4, 4), (5, 5)])
+@pytest.mark.parametrize(("at", "kept"), [(1, 0), (3, 2), (5, 5)])
 def test_checkpoints_every_other_epoch(
     at: int, kept: int, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,12 +214,7 @@ def test_a_quick_training_keeps_only_its_last_epoch(
 
 
 def test_a_checkpoint_of_another_configuration_is_ignored(tmp_path: Path, steps: list[int]) -> None:
-    for change in (
-        {"seed": 1},
-        {"lr": 0.1},
-        {"policy": LearnedConfig(permute=True)},
-        {"label_noise": 0.2},
-    ):
+    for change in ({"lr": 0.1}, {"policy": LearnedConfig(permute=True)}):
         other = replace(CNN, **change)
         expected = whole(other)
         fit(CNN, source=digits(), directory=tmp_path)

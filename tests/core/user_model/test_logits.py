@@ -53,7 +53,7 @@ class Net(nn.Module):
         return self.output(self.head(torch.tanh(self.norm(self.first(x)))))
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> tuple[Net, Any, Net]:
     """Returns a model, how its logits are taken, and the same model returning them alone."""
     output, logits_of = KINDS[request.param]
@@ -71,7 +71,14 @@ def data() -> tuple[Any, ...]:
     return (x, y), (x_val, y_val)
 
 
-@pytest.mark.parametrize("engine", ["auto", "unroll", "forward_reverse", "finite_difference"])
+@pytest.mark.parametrize(
+    ("kind", "engine"),
+    [
+        *((kind, "auto") for kind in KINDS),
+        *(("dict", engine) for engine in ("unroll", "forward_reverse", "finite_difference")),
+    ],
+    indirect=["kind"],
+)
 def test_the_hypergradient_is_that_of_logits_alone(kind: Any, engine: Any) -> None:
     model, logits_of, plain = kind
     lam, partner = torch.linspace(0.2, 0.9, 6).double(), torch.arange(6).roll(1)
@@ -81,28 +88,32 @@ def test_the_hypergradient_is_that_of_logits_alone(kind: Any, engine: Any) -> No
     assert torch.equal(value, core.hypergradient(plain, *data(), lam, partner, **options))
 
 
+STEPS: dict[str, Callable[..., Any]] = {
+    "step": lambda m, o, b, v, k: core.metamixup_step(m, o, b, v, logits_of=k),
+    "two halves": lambda m, o, b, v, k: core.mixed_step(
+        m, o, b, core.learn_interpolation(m, b, v, optimizer=o, logits_of=k), logits_of=k
+    ),
+    "wrapped": lambda m, o, b, v, k: core.metamixup_step(core.with_logits(m, k), o, b, v),
+    **{
+        policy.__name__: lambda m, o, b, v, k, policy=policy: core.mixed_step(
+            core.with_logits(m, k),
+            o,
+            b,
+            policy()(core.with_logits(m, k), o, b, v, indices=torch.arange(6)),
+        )
+        for policy in (core.Beta, core.PersistentScores, core.Amortised)
+    },
+}
+
+
 @pytest.mark.parametrize(
-    "step",
-    [
-        lambda m, o, b, v, k: core.metamixup_step(m, o, b, v, logits_of=k),
-        lambda m, o, b, v, k: core.mixed_step(
-            m, o, b, core.learn_interpolation(m, b, v, optimizer=o, logits_of=k), logits_of=k
-        ),
-        lambda m, o, b, v, k: core.metamixup_step(core.with_logits(m, k), o, b, v),
-        *(
-            lambda m, o, b, v, k, policy=policy: core.mixed_step(
-                core.with_logits(m, k),
-                o,
-                b,
-                policy()(core.with_logits(m, k), o, b, v, indices=torch.arange(6)),
-            )
-            for policy in (core.Beta, core.Learned, core.PersistentScores, core.Amortised)
-        ),
-    ],
-    ids=["step", "two halves", "wrapped", "Beta", "Learned", "PersistentScores", "Amortised"],
+    ("kind", "name"),
+    [*((kind, "step") for kind in KINDS), *(("dict", name) for name in STEPS if name != "step")],
+    indirect=["kind"],
 )
-def test_steps_move_the_model_as_that_of_logits_alone(kind: Any, step: Any) -> None:
+def test_steps_move_the_model_as_that_of_logits_alone(kind: Any, name: str) -> None:
     model, logits_of, plain = kind
+    step = STEPS[name]
     batch, val_batch = data()
     results = []
     for net, taken in ((model, logits_of), (plain, None)):
@@ -111,8 +122,8 @@ def test_steps_move_the_model_as_that_of_logits_alone(kind: Any, step: Any) -> N
         results.append([step(net, optimizer, batch, val_batch, taken).loss for _ in range(3)])
     assert results[0] == results[1]
     truth = plain.state_dict()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, truth[name]), name
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, truth[key]), key
 
 
 def test_state_names_mode_and_hooks_are_those_of_the_model() -> None:

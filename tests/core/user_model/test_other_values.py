@@ -14,6 +14,7 @@ import core
 from core.meta.engines import compiled
 from core.meta.sample_losses import logits_now
 from core.user_model.other_values import places, with_values
+from tests.support.differences import differences
 
 
 def block() -> nn.Sequential:
@@ -103,10 +104,7 @@ def test_hypergradients_of_a_block_of_two_names_are_differences_of_plain_trainin
         with torch.no_grad():
             return float(F.cross_entropy(model(val_batch[0]), val_batch[1]))
 
-    unit = 1e-5 * torch.eye(5, dtype=torch.float64)
-    truth = torch.tensor(
-        [(meta_loss(lam + d) - meta_loss(lam - d)) / 2e-5 for d in unit], dtype=torch.float64
-    )
+    truth = differences(meta_loss, lam, 1e-5)
     model = net("two")
     for _ in range(2):  # the second meets what the first has left
         got = core.hypergradient(model, batch, val_batch, lam, partner, lr=0.3)

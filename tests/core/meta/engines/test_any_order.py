@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import core
 from core.meta.engines.any_order import _PlainNorms
+from tests.support.differences import differences
 
 LR, H = 0.3, 1e-6
 RUNNING = (torch.zeros(4).double(), torch.ones(4).double())
@@ -107,14 +108,7 @@ class Case:
         return float(F.cross_entropy(model(self.x_val), self.y).detach())
 
     def truth(self) -> Tensor:
-        steps = H * torch.eye(6, dtype=torch.float64)
-        return torch.tensor(
-            [
-                (self.after_a_step(self.lam + e) - self.after_a_step(self.lam - e)) / (2 * H)
-                for e in steps
-            ],
-            dtype=torch.float64,
-        )
+        return differences(self.after_a_step, self.lam, H)
 
 
 def assert_close(value: Tensor, truth: Tensor) -> None:

@@ -112,16 +112,8 @@ class Transformer(nn.Module):
         return out
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "cosine"),
-    [
-        ("digits_cnn", torch.float32, 0.8),
-        ("digits_cnn", torch.float64, 1 - 1e-10),
-        ("transformer", torch.float32, 0.95),
-        ("transformer", torch.float64, 1 - 1e-10),
-    ],
-)
-def test_error_on_trained_networks(kind: str, dtype: torch.dtype, cosine: float) -> None:
+@pytest.mark.parametrize(("kind", "least"), [("digits_cnn", 0.8), ("transformer", 0.95)])
+def test_error_on_trained_networks(kind: str, least: float) -> None:
     """The docstring's figures are of longer trainings; this is their order of size."""
     images = load_source("digits").images("train", None, "cpu")
     transform = Transform.fit(images, flip=False, translate=0)
@@ -140,15 +132,16 @@ def test_error_on_trained_networks(kind: str, dtype: torch.dtype, cosine: float)
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    model.to(dtype)
-    cosines = []
-    for _ in range(4):
-        batch, val_batch = ((x.to(dtype), y) for x, y in (draw(), draw()))
-        lam = torch.rand(64, generator=generator, dtype=dtype)
-        partner = torch.randperm(64, generator=generator)
-        value, truth = (
-            hypergradient(model, batch, val_batch, lam, partner, lr=0.05, engine=engine)
-            for engine in ("finite_difference", "unroll")
-        )
-        cosines.append(float(F.cosine_similarity(value.double(), truth.double(), dim=0)))
-    assert sorted(cosines)[1] > cosine
+    for dtype, cosine in ((torch.float32, least), (torch.float64, 1 - 1e-10)):
+        model.to(dtype)
+        cosines = []
+        for _ in range(4):
+            batch, val_batch = ((x.to(dtype), y) for x, y in (draw(), draw()))
+            lam = torch.rand(64, generator=generator, dtype=dtype)
+            partner = torch.randperm(64, generator=generator)
+            value, truth = (
+                hypergradient(model, batch, val_batch, lam, partner, lr=0.05, engine=engine)
+                for engine in ("finite_difference", "unroll")
+            )
+            cosines.append(float(F.cosine_similarity(value.double(), truth.double(), dim=0)))
+        assert sorted(cosines)[1] > cosine

@@ -29,7 +29,7 @@ SHAPES = {
     "one channel": (5, 1, 3),
 }
 NAMES = ("dx", "dweight", "dbias")
-COTANGENTS = [c for k in (1, 2, 3) for c in itertools.combinations(NAMES, k)]
+COTANGENTS = [c for k in (1, 2) for c in itertools.combinations(NAMES, k)]
 
 Normalise = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
@@ -111,11 +111,17 @@ def derivatives(normalize: Normalise, p: Problem) -> dict[str, Tensor]:
 assert_same = partial(second_derivatives.assert_same, share=1e-11)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("asked", [*COTANGENTS, None], ids=str)
-def test_all_derivatives_are_torchs(shape: Sequence[int], asked: Sequence[str] | None) -> None:
+@pytest.mark.parametrize(
+    ("shape", "asked"),
+    [
+        *((shape, asked) for shape in SHAPES for asked in (NAMES, None)),
+        *(("1-d", asked) for asked in COTANGENTS),
+    ],
+    ids=str,
+)
+def test_all_derivatives_are_torchs(shape: str, asked: Sequence[str] | None) -> None:
     """None: without gain and shift."""
-    p = problem(shape, affine=asked is not None, asked=asked or NAMES)
+    p = problem(SHAPES[shape], affine=asked is not None, asked=asked or NAMES)
     actual = derivatives(ours, p)
     assert_same(actual, derivatives(torchs, p))
     if asked in (None, NAMES):  # with two rows x̂ is ±1, and yet not constant
