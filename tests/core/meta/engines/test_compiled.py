@@ -20,7 +20,6 @@ from core.mixing.area import AreaMixing
 from core.mixing.hidden import HiddenMixing
 from core.mixing.losses import IndexLoss
 from core.models import build_model
-from core.models.preact_resnet import PreActBlock
 from tests.support.losses import focal
 
 
@@ -256,33 +255,19 @@ def test_a_loss_that_comes_later_is_looked_into_as_the_first_is(
     assert len(graphs) == 1
 
 
-def two_blocks() -> nn.Module:
-    """A residual network of few stages, as each takes a second to compile."""
-    blocks = PreActBlock(4, 4, stride=1), PreActBlock(4, 8, stride=2)
-    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), *blocks, *pooled)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["three masks", "residual"])
-def test_float32_equals_the_eager_engine(
-    kind: str, monkeypatch: pytest.MonkeyPatch, toy: SimpleNamespace
-) -> None:
+def test_float32_compiled_to_code_equals_the_eager_engine(toy: SimpleNamespace) -> None:
     torch.manual_seed(0)
-    model: nn.Module = ThreeMasks()
-    if kind == "residual":  # C++ of its graph takes minutes
-        monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-        model = two_blocks()
-    n, m, size = 8, 6, 8 if kind == "residual" else 6
+    model, n, m = ThreeMasks(), 8, 6
     data = SimpleNamespace(
-        batch=(torch.randn(n, 1, size, size), torch.randint(10, (n,))),
-        val_batch=(torch.randn(m, 1, size, size), torch.randint(10, (m,))),
+        batch=(torch.randn(n, 1, 6, 6), torch.randint(10, (n,))),
+        val_batch=(torch.randn(m, 1, 6, 6), torch.randint(10, (m,))),
         lam=torch.rand(n),
         partner=torch.randperm(n),
     )
     before = toy.snapshot(model)
     for _ in range(2):
-        compare(model, data, relative=1e-4 if kind == "residual" else 1e-5)
+        compare(model, data, relative=1e-5)
         data.lam = torch.rand(n)
     assert toy.identical(before, toy.snapshot(model))
 
