@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.lazy import pandas as pd
-from hpo.report.markdown import error, number, padded_table
+from hpo.report.markdown import error, number, padded_table, plus_minus
 from hpo.report.outcome import Extra, ExtraReport, Outcome
 from hpo.report.statistics import mean_interval
 from hpo.storage.atomic import write_csv
@@ -68,11 +68,10 @@ def _compared(outcome: Outcome, paper: Mapping[tuple[str, str], float]) -> pd.Da
 
 
 def _cells(line: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, ...]:
-    top5 = {"mean_error": line["mean_top5_error"], "ci_high": line["top5_ci_high"]}
     return (
         labels[line["method"]],
         error(line),
-        error(top5),
+        plus_minus(line["mean_top5_error"], line["top5_ci_high"]),
         str(line["n_seeds"]),
         number(line["paper_error"], "{:.2f}"),
         number(line["paper_top5_error"], "{:.2f}"),

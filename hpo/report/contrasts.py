@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hpo.report.markdown import adjusted, difference
+from hpo.report.markdown import adjusted, difference, plus_minus
 from hpo.report.statistics import (
     MeanInterval,
     PairedComparison,
@@ -66,10 +66,7 @@ class Contrast:
 
 def interval_text(interval: MeanInterval, digits: int = 3) -> str:
     """Returns an interval for people."""
-    if interval.n == 0:
-        return "–"
-    half = interval.high - interval.mean
-    return f"{interval.mean:.{digits}f}" + ("" if half != half else f" ± {half:.{digits}f}")
+    return plus_minus(interval.mean, interval.high, f".{digits}f")
 
 
 def mean_text(values: Iterable[float], digits: int = 3) -> str:

@@ -112,14 +112,10 @@ def _last_cells(line: Mapping[str, Any], unit: float) -> tuple[str, ...]:
 
 def _semi_cells(line: Mapping[str, Any], unit: float, reference: str | None) -> tuple[str, ...]:
     mark = " ‡" if line["method"] == reference else ""
-    median = {
-        "mean_error": line["median_error"],
-        "ci_high": line["median_ci_high"],
-    }
     return (
         line["label"] + mark,
         error(line),
-        error(median),
+        plus_minus(line["median_error"], line["median_ci_high"]),
         str(line["n_seeds"]),
         number(line["labels"], "{:.0f}"),
         number(line["labels_with_meta"], "{:.0f}"),
@@ -159,10 +155,14 @@ def number(value: float, template: str, missing: str = _NONE) -> str:
 
 
 def error(line: Mapping[str, Any]) -> str:
-    """Returns mean_error of a report's line with half the width of its interval, such as "7.20 ±
-    0.41"."""
-    half = line["ci_high"] - line["mean_error"]
-    return number(line["mean_error"], "{:.2f}") + number(half, " ± {:.2f}", missing="")
+    """Returns mean_error of a report's line with half the width of its interval."""
+    return plus_minus(line["mean_error"], line["ci_high"])
+
+
+def plus_minus(mean: float, high: float, form: str = ".2f") -> str:
+    """Returns a mean with half the width of the interval that ends at ``high``, such as "7.20 ±
+    0.41"; "–" for NaN."""
+    return number(mean, f"{{:{form}}}") + number(high - mean, f" ± {{:{form}}}", missing="")
 
 
 def _count(value: float) -> str:

@@ -12,7 +12,7 @@ from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.contrasts import Values, contrasts
 from hpo.report.figure_files import interval_columns
-from hpo.report.markdown import difference, number, padded_table, probability
+from hpo.report.markdown import difference, number, padded_table, plus_minus, probability
 from hpo.report.records import finished_finals, load_records, settings_of
 from hpo.report.statistics import detectable_difference
 from hpo.study.plan import SourceKey, source_key
@@ -129,9 +129,7 @@ def _check_data(record: CellRecord, folder: Path, known: dict[SourceKey, tuple[P
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:
-    half = line["ci_high"] - line["mean"]
-    told = f"{line['mean']:.2f}" + (f" ± {half:.2f}" if half == half else "")
-    cells = [line["method"], told, str(line["n_seeds"])]
+    cells = [line["method"], plus_minus(line["mean"], line["ci_high"]), str(line["n_seeds"])]
     if line["reference"] is None:
         return [*cells, "–", "–", "–"]
     if line["method"] == line["reference"]:

@@ -10,7 +10,7 @@ from hpo.analyses.readings.factorial import DesignPoint, main_effects
 from hpo.analyses.readings.figure import readings_figure
 from hpo.analyses.readings.ranking import rank_readings
 from hpo.report.contrasts import LEVEL
-from hpo.report.markdown import difference, error, number, padded_table, probability
+from hpo.report.markdown import difference, error, number, padded_table, plus_minus, probability
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_csv
@@ -75,12 +75,11 @@ def _cells(line: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _effect(line: Mapping[str, Any]) -> tuple[str, ...]:
-    half = line["moves_high"] - line["moves"]
     return (
         line["factor"],
         line["level"],
         str(line["readings"]),
-        number(line["moves"], "{:.3f}") + number(half, " ± {:.3f}", missing=""),
+        plus_minus(line["moves"], line["moves_high"], ".3f"),
         error(line),
         difference(line["diff"], line["diff_low"], line["diff_high"]),
     )

@@ -46,7 +46,7 @@ def test_intervals_by_hand() -> None:
     assert line == {**named, "n_seeds": 2, "mean": 1.5}
     assert contrasts.mean_text([1.0, 2.0], 1) == "1.5 ± 6.4"
     assert contrasts.mean_text([2.0]) == "2.000"
-    assert contrasts.mean_text([]) == "–"
+    assert contrasts.mean_text([]) == contrasts.mean_text([float("nan")]) == "–"
 
 
 def test_differences_are_paired_over_shared_seeds_and_adjusted_together() -> None:
