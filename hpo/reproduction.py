@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from hpo.command_line.statuses import INTERRUPTED
 from hpo.report.page import anchor, page
 from hpo.storage.atomic import write_atomically
 from hpo.storage.output_folder import reserved
@@ -25,7 +26,6 @@ from hpo.study.progress import clock
 STATES = "reproduction.json"
 REPORT = "reproduction"
 TITLE = "The paper's tables and figures, reproduced"
-INTERRUPTED = 130
 
 Study = Callable[[Sequence[str]], int]
 """The `main` of a study."""

@@ -28,8 +28,3 @@ class CellData:
     test: ImageSet
     transform: Transform
     true_labels: Tensor
-
-    @property
-    def flipped(self) -> Tensor:
-        """Returns bool [N] on the CPU: which images of `train` carry a wrong label."""
-        return self.train.labels != self.true_labels

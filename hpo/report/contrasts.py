@@ -12,6 +12,7 @@ from hpo.report.markdown import adjusted, difference, plus_minus
 from hpo.report.statistics import (
     MeanInterval,
     PairedComparison,
+    detectable_difference,
     holm,
     mean_interval,
     paired_comparison,
@@ -78,6 +79,12 @@ def paired(first: Values, second: Values) -> PairedComparison:
     """Returns first − second over the seeds that both have."""
     shared = sorted(first.keys() & second.keys())
     return paired_comparison([first[s] for s in shared], [second[s] for s in shared])
+
+
+def detectable(first: Values, second: Values) -> float:
+    """Returns the true difference that the seeds that both have show; see
+    `hpo.report.statistics.detectable_difference`."""
+    return detectable_difference([first[s] - second[s] for s in sorted(first.keys() & second)])
 
 
 def contrasts(pairs: Mapping[Key, tuple[Values, Values]]) -> dict[Key, Contrast]:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.lazy import pandas as pd
-from hpo.report.evidence import Origin, Rows, no_rows, read_origin, seeds_of
+from hpo.report.evidence import Rows, no_rows, read_origin, seeds_of
 from hpo.report.evidence_trainings import read_table
 from hpo.report.evidence_views import STALE, VIEWS, Evidence
 
@@ -108,8 +108,8 @@ def _filled(block: re.Match[str], evidence: Path, link: str, rows: Rows, said: s
     view = options.get("view", "table")
     if view not in VIEWS:
         raise ValueError(f"unknown view {view!r}; there are {', '.join(VIEWS)}")
-    read = _read_text if view == "text" else _read
-    tables = [read(name, evidence, rows) for name in block["names"].split("+")]
+    kind = "txt" if view == "text" else "csv"
+    tables = [_read(evidence / f"{name}.{kind}", rows) for name in block["names"].split("+")]
     parts = [VIEWS[view](tables, options)]
     if options.get("origin") != "no":
         parts += _origin_lines([table for table in tables if table.origin is not None], link, said)
@@ -117,33 +117,20 @@ def _filled(block: re.Match[str], evidence: Path, link: str, rows: Rows, said: s
     return f"{opening}\n\n" + "\n\n".join(parts) + f"\n\n{end}"
 
 
-def _file(name: str, evidence: Path) -> Path:
-    path = evidence / name
+def _read(path: Path, rows: Rows) -> Evidence:
+    """Returns what a text or a table of evidence holds."""
     if not path.is_file():
         raise ValueError(f"there is no evidence {path.stem}: {path} is not there")
-    return path
-
-
-def _read_text(name: str, evidence: Path, rows: Rows) -> Evidence:
-    path = _file(f"{name}.txt", evidence)
     origin = read_origin(path)
-    text = path.read_text(encoding="utf-8")
-    return Evidence(path, pd.DataFrame(), origin, _stale(origin, rows), text)
-
-
-def _read(name: str, evidence: Path, rows: Rows) -> Evidence:
-    path = _file(f"{name}.csv", evidence)
-    frame, origin = read_table(path), read_origin(path)
-    stale = _stale(origin, rows)
+    stale = set() if origin is None else origin.stale(rows)
+    if path.suffix == ".txt":
+        return Evidence(path, pd.DataFrame(), origin, stale, path.read_text(encoding="utf-8"))
+    frame = read_table(path)
     if "method" in frame and "dataset" in frame:
         column = "label" if "label" in frame else "method"
         old = [pair in stale for pair in zip(frame["method"], frame["dataset"], strict=True)]
         frame.loc[old, column] += STALE
     return Evidence(path, frame, origin, stale)
-
-
-def _stale(origin: Origin | None, rows: Rows) -> set[tuple[str, str]]:
-    return set() if origin is None else origin.stale(rows)
 
 
 def _origin_lines(tables: Sequence[Evidence], link: str, said: set[str]) -> list[str]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
 from hpo.report.records import Results, results_by_seed
-from hpo.study.plan import Plan, SourceKey
+from hpo.study.plan import Plan, SourceKey, source_key
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
     from core.data import Source
+    from core.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Outcome:
     Attributes:
         plan: what it was to train.
         records: what became of the cells, sorted by id; crashed ones among them.
-        sources: the loaded data; `hpo.study.plan.source_key` of a training finds its own.
+        sources: the loaded data; `source_of` finds those of a training.
         frame: of `hpo.report.table.build_table`.
         output: its output folder, where files of its own go.
 
@@ -47,6 +48,10 @@ class Outcome:
     sources: Mapping[SourceKey, Source]
     frame: pd.DataFrame
     output: Path
+
+    def source_of(self, training: TrainingConfig) -> Source:
+        """Returns the loaded data that a training reads."""
+        return self.sources[source_key(training)]
 
     def results(self, dataset: str, row: StudyRow) -> Results:
         """Returns what the finished final trainings of a row on a data set gave."""

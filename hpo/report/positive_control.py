@@ -10,15 +10,14 @@ import numpy as np
 
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import LEVEL, paired
+from hpo.report.contrasts import LEVEL, detectable, paired
 from hpo.report.markdown import difference, in_words, tables_of
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.records import errors_by_seed
-from hpo.report.statistics import detectable_difference, lowest
+from hpo.report.statistics import lowest
 from hpo.search.protocol import SEARCH_METHOD
 from hpo.storage.atomic import write_csv
 from hpo.study.comparisons import BEST_BETA, Comparisons
-from hpo.study.plan import source_key
 
 COLUMNS = (
     "dataset", "architecture", "comparison", "method", "other", "n_seeds", "difference", "ci_low",
@@ -112,11 +111,10 @@ def settings_table(
             method, other = pair
             if other == BEST_BETA:
                 other = next((line["method"] for line in lines if line["best_beta"]), other)
-            first, second = (errors_by_seed(records, key, dataset) for key in (method, other))
-            contrast = paired(first, second)
+            errors = [errors_by_seed(records, key, dataset) for key in (method, other)]
+            contrast = paired(*errors)
             if contrast.n:
-                shared = [first[seed] - second[seed] for seed in sorted(first.keys() & second)]
-                numbers = (contrast.n, *contrast[:4], detectable_difference(shared))
+                numbers = (contrast.n, *contrast[:4], detectable(*errors))
                 compared.append((dataset, architecture, comparison, method, other, *numbers))
     return pd.DataFrame(compared, columns=list(COLUMNS))
 
@@ -154,7 +152,7 @@ def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
             power = "Without spread it is not known what so many seeds show"
         if line["comparison"] == POSITIVE:
             power = f"{_ANSWERS[_doubt_of(line)]}. {power}"
-        comparison = "positive control" if line["comparison"] == POSITIVE else "primary comparison"
+        comparison = POSITIVE if line["comparison"] == POSITIVE else "primary comparison"
         text.append(f"- {where}, {comparison}: {said}. {power}.")
     return "\n".join([_HEADING, "", *text])
 
@@ -171,7 +169,7 @@ def _no_better_than_a_guess(outcome: Outcome) -> list[str]:
     gives the same class, or above: they never started, or broke down on the way."""
     lines = []
     for dataset, training in outcome.plan.base.items():
-        labels = outcome.sources[source_key(training)].test_labels
+        labels = outcome.source_of(training).test_labels
         guess = 100 * (1 - np.bincount(labels).max() / len(labels))
         for row in outcome.plan.rows:
             errors = errors_by_seed(outcome.records, row.row.key, dataset).values()

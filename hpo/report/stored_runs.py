@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from core.lazy import pandas as pd
 from hpo.cells.record import CellRecord
-from hpo.report.contrasts import Values, contrasts
+from hpo.report.contrasts import Values, contrasts, detectable
 from hpo.report.figure_files import interval_columns
 from hpo.report.markdown import difference, number, padded_table, plus_minus, probability
 from hpo.report.records import finished_finals, load_records, settings_of
-from hpo.report.statistics import detectable_difference
 from hpo.study.plan import SourceKey, source_key
 
 MEASURES = ("test_error", "val_error", "train_seconds")
@@ -150,12 +149,10 @@ def _lines(groups: Mapping[_Group, Values], reference: str | None) -> Iterator[d
             **interval_columns(values.values()),
         }
         if group in against:
-            ours, theirs = pairs[group]
-            shared = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
             line |= {
                 "n_shared": against[group].paired.n,
                 **against[group].columns(),
-                "detectable": detectable_difference(shared),
+                "detectable": detectable(*pairs[group]),
             }
         yield line
 

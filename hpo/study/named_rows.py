@@ -198,7 +198,7 @@ def _found(name: str) -> list[StudyRow]:
 def _of_kind(policy: PolicyConfig) -> StudyRow:
     """Returns a row whose key has the policy's settings in it, shortened where they are many."""
     settings = {name: value for name, value in policy.identity().items() if name != "kind"}
-    plain = policy_from_dict({"kind": policy.kind}) if not _needs_settings(policy.kind) else None
+    plain = _without_settings(policy.kind)
     key = policy.kind
     if policy != plain:
         written = json.dumps(settings, sort_keys=True)
@@ -218,9 +218,8 @@ def _told(settings: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[str
             yield f"{name}={value}"
 
 
-def _needs_settings(kind: str) -> bool:
-    try:
-        policy_from_dict({"kind": kind})
-    except (TypeError, KeyError, ValueError):
-        return True
-    return False
+def _without_settings(kind: str) -> PolicyConfig | None:
+    """Returns the policy of a kind with no setting of its own, None where it needs some."""
+    with suppress(TypeError, KeyError, ValueError):
+        return policy_from_dict({"kind": kind})
+    return None

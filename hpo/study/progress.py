@@ -41,7 +41,13 @@ class QuietLine:
     @property
     def columns(self) -> int | None:
         """Returns how many characters fit on the line, None if unknown or no matter."""
-        return _columns(self._stream, self._place)
+        if self._place != "terminal":
+            return None
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        except (OSError, ValueError):
+            return None
+        return columns - 1 if columns > 1 else None  # some pseudo-terminals say 0
 
     def due(self, *, force: bool = False) -> bool:
         """Says whether it is time for another line, or it is forced; the next is due later."""
@@ -150,17 +156,6 @@ def place_of(stream: TextIO) -> Place:
     if type(stream).__module__.startswith("ipykernel."):
         return "notebook"
     return "terminal" if stream.isatty() and os.environ.get("TERM") != "dumb" else "log"
-
-
-def _columns(stream: TextIO, place: Place) -> int | None:
-    """Returns how many characters fit on a terminal's line, None if unknown or no matter."""
-    if place != "terminal":
-        return None
-    try:
-        columns = os.get_terminal_size(stream.fileno()).columns
-    except (OSError, ValueError):
-        return None
-    return columns - 1 if columns > 1 else None  # some pseudo-terminals say 0
 
 
 def clock(seconds: float) -> str:

@@ -46,7 +46,7 @@ def pair_table(outcome: Outcome) -> pd.DataFrame:
     """
 
     def means(dataset: str, row: StudyRow) -> Iterator[tuple[list[float], dict[str, Any]]]:
-        names = next(s.classes for key, s in outcome.sources.items() if key[0] == dataset)
+        names = outcome.source_of(outcome.plan.base[dataset]).classes
         for epoch, seeds in maps_of(outcome, dataset, row).items():
             stacked = np.stack(list(seeds.values()))
             shared = agreement(list(seeds.values()))

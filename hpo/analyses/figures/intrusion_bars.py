@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from core.lazy import pandas as pd
@@ -118,7 +118,12 @@ def _text(outcome: Outcome) -> str:
     def said(dataset: str) -> tuple[Sequence[str], list[list[str]], Iterator[str]]:
         by_row = {row.row.key: distances(outcome, dataset, row) for row in outcome.plan.rows}
         table = [
-            [labels[key], str(len(seeds)), *_cells(seeds.values())] for key, seeds in by_row.items()
+            [
+                labels[key],
+                str(len(seeds)),
+                *(mean_text(seed[quantity] for seed in seeds.values()) for quantity in QUANTITIES),
+            ]
+            for key, seeds in by_row.items()
         ]
         verdicts = _verdicts(outcome.plan.rows, by_row, labels)
         return ("policy", "n", *QUANTITIES), table, verdicts
@@ -135,12 +140,6 @@ def _text(outcome: Outcome) -> str:
     )
     title = "Distance of mixed samples to real samples of other classes"
     return figure_text(outcome, title, said, note)
-
-
-def _cells(seeds: Iterable[Mapping[str, float]]) -> Iterator[str]:
-    values = list(seeds)
-    for quantity in QUANTITIES:
-        yield mean_text([seed[quantity] for seed in values])
 
 
 def _verdicts(

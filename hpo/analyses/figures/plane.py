@@ -40,7 +40,7 @@ def plane_table(outcome: Outcome) -> pd.DataFrame:
     """
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
-        names = next(s.classes for key, s in outcome.sources.items() if key[0] == dataset)
+        names = outcome.source_of(outcome.plan.base[dataset]).classes
         for row in outcome.plan.rows:
             results = _with_planes(outcome.results(dataset, row))
             if not results:

@@ -54,9 +54,7 @@ def size_table(outcome: Outcome, curves: Sequence[Curve]) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for dataset in outcome.plan.datasets:
         base = outcome.plan.base[dataset]
-        classes = next(
-            source.num_classes for key, source in outcome.sources.items() if key[0] == dataset
-        )
+        classes = outcome.source_of(base).num_classes
         wanted = [
             (curve.key, curve.label, size, key)
             for curve in curves
@@ -130,7 +128,10 @@ def _text(outcome: Outcome, curves: Sequence[Curve]) -> str:
         errors = {key: errors_by_seed(outcome.records, key, dataset) for key in rows}
         sizes = sorted({s for curve in curves for s, key in curve.rows.items() if key in rows})
         named = [(curve, _by_size(curve, errors)) for curve in curves]
-        table = [[curve.label, *_cells(by_size, sizes)] for curve, by_size in named]
+        table = [
+            [curve.label, *(mean_text(by_size.get(size, {}).values(), 2) for size in sizes)]
+            for curve, by_size in named
+        ]
         reference = errors.get(REFERENCE, {})
         items = list(_differences(named, reference, outcome.plan.base[dataset].meta_size))
         if reference:
@@ -144,11 +145,6 @@ def _text(outcome: Outcome, curves: Sequence[Curve]) -> str:
     )
     title = "Test error (%) against the number of meta-validation images"
     return figure_text(outcome, title, said, note)
-
-
-def _cells(by_size: Mapping[int, Values], sizes: Sequence[int]) -> Iterator[str]:
-    for size in sizes:
-        yield mean_text(by_size.get(size, {}).values(), 2)
 
 
 def _by_size(curve: Curve, errors: Mapping[str, Values]) -> dict[int, Values]:

@@ -25,7 +25,6 @@ from hpo.report.statistics import mean_interval
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_csv
 from hpo.study.filtering import out_of_sample, require_cleanlab
-from hpo.study.plan import source_key
 
 if TYPE_CHECKING:
     from core.data import Source
@@ -157,7 +156,7 @@ def _measure(
                     or not records[0].cell.training.may_mislabel
                 ):
                     continue
-                judged = suspicion(records, outcome.sources[source_key(records[0].cell.training)])
+                judged = suspicion(records, outcome.source_of(records[0].cell.training))
                 if judged is None:
                     continue
                 labels, scores = judged

@@ -26,7 +26,6 @@ from hpo.report.markdown import padded_table
 from hpo.report.outcome import Extra, Outcome
 from hpo.report.style import save_figure
 from hpo.storage.atomic import write_csv
-from hpo.study.plan import source_key
 from hpo.study.rows import Row
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def training_labels(record: CellRecord, source: Source) -> TrainingLabels:
 def _detection(outcome: Outcome, record: CellRecord) -> dict[str, Any]:
     """Returns how well the scores of one training find the wrong labels, as a line of the CSV."""
     cell = record.cell
-    labels = training_labels(record, outcome.sources[source_key(cell.training)])
+    labels = training_labels(record, outcome.source_of(cell.training))
     detection = detect(_scores(record), (labels.given != labels.true).numpy())
     identity = {"dataset": cell.dataset, "method": cell.method, "seed": cell.seed}
     return {**identity, **asdict(detection)}
@@ -191,7 +190,7 @@ def _write_suspects(
     """Writes the list, and a contact sheet of what can be looked at; returns the files."""
     stem = f"{outcome.plan.study}-{row.key}-{file_name(dataset)}-suspects"
     csv, picture = (outcome.output / f"{stem}.{kind}" for kind in ("csv", "png"))
-    sources = [outcome.sources[source_key(record.cell.training)] for record in records]
+    sources = [outcome.source_of(record.cell.training) for record in records]
     lists = [
         suspects(record, source, min(LISTED, max(1, len(_scores(record)) // 10)))
         for record, source in zip(records, sources, strict=True)

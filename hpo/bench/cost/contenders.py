@@ -48,8 +48,10 @@ def contenders(names: Iterable[str] | None = None) -> list[Contender]:
     Raises:
         ValueError: a name is unknown.
     """
-    engines = ["auto", *ENGINES]
-    table = [Contender(VANILLA, "vanilla", _vanilla), *map(_engine, engines)]
+    table = [
+        Contender(VANILLA, "vanilla", _vanilla),
+        *(_ours(name, "engine", engine=name) for name in ("auto", *ENGINES)),
+    ]
     table += [*OPTIONS.values(), *map(_peer, PEERS)]
     if names is None:
         return table
@@ -77,12 +79,13 @@ def _vanilla(bench: Bench) -> Step:
     return lambda: bench.real_step(*bench.draw())
 
 
-def _engine(name: str) -> Contender:
+def _ours(name: str, kind: Kind, **options: Any) -> Contender:
+    """Returns `core.metamixup_step` with these options, and its hypergradient."""
     return Contender(
         name,
-        "engine",
-        lambda bench: _metamixup(bench, engine=name),
-        lambda bench: bench.hypergradient(engine=name),
+        kind,
+        lambda bench: _metamixup(bench, **options),
+        lambda bench: bench.hypergradient(**options),
     )
 
 
@@ -126,15 +129,6 @@ def _quarter(bench: Bench) -> Bench:
     return bench.with_meta_batch(max(1, len(bench.val_batch[1]) // 4))
 
 
-def _last_blocks(count: int) -> Contender:
-    return Contender(
-        f"last_{count}_blocks",
-        "option",
-        lambda bench: _metamixup(bench, last_blocks=count),
-        lambda bench: bench.hypergradient(last_blocks=count),
-    )
-
-
 def _refreshed(every: int) -> Contender:
     """Returns one whose steps share an object; how far a gradient of before is off depends on the
     training."""
@@ -174,7 +168,7 @@ OPTIONS: Mapping[str, Contender] = {
             lambda bench: _metamixup(_quarter(bench)),
             lambda bench: _quarter(bench).hypergradient(),
         ),
-        *map(_last_blocks, (1, 2, 4)),
+        *(_ours(f"last_{n}_blocks", "option", last_blocks=n) for n in (1, 2, 4)),
         _refreshed(4),
         _amortised(4),
         _amortised(16),

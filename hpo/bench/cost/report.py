@@ -16,7 +16,7 @@ from hpo.bench.cost.records import Group, Measurement
 from hpo.bench.cost.timing import ratio
 from hpo.bench.cost.whole_fit import STEPS
 from hpo.report.markdown import number, padded_table
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 
 COLUMNS = (
     "part", "model", "width", "image_size", "channels", "batch_size", "meta_batch_size",
@@ -80,10 +80,9 @@ def _line(group: Group, row: Measurement) -> dict[str, Any]:
 
 def write_report(output: Path, frame: pd.DataFrame, preamble: str) -> list[Path]:
     """Writes `cost.csv` and `cost.md`, each whole or not at all, and returns their paths."""
-    table, text = output / "cost.csv", output / "cost.md"
-    write_atomically(table, frame.to_csv(index=False))
+    text = output / "cost.md"
     write_atomically(text, f"# cost\n\n{preamble}\n\n{to_markdown(frame)}\n")
-    return [table, text]
+    return [write_csv(output / "cost.csv", frame), text]
 
 
 def to_markdown(frame: pd.DataFrame) -> str:

@@ -22,6 +22,7 @@ from hpo.bench.cost.records import Group, GroupStore, group_id
 from hpo.bench.cost.report import title
 from hpo.bench.cost.whole_fit import measure_fit, rows
 from hpo.cells.store import StoreError
+from hpo.command_line.statuses import CRASHED, INTERRUPTED, UNUSABLE
 from hpo.report.style import save_figure
 from hpo.run.early_end import EarlyEnd
 from hpo.storage import output_folder
@@ -34,8 +35,6 @@ from hpo.tracking.tracker import (
 )
 
 STUDY = "cost"
-CRASHED, UNUSABLE, INTERRUPTED = 1, 2, 130
-"""Exit statuses: one of our own contenders failed; the study could not run; it was interrupted."""
 
 
 def run_cost(description: str, arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +45,8 @@ def run_cost(description: str, arguments: Sequence[str] | None = None) -> int:
         arguments: the command line, `sys.argv[1:]` by default.
 
     Returns:
-        The exit status: 0 also where peers could not be measured or memory ran out.
+        The exit status: `CRASHED` where one of our own contenders failed; 0 also where peers could
+        not be measured or memory ran out.
     """
     end = EarlyEnd(kept="measured groups")
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -53,10 +54,10 @@ class Row:
         """Says what differs from a plain loop in float32: "fit-bf16-channels_last"; "fit-of-TREE"
         of code of before."""
         base = "loop" if self.policy is None else "metamixup" if self.policy.learns else FIT
-        chosen = {"precision": self.precision, "memory_format": self.memory_format}
         if self.before is not None:
             return f"{base}-of-{self.before.name}"
-        return "-".join([base, *(v for v in chosen.values() if v not in ("float32", "contiguous"))])
+        chosen = (self.precision, self.memory_format)
+        return "-".join([base, *(v for v in chosen if v not in ("float32", "contiguous"))])
 
 
 def rows(device: str, before: Path | None = None) -> list[Row]:
@@ -68,9 +69,7 @@ def rows(device: str, before: Path | None = None) -> list[Row]:
     precisions: tuple[PrecisionName, ...] = ("float32", "bf16", "fp16")
     formats: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
     table = [Row(None), Row(None, "bf16", "channels_last")]
-    table += [
-        Row(*key) for key in [(p, c, m) for p in policies for c in precisions for m in formats]
-    ]
+    table += [Row(*key) for key in product(policies, precisions, formats)]
     table = [row for row in table if _computes(row.precision, device)]
     return table + [Row(policy, before=before) for policy in policies if before is not None]
 

@@ -22,15 +22,16 @@ from hpo.bench.load.flags import STUDY, USAGE, study_flags
 from hpo.bench.load.search import TRIALS, run_search
 from hpo.cells.store import CellStore, StoreError
 from hpo.command_line.flags import command, cores, program, shared
+from hpo.command_line.statuses import INTERRUPTED, UNUSABLE
 from hpo.report.markdown import padded_table
 from hpo.storage import output_folder
-from hpo.storage.atomic import write_atomically
+from hpo.storage.atomic import write_atomically, write_csv
 from hpo.tracking.stored import runs_of_study
 from hpo.tracking.tracker import TrackingError, check_tracking_uri
 from hpo.tracking.uris import local_tracking_uri
 
-INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
-"""Exit statuses: something was lost; the load could not run; it was interrupted."""
+INCOMPLETE = 1
+"""Exit status: something was lost."""
 
 _SETTINGS = ("cells", "concurrent", "workers", "epochs")
 
@@ -121,12 +122,15 @@ def _run(options: Namespace) -> int:
         samples = {folder.name: _samples(folder) for folder in folders}
         seconds = float(json.loads(alone.read_text()))
         lines = [_line(f, options, uri, seconds, samples[f.name]) for f in folders]
-    frame, text = pd.DataFrame(lines), to_markdown(lines)
+    text = to_markdown(lines)
     sampled = pd.concat(samples, names=["study"]).reset_index("study")
-    files = [options.output / f"{STUDY}{end}" for end in (".csv", "-samples.csv", ".md")]
-    tables = frame.to_csv(index=False), sampled.to_csv(index=False), f"# {STUDY}\n\n{text}\n"
-    for path, content in zip(files, tables, strict=True):
-        write_atomically(path, content)
+    report = options.output / f"{STUDY}.md"
+    write_atomically(report, f"# {STUDY}\n\n{text}\n")
+    files = [
+        write_csv(options.output / f"{STUDY}.csv", pd.DataFrame(lines)),
+        write_csv(options.output / f"{STUDY}-samples.csv", sampled),
+        report,
+    ]
     print(text)
     print("\nfiles: " + ", ".join(os.path.relpath(path) for path in files))
     return 0 if all(map(is_whole, lines)) else INCOMPLETE
