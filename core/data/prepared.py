@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from core.data import ImageSet, Transform
 
 
@@ -19,7 +17,6 @@ class CellData:
         meta: the meta-validation images, disjoint from `train` but for `meta_in_training`.
         test: the whole test part.
         transform: augmentation, and normalisation by the statistics of `train`.
-        true_labels: int64 [N] on the CPU: of `train`, as the source has them.
     """
 
     train: ImageSet
@@ -27,4 +24,3 @@ class CellData:
     meta: ImageSet
     test: ImageSet
     transform: Transform
-    true_labels: Tensor

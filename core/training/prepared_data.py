@@ -70,7 +70,6 @@ def prepare_data(config: TrainingConfig, source: Source, device: torch.device | 
         meta=labeled.images("train", splits.meta_validation, device),
         test=source.images("test", None, device),
         transform=fit_transform(config, source, train),
-        true_labels=labels.true,
     )
 
 

@@ -17,7 +17,7 @@ from core.semi_supervised import SemiSupervisedConfig
 from core.training.config import TrainingConfig
 from core.training.fit import fit
 from core.training.objective import Objective
-from core.training.prepared_data import augmentation, prepare_data
+from core.training.prepared_data import augmentation, draw_labels, prepare_data
 from tests.support.digit_trainings import digits, numbers
 
 CONFIG = TrainingConfig(
@@ -41,7 +41,7 @@ def test_priors_are_those_of_the_labels_that_are_trained_with() -> None:
     config = replace(CONFIG, imbalance=10.0, label_noise=0.2, train_size=400)
     data = prepare_data(config, digits(), "cpu")
     counts = torch.bincount(data.train.labels)
-    assert counts.tolist() != torch.bincount(data.true_labels).tolist()
+    assert counts.tolist() != torch.bincount(draw_labels(config, digits()).true).tolist()
     actual = Objective(replace(config, logit_adjustment=2.0), data.train.labels, 10, CPU).adjustment
     assert actual is not None
     expected = [(count / len(data.train)) ** 2 for count in counts.tolist()]

@@ -129,26 +129,25 @@ def test_images_that_meta_in_training_adds_keep_their_labels() -> None:
     assert wrong(read(without.train)) == {0: 10, 1: 10, 2: 10}
     assert read(added.train) == read(without.train) | read(without.meta)
     assert not wrong(read(added.meta))
-    assert added.flipped.tolist() == [True] * 30 + [False] * 12
+    drawn = draw_labels(replace(everything, meta_in_training=True), numbered())
+    assert (drawn.given != drawn.true).tolist() == [True] * 30 + [False] * 12
 
 
 @every_noise
 def test_which_labels_are_wrong_is_told(changes: dict[str, Any]) -> None:
-    """By the data, and without reading an image."""
+    """Without reading an image."""
     config, source = replace(CONFIG, **changes), numbered()
     data = prepare_data(config, source, "cpu")
     pixels, labels = next(data.train.batches([torch.arange(len(data.train))]))
     positions = pixels[:, 0, 0, 0].long()
-    assert data.true_labels.dtype == torch.int64
-    assert torch.equal(data.true_labels, positions % 3)
-    assert torch.equal(data.flipped, labels != positions % 3)
-    assert data.flipped.any()
     assert isinstance(source.train_data, np.ndarray)
     drawn = draw_labels(config, replace(source, train_data=source.train_data[:0]))
     assert torch.equal(drawn.indices, positions)
     assert torch.equal(drawn.given, labels)
-    assert torch.equal(drawn.true, data.true_labels)
-    assert not prepare_data(CONFIG, numbered(), "cpu").flipped.any()
+    assert torch.equal(drawn.true, positions % 3)
+    assert bool((drawn.given != drawn.true).any())
+    clean = draw_labels(CONFIG, numbered())
+    assert torch.equal(clean.given, clean.true)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -283,8 +282,6 @@ def test_images_decoded_while_training_get_the_same_labels(
     assert wrong(read(files.train)) == wrong(read(memory.train)) != {}
     assert not wrong(read(files.meta) | read(files.test))
     assert torch.equal(files.train.labels, memory.train.labels)
-    assert torch.equal(files.flipped, memory.flipped)
-    assert torch.equal(files.true_labels, memory.true_labels)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -293,7 +290,7 @@ def test_a_gpu_gets_the_same_labels(changes: dict[str, Any]) -> None:
     config = replace(CONFIG, **changes)
     here, there = (prepare_data(config, numbered(), device) for device in ("cpu", "cuda"))
     assert read(there.train) == read(here.train)
-    assert torch.equal(there.flipped, here.flipped)
+    assert torch.equal(there.train.labels, here.train.labels)
 
 
 def test_meta_validation_labels_are_as_noisy_by_draws_of_their_own() -> None:
@@ -307,9 +304,11 @@ def test_meta_validation_labels_are_as_noisy_by_draws_of_their_own() -> None:
     assert wrong == {0: 2, 1: 2, 2: 2}  # half of four each
     drawn = flip_labels(clean.meta.labels, 3, fraction=0.5, seed=1)  # by the draws of training
     assert noisy.meta.labels.tolist() != drawn.tolist()
-    added = prepare_data(replace(config, meta_noise=True, meta_in_training=True), numbered(), "cpu")
+    everything = replace(config, meta_noise=True, meta_in_training=True)
+    added = prepare_data(everything, numbered(), "cpu")
     assert read(added.train) == read(noisy.train) | read(noisy.meta)
-    assert int(added.flipped.sum()) == 15 + 6
+    drawn_labels = draw_labels(everything, numbered())
+    assert int((drawn_labels.given != drawn_labels.true).sum()) == 15 + 6
 
 
 @pytest.mark.parametrize("meta_noise", [False, True])
@@ -319,13 +318,13 @@ def test_labels_of_a_file_are_carried_in_the_order_of_the_data_set(
     given = [number % 2 for number in range(60)]
     (tmp_path / "labels.txt").write_text("\n".join(map(str, given)))
     file = with_fingerprint(str(tmp_path / "labels.txt"))
-    data = prepare_data(replace(CONFIG, labels=file, meta_noise=meta_noise), numbered(), "cpu")
-    plain = prepare_data(CONFIG, numbered(), "cpu")
+    config = replace(CONFIG, labels=file, meta_noise=meta_noise)
+    data, plain = (prepare_data(c, numbered(), "cpu") for c in (config, CONFIG))
     assert read(data.train) == {number: number % 2 for number in read(plain.train)}
     meta = {number: number % (2 if meta_noise else 3) for number in read(plain.meta)}
     assert read(data.meta) == meta
     assert read(data.test) == read(plain.test)
-    assert data.true_labels.tolist() == plain.true_labels.tolist()
+    assert torch.equal(*(draw_labels(c, numbered()).true for c in (config, CONFIG)))
     with pytest.raises(ValueError, match="has 60 labels for 100 training images"):
         draw_labels(replace(CONFIG, labels=file), load_other())
 
