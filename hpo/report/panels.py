@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.cells.record import CellRecord
 from hpo.report.records import errors_by_seed
-from hpo.report.style import FAMILIES, show_names_as_they_are
+from hpo.report.style import FAMILIES, GRAY, show_names_as_they_are
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,6 @@ COSTS: Mapping[str, tuple[str, str]] = {
 """By what a panel of costs measures: the table's column, and the name of the axis."""
 
 _NAME_SIZE = 7.5
-_GREY = "#555555"
 _APART = 3  # pixels between names, as letters are wider in some sizes than in that measured
 
 
@@ -52,9 +51,9 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
         color, marker = FAMILIES[line["family"]]
         seeds = [*errors_by_seed(records, line["method"]).values()]
         ax.plot(seeds, [y] * len(seeds), "o", ms=4.5, color=color, alpha=0.3, mew=0, zorder=2)
-        ax.errorbar(
-            line["mean_error"], y, xerr=_half(line), fmt=marker, ms=6, color=color, capsize=3
-        )
+        mean = line["mean_error"]
+        half = half_width(mean, line["ci_high"])
+        ax.errorbar(mean, y, xerr=half, fmt=marker, ms=6, color=color, capsize=3)
         interval = (line["ci_low"], line["ci_high"])
         if not math.isnan(line["ci_low"]):
             marks.add("interval")
@@ -66,7 +65,7 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
             ax.axvline(line["mean_error"], color=color, lw=0.9, ls="--", zorder=1)
         if line["method"] in references:
             marks.add("reference")
-            ax.axvline(line["mean_error"], color=_GREY, lw=0.9, ls=":", zorder=1)
+            ax.axvline(line["mean_error"], color=GRAY, lw=0.9, ls=":", zorder=1)
     low, high = (min(reached), max(reached)) if reached else (0.0, 1.0)
     margin = 0.05 * (high - low) or 0.5
     low, high = max(0.0, low - margin), high + margin
@@ -88,7 +87,7 @@ def draw_errors(ax: Axes, lines: Sequence[Line], records: Sequence[CellRecord]) 
             "va": "center",
             "fontsize": 8,
         }
-        ax.text(1.01, y, ", ".join(notes), color="#555555", **place)
+        ax.text(1.01, y, ", ".join(notes), color=GRAY, **place)
     ax.set_xlim(low, high)
     ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.set_yticks(range(len(lines)), [_wrap(line["label"], 30) for line in lines])
@@ -103,13 +102,13 @@ def error_legend(marks: Collection[str]) -> list[Line2D]:
 
     star: dict[str, Any] = {"marker": "*", "ls": "", "ms": 11, "mfc": "none", "mec": "black"}
     handles = {
-        "seed": Line2D([], [], marker="o", ls="", color=_GREY, alpha=0.3, label="one seed"),
-        "best": Line2D([], [], color=_GREY, lw=0.9, ls="--", label="best Beta by validation"),
-        "reference": Line2D([], [], color=_GREY, lw=0.9, ls=":", label="reference"),
+        "seed": Line2D([], [], marker="o", ls="", color=GRAY, alpha=0.3, label="one seed"),
+        "best": Line2D([], [], color=GRAY, lw=0.9, ls="--", label="best Beta by validation"),
+        "reference": Line2D([], [], color=GRAY, lw=0.9, ls=":", label="reference"),
         "paper": Line2D([], [], label="the paper's number", **star),
     }
     label = "mean and 95 % interval" if "interval" in marks else "mean"
-    mean = Line2D([], [], marker="o", color=_GREY, label=label)
+    mean = Line2D([], [], marker="o", color=GRAY, label=label)
     return [mean, *(handle for mark, handle in handles.items() if mark in marks)]
 
 
@@ -163,9 +162,9 @@ def _wrap(label: str, width: int) -> str:
     return textwrap.fill(label, width, break_on_hyphens=False)
 
 
-def _half(line: Line) -> float | None:
-    half = line["ci_high"] - line["mean_error"]
-    return None if math.isnan(half) else half
+def half_width(mean: float, high: float) -> float | None:
+    """Returns half the width of an interval for an error bar, None where it has none."""
+    return None if math.isnan(high) else high - mean
 
 
 def _place_name(

@@ -44,6 +44,9 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 }
 """Color and marker of each family of rows."""
 
+GRAY = "#555555"
+"""What belongs to no row: marks of legends, lines to compare with."""
+
 WIDTH = 9.5
 """Inches of a whole figure. At the width of a README page its texts are then read in their size."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.lazy import pandas as pd
-from hpo.report.style import COLORS, canvas, legend_below, short_name
+from hpo.report.style import COLORS, GRAY, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ CHANCE = 50.0
 """Percent that the discriminator's accuracy has by guessing."""
 
 _HATCHES = ("", "///", "\\\\\\", "...", "xxx", "---", "+++")
-_GRAY = "#555555"
 _REGION = {"region_low": "-", "region_high": "-"}
 _ACCURACY = {"discriminator_held_out": "-", "discriminator_accuracy": "--"}
 """What a panel draws, and in which dashes."""
@@ -48,7 +47,7 @@ def region_figure(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
                     _draw_lines(ax, epochs.dropna(subset=name), name, index, dashes)
         for ax, levels in ((region, (1 / 3, 2 / 3)), (accuracy, (CHANCE,))):
             for level in levels:
-                ax.axhline(level, color=_GRAY, lw=0.9, ls=":")
+                ax.axhline(level, color=GRAY, lw=0.9, ls=":")
             ax.set_xlabel("epoch")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(alpha=0.25)
@@ -83,8 +82,8 @@ def _legend(labels: Sequence[str]) -> list[Any]:
 
     return [
         *(Patch(label=label, **_fill(index)) for index, label in enumerate(labels)),
-        Line2D([], [], color=_GRAY, lw=1.6, label="mean; right: held-out images"),
-        Line2D([], [], color=_GRAY, lw=1.6, ls="--", label="right: training batches"),
-        Line2D([], [], color=_GRAY, lw=0.6, alpha=0.5, label="one seed"),
-        Line2D([], [], color=_GRAY, lw=0.9, ls=":", label="before training; guessing"),
+        Line2D([], [], color=GRAY, lw=1.6, label="mean; right: held-out images"),
+        Line2D([], [], color=GRAY, lw=1.6, ls="--", label="right: training batches"),
+        Line2D([], [], color=GRAY, lw=0.6, alpha=0.5, label="one seed"),
+        Line2D([], [], color=GRAY, lw=0.9, ls=":", label="before training; guessing"),
     ]

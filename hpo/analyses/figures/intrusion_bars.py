@@ -10,7 +10,8 @@ from core.policies import LearnedConfig
 from hpo.report.contrasts import HOLM, Contrast, contrasts, mean_text, verdict
 from hpo.report.figure_files import REFERENCE, figure_text, mean_table, seeds_of, written
 from hpo.report.outcome import Extra, Outcome
-from hpo.report.style import FAMILIES, WIDTH, canvas, legend_below, short_name
+from hpo.report.panels import half_width
+from hpo.report.style import FAMILIES, GRAY, WIDTH, canvas, legend_below, short_name
 from hpo.study.rows import StudyRow
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def intrusion_figure(frame: pd.DataFrame) -> Figure:
         ax.set_title(f"{short_name(dataset)}: {QUANTITIES[quantity]}", fontsize=10)
         ax.set_xlabel(_UNITS["relative" in quantity], fontsize=9)
     handles = [
-        Line2D([], [], marker="o", color="#555555", label=seeds_of(frame, "bars")),
+        Line2D([], [], marker="o", color=GRAY, label=seeds_of(frame, "bars")),
         Line2D([], [], color=FAMILIES["beta"][0], lw=0.9, ls="--", label="MixUp (α = 1)"),
     ]
     legend_below(figure, handles, 2)
@@ -98,11 +99,10 @@ def _draw(ax: Axes, here: pd.DataFrame) -> None:
     for y, line in enumerate(lines):
         if line["n_seeds"] == 0:
             ax.text(0.02, y, "no result", transform=ax.get_yaxis_transform(), va="center",
-                    fontsize=8, color="#555555")  # fmt: skip
+                    fontsize=8, color=GRAY)  # fmt: skip
             continue
         colour, marker = FAMILIES[line["family"]]
-        half = line["ci_high"] - line["mean"]
-        xerr = None if half != half else half
+        xerr = half_width(line["mean"], line["ci_high"])
         ax.errorbar(line["mean"], y, xerr=xerr, fmt=marker, ms=6, color=colour, capsize=3)
         if line["method"] == REFERENCE:
             ax.axvline(line["mean"], color=colour, lw=0.9, ls="--", zorder=1)

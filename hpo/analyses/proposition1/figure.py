@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from core.analysis.proposition1 import OUTPUTS
 from core.lazy import pandas as pd
-from hpo.report.style import COLORS, MARKERS, WIDTH, canvas, legend_below, short_name
+from hpo.report.style import COLORS, GRAY, MARKERS, WIDTH, canvas, legend_below, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GRAY = "#555555"
 _ABOVE: Mapping[str, Any] = {
-    "xytext": (0, -2), "textcoords": "offset points", "ha": "right", "va": "top", "color": _GRAY
+    "xytext": (0, -2), "textcoords": "offset points", "ha": "right", "va": "top", "color": GRAY
 }  # fmt: skip
 _HEIGHT = 2.9  # inches of a row of panels
 
@@ -46,7 +45,7 @@ def curvature_figure(looks: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
         for ax, (name, columns, scale) in zip(line, _PANELS, strict=True):
             _draw(ax, here, columns, labels, logarithmic=scale == "log")
             if columns[0] == "share":
-                ax.axhline(1.0, color=_GRAY, lw=0.9)
+                ax.axhline(1.0, color=GRAY, lw=0.9)
                 ax.annotate("(P2)", (0.99, 1.0), xycoords=("axes fraction", "data"), **_ABOVE)
             title = name if here[columns[1]].notna().any() else name.split(" (")[0]
             ax.set_title(title, fontsize=10)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from core.lazy import pandas as pd
 from hpo.analyses.readings.histograms import draw_histogram, lambda_histogram_sums
 from hpo.cells.record import CellRecord
-from hpo.report.style import COLORS, canvas, short_name
+from hpo.report.panels import half_width
+from hpo.report.style import COLORS, GRAY, canvas, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,12 +43,13 @@ def readings_figure(ranked: pd.DataFrame, records: Sequence[CellRecord]) -> Figu
         _draw_moves(ax, lines)
         ax.set_title(short_name(dataset))
         chosen = telling(lines)
-        sums = lambda_histogram_sums(records, [dataset], dict.fromkeys(e["method"] for e in chosen))
+        here = [record for record in records if record.cell.dataset == dataset]
+        sums = lambda_histogram_sums(here, [line["method"] for line in chosen])
         panels = list(right.subplots(2, TELLING // 2, squeeze=False).flat)
-        shown = [line for line in chosen if line["method"] in sums.get(dataset, {})]
+        shown = [line for line in chosen if line["method"] in sums]
         for panel, line in zip(panels, shown, strict=False):
             verdict = f"\nFig. 6: {line['fig6']}" if line["fig6"] else ""
-            draw_histogram(panel, line["method"], *sums[dataset][line["method"]])
+            draw_histogram(panel, line["method"], *sums[line["method"]])
             panel.set_title(panel.get_title() + verdict, fontsize=8)
         for panel in panels[len(shown) :]:
             panel.set_axis_off()
@@ -82,11 +84,10 @@ def _draw_moves(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
 
     for line in lines:
         if line["fig6"] and not math.isnan(line["mean_error"]):
-            half = line["ci_high"] - line["mean_error"]
             ax.errorbar(
                 max(line["moves"], _LEAST),
                 line["mean_error"],
-                yerr=None if math.isnan(half) else half,
+                yerr=half_width(line["mean_error"], line["ci_high"]),
                 fmt=MARKERS[line["scale"]],
                 color=PROJECTIONS[line["projection"]],
                 mfc=PROJECTIONS[line["projection"]] if line["fig6"] == "yes" else "white",
@@ -101,7 +102,7 @@ def _draw_moves(ax: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
             style: dict[str, Any] = {"color": "black", "lw": 1.0, "ls": dashes[line["method"]]}
             ax.axhline(line["mean_error"], **style)
             drawn.append(Line2D([], [], label=line["label"], **style))
-    point: dict[str, Any] = {"ls": "", "color": "#555555"}
+    point: dict[str, Any] = {"ls": "", "color": GRAY}
     ax.legend(
         handles=[
             *(Line2D([], [], marker="o", ls="", color=c, label=p) for p, c in PROJECTIONS.items()),

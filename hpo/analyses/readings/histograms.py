@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,37 +15,28 @@ from hpo.report.style import COLORS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Histograms = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Counts of λ in equal bins of [0, 1] by method, in the first and in the last epoch."""
-
 
 def lambda_histogram_sums(
-    records: Sequence[CellRecord], datasets: Sequence[str], methods: Mapping[str, Any]
-) -> dict[str, Histograms]:
-    """Returns the histograms of λ by data set, summed over the seeds of finished final cells.
+    records: Sequence[CellRecord], methods: Iterable[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the counts of λ in equal bins of [0, 1] by method, in the first and in the last
+    epoch, summed over the seeds of finished final cells of one data set.
 
-    Methods whose λ stays in one bin (none, fixed) and data sets without any other are left out.
+    Methods whose λ stays in one bin (none, fixed) are left out.
     """
-    by_dataset: dict[str, Histograms] = {}
-    for dataset in datasets:
-        sums: Histograms = {}
-        for method in methods:
-            results = [
-                record.trained
-                for record in finished_finals(records, method)
-                if record.cell.dataset == dataset and record.trained.lam_histogram
-            ]
-            if not results:
-                continue
-            first, last = (
-                np.sum([getattr(result, name) for result in results], axis=0)
-                for name in ("lam_histogram_first", "lam_histogram")
-            )
-            if np.count_nonzero(first) > 1 or np.count_nonzero(last) > 1:
-                sums[method] = (first, last)
-        if sums:
-            by_dataset[dataset] = sums
-    return by_dataset
+    sums = {}
+    for method in methods:
+        finished = [record.trained for record in finished_finals(records, method)]
+        results = [result for result in finished if result.lam_histogram]
+        if not results:
+            continue
+        first, last = (
+            np.sum([getattr(result, name) for result in results], axis=0)
+            for name in ("lam_histogram_first", "lam_histogram")
+        )
+        if np.count_nonzero(first) > 1 or np.count_nonzero(last) > 1:
+            sums[method] = (first, last)
+    return sums
 
 
 def draw_histogram(ax: Axes, title: str, first: np.ndarray, last: np.ndarray) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from core.lazy import pandas as pd
 from hpo.bench.cost.report import title
-from hpo.report.style import COLORS, canvas
+from hpo.report.style import COLORS, GRAY, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def _bars(times: Axes, memory: Axes, rows: pd.DataFrame) -> None:
         (rows["time_ratio"] - rows["time_ratio_low"]).clip(lower=0),
         (rows["time_ratio_high"] - rows["time_ratio"]).clip(lower=0),
     ]
-    times.barh(places, rows["time_ratio"], color=colors, xerr=whiskers, ecolor="#555555")
+    times.barh(places, rows["time_ratio"], color=colors, xerr=whiskers, ecolor=GRAY)
     times.plot(rows["flops_ratio"], places, "|k", markersize=13, markeredgewidth=2, label="FLOPs")
     times.set_title(title(rows.iloc[0]), loc="left")
     times.set_xlabel("time of a step (vanilla = 1)")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,10 +102,5 @@ def _line(folder: Path, parallel: int, seconds: float, options: Namespace) -> di
     }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs one of the searches."""
-    return run_study(STUDY, (SEARCHED,), "", arguments, tracker=TimedTracker)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_study(STUDY, (SEARCHED,), "", sys.argv[1:], tracker=TimedTracker))
