@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from core.policies.plain_settings import check_kinds
+from core.policies.plain_settings import check_kinds, check_numbers
 
 if TYPE_CHECKING:
     from core.policies import PolicyConfig
@@ -48,10 +48,8 @@ class AnalysisConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
         object.__setattr__(self, "pair_epochs", tuple(map(int, self.pair_epochs)))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "pair_epochs" and value < 0:
-                raise ValueError(f"{field.name} must be at least 0, got {value}")
+        counts = (field.name for field in fields(self) if field.name != "pair_epochs")
+        check_numbers(self, "be at least 0", *counts)
         for before, epoch in zip((0, *self.pair_epochs), self.pair_epochs, strict=False):
             if epoch <= before:
                 raise ValueError(

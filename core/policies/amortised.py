@@ -19,6 +19,7 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import takes_tokens
 from core.mixing.pairing import Pairing
 from core.policies.learned import Learned
+from core.policies.plain_settings import check_numbers
 from core.policies.protocol import Policy, StepInput
 from core.policies.stored_state import check_stored
 from core.random_streams import stream_device
@@ -187,10 +188,8 @@ class Amortised(Policy):
     needs_meta_validation = True
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"memory must lie in [0, 1), got {self.memory}")
+        check_numbers(self, "be at least 1", "every")
+        check_numbers(self, "lie in [0, 1)", "memory")
         self._steps = 0
         self._moves = MoveTable(self.memory)
 

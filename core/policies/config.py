@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from core.policies.plain_settings import check_numbers
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -171,8 +173,7 @@ class MetaConfig(PolicyConfig):
     needs_meta_labels = True
 
     def __post_init__(self) -> None:
-        if self.last_blocks is not None and self.last_blocks < 1:
-            raise ValueError(f"last_blocks must be None or at least 1, got {self.last_blocks}")
+        check_numbers(self, "be None or at least 1", "last_blocks")
 
     def placebo(self) -> Self:
         if self.permute:

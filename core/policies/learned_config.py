@@ -11,6 +11,7 @@ from core.meta.validation_gradient import ValidationGradient
 from core.policies.config import MetaConfig, PolicyConfig, register_policy
 from core.policies.drawn import Frozen
 from core.policies.limits import check_scores
+from core.policies.plain_settings import check_numbers
 
 if TYPE_CHECKING:
     from core.models import ImageClassifier
@@ -42,8 +43,7 @@ class MetaStageConfig(MetaConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_reading(self.reading)
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        check_numbers(self, "be at least 1", "every")
         ValidationGradient(self.refresh_every)
 
     def cost_with(self, meta_stage: float) -> float:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from core.meta.objectives import OBJECTIVES
 from core.meta.reading import Reading, check_reading
+from core.policies.plain_settings import check_choices, check_numbers
 
 Begin = float | Literal["auto"]
 """When `LearnedBeta` begins to learn."""
@@ -24,13 +25,9 @@ def check_learned_beta(settings: Any) -> None:
     begin = settings.begin
     if begin != "auto" and (isinstance(begin, str) or not 0 <= begin <= 1):
         raise ValueError(f'begin must be "auto" or lie in [0, 1], got {begin!r}')
-    for name in ("every", "average_over"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    if not 0 <= settings.reach < float("inf"):
-        raise ValueError(f"reach must be finite and at least 0, got {settings.reach}")
-    if settings.objective not in OBJECTIVES:
-        raise ValueError(f"objective must be {', '.join(OBJECTIVES)}; got {settings.objective!r}")
+    check_numbers(settings, "be at least 1", "every", "average_over")
+    check_numbers(settings, "be finite and at least 0", "reach")
+    check_choices(settings, objective=OBJECTIVES)
 
 
 def check_carry(carry: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
@@ -52,6 +52,42 @@ def check_kinds(config: Any) -> None:
         if not is_right or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(_KINDS[kind][1] for kind in kinds)
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+_WITHIN: Mapping[str, Callable[[Any], bool]] = {
+    "be at least 0": lambda value: value >= 0,
+    "be at least 1": lambda value: value >= 1,
+    "be None or at least 1": lambda value: value >= 1,
+    "be positive and finite": lambda value: 0 < value < float("inf"),
+    "be finite and at least 0": lambda value: 0 <= value < float("inf"),
+    "be finite and at least 1": lambda value: 1 <= value < float("inf"),
+    "lie in [0, 1]": lambda value: 0 <= value <= 1,
+    "lie in [0, 1)": lambda value: 0 <= value < 1,
+    "lie in (0, 1]": lambda value: 0 < value <= 1,
+}
+
+
+def check_numbers(config: Any, limit: str, *names: str) -> None:
+    """Raises ValueError where one of these settings is a number that is off its limit.
+
+    Args:
+        config: what has the settings.
+        limit: in words, one of those that are known here.
+        names: of the settings.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not _WITHIN[limit](value):
+            raise ValueError(f"{name} must {limit}, got {value}")
+
+
+def check_choices(config: Any, **known: Collection[str]) -> None:
+    """Raises ValueError where one of these settings is none of the values that are known."""
+    for name, choices in known.items():
+        value = getattr(config, name)
+        if value not in choices:
+            listed = f"{' or '.join(choices)}," if len(choices) == 2 else f"{', '.join(choices)};"
+            raise ValueError(f"{name} must be {listed} got {value!r}")
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from core.policies.plain_settings import check_kinds
+from core.policies.plain_settings import check_kinds, check_numbers
 from core.semi_supervised.ramp import Ramp, ramp
 
 SemiKind = Literal["supervised", "pi-model", "mean-teacher", "vat", "pseudo-label", "mixmatch"]
@@ -95,19 +95,13 @@ class SemiSupervisedConfig:
             value = getattr(self, field.name)
             if field.name not in needed and value != field.default:
                 raise ValueError(f"{self.kind} has no use for {field.name}={value!r}; leave it out")
-        for name in ("labelled", "threshold_period", "power_iterations", "augmentations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.unlabelled_batch is not None and self.unlabelled_batch < 1:
-            raise ValueError(
-                f"unlabelled_batch must be None or at least 1, got {self.unlabelled_batch}"
-            )
-        for name in ("weight", "threshold_step", "xi", "entropy"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        for name in ("epsilon", "temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        counts = ("labelled", "threshold_period", "power_iterations", "augmentations")
+        check_numbers(self, "be at least 1", *counts)
+        check_numbers(self, "be None or at least 1", "unlabelled_batch")
+        weights = ("weight", "threshold_step", "xi", "entropy")
+        check_numbers(self, "be finite and at least 0", *weights)
+        check_numbers(self, "be positive and finite", "epsilon", "temperature")
+        check_numbers(self, "lie in [0, 1]", "threshold")
         if self.ramp not in get_args(Ramp):
             raise ValueError(f"ramp must be one of {', '.join(get_args(Ramp))}; got {self.ramp!r}")
         if not 0 <= self.ramp_share <= 1 or (self.ramp == "none") != (self.ramp_share == 0):
@@ -117,8 +111,6 @@ class SemiSupervisedConfig:
             )
         if "ema" in needed and (self.ema is None or not 0 <= self.ema < 1):
             raise ValueError(f"{self.kind} needs ema in [0, 1), got {self.ema}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}")
         if self.threshold_formula not in get_args(ThresholdFormula):
             raise ValueError(
                 f"threshold_formula must be one of {', '.join(get_args(ThresholdFormula))}; got "

@@ -18,7 +18,12 @@ from core.data.names import (
 )
 from core.mixing.remedies import ClassWeights
 from core.policies import PolicyConfig, policy_from_dict
-from core.policies.plain_settings import check_kinds, with_python_numbers
+from core.policies.plain_settings import (
+    check_choices,
+    check_kinds,
+    check_numbers,
+    with_python_numbers,
+)
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.few_label_checks import check_semi
 from core.training.remedies import LossName, Sampling, check_remedies
@@ -183,30 +188,26 @@ class TrainingConfig:
             value = with_python_numbers(getattr(self, setting.name))
             object.__setattr__(self, setting.name, value)
         _check_kinds(self)
-        for name in ("epochs", "batch_size", "meta_batch_size", "meta_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("image_size", "train_size", "width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be None or at least 1, got {value}")
-        for name in ("momentum", "weight_decay", "warmup_epochs", "translate", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        counts = ("epochs", "batch_size", "meta_batch_size", "meta_size")
+        check_numbers(self, "be at least 1", *counts)
+        check_numbers(self, "be None or at least 1", "image_size", "train_size", "width")
+        rates = ("momentum", "weight_decay", "warmup_epochs", "translate", "seed", "folds")
+        check_numbers(self, "be at least 0", *rates)
+        check_numbers(self, "be positive and finite", "lr", "batchnorm_eps")
+        check_numbers(self, "be finite and at least 0", "noise")
+        check_numbers(self, "be finite and at least 1", "imbalance")
+        check_numbers(self, "lie in [0, 1]", "stop_mixing", "label_noise")
+        check_numbers(self, "lie in (0, 1]", "lr_decay", "batchnorm_momentum")
+        check_choices(
+            self,
+            normalisation=NORMALISATIONS,
+            padding=PADDINGS,
+            precision=PRECISIONS,
+            memory_format=MEMORY_FORMATS,
+            label_noise_kind=NOISE_KINDS,
+        )
         if self.seed >= 2**63:
             raise ValueError(f"seed must be below 2**63, got {self.seed}")
-        if self.batchnorm_momentum is not None and not 0 < self.batchnorm_momentum <= 1:
-            raise ValueError(
-                f"batchnorm_momentum must lie in (0, 1], got {self.batchnorm_momentum}"
-            )
-        if self.batchnorm_eps is not None and not 0 < self.batchnorm_eps < float("inf"):
-            raise ValueError(f"batchnorm_eps must be positive and finite, got {self.batchnorm_eps}")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be positive and finite, got {self.lr}")
-        if not 0 <= self.stop_mixing <= 1:
-            raise ValueError(f"stop_mixing must lie in [0, 1], got {self.stop_mixing}")
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"lr_decay must lie in (0, 1], got {self.lr_decay}")
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             value = getattr(self, name)
             if value not in known and ":" not in value:
@@ -217,41 +218,16 @@ class TrainingConfig:
             raise ValueError(
                 f"optimizer {self.optimizer} has no use for momentum={self.momentum}; leave it out"
             )
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(
-                f"normalisation must be {', '.join(NORMALISATIONS)}; got {self.normalisation!r}"
-            )
-        if self.padding not in PADDINGS:
-            raise ValueError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be {', '.join(PRECISIONS)}; got {self.precision!r}")
-        if self.memory_format not in MEMORY_FORMATS:
-            raise ValueError(
-                f"memory_format must be {' or '.join(MEMORY_FORMATS)}, got {self.memory_format!r}"
-            )
         if self.padding != "zero" and self.translate == 0:
             raise ValueError(
                 f"padding={self.padding!r} has no use without translate; give translate, or leave "
                 "it out"
-            )
-        if not 0 <= self.noise < float("inf"):
-            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
-        if not 0 <= self.label_noise <= 1:
-            raise ValueError(f"label_noise must lie in [0, 1], got {self.label_noise}")
-        if self.label_noise_kind not in NOISE_KINDS:
-            raise ValueError(
-                f"label_noise_kind must be {' or '.join(NOISE_KINDS)}, "
-                f"got {self.label_noise_kind!r}"
             )
         if self.label_noise == 0 and self.label_noise_kind != "symmetric":
             raise ValueError(
                 f"label_noise_kind={self.label_noise_kind!r} has no use without label_noise; give "
                 "label_noise, or leave it out"
             )
-        if not 1 <= self.imbalance < float("inf"):
-            raise ValueError(f"imbalance must be finite and at least 1, got {self.imbalance}")
-        if self.folds < 0:
-            raise ValueError(f"folds must be at least 0, got {self.folds}")
         if not 0 <= self.fold < max(1, self.folds):
             raise ValueError(f"fold must lie in [0, {max(1, self.folds)}), got {self.fold}")
         if self.folds == 1 and not self.meta_in_training:

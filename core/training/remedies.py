@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from core.mixing.remedies import CLASS_WEIGHTS
+from core.policies.plain_settings import check_numbers
 
 LossName = Literal["cross-entropy", "logit-adjusted", "smoothed", "gce", "elr"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
@@ -35,10 +36,7 @@ def check_remedies(config: Any) -> None:
                 f"{name} must be one of {', '.join(known)}; got {getattr(config, name)!r}"
             )
     _check_strength(config)
-    if not 0 <= config.logit_adjustment < float("inf"):
-        raise ValueError(
-            f"logit_adjustment must be finite and at least 0, got {config.logit_adjustment}"
-        )
+    check_numbers(config, "be finite and at least 0", "logit_adjustment")
     objective = getattr(config.policy, "objective", "loss")
     if config.logit_adjustment and objective != "loss":
         raise ValueError(
