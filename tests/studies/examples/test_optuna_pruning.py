@@ -18,10 +18,6 @@ from studies.examples import optuna_pruning as example
 Names = Callable[[Tensor], set[int]]
 
 
-def trace(study: optuna.Study) -> list[Any]:
-    return [(t.params, t.state, t.value, t.intermediate_values) for t in study.trials]
-
-
 def test_it_prints_what_the_study_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,7 +41,8 @@ def test_it_prints_what_the_study_found(
     (tested,) = re.findall(r"test images: ([\d.]+) %", lines[-1])
     assert best < 20
     assert float(tested) < 20  # chance is 90
-    assert trace(example.search(1, 4)) == trace(study)[:1]
+    (again,), first = example.search(1, 1).trials, study.trials[0]
+    assert (again.params, again.value) == (first.params, first.intermediate_values[1])
 
 
 def test_a_trial_that_learns_too_slowly_is_pruned_at_once() -> None:
@@ -53,11 +50,10 @@ def test_a_trial_that_learns_too_slowly_is_pruned_at_once() -> None:
     for lr in (0.1, 0.001):
         study.enqueue_trial({"lr": lr, "step_size": 4.0})
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study.optimize(lambda trial: example.objective(trial, 5), n_trials=2)
+    study.optimize(lambda trial: example.objective(trial, 3), n_trials=2)
     good, slow = study.trials
     assert good.state == TrialState.COMPLETE
-    assert [*good.intermediate_values] == [1, 2, 3, 4, 5]
-    assert good.value == good.intermediate_values[5]
+    assert [*good.intermediate_values] == [1, 2, 3]
     assert slow.state == TrialState.PRUNED
     assert [*slow.intermediate_values] == [1, 2]
 
