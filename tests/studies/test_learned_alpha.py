@@ -37,8 +37,8 @@ def test_the_learned_row_is_a_strategy_of_contrast_where_it_is_asked_for() -> No
 @pytest.mark.slow
 def test_a_smoke_run_leaves_alpha_over_the_training(tmp_path: Path, nothing_drawn: None) -> None:
     rows = "none,beta-1,beta-1-stop-0.83,learned-beta,learned-beta-placebo,learned-beta-frozen"
-    command = ["--preset", "smoke", "--seeds", "2", "--rows", rows, "--epochs", "4"]
+    command = ["--preset", "smoke", "--seeds", "1", "--rows", rows, "--epochs", "4"]
     assert learned_alpha.main([*command, "--output", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "learned_alpha.csv").set_index("method")
-    assert (table["n_seeds"] == 2).all()
+    assert (table["n_seeds"] == 1).all()
     assert len(table) == 6
