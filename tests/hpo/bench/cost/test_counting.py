@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,17 +123,10 @@ def test_the_floor_is_thirteen_passes_against_three(n: int, m: int, units: float
     assert floor(n, m) == pytest.approx(units)
 
 
-@LINUX
-@pytest.mark.slow  # imports take long where glibc gives each block back
-def test_the_peak_of_a_step_is_that_of_the_blocks_it_holds_at_once() -> None:
-    """In a process of its own, as `cpu_peaks` measures: 24 MiB held at once, 40 in all."""
-    import os
-    import subprocess
-
-    script = """
+HOLDING = """
 import torch
 from types import SimpleNamespace as S
-from hpo.bench.cost.memory import _cpu_peak
+from hpo.bench.cost.memory import _cpu_peak, _main
 def build(bench):
     def step():
         a = torch.ones(16 * 2**18)
@@ -140,24 +135,32 @@ def build(bench):
     return step
 model = torch.nn.Linear(2, 2)
 bench = S(optimizer=torch.optim.SGD(model.parameters(), lr=1.0))
-print(*[_cpu_peak(bench, S(build=build, every=1)) for _ in range(3)])
+print(*[_cpu_peak(bench, S(build=build, every=1)) for _ in range(3)], flush=True)
+_main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, **memory._BLOCKS},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    peaks = [int(word) / 2**20 for word in done.stdout.split()]
-    assert peaks == pytest.approx([24.0] * 3, abs=1.0)
+"""The process of `cpu_peaks`, which first measures a step that holds 24 MiB at once, 40 in all."""
 
 
 @LINUX
-@pytest.mark.slow
-def test_the_process_that_measures_memory_tells_of_everybody_asked_for() -> None:
+@pytest.mark.slow  # imports take long where glibc gives each block back
+def test_the_peak_of_a_step_is_that_of_the_blocks_it_holds_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And everybody asked for has one."""
+    said: list[str] = []
+    run = subprocess.run
+
+    def holding(command: list[str], **how: Any) -> Any:
+        assert command == [sys.executable, "-m", "hpo.bench.cost.memory"]
+        done = run([sys.executable, "-c", HOLDING], **how)
+        said.extend(done.stdout.splitlines())
+        return done
+
+    monkeypatch.setattr(memory.subprocess, "run", holding)
     case = Case("digits_cnn", 8, 1, 256, 256)
     peaks = memory.cpu_peaks(case, Setting(), ["vanilla", "unroll"], None)
+    held = [int(word) / 2**20 for word in said[0].split()]
+    assert held == pytest.approx([24.0] * 3, abs=1.0)
     assert list(peaks) == ["vanilla", "unroll"]
     # Activations of the mixed batch, each 256·16·8·8 floats or more, are held at once.
     assert peaks["vanilla"] > 256 * 16 * 64 * 4
