@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +21,10 @@ CELLS = 4
 def test_studies_side_by_side_on_one_server_lose_nothing(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ALONE", 3)
+    monkeypatch.setattr(run, "ALONE", 2)
+    alone = run._seconds_alone  # one loop instead of two at a time
+    one = {"concurrent": 1}
+    monkeypatch.setattr(run, "_seconds_alone", lambda o: alone(Namespace(**vars(o) | one)))
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(empty_store, out / "load-mlflow.db")

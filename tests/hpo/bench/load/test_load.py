@@ -270,6 +270,33 @@ def test_a_trial_sleeps_for_a_time(seconds: str, capsys: pytest.CaptureFixture[s
     assert "--asleep must be finite and at least 0" in capsys.readouterr().err
 
 
+def test_bare_loops_are_as_many_at_a_time_as_workers_and_their_mean_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tests/system/test_load.py` runs a real one."""
+    begun: list[list[str]] = []
+
+    class Loop:
+        returncode = 0
+
+        def __init__(self, command: list[str], **_: Any):
+            begun.append(command)
+            self.printed = f"{len(begun)}.5\n"
+
+        def communicate(self) -> tuple[str, None]:
+            assert len(begun) == 6, "all have begun before one is waited for"
+            return self.printed, None
+
+    monkeypatch.setattr(run.subprocess, "Popen", Loop)
+    flags = ["--concurrent", "3", "--workers", "2", "--output", str(tmp_path)]
+    assert run._seconds_alone(parse("", flags)) == 4.0
+    assert {command[3] for command in begun} == {"alone"}
+    monkeypatch.setattr(Loop, "returncode", 1)
+    begun.clear()
+    with pytest.raises(OSError, match="bare loop failed"):
+        run._seconds_alone(parse("", flags))
+
+
 def test_the_cells_are_tiny_and_as_many_as_asked_for(tmp_path: Path) -> None:
     options = parse("", ["--cells", "7", "--epochs", "3", "--output", str(tmp_path)])
     plan, _ = prepare(STUDY, ROWS, parse_study(STUDY, "", study_flags(options, tmp_path, 7)))
