@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from hpo import complete_tracking
 from hpo.run import UNUSABLE
 from hpo.tracking import outbox, store
 from hpo.tracking.tracker import check_tracking_uri
 from tests.support.processes import free_port
-from tests.support.scripts import ROOT
 from tests.support.stores import tracked_runs
 from tests.system.faults.bench import Bench
 
@@ -129,15 +129,13 @@ def test_a_server_that_is_killed_and_restarted_misses_nothing(
         server.start()
         assert "***" in actual[1]
         command = actual[1].replace("***", SECRET).replace("'", "").split()
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        assert complete_tracking.main(command[2:]) == 0
+        completed = capfd.readouterr()
         bench.assert_as_calm(out, calm, server.uri)
         assert len(tracked_runs(server.uri)) == 2 * (1 + bench.cells + 2)
     finally:
         server.kill()
-    texts = [captured.out, captured.err, caplog.text, done.stdout, done.stderr]
+    texts = [*captured, *completed, caplog.text]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 10
     texts += [path.read_bytes().decode("latin1") for path in files]
