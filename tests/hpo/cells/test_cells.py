@@ -335,15 +335,15 @@ def test_a_damaged_result_is_named_with_the_way_out(
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "named"),
     [
-        ('"momentum"', '"impulse"'),
-        ('"kind": "beta"', '"kind": "gamma"'),
-        ('"optimizer": "sgd"', '"optimizer": "refused by now"'),
+        ('"momentum"', '"impulse"', "impulse"),
+        ('"kind": "beta"', '"kind": "gamma"', "gamma"),
+        ('"optimizer": "sgd"', '"optimizer": "refused by now"', "refused by now"),
     ],
 )
 def test_a_result_of_another_version_is_not_to_be_deleted(
-    tmp_path: Path, make_record: MakeRecord, old: str, new: str
+    tmp_path: Path, make_record: MakeRecord, old: str, new: str, named: str
 ) -> None:
     store, record = CellStore(tmp_path), make_record()
     store.save(record)
@@ -353,6 +353,7 @@ def test_a_result_of_another_version_is_not_to_be_deleted(
         with pytest.raises(StoreError, match="is of another version, or of code of your") as caught:
             read()
         assert str(path) in str(caught.value)
+        assert named in str(caught.value)
         assert "delete" not in str(caught.value)
 
 

@@ -260,7 +260,6 @@ def test_cuda_is_asked_for_here_or_on_a_cluster(monkeypatch: pytest.MonkeyPatch)
     assert parse(*on_cluster, "--gpus-per-cell", "auto").gpus_per_cell is None
     with pytest.raises(ValueError, match="no CUDA device here; use --device cpu or --address"):
         parse("--device", "cuda")
-    assert parse("--device", "cuda", "--address", "auto").gpus_per_cell == 1.0
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert parse("--device", "cuda").gpus_per_cell == 1.0
     assert parse("--device", "cuda", "--gpus-per-cell", "0.5").gpus_per_cell == 0.5

@@ -214,12 +214,6 @@ def test_an_empty_address_is_no_store(study: Study) -> None:
     assert not list(study.output.iterdir())
 
 
-def test_a_password_is_not_repeated(closed_port: int) -> None:
-    with pytest.raises(TrackingError) as caught:
-        check_tracking_uri(f"http://me:secret@127.0.0.1:{closed_port}")
-    assert "http://me:***@" in str(caught.value)
-
-
 def test_a_deleted_experiment_says_how_to_get_it_back(study: Study) -> None:
     with study.open():
         pass
