@@ -104,7 +104,7 @@ def resumed(
     said = kill_when(worker.replaced, *study, "--workers", "1", cwd=folder)
     assert "its worker died" not in said
     (folder / "addresses").write_text("\n".join(worker.addresses))
-    interrupt_when(lambda: len(results_of(out)) >= 10, *study, cwd=folder)
+    interrupt_when(lambda: len(results_of(out)) >= 10, *study, "--workers", "1", cwd=folder)
     assert "RUNNING" not in {run.info.status for run in tracked_runs(out)}
     before = results_of(out)
     with redirect_stdout(io.StringIO()) as printed:
@@ -145,7 +145,7 @@ def test_all_rows_files_and_runs_are_there(resumed: Path) -> None:
 
 @pytest.mark.slow
 def test_run_again_it_trains_nothing_and_says_the_same(
-    resumed: Path, capsys: pytest.CaptureFixture[str]
+    resumed: Path, capsys: pytest.CaptureFixture[str], nothing_drawn: None
 ) -> None:
     stored, before = results_of(resumed), pd.read_csv(resumed / "table2.csv")
     number_of_runs = len(tracked_runs(resumed))

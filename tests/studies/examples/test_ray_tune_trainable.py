@@ -76,7 +76,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Returns what is left of the example with two trials, a worker of which died."""
     output = tmp_path_factory.mktemp("ran")
     lives = output / "lives"
-    arguments = ["--alphas", "2", "0.5", "--epochs", "4", "--output", str(output)]
+    arguments = ["--alphas", "2", "0.5", "--epochs", "3", "--output", str(output)]
     # What `hpo` sets for its own driver must not reach a program that knows nothing of it.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TUNE_")}
     done = subprocess.run(
@@ -131,9 +131,9 @@ def test_it_prints_what_the_trials_reported(ran: Ran, monkeypatch: pytest.Monkey
     assert [*sorted(trials)] == [0.5, 2.0]
     for line, (alpha, reported) in zip(printed[1:3], sorted(trials.items()), strict=True):
         assert [float(word) for word in line.split()] == pytest.approx(
-            [alpha, reported[-1]["error"], 4, 4 * STEPS], abs=1e-6
+            [alpha, reported[-1]["error"], 3, 3 * STEPS], abs=1e-6
         )
-        assert told(reported) == alone(monkeypatch, alpha, 4)
+        assert told(reported) == alone(monkeypatch, alpha, 3)
     best = min(trials, key=lambda alpha: trials[alpha][-1]["error"])
     best_error = trials[best][-1]["error"]
     assert printed[3] == f"best: init_alpha {best:g}, error {best_error:.2f} %"
@@ -155,10 +155,10 @@ def test_it_prints_what_the_trials_reported(ran: Ran, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint(ran: Ran) -> None:
     """To the numbers of an undisturbed one, see above."""
-    assert ran.lives == "1 2 3 4 "  # no epoch twice: the second life began with the third
+    assert ran.lives == "1 2 3 "  # no epoch twice: the second life began with the third
     reported = ran.trials[0.5]
     assert [m["pid"] for m in reported[:2]] != [m["pid"] for m in reported[2:]]
-    assert [m["steps"] for m in reported] == [STEPS, 2 * STEPS, 3 * STEPS, 4 * STEPS]
+    assert [m["steps"] for m in reported] == [STEPS, 2 * STEPS, 3 * STEPS]
 
 
 def test_what_teaches_lambda_scores_no_trial(
