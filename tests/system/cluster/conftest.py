@@ -26,7 +26,7 @@ def processes(home: Path) -> list[int]:
     return running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """Yields a home folder of a short name, as Ray's sockets lie below it; all that ran there is
     ended."""
