@@ -68,7 +68,7 @@ _WITHIN: Mapping[str, Callable[[Any], bool]] = {
 
 
 def check_numbers(config: Any, limit: str, *names: str) -> None:
-    """Raises ValueError where one of these settings is a number that is off its limit.
+    """Raises ValueError where one of these settings is off its limit, as a number or as None.
 
     Args:
         config: what has the settings.
@@ -77,7 +77,7 @@ def check_numbers(config: Any, limit: str, *names: str) -> None:
     """
     for name in names:
         value = getattr(config, name)
-        if value is not None and not _WITHIN[limit](value):
+        if not ("None" in limit if value is None else _WITHIN[limit](value)):
             raise ValueError(f"{name} must {limit}, got {value}")
 
 

@@ -193,11 +193,15 @@ class TrainingConfig:
         check_numbers(self, "be None or at least 1", "image_size", "train_size", "width")
         rates = ("momentum", "weight_decay", "warmup_epochs", "translate", "seed", "folds")
         check_numbers(self, "be at least 0", *rates)
-        check_numbers(self, "be positive and finite", "lr", "batchnorm_eps")
+        check_numbers(self, "be positive and finite", "lr")
         check_numbers(self, "be finite and at least 0", "noise")
         check_numbers(self, "be finite and at least 1", "imbalance")
         check_numbers(self, "lie in [0, 1]", "stop_mixing", "label_noise")
-        check_numbers(self, "lie in (0, 1]", "lr_decay", "batchnorm_momentum")
+        check_numbers(self, "lie in (0, 1]", "lr_decay")
+        if self.batchnorm_momentum is not None:
+            check_numbers(self, "lie in (0, 1]", "batchnorm_momentum")
+        if self.batchnorm_eps is not None:
+            check_numbers(self, "be positive and finite", "batchnorm_eps")
         check_choices(
             self,
             normalisation=NORMALISATIONS,

@@ -300,6 +300,8 @@ def test_a_step_between_runs_no_pass_and_reads_no_validation_batch(setup: Simple
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         Amortised(every=0)
+    with pytest.raises(ValueError, match="every must be at least 1, got None"):
+        Amortised(every=None)  # type: ignore[arg-type]
     for memory in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"memory must lie in \[0, 1\), got"):
             Amortised(memory=memory)
