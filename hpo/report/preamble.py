@@ -31,7 +31,8 @@ def preset_line(plan: Plan, preset: str | None) -> str:
     warning = _DEMONSTRATION if preset in ("smoke", "quick") else ""
     first = f" from {plan.seeds[0]} on" if plan.seeds[0] else ""
     named = "" if preset is None else f"Preset `{preset}`, "
-    return f"{named}{len(plan.seeds)} seeds{first}.{warning}"
+    seeds = "1 seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
+    return f"{named}{seeds}{first}.{warning}"
 
 
 def preamble_of(

@@ -66,6 +66,19 @@ def test_the_report_says_what_was_done_to_the_training_images(
     assert preamble.scenario(replace(TRAINING, **changes)) == told
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--preset contest --seeds 1", "Preset `contest`, 1 seed."),
+        ("--preset contest --seeds 3 --first-seed 5", "Preset `contest`, 3 seeds from 5 on."),
+    ],
+)
+def test_the_report_says_preset_and_seeds(flags: str, told: str, tmp_path: Path) -> None:
+    options = command_line.parse("table2", "", [*flags.split(), "--output", str(tmp_path)])
+    plan, _ = work.prepare("table2", ROWS, options)
+    assert preamble.preset_line(plan, options.preset) == told
+
+
 def planned(flags: str, rows: Sequence[StudyRow], output: Path) -> list[TrainingConfig]:
     options = command_line.parse("table2", "", [*flags.split(), "--output", str(output)])
     plan, _ = work.prepare("table2", rows, options)
