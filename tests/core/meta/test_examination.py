@@ -434,7 +434,7 @@ def test_it_refuses_what_a_step_with_this_optimizer_refuses() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "vit"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit"])
 def test_networks_of_torchvision(name: str) -> None:
     from core.data.torchvision_compat import torchvision
 

@@ -316,7 +316,11 @@ def test_closed_form_of_linear_regression(engine: Any) -> None:
 
 @engines
 def test_special_batches(engine: Any, toy: SimpleNamespace) -> None:
-    net, data = toy.make_net(), toy.make_data(7, 1)
+    net = toy.make_net()
+    # A batch of one is its own partner: λ changes nothing.
+    alone = hypergradient(net, **vars(toy.make_data(1, 1)), lr=RATE, engine=engine)
+    assert alone.tolist() == [0.0]
+    data = toy.make_data(7, 1)
     # A repeated partner, sizes 7 and 1, λ at its limits.
     data.partner = torch.tensor([3, 3, 3, 0, 1, 2, 6])
     data.lam[:2] = torch.tensor([0.0, 1.0])

@@ -24,6 +24,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import core
 from core.random_streams import global_streams
+from hpo.bench.compatibility.layers import LAYERS
 from hpo.bench.compatibility.truth import Data
 from tests.support.differences import differences
 from tests.support.losses import brier
@@ -508,6 +509,13 @@ class InPlace(nn.Module):
 def test_operations_differentiated_twice(layer: nn.Module, data: Data) -> None:
     model = network(layer)
     assert_close(core.hypergradient(model, *data.arguments, lr=LR), slopes(model, data))
+
+
+@pytest.mark.parametrize("engine", ["forward_reverse", "finite_difference"])
+def test_sparse_gradients_are_refused_by_name(engine: Any, data: Data) -> None:
+    model = network(LAYERS["Embedding (sparse)"]())
+    with pytest.raises(ValueError, match=r"sparse gradients.*engine=\"auto\""):
+        core.hypergradient(model, *data.arguments, lr=LR, engine=engine)
 
 
 # ---------------------------------------------------------------- optimizers, batches, surroundings
