@@ -160,8 +160,9 @@ def _flat(x: torch.Tensor, value: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("check", POLICY_CHECKS, ids=lambda check: check.__name__)
-def test_it_keeps_the_contract(check: Any) -> None:
-    check(partial(copy.deepcopy, told(every=1)))
+@pytest.mark.parametrize("settings", [{"every": 1}, {"path": "stop", "every": 1}], ids=str)
+def test_it_keeps_the_contract(settings: dict[str, Any], check: Any) -> None:
+    check(partial(copy.deepcopy, told(**settings)))
 
 
 def test_it_costs_three_steps_and_reads_validation_batches_at_the_end_of_unrolls(
