@@ -55,7 +55,15 @@ class Interpolation:
         Args:
             model: as in the training loop, `DistributedDataParallel` and `torch.compile` included.
             x: [B, ...], floating.
+
+        Raises:
+            ValueError: B is not that of `lam` and `partner`.
         """
+        if len(x) != len(self.partner):
+            raise ValueError(
+                f"the interpolation is of {len(self.partner)} samples and the training batch has "
+                f"{len(x)}: give the batch that the policy was given"
+            )
         with eager_if_hooked(model, self.mixing.hooks):
             return check_logits(
                 self.mixing.logits(model, unwrap(model), x, self.lam, self.partner), x.shape[0]

@@ -8,12 +8,9 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor, nn
 
-from core.mixing.batch import (
-    Batch,
-    Loss,
-    soft_cross_entropy,
-)
+from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
+from core.mixing.kinds import takes_tokens
 from core.user_model.logits import LogitsOf, with_logits
 from core.user_model.precision import autocast_region, loss_scaler, outside_autocast
 from core.user_model.untraced import untraced
@@ -65,6 +62,9 @@ def mixed_step(
 
     Arguments and result as in `metamixup_step`; this is the whole of a step of plain MixUp.
 
+    Raises:
+        ValueError: for a batch that is none or that `interpolation` is not of; as `metamixup_step`.
+
     Examples:
         >>> import torch, core
         >>> model = torch.nn.Linear(4, 3)
@@ -76,6 +76,7 @@ def mixed_step(
     """
     scaler = loss_scaler() if scaler is None else scaler
     check_real_step(optimizer, scaler, micro_batch, clip_grad_norm)
+    check_batch(batch, "training", tokens=takes_tokens(interpolation.mixing))
     model = with_logits(model, logits_of)
     index, count = micro_batch
 

@@ -92,3 +92,25 @@ def test_the_same_as_in_a_mixed_step(mixing: Any, wrapper: str) -> None:
         torch.testing.assert_close(p.detach(), before.detach() - g, rtol=1e-12, atol=1e-14)
     assert torch.equal(result.lam, case.given.lam)
     assert result.partner is case.given.partner
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x, y: (x[:3], y[:3]), "the interpolation is of 5 samples and the training batch "),
+        (lambda x, y: (x, y[:3]), r"training labels must be integers \[5\]"),
+        (lambda x, y: (x, y.tolist()), "training labels must be one tensor, got list"),
+        (lambda x, y: (x, torch.full_like(y, 7)), r"labels must lie in \[0, 2\], got 7 at index 0"),
+    ],
+    ids=["another size", "fewer labels", "a list", "an unknown class"],
+)
+def test_a_batch_that_the_interpolation_is_not_of_is_refused_and_nothing_is_trained(
+    spoil: Any, message: str
+) -> None:
+    model, case = make_model(), make(INPUT)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=message):
+        mixed_step(model, optimizer, spoil(case.x, case.y), case.given)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
