@@ -22,7 +22,7 @@ from core.meta.engines.forward_reverse import (
 from core.meta.engines.once import refuse_cut_gradients
 from core.meta.engines.replay import Replay
 from core.meta.gradient import kernels_for
-from core.meta.inner_step import unwrapped
+from core.meta.inner_step import refuse_step_hooks, unwrapped
 from core.meta.problem import MetaProblem, Validation
 from core.meta.refusals import named_refusals
 from core.user_model.precision import loss_scaler, wide_dtype
@@ -122,7 +122,7 @@ class CarriedTangent:
         self._theta, self._momentum = dict(state["theta"]), dict(state["momentum"])
 
 
-_WAY_OUT = "leave carry at 0, which looks one step ahead"
+_WAY_OUT = "use core.LearnedBeta, which looks one step ahead"
 
 
 def check_sgd(optimizer: torch.optim.Optimizer) -> None:
@@ -130,6 +130,7 @@ def check_sgd(optimizer: torch.optim.Optimizer) -> None:
     optimizer = unwrapped(optimizer)
     if type(optimizer) is not torch.optim.SGD:  # a subclass may step otherwise
         raise ValueError(f"carry follows steps of SGD, got {type(optimizer).__name__}; {_WAY_OUT}")
+    refuse_step_hooks(optimizer, _WAY_OUT)
     for group in optimizer.param_groups:
         if group["dampening"] or group["maximize"]:
             raise ValueError(f"carry follows SGD without dampening that descends; {_WAY_OUT}")

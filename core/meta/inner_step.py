@@ -92,6 +92,15 @@ def check_descends(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
+def refuse_step_hooks(optimizer: torch.optim.Optimizer, way_out: str) -> None:
+    """Raises ValueError where hooks of the optimizer may change its step, which no copy calls."""
+    if any(getattr(optimizer, f"_optimizer_step_{when}_hooks", None) for when in ("pre", "post")):
+        raise ValueError(
+            f"{type(optimizer).__name__} has hooks around its step, which a step ahead does not "
+            f"call; call them in the loop, before and after optimizer.step(), or {way_out}"
+        )
+
+
 def descend(
     theta: Sequence[Tensor], gradient: Sequence[Tensor], rates: Sequence[float]
 ) -> list[Tensor]:
@@ -124,12 +133,13 @@ def differentiable(
 
     Raises:
         ValueError: the optimizer's type has no differentiable form, it wraps another one and steps
-            otherwise, it maximizes, it is an Adam with decoupled decay, or it holds a parameter
-            that is not the model's, or a complex one and is not SGD.
+            otherwise, has hooks around its step, maximizes, is an Adam with decoupled decay, or
+            holds a parameter that is not the model's, or a complex one and is not SGD.
     """
     optimizer = unwrapped(optimizer)
     kind = type(optimizer).__name__
     check_descends(optimizer)
+    refuse_step_hooks(optimizer, _WAY_OUT)
     known = {id(p) for p in parameters}
     for group in optimizer.param_groups:
         if type(optimizer) is torch.optim.Adam and group.get("decoupled_weight_decay"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from core.lazy import torch
@@ -36,8 +37,8 @@ class ValidationGradient:
 
     def __init__(self, refresh_every: int = 1, average_over: int = 1):
         for name, value in (("refresh_every", refresh_every), ("average_over", average_over)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         self.refresh_every = refresh_every
         self.average_over = average_over
         self._age = 0

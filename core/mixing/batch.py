@@ -139,6 +139,7 @@ def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype | None = None
                 f"got {list(y.shape)}"
             )
         return y
+    y = y.long()  # a smaller type may not hold C
     if y.device.type == "cpu" and y.numel():
         outside = (y < 0) | (y >= num_classes)
         if bool(outside.any()):
@@ -151,7 +152,7 @@ def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype | None = None
                 f"labels must lie in [0, {num_classes - 1}], got {int(y[at])} at index {at}"
                 + (way_out if int(y[at]) < 0 else "")
             )
-    return F.one_hot(y.long(), num_classes).to(dtype or torch.float32)
+    return F.one_hot(y, num_classes).to(dtype or torch.float32)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -167,11 +168,19 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         Scalar.
 
+    Raises:
+        ValueError: soft labels have another shape than the logits.
+
     Examples:
         >>> import torch, core
         >>> core.soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]))
         tensor(0.6931)
     """
+    if target.is_floating_point() and target.shape != logits.shape:
+        raise ValueError(
+            f"soft labels must have shape {list(logits.shape)} to match the model's logits, got "
+            f"{list(target.shape)}"
+        )
     log_probabilities = F.log_softmax(logits, dim=1)
     if target.is_floating_point():
         return -(target * log_probabilities).sum(dim=1).mean()
@@ -190,7 +199,7 @@ def check_alpha(alpha: float) -> None:
 _NOT_FLOATING = (
     "{} inputs must be floating point to be mixed, got {}; convert images with .float() and "
     "normalize them first; token ids are mixed where they are embedded, by "
-    "mixing=core.HiddenMixing('name of the embedding layer')"
+    "mixing=core.HiddenMixing('name of the embedding layer') of a policy that takes a mixing"
 )
 
 
@@ -223,7 +232,7 @@ def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
     if x.dim() < 2 or x.shape[0] < 1:
         raise ValueError(f"{name} inputs must have shape [n, ...] with n >= 1, got {list(x.shape)}")
     wrong_rank = y.dim() != (2 if y.is_floating_point() else 1)
-    if wrong_rank or y.dtype == torch.bool or y.shape[0] != x.shape[0]:
+    if wrong_rank or y.dtype == torch.bool or y.is_complex() or y.shape[0] != x.shape[0]:
         raise ValueError(
             f"{name} labels must be integers [{x.shape[0]}] or soft labels [{x.shape[0]}, C], "
             f"got {y.dtype} {list(y.shape)}; targets of a regression or of one logit are floating "
@@ -231,7 +240,8 @@ def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
         )
 
 
-def _described(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Returns what a message says of a value: dtype and shape of a tensor."""
     return f"{value.dtype} {list(value.shape)}" if torch.is_tensor(value) else repr(value)
 
 
@@ -244,7 +254,7 @@ def copied(batch: Batch) -> Batch:
 def check_lam(lam: Tensor, n: int) -> None:
     """Raises ValueError unless lam is floating, [n] and within [0, 1]."""
     if not torch.is_tensor(lam) or not lam.is_floating_point() or list(lam.shape) != [n]:
-        raise ValueError(f"lam must be a floating tensor of shape [{n}], got {_described(lam)}")
+        raise ValueError(f"lam must be a floating tensor of shape [{n}], got {shown(lam)}")
     outside = ~((lam >= 0) & (lam <= 1))
     if bool(outside.any()):
         at = int(outside.nonzero()[0])
@@ -256,7 +266,7 @@ def check_partner(partner: Tensor, n: int) -> None:
     # Indexing takes bool and uint8 for masks.
     indexes = torch.is_tensor(partner) and partner.dtype in (torch.int64, torch.int32)
     if not indexes or list(partner.shape) != [n]:
-        got = _described(partner)
+        got = shown(partner)
         raise ValueError(f"partner must be an integer tensor of shape [{n}], got {got}")
     outside = (partner < 0) | (partner >= n)
     if bool(outside.any()):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, soft_cross_entropy
+from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, shown, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss
 from core.mixing.weighting import weighted_loss
@@ -31,6 +32,10 @@ class Interpolation:
             `(1/B) Σ_i weights_i ℓ_i`, so that weights of 1 are no weights. None: no weights. Of a
             policy that learns weights, `hypergradient` is d(meta loss)/d(weights_i).
 
+    Raises:
+        ValueError: shapes or dtypes are not these. (That λ lies in [0, 1] is left to the policy, as
+            to look would make every step wait for the device.)
+
     Examples:
         >>> import torch, core
         >>> lam, partner = torch.tensor([0.75, 0.5]), torch.tensor([1, 0])
@@ -48,6 +53,16 @@ class Interpolation:
     extra_samples: int = 0
     mixing: Mixing = INPUT
     weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.partner)
+        for name, value in (("lam", self.lam), ("weights", self.weights)):
+            if value is not None and not (value.is_floating_point() and value.shape == (n,)):
+                raise ValueError(
+                    f"{name} must be floating [{n}], as partner is, got {shown(value)}"
+                )
+        if self.partner.dtype not in (torch.int64, torch.int32) or self.partner.dim() != 1:
+            raise ValueError(f"partner must be int64 [B], got {shown(self.partner)}")
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
         """Returns the network's output [B, C] on the mixed batch, whatever the mixing.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.mixing.batch import Loss, mix_labels, soft_cross_entropy, soft_labels
+from core.mixing.batch import Loss, mix_labels, shown, soft_cross_entropy, soft_labels
 from core.user_model.logits import described
 
 
@@ -158,6 +158,11 @@ class IndexLoss:
         # A label that is ignored may lie outside of the classes.
         weights = counted.to(values.dtype)
         if class_weights is not None:
+            if list(getattr(class_weights, "shape", ())) != [logits.shape[1]]:
+                raise ValueError(
+                    f"weight of a loss must be a tensor [{logits.shape[1]}], one number for each "
+                    f"class, got {shown(class_weights)}"
+                )
             weights = weights * class_weights.to(weights)[torch.where(counted, y, 0)]
         return torch.where(counted, values, 0), weights
 

@@ -76,6 +76,11 @@ def mixed_step(
     """
     scaler = loss_scaler() if scaler is None else scaler
     check_real_step(optimizer, scaler, micro_batch, clip_grad_norm)
+    if not isinstance(interpolation, Interpolation):
+        raise ValueError(
+            "interpolation must be the core.Interpolation that a policy gave, got "
+            f"{type(interpolation).__name__}"
+        )
     check_batch(batch, "training", tokens=takes_tokens(interpolation.mixing))
     model = with_logits(model, logits_of)
     index, count = micro_batch

@@ -18,11 +18,12 @@ Examples:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Literal, get_args
 
 from core.lazy import functional as F
 from core.lazy import torch
-from core.mixing.batch import mix_labels, soft_cross_entropy
+from core.mixing.batch import mix_labels, soft_cross_entropy, soft_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,11 @@ class LabelLoss:
         Args:
             logits: [n, C], floating.
             target: [n], integer, or [n, C], floating.
+
+        Raises:
+            ValueError: as `core.mixing.batch.soft_labels`.
         """
+        soft_labels(target, logits.shape[1])
         shown = logits if self.adjustment is None else logits - self.adjustment
         return soft_cross_entropy(shown, target)
 
@@ -97,10 +102,16 @@ class LogitAdjusted(LabelLoss):
     Attributes:
         log_prior: [C], floating; log π of the training labels, see `log_prior`.
         tau: τ, at least 0.
+
+    Raises:
+        ValueError: τ is negative or not finite.
     """
 
     log_prior: Tensor
     tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_range("tau", self.tau, 0 <= self.tau < inf, "finite and at least 0")
 
     def costs(self, logits: Tensor) -> Tensor:
         return super().costs(logits + self.tau * self.log_prior.to(logits))
@@ -114,9 +125,15 @@ class Smoothed(LabelLoss):
 
     Attributes:
         epsilon: ε in [0, 1]; the source takes 0.1.
+
+    Raises:
+        ValueError: ε lies elsewhere.
     """
 
     epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_range("epsilon", self.epsilon, 0 <= self.epsilon <= 1, "in [0, 1]")
 
     def spread(self, costs: Tensor) -> Tensor:
         return (1 - self.epsilon) * costs + self.epsilon * costs.mean(dim=1, keepdim=True)
@@ -131,9 +148,15 @@ class GeneralizedCrossEntropy(LabelLoss):
 
     Attributes:
         q: in (0, 1]; the source takes 0.7.
+
+    Raises:
+        ValueError: q lies elsewhere.
     """
 
     q: float = 0.7
+
+    def __post_init__(self) -> None:
+        _check_range("q", self.q, 0 < self.q <= 1, "in (0, 1]")
 
     def costs(self, logits: Tensor) -> Tensor:
         return -torch.expm1(self.q * F.log_softmax(logits, dim=1)) / self.q
@@ -151,10 +174,16 @@ class EarlyLearning(LabelLoss):
         averages: [B, C], floating; t of the batch before it was mixed, a constant; see
             `PredictionAverages`.
         strength: λ_elr, at least 0; the source takes 3 on CIFAR-10 and 7 on CIFAR-100.
+
+    Raises:
+        ValueError: λ_elr is negative or not finite.
     """
 
     averages: Tensor
     strength: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check_range("strength", self.strength, 0 <= self.strength < inf, "finite and at least 0")
 
     def mixed_each(self, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
         share = lam.unsqueeze(1)
@@ -174,6 +203,9 @@ class PredictionAverages:
         num_classes: C.
         momentum: β of `t ← β t + (1 − β) p`, in [0, 1); the source takes 0.7 on CIFAR-10.
         device: where it lies.
+
+    Raises:
+        ValueError: β lies elsewhere.
     """
 
     def __init__(
@@ -183,6 +215,7 @@ class PredictionAverages:
         momentum: float = 0.7,
         device: torch.device | str = "cpu",
     ):
+        _check_range("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
         self.values = torch.zeros(size, num_classes, device=device)
         self.momentum = momentum
 
@@ -228,7 +261,12 @@ def class_weights(labels: Tensor, num_classes: int, kind: ClassWeights) -> Tenso
         labels: [N], int64, in [0, C).
         num_classes: C.
         kind: of CLASS_WEIGHTS.
+
+    Raises:
+        ValueError: it is none of them.
     """
+    if kind not in CLASS_WEIGHTS:
+        raise ValueError(f"kind must be one of {', '.join(CLASS_WEIGHTS)}; got {kind!r}")
     if kind == "none":
         return None
     counts = _counts(labels, num_classes)
@@ -236,6 +274,11 @@ def class_weights(labels: Tensor, num_classes: int, kind: ClassWeights) -> Tenso
     if kind == "effective":
         weights = (1 - EFFECTIVE_BETA) / (1 - EFFECTIVE_BETA**counts)
     return (weights / weights.mean()).float()
+
+
+def _check_range(name: str, value: float, within: bool, limits: str) -> None:
+    if not within:
+        raise ValueError(f"{name} must be {limits}, got {value}")
 
 
 def _wide(logits: Tensor) -> Tensor:

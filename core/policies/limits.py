@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from core.meta.objectives import OBJECTIVES
@@ -52,8 +53,8 @@ def check_evolution(sigma: float, path: Path, last_blocks: int | None = None) ->
 def check_scores(reading: Reading, every: int) -> None:
     """Raises ValueError where a setting of `PersistentScores` is out of range."""
     check_reading(reading)
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+    if not isinstance(every, Integral) or every < 1:
+        raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
     if reading.projection != "sigmoid_before":
         raise ValueError(
             "persistent scores are added to a logit: their reading needs "

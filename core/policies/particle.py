@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.meta.engines.once import other_parameters, refuse_other_parameters
+from core.meta.engines.once import nodes, other_parameters, refuse_other_parameters
+from core.meta.inner_step import refuse_step_hooks
 from core.mixing.batch import Batch, Loss, copied
 from core.mixing.interpolation import Interpolation
 from core.mixing.losses import unmixed_loss
@@ -18,6 +19,9 @@ from core.user_model.logits import with_logits
 from core.user_model.precision import loss_scale, outside_autocast
 from core.user_model.untouched import aside, copyable, modes_kept
 from core.user_model.wrapped_models import logits_of, ranks_of, unwrap
+
+_PLAIN = (bool, int, float, str)
+"""What of a layer a loop may set while it trains, beside its tensors."""
 
 
 class Particle:
@@ -30,19 +34,20 @@ class Particle:
         model, optimizer: to be copied, as they are handed to a policy.
 
     Raises:
-        ValueError: they cannot be copied, or the optimizer is LBFGS.
+        ValueError: they cannot be copied, or the optimizer is LBFGS or has hooks around its step.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError("a particle cannot follow LBFGS; leave sigma at 0, or choose SGD")
+            raise ValueError("a particle cannot follow LBFGS; use core.LearnedBeta, or choose SGD")
+        refuse_step_hooks(optimizer, "use core.LearnedBeta")
         try:
             # Together, so that the copied optimizer holds the copied parameters.
             with copyable(unwrap(model)):
                 self._module, self._optimizer = deepcopy((unwrap(model), optimizer))
         except (RuntimeError, TypeError) as error:
             raise ValueError(
-                f"the model or the optimizer cannot be copied: {error}; leave sigma at 0"
+                f"the model or the optimizer cannot be copied: {error}; use core.LearnedBeta"
             ) from error
         self._model = with_logits(self._module, logits_of(model))
         for p in self._module.parameters():
@@ -55,14 +60,16 @@ class Particle:
         not finite move nothing.
 
         Raises:
-            ValueError: the loss reads a parameter that the optimizer holds and the model does not,
-                or the optimizer was given parameters since the copy was made.
+            ValueError: the loss reads a parameter of the real model, or one that the optimizer
+                holds and the model does not; or the optimizer was given parameters since the copy
+                was made.
         """
         self._follow(step)
         scale = loss_scale()
         moved = [p for p in self._module.parameters() if p.requires_grad]
         with torch.enable_grad(), aside(self._module):
             loss = given.objective(self._model, copied(step.batch), step.loss) * scale
+            _refuse_the_real(loss, unwrap(step.model))
             theta = dict(self._module.named_parameters())
             refuse_other_parameters(loss, theta, {}, self._others(step))
             with outside_autocast(loss.device.type):
@@ -83,7 +90,8 @@ class Particle:
             p.grad = None
 
     def _follow(self, step: StepInput) -> None:
-        """Takes over the real training's rates, frozen and thawed layers, and modes."""
+        """Takes over the real training's rates, frozen and thawed layers, modes and settings that a
+        loop may change, such as the rate of a dropout."""
         mine, real = self._optimizer.param_groups, step.optimizer.param_groups
         if [len(group["params"]) for group in mine] != [len(group["params"]) for group in real]:
             raise ValueError(
@@ -96,7 +104,8 @@ class Particle:
         for p, its in zip(self._module.parameters(), module.parameters(), strict=True):
             p.requires_grad_(its.requires_grad)
         for layer, its_layer in zip(self._module.modules(), module.modules(), strict=True):
-            layer.training = its_layer.training
+            plain = {k: v for k, v in vars(its_layer).items() if isinstance(v, _PLAIN)}
+            vars(layer).update(plain)
 
     def _others(self, step: StepInput) -> list[Tensor]:
         """Returns what either optimizer moves beside its model."""
@@ -122,6 +131,19 @@ class Particle:
         """Loads what `state_dict` gave."""
         self._module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # torch would share it
+
+
+def _refuse_the_real(loss: Tensor, model: nn.Module) -> None:
+    """Raises ValueError where the loss reads the real model, which is not the one that it is of."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    for node in nodes([loss]):
+        name = names.get(id(getattr(node, "variable", None)))
+        if name is not None:
+            raise ValueError(
+                f"the loss reads the parameter {name!r} of the model, and a particle has weights "
+                "of its own: it would not feel that penalty; use weight_decay of the optimizer in "
+                "its place, or core.LearnedBeta"
+            )
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:

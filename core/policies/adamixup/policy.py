@@ -147,7 +147,8 @@ class AdaMixUp(Policy):
         h = first_half(x.shape[0])
         first = x[:h]
         partner = draw_partners(h, generator=generator, device=x.device)
-        lam, region = self.draw(first, partner, generator)
+        with torch.enable_grad():  # whatever the caller's mode is
+            lam, region = self.draw(first, partner, generator)
         if region is not None:
             low, high = region
             self._record.add("region_low", low.mean())
@@ -218,6 +219,7 @@ class AdaMixUp(Policy):
         Raises:
             ValueError: as a call.
         """
+        check_batch(batch, "training")
         with autocast_region(batch[0].device.type, autocast):
             interpolation = self(model, optimizer, batch, generator=generator, loss=loss)
         return mixed_step(

@@ -189,6 +189,19 @@ def test_an_optimizer_that_climbs_is_refused_however_the_virtual_step_is_taken(
     assert toy.identical(before, toy.snapshot(net, optimizer))
 
 
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_hooks_around_the_optimizers_step_are_refused_where_it_is_copied(
+    when: str, toy: SimpleNamespace
+) -> None:
+    net, data = toy.make_net(), toy.make_data()
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    getattr(optimizer, f"register_step_{when}_hook")(lambda *_: None)
+    reading = Reading(inner_step="optimizer")
+    with pytest.raises(ValueError, match=r"SGD has hooks around its step.*gradient_descent"):
+        metamixup_step(net, optimizer, data.batch, data.val_batch, reading=reading)
+    metamixup_step(net, optimizer, data.batch, data.val_batch)  # takes but the rate
+
+
 def test_a_foreign_parameter_is_refused() -> None:
     p, foreign = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(7))
     with pytest.raises(ValueError, match=r"holds a parameter of shape \[7\] that is not the"):

@@ -225,13 +225,20 @@ class Lars(optim.SGD):
 def test_other_optimizers_are_refused_by_name(toy: SimpleNamespace) -> None:
     net, data = toy.make_net(), toy.make_data(9, 5)
     for optimizer, message in [
-        (optim.Adam(net.parameters()), "carry follows steps of SGD, got Adam; leave carry at 0"),
+        (
+            optim.Adam(net.parameters()),
+            r"carry follows steps of SGD, got Adam; use core\.LearnedBeta",
+        ),
         (optim.SGD(net.parameters(), lr=1, momentum=0.9, dampening=0.1), "SGD without dampening"),
         (Lars(net.parameters(), lr=1), "carry follows steps of SGD, got Lars"),
     ]:
         # At the first step, long before it learns.
         with pytest.raises(ValueError, match=message):
             told(begin=0.9)(net, optimizer, data.batch)
+    hooked = optim.SGD(net.parameters(), lr=1)
+    hooked.register_step_post_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="SGD has hooks around its step"):
+        told(begin=0.9)(net, hooked, data.batch)
     with pytest.raises(ValueError, match=r"carry must lie in \(0, 1\], got 1.5"):
         CarriedBeta(carry=1.5)
 
@@ -241,14 +248,14 @@ def test_what_has_no_forward_derivative_is_refused_with_the_way_out(toy: SimpleN
     net = toy.make_net()
     net.register_forward_hook(lambda module, x, logits: Doubled.apply(logits))
     policy, optimizer = told(every=1, carry=0.9), optim.SGD(net.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"has no forward derivative .*; leave carry at 0"):
+    with pytest.raises(ValueError, match=r"has no forward derivative .*; use core\.LearnedBeta"):
         policy(net, optimizer, data.batch, data.val_batch)
 
 
 def test_a_loss_scale_is_refused(toy: SimpleNamespace, monkeypatch: Any) -> None:
     net, data = toy.make_net(), toy.make_data(9, 5)
     monkeypatch.setattr("core.meta.carried.loss_scaler", lambda: torch.amp.GradScaler("cpu"))
-    with pytest.raises(ValueError, match="choose bf16, or leave carry at 0"):
+    with pytest.raises(ValueError, match=r"choose bf16, or use core\.LearnedBeta"):
         told(begin=0.9)(net, optim.SGD(net.parameters(), lr=1), data.batch)
 
 

@@ -249,12 +249,14 @@ def test_particles_thaw_freeze_and_change_modes_as_the_training_does(toy: Simple
     for t, (trains, counts) in enumerate([(False, True), (True, True), (True, False)]):
         net.inp.weight.requires_grad_(trains)
         net.norm.train(counts)
+        net.dropped, net.rate = not counts, 0.1 * t  # plain settings of a loop's schedule
         data, before = toy.make_data(9, 5, seed=t), net.inp.weight.detach().clone()
         given = policy(net, optimizer, data.batch, data.val_batch, generator=stream(t))
         optimizer.zero_grad()
         mixed_step(net, optimizer, data.batch, given)
         moved.append(not torch.equal(net.inp.weight, before))
     assert moved == [False, True, True]
+    assert [(p._module.dropped, p._module.rate) for p in policy._particles] == [(True, 0.2)] * 2
     for particle in policy.state_dict()["particles"]:
         for name, value in net.state_dict().items():
             torch.testing.assert_close(particle["model"][name], value, rtol=1e-6, atol=1e-7)
@@ -279,10 +281,22 @@ def test_a_state_from_before_learning_takes_the_path_back(toy: SimpleNamespace, 
 
 def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:
     net, data = toy.make_net(), toy.make_data(9, 5)
-    with pytest.raises(ValueError, match="cannot follow LBFGS; leave sigma at 0"):
+    with pytest.raises(ValueError, match=r"cannot follow LBFGS; use core\.LearnedBeta"):
         told()(net, optim.LBFGS(net.parameters()), data.batch, data.val_batch)
+
+    def penalized(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return core.soft_cross_entropy(logits, y) + net.inp.weight.square().sum()
+
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"'inp\.weight' of the model.*; use weight_decay"):
+        told()(net, optimizer, data.batch, data.val_batch, loss=penalized)
+    hook = optimizer.register_step_pre_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"SGD has hooks around its step.*core\.LearnedBeta"):
+        told()(net, optimizer, data.batch, data.val_batch)
+    hook.remove()
+    told()(net, optimizer, data.batch, data.val_batch)
     net.lock = threading.Lock()
-    with pytest.raises(ValueError, match=r"cannot be copied: .*; leave sigma at 0"):
+    with pytest.raises(ValueError, match=r"cannot be copied: .*; use core\.LearnedBeta"):
         told()(net, optim.SGD(net.parameters(), lr=0.1), data.batch, data.val_batch)
     for settings, message in [
         ({"sigma": -1.0}, "sigma must be positive and finite, got -1.0"),

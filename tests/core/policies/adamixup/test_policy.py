@@ -480,6 +480,15 @@ def test_metrics_are_means_since_they_were_last_taken() -> None:
     assert s.ada.metrics() == {}
 
 
+def test_the_region_learns_under_no_grad_too() -> None:
+    with torch.no_grad():
+        s = tiny()
+        s.ada.step(s.model, s.optimizer, s.batch, generator=torch.Generator().manual_seed(8))
+    assert all(p.grad.abs().sum() > 0 for p in s.ada.policy_generator.parameters())
+    with pytest.raises(ValueError, match="the training batch must be a pair"):
+        s.ada.step(s.model, s.optimizer, None)
+
+
 def test_autocast_clipping_and_micro_batches_reach_all_networks() -> None:
     s = tiny()
     s.model, s.ada.policy_generator = s.model.float(), s.ada.policy_generator.float()
