@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, shown, soft_cross_entropy
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss
-from core.mixing.weighting import weighted_loss
+from core.mixing.weighting import refuse_joint_loss, weighted_loss
 from core.user_model.wrapped_models import eager_if_hooked, unwrap
 
 
@@ -86,8 +86,13 @@ class Interpolation:
 
     def loss(self, logits: Tensor, y: Tensor, loss: Loss = soft_cross_entropy) -> Tensor:
         """Returns the loss of the mixed batch, a scalar; see `core.mixing.losses.mixed_loss`, and
-        with weights `core.mixing.weighting.weighted_loss`."""
+        with weights `core.mixing.weighting.weighted_loss`.
+
+        Raises:
+            ValueError: as there; there are weights, and the loss is no mean over the samples.
+        """
         if self.weights is not None:
+            refuse_joint_loss(loss, logits, y, self.lam, self.partner)
             return weighted_loss(loss, logits, y, self.lam, self.partner, self.weights)
         return mixed_loss(loss, logits, y, self.lam, self.partner)
 

@@ -11,7 +11,7 @@ from torch.func import vmap
 
 from core.mixing.batch import Call, Loss, mix_labels, soft_cross_entropy
 from core.mixing.kinds import InputMixing
-from core.mixing.losses import at_soft_labels, mixed_form, unmixed_loss
+from core.mixing.losses import at_soft_labels, mixed_form, mixed_loss, unmixed_loss
 
 
 def sample_losses(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> Tensor:
@@ -64,6 +64,25 @@ def weighted_loss(
     """
     losses = sample_losses(loss, logits, y, lam, partner)
     return (weights.to(losses.dtype) * losses).mean()
+
+
+@torch.no_grad()
+def refuse_joint_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> None:
+    """Raises ValueError where the loss of a batch is not the mean of its samples' own losses.
+
+    A sum over the batch, or a term of the batch's statistics, would be another loss with weights,
+    even where all of them are 1.
+    """
+    if loss is soft_cross_entropy or mixed_form(loss, y) is not None:
+        return
+    whole = mixed_loss(loss, logits, y, lam, partner)
+    mean = sample_losses(loss, logits, y, lam, partner).mean()
+    if not torch.isclose(whole, mean.to(whole.dtype), rtol=0.01, atol=1e-4, equal_nan=True):
+        raise ValueError(
+            f"the loss of the batch is {float(whole):.4g} and the mean of its samples' own losses "
+            f"{float(mean):.4g}: weights need a loss that is such a mean, as with "
+            'reduction="mean", and without terms of the whole batch'
+        )
 
 
 @dataclass(frozen=True)

@@ -235,5 +235,7 @@ def test_an_unroll_has_none_to_keep(setup: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("k", [0, -3])
 def test_less_than_every_stage_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=f"refresh_every must be a whole number of at least 1, got {k}"):
+    with pytest.raises(
+        ValueError, match=f"refresh_every must be a whole number of at least 1, got {k}"
+    ):
         ValidationGradient(k)

@@ -132,3 +132,33 @@ def test_weights_of_classes_have_one_number_for_each(weight: Any) -> None:
 def test_a_setting_out_of_range_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def batch_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    mean = logits.softmax(1).mean(0)
+    return core.soft_cross_entropy(logits, target) + (mean * mean.log()).sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "refused"),
+    [
+        (lambda logits, t: -(t * logits.log_softmax(1)).sum(), True),
+        (batch_entropy, True),
+        (lambda logits, t: core.soft_cross_entropy(logits - logits.mean(0), t), True),
+        (lambda logits, t: -(t * logits.log_softmax(1)).sum(1).mean(), False),
+        (torch.nn.CrossEntropyLoss(label_smoothing=0.1), False),
+    ],
+    ids=["a sum", "a term of the batch", "centered logits", "a mean", "smoothed"],
+)
+def test_weights_are_refused_to_a_loss_that_is_no_mean_over_samples(
+    loss: Any, refused: bool
+) -> None:
+    torch.manual_seed(3)
+    logits, ones = 3 * torch.randn(N, C), torch.ones(N)
+    plain = core.Interpolation(lam=ones, partner=PARTNER, lam_init=ones)
+    weighted = core.Interpolation(lam=ones, partner=PARTNER, lam_init=ones, weights=ones)
+    if refused:
+        with pytest.raises(ValueError, match="weights need a loss that is such a mean"):
+            weighted.loss(logits, Y, loss)
+    else:
+        torch.testing.assert_close(weighted.loss(logits, Y, loss), plain.loss(logits, Y, loss))
