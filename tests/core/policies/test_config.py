@@ -285,7 +285,10 @@ def test_adamixup_gets_a_network_of_its_own(
         ({"kind": "fixed", "lam": 0.1, "refresh_every": 2}, "no use for refresh_every=2"),
         ({"kind": "learned", "last_blocks": 0}, "last_blocks must be None or at least 1, got 0"),
         ({"kind": "placebo", "last_blocks": -2}, "last_blocks must be None or at least 1, got -2"),
-        ({"kind": "learned", "refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        (
+            {"kind": "learned", "refresh_every": 0},
+            "refresh_every must be a whole number of at least 1, got 0",
+        ),
         ({"kind": "placebo", "every": -1}, "every must be at least 1, got -1"),
         ({"kind": "frozen-schedule", "schedule": []}, "quantiles of 1 part or more; got none"),
         (
