@@ -49,6 +49,7 @@ def controls_report(outcome: Outcome) -> Extra:
     declared = outcome.plan.comparisons
     frame = compare_with_controls(outcome.records, rows, outcome.frame, declared)
     if frame.empty:
+        outcome.no_file("controls.csv")
         return Extra()
     digits = dict.fromkeys(("difference", "ci_low", "ci_high"), 4)
     digits |= dict.fromkeys(("seconds_ratio", "samples_ratio"), 3)

@@ -61,6 +61,10 @@ class Outcome:
         """Returns the path of a file of the study's own, STUDY-NAME."""
         return self.output / f"{self.plan.study}-{name}"
 
+    def no_file(self, name: str) -> None:
+        """Removes what an earlier run with other rows left there."""
+        self.file(name).unlink(missing_ok=True)
+
     @property
     def labels(self) -> dict[str, str]:
         """Returns what the rows are called, by key."""

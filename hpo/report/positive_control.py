@@ -85,6 +85,7 @@ def positive_control(outcome: Outcome) -> Extra:
     frame = settings_table(outcome.frame, outcome.records, outcome.plan.comparisons)
     guessing = _no_better_than_a_guess(outcome)
     if frame.empty:
+        outcome.no_file("setting.csv")
         return Extra("\n".join([_HEADING, "", *guessing]) if guessing else "")
     path = write_csv(outcome.file("setting.csv"), frame, "%.4g")
     return Extra("\n".join([settings_markdown(frame, outcome.labels), *guessing]), [path])

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from core.meta.reading import DEFAULT, PAPER
@@ -159,7 +160,7 @@ def numbered(name: str) -> list[StudyRow]:
         value = float(number)
     except ValueError:
         return []
-    if kind in NUMBERED and float(f"{value:g}") != value:
+    if kind in NUMBERED and isfinite(value) and float(f"{value:g}") != value:
         raise ValueError(f"{name} has more than the six digits that tell rows apart")
     if kind == "beta" and value == 0:
         raise ValueError(f"{name} mixes nothing, as the row none does; name that")

@@ -57,12 +57,14 @@ def longer(original: StudyRow, times: float) -> StudyRow:
         times: above 0; the epochs are rounded.
 
     Raises:
-        ValueError: times is not positive and finite, or the row is a longer one already, spends a
-            budget, or trains with few labels.
+        ValueError: times is 1, or not positive and finite, or the row is a longer one already,
+            spends a budget, or trains with few labels.
     """
     key = f"{original.row.key}-x{times:g}"
     if not 0 < times < float("inf"):
         raise ValueError(f"row {key}: trains a positive number of times as long, got {times:g}")
+    if times == 1:
+        raise ValueError(f"row {key} trains as long as {original.row.key}; name that")
     _require_plain(original, key)
     if original.longer != 1.0:
         raise ValueError(f"row {original.row.key} has a length of its own: no {key}")

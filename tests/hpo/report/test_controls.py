@@ -367,3 +367,12 @@ def test_the_frame_is_the_same_in_any_order_of_records(
     first = compare_with_controls(given.records, rows, given.frame)
     again = compare_with_controls(list(reversed(given.records)), rows, given.frame)
     pd.testing.assert_frame_equal(first, again)
+
+
+def test_what_a_run_with_other_rows_left_does_not_stay_beside_this_one(
+    tmp_path: Path, make_records: MakeRecords
+) -> None:
+    [path] = controls_report(outcome(tmp_path, make_records())).files
+    assert path.exists()
+    assert not controls_report(outcome(tmp_path, make_records(), [BETA_1])).files
+    assert not path.exists()

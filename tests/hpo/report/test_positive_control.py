@@ -155,3 +155,13 @@ def test_where_mixing_changes_nothing_at_all_the_setting_cannot_answer(
     assert lines(outcome).loc["positive control"]["difference"] == 0
     frame = settings_table(outcome.frame, outcome.records, Comparisons())
     assert doubt(frame, "digits", "") == "does not show"
+
+
+def test_what_a_run_with_other_rows_left_does_not_stay_beside_this_one(
+    make_outcome: MakeOutcome,
+) -> None:
+    alone = make_outcome([NONE], {"none": results([5.0, 6.0, 7.0], 3.0)})
+    left = alone.file("setting.csv")
+    left.touch()
+    assert not positive_control(alone).files
+    assert not left.exists()
