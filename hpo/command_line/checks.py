@@ -45,6 +45,11 @@ def check_training(
             f"--train-size {training.train_size} leaves classes of {source.name} without a "
             f"training image; give {source.num_classes}, one a class, or more"
         )
+    if source.holds_images and min(source.shape[1:]) <= training.translate:
+        raise ValueError(
+            f"--translate {training.translate} would push images of {source.name} out, which are "
+            f"{source.shape[1]}x{source.shape[2]} pixels; give a smaller one"
+        )
     for seed in seeds:
         draw_labels(replace(training, seed=seed), source)
     for policy in policies:

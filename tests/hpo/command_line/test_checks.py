@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,12 @@ def _splits(training: TrainingConfig, source: Source, seeds: list[int]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def test_images_that_would_be_pushed_out_are_told_before_the_first_training() -> None:
+    pixels, labels = np.zeros((40, 1, 8, 8), dtype=np.uint8), np.arange(40) % 2
+    source = source_from_arrays("mine", pixels, labels, pixels, labels)
+    training = TrainingConfig("mine", "digits_cnn", NoMix(), meta_size=4, translate=7)
+    check_training(training, source, [], None)
+    with pytest.raises(ValueError, match=r"--translate 8 would push images of mine out.* 8x8 "):
+        check_training(replace(training, translate=8), source, [], None)
