@@ -132,15 +132,22 @@ def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype | None = None
         ValueError: a label lies outside [0, C), or soft labels do not have C columns. (Range is
             checked on the CPU only: elsewhere it would make every step wait for the device.)
     """
+    check_labels(y, num_classes)
+    if y.is_floating_point():
+        return y
+    return F.one_hot(y.long(), num_classes).to(dtype or torch.float32)
+
+
+def check_labels(y: Tensor, num_classes: int) -> None:
+    """Raises ValueError as `soft_labels` does."""
     if y.is_floating_point():
         if y.dim() != 2 or y.shape[1] != num_classes:
             raise ValueError(
                 f"soft labels must have shape [B, {num_classes}] to match the model's logits, "
                 f"got {list(y.shape)}"
             )
-        return y
-    y = y.long()  # a smaller type may not hold C
-    if y.device.type == "cpu" and y.numel():
+    elif y.device.type == "cpu" and y.numel():
+        y = y.long()  # a smaller type may not hold C
         outside = (y < 0) | (y >= num_classes)
         if bool(outside.any()):
             at = int(outside.nonzero()[0])
@@ -152,7 +159,6 @@ def soft_labels(y: Tensor, num_classes: int, *, dtype: torch.dtype | None = None
                 f"labels must lie in [0, {num_classes - 1}], got {int(y[at])} at index {at}"
                 + (way_out if int(y[at]) < 0 else "")
             )
-    return F.one_hot(y, num_classes).to(dtype or torch.float32)
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -251,10 +257,23 @@ def copied(batch: Batch) -> Batch:
     return x.clone(), y.clone()
 
 
+def check_vector(name: str, value: Any, n: int | None = None, *, floating: bool) -> None:
+    """Raises ValueError unless value is a tensor [n], of any length where n is None, floating or
+    of indices."""
+    kinds = "a floating" if floating else "an integer"
+    right = torch.is_tensor(value) and value.dim() == 1 and n in (None, len(value))
+    if right and floating:
+        right = value.is_floating_point()
+    elif right:  # indexing takes bool and uint8 for masks
+        right = value.dtype in (torch.int64, torch.int32)
+    if not right:
+        shape = "B" if n is None else n
+        raise ValueError(f"{name} must be {kinds} tensor of shape [{shape}], got {shown(value)}")
+
+
 def check_lam(lam: Tensor, n: int) -> None:
     """Raises ValueError unless lam is floating, [n] and within [0, 1]."""
-    if not torch.is_tensor(lam) or not lam.is_floating_point() or list(lam.shape) != [n]:
-        raise ValueError(f"lam must be a floating tensor of shape [{n}], got {shown(lam)}")
+    check_vector("lam", lam, n, floating=True)
     outside = ~((lam >= 0) & (lam <= 1))
     if bool(outside.any()):
         at = int(outside.nonzero()[0])
@@ -263,11 +282,7 @@ def check_lam(lam: Tensor, n: int) -> None:
 
 def check_partner(partner: Tensor, n: int) -> None:
     """Raises ValueError unless partner is integer, [n] and within [0, n)."""
-    # Indexing takes bool and uint8 for masks.
-    indexes = torch.is_tensor(partner) and partner.dtype in (torch.int64, torch.int32)
-    if not indexes or list(partner.shape) != [n]:
-        got = shown(partner)
-        raise ValueError(f"partner must be an integer tensor of shape [{n}], got {got}")
+    check_vector("partner", partner, n, floating=False)
     outside = (partner < 0) | (partner >= n)
     if bool(outside.any()):
         at = int(outside.nonzero()[0])

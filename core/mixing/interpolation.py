@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from core.mixing.batch import Batch, Loss, mix_inputs, mix_labels, shown, soft_cross_entropy
+from core.mixing.batch import (
+    Batch,
+    Loss,
+    check_vector,
+    mix_inputs,
+    mix_labels,
+    soft_cross_entropy,
+)
 from core.mixing.kinds import INPUT, Mixing
 from core.mixing.losses import check_logits, mixed_loss
-from core.mixing.weighting import refuse_joint_loss, weighted_loss
+from core.mixing.weighting import refuse_joint_loss, sample_losses, weighted_mean
 from core.user_model.wrapped_models import eager_if_hooked, unwrap
 
 
@@ -55,14 +61,10 @@ class Interpolation:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.partner)
-        for name, value in (("lam", self.lam), ("weights", self.weights)):
-            if value is not None and not (value.is_floating_point() and value.shape == (n,)):
-                raise ValueError(
-                    f"{name} must be floating [{n}], as partner is, got {shown(value)}"
-                )
-        if self.partner.dtype not in (torch.int64, torch.int32) or self.partner.dim() != 1:
-            raise ValueError(f"partner must be int64 [B], got {shown(self.partner)}")
+        check_vector("partner", self.partner, floating=False)
+        check_vector("lam", self.lam, len(self.partner), floating=True)
+        if self.weights is not None:
+            check_vector("weights", self.weights, len(self.partner), floating=True)
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
         """Returns the network's output [B, C] on the mixed batch, whatever the mixing.
@@ -92,8 +94,9 @@ class Interpolation:
             ValueError: as there; there are weights, and the loss is no mean over the samples.
         """
         if self.weights is not None:
-            refuse_joint_loss(loss, logits, y, self.lam, self.partner)
-            return weighted_loss(loss, logits, y, self.lam, self.partner, self.weights)
+            losses = sample_losses(loss, logits, y, self.lam, self.partner)
+            refuse_joint_loss(losses, loss, logits, y, self.lam, self.partner)
+            return weighted_mean(self.weights, losses)
         return mixed_loss(loss, logits, y, self.lam, self.partner)
 
     def objective(self, model: nn.Module, batch: Batch, loss: Loss = soft_cross_entropy) -> Tensor:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from core.lazy import functional as F
 from core.lazy import torch
-from core.mixing.batch import mix_labels, soft_cross_entropy, soft_labels
+from core.mixing.batch import check_labels, mix_labels, soft_cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,9 +63,9 @@ class LabelLoss:
             target: [n], integer, or [n, C], floating.
 
         Raises:
-            ValueError: as `core.mixing.batch.soft_labels`.
+            ValueError: as `core.mixing.batch.check_labels`.
         """
-        soft_labels(target, logits.shape[1])
+        check_labels(target, logits.shape[1])
         shown = logits if self.adjustment is None else logits - self.adjustment
         return soft_cross_entropy(shown, target)
 

@@ -62,21 +62,31 @@ def weighted_loss(
     Raises:
         ValueError: as `sample_losses`.
     """
-    losses = sample_losses(loss, logits, y, lam, partner)
+    return weighted_mean(weights, sample_losses(loss, logits, y, lam, partner))
+
+
+def weighted_mean(weights: Tensor, losses: Tensor) -> Tensor:
+    """Returns `(1/B) Σ_i weights_i ℓ_i`, a scalar, of [B] each."""
     return (weights.to(losses.dtype) * losses).mean()
 
 
 @torch.no_grad()
-def refuse_joint_loss(loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor) -> None:
+def refuse_joint_loss(
+    losses: Tensor, loss: Loss, logits: Tensor, y: Tensor, lam: Tensor, partner: Tensor
+) -> None:
     """Raises ValueError where the loss of a batch is not the mean of its samples' own losses.
 
     A sum over the batch, or a term of the batch's statistics, would be another loss with weights,
     even where all of them are 1.
+
+    Args:
+        losses: what `sample_losses` gives of the rest.
+        loss, logits, y, lam, partner: as there.
     """
     if loss is soft_cross_entropy or mixed_form(loss, y) is not None:
         return
     whole = mixed_loss(loss, logits, y, lam, partner)
-    mean = sample_losses(loss, logits, y, lam, partner).mean()
+    mean = losses.mean()
     if not torch.isclose(whole, mean.to(whole.dtype), rtol=0.01, atol=1e-4, equal_nan=True):
         raise ValueError(
             f"the loss of the batch is {float(whole):.4g} and the mean of its samples' own losses "

@@ -58,9 +58,10 @@ class EvolvedBeta(LearnedBeta):
     anew from the real training, with ξ = 0.
 
     It needs no derivative, and works for any optimizer that can be copied, without gradient
-    clipping. Each call is taken for a step of the optimizer, so gradients must not be accumulated
-    over several. A step costs three, and network and optimizer are held in memory three times. ξ
-    grows like the root of the number of stages, and the variance of ĝ like that number.
+    clipping and hooks, and for losses of logits and labels alone. Each call is taken for a step of
+    the optimizer, so gradients must not be accumulated over several. A step costs three, and
+    network and optimizer are held in memory three times. ξ grows like the root of the number of
+    stages, and the variance of ĝ like that number.
 
     When to stop is learned so, and not by the derivative of a step: that is 0 at all steps but
     those near the stop, and there it asks for less mixing at once.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.meta.engines.once import nodes, other_parameters, refuse_other_parameters
+from core.meta.engines.once import other_parameters, refuse_other_parameters
 from core.meta.inner_step import refuse_step_hooks
 from core.mixing.batch import Batch, Loss, copied
 from core.mixing.interpolation import Interpolation
@@ -22,6 +22,11 @@ from core.user_model.wrapped_models import logits_of, ranks_of, unwrap
 
 _PLAIN = (bool, int, float, str)
 """What of a layer a loop may set while it trains, beside its tensors."""
+
+_NO_PENALTY = (
+    "a particle has weights of its own and would not feel that penalty: use weight_decay of the "
+    "optimizer in its place, or core.LearnedBeta"
+)
 
 
 class Particle:
@@ -69,9 +74,9 @@ class Particle:
         moved = [p for p in self._module.parameters() if p.requires_grad]
         with torch.enable_grad(), aside(self._module):
             loss = given.objective(self._model, copied(step.batch), step.loss) * scale
-            _refuse_the_real(loss, unwrap(step.model))
             theta = dict(self._module.named_parameters())
-            refuse_other_parameters(loss, theta, {}, self._others(step))
+            real = dict(unwrap(step.model).named_parameters())
+            refuse_other_parameters(loss, theta, real, self._others(step), advice=_NO_PENALTY)
             with outside_autocast(loss.device.type):
                 gradient = torch.autograd.grad(loss, moved, allow_unused=True)
         # A layer may be used on one rank alone: all exchange the same, and whether it was used.
@@ -131,19 +136,6 @@ class Particle:
         """Loads what `state_dict` gave."""
         self._module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # torch would share it
-
-
-def _refuse_the_real(loss: Tensor, model: nn.Module) -> None:
-    """Raises ValueError where the loss reads the real model, which is not the one that it is of."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    for node in nodes([loss]):
-        name = names.get(id(getattr(node, "variable", None)))
-        if name is not None:
-            raise ValueError(
-                f"the loss reads the parameter {name!r} of the model, and a particle has weights "
-                "of its own: it would not feel that penalty; use weight_decay of the optimizer in "
-                "its place, or core.LearnedBeta"
-            )
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:

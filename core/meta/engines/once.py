@@ -121,6 +121,8 @@ def refuse_other_parameters(
     theta: Mapping[str, Tensor],
     originals: Mapping[str, Tensor],
     others: Iterable[Tensor] = (),
+    *,
+    advice: str = "read it from the model inside the loss, by model.named_parameters()",
 ) -> None:
     """Looks for the parameters in the graph of a virtual loss: it must be of θ.
 
@@ -132,6 +134,7 @@ def refuse_other_parameters(
         theta: copies of the parameters that the virtual step moves, by name.
         originals: all of the model's parameters by name, as the user holds them.
         others: what the optimizer moves besides.
+        advice: the way out where the loss reads one of the user's own.
 
     Raises:
         ValueError: one of the user's own is there, or one of the others, or none of θ.
@@ -146,8 +149,7 @@ def refuse_other_parameters(
         if variable in names:
             raise ValueError(
                 f"the loss reads the parameter {names[variable]!r} as an object collected before "
-                "the step, which the virtual step does not move; read it from the model inside "
-                "the loss, by model.named_parameters()"
+                f"the step, which the step ahead does not move; {advice}"
             )
         if variable in outside:
             shape = list(node.variable.shape)  # type: ignore[attr-defined]

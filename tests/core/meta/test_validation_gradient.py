@@ -233,8 +233,8 @@ def test_an_unroll_has_none_to_keep(setup: SimpleNamespace) -> None:
     torch.testing.assert_close(given.hypergradient, by_hand(setup, stage_data(setup, 0), None)[0])
 
 
-@pytest.mark.parametrize("k", [0, -3])
-def test_less_than_every_stage_is_refused(k: int) -> None:
+@pytest.mark.parametrize("k", [0, -3, 1.5, float("nan")])
+def test_less_than_every_stage_is_refused(k: Any) -> None:
     with pytest.raises(
         ValueError, match=f"refresh_every must be a whole number of at least 1, got {k}"
     ):

@@ -187,3 +187,18 @@ def test_partner_is_checked() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             check_partner(partner, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16])
+def test_labels_of_a_small_type_may_be_of_more_classes_than_it_holds(dtype: torch.dtype) -> None:
+    y = torch.tensor([0, 120, 7])
+    assert torch.equal(
+        mix_labels(y.to(dtype), torch.ones(3), torch.arange(3), 1000),
+        mix_labels(y, torch.ones(3), torch.arange(3), 1000),
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4, 4), (1, 3)], ids=str)
+def test_soft_labels_are_not_stretched_over_the_logits(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"soft labels must have shape \[4, 3\]"):
+        soft_cross_entropy(torch.randn(4, 3), torch.zeros(shape))

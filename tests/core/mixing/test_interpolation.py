@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.mixing.area import AreaMixing, mix_areas
+from core.mixing.batch import soft_cross_entropy
 from core.mixing.hidden import HiddenMixing
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import INPUT, Mixing
@@ -114,3 +115,65 @@ def test_a_batch_that_the_interpolation_is_not_of_is_refused_and_nothing_is_trai
         mixed_step(model, optimizer, spoil(case.x, case.y), case.given)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+LAM, PARTNER = torch.full((N,), 0.5), torch.arange(N)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lam": LAM[:, None]}, r"lam must be a floating tensor of shape \[5\]"),
+        ({"lam": LAM[:1]}, r"lam must be a floating tensor of shape \[5\]"),
+        ({"lam": 0.5}, r"lam must be a floating tensor of shape \[5\], got 0\.5"),
+        ({"weights": LAM[:, None]}, r"weights must be a floating tensor of shape \[5\]"),
+        ({"weights": PARTNER}, r"weights must be a floating tensor of shape \[5\]"),
+        ({"partner": PARTNER > 0}, r"partner must be an integer tensor of shape \[B\]"),
+        ({"partner": None}, r"partner must be an integer tensor of shape \[B\], got None"),
+    ],
+    ids=range(7),
+)
+def test_a_decision_of_another_shape_is_refused(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"lam": LAM, "partner": PARTNER, "lam_init": LAM, "weights": LAM}
+    Interpolation(**given)
+    with pytest.raises(ValueError, match=message):
+        Interpolation(**given | change)
+
+
+def test_what_is_no_decision_is_refused() -> None:
+    model, case = make_model(), make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    nothing: Any = LAM
+    with pytest.raises(ValueError, match=r"core\.Interpolation that a policy gave, got Tensor"):
+        mixed_step(model, optimizer, (case.x, case.y), nothing)
+
+
+def batch_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    mean = logits.softmax(1).mean(0)
+    return soft_cross_entropy(logits, target) + (mean * mean.log()).sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "refused"),
+    [
+        (lambda logits, t: -(t * logits.log_softmax(1)).sum(), True),
+        (batch_entropy, True),
+        (lambda logits, t: soft_cross_entropy(logits - logits.mean(0), t), True),
+        (lambda logits, t: -(t * logits.log_softmax(1)).sum(1).mean(), False),
+        (torch.nn.CrossEntropyLoss(label_smoothing=0.1), False),
+    ],
+    ids=["a sum", "a term of the batch", "centered logits", "a mean", "smoothed"],
+)
+def test_weights_are_refused_to_a_loss_that_is_no_mean_over_samples(
+    loss: Any, refused: bool
+) -> None:
+    torch.manual_seed(3)
+    y = torch.arange(N) % CLASSES
+    logits, ones = 3 * torch.randn(N, CLASSES), torch.ones(N)
+    plain = Interpolation(lam=ones, partner=PARTNER, lam_init=ones)
+    weighted = Interpolation(lam=ones, partner=PARTNER, lam_init=ones, weights=ones)
+    if refused:
+        with pytest.raises(ValueError, match="weights need a loss that is such a mean"):
+            weighted.loss(logits, y, loss)
+    else:
+        torch.testing.assert_close(weighted.loss(logits, y, loss), plain.loss(logits, y, loss))

@@ -131,3 +131,10 @@ def test_weighted_losses_of_torch_are_those_of_plain_training(kind: Any) -> None
 
 def slope(value: Tensor, at: Tensor) -> Tensor:
     return torch.autograd.grad(value, at, retain_graph=True)[0]
+
+
+@pytest.mark.parametrize("weight", [torch.ones(3, 1), torch.ones(2), 0.5], ids=range(3))
+def test_weights_of_classes_have_one_number_for_each(weight: Any) -> None:
+    loss = IndexLoss(cross_entropy, weight=weight)
+    with pytest.raises(ValueError, match=r"weight of a loss must be a tensor \[3\]"):
+        loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))

@@ -178,3 +178,43 @@ def test_the_hypergradient_is_that_of_plain_training(name: str) -> None:
     actual = core.hypergradient(model, (x, y), (x_val, y_val), lam, partner, lr=0.3, loss=loss)
     assert float(truth.norm()) > 1e-4
     assert float((actual - truth).norm() / truth.norm()) < 1e-6
+
+
+REMEDIES = [loss for loss, _, _ in VALUES.values()]
+
+
+@pytest.mark.parametrize("loss", REMEDIES, ids=list(VALUES))
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([0, 3]), r"labels must lie in \[0, 2\], got 3"),
+        (torch.tensor([-100, 0]), r"labels must lie in \[0, 2\], got -100"),
+        (torch.zeros(2, 1), r"soft labels must have shape \[B, 3\]"),
+        (torch.zeros(2, 4), r"soft labels must have shape \[B, 3\]"),
+    ],
+    ids=["beyond the classes", "ignored", "one column", "another number of classes"],
+)
+def test_validation_labels_that_do_not_fit_are_refused(
+    loss: LabelLoss, target: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        loss(LOGITS, target)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LogitAdjusted(PRIOR, -1.0), "tau must be finite and at least 0, got -1.0"),
+        (lambda: LogitAdjusted(PRIOR, float("nan")), "tau must be finite"),
+        (lambda: Smoothed(1.5), r"epsilon must be in \[0, 1\]"),
+        (lambda: GeneralizedCrossEntropy(q=0.0), r"q must be in \(0, 1\]"),
+        (lambda: GeneralizedCrossEntropy(q=2.0), r"q must be in \(0, 1\]"),
+        (lambda: EarlyLearning(AVERAGES, -1.0), "strength must be finite"),
+        (lambda: PredictionAverages(2, 3, momentum=2.0), r"momentum must be in \[0, 1\)"),
+        (lambda: class_weights(Y, 3, "foo"), "kind must be one of none, inverse, effective"),  # type: ignore[arg-type]
+    ],
+    ids=range(8),
+)
+def test_settings_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

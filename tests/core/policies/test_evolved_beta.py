@@ -288,7 +288,7 @@ def test_what_it_cannot_do_is_refused(toy: SimpleNamespace) -> None:
         return core.soft_cross_entropy(logits, y) + net.inp.weight.square().sum()
 
     optimizer = optim.SGD(net.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"'inp\.weight' of the model.*; use weight_decay"):
+    with pytest.raises(ValueError, match=r"the parameter 'inp\.weight'.*: use weight_decay"):
         told()(net, optimizer, data.batch, data.val_batch, loss=penalized)
     hook = optimizer.register_step_pre_hook(lambda *_: None)
     with pytest.raises(ValueError, match=r"SGD has hooks around its step.*core\.LearnedBeta"):

@@ -522,6 +522,8 @@ def test_int32_indices_are_indices(setup: SimpleNamespace) -> None:
 def test_what_cannot_be_built_is_refused() -> None:
     with pytest.raises(ValueError, match="every must be a whole number of at least 1, got 0"):
         PersistentScores(every=0)
+    with pytest.raises(ValueError, match="every must be a whole number"):
+        PersistentScores(every=2.5)  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match="needs projection=\"sigmoid_before\", got 'sigmoid_after'"
     ):
