@@ -104,6 +104,26 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
+def stream_kept(generator: torch.Generator | None) -> Iterator[None]:
+    """Afterwards the stream (None: torch's global ones, the CPU's and those of GPUs in use) is as
+    before.
+
+    Raises:
+        ValueError: as `stream_device`.
+    """
+    stream_device(generator)
+    if generator is None:
+        with streams_kept():
+            yield
+        return
+    before = generator.get_state()
+    try:
+        yield
+    finally:
+        generator.set_state(before)
+
+
+@contextmanager
 def unmoved_by_errors(generator: torch.Generator | None) -> Iterator[None]:
     """Where an error ends what is inside, the stream (None: torch's global one) is as before.
 

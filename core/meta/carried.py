@@ -56,13 +56,21 @@ class CarriedTangent:
         """Says whether nothing is carried yet, or any more."""
         return not self._theta
 
-    def keep(self, names: Collection[str]) -> None:
+    def keep(self, names: Collection[str], device: torch.device) -> None:
         """Forgets all unless every weight that is followed is among those that move now.
 
         The others would still depend on h, and no derivative by them is taken.
+
+        Args:
+            names: of the weights that move.
+            device: where they lie; what is carried may have been loaded to another one.
         """
         if not self._theta.keys() <= set(names):
             self._forget()
+        self._theta, self._momentum = (
+            {name: t.to(device) for name, t in tangents.items()}
+            for tangents in (self._theta, self._momentum)
+        )
 
     def derivative(self, problem: MetaProblem) -> tuple[float, Validation]:
         """Returns d(validation loss)/dh at the present parameters, and that loss with its gradient
@@ -83,7 +91,7 @@ class CarriedTangent:
             along: [B], dλ/dh.
             optimizer: one that `check_sgd` lets pass.
         """
-        self.keep(problem.theta)
+        self.keep(problem.theta, problem.lam.device)
         start = {
             name: self._theta.get(name, torch.zeros_like(p)) for name, p in problem.theta.items()
         }

@@ -51,7 +51,9 @@ class ValidationGradient:
         """Returns whether the next meta stage computes v anew."""
         return self._v is None or self._age >= self.refresh_every
 
-    def last(self, names: Sequence[str]) -> tuple[Tensor, list[Tensor]] | None:
+    def last(
+        self, names: Sequence[str], device: torch.device | None = None
+    ) -> tuple[Tensor, list[Tensor]] | None:
         """Returns the validation loss (scalar) and v of each parameter as last computed.
 
         None if due, or if v was computed for other parameters, as where a layer was frozen or
@@ -59,12 +61,13 @@ class ValidationGradient:
 
         Args:
             names: of the parameters that the virtual step moves, in its order.
+            device: where they lie, if v may have been loaded to another one.
         """
         if self.due() or self._v is None or self._meta_loss is None:
             return None
         if self._names != tuple(names):
             return None
-        return self._meta_loss, self._v
+        return self._meta_loss.to(device=device), [g.to(device=device) for g in self._v]
 
     def averaged(self, fresh: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
         """Returns the v to be used, from one that was just computed.
@@ -76,7 +79,8 @@ class ValidationGradient:
         n = min(self._averaged + 1, self.average_over)
         if n == 1 or self._v is None or self._names != tuple(names):
             return list(fresh)
-        return [old + (new - old) / n for old, new in zip(self._v, fresh, strict=True)]
+        kept = [g.to(new.device) for g, new in zip(self._v, fresh, strict=True)]
+        return [old + (new - old) / n for old, new in zip(kept, fresh, strict=True)]
 
     def count(self, fresh: tuple[Tensor, list[Tensor]] | None, names: Sequence[str]) -> None:
         """Counts one meta stage as done, with what it computed anew, or None where it used `last`.

@@ -67,8 +67,7 @@ class MoveTable:
         """
         device, wide = z.device, wide_dtype(z.device)
         z, move = z.to(wide), move.to(wide)
-        if self._moments.device != device:
-            self._to(device)
+        self._to(device)
         stage = torch.stack([torch.ones_like(z), z, move, z * z, z * move]).sum(dim=1)
         self._moments = self.memory * self._moments + stage
         rest = move - self._slope() * z
@@ -102,6 +101,7 @@ class MoveTable:
         """
         if not self.known:
             raise RuntimeError("no meta stage was taken in yet: learn() comes first")
+        self._to(z.device)
         source = stream_device(generator)
         drawn = torch.randint(len(self._residuals), z.shape, generator=generator, device=source)
         expected = self._slope() * z.to(wide_dtype(z.device)) + self.expected(first, second)
@@ -153,6 +153,8 @@ class MoveTable:
         return torch.where(spread > 1e-9 * zz, (z_move - z * move / n) / spread, 0.0)
 
     def _to(self, device: torch.device) -> None:
+        if self._moments.device == device:
+            return
         wide = wide_dtype(device)
         state = self.state_dict()
         for name, t in state.items():

@@ -88,7 +88,7 @@ class CarriedBeta(LearnedBeta):
         self, step: StepInput, noise: Tensor, partner: Tensor, mixing: Mixing
     ) -> tuple[Slope, float]:
         names = moved_parameters(unwrap(step.model), self.last_blocks)
-        self._tangent.keep(names)
+        self._tangent.keep(names, step.batch[0].device)
         if self._tangent.empty:
             return super()._estimate(step, noise, partner, mixing)
         lam, along = self._lam(noise, self._log_alpha, step.batch[0], step.pairing)

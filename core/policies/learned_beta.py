@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from core.policies.limits import Begin, check_learned_beta
 from core.policies.protocol import Policy, StepInput
 from core.policies.stored_state import check_stored
 from core.policies.symmetric_beta import draw_noise, symmetric_beta
-from core.random_streams import stream_device
+from core.random_streams import stream_device, stream_kept
 from core.user_model.precision import wide_dtype
 from core.user_model.ranks import Ranks
 from core.user_model.untraced import untraced
@@ -56,6 +57,10 @@ class LearnedBeta(Policy):
     **Does it pay?** docs/contest.md has ten seeds and more: on Fashion-MNIST it is told apart
     neither from the best constant α nor from mixing with α = 1 that stops after five sixths; on
     digits the best constant, and on CIFAR-10 that stop, make fewer errors.
+
+    The second step rehearses one that learns, and forgets it, so that a model, a loss and an engine
+    that do not go together are refused there and not after half of the training. `extra_samples`
+    does not count it.
 
     How far the training is must be said, by `at(step, steps)`: once before the loop, or before each
     step as `core.training` does.
@@ -123,6 +128,7 @@ class LearnedBeta(Policy):
         self._travel = 0.0  # the rates of the steps before learning began, summed up
         self._begun: int | None = None
         self._signals: list[float] = []
+        self._unrehearsed = True
         self._validation = ValidationGradient(average_over=self.average_over)
 
     @property
@@ -157,6 +163,8 @@ class LearnedBeta(Policy):
             )
         x, rate = batch[0], _rate(step.optimizer)
         begun = self._begun if self._begun is not None else self._begins(rate)
+        if begun is None and self._unrehearsed and self._travel > 0 and self.begin != 1:
+            self._rehearse(step)
         since = None if begun is None else self._step - begun
         if since is not None and self._reads(since):
             step.validation()
@@ -212,6 +220,17 @@ class LearnedBeta(Policy):
         learned = math.log(self.alpha) if self._begun is None else state["log_alpha"]
         self._log_alpha = self._within_bounds(learned)
         self._validation.load_state_dict(state["validation_gradient"])
+
+    def _rehearse(self, step: StepInput) -> None:
+        """Takes this step as one that learns, and forgets it: what learning would refuse after most
+        of a training is refused at its second step, when lazy layers have their shapes."""
+        learner = copy.deepcopy(self)
+        learner.begin, learner._unrehearsed = 0.0, False
+        if step.val_batch is None:  # it is read later, and of these labels only the loss is known
+            step, learner.objective = step._replace(val_batch=step.batch), "loss"
+        with stream_kept(step.generator):
+            learner.interpolate(step)
+        self._unrehearsed = False
 
     def _begins(self, rate: float) -> int | None:
         """Returns this step if learning begins with it."""

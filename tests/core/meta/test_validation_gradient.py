@@ -199,6 +199,16 @@ def test_a_resumed_training_goes_on_with_the_same_v(setup: SimpleNamespace) -> N
         assert setup.toy.identical(stages(resumed, range(at, 6)), whole), at
 
 
+def test_v_that_was_loaded_follows_to_where_the_parameters_lie() -> None:
+    kept, names = ValidationGradient(2, average_over=2), ("weight",)
+    kept.count((torch.tensor(1.0), [torch.ones(3)]), names)
+    found = kept.last(names, torch.device("meta"))
+    assert found is not None
+    assert {t.device.type for t in (found[0], *found[1])} == {"meta"}
+    [mean] = kept.averaged([torch.ones(3, device="meta")], names)
+    assert mean.device.type == "meta"
+
+
 def test_the_whole_step_and_the_policy_count_the_same_stages(setup: SimpleNamespace) -> None:
     optimizer = optim.SGD(setup.net.parameters(), lr=RATE)
     before = {k: v.clone() for k, v in setup.net.state_dict().items()}

@@ -126,6 +126,14 @@ def test_predictions_take_one_draw_and_the_dtype_of_z() -> None:
         assert torch.equal(r.get_state(), mirror.get_state())
 
 
+def test_a_table_that_was_loaded_follows_to_where_the_logits_lie() -> None:
+    table = MoveTable()
+    table.load_state_dict(learnt([a_stage(0)]).state_dict())
+    z, zeros = torch.zeros(5, device="meta"), torch.zeros(5, dtype=torch.int64, device="meta")
+    assert table.predict(z, zeros, zeros).device.type == "meta"
+    assert {t.device.type for t in table.state_dict().values()} == {"meta"}
+
+
 def test_time_and_memory_do_not_depend_on_the_number_of_classes() -> None:
     """Two classes in a billion learn and predict as two in two; pairs that have faded are gone."""
     far = 2**30

@@ -21,6 +21,8 @@ from core.mixing.batch import draw_partners
 from core.mixing.pairing import Pairing
 from core.mixing.real_step import mixed_step
 from core.policies import LearnedBetaConfig
+from core.policies.carried_beta import CarriedBeta
+from core.policies.evolved_beta import EvolvedBeta
 from core.policies.learned_beta import LearnedBeta, signal_over_noise
 from core.policies.symmetric_beta import draw_noise, symmetric_beta
 from core.training.config import TrainingConfig
@@ -415,6 +417,62 @@ def test_who_says_nothing_of_the_length_is_told_how(toy: SimpleNamespace) -> Non
         LearnedBeta()(s.net, s.optimizer, s.batch, s.val_batch)
     with pytest.raises(ValueError, match=r"step must lie in \[0, 5\)"):
         LearnedBeta().at(5, 5)
+
+
+class Dropping(nn.Module):
+    """It draws, keeps count in a buffer, and has the shape of its input from the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.LazyLinear(6), nn.BatchNorm1d(6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(nn.functional.dropout(self.norm(self.first(x)), 0.3, self.training))
+
+
+@pytest.mark.parametrize("generator", ["own", "global"])
+@pytest.mark.parametrize("kind", [LearnedBeta, CarriedBeta, EvolvedBeta])
+def test_what_learning_refuses_is_refused_at_the_second_step_which_changes_nothing(
+    toy: SimpleNamespace, kind: type[LearnedBeta], generator: str
+) -> None:
+    x, y = toy.make_data(9, 5).batch
+    batch = x.flatten(1).float(), y
+
+    def trained(begin: float, hooked: bool = False, **settings: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        net, given = Dropping(), stream() if generator == "own" else None
+        net(batch[0])
+        optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        if hooked:
+            optimizer.register_step_post_hook(lambda *_: None)
+        policy = kind(begin=begin, every=2, average_over=1, **settings)
+        policy.at(0, 100)
+        drawn = []
+        for _ in range(3):  # no validation batch is read before learning begins
+            interpolation = policy(net, optimizer, batch, generator=given)
+            assert interpolation.extra_samples == 0
+            mixed_step(net, optimizer, batch, interpolation)
+            drawn += [interpolation.lam, interpolation.partner]
+        drawn += [*net.state_dict().values(), torch.rand(2), torch.rand(2, generator=given)]
+        return drawn
+
+    never, late = trained(1.0), trained(0.5)
+    assert all(torch.equal(a, b) for a, b in zip(never, late, strict=True))
+    wrong: dict[str, Any] = {"hooked": True} if kind is EvolvedBeta else {"last_blocks": 9}
+    trained(1.0, **wrong)  # it never learns, and so has no use for it
+    with pytest.raises(ValueError, match=r"has hooks around its step|last_blocks"):
+        trained(0.5, **wrong)
+
+
+def test_a_lazy_model_begins_with_its_first_step(toy: SimpleNamespace) -> None:
+    x, y = toy.make_data(9, 5).batch
+    batch, net = (x.flatten(1).float(), y), Dropping()
+    policy = LearnedBeta(begin=0.5)
+    policy.at(0, 100)
+    optimizer = optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):
+        mixed_step(net, optimizer, batch, policy(net, optimizer, batch))
 
 
 # ------------------------------------------------------------------------------ whole trainings

@@ -48,6 +48,25 @@ def test_a_policy_takes_the_state_of_its_own_class_alone(giver: str, taker: str)
     assert identical(policy.state_dict(), before)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_one_device_learned_goes_on_on_another(kind: str, first: str, second: str) -> None:
+    policy, size = KINDS[kind](), 8
+    for device in (first, second):
+        model, optimizer, *batches = core.testing.toy_problem()
+        model.to(device)
+        batch, val_batch = ((x.to(device), y.to(device)) for x, y in batches)
+        state = copy.deepcopy(policy.state_dict())
+        policy = KINDS[kind]()
+        policy.load_state_dict(state)
+        policy.at(90, 100)
+        for _ in range(9):
+            indices = torch.arange(size, device=device)
+            given = policy(model, optimizer, batch, val_batch, indices=indices)
+            core.mixed_step(model, optimizer, batch, given)
+
+
 def test_a_path_of_alpha_is_not_taken_for_the_other() -> None:
     policy, state = EvolvedBeta(path="stop"), EvolvedBeta(path="ends").state_dict()
     before = copy.deepcopy(policy.state_dict())
