@@ -49,9 +49,14 @@ class AreaMixing:
         """Returns a copy with `position` drawn for this batch, or itself where it is given.
 
         Raises:
-            ValueError: x has no spatial dimension.
+            ValueError: x has no spatial dimension, or a box that is given would leave the image.
         """
         if self.position is not None:
+            if not bool(((self.position >= 0) & (self.position <= 1)).all()):
+                raise ValueError(
+                    "position must lie in [0, 1], from the start of the free room to its end; got "
+                    f"values from {float(self.position.min())} to {float(self.position.max())}"
+                )
             return self
         _check_spatial(x)
         shape = x.shape[0], x.dim() - 2

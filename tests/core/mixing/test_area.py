@@ -211,3 +211,6 @@ def test_refusals() -> None:
     for position in (torch.rand(3, 2), torch.rand(2, 1), torch.zeros(2, 2).long()):
         with pytest.raises(ValueError, match=r"floating with shape \[2, 2\], one fraction for"):
             mix_areas(image, lam, partner, position)
+    for off in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"position must lie in \[0, 1\].*; got values from"):
+            AreaMixing(torch.tensor([[0.5, 0.5], [0.5, off]])).draw(image, None)
