@@ -11,7 +11,8 @@ BIN := .venv/bin
 # tests of servers and clusters wait.
 # The order is that of tests/conftest.py, the longest files first.
 JOBS ?= 4
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+# They start hundreds of processes, which would compile the sources anew if bytecode were not kept.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) --editable
 CHOICE := $(strip $(shell $(PYTHON) -V 2>/dev/null) $(CONSTRAINTS))
 STORE = import sys, pathlib; from hpo.tracking.store import local_tracking_uri as uri; print(uri(pathlib.Path(sys.argv[1])))
