@@ -6,8 +6,9 @@ from typing import Any
 
 from core.semi_supervised.config import MIXING_KINDS, SemiSupervisedConfig
 
-_LABELED_ALONE = (
+LABELED_ALONE = (
     "label_noise",
+    "label_noise_kind",
     "imbalance",
     "labels",
     "meta_noise",
@@ -20,6 +21,7 @@ _LABELED_ALONE = (
     "stop_mixing",
     "equal_steps",
     "folds",
+    "fold",
 )
 """Settings that a training with few labels has no use for."""
 
@@ -27,7 +29,7 @@ _LABELED_ALONE = (
 def check_semi(config: Any, semi: SemiSupervisedConfig) -> None:
     """Raises ValueError where a setting of a `TrainingConfig` has no use, or no meaning, beside its
     `semi`."""
-    for name in _LABELED_ALONE:
+    for name in LABELED_ALONE:
         value = getattr(config, name)
         if value != type(config).__dataclass_fields__[name].default:
             raise ValueError(

@@ -22,6 +22,7 @@ from core.analysis.config import AnalysisConfig
 from core.models import MODELS
 from core.semi_supervised.config import SemiSupervisedConfig
 from core.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
+from core.training.few_label_checks import LABELED_ALONE
 from hpo.command_line.flags import flag
 from hpo.study.few_label_rows import semi_settings
 
@@ -114,7 +115,10 @@ def add_settings(parser: ArgumentParser, *, semi_supervised: bool = False) -> No
             choices = {"type": partial(_name, _NAMED[name]), "metavar": "NAME"}
         elif name in LABEL_FILES:
             choices = {"type": _labels, "metavar": "FILE"}
+        # A training with few labels refuses these itself, by name: its help need not offer them.
         text = _HELP.get(name, "overrides the preset")
+        if semi_supervised and name in LABELED_ALONE:
+            text = SUPPRESS
         group.add_argument(flag(name), dest=name, default=SUPPRESS, help=text, **choices)
 
 

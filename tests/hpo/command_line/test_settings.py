@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from core.data import with_fingerprint
 from core.policies import NoMix
 from core.semi_supervised.config import NEEDED
 from hpo.command_line import Options, parse
+from hpo.command_line.flags import flag
 from hpo.command_line.settings import OWNED, settings
 from hpo.study import presets
 from hpo.study.few_label_rows import with_presets
@@ -161,6 +163,23 @@ def test_labels_are_a_file_or_in_a_study_of_few_labels_a_number(
     with pytest.raises(SystemExit):
         options_of(f"--labels {file}")
     assert "mine.txt has 'cat' for image 1; give one integer" in capsys.readouterr().err
+
+
+def test_the_help_of_few_labels_offers_what_its_trainings_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        options_of("--help", semi=True)
+    offered = set(capsys.readouterr().out.replace(",", " ").split())
+    taken = set()
+    for name, (flags, _) in GIVEN.items():
+        more = NEEDS[name][1] if name in NEEDS else ""
+        if "." not in name:
+            with contextlib.suppress(ValueError):
+                options_of(f"{flags} {more}", semi=True).load("mnist")
+                taken.add(name)
+    assert {name for name in GIVEN if flag(name) in offered} == taken
+    assert {"loss", "stop_mixing", "imbalance"} <= GIVEN.keys() - taken
 
 
 @pytest.mark.parametrize("name", FEW_LABELS)
