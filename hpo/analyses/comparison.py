@@ -22,9 +22,9 @@ from hpo.cells.trials import (
     escaped,
     in_this_process,
 )
-from hpo.report.contrasts import LEVEL, Values
+from hpo.report.contrasts import LEVEL, Values, detectable, paired
 from hpo.report.markdown import difference, number, padded_table, probability
-from hpo.report.statistics import detectable_difference, holm, mean_interval, paired_comparison
+from hpo.report.statistics import holm, mean_interval
 from hpo.storage.atomic import write_atomically, write_csv
 from hpo.storage.output_folder import locked, study_id
 from hpo.storage.places import output_at
@@ -207,14 +207,12 @@ def compared(values: Mapping[str, Values], look: int | None = None) -> pd.DataFr
     level = LEVEL if look is None else LEVEL * 6 / (math.pi**2 * look**2)
     lines = []
     for first, second in combinations(values, 2):
-        shared = sorted(values[first].keys() & values[second].keys())
-        one, other = ([values[name][seed] for seed in shared] for name in (first, second))
-        pair = paired_comparison(one, other, confidence=1 - level)
-        differences = [a - b for a, b in zip(one, other, strict=True)]
+        one, other = values[first], values[second]
+        pair = paired(one, other, confidence=1 - level)
         p_value = pair.p_value * LEVEL / level
         p_value = 1.0 if p_value > 1 else p_value  # NaN stays what it is
-        detectable = detectable_difference(differences, level=level)
-        lines.append((first, second, pair.n, *pair[:3], p_value, detectable))
+        numbers = (pair.n, *pair[:3], p_value, detectable(one, other, level))
+        lines.append((first, second, *numbers))
     columns = ("first", "second", "n", "difference", "ci_low", "ci_high", "p_value", "detectable")
     table = pd.DataFrame(lines, columns=columns)
     table.insert(7, "p_holm", holm(table["p_value"].tolist()))

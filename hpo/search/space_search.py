@@ -236,11 +236,9 @@ class SpaceSearch:
     def _sampler(self, seed: int) -> BaseSampler:
         if self.settings.sampler == "random":
             return RandomSampler(seed=seed)
-        startup = self.settings.startup
-        if self.settings.parallel == 1:
-            return TPESampler(seed=seed, n_startup_trials=startup)
-        # Trials of the round that have no result yet count as bad ones, which keeps the round wide.
-        return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+        # Trials of a round that have no result yet count as bad ones, which keeps the round wide.
+        rounds = self.settings.parallel > 1
+        return TPESampler(seed=seed, n_startup_trials=self.settings.startup, constant_liar=rounds)
 
     def _ended(self) -> int:
         ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
