@@ -17,12 +17,13 @@ from core.mixing import batch
 from studies.__main__ import commands
 from tests.support.scripts import ROOT
 
-HEAVY = {"torch", "pandas", "scipy", "sklearn", "matplotlib", "ray", "mlflow", "optuna"}
+HEAVY = {"torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "ray", "mlflow",
+         "optuna"}  # fmt: skip
 NAMES = ["core", "hpo", *(f"core.{m.name}" for m in pkgutil.iter_modules(core.__path__) if m.ispkg)]
 LAZY = [m for m in map(importlib.import_module, NAMES) if "__getattr__" in vars(m)]
 
 
-def test_no_help_loads_what_takes_seconds() -> None:
+def test_no_help_and_no_wrong_flag_loads_what_takes_seconds() -> None:
     """In one process: what one command loads would be the next one's too."""
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in commands().values()
@@ -33,10 +34,15 @@ from studies.__main__ import main
 main(["--help"])
 for name in {modules!r}:
     command = importlib.import_module(name)
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
-        command.main(["--help"])
-    assert "usage:" in said.getvalue(), name
-    assert not {HEAVY!r} & set(sys.modules), (name, {HEAVY!r} & set(sys.modules))
+    for flag, told, status in (("--help", "usage:", 0), ("--no-such-flag", "error: ", 2)):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                command.main([flag])
+            except SystemExit as ended:
+                assert ended.code == status, (name, flag)
+        assert told in said.getvalue(), (name, flag)
+        assert not {HEAVY!r} & set(sys.modules), (name, flag, {HEAVY!r} & set(sys.modules))
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert {"studies.table2", "studies.cost", "studies.commands.open"} <= set(modules)
