@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.data import source_from_arrays
+from core.data import Source, load_source, source_from_arrays
 from core.policies import Beta, NoMix, PolicyConfig
 from core.training.config import TrainingConfig
 from hpo.cells.cell import Cell
@@ -25,6 +25,12 @@ __all__ = ["copied_stores"]
 
 PARTIAL = [field.name for field in fields(PartialResult)]
 MakeOutcome = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def source() -> Source:
+    """Returns scikit-learn's digits, loaded once."""
+    return load_source("digits")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from optuna.storages import BaseStorage
 
 import hpo
-from core.data import Source, load_source
+from core.data import Source
 from core.training.checkpoint import CURRENT
 from core.training.result import DivergenceError
 from core.training.training import Training
@@ -25,19 +25,11 @@ from hpo.search.protocol import SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
 from hpo.study import presets
 from tests.hpo.search.test_space_search import Trace, trace
+from tests.support.processes import Killed
 from tests.support.refusals import refused_in_a_line
 
 BASE = replace(presets.training("digits", "smoke"), epochs=4, lr=0.1)
 SETTINGS = SearchSettings(trials=4, startup=2, min_epochs=1, reduction=2, seed=10)
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return load_source("digits")
 
 
 @pytest.fixture(scope="module")

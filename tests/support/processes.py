@@ -11,6 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 
+class Killed(BaseException):
+    """A process ends here: as in a kill, no handler of the code runs to its end on purpose."""
+
+
 def free_port() -> int:
     """Returns a port on which nothing listens at the moment."""
     with socket.socket() as listening:

@@ -15,6 +15,7 @@ from core.training.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
+from tests.support.processes import Killed
 
 
 def state(epoch: int) -> dict[str, Any]:
@@ -101,10 +102,6 @@ def test_what_cannot_be_stored_leaves_nothing_behind(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, {"function": lambda: None})
     assert files(tmp_path) == {CURRENT}
     assert_holds(tmp_path, 1)
-
-
-class Killed(BaseException):
-    """Like a kill: no handler of the code runs to its end on purpose."""
 
 
 @pytest.mark.parametrize("moment", ["save", "fsync", "first rename", "second rename"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.data import Source, load_source
+from core.data import Source
 from core.policies import Beta, NoMix
 from core.training.config import TrainingConfig
 from core.training.fit import fit, reproducible
@@ -21,20 +21,12 @@ from hpo.cells.result import PartialResult
 from hpo.search import population_training as module
 from hpo.search.population_training import first_alphas, fit_population, select
 from tests.support.digit_trainings import TINY, numbers
+from tests.support.processes import Killed
 from tests.support.results import result
 
 BETA = Beta(alpha=1.0)
 # The network has dropout, which draws from the process's global stream.
 CONFIG = replace(TINY, policy=BETA, seed=3, meta_size=100, batch_size=30, lr=0.05, flip=False)
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return load_source("digits")
 
 
 # Selection

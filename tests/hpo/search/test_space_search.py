@@ -23,6 +23,7 @@ from hpo.cells.result import PartialResult
 from hpo.search.drive import Ending, run_through
 from hpo.search.protocol import SEARCH_METHOD, SearchError, SearchSettings
 from hpo.search.space_search import SpaceSearch, alpha_search
+from tests.support.processes import Killed
 from tests.support.results import PLAIN, result
 
 EPOCHS = 12
@@ -32,10 +33,6 @@ SETTINGS = SearchSettings(trials=8, startup=3, min_epochs=2, reduction=2, seed=5
 Epochs = list[dict[str, float]]
 NOTHING = PartialResult.of([])
 Trace = list[tuple[int, float, str, dict[int, float]]]
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 class NoTestError(TrainingResult):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.data import Source, load_source
+from core.data import Source
 from hpo.bench.cost import measure as measuring
 from hpo.bench.cost import memory
 from hpo.bench.cost.bench import TRAINING_BATCH, Bench, Case, Setting, build_bench
@@ -21,11 +21,6 @@ from hpo.bench.cost.measure import compare, measure, reason
 
 TINY = Case("digits_cnn", 8, 1, 12, 6, train_steps=3)
 SETTING = Setting(repeats=4)
-
-
-@pytest.fixture(scope="module")
-def source() -> Source:
-    return load_source("digits")
 
 
 @pytest.fixture(autouse=True)

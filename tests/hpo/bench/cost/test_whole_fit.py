@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.data import Source, load_source
+from core.data import Source
 from core.models import build_model
 from core.policies import Beta
 from core.training.config import TrainingConfig
@@ -32,11 +32,6 @@ ON_A_CPU = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def digits() -> Source:
-    return load_source("digits")
-
-
 @pytest.fixture(autouse=True)
 def no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_fp16_supported", lambda: False)
@@ -51,20 +46,20 @@ def test_every_precision_of_the_device_takes_part(monkeypatch: pytest.MonkeyPatc
     ]  # fmt: skip
 
 
-def test_images_have_the_cases_size_and_the_sources_labels(digits: Source) -> None:
-    made = resized(CASE, digits)
+def test_images_have_the_cases_size_and_the_sources_labels(source: Source) -> None:
+    made = resized(CASE, source)
     assert made.train_data.shape == (STEPS * 8 + 4, 3, 10, 10)
     assert made.train_data.dtype == np.uint8
     assert (made.train_data[:, 0] == made.train_data[:, 2]).all()
-    assert (made.train_labels == digits.train_labels[: STEPS * 8 + 4]).all()
-    assert made.classes == digits.classes
+    assert (made.train_labels == source.train_labels[: STEPS * 8 + 4]).all()
+    assert made.classes == source.classes
 
 
 def test_a_round_is_an_epoch_of_each_by_the_clock_and_the_first_is_not_timed(
-    digits: Source,
+    source: Source,
 ) -> None:
     ticks = itertools.count()
-    group = measure_fit(CASE, Setting(repeats=2), digits, clock=lambda: float(next(ticks)))
+    group = measure_fit(CASE, Setting(repeats=2), source, clock=lambda: float(next(ticks)))
     assert [m.name for m in group.measurements] == ON_A_CPU
     assert {m.seconds for m in group.measurements} == {(1.0, 1.0)}
     assert next(ticks) == 2 * 2 * len(ON_A_CPU)
@@ -81,22 +76,22 @@ def test_a_round_is_an_epoch_of_each_by_the_clock_and_the_first_is_not_timed(
     assert "| fit-bf16-channels_last       | 1.00× | 1.00–1.00 |          1 |       64 |" in text
 
 
-def test_code_of_before_takes_turns(digits: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_before_takes_turns(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code of now stands in for it, and trains what the row of now trains."""
     before = Path(__file__).parents[4]
     row, of_before = Row(Beta(1.0)), Row(Beta(1.0), before=before)
     monkeypatch.setattr(whole_fit, "rows", lambda device, before: [row, of_before])
-    group = measure_fit(CASE, Setting(repeats=1), digits, before=before)
+    group = measure_fit(CASE, Setting(repeats=1), source, before=before)
     assert [m.name for m in group.measurements] == ["fit", f"fit-of-{before.name}"]
     assert [m.error for m in group.measurements] == [None, None]
     assert all(m.seconds[0] > 0 for m in group.measurements)
 
 
-def test_code_of_before_that_fails_says_why(digits: Source, tmp_path: Path) -> None:
+def test_code_of_before_that_fails_says_why(source: Source, tmp_path: Path) -> None:
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "__init__.py").write_text("raise ImportError('older than that')")
     config = TrainingConfig("digits", "digits_cnn", Beta(1.0))
-    epochs = earlier_epochs(tmp_path, config, digits, device="cpu", threads=1)
+    epochs = earlier_epochs(tmp_path, config, source, device="cpu", threads=1)
     with pytest.raises(RuntimeError, match="failed: ImportError: older than that"):
         next(epochs)
     epochs.close()
@@ -104,9 +99,9 @@ def test_code_of_before_that_fails_says_why(digits: Source, tmp_path: Path) -> N
         check_tree(tmp_path)
 
 
-def test_the_plain_loop_learns(digits: Source) -> None:
+def test_the_plain_loop_learns(source: Source) -> None:
     torch.manual_seed(0)
-    x, y = torch.from_numpy(digits.train_data[:300]), torch.from_numpy(digits.train_labels[:300])
+    x, y = torch.from_numpy(source.train_data[:300]), torch.from_numpy(source.train_labels[:300])
     model = build_model("digits_cnn", in_channels=1, num_classes=10, image_size=8)
 
     def loss() -> float:
@@ -121,13 +116,13 @@ def test_the_plain_loop_learns(digits: Source) -> None:
 
 
 def test_a_training_that_fails_costs_its_own_row_alone(
-    digits: Source, monkeypatch: pytest.MonkeyPatch
+    source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Training) -> None:
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(Training, "epoch", broken)
-    group = measure_fit(CASE, Setting(repeats=1), digits)
+    group = measure_fit(CASE, Setting(repeats=1), source)
     assert [len(m.seconds) for m in group.measurements[:3]] == [1, 1, 0]
     assert {m.error for m in group.measurements[2:]} == {"out of memory"}
     text = to_markdown(build_table([group]))
