@@ -211,7 +211,7 @@ def compared(values: Mapping[str, Values], look: int | None = None) -> pd.DataFr
         pair = paired(one, other, confidence=1 - level)
         p_value = pair.p_value * LEVEL / level
         p_value = 1.0 if p_value > 1 else p_value  # NaN stays what it is
-        numbers = (pair.n, *pair[:3], p_value, detectable(one, other, level))
+        numbers = (pair.n, *pair[:3], p_value, detectable(one, other, level=level))
         lines.append((first, second, *numbers))
     columns = ("first", "second", "n", "difference", "ci_low", "ci_high", "p_value", "detectable")
     table = pd.DataFrame(lines, columns=columns)

@@ -75,13 +75,13 @@ def mean_text(values: Iterable[float], digits: int = 3) -> str:
     return interval_text(mean_interval(list(values)), digits)
 
 
-def paired(first: Values, second: Values, confidence: float = 0.95) -> PairedComparison:
+def paired(first: Values, second: Values, *, confidence: float = 0.95) -> PairedComparison:
     """Returns first − second over the seeds that both have."""
     shared = sorted(first.keys() & second.keys())
     return paired_comparison([first[s] for s in shared], [second[s] for s in shared], confidence)
 
 
-def detectable(first: Values, second: Values, level: float = LEVEL) -> float:
+def detectable(first: Values, second: Values, *, level: float = LEVEL) -> float:
     """Returns the true difference that the seeds that both have show; see
     `hpo.report.statistics.detectable_difference`."""
     differences = [first[s] - second[s] for s in sorted(first.keys() & second)]

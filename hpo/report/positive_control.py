@@ -148,7 +148,8 @@ def settings_markdown(frame: pd.DataFrame, labels: Mapping[str, str]) -> str:
             f"{labels[line['method']]} − {labels[line['other']]}: {shown}, "
             f"{in_words(line['p_value'])}, n = {line['n_seeds']}"
         )
-        power = f"So many seeds show a difference of {line['detectable']:.2g} with 80 % power"
+        least = float(f"{line['detectable']:.2g}")
+        power = f"So many seeds show a difference of {least:g} with 80 % power"
         if math.isnan(line["detectable"]):
             power = "Without spread it is not known what so many seeds show"
         if line["comparison"] == POSITIVE:

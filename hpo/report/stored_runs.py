@@ -134,6 +134,8 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
     if line["method"] == line["reference"]:
         return [f"{cells[0]} (reference)", *cells[1:], "–", "–", "–"]
     against = difference(line["difference"], line["diff_ci_low"], line["diff_ci_high"])
+    if line["n_shared"] != line["n_seeds"]:
+        against += f", n = {line['n_shared']:.0f}"
     return [*cells, against, probability(line["p_holm"]), number(line["detectable"], "{:.2f}")]
 
 

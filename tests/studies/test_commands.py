@@ -218,6 +218,17 @@ def test_two_folders_are_set_side_by_side(
     table = capsys.readouterr().out
     assert "a: none (reference)" in table
     assert re.search(r"b: none +\| 6\.50 ± 6\.35 \| +2 \| +\+1\.00 \|", table)
+    assert "n = " not in table  # all of b's seeds are a's
+
+
+def test_a_difference_over_fewer_seeds_than_the_mean_says_how_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored(tmp_path, "none", [5.0, 6.0])
+    stored(tmp_path, "beta-1", [7.0, 10.0, 40.0])
+    assert metamixup.main(["compare-runs", str(tmp_path), "--reference", "none"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"beta-1 +\| 19\.00 ± [\d.]+ \| +3 \| \+3\.00 \[[^]]+\], n = 2 \|", table)
 
 
 def test_trainings_on_other_data_of_one_name_are_not_compared(

@@ -310,7 +310,7 @@ def test_a_function_is_seldom_told_apart_from_itself_however_often_one_looks(
     """Looks end at the first p < 0.05, the worst that can be done with them. Six of them together
     tell apart 4.5 of 100 at most, 18 of 400: more than 33 would come once in 2,000. Without the
     correction they tell apart 17 of 100 (20,000 t tests by SciPy alone), 68 of 400."""
-    monkeypatch.setattr("hpo.analyses.comparison.detectable", lambda *_: math.nan)
+    monkeypatch.setattr("hpo.analyses.comparison.detectable", lambda *_, **__: math.nan)
     rng = np.random.default_rng(0)
     once = sum(compared(draw(rng, 8))["p_holm"][0] < 0.05 for _ in range(100))
     assert 2 <= once <= 11

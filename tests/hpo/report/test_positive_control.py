@@ -107,6 +107,16 @@ def test_without_spread_nothing_is_tested(make_outcome: MakeOutcome, none: list[
     assert f"−2.00, no test, n = {len(none)}. Without spread it is not known" in text
 
 
+@pytest.mark.parametrize(("detectable", "said"), [(0.4567, "0.46"), (7.0, "7"), (138.2, "140")])
+def test_what_the_seeds_show_has_two_digits(
+    make_outcome: MakeOutcome, detectable: float, said: str
+) -> None:
+    outcome = made(make_outcome, [7.0, 8.0, 10.0])
+    frame = settings_table(outcome.frame, outcome.records, DECLARED).assign(detectable=detectable)
+    text = settings_markdown(frame, outcome.labels)
+    assert text.count(f"show a difference of {said} with 80 % power.") == 2
+
+
 def test_a_search_that_found_no_mixing_is_no_control(make_outcome: MakeOutcome) -> None:
     searched = StudyRow(Row("beta-search", "α searched", "", "beta"), Beta(alpha=0.0))
     same = results([7.0, 8.0, 10.0], 2.0)
