@@ -167,7 +167,7 @@ class EvolvedBeta(LearnedBeta):
             self._move(step, ranks)
         if not self._copies(step):
             self._particles = [Particle(step.model, step.optimizer) for _ in _SIGNS]
-        units = torch.tensor(_UNITS[self.path], dtype=torch.float64) * self.sigma
+        units = self.sigma * torch.tensor(_UNITS[self.path], dtype=torch.float64, device="cpu")
         source, device = stream_device(step.generator), step.batch[0].device
         drawn = torch.randn(2, generator=step.generator, device=source)
         self._noise = (ranks.first(drawn.to(device)).cpu().double() * units).tolist()

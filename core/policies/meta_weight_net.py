@@ -72,8 +72,8 @@ class MetaWeightNet(SampleWeights):
     def metrics(self) -> dict[str, float]:
         """Returns weight_at_low_loss and weight_at_high_loss: V at losses of 0.1 and 3, near and
         above that of a guess among ten classes."""
-        ends = torch.tensor([0.1, 3.0])
-        low, high = self._weights(ends.to(next(self.network.parameters()).device)).tolist()
+        ends = torch.tensor([0.1, 3.0], device=next(self.network.parameters()).device)
+        low, high = self._weights(ends).tolist()
         return {"weight_at_low_loss": low, "weight_at_high_loss": high}
 
     def start(self, step: StepInput, like: Tensor, ranks: Ranks) -> Tensor:

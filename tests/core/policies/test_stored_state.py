@@ -67,6 +67,20 @@ def test_what_one_device_learned_goes_on_on_another(kind: str, first: str, secon
             core.mixed_step(model, optimizer, batch, given)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_device_is_that_of_nothing_in_a_step(kind: str) -> None:
+    """Whoever builds models on one device by default may train one on another."""
+    policy, (model, optimizer, batch, val_batch) = KINDS[kind](), core.testing.toy_problem()
+    policy.at(90, 100)
+    indices = torch.arange(len(batch[0]))
+    with torch.device("meta"):
+        for _ in range(9):
+            given = policy(model, optimizer, batch, val_batch, indices=indices)
+            core.mixed_step(model, optimizer, batch, given)
+        policy.metrics()
+    assert given.lam.device.type == "cpu"
+
+
 def test_a_path_of_alpha_is_not_taken_for_the_other() -> None:
     policy, state = EvolvedBeta(path="stop"), EvolvedBeta(path="ends").state_dict()
     before = copy.deepcopy(policy.state_dict())
