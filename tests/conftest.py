@@ -66,6 +66,21 @@ def _ray_waits_for_nobody() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _code_is_compiled_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """By torch's inductor, once in a run, without what earlier runs left in its cache.
+
+    Which vector instructions the C++ compiler knows takes inductor as long again to find out. Its
+    answer stays with the process, so that it cannot be another in a single test.
+    """
+    root = tmp_path_factory.getbasetemp()
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(shared / "inductor"))
+        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     pytest.importorskip("moto", reason="needs moto[s3] (pip install '.[dev]')")

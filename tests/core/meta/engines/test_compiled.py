@@ -257,8 +257,6 @@ def test_a_loss_that_comes_later_is_looked_into_as_the_first_is(
 
 @pytest.mark.slow
 def test_float32_compiled_to_code_equals_the_eager_engine(toy: SimpleNamespace) -> None:
-    from torch._inductor import config
-
     torch.manual_seed(0)
     model, n, m = ThreeMasks(), 8, 6
     data = SimpleNamespace(
@@ -268,11 +266,9 @@ def test_float32_compiled_to_code_equals_the_eager_engine(toy: SimpleNamespace) 
         partner=torch.randperm(n),
     )
     before = toy.snapshot(model)
-    # Which vector instructions the C++ compiler knows it finds out by compiling, for as long again.
-    with config.patch({"cpp.vec_isa_ok": False}):
-        for _ in range(2):
-            compare(model, data, relative=1e-5)
-            data.lam = torch.rand(n)
+    for _ in range(2):
+        compare(model, data, relative=1e-5)
+        data.lam = torch.rand(n)
     assert toy.identical(before, toy.snapshot(model))
 
 
