@@ -66,7 +66,7 @@ class CarriedTangent:
             device: where they lie; what is carried may have been loaded to another one.
         """
         if not self._theta.keys() <= set(names):
-            self._forget()
+            self.forget()
         self._theta, self._momentum = (
             {name: t.to(device) for name, t in tangents.items()}
             for tangents in (self._theta, self._momentum)
@@ -98,7 +98,7 @@ class CarriedTangent:
         tangents = dict(zip(start, _tangent_of_gradient(problem, start, along), strict=True))
         if not all(bool(t.isfinite().all()) for t in tangents.values() if t is not None):
             # They would be NaN for good: what is carried begins anew.
-            self._forget()
+            self.forget()
             return
         settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for name, tangent in tangents.items():
@@ -118,7 +118,8 @@ class CarriedTangent:
                 b = g + group["momentum"] * b if group["nesterov"] else b
             self._theta[name] = self.carry * (start[name] - float(group["lr"]) * b)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Forgets all that is carried, so that it begins anew."""
         self._theta, self._momentum = {}, {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,7 +15,15 @@ from core.meta.engines import ENGINES, FIRST_ORDER
 from core.meta.inner_step import LearningRate, current_rates
 from core.meta.problem import MetaGradient, MetaProblem, ProblemSettings
 from core.meta.refusals import named_refusals
-from core.mixing.batch import Batch, Loss, check_batch, check_lam, check_partner, soft_cross_entropy
+from core.mixing.batch import (
+    Batch,
+    Loss,
+    check_batch,
+    check_lam,
+    check_partner,
+    is_number,
+    soft_cross_entropy,
+)
 from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.user_model.blocks import last_blocks as names_of_last_blocks
 from core.user_model.logits import LogitsOf, with_logits
@@ -295,14 +302,17 @@ def _checked_rates(
         if optimizer is None:
             raise ValueError("give the virtual step either `lr` or `optimizer`")
         return None
-    if not isinstance(lr, (Real, Tensor, Mapping)):
+    if not (isinstance(lr, Mapping) or is_number(lr)):
         raise ValueError(f"lr must be one rate, or one for each parameter name, got {lr!r}")
     given = lr if isinstance(lr, Mapping) else dict.fromkeys(parameters, float(lr))
     for name, p in parameters.items():
         if p.requires_grad and name not in given:
             raise ValueError(f"lr has no rate for parameter {name!r}; it has {sorted(given)}")
-        if p.requires_grad and not 0 <= given[name] < float("inf"):
-            raise ValueError(f"lr must be finite and >= 0, got {given[name]} for {name!r}")
+        if not p.requires_grad:
+            continue
+        rate = given[name]
+        if not is_number(rate) or not 0 <= rate < float("inf"):
+            raise ValueError(f"lr must be finite and >= 0, got {rate!r} for {name!r}")
     if optimizer is not None:
         for name, rate in current_rates(optimizer, parameters).items():
             if name in given and parameters[name].requires_grad and rate != given[name]:

@@ -3,7 +3,8 @@
 Optimizers are made differentiable by the `higher` library. Three of its details differ from
 `torch.optim` and are put right here, so that θ′ is the optimizer's own step to rounding: the place
 of Adam's epsilon, its step count (a float32 tensor in torch's state), and `maximize`, which it
-ignores and we refuse. `higher` has no AdamW; ours adds the decoupled decay to its Adam.
+ignores and we refuse. `higher` has no AdamW; ours adds the decoupled decay to its Adam. At units
+that never had a gradient its centered RMSprop has no derivative; ours has.
 
 The `differentiable=True` of torch's own optimizers does not serve: the first step with momentum is
 cut off from the gradient, and Adam's derivative is NaN wherever a gradient is 0.
@@ -50,7 +51,36 @@ class _DifferentiableAdamW(DifferentiableAdam):
             group["weight_decay"] = decay
 
 
+class _DifferentiableRMSprop(DifferentiableOptimizer):
+    """RMSprop as torch takes it, with a derivative at units that never had a gradient.
+
+    There the root is one of 0. `higher` masks its derivative for the mean square alone, not for the
+    variance of `centered`, which gives NaN.
+    """
+
+    def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
+        for group, states, grads in zip(self.param_groups, self.state, grouped_grads, strict=True):
+            for i, g in enumerate(grads):
+                if g is None:
+                    continue
+                p, state, kept = group["params"][i], states[i], group["alpha"]
+                g = g + group["weight_decay"] * p
+                square = kept * state.get("square_avg", 0) + (1 - kept) * g.square()
+                state["square_avg"] = spread = square
+                if group["centered"]:
+                    mean = kept * state.get("grad_avg", 0) + (1 - kept) * g
+                    state["grad_avg"], spread = mean, square - mean.square()
+                none = spread == 0
+                root = spread.masked_fill(none, 1).sqrt().masked_fill(none, 0)
+                move = g / (root + group["eps"])
+                if group["momentum"] > 0:
+                    move = group["momentum"] * state.get("momentum_buffer", 0) + move
+                    state["momentum_buffer"] = move
+                group["params"][i] = p - group["lr"] * move
+
+
 higher.optim.register_optim(torch.optim.AdamW, _DifferentiableAdamW)
+higher.optim.register_optim(torch.optim.RMSprop, _DifferentiableRMSprop)
 
 
 def current_rates(

@@ -7,9 +7,10 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from core.lazy import torch
+from core.user_model.last_model import LastModel
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class ValidationGradient:
@@ -17,7 +18,7 @@ class ValidationGradient:
 
     Between, the last v is used as it is: the virtual step and the validation pass are left out, the
     hypergradient is `−η ∂/∂λ ⟨∇θ L(θ; λ), v⟩` with an older v. Handed to `learn_interpolation` or
-    `metamixup_step`, which count the stages. Belongs to one model.
+    `metamixup_step`, which count the stages. Of a second model it is computed anew.
 
     A v of one validation batch is mostly noise. With `average_over` = n the one that is used is the
     mean of the first n computed, and from then on a moving average in which the newest weighs 1/n;
@@ -46,6 +47,21 @@ class ValidationGradient:
         self._v: list[Tensor] | None = None
         self._names: tuple[str, ...] = ()
         self._meta_loss: Tensor | None = None
+        self._model = LastModel()
+
+    def follow(self, model: nn.Module) -> bool:
+        """Forgets v if it is that of another model; returns whether it is.
+
+        To be called before each stage. Who has just loaded a state takes the next model for its.
+
+        Args:
+            model: as the stage is given it.
+        """
+        left = self._model.is_left(model)
+        if left:
+            self.load_state_dict(None)
+            self._model.is_left(model)
+        return left
 
     def due(self) -> bool:
         """Returns whether the next meta stage computes v anew."""
@@ -125,5 +141,5 @@ class ValidationGradient:
             state = ValidationGradient().state_dict()
         self._age, self._meta_loss = int(state["age"]), state["meta_loss"]
         self._averaged = int(state.get("averaged", 0))  # checkpoints of earlier versions have none
-        v, self._names = state["v"], tuple(state["names"])
+        v, self._names, self._model = state["v"], tuple(state["names"]), LastModel()
         self._v = None if v is None else [torch.as_tensor(g) for g in v]

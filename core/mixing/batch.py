@@ -6,6 +6,7 @@ Shapes here and in the rest of `core`: B batch, M meta-validation batch, C class
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from core.lazy import functional as F
@@ -249,6 +250,13 @@ def check_batch(batch: Batch, name: str, *, tokens: bool = False) -> None:
 def shown(value: Any) -> str:
     """Returns what a message says of a value: dtype and shape of a tensor."""
     return f"{value.dtype} {list(value.shape)}" if torch.is_tensor(value) else repr(value)
+
+
+def is_number(value: Any) -> bool:
+    """Says whether it is one real number, or a tensor of one."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, Real)
 
 
 def copied(batch: Batch) -> Batch:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from core.mixing.batch import Batch, Loss, check_batch, soft_cross_entropy
+from core.mixing.batch import Batch, Loss, check_batch, is_number, soft_cross_entropy
 from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import takes_tokens
 from core.user_model.logits import LogitsOf, with_logits
@@ -133,8 +133,8 @@ def check_real_step(
     whole = isinstance(index, Integral) and isinstance(count, Integral)
     if not (whole and 0 <= index < count):
         raise ValueError(f"micro_batch must be (i, k) with 0 <= i < k, got {micro_batch!r}")
-    number = isinstance(clip_grad_norm, (Real, Tensor))
-    if clip_grad_norm is not None and not (number and clip_grad_norm > 0):
+    norm = clip_grad_norm
+    if norm is not None and not (is_number(norm) and norm > 0):
         raise ValueError(f"clip_grad_norm must be above 0, got {clip_grad_norm!r}")
     if not hasattr(optimizer, "param_groups"):
         raise ValueError(f"optimizer must be one of torch.optim, got {type(optimizer).__name__}")

@@ -20,8 +20,8 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import Mixing
 from core.policies.learned_beta import LearnedBeta
 from core.policies.limits import check_carry
-from core.policies.mean_square import MeanSquare
 from core.policies.protocol import StepInput
+from core.policies.scaling import MeanSquare
 from core.policies.stored_state import check_stored
 from core.user_model.wrapped_models import unwrap
 
@@ -83,6 +83,10 @@ class CarriedBeta(LearnedBeta):
         super().load_state_dict(state)
         self._tangent.load_state_dict(state["tangent"])
         self._scale.load_state_dict(state)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._tangent.forget()
 
     def _estimate(
         self, step: StepInput, noise: Tensor, partner: Tensor, mixing: Mixing

@@ -15,9 +15,9 @@ from core.mixing.interpolation import Interpolation
 from core.mixing.kinds import Mixing
 from core.policies.learned_beta import LearnedBeta
 from core.policies.limits import Path, check_evolution
-from core.policies.mean_square import MeanSquare
 from core.policies.particle import Particle
 from core.policies.protocol import StepInput
+from core.policies.scaling import MeanSquare
 from core.policies.stored_state import check_stored
 from core.random_streams import stream_device
 from core.user_model.precision import wide_dtype
@@ -165,8 +165,6 @@ class EvolvedBeta(LearnedBeta):
         ranks = ranks_of(step.model)
         if self._judged:
             self._move(step, ranks)
-        if not self._copies(step):
-            self._particles = [Particle(step.model, step.optimizer) for _ in _SIGNS]
         units = self.sigma * torch.tensor(_UNITS[self.path], dtype=torch.float64, device="cpu")
         source, device = stream_device(step.generator), step.batch[0].device
         drawn = torch.randn(2, generator=step.generator, device=source)
@@ -181,8 +179,7 @@ class EvolvedBeta(LearnedBeta):
         first, second = (float(loss) / self._judged for loss in ranks.mean([losses])[0])
         growth = first - second - self._ahead
         if not math.isfinite(growth):
-            self._particles, self._saved = [], []
-            self._ahead, self._travelled = 0.0, [0.0, 0.0]
+            self._forget()
             return
         self._ahead = first - second
         self._travelled = [a + b for a, b in zip(self._travelled, self._noise, strict=True)]
@@ -198,11 +195,17 @@ class EvolvedBeta(LearnedBeta):
             self._within_bounds(end) if self.path == "ends" else max(0.0, min(1.0, end))
         )
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._particles, self._saved = [], []
+        self._ahead, self._travelled = 0.0, [0.0, 0.0]
+        self._losses, self._judged = [0.0, 0.0], 0
+
     def _copies(self, step: StepInput) -> list[Particle]:
-        """Returns the particles, those of a checkpoint made anew; empty if there are none."""
-        if self._saved:
+        """Returns the particles; where there are none, those of a checkpoint or new ones."""
+        if not self._particles:
             self._particles = [Particle(step.model, step.optimizer) for _ in _SIGNS]
-            for particle, saved in zip(self._particles, self._saved, strict=True):
+            for particle, saved in zip(self._particles, self._saved, strict=False):
                 particle.load_state_dict(saved)
             self._saved = []
         return self._particles

@@ -21,11 +21,10 @@ from core.mixing.kinds import INPUT, Mixing, takes_tokens
 from core.mixing.pairing import Pairing
 from core.policies.limits import Begin, check_learned_beta
 from core.policies.protocol import Policy, StepInput
+from core.policies.scaling import signal_over_noise
 from core.policies.stored_state import check_stored
 from core.policies.symmetric_beta import draw_noise, symmetric_beta
 from core.random_streams import stream_device, stream_kept
-from core.user_model.precision import wide_dtype
-from core.user_model.ranks import Ranks
 from core.user_model.untraced import untraced
 from core.user_model.wrapped_models import ranks_of
 
@@ -139,6 +138,14 @@ class LearnedBeta(Policy):
     def at(self, step: int, steps: int) -> None:
         if not 0 <= step < steps:
             raise ValueError(f"step must lie in [0, {steps}), the training's steps; got {step}")
+        if self._begun is not None and step < self._begun:
+            raise ValueError(
+                f"step {step} lies before step {self._begun}, at which α began to be learned: a "
+                f"{type(self).__name__} belongs to one training; make a new one for the next, or "
+                "load the state that it had at that step"
+            )
+        if step == 0:
+            self._travel = 0.0
         self._step, self._steps = step, steps
 
     @untraced
@@ -161,6 +168,8 @@ class LearnedBeta(Policy):
                 "LearnedBeta must know how long the training is; say it before the loop by "
                 "policy.at(0, steps=epochs * len(loader))"
             )
+        if self._validation.follow(step.model):
+            self._forget()
         x, rate = batch[0], _rate(step.optimizer)
         begun = self._begun if self._begun is not None else self._begins(rate)
         if begun is None and self._unrehearsed and self._travel > 0 and self.begin != 1:
@@ -220,6 +229,10 @@ class LearnedBeta(Policy):
         learned = math.log(self.alpha) if self._begun is None else state["log_alpha"]
         self._log_alpha = self._within_bounds(learned)
         self._validation.load_state_dict(state["validation_gradient"])
+
+    def _forget(self) -> None:
+        """Forgets what is known of a model by which another one took over, but not α."""
+        self._unrehearsed = True
 
     def _rehearse(self, step: StepInput) -> None:
         """Takes this step as one that learns, and forgets it: what learning would refuse after most
@@ -320,24 +333,7 @@ class LearnedBeta(Policy):
         )
 
 
-def signal_over_noise(terms: Tensor, ranks: Ranks) -> float:
-    """Returns the sum of the terms over the root of their summed squares, those of all ranks
-    together; 0 where all are 0.
-
-    Were the terms independent with mean 0, its variance would be 1.
-
-    Args:
-        terms: [B], floating; the samples' parts of a derivative.
-        ranks: the processes that have some of them.
-    """
-    # Hypergradients of order 1e-6 square to 1e-12: scaled by the largest first.
-    terms = terms.to(wide_dtype(terms.device))
-    largest = ranks.largest(terms.abs().max())
-    terms = terms / largest.clamp_min(torch.finfo(terms.dtype).tiny)
-    total, squares = map(float, ranks.mean([terms.sum(), terms.square().sum()]))
-    return total * math.sqrt(ranks.size / squares) if squares > 0 else 0.0
-
-
 def _rate(optimizer: torch.optim.Optimizer) -> float:
     """Returns the largest learning rate of its parameter groups; 1 where they have none."""
-    return max(float(group.get("lr", 1.0)) for group in optimizer.param_groups)
+    rates = (group.get("lr") for group in optimizer.param_groups)
+    return max(1.0 if rate is None else float(rate) for rate in rates)

@@ -19,9 +19,11 @@ from torch import Tensor, nn, optim
 
 from core.meta.engines import compiled
 from core.meta.gradient import ENGINES, hypergradient, meta_gradient, unwrap
+from core.testing.small_network import make_net
 from tests.support.differences import differences
 
 RATE = 0.3
+NAMES = tuple(dict(make_net().named_parameters()))
 
 # An optimizer's own step is never compiled, and that is said; no other reason may come up here.
 pytestmark = pytest.mark.filterwarnings(
@@ -415,6 +417,8 @@ def test_compiled_parts_run_eagerly(toy: SimpleNamespace) -> None:
         ({"lr": None}, "either `lr` or `optimizer`"),
         ({"lr": {"inp.weight": 0.1}}, r"no rate for parameter 'inp.bias'; it has \['inp.weight'\]"),
         ({"lr": float("nan")}, "lr must be finite and >= 0, got nan for 'inp.weight'"),
+        ({"lr": dict.fromkeys(NAMES)}, "lr must be finite and >= 0, got None for 'inp.weight'"),
+        ({"lr": dict.fromkeys(NAMES, "a")}, "lr must be finite and >= 0, got 'a'"),
         ({"lr": -0.1}, "lr must be finite and >= 0, got -0.1"),
         ({"engine": "fast"}, "engine must be one of auto, unroll, double_backward.*; got 'fast'"),
         ({"lam": torch.full((6,), 1.3)}, r"lam must lie in \[0, 1\], got 1.29.* at index 0"),
@@ -458,3 +462,27 @@ def test_frozen_parameters_need_no_rate(toy: SimpleNamespace) -> None:
     truth = by_code(s, "auto")
     s.lr = {n: RATE for n, p in s.net.named_parameters() if p.requires_grad}
     assert torch.equal(by_code(s, "auto"), truth)
+
+
+@pytest.mark.parametrize("warm", [0, 3])
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.9, "weight_decay": 0.1}], ids=["plain", "momentum"]
+)
+def test_rmsprop_whose_units_are_dead_against_differences(
+    settings: dict[str, float], warm: int, toy: SimpleNamespace
+) -> None:
+    """A centered one divides by the root of a variance, which is that of 0 there."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    with torch.no_grad():
+        net[0].bias[:2] = -100.0
+    optimizer = optim.RMSprop(net.parameters(), lr=0.05, eps=0.05, centered=True, **settings)
+    data = toy.make_data()
+    for t in range(warm):
+        optimizer.zero_grad()
+        F.cross_entropy(net(toy.make_data(seed=t).batch[0]), data.batch[1]).backward()
+        optimizer.step()
+    s = SimpleNamespace(net=net, optimizer=optimizer, lr=None, **vars(data))
+    expected = differences(lambda lam: meta_loss_by_training(s, lam, toy), s.lam, 1e-5)
+    for engine in ("double_backward", "unroll"):
+        assert_close(by_code(s, engine), expected, 1e-6)

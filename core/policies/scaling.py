@@ -1,10 +1,16 @@
-"""This module scales a derivative by the size that it has had lately."""
+"""This module scales derivatives: by their own noise, or by the size that they have had lately."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.user_model.precision import wide_dtype
+from core.user_model.ranks import Ranks
 
 _MEMORY = 0.95
 """Of the mean square: half of it fades in 14 stages."""
@@ -35,3 +41,21 @@ class MeanSquare:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Loads what `state_dict` gave."""
         self._square, self._count = state["square"], state["squares"]
+
+
+def signal_over_noise(terms: Tensor, ranks: Ranks) -> float:
+    """Returns the sum of the terms over the root of their summed squares, those of all ranks
+    together; 0 where all are 0.
+
+    Were the terms independent with mean 0, its variance would be 1.
+
+    Args:
+        terms: [B], floating; the samples' parts of a derivative.
+        ranks: the processes that have some of them.
+    """
+    # Hypergradients of order 1e-6 square to 1e-12: scaled by the largest first.
+    terms = terms.to(wide_dtype(terms.device))
+    largest = ranks.largest(terms.abs().max())
+    terms = terms / largest.clamp_min(torch.finfo(terms.dtype).tiny)
+    total, squares = map(float, ranks.mean([terms.sum(), terms.square().sum()]))
+    return total * math.sqrt(ranks.size / squares) if squares > 0 else 0.0
