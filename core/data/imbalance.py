@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.data.on_cpu import on_cpu
 from core.data.splits import by_class
 from core.random_streams import LONG_TAIL, derived_generator
 
@@ -17,6 +18,7 @@ _ROUNDING = 1e-9
 """Against powers that miss a whole number by their last bit: 512^(1/9) must count as 2."""
 
 
+@on_cpu
 def long_tail(labels: np.ndarray | Tensor, num_classes: int, *, ratio: float, seed: int) -> Tensor:
     """Chooses images whose classes have exponentially decaying sizes (Cui et al. 2019).
 
@@ -62,6 +64,7 @@ def long_tail(labels: np.ndarray | Tensor, num_classes: int, *, ratio: float, se
     return torch.cat(chosen).sort().values
 
 
+@on_cpu
 def balanced_draws(labels: Tensor, generator: torch.Generator) -> Tensor:
     """Draws as many positions as there are labels, with replacement, by balanced classes.
 

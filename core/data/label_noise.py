@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from core.data.names import NOISE_KINDS, NoiseKind
+from core.data.on_cpu import on_cpu
 from core.data.splits import by_class
 from core.random_streams import LABEL_NOISE, derived_generator
 
 __all__ = ["flip_labels"]
 
 
+@on_cpu
 def flip_labels(
     labels: np.ndarray | Tensor,
     num_classes: int,

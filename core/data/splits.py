@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.data.on_cpu import on_cpu
+
 __all__ = ["Splits", "by_class", "make_splits"]
 
 
@@ -54,6 +56,7 @@ def by_class(labels: np.ndarray | Tensor, num_classes: int) -> tuple[Tensor, ...
     return torch.argsort(given, stable=True).split(counts.tolist())
 
 
+@on_cpu
 def make_splits(
     labels: np.ndarray | Tensor,
     num_classes: int,

@@ -17,7 +17,8 @@ from hpo.report.records import finished_finals, load_records, settings_of
 from hpo.study.plan import SourceKey, source_key
 
 MEASURES = ("test_error", "val_error", "train_seconds")
-"""What of a training can be compared; the errors in percent."""
+"""What of a training can be compared; the errors in percent. The seconds are its own, without those
+of a search that chose its setting, which a study's table counts in."""
 
 _HEADER = ("trainings", "mean", "n", "− reference", "p (Holm)", "seen with 80 % power")
 

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="KEY",
         help="what the others are compared with (default: the first of --methods)",
     )
-    add("--measure", choices=MEASURES, default=MEASURES[0], help="default: %(default)s")
+    what = "train_seconds leave out the search that chose a setting (default: %(default)s)"
+    add("--measure", choices=MEASURES, default=MEASURES[0], help=what)
     add("--csv", type=Path, metavar="FILE", help="write the numbers, unrounded, to this file too")
     options = parser.parse_args(arguments)
     try:

@@ -108,7 +108,7 @@ def _plain(
     """Returns plain training with λ, pairs and the mixing's draws of its own, always the same."""
     x, stream = batch[0], torch.Generator().manual_seed(0)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    lam = (0.2 + 0.6 * torch.rand(len(x), generator=stream)).to(x.device, dtype)
+    lam = (0.2 + 0.6 * torch.rand(len(x), generator=stream, device="cpu")).to(x.device, dtype)
     partner = draw_partners(len(x), generator=stream, device=x.device)
     return PlainTraining(
         module=unwrap(model),

@@ -197,7 +197,7 @@ class Passes:
         The direction is half that of the hypergradient, lest it be one in which nothing happens.
         """
         stream = torch.Generator().manual_seed(1)
-        noise = torch.randn(len(hypergradient), generator=stream).to(hypergradient)
+        noise = torch.randn(len(hypergradient), generator=stream, device="cpu").to(hypergradient)
         direction = F.normalize(
             F.normalize(hypergradient, dim=0) + F.normalize(noise, dim=0), dim=0
         )

@@ -196,6 +196,16 @@ def test_no_engine_is_tried_when_the_time_is_up() -> None:
     assert [r.refusal for r in everything.engines[:-1]] == [None] * 4
 
 
+def test_it_looks_on_the_models_device_whatever_torchs_default_is() -> None:
+    torch.manual_seed(1)
+    batch, model = (torch.randn(6, 4), torch.arange(6) % 3), network()
+    here = core.examine(model, batch, batch, lr=0.1, seconds=0)
+    with torch.device("meta"):
+        elsewhere = core.examine(model, batch, batch, lr=0.1, seconds=0)
+    assert elsewhere.engines[0].error is not None
+    assert elsewhere.engines[0].error == here.engines[0].error
+
+
 # --------------------------------------------------------------------------------- what it looks at
 
 
