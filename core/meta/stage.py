@@ -137,7 +137,7 @@ class MetaOptions:
         earlier, names = None, moved_parameters(unwrap(model), self.last_blocks)
         averaged = None
         if self.validation_gradient is not None:
-            self.validation_gradient.follow(model)
+            self.validation_gradient.follow(unwrap(model))
             earlier = self.validation_gradient.last(names, batch[0].device)
             if self.validation_gradient.average_over > 1:
                 averaged = partial(self.validation_gradient.averaged, names=names)

@@ -49,18 +49,18 @@ class ValidationGradient:
         self._meta_loss: Tensor | None = None
         self._model = LastModel()
 
-    def follow(self, model: nn.Module) -> bool:
+    def follow(self, module: nn.Module) -> bool:
         """Forgets v if it is that of another model; returns whether it is.
 
         To be called before each stage. Who has just loaded a state takes the next model for its.
 
         Args:
-            model: as the stage is given it.
+            module: the plain module.
         """
-        left = self._model.is_left(model)
+        left = self._model.is_left(module)
         if left:
             self.load_state_dict(None)
-            self._model.is_left(model)
+            self._model.is_left(module)
         return left
 
     def due(self) -> bool:

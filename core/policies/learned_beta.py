@@ -26,7 +26,7 @@ from core.policies.stored_state import check_stored
 from core.policies.symmetric_beta import draw_noise, symmetric_beta
 from core.random_streams import stream_device, stream_kept
 from core.user_model.untraced import untraced
-from core.user_model.wrapped_models import ranks_of
+from core.user_model.wrapped_models import ranks_of, unwrap
 
 TRUSTED_REST = 0.25
 """With `begin="auto"`: of the way that learning rates make for the weights, the part ahead below
@@ -168,7 +168,7 @@ class LearnedBeta(Policy):
                 "LearnedBeta must know how long the training is; say it before the loop by "
                 "policy.at(0, steps=epochs * len(loader))"
             )
-        if self._validation.follow(step.model):
+        if self._validation.follow(unwrap(step.model)):
             self._forget()
         x, rate = batch[0], _rate(step.optimizer)
         begun = self._begun if self._begun is not None else self._begins(rate)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
-from core.user_model.wrapped_models import unwrap
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class LastModel:
     """It remembers the model that it saw last, without keeping it alive.
 
-    A model is the same one if the module under its wrappers is the same object, or if its
-    parameters are. A copy, pickled or not, remembers none.
+    A model is the same one if it is the same object, or if its parameters are. A copy,
+    pickled or not, remembers none.
     """
 
     def __init__(self) -> None:
         self._module: weakref.ref[nn.Module] | None = None
         self._parameters: list[weakref.ref[Tensor]] = []
 
-    def is_left(self, model: nn.Module) -> bool:
-        """Returns whether `model` is another one than the last; False if it is the first."""
-        module, last = unwrap(model), self._module
+    def is_left(self, module: nn.Module) -> bool:
+        """Returns whether the plain module is another one than the last; False of the first."""
+        last = self._module
         if last is not None and last() is module:
             return False
         before, now = [p() for p in self._parameters], list(module.parameters())
