@@ -134,10 +134,10 @@ class MetaOptions:
         else:
             inner = optimizer
         scale = loss_scale() if scale is None else scale
-        earlier, names = None, moved_parameters(unwrap(model), self.last_blocks)
-        averaged = None
+        module, earlier, averaged = unwrap(model), None, None
+        names = moved_parameters(module, self.last_blocks)
         if self.validation_gradient is not None:
-            self.validation_gradient.follow(unwrap(model))
+            self.validation_gradient.follow(module)
             earlier = self.validation_gradient.last(names, batch[0].device)
             if self.validation_gradient.average_over > 1:
                 averaged = partial(self.validation_gradient.averaged, names=names)
